@@ -1,0 +1,5 @@
+"""`python -m candlewick`."""
+
+from candlewick.cli.main import main
+
+raise SystemExit(main())

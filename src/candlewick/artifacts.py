@@ -1,0 +1,242 @@
+"""An artifact: a folder whose `manifest.json` names every file with size and hash, and is written last.
+
+    {"kind", "version", "inputs", "config", "files": [{"name", "bytes", "sha256"}], "details", "provenance"}
+
+`inputs` holds the ids of what it was made from, `config` the settings that shaped it, `details` what a
+reader wants to know (counts, shards), `provenance` who, when, where, with which backend. The id is the
+SHA-256 of the canonical JSON of everything but `provenance`: two machines that make the same thing make the
+same id.
+
+A folder appears whole or not at all: it is written beside its place under another name, each file is fsynced,
+then the manifest, then the folder, then it is renamed, then the parent folder is fsynced. So a manifest in
+place means that every byte it names once reached the disk.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from candlewick.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
+_MAX_MANIFEST_BYTES = 64 << 20
+_KEYS = {"kind", "version", "inputs", "config", "files", "details", "provenance"}
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of an artifact: name relative to the folder (at most one subfolder), size, content hash."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says."""
+
+    kind: str
+    version: int
+    inputs: Mapping[str, Any]
+    config: Mapping[str, Any]
+    files: tuple[FileEntry, ...]
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over everything but the provenance."""
+        content = asdict(self)
+        del content["provenance"]
+        return json_sha256(content)
+
+    def file(self, name: str) -> FileEntry:
+        """Return the entry called `name`. Raises ArtifactError if the artifact has none."""
+        for entry in self.files:
+            if entry.name == name:
+                return entry
+        raise ArtifactError(f"this {self.kind} has no file named {name!r}")
+
+
+def canonical_json(value: object) -> bytes:
+    """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8, finite numbers only."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def json_sha256(value: object) -> str:
+    """Return the SHA-256 of `canonical_json(value)` in hex."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
+    """Write a file, hash it on the way, and fsync it. `name` is what the manifest calls it."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("wb") as file:
+        for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(name or path.name, size, digest.hexdigest())
+
+
+def replace_durable(path: Path, content: bytes) -> FileEntry:
+    """Write a single file so that a reader finds the old content or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    entry = write_durable(aside, content, path.name)
+    aside.replace(path)
+    fsync_directory(path.parent)
+    return entry
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` to build the artifact in; it is removed if the block fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(aside: Path, target: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest into `aside` and rename the folder to `target`, durably.
+
+    Every file must already be fsynced (`write_durable`). An artifact that stands at `target` is replaced; a
+    folder that is no artifact is not. Raises ArtifactError in that case.
+    """
+    write_durable(aside / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
+    for folder in {aside, *(aside / Path(entry.name).parent for entry in manifest.files)}:
+        fsync_directory(folder)
+    old = None
+    if target.exists():
+        require_replaceable(target)
+        old = target.with_name(f".del-{target.name}-{uuid.uuid4().hex[:8]}")
+        target.rename(old)
+    aside.rename(target)
+    fsync_directory(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+    return manifest
+
+
+def require_replaceable(target: Path) -> None:
+    """Raise ArtifactError if writing an artifact at `target` would destroy something that is not one."""
+    if target.is_dir() and ((target / MANIFEST).exists() or not any(target.iterdir())):
+        return
+    if target.exists():
+        raise ArtifactError(
+            f"{target} exists and was not written by candlewick, so it is not replaced",
+            "choose another --output, or move it away",
+        )
+
+
+def read_manifest(folder: Path, kind: str | None = None, version: int | None = None) -> Manifest:
+    """Read and check `manifest.json` of a folder.
+
+    Raises ArtifactError when it is missing, not valid, of another kind or version, or names a file outside.
+    """
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes")
+        raw: object = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(
+            f"{folder} has no {MANIFEST}: it is not a finished {kind or 'artifact'}",
+            "give the folder that holds it, or make it again",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
+    manifest = _parse(path, raw)
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, expected {kind!r}")
+    if version is not None and manifest.version != version:
+        raise ArtifactError(
+            f"{folder} has format version {manifest.version}, this program reads {version}",
+            "make it again with this version",
+        )
+    return manifest
+
+
+def _parse(path: Path, raw: object) -> Manifest:
+    def fail(why: str) -> ArtifactError:
+        return ArtifactError(f"{path} is not an artifact manifest: {why}", "make it again")
+
+    if not isinstance(raw, dict):
+        raise fail("it is not an object")
+    fields = cast(Json, raw)
+    if fields.keys() != _KEYS:
+        raise fail(f"keys {sorted(map(str, fields))} instead of {sorted(_KEYS)}")
+    if not isinstance(fields["kind"], str) or not isinstance(fields["version"], int):
+        raise fail("`kind` or `version` has a wrong type")
+    if not isinstance(fields["files"], list):
+        raise fail("`files` is not a list")
+    if not all(isinstance(fields[key], dict) for key in ("inputs", "config", "details", "provenance")):
+        raise fail("`inputs`, `config`, `details` and `provenance` must be objects")
+    entries: list[FileEntry] = []
+    for item in cast(list[object], fields["files"]):
+        match item:
+            case {"name": str(name), "bytes": int(size), "sha256": str(sha)} if len(item) == 3:
+                pass
+            case _:
+                raise fail(f"bad file entry {str(item)[:80]}")
+        if not _NAME.fullmatch(name) or size < 0 or not re.fullmatch("[0-9a-f]{64}", sha):
+            raise fail(f"unsafe file entry {name[:80]!r}")
+        entries.append(FileEntry(name, size, sha))
+    fields["files"] = tuple(entries)
+    return Manifest(**fields)
+
+
+def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
+    """Check that every file named by the manifest is there with its size (and, by default, its hash).
+
+    Raises ArtifactError that names the first file that does not match, with both values.
+    """
+    for entry in manifest.files:
+        path = folder / entry.name
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"{path} is missing", "make it again or restore it")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise ArtifactError(
+                f"{path} has {size} bytes, its manifest says {entry.bytes}: truncated or changed",
+                "make it again or restore it",
+            )
+        if hashes and (found := file_sha256(path)) != entry.sha256:
+            raise ArtifactError(
+                f"{path} has sha256 {found[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
+                "make it again or restore it",
+            )

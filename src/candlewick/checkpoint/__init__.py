@@ -1,0 +1,1 @@
+"""Checkpoint folders: Hugging Face models that training can go on from."""

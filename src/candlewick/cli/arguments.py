@@ -1,0 +1,40 @@
+"""Arguments and output that several verbs share."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=default,
+        help="YAML, TOML or JSON file, or the name of a shipped profile (demo, local, m3_medium)"
+        + (f"; default {default}" if default else ""),
+    )
+    parser.add_argument(
+        "--override",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set one key, for example optimizer.learning_rate=1e-3; may be given again",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """`--output DIR`, the same in every verb that writes a folder."""
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=help_text)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result for a program instead of for a person."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def print_json(value: object) -> None:
+    """Write one JSON document to standard output."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")

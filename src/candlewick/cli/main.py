@@ -1,0 +1,101 @@
+"""The command line: a table of verbs, one file each, and the one place where errors become exit codes.
+
+A verb's file has `add_arguments(parser)` and `run(args)`, and is imported only when it is called: `--help`
+answers without importing torch, numpy or pydantic.
+"""
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+from candlewick import __version__
+from candlewick.errors import CandlewickError
+
+VERBS = {
+    "demo": "text to a sampled model in one command, in a few minutes, with no network",
+    "train": "train a model from a config, or go on with a run",
+    "orchestrate": "tokenizer, shards, training, evaluation and samples, skipping what is up to date",
+    "tokenizer": "train, inspect and use tokenizers",
+    "data": "turn text into token shards, verify and inspect them",
+    "generate": "write text with a checkpoint",
+    "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
+    "config": "show the resolved configuration",
+    "doctor": "what this machine has, and what a run here would use",
+}
+_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message} (fix: see `{self.prog} --help`)\n")
+        raise SystemExit(2)
+
+
+def _build_parser(verb: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="candlewick",
+        description="Give it text and a budget: it trains a transformer that runs everywhere.",
+        epilog="`candlewick VERB --help` explains a verb. Start with `candlewick demo`.",
+    )
+    parser.add_argument("--version", action="version", version=f"candlewick {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+    for name, help_text in VERBS.items():
+        sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        if name == verb:
+            module = importlib.import_module(f"candlewick.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean `{near[0]}`?" if near else "see `candlewick --help`"
+        sys.stderr.write(f"error: there is no verb {verb!r} (fix: {hint})\n")
+        return 2
+    try:
+        args = _build_parser(verb).parse_args(words)
+        args.run(args)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except CandlewickError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 5
+    except OSError as error:
+        return _report_os_error(error)
+    return 0
+
+
+def _report_os_error(error: OSError) -> int:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in _SPACE:
+        fix = "free space there or choose another folder; what was saved before is intact"
+    elif error.errno in _PATHS:
+        fix = "choose a folder that you may write to, or change its permissions"
+    elif isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        fix = "check the path"
+    else:
+        fix = "check the disk; what was saved before is intact"
+    sys.stderr.write(f"error: {error.strerror or error}{where} (fix: {fix})\n")
+    return 2 if isinstance(error, FileNotFoundError) else 4
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Profiles: only what differs from the defaults."""

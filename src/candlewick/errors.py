@@ -1,0 +1,77 @@
+"""Every error that Candlewick raises on purpose, and the exit code each one becomes.
+
+    CandlewickError
+    |- ConfigError        2  a setting or a command line is wrong
+    |- DataError          3  text, shards or their manifest cannot be used
+    |- TokenizerError     3  a tokenizer cannot be used, or is another one than expected
+    |- CheckpointError    3  a checkpoint is missing, damaged, or of another run
+    |- ArtifactError      3  a folder's manifest does not match what lies in it
+    |- EnvironmentFault   4  the machine: disk, permissions, device, missing package
+    |- Interrupted        5  stopped on request, saved, can be resumed
+    `- Diverged           6  training left the finite numbers
+
+A message says what, where, both values, and the fix; the command line prints it on one line, without a
+traceback. Anything else that reaches the top is a bug, and is shown as one.
+"""
+
+
+class CandlewickError(Exception):
+    """A problem that the user can act on: what is wrong, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, fix: str | None = None) -> None:
+        super().__init__(problem, fix)
+        self.problem = problem
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.problem} (fix: {self.fix})" if self.fix else self.problem
+
+
+class ConfigError(CandlewickError):
+    """A setting or a command line is wrong."""
+
+    exit_code = 2
+
+
+class DataError(CandlewickError):
+    """Text, token shards or their manifest cannot be used."""
+
+    exit_code = 3
+
+
+class TokenizerError(CandlewickError):
+    """A tokenizer cannot be used, or is not the one that was expected."""
+
+    exit_code = 3
+
+
+class CheckpointError(CandlewickError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+    exit_code = 3
+
+
+class ArtifactError(CandlewickError):
+    """A folder's manifest does not match what lies in the folder."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(CandlewickError):
+    """The machine cannot do it: disk, permissions, device, a missing package."""
+
+    exit_code = 4
+
+
+class Interrupted(CandlewickError):
+    """Stopped on request after saving; `--resume` goes on."""
+
+    exit_code = 5
+
+
+class Diverged(CandlewickError):
+    """Training left the finite numbers and did not come back."""
+
+    exit_code = 6

@@ -1,0 +1,23 @@
+"""Logging, set up once by the command line. Metrics are something else: see `train.trackers`."""
+
+import logging
+import sys
+from pathlib import Path
+
+
+def setup(*, verbose: bool = False) -> None:
+    """Send the package's log records to stderr: warnings as they are, information with a plain prefix."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("candlewick")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.propagate = False
+
+
+def add_file(path: Path) -> logging.Handler:
+    """Append the package's log records to a file too; returns the handler, for closing it."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("candlewick").addHandler(handler)
+    return handler

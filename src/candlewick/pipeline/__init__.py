@@ -1,0 +1,1 @@
+"""The whole path as stages that are skipped when up to date."""

@@ -1,0 +1,1 @@
+"""Objective, update, loop, evaluation and what is reported of them."""
