@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,7 +120,7 @@ def replace_durable(path: Path, content: bytes) -> FileEntry:
 
 
 @contextmanager
-def staging(target: Path) -> Iterator[Path]:
+def staging(target: Path) -> Generator[Path]:
     """Yield an empty folder beside `target` to build the artifact in; it is removed if the block fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
@@ -209,7 +209,7 @@ def _parse(path: Path, raw: object) -> Manifest:
     entries: list[FileEntry] = []
     for item in cast(list[object], fields["files"]):
         match item:
-            case {"name": str(name), "bytes": int(size), "sha256": str(sha)} if len(item) == 3:
+            case {"name": str(name), "bytes": int(size), "sha256": str(sha), **rest} if not rest:
                 pass
             case _:
                 raise fail(f"bad file entry {str(item)[:80]}")

@@ -1,0 +1,61 @@
+# Every target builds the environment it needs, and refreshes it when pyproject.toml or constraints.txt
+# change. Python 3.11 or newer, pip and make are all that must be there.
+#
+#   make demo   text -> tokenizer -> shards -> training -> evaluation -> samples
+#   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
+#   make docs   write docs/config.md                 make bench   the demo against nanoGPT (NANOGPT=its folder)
+#
+# TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+
+.PHONY: demo test check format bench docs
+
+demo: $(VENV)/.demo
+	@$(BIN)/candlewick demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -o faulthandler_timeout=180
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_config.py --check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate_config.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/nanogpt.py --nanogpt "$(NANOGPT)"
+
+# torch first and alone: whichever build of the pinned version was asked for, the rest accepts it. Modules are
+# compiled when they are first imported (most never are), which saves a third of the installation.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11 (fix: make PYTHON=python3.11 ...)"; exit 1; }
+	@echo "environment: $(VENV) with $(TORCH)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --no-deps $(if $(TORCH_INDEX_URL),--index-url "$(TORCH_INDEX_URL)") "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "environment: candlewick and what it needs"
+	@$(INSTALL) --quiet -c constraints.txt -e ".[fast,tensorboard]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "environment: candlewick and its development tools"
+	@$(INSTALL) --quiet -c constraints.txt -e ".[dev]"
+	@# all at once here, or a package's syntax warning would meet tests that take warnings for errors
+	@$(BIN)/python -m compileall -q $(VENV)/lib > /dev/null || true
+	@touch $@ $(VENV)/.demo

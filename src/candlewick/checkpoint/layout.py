@@ -1,0 +1,108 @@
+"""Where checkpoints lie, which one is the newest, and which are kept.
+
+    <run>/checkpoints/step_000000500/
+        config.json generation_config.json tokenizer.json tokenizer_config.json    for Hugging Face readers
+        model.safetensors        weights, float32, Hugging Face names
+        optimizer.safetensors    "<parameter>.<state>", the same names
+        state.json               step, place in the data, random state, schedule, the run's resolved config
+        manifest.json            kind "checkpoint": name, bytes, sha256 of every file above; written last
+
+The folder is a Hugging Face model as it is. A folder without a manifest is an unfinished save and is ignored.
+"""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from candlewick.artifacts import MANIFEST, Manifest, fsync_directory, read_manifest, verify
+from candlewick.errors import ArtifactError, CheckpointError
+
+KIND, VERSION = "checkpoint", 1
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_STEP = re.compile(r"step_(\d{9})")
+
+logger = logging.getLogger(__name__)
+
+
+def step_folder(directory: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` updates."""
+    return directory / f"step_{step:09d}"
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return the finished checkpoints below `directory`, oldest first, unverified."""
+    if not directory.is_dir():
+        return []
+    return sorted(p for p in directory.iterdir() if _STEP.fullmatch(p.name) and (p / MANIFEST).is_file())
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in a checkpoint folder's name."""
+    match = _STEP.fullmatch(folder.name)
+    if match is None:
+        raise CheckpointError(f"{folder} is not named like a checkpoint (step_000000500)")
+    return int(match[1])
+
+
+def checked_manifest(folder: Path) -> Manifest:
+    """Read and fully verify one checkpoint's manifest and files. Raises CheckpointError with the reason."""
+    try:
+        manifest = read_manifest(folder, KIND, VERSION)
+        verify(folder, manifest)
+    except ArtifactError as error:
+        raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None
+    return manifest
+
+
+def newest_valid(directory: Path) -> Path:
+    """Return the newest checkpoint whose files all match their hashes; name each newer one that is rejected.
+
+    Raises CheckpointError when there is none.
+    """
+    rejected: list[str] = []
+    for folder in reversed(list_checkpoints(directory)):
+        try:
+            checked_manifest(folder)
+        except CheckpointError as error:
+            logger.warning("%s", error.problem)
+            rejected.append(folder.name)
+            continue
+        return folder
+    if rejected:
+        raise CheckpointError(
+            f"no valid checkpoint in {directory}: {', '.join(rejected)} rejected", "restore one of them"
+        )
+    raise CheckpointError(f"no checkpoint in {directory}", "train without --resume, or give the right run folder")
+
+
+def resolve(path: Path) -> Path:
+    """Turn what a user names (a checkpoint, a folder of them, or a run) into one checkpoint folder.
+
+    A run's newest checkpoint is taken, not its best: `RUN/best` names that.
+    """
+    if (path / MANIFEST).is_file() or (path / "config.json").is_file():
+        return path
+    for directory in (path, path / "checkpoints"):
+        if list_checkpoints(directory):
+            return newest_valid(directory)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
+    raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder")
+
+
+def prune(directory: Path, max_keep: int) -> None:
+    """Remove all but the newest `max_keep` checkpoints; each disappears by one rename, then is deleted."""
+    for folder in list_checkpoints(directory)[:-max_keep]:
+        doomed = folder.with_name(f".del-{folder.name}")
+        folder.rename(doomed)
+        fsync_directory(directory)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what an interrupted save or prune left behind. Only the holder of the run's lock may call it."""
+    if directory.is_dir():
+        for folder in directory.iterdir():
+            if folder.name.startswith((".tmp-step_", ".del-step_")):
+                shutil.rmtree(folder, ignore_errors=True)

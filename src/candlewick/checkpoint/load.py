@@ -1,0 +1,111 @@
+"""Read a checkpoint: to go on training, or to compute with the model.
+
+Everything read is first checked against the manifest's hashes; shapes come from the configuration, never
+from the file. A plain Hugging Face folder (Qwen3 or Llama with a tokenizer of ours) has no manifest and is
+accepted for inference only.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from candlewick.artifacts import MANIFEST, read_manifest, verify
+from candlewick.checkpoint.huggingface import from_hugging_face
+from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, checked_manifest, resolve
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.errors import ArtifactError, CheckpointError
+from candlewick.model.transformer import Transformer
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What training needs to go on besides the weights."""
+
+    folder: Path
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Copy tensors into the model's parameters by name.
+
+    Raises CheckpointError for a missing or extra name, and for a shape that differs, with both shapes.
+    """
+    parameters = dict(model.named_parameters())
+    if missing := sorted(parameters.keys() - tensors.keys()):
+        raise CheckpointError(f"{source} lacks {len(missing)} tensors of this model, the first is {missing[0]}")
+    if extra := sorted(tensors.keys() - parameters.keys()):
+        raise CheckpointError(f"{source} has {len(extra)} tensors that this model lacks, the first is {extra[0]}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            tensor = tensors[name]
+            if tensor.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{source}: {name} has shape {tuple(tensor.shape)}, "
+                    f"the configuration says {tuple(parameter.shape)}",
+                    "use the configuration that the checkpoint was written with",
+                )
+            if isinstance(parameter, DTensor):
+                tensor = distribute_tensor(
+                    tensor.to(parameter.device), parameter.device_mesh, parameter.placements
+                )
+            parameter.copy_(tensor)
+
+
+def resume(model: nn.Module, folder: Path) -> Resumed:
+    """Fill `model` from a verified checkpoint and return the rest of its state. Raises CheckpointError."""
+    checked_manifest(folder)
+    state = read_state(folder)
+    load_weights(model, read_tensors(folder / MODEL), folder / MODEL)
+    return Resumed(folder, read_tensors(folder / OPTIMIZER), state)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read `state.json`. Raises CheckpointError."""
+    try:
+        raw: object = json.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / STATE} cannot be read: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{folder / STATE} is not an object")
+    return cast(dict[str, Any], raw)
+
+
+def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
+    """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder."""
+    folder = resolve(path)
+    _verify_for_inference(folder)
+    config, vocab_size = from_hugging_face(folder / "config.json")
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size} rows",
+            "use the tokenizer that the model was trained with",
+        )
+    tensors = read_tensors(folder / MODEL)
+    if config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    with torch.device("meta"):
+        model = Transformer(config, vocab_size)
+    model.to_empty(device=device)
+    model.init_buffers()
+    load_weights(model, tensors, folder / MODEL)
+    return model.eval(), tokenizer
+
+
+def _verify_for_inference(folder: Path) -> None:
+    """Check the hashes of what inference reads; the optimizer and the loop's state may be gone."""
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        manifest = read_manifest(folder, KIND, VERSION)
+        needed = tuple(entry for entry in manifest.files if entry.name not in (OPTIMIZER, STATE))
+        verify(folder, replace(manifest, files=needed))
+    except ArtifactError as error:
+        raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None

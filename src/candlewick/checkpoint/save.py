@@ -1,0 +1,112 @@
+"""Write one checkpoint: whole, durable, or not at all.
+
+Order: room on the disk is checked; every file is written beside the final place, hashed on the way and
+fsynced; the manifest is written last; the folder is renamed into place and the parent fsynced; only then is
+the save reported, in `journal.jsonl` too; older checkpoints are removed after that. A save that fails leaves
+what was there untouched.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from candlewick import __version__
+from candlewick.artifacts import FileEntry, Manifest, publish, staging, write_durable
+from candlewick.checkpoint.huggingface import generation_config, to_hugging_face
+from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, prune, step_folder
+from candlewick.checkpoint.safetensors import write_tensors
+from candlewick.config import ModelConfig
+from candlewick.errors import EnvironmentFault
+from candlewick.parallel.fsdp import whole
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a checkpoint holds."""
+
+    step: int
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+    model_config: ModelConfig
+    vocab_size: int
+    tokenizer: Tokenizer
+    inputs: Mapping[str, str]
+    """Ids of what the run reads: the token dataset and the tokenizer."""
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the model's parameters by name, whole and float32, a tied one once."""
+    return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
+
+
+def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
+    """Write `directory/step_*`, keep the newest `max_keep`, and return the new folder.
+
+    Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _require_room(directory, snapshot)
+    target = step_folder(directory, snapshot.step)
+    with staging(target) as aside:
+        files = [
+            *_write_description(aside, snapshot),
+            write_tensors(aside / MODEL, snapshot.weights),
+            write_tensors(aside / OPTIMIZER, snapshot.optimizer),
+            write_durable(aside / STATE, _json(snapshot.state)),
+        ]
+        manifest = Manifest(
+            kind=KIND,
+            version=VERSION,
+            inputs=snapshot.inputs,
+            config=snapshot.model_config.model_dump(mode="json"),
+            files=tuple(sorted(files, key=lambda entry: entry.name)),
+            details={"step": snapshot.step},
+            provenance={"candlewick": __version__, "torch": torch.__version__, "time": time.time()},
+        )
+        publish(aside, target, manifest)
+    _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    prune(directory, max_keep)
+    return target
+
+
+def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
+    tokenizer, config = snapshot.tokenizer, snapshot.model_config
+    ids = (tokenizer.delimiter_id, tokenizer.padding_id)
+    description = to_hugging_face(config, snapshot.vocab_size, *ids)
+    generation = generation_config(config.max_position_embeddings, *ids)
+    yield write_durable(aside / "config.json", _json(description))
+    yield write_durable(aside / "generation_config.json", _json(generation))
+    yield from tokenizer.write(aside)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def _require_room(directory: Path, snapshot: Snapshot) -> None:
+    tensors = [*snapshot.weights.values(), *snapshot.optimizer.values()]
+    needed = sum(t.numel() * t.element_size() for t in tensors) * 3 // 2
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise EnvironmentFault(
+            f"{directory} has {free >> 20} MiB free, a checkpoint needs {(needed >> 20) + 1} MiB",
+            "free space there or set runtime.checkpoint.directory; earlier checkpoints are intact",
+        )
+
+
+def _journal(directory: Path, line: Mapping[str, Any]) -> None:
+    """Append one line to the journal of saves, durably."""
+    with (directory / "journal.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,29 @@
+"""`candlewick demo`: from text to a sampled model in one command. What `make demo` calls."""
+
+import argparse
+from pathlib import Path
+
+from candlewick.cli import orchestrate
+from candlewick.cli.arguments import add_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="*",
+        help="files or folders to train on; default: the source text of Python's own standard library",
+    )
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, default=Path("runs/demo"), help="default runs/demo")
+    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="set one key")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Orchestrate the `demo` profile, then say what to try next."""
+    args.config, args.input = "demo", args.text
+    orchestrate.run(args)
+    if not args.json:
+        print(f"\ntry next:\n  candlewick generate {args.run_dir} 'def main('")
+        print(f"  candlewick demo YOUR_TEXT.txt --run-dir runs/mine\n  candlewick eval {args.run_dir}")

@@ -1,0 +1,23 @@
+"""What the command line takes from the environment. `parallel/env.py` is the only other file that reads it."""
+
+import os
+from pathlib import Path
+
+from candlewick.errors import EnvironmentFault
+
+
+def cache_home() -> Path:
+    """Return the folder for what can be made again: $XDG_CACHE_HOME/candlewick, else ~/.cache/candlewick.
+
+    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says. Raises EnvironmentFault
+    when there is no home folder either.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(given).is_absolute():
+        return Path(given) / "candlewick"
+    try:
+        return Path.home() / ".cache" / "candlewick"
+    except RuntimeError:
+        raise EnvironmentFault(
+            "this user has no home folder to keep caches in", "set XDG_CACHE_HOME or data.cache_dir"
+        ) from None

@@ -1,0 +1,43 @@
+"""`candlewick orchestrate`: the whole path, stage by stage; what is up to date is skipped."""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from candlewick.cli.arguments import add_config, add_json, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config(parser, default="local")
+    parser.add_argument(
+        "--input",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="text to train on, instead of the config's data.train_shards; may be given again",
+    )
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="default runs/NAME after the config")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run every stage that is not up to date."""
+    from candlewick.config_io import load_config
+    from candlewick.log import setup
+    from candlewick.pipeline.runner import orchestrate
+
+    setup()
+    overrides = list(args.override)
+    if args.input:
+        overrides.append(f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}")
+    config = load_config(args.config, overrides)
+    say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    result = orchestrate(config, args.run_dir or Path("runs") / Path(args.config).stem, say)
+    if args.json:
+        print_json(result)
+        return
+    for sample in result["samples"]:
+        print(f"\nthe model writes:\n{sample['prompt']}{sample['text']}")

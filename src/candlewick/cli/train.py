@@ -1,0 +1,49 @@
+"""`candlewick train`: train a model from a config, or go on with a run."""
+
+import argparse
+from pathlib import Path
+
+from candlewick.cli.arguments import add_config, add_json, print_json
+from candlewick.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config(parser)
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        type=Path,
+        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --run-dir, with its config unless --config is given",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, and print the last evaluation."""
+    run_dir = args.run_dir or Path("runs") / (Path(args.config).stem if args.config else "run")
+    saved = run_dir / "config.yaml"
+    if args.resume and args.config is None:
+        if not saved.is_file():
+            raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
+        args.config = str(saved)
+
+    from candlewick.config_io import load_config
+    from candlewick.log import setup
+    from candlewick.pipeline.training import run_training
+
+    setup()
+    config = load_config(args.config, args.override)
+    result = run_training(config, run_dir, resume=args.resume)
+    if args.json:
+        print_json(result)
+    elif result["metrics"]:
+        loss, bits = result["metrics"]["eval/loss"], result["metrics"]["eval/bits_per_byte"]
+        print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
+        print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")
+        print(f"try: candlewick generate {run_dir}")

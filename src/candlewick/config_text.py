@@ -1,0 +1,173 @@
+"""Text in YAML, TOML or JSON -> one kind of tree, guarded; and back.
+
+Whatever the format, the tree then holds only mappings with text keys, lists, text, true, false, null, integers of
+at most 63 bits and finite numbers, at most 32 levels deep, no key twice. What breaks a rule is a problem with its
+line. TOML has no null: where a setting may be null, its text "null" says so (`config_keys`).
+"""
+
+import datetime
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, parse_yaml, shorten
+
+Format = Literal["yaml", "toml", "json"]
+
+MAX_BYTES = 1 << 20
+SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
+_TOML_HEADER = re.compile(r"\s*\[([^\[\]]+)\]")
+_TOML_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of document\)")
+
+
+def parse(text: str, kind: Format) -> Parsed:
+    """Read a configuration. Never raises: problems are in the result."""
+    parsed = {"yaml": parse_yaml, "toml": _parse_toml, "json": _parse_json}[kind](text)
+    for key, what in find_unfit(parsed.tree):
+        parsed.fail(line_of(parsed.lines, key), key, what)
+    if not parsed.tree and not parsed.problems:
+        parsed.fail(1, None, "holds no settings")
+    return parsed
+
+
+def line_of(lines: dict[Key, int], key: Key) -> int:
+    """Return the line of a key, or of the nearest section around it."""
+    return next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
+
+
+def find_unfit(value: object, key: Key = ()) -> Iterator[tuple[Key, str]]:
+    """Yield (key, what is wrong) for every value that a configuration cannot hold."""
+    if len(key) > MAX_DEPTH:
+        yield key[:3], f"nested deeper than {MAX_DEPTH} levels"
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, object]", value).items():
+            yield from find_unfit(item, (*key, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[object]", value)):
+            yield from find_unfit(item, (*key, index))
+    elif isinstance(value, str):
+        if not is_unicode(value):
+            yield key, "has half a surrogate pair in its text"
+    elif isinstance(value, datetime.date | datetime.time):
+        yield key, f"is a date or time, write it as text: '{value}'"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, "is not a finite number"
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        yield key, "is too large a number"
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether text can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _parse_json(text: str) -> Parsed:
+    parsed = Parsed()
+    try:
+        # a number of more than 25 digits is refused later whatever its rest is, and Python would not read 5,000
+        tree: object = json.loads(text, parse_int=lambda digits: int(digits[:25]))
+    except json.JSONDecodeError as error:
+        parsed.fail(error.lineno, None, f"not valid JSON: {error.msg}")
+        return parsed
+    except RecursionError:
+        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+        return parsed
+    if isinstance(tree, dict):
+        parsed.tree = cast("dict[str, Any]", tree)
+        _scan_json(text, parsed)
+    else:
+        parsed.fail(1, None, "should hold keys with values")
+    return parsed
+
+
+def _scan_json(text: str, parsed: Parsed) -> None:
+    """Find the line of each key, and keys given twice, in text that is valid JSON."""
+    path: list[str | int] = []  # one part for each open mapping or list
+    line, seen, wants_key = 1, 0, False
+    for match in _JSON_TOKEN.finditer(text):
+        token = match[0]
+        line += text.count("\n", seen, match.start())
+        seen = match.start()
+        if token in "{[":
+            path.append("" if token == "{" else 0)
+            wants_key = token == "{"
+        elif token in "}]":
+            path.pop()
+            wants_key = False
+        elif token == ",":
+            last = path[-1]
+            wants_key = isinstance(last, str)
+            path[-1] = last if isinstance(last, str) else last + 1
+        elif wants_key and token != ":":
+            path[-1] = cast(str, json.loads(token))
+            wants_key = False
+            key = tuple(path)
+            if key in parsed.lines:
+                parsed.fail(line, key, f"given twice, first in line {parsed.lines[key]}")
+            parsed.lines.setdefault(key, line)
+
+
+def _parse_toml(text: str) -> Parsed:
+    parsed = Parsed()
+    lines = text.splitlines()
+    # the reader's time grows with the square of the parts of a dotted key
+    if sum(line.count(".") ** 2 for line in lines) > 1_000_000:
+        parsed.fail(1, None, "has too many dots in its keys")
+        return parsed
+    try:
+        parsed.tree = tomllib.loads(text)
+    except RecursionError:
+        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+    except ValueError as error:
+        match = _TOML_LINE.search(str(error))
+        line = int(match[1]) if match and match[1] else len(lines) if match else 1
+        parsed.fail(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
+    section: tuple[str, ...] = ()
+    for number, line in enumerate(lines, start=1):
+        if header := _TOML_HEADER.match(line[:500]):
+            section = _toml_parts(header[1])
+            parsed.lines.setdefault(section, number)
+        elif assignment := _TOML_KEY.match(line[:500]):
+            parsed.lines.setdefault((*section, *_toml_parts(assignment[1])), number)
+    return parsed
+
+
+def _toml_parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \t\"'") for part in dotted.split("."))
+
+
+def write_json(tree: dict[str, Any]) -> str:
+    """Write a tree as indented JSON."""
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_toml(tree: dict[str, Any]) -> str:
+    """Write a tree without nulls: sections as tables, keys in their order."""
+    return "\n".join(_toml_table(tree, ())).lstrip("\n") + "\n"
+
+
+def _toml_table(section: dict[str, Any], key: tuple[str, ...]) -> Iterator[str]:
+    if key:
+        yield f"\n[{'.'.join(key)}]"
+    for name, value in section.items():
+        if not isinstance(value, dict):
+            yield f"{name} = {_toml_value(value)}"
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _toml_table(cast("dict[str, Any]", value), (*key, name))
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, cast('list[object]', value)))}]"
+    # JSON's text, numbers and booleans are TOML's too, but for one character
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

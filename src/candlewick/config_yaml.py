@@ -1,0 +1,240 @@
+"""A small, safe part of YAML: what a configuration needs, read without surprises, and written back.
+
+    scheduler:                      a mapping; keys are plain text, each at most once
+      strategy: wsd                 text needs no quotes
+      min_lr: 1e-4                  a number (full YAML 1.1 says text), and `010`, `1:30`, `yes`,
+      total_steps: 10_000           `2026-01-01` are text (it says 8, 90, true, a date)
+    data: {train_shards: [a.txt]}   `true`, `false`, `null`, `~` and nothing are what they say
+
+Anchors, aliases, tags, merge keys, several documents, numbers that are not finite or too large, and deep nesting
+are refused. The parser's events are read directly, so that nothing of YAML's object model is ever constructed and
+every value has a line number. The trade: less than YAML, on purpose.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import yaml
+
+Key = tuple[str | int, ...]
+
+MAX_DEPTH = 32
+_MAX_NODES = 20_000
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+
+class Problem(NamedTuple):
+    """What is wrong, where; `key` is None if nothing after it could be read."""
+
+    line: int
+    key: Key | None
+    what: str
+
+
+@dataclass
+class Parsed:
+    """A tree of mappings, lists and scalars, the line of each key, and what is wrong with the text."""
+
+    tree: dict[str, Any] = field(default_factory=dict[str, Any])
+    lines: dict[Key, int] = field(default_factory=dict[Key, int])
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def fail(self, line: int, key: Key | None, what: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(line, key, what))
+
+
+class _Stop(Exception):
+    """Reading cannot go on after this problem."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(line, what)
+        self.line, self.what = line, what
+
+
+def read_scalar(text: str) -> object:
+    """Return what unquoted text means: null, true, false, a number, or the text itself.
+
+    Raises ValueError for numbers that are not finite or need more than 63 bits.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a finite number")
+    if _INT.fullmatch(text):
+        return check_int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text) and re.search("[0-9]", text) and re.search("[.eE]", text):
+        return check_float(text)
+    return text
+
+
+def check_int(text: str) -> int:
+    """Convert; raises ValueError beyond 63 bits (and so never meets Python's limit of digits)."""
+    if len(text) > 20 or abs(value := int(text)) >= 1 << 63:
+        raise ValueError(f"{shorten(text)} is too large")
+    return value
+
+
+def check_float(text: str) -> float:
+    """Convert; raises ValueError for what overflows."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shorten(text)} is not a finite number")
+    return value
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """Cut text for a message."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def parse_yaml(text: str) -> Parsed:
+    """Read a document whose top is a mapping. Never raises: problems are in the result."""
+    parsed = Parsed()
+    tree = _parse(text, parsed)
+    if isinstance(tree, dict):
+        parsed.tree = cast("dict[str, Any]", tree)
+    elif tree is not None and not parsed.problems:
+        parsed.fail(1, None, "should hold keys with values")
+    return parsed
+
+
+def parse_value(text: str) -> object:
+    """Read the value of an override: a scalar, or `[..]`, `{..}` or quoted text as in YAML.
+
+    Raises ValueError with what is wrong.
+    """
+    if not text.startswith(("[", "{", '"', "'")):
+        return read_scalar(text) if text else ""
+    parsed = Parsed()
+    value = _parse(text, parsed)
+    if parsed.problems:
+        raise ValueError(parsed.problems[0].what)
+    return value
+
+
+def _parse(text: str, parsed: Parsed) -> object:
+    reader = _Reader(parsed)
+    try:
+        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
+    except _Stop as stop:
+        parsed.fail(stop.line, None, stop.what)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = " ".join(part for part in (error.problem, error.context) if part)
+        parsed.fail(mark.line + 1 if mark else 1, None, f"not valid YAML: {shorten(what, 120)}")
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        parsed.fail(line, None, f"not valid YAML: the character {error.character!r} cannot stand there")
+    except (ValueError, RecursionError) as error:  # of the parser itself, for example \\UFFFFFFFF
+        parsed.fail(1, None, f"not valid YAML: {shorten(str(error))}")
+    return None
+
+
+class _Reader:
+    """Events -> values. Recursion is bounded by MAX_DEPTH."""
+
+    def __init__(self, parsed: Parsed) -> None:
+        self._parsed = parsed
+        self._nodes = 0
+
+    def document(self, events: Iterator[yaml.Event]) -> object:
+        value: object = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise _Stop(_line(event), "a second document: only one is read")
+            elif isinstance(event, yaml.NodeEvent):
+                value = self._node(event, events, ())
+        return value
+
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> object:
+        line = _line(event)
+        self._nodes += 1
+        if len(key) > MAX_DEPTH:
+            raise _Stop(line, f"nested deeper than {MAX_DEPTH} levels")
+        if self._nodes > _MAX_NODES:
+            raise _Stop(line, f"more than {_MAX_NODES} values")
+        for part, what in (("anchor", "anchors and aliases"), ("tag", "tags")):
+            if (name := getattr(event, part, None)) is not None:
+                raise _Stop(line, f"{what} ({shorten(str(name))}) are not supported: write the value out")
+        self._parsed.lines.setdefault(key, line)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, key)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(events, key)
+        assert isinstance(event, yaml.ScalarEvent)
+        if event.style:  # quoted or a block
+            return cast(str, event.value)
+        try:
+            return read_scalar(cast(str, event.value))
+        except ValueError as error:
+            self._parsed.fail(line, key, str(error))
+            return None
+
+    def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            line = _line(event)
+            if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
+                raise _Stop(line, "a key should be plain text")
+            name = cast(str, event.value)
+            inner = (*key, name)
+            first = self._parsed.lines.setdefault(inner, line)
+            if name in values:
+                self._parsed.fail(line, inner, f"given twice, first in line {first}")
+            values[name] = self._node(next(events), events, inner)
+        return values
+
+    def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[object]:
+        values: list[object] = []
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            values.append(self._node(event, events, (*key, len(values))))
+        return values
+
+
+def _line(event: yaml.Event) -> int:
+    return cast(int, event.start_mark.line) + 1
+
+
+def dotted(key: Sequence[str | int]) -> str:
+    """Write a key as in an override: `a.b[0].c`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return shorten(text.removeprefix("."), 100)
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes what `parse_yaml` reads back: quotes by its rules, no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
+        return True
+
+
+def _represent_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        plain = read_scalar(text) == text
+    except ValueError:
+        plain = False
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Writer.add_representer(str, _represent_text)
+
+
+def write_yaml(tree: dict[str, Any]) -> str:
+    """Write a tree in block style, keys in their order."""
+    return yaml.dump(
+        tree, Dumper=_Writer, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1 << 20
+    )

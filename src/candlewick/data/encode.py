@@ -1,0 +1,263 @@
+"""One task of a preparation: pieces of text in, token shards and a receipt out. Runs in a worker process.
+
+    pieces --read--> documents --batches of a few MiB--> ids --delimiters in--> train-00007.bin .idx
+                                                                                validation-00007.bin .idx
+                                                                                00007.json, the receipt, last
+
+It is a pure function of its task: any process on any machine writes the same bytes. It imports no torch.
+
+A fast encoder is trusted only as far as it is checked: the beginnings of some documents are encoded with the
+reference too, for at most 3 % of the time, but always in the first batch of a process.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlewick.artifacts import FileEntry, canonical_json, file_sha256, replace_durable
+from candlewick.data.documents import BadText, Document, read
+from candlewick.data.holdout import split_of
+from candlewick.data.pieces import Piece
+from candlewick.data.token_shards import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
+from candlewick.errors import DataError
+from candlewick.tokenizer.encoder import Encoder, make_encoder
+
+REFERENCE = "tokenizers"
+_BATCH_CHARACTERS = 4 << 20
+_BATCH_DOCUMENTS = 1 << 15
+_CHECKED_CHARACTERS = 512
+_CHECKED_SHARE = 0.03
+_CHECKS_PER_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What shapes a token dataset, besides the text and the tokenizer; the fields are those of DataConfig."""
+
+    documents: Literal["file", "line"]
+    text_field: str
+    bad_utf8: Literal["error", "replace", "skip"]
+    validation_fraction: float
+    shard_text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What becomes one shard per split. The key is the hash of all that decides its content."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+    text_bytes: int  # about
+    key: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished task wrote; lies beside its shards so that they are not made twice."""
+
+    key: str
+    shards: tuple[Shard, ...]
+    files: tuple[FileEntry, ...]
+    bad_utf8: BadText
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where shards go and what their ids mean. `folder`/tokenizer/tokenizer.json is the tokenizer."""
+
+    folder: Path
+    vocab_size: int
+    delimiter_id: int
+    backend: str = "auto"
+
+
+class ShardMaker:
+    """Runs tasks one after another with one encoder.
+
+    Encoders keep a cache that grows with the text, so a process that makes shards is meant to end some time.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        tokenizer_json = (target.folder / "tokenizer" / "tokenizer.json").read_bytes()
+        self._encoder = make_encoder(tokenizer_json, target.backend)
+        self._check = None
+        if self._encoder.name != REFERENCE:
+            self._check = _SelfCheck(self._encoder, tokenizer_json)
+
+    @property
+    def backend(self) -> str:
+        """The name of the encoder."""
+        return self._encoder.name
+
+    def run(self, task: Task, on_bytes: Callable[[int], None] | None = None) -> Receipt:
+        """Write the shards of a task and return the receipt. Raises DataError for text that cannot be used."""
+        bad = BadText()
+        shards: list[Shard] = []
+        files: list[FileEntry] = []
+        open_shards = {split: _OpenShard(self.target, split) for split in SPLITS}
+        for batch in _batches(_documents(task, bad)):
+            for split, own in open_shards.items():
+                documents = [document for place, document in batch if place == split]
+                if documents:
+                    own.add(documents, *self._encode(documents))
+                if own.text_bytes > 2 * task.settings.shard_text_bytes:  # a compressed file, of unknown length
+                    own.write(task.index, shards, files)
+            if on_bytes:
+                on_bytes(sum(len(document.text) for _, document in batch))
+        for own in open_shards.values():
+            own.write(task.index, shards, files)
+        receipt = Receipt(task.key, tuple(shards), tuple(files), bad)
+        replace_durable(_receipt_path(self.target.folder, task), canonical_json(asdict(receipt)))
+        return receipt
+
+    def _encode(self, documents: list[Document]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        ids, lengths = self._encoder.encode([document.text for document in documents])
+        if self._check is not None:
+            self._check.run(documents)
+        return ids, lengths
+
+
+def read_receipt(folder: Path, task: Task) -> Receipt | None:
+    """Return the receipt of a task if it was finished before and its files are whole, else None."""
+    path = _receipt_path(folder, task)
+    try:
+        raw = cast("dict[str, Any]", json.loads(path.read_bytes()))
+        receipt = Receipt(
+            raw["key"],
+            tuple(Shard(**item) for item in raw["shards"]),
+            tuple(FileEntry(**item) for item in raw["files"]),
+            BadText(**raw["bad_utf8"]),
+        )
+        is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return receipt if is_whole and receipt.key == task.key else None
+
+
+def receipt_entry(folder: Path, task: Task) -> FileEntry:
+    """Return the manifest entry of a task's receipt."""
+    path = _receipt_path(folder, task)
+    return FileEntry(f"shards/{path.name}", path.stat().st_size, file_sha256(path))
+
+
+def _receipt_path(folder: Path, task: Task) -> Path:
+    return folder / "shards" / f"{task.index:05d}.json"
+
+
+def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
+    """Yield the documents of a task with the split that each belongs to, in whole even if it has parts."""
+    settings = task.settings
+    for piece in task.pieces:
+        split: Split = piece.split or "train"
+        for document in read(piece, settings.text_field, settings.bad_utf8, bad):
+            if piece.split is None and document.begins:
+                split = split_of(document.text, settings.validation_fraction)
+            yield split, document
+
+
+def _batches(documents: Iterator[tuple[Split, Document]]) -> Iterator[list[tuple[Split, Document]]]:
+    batch: list[tuple[Split, Document]] = []
+    characters = 0
+    for item in documents:
+        batch.append(item)
+        characters += len(item[1].text)
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+@dataclass
+class _OpenShard:
+    """The tokens of a shard while it grows; in memory, as it is written at once with its hash."""
+
+    target: Target
+    split: Split
+    parts: list[Tokens] = field(default_factory=list[Tokens])
+    ends: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
+    tokens: int = 0
+    text_bytes: int = 0
+    max_id: int = 0
+    written: int = 0
+
+    def add(
+        self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]
+    ) -> None:
+        """Append documents: `ids` of all of them, one after another, with the `lengths` of each."""
+        begins = np.fromiter((document.begins for document in documents), bool, len(documents))
+        ends = np.fromiter((document.ends for document in documents), bool, len(documents))
+        stops = np.cumsum(lengths) + np.cumsum(begins)  # with the delimiters in
+        delimiters = (stops - lengths)[begins] - 1
+        out = np.empty(ids.size + delimiters.size, token_dtype(self.target.vocab_size))
+        is_text = np.ones(out.size, bool)
+        is_text[delimiters] = False
+        out[is_text] = ids
+        out[delimiters] = self.target.delimiter_id
+        self.max_id = max(self.max_id, int(ids.max(initial=0)), self.target.delimiter_id)
+        if self.max_id >= self.target.vocab_size:
+            raise DataError(f"the encoder gave id {self.max_id}, the tokenizer has {self.target.vocab_size} ids")
+        self.parts.append(out)
+        self.ends.append(self.tokens + stops[ends])
+        self.tokens += out.size
+        self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
+
+    def write(self, number: int, shards: list[Shard], files: list[FileEntry]) -> None:
+        """Write what there is, append to the two lists, and start anew."""
+        if not self.tokens:
+            return
+        suffix = f"-{self.written}" if self.written else ""
+        ends = np.concatenate(self.ends).astype(np.uint64)
+        shard = Shard(
+            f"{self.split}-{number:05d}{suffix}",
+            self.split,
+            self.tokens,
+            ends.size,
+            self.text_bytes,
+            self.max_id,
+        )
+        files += write_shard(self.target.folder, shard, self.parts, ends)
+        shards.append(shard)
+        self.parts, self.ends = [], []
+        self.tokens = self.text_bytes = self.max_id = 0
+        self.written += 1
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+class _SelfCheck:
+    """Compares an encoder with the reference on beginnings of documents, within a share of the time."""
+
+    def __init__(self, encoder: Encoder, tokenizer_json: bytes) -> None:
+        self._began = time.process_time()
+        self._encoder = encoder
+        self._reference = make_encoder(tokenizer_json, REFERENCE)
+        self._spent = time.process_time() - self._began
+        self._is_first = True
+
+    def run(self, documents: list[Document]) -> None:
+        """Check as many of the documents as there is time for. Raises DataError if one is encoded otherwise."""
+        for document in documents[:: max(1, len(documents) // _CHECKS_PER_BATCH)]:
+            now = time.process_time()
+            if self._spent > _CHECKED_SHARE * (now - self._began) and not self._is_first:
+                return
+            self._is_first = False
+            beginning = [document.text[:_CHECKED_CHARACTERS]]
+            found, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
+            if not np.array_equal(found, expected):
+                raise DataError(
+                    f"document {document.index} of {document.source}: the {self._encoder.name} encoder gives other "
+                    f"ids than the reference for {beginning[0][:40]!r}",
+                    f"uninstall {self._encoder.name} to use the reference, and report it",
+                )
+            self._spent += time.process_time() - now

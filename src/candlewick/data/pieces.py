@@ -1,0 +1,151 @@
+"""A piece of a text file, the unit of work, and the places where a long text may be cut.
+
+    file     |aaaaaaaaaaaa|bbbbbbbbbbb|cccccc|     pieces: [start, stop) in bytes of text, or rows of a .parquet
+    document |part|part|part|part|part|part|       parts: at most a few MiB of text each, so that memory is bounded
+
+Byte-level BPE never merges across the borders that its pre-tokenizer draws. Cut at such a border, a text has the
+same ids as whole. Two kinds of border are sure from the bytes around them, whatever follows or precedes:
+
+    ...word| word...      before a space that follows a visible ASCII character
+    ...\\n|word...         after a newline that a visible character follows
+
+In the pattern of Qwen2 (and those of GPT-4 and later) no alternative can match across either: a space only begins
+a match, and `\\s*[\\r\\n]+` takes a run of white space to its last newline. A text without any such place for
+`MAX_PART_BYTES` is cut between two characters all the same: nothing is lost, one pre-token becomes two.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from candlewick.errors import DataError
+
+PART_BYTES = 1 << 20
+MAX_PART_BYTES = 4 << 20
+BLOCK_BYTES = 4 << 20
+BOM = b"\xef\xbb\xbf"
+# lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
+_PLACE = re.compile(rb"(?<=[!-~])(?= )|(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of text: where it is, what a corpus calls it, how to read it, and how to see that it changed."""
+
+    path: Path
+    name: str
+    kind: Literal["text", "lines", "jsonl", "parquet"]
+    compression: Literal["gzip", "zstd"] | None
+    bytes: int  # on disk
+    modified_ns: int
+
+    def require_unchanged(self) -> None:
+        """Raise DataError if the file is gone or is not the one that was found first."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}", "restore it") from None
+        if (status.st_size, status.st_mtime_ns) != (self.bytes, self.modified_ns):
+            raise DataError(f"{self.path} changed while it was being used", "start again")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a file: bytes of its (decompressed) text, or rows of a .parquet; `stop` None is the end."""
+
+    file: SourceFile
+    start: int = 0
+    stop: int | None = None
+    begins: bool = True  # `text` only: a document begins here,
+    ends: bool = True  # and ends here; a long document has several pieces
+    split: Literal["train", "validation"] | None = None  # None: each document's hash decides
+
+    @property
+    def source(self) -> str:
+        """What messages call it."""
+        unit = "row" if self.file.kind == "parquet" else "byte"
+        return f"{self.file.name} from {unit} {self.start}" if self.start else self.file.name
+
+    def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+        """Yield the bytes of the piece in blocks. Raises DataError for what cannot be read."""
+        self.file.require_unchanged()
+        try:
+            with pa.input_stream(str(self.file.path), compression=self.file.compression) as stream:
+                yield from self._slice(stream, size)
+        except OSError as error:
+            raise DataError(
+                f"{self.file.path} cannot be read: {error}", "it is damaged or cut short: get it again"
+            ) from None
+
+    def _slice(self, stream: pa.NativeFile, size: int) -> Iterator[bytes]:
+        if self.file.compression is None:
+            stream.seek(self.start)
+        else:
+            skip = self.start
+            while skip and (block := stream.read(min(skip, BLOCK_BYTES))):
+                skip -= len(block)
+        left = None if self.stop is None else self.stop - self.start
+        while left != 0 and (block := stream.read(size if left is None else min(size, left))):
+            yield block
+            if left is not None:
+                left -= len(block)
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset of its first byte in the file, block of whole lines), without a byte order mark."""
+        offset, rest = self.start, [b""]
+        for block in self.blocks():
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                rest.append(block)
+                continue
+            lines = b"".join((*rest, block[:cut]))
+            yield _without_mark(offset, lines)
+            offset += len(lines)
+            rest = [block[cut:]]
+        if last := b"".join(rest):
+            yield _without_mark(offset, last)
+
+
+def parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Cut a stream of bytes at safe places into (part, whether it is the last); memory stays bounded."""
+    buffer = b""
+    for block in blocks:
+        buffer += block
+        while len(buffer) > PART_BYTES:
+            cut = last_cut(buffer[: PART_BYTES + 1])
+            if not cut and len(buffer) <= MAX_PART_BYTES:
+                cut = last_cut(buffer)
+                if not cut:
+                    break
+            cut = cut or character_cut(buffer, MAX_PART_BYTES)
+            yield buffer[:cut], False
+            buffer = buffer[cut:]
+    if buffer:
+        yield buffer, True
+
+
+def last_cut(raw: bytes) -> int:
+    """Return the last safe place to cut strictly inside of `raw`, or 0."""
+    for window in (1 << 12, 1 << 16, len(raw)):
+        cut = 0
+        for place in _PLACE.finditer(raw, max(1, len(raw) - window)):
+            cut = place.start()
+        if cut:
+            return cut
+    return 0
+
+
+def character_cut(raw: bytes, target: int) -> int:
+    """Return the start of the UTF-8 character that `target` lies in."""
+    for cut in range(target, max(target - 4, 0), -1):
+        if raw[cut] & 0xC0 != 0x80:
+            return cut
+    return target
+
+
+def _without_mark(offset: int, raw: bytes) -> tuple[int, bytes]:
+    return (len(BOM), raw[len(BOM) :]) if offset == 0 and raw.startswith(BOM) else (offset, raw)

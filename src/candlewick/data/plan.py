@@ -1,0 +1,137 @@
+"""The plan of a preparation: pieces of files grouped into tasks, each of which becomes a token shard per split.
+
+    a.txt b.txt c.txt | d.jsonl [0, 64M) | d.jsonl [64M, 128M) | e.parquet rows [0, 9000) | ...
+    -----task 0------   -----task 1-----   ------task 2-------   --------task 3--------
+
+Files in order are grouped until they hold `data.shard_text_bytes` of text; larger ones are cut at the ends of
+lines, between row groups, or, where one file is one document, where its ids stay the same (`data.pieces`).
+Compressed files cannot be cut. The plan depends on nothing but the text and the settings, so that any number of
+workers, and any run after an interruption, makes the same shards. A task's key is the hash of all it depends on.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+
+from candlewick.artifacts import json_sha256
+from candlewick.config import DataConfig
+from candlewick.data.documents import row_groups
+from candlewick.data.encode import Settings, Task
+from candlewick.data.holdout import Holdout, assign, choose
+from candlewick.data.pieces import MAX_PART_BYTES, Piece, SourceFile, character_cut, last_cut
+from candlewick.data.sources import Corpus
+from candlewick.data.token_shards import VERSION
+
+_EXPANSION = 4  # bytes of text per byte of a compressed file, about
+
+_log = logging.getLogger(__name__)
+
+
+def settings_of(config: DataConfig) -> Settings:
+    """Return the settings that shape a token dataset; the others say how to make it or how to read it."""
+    return Settings(
+        documents=config.documents,
+        text_field=config.text_field,
+        bad_utf8=config.bad_utf8,
+        validation_fraction=config.validation_fraction,
+        shard_text_bytes=config.shard_text_bytes,
+    )
+
+
+def plan(
+    corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str
+) -> tuple[Holdout, list[Task]]:
+    """Return how validation is held out, and the tasks in order."""
+    settings = settings_of(corpus.config)
+    holdout = choose(corpus, is_validation_given=validation is not None)
+    hashes = dict(zip(corpus.files, corpus.hashes, strict=True))
+    groups = list(_group(assign(corpus, holdout), settings))
+    if validation is not None:
+        _warn_of_copies(corpus, validation)
+        hashes |= zip(validation.files, validation.hashes, strict=True)
+        groups += _group((Piece(file, split="validation") for file in validation.files), settings)
+    tasks: list[Task] = []
+    for i, (pieces, text_bytes) in enumerate(groups):
+        inputs = [VERSION, i, tokenizer_sha256, asdict(settings), [_identity(p, hashes) for p in pieces]]
+        tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), settings))
+    return holdout, tasks
+
+
+def _identity(piece: Piece, hashes: dict[SourceFile, str]) -> list[object]:
+    file = piece.file
+    return [
+        *(file.name, hashes[file], file.kind, file.compression),
+        *(piece.start, piece.stop, piece.begins, piece.ends, piece.split),
+    ]
+
+
+def _warn_of_copies(corpus: Corpus, validation: Corpus) -> None:
+    known = set(corpus.hashes)
+    copies = [f.name for f, sha in zip(validation.files, validation.hashes, strict=True) if sha in known]
+    if copies:
+        _log.warning("%d files are in the training and the validation text: %s", len(copies), copies[0])
+
+
+def _group(pieces: Iterable[Piece], settings: Settings) -> Iterator[tuple[tuple[Piece, ...], int]]:
+    """Yield (consecutive pieces, bytes of their text) of about the wanted size."""
+    group: list[Piece] = []
+    total = 0
+    for piece in pieces:
+        for part, size in _divide(piece, settings):
+            if group and total + size > settings.shard_text_bytes:
+                yield tuple(group), total
+                group, total = [], 0
+            group.append(part)
+            total += size
+    if group:
+        yield tuple(group), total
+
+
+def _divide(piece: Piece, settings: Settings) -> Iterator[tuple[Piece, int]]:
+    """Cut a piece that is too large; yield (piece, bytes of its text, about)."""
+    file, wanted = piece.file, settings.shard_text_bytes
+    if file.kind == "parquet":
+        yield from _divide_rows(piece, row_groups(file, settings.text_field), wanted)
+    elif file.compression is not None:
+        yield piece, file.bytes * _EXPANSION
+    else:
+        stop = file.bytes if piece.stop is None else piece.stop
+        count = -(-(stop - piece.start) // wanted)
+        targets = [piece.start + i * (stop - piece.start) // count for i in range(1, count)]
+        cuts = sorted({_cut_before(file, piece.start, target) for target in targets} - {piece.start})
+        for low, high in zip([piece.start, *cuts], [*cuts, stop], strict=True):
+            begins, ends = piece.begins and low == piece.start, piece.ends and high == stop
+            yield replace(piece, start=low, stop=high, begins=begins, ends=ends), high - low
+
+
+def _cut_before(file: SourceFile, start: int, target: int) -> int:
+    """Return the last place before `target` where a text may be cut, or the end of a line of rows.
+
+    Rows without an end for longer than the way back to `start` are not cut there: `start` is returned.
+    """
+    window = 1 << 16
+    while True:
+        low = max(start, target - window)
+        raw = b"".join(Piece(file, low, target).blocks())
+        cut = last_cut(raw) if file.kind == "text" else raw.rfind(b"\n") + 1
+        if cut:
+            return low + cut
+        if file.kind == "text" and window >= MAX_PART_BYTES:
+            return low + character_cut(raw, len(raw) - 1)
+        if low == start:
+            return start
+        window *= 8
+
+
+def _divide_rows(piece: Piece, groups: list[tuple[int, int]], wanted: int) -> Iterator[tuple[Piece, int]]:
+    """Cut rows [start, stop) between row groups. A group that is partly inside counts as a whole."""
+    stop = sum(rows for rows, _ in groups) if piece.stop is None else piece.stop
+    low, first, total = piece.start, 0, 0
+    for rows, size in groups:
+        if piece.start < first + rows and first < stop:
+            if total and total + size > wanted and first > low:
+                yield replace(piece, start=low, stop=first), total
+                low, total = first, 0
+            total += size
+        first += rows
+    yield replace(piece, start=low, stop=stop), total

@@ -1,0 +1,179 @@
+"""Where text comes from: URIs -> a corpus, a list of files in a fixed order with a fingerprint.
+
+    stdlib://            the standard library of the running interpreter: real text on every machine
+    notes.txt            a file: .txt, .jsonl or .parquet; .txt and .jsonl also as .gz or .zst
+    corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
+
+The order is that of the URIs, then of the names. A file's name is relative to what was given, so that the same
+text in another place has the same fingerprint: the SHA-256 over names, sizes and hashes of the contents. One
+changed byte changes it.
+"""
+
+import logging
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from candlewick.artifacts import MANIFEST, file_sha256, json_sha256
+from candlewick.config import DataConfig
+from candlewick.data.documents import BadText, Document, read
+from candlewick.data.pieces import Piece, SourceFile
+from candlewick.errors import DataError
+
+STDLIB = "stdlib://"
+_EXTENSIONS = ".txt .jsonl .parquet (.txt and .jsonl also as .gz or .zst)"
+_COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Corpus:
+    """Text files in a fixed order, and how they are read."""
+
+    files: tuple[SourceFile, ...]
+    config: DataConfig
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the files on disk."""
+        return sum(file.bytes for file in self.files)
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each file's content; reads every byte once."""
+        return tuple(file_sha256(file.path) for file in self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and contents."""
+        return json_sha256(
+            [
+                [file.name, file.bytes, content]
+                for file, content in zip(self.files, self.hashes, strict=True)
+            ]
+        )
+
+    def documents(self, bad: BadText | None = None) -> Iterator[Document]:
+        """Yield the documents in order, with bounded memory: see `Document` for very long ones.
+
+        Bad UTF-8 is counted in `bad`. Raises DataError, under `data.bad_utf8: error` also for bad UTF-8.
+        """
+        bad = bad if bad is not None else BadText()
+        for file in self.files:
+            yield from read(Piece(file), self.config.text_field, self.config.bad_utf8, bad)
+
+
+def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
+    """Find the files that the URIs name. Raises DataError for what is missing, empty or not text.
+
+    Of `config` it takes how documents are told apart and read: `documents`, `text_field`, `bad_utf8`.
+    """
+    if not uris:
+        raise DataError(
+            "no text was given", "name files, folders or stdlib:// (data.train_shards in a config)"
+        )
+    files = [file for uri in uris for file in _find(uri, config)]
+    seen: set[Path] = set()
+    for file in files:
+        if file.path in seen:
+            raise DataError(f"{file.path} is given twice", "name each file once, or the folder alone")
+        seen.add(file.path)
+    return Corpus(tuple(files), config)
+
+
+def _find(uri: str, config: DataConfig) -> list[SourceFile]:
+    if uri.startswith("hf://"):
+        raise DataError(
+            f"{uri}: reading from the Hub is not supported in this version",
+            "download the files first and give their folder",
+        )
+    if uri == STDLIB:
+        return _find_stdlib()
+    if "://" in uri:
+        raise DataError(f"{uri} is no kind of source", f"give a file, a folder or {STDLIB}")
+    path = Path(uri).expanduser()
+    if path.is_dir():
+        return _find_in_folder(path, config)
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path")
+    file = _describe(path, path.name, config)
+    if file is None:
+        raise DataError(f"{path} has an unknown extension", f"text is read from {_EXTENSIONS}")
+    if not file.bytes:
+        raise DataError(f"{path} is empty", "give a file with text in it")
+    return [file]
+
+
+def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
+    if (folder / MANIFEST).exists():
+        raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
+    files: list[SourceFile] = []
+    others = 0
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or path.is_dir():
+            continue
+        file = _describe(path, "/".join((folder.name, *parts)), config)
+        others += file is None
+        if file is not None and file.bytes:
+            files.append(file)
+    if not files:
+        raise DataError(f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS}")
+    if others:
+        _log.info("%s: %d files with other extensions are left out", folder, others)
+    return files
+
+
+def _describe(path: Path, name: str, config: DataConfig) -> SourceFile | None:
+    compression = _COMPRESSIONS.get(path.suffix)
+    extension = Path(path.stem).suffix if compression else path.suffix
+    match extension, compression:
+        case ".txt", _:
+            kind = "text" if config.documents == "file" else "lines"
+        case ".jsonl", _:
+            kind = "jsonl"
+        case ".parquet", None:
+            kind = "parquet"
+        case _:
+            return None
+    return _source_file(path, name, kind, compression)
+
+
+def _source_file(
+    path: Path,
+    name: str,
+    kind: Literal["text", "lines", "jsonl", "parquet"],
+    compression: Literal["gzip", "zstd"] | None = None,
+) -> SourceFile:
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+    return SourceFile(path.resolve(), name, kind, compression, status.st_size, status.st_mtime_ns)
+
+
+def _find_stdlib() -> list[SourceFile]:
+    library = Path(sysconfig.get_path("stdlib"))
+    files: list[SourceFile] = []
+    for module in sorted(sys.stdlib_module_names - _LEFT_OUT):
+        if module.startswith("_sysconfigdata"):
+            continue
+        paths = [library / f"{module}.py", *(library / module).rglob("*.py")]
+        for path in sorted(path for path in paths if path.is_file()):
+            parts = path.relative_to(library).parts
+            if not _LEFT_OUT.intersection(parts) and path.stat().st_size:
+                files.append(_source_file(path, STDLIB + "/".join(parts), "text"))
+    if not files:
+        raise DataError(
+            f"{STDLIB}: this interpreter has no source files in {library}",
+            "use an interpreter with its library, or give other text",
+        )
+    return files

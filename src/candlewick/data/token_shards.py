@@ -1,0 +1,219 @@
+"""Token shards on disk, format version 1: the tokens of a text, and where its documents end.
+
+    dataset/
+      manifest.json               kind "tokens"; written last, so that a folder without it is not finished
+      tokenizer/tokenizer.json    and tokenizer_config.json
+      shards/train-00000.bin      the token ids, headerless, little-endian: uint16, or uint32 beyond 65,536 ids
+      shards/train-00000.idx      uint64, little-endian: the exclusive end of each document that ends in the shard
+      shards/00000.json           receipt of the task that wrote the shards of that number
+
+Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
+headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
+
+The shards of a split are one long array that is memory-mapped, never read whole. `details` of the manifest lists
+tokens, documents and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the
+tokenizer's hash. Opening checks every size, and every hash once per machine, before a step is trained.
+"""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlewick.artifacts import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    json_sha256,
+    read_manifest,
+    replace_durable,
+    verify,
+    write_durable,
+)
+from candlewick.errors import ArtifactError, DataError
+
+KIND = "tokens"
+VERSION = 1
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+_ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+_log = logging.getLogger(__name__)
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """Return the type that ids below `vocab_size` are stored in."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What the manifest says of one shard."""
+
+    name: str
+    split: Split
+    tokens: int
+    documents: int  # that end in it
+    text_bytes: int
+    max_id: int
+
+
+def write_shard(folder: Path, shard: Shard, tokens: Iterable[Tokens], ends: NDArray[np.uint64]) -> list[FileEntry]:
+    """Write .bin and .idx into `folder`/shards, durably; a reader never sees a part of one."""
+    contents: dict[str, Iterable[bytes]] = {
+        "bin": (part.data.cast("B") for part in tokens),
+        "idx": [ends.astype("<u8").tobytes()],
+    }
+    entries: list[FileEntry] = []
+    for extension, chunks in contents.items():
+        path = folder / "shards" / f"{shard.name}.{extension}"
+        aside = path.with_suffix(f".{extension}.tmp")
+        entries.append(write_durable(aside, chunks, f"shards/{path.name}"))
+        aside.replace(path)
+    return entries
+
+
+def is_token_dataset(path: Path) -> bool:
+    """Say whether a folder holds prepared tokens rather than text."""
+    if not (path / MANIFEST).is_file():
+        return False
+    return read_manifest(path).kind == KIND
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The shards of one split as one array of `num_tokens` tokens, memory-mapped."""
+
+    name: str
+    dataset_id: str
+    shards: tuple[Tokens, ...]
+    starts: tuple[int, ...]  # of each shard in the whole
+    num_tokens: int
+    num_documents: int
+    num_bytes: int  # of UTF-8 text
+
+    def shard_of(self, position: int) -> int:
+        """Return the number of the shard that a token lies in."""
+        return bisect_right(self.starts, position) - 1
+
+    def window(self, start: int, length: int) -> Tokens:
+        """Return a copy of `length` tokens from `start` on; after the last token comes the first."""
+        out = np.empty(length, self.shards[0].dtype)
+        filled = 0
+        while filled < length:
+            position = (start + filled) % self.num_tokens
+            number = self.shard_of(position)
+            part = self.shards[number][position - self.starts[number] :][: length - filled]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+        return out
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """A prepared text: its splits, and the tokenizer that made it."""
+
+    folder: Path
+    id: str
+    manifest: Manifest
+    vocab_size: int
+    tokenizer_sha256: str
+    _splits: Mapping[str, TokenSplit]
+
+    @classmethod
+    def open(cls, folder: Path, *, tokenizer_sha256: str | None = None) -> Self:
+        """Open a dataset after checking it.
+
+        Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
+        was made with another tokenizer than the one that hashes to `tokenizer_sha256`.
+        """
+        manifest = read_manifest(folder, KIND, VERSION)
+        found = manifest.inputs.get("tokenizer")
+        if tokenizer_sha256 is not None and found != tokenizer_sha256:
+            raise DataError(
+                f"{folder} was prepared with tokenizer {str(found)[:12]}, not with {tokenizer_sha256[:12]}",
+                "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
+            )
+        _verify_once(folder, manifest)
+        vocab_size, shards = _parse_details(folder, manifest)
+        splits = {name: _open_split(folder, name, shards, manifest, token_dtype(vocab_size)) for name in SPLITS}
+        return cls(folder, manifest.id, manifest, vocab_size, str(found), splits)
+
+    def split(self, name: Split) -> TokenSplit:
+        """Return a split. Raises DataError if it holds no tokens."""
+        split = self._splits[name]
+        if not split.num_tokens:
+            raise DataError(f"{self.folder} has no {name} tokens", "prepare it again with more text")
+        return split
+
+
+def list_shards(manifest: Manifest) -> list[Shard]:
+    """Return what a manifest says of its shards, in order. Raises KeyError or TypeError if it is malformed."""
+    return [Shard(**item) for item in manifest.details["shards"]]
+
+
+def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
+    try:
+        vocab_size = int(manifest.details["vocab_size"])
+        shards = list_shards(manifest)
+        item_bytes = token_dtype(vocab_size).itemsize
+        for shard in shards:
+            binary = manifest.file(f"shards/{shard.name}.bin")
+            index = manifest.file(f"shards/{shard.name}.idx")
+            if binary.bytes != shard.tokens * item_bytes or index.bytes != shard.documents * 8:
+                raise ArtifactError(f"{folder / binary.name} has another number of tokens than the manifest says")
+            if not 0 <= shard.max_id < vocab_size:
+                raise ArtifactError(
+                    f"{folder / binary.name} has id {shard.max_id}, the tokenizer has {vocab_size} ids",
+                    "prepare it again",
+                )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST} is not that of a token dataset: {error!r}", "prepare it again"
+        ) from None
+    return vocab_size, shards
+
+
+def _open_split(
+    folder: Path, name: str, shards: list[Shard], manifest: Manifest, dtype: np.dtype[Any]
+) -> TokenSplit:
+    own = [shard for shard in shards if shard.split == name]
+    arrays = tuple(np.memmap(folder / f"shards/{shard.name}.bin", dtype, "r").view(np.ndarray) for shard in own)
+    ends = np.cumsum([shard.tokens for shard in own], dtype=np.int64).tolist()
+    return TokenSplit(
+        name,
+        manifest.id,
+        arrays,
+        (0, *ends[:-1]) if ends else (),
+        num_tokens=ends[-1] if ends else 0,
+        num_documents=sum(shard.documents for shard in own),
+        num_bytes=sum(shard.text_bytes for shard in own),
+    )
+
+
+def _verify_once(folder: Path, manifest: Manifest) -> None:
+    """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
+    if sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
+        verify(folder, manifest)
+        return
+    verify(folder, manifest, hashes=False)
+    status = [(folder / entry.name).stat() for entry in manifest.files]
+    state = json_sha256([manifest.id, str(folder.resolve()), [[s.st_ino, s.st_size, s.st_mtime_ns] for s in status]])
+    stamp = Path.home() / ".cache" / "candlewick" / "verified" / f"{state}.json"
+    if stamp.exists():
+        return
+    _log.info("checking the hashes of %s, once on this machine", folder)
+    verify(folder, manifest)
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        replace_durable(stamp, canonical_json({"folder": str(folder.resolve()), "id": manifest.id}))
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): the hashes are checked again next time", stamp, error)

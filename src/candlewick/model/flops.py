@@ -1,0 +1,58 @@
+"""How large a model is, and what a token costs to train: closed forms, no torch.
+
+Two conventions of FLOPs per token are in use, and both count 2 for a multiply-add, forward once and backward
+twice, and nothing for recomputation:
+
+    strict   6 N + 6 L H d T     what must be computed: a causal token sees T / 2 others on average
+    palm     6 N + 12 L H d T    arXiv:2204.02311 appendix B: attention as if it were not causal
+
+N counts the weights that are multiplied with: every matrix of the blocks, and the head (tied or not), but not
+the embedding, which is looked up, nor norms and biases. MFU = FLOPs per token * tokens per second / peak.
+"""
+
+from dataclasses import dataclass
+
+from candlewick.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Parameters of a model, exactly."""
+
+    total: int  # each stored number once: a tied embedding is counted once
+    without_embedding: int  # the same without the input embedding
+    multiplied: int  # N above
+
+
+@dataclass(frozen=True, slots=True)
+class FlopsPerToken:
+    """FLOPs to train on one token, forward and backward, in both conventions."""
+
+    strict: int
+    palm: int
+
+
+def model_size(config: ModelConfig, vocab_size: int) -> ModelSize:
+    """Count the parameters of `Transformer(config, vocab_size)` without building it."""
+    hidden, width = config.hidden_size, config.intermediate_size
+    query_width = config.num_attention_heads * config.head_dim
+    key_width = config.num_key_value_heads * config.head_dim
+    matrices = 2 * hidden * query_width + 2 * hidden * key_width + 3 * hidden * width
+    vectors = 2 * hidden
+    if config.qk_norm:
+        vectors += 2 * config.head_dim
+    if config.attention_bias:
+        vectors += query_width + 2 * key_width + hidden
+    if config.mlp_bias:
+        vectors += 2 * width + hidden
+    table = vocab_size * hidden
+    rest = config.num_layers * (matrices + vectors) + hidden
+    rest += 0 if config.tie_word_embeddings else table
+    return ModelSize(table + rest, rest, config.num_layers * matrices + table)
+
+
+def flops_per_token(config: ModelConfig, vocab_size: int, sequence_length: int) -> FlopsPerToken:
+    """FLOPs of one token in a row of `sequence_length` tokens, forward and backward."""
+    products = 6 * model_size(config, vocab_size).multiplied
+    attention = config.num_layers * config.num_attention_heads * config.head_dim * sequence_length
+    return FlopsPerToken(strict=products + 6 * attention, palm=products + 12 * attention)

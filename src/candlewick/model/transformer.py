@@ -1,0 +1,169 @@
+"""A decoder-only transformer: what the Llama and Qwen3 families have in common, and what tells them apart.
+
+    tokens -> embed_tokens -> block x L -> norm -> lm_head -> logits
+
+    block:  x = x + o_proj(attend(rotate(q_norm(q)), rotate(k_norm(k)), v))     q, k, v of input_layernorm(x)
+            x = x + down_proj(silu(gate_proj(y)) * up_proj(y))                  y = post_attention_layernorm(x)
+
+With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM; biases exist in Llama only. The names
+of modules and parameters are those of the Hugging Face classes, so a checkpoint needs no conversion.
+
+B batch   T new tokens   D hidden_size   H query heads   K key-value heads   d head_dim   F intermediate_size
+V vocab_size   L num_layers
+
+This file knows mathematics only: no loss, device, rank or compilation. Those are applied from outside.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from candlewick.config import ModelConfig
+from candlewick.model.attention import attend
+from candlewick.model.cache import KVCache, LayerCache, allocate
+from candlewick.model.rope import Rotary, Rotation, rotate
+
+
+class RMSNorm(nn.Module):
+    """Scale vectors to a root mean square of 1, then each channel by its weight (arXiv:1910.07467).
+
+    The mean is taken in float32 at least and the result cast back before the weight: Hugging Face's order, to
+    the bit, in every dtype.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension."""
+        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim, self.dropout = config.head_dim, config.attn_dropout
+        query_width = config.num_attention_heads * config.head_dim
+        key_width = config.num_key_value_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, rotation: Rotation, past: LayerCache | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D); `past` holds the tokens before x, and takes x in."""
+        q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H, d)
+        k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, d)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, K, T, d)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = rotate(q, rotation).transpose(1, 2)  # (B, H, T, d)
+        k = rotate(k, rotation).transpose(1, 2)  # (B, K, T, d)
+        if past is not None:
+            k, v = past.append(k, v)  # (B, K, past + T, d)
+        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+
+class FeedForward(nn.Module):
+    """The gated MLP, SwiGLU (arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, bias = config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(config.hidden_size, width, bias)
+        self.up_proj = nn.Linear(config.hidden_size, width, bias)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads the normalized stream and adds to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dropout = config.residual_dropout
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor, rotation: Rotation, past: LayerCache | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotation, past))
+        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class Decoder(nn.Module):
+    """Everything but the head: tokens (B, T) -> hidden states (B, T, D)."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = Rotary(config.head_dim, config.rope_theta, config.max_position_embeddings)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the states after the last norm; positions go on from the cache's length."""
+        length = tokens.shape[1]
+        start = 0 if cache is None else cache.reserve(length)
+        x = self.embed_tokens(tokens)  # (B, T, D)
+        rotation = self.rotary_emb(start, length, x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, None if cache is None else cache.layer(index))
+        if cache is not None:
+            cache.advance(length)
+        return self.norm(x)
+
+
+class Transformer(nn.Module):
+    """Decoder-only transformer: tokens (B, T) -> logits (B, T, V).
+
+    `vocab_size` is the number of rows of the embedding and the head. It may exceed the tokenizer's size; the
+    loss and the sampler leave the rows beyond out.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size = config, vocab_size
+        self.model = Decoder(config, vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
+        self.tie_weights()
+
+    def hidden(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """Tokens (B, T) of integers -> states after the last norm (B, T, D)."""
+        return self.model(tokens, cache)
+
+    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """Tokens (B, T) of integers -> logits (B, T, V). With a cache, T new tokens after those it holds."""
+        return self.lm_head(self.hidden(tokens, cache=cache))
+
+    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
+        """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens."""
+        config, table = self.config, self.model.embed_tokens.weight
+        shape = (config.num_layers, batch_size, config.num_key_value_heads, max_tokens, config.head_dim)
+        return allocate(shape, table.dtype, table.device)
+
+    def init_buffers(self) -> None:
+        """Restore what `to_empty` loses and no file holds: the rotary tables, and the tie of the weights."""
+        self.model.rotary_emb.init_buffers()
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make the head the embedding itself, if the config says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight

@@ -1,0 +1,13 @@
+"""The part of a sharded tensor that lies on this rank: all that the optimizers know of sharding.
+
+Precision is owned by `fully_shard` (see parallel/fsdp.py), so on a device that computes in bfloat16 parameters and
+gradients are DTensors even when one rank holds all of them.
+"""
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor  # noqa: TID251 - to see through it, not to speak to other ranks
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part, sharing its memory; a tensor that is not sharded is its own part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

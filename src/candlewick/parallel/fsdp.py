@@ -1,0 +1,59 @@
+"""Precision and sharding have one owner: FSDP2, also on a single device.
+
+Master weights, gradient sums and the optimizer are float32; `fully_shard` hands each block its weights in the
+compute dtype just before it runs, and reduces their gradients in float32. Nothing inside the model casts, and
+there is no autocast. With one rank and float32 there is nothing to own, and nothing is applied.
+See docs/decisions/0003-precision.md.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from candlewick.parallel.env import Distributed
+
+
+def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distributed) -> None:
+    """Shard every block, then the objective as root, so that its forward holds embedding and head whole."""
+    if distributed.world_size == 1 and distributed.compute_dtype == torch.float32:
+        return
+    if not dist.is_initialized():
+        backend = "nccl" if distributed.device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=HashStore(), rank=distributed.rank, world_size=distributed.world_size
+        )
+    mesh = init_device_mesh(distributed.device.type, (distributed.world_size,), mesh_dim_names=("data",))
+    policy = MixedPrecisionPolicy(
+        param_dtype=distributed.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    root = fully_shard(objective, mesh=mesh, mp_policy=policy)
+    assert isinstance(root, FSDPModule)
+    # the loss is divided by the weights of the global batch, so gradients are summed over ranks, not averaged
+    root.set_gradient_divide_factor(1.0)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole tensor of a sharded one; any other tensor as it is. All ranks must call it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def gathered(objective: nn.Module) -> Generator[None]:
+    """Hold embedding and head whole inside the block, so that the model can be called without its objective."""
+    if not isinstance(objective, FSDPModule):
+        yield
+        return
+    objective.unshard()
+    try:
+        yield
+    finally:
+        objective.reshard()

@@ -1,0 +1,157 @@
+"""The whole path in one call: tokenizer, shards, training, evaluation, samples.
+
+    RUN/  tokenizer/  tokens/  training.yaml  training.toml  checkpoints/  best/  result/  evaluation/  samples/
+
+Each is an artifact of the ids before it, and is made only when its manifest does not match. `training.yaml` and
+`training.toml` hold the resolved config with absolute paths: `candlewick train --config` accepts either, from
+any working directory.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from candlewick.artifacts import Manifest, read_manifest, replace_durable
+from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.checkpoint.load import load_for_inference, read_state
+from candlewick.config import RunConfig
+from candlewick.config_io import dump_toml, dump_yaml
+from candlewick.errors import ConfigError
+from candlewick.generate.engine import sample_text
+from candlewick.parallel.env import find_device
+from candlewick.pipeline.evaluation import evaluate_checkpoint
+from candlewick.pipeline.stages import Recipe, find, make
+from candlewick.pipeline.tokenizer_stage import make_tokenizer
+from candlewick.pipeline.training import make_tokens, run_training
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
+    """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
+
+    `say` receives one line per stage. Raises what the stages raise.
+    """
+    if not config.data.train_shards:
+        raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
+    run_dir = run_dir.resolve()
+    tokenizer_dir = _tokenizer(config, run_dir, say)
+    tokens, reused = make_tokens(config.data, tokenizer_dir, run_dir / "tokens")
+    _say_stage(say, "tokens", run_dir / "tokens", reused, f"{tokens.details['train']['tokens']:,} to train on")
+    training = _training_config(config, run_dir, tokenizer_dir)
+    for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
+        replace_durable(run_dir / name, text.encode())
+
+    result = _train(training, run_dir, tokens, say)
+    device = find_device(config.runtime.device)
+    metrics = _evaluate(run_dir, result, tokens, device, say)
+    samples = _sample(config, run_dir, result, device, say)
+    return {"run_dir": str(run_dir), "tokens": tokens.id, "metrics": metrics, "samples": samples}
+
+
+def _say_stage(say: Say, name: str, folder: Path, reused: bool, what: str) -> None:
+    say(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({what})")
+
+
+def _tokenizer(config: RunConfig, run_dir: Path, say: Say) -> Path:
+    given = config.tokenizer.tokenizer_json
+    if given is not None:
+        folder = given if given.is_dir() else given.parent
+        say(f"tokenizer  given: {folder}")
+        return folder
+    folder = run_dir / "tokenizer"
+    manifest, reused = make_tokenizer(config.data.train_shards, config.data, config.tokenizer, folder)
+    _say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
+    return folder
+
+
+def _training_config(config: RunConfig, run_dir: Path, tokenizer_dir: Path) -> RunConfig:
+    """The config with what the earlier stages made in place of text."""
+    data = config.data.model_copy(update={"train_shards": (str(run_dir / "tokens"),), "validation_shards": ()})
+    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": tokenizer_dir.resolve()})
+    return config.model_copy(update={"data": data, "tokenizer": tokenizer})
+
+
+def _train(config: RunConfig, run_dir: Path, tokens: Manifest, say: Say) -> Json:
+    """Train unless the run folder holds the finished run of this config on these tokens."""
+    recipe = Recipe("result", {"tokens": tokens.id}, config.model_dump(mode="json"))
+    folder = run_dir / "result"
+    if find(folder, recipe) is not None:
+        result: Json = json.loads((folder / "result.json").read_bytes())
+        if (run_dir / "checkpoints" / result["checkpoint"]).is_dir():
+            say(f"training   reused, up to date: {run_dir / 'checkpoints' / result['checkpoint']}")
+            return result
+    outcome = run_training(config, run_dir, resume=_started(config, run_dir))
+    newest = newest_valid(run_dir / "checkpoints")
+    result = {**outcome, "checkpoint": newest.name}
+    make(folder, recipe, lambda: {"result.json": json.dumps(result, indent=1).encode()})
+    say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
+    return result
+
+
+def _started(config: RunConfig, run_dir: Path) -> bool:
+    """Whether the folder holds a run of this config to go on with. Raises ConfigError if it holds another's."""
+    if not list_checkpoints(run_dir / "checkpoints"):
+        return False
+    saved: Json = read_state(newest_valid(run_dir / "checkpoints"))["config"]
+    now: Json = config.model_dump(mode="json")
+    different = [
+        f"{section}.{key}"
+        for section in now
+        for key in now[section]
+        if now[section][key] != saved.get(section, {}).get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"{run_dir} holds a run with other settings ({', '.join(different)})",
+            "choose another --run-dir, or delete that folder",
+        )
+    return True
+
+
+def _evaluate(run_dir: Path, result: Json, tokens: Manifest, device: torch.device, say: Say) -> dict[str, float]:
+    """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
+    checkpoint = run_dir / "checkpoints" / result["checkpoint"]
+    recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, "tokens": tokens.id}, {})
+
+    def files() -> dict[str, bytes]:
+        metrics = evaluate_checkpoint(checkpoint, [str(run_dir / "tokens")], device=device, max_batches=None)
+        return {"metrics.json": json.dumps(metrics, indent=1).encode()}
+
+    folder = run_dir / "evaluation"
+    _, reused = make(folder, recipe, files)
+    metrics: dict[str, float] = json.loads((folder / "metrics.json").read_bytes())
+    figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
+    _say_stage(say, "evaluation", folder, reused, figures)
+    return metrics
+
+
+def _sample(config: RunConfig, run_dir: Path, result: Json, device: torch.device, say: Say) -> list[Json]:
+    """Write sample text with the saved checkpoint."""
+    settings = config.runtime.sample
+    if settings is None:
+        return []
+    checkpoint = run_dir / "checkpoints" / result["checkpoint"]
+    recipe = Recipe(
+        "samples",
+        {"checkpoint": read_manifest(checkpoint).id},
+        {**settings.model_dump(mode="json"), "seed": config.runtime.seed},
+    )
+
+    def files() -> dict[str, bytes]:
+        model, tokenizer = load_for_inference(checkpoint, device)
+        samples = [
+            {"prompt": prompt, "text": sample_text(model, tokenizer, prompt, settings, seed=config.runtime.seed)}
+            for prompt in settings.prompts
+        ]
+        return {"samples.json": json.dumps(samples, indent=1, ensure_ascii=False).encode()}
+
+    folder = run_dir / "samples"
+    _, reused = make(folder, recipe, files)
+    samples: list[Json] = json.loads((folder / "samples.json").read_bytes())
+    _say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
+    return samples

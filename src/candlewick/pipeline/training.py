@@ -1,0 +1,142 @@
+"""A run from its config: text is tokenized if it has to be, then trained on.
+
+The tokenizer and the tokens of a run that is given text lie in the cache folder, under a name made from what
+they are made of, so that the next run with the same text finds them.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from candlewick.artifacts import MANIFEST, Manifest, json_sha256, read_manifest, replace_durable
+from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.lock import run_lock
+from candlewick.config import DataConfig, RunConfig, SampleConfig
+from candlewick.config_io import dump_yaml
+from candlewick.data.prepare import prepare
+from candlewick.data.token_shards import TokenDataset
+from candlewick.errors import ConfigError
+from candlewick.generate.engine import sample_text
+from candlewick.log import add_file
+from candlewick.model.transformer import Transformer
+from candlewick.pipeline.tokenizer_stage import make_tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.build import Sampler, TrainingData, build
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
+    """Train in `run_dir` to the end of the schedule; return steps, tokens, seconds and the last metrics.
+
+    Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
+    """
+    if not resume and list_checkpoints(config.runtime.checkpoint.directory or run_dir / "checkpoints"):
+        raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
+    with run_lock(run_dir):
+        log_file = add_file(run_dir / "log.txt")
+        try:
+            data = open_data(config)
+            replace_durable(run_dir / "config.yaml", dump_yaml(config).encode())
+            sampler = make_sampler(data.tokenizer, config.runtime.sample, config.runtime.seed)
+            trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
+            try:
+                metrics = trainer.run()
+            finally:
+                trainer.parts.loader.close()
+        finally:
+            logging.getLogger("candlewick").removeHandler(log_file)
+            log_file.close()
+    state = trainer.state
+    return {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "train_seconds": state.train_seconds,
+        "skipped_steps": state.skipped_steps,
+        "metrics": metrics,
+    }
+
+
+def make_sampler(tokenizer: Tokenizer, settings: SampleConfig | None, seed: int) -> Sampler | None:
+    """Return what writes the samples of `settings` with a model; None: no samples."""
+    if settings is None:
+        return None
+
+    def sample(model: Transformer) -> list[tuple[str, str]]:
+        return [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]
+
+    return sample
+
+
+def open_data(config: RunConfig) -> TrainingData:
+    """Open the token dataset that the config names, making it from text in the cache folder if need be."""
+    data = config.data
+    if not data.train_shards:
+        raise ConfigError("there is nothing to train on", "set data.train_shards, for example to [stdlib://]")
+    folder = _token_dataset(data.train_shards)
+    if folder is None:
+        tokenizer_dir = _tokenizer_for(config)
+        key = [
+            data.train_shards,
+            data.validation_shards,
+            data.documents,
+            data.text_field,
+            Tokenizer.load(tokenizer_dir).sha256,
+        ]
+        folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
+        make_tokens(data, tokenizer_dir, folder)
+        data = data.model_copy(update={"validation_shards": ()})
+    given = config.tokenizer.tokenizer_json
+    tokenizer = Tokenizer.load(given if given is not None else folder / "tokenizer")
+    dataset = TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256)
+    validation = dataset.split("validation")
+    if data.validation_shards:
+        other = _token_dataset(data.validation_shards)
+        if other is None:
+            raise ConfigError(
+                "data.train_shards is a token dataset, data.validation_shards is text",
+                "prepare both together with `candlewick data prepare`",
+            )
+        validation = TokenDataset.open(other, tokenizer_sha256=tokenizer.sha256).split("train")
+    return TrainingData(tokenizer, dataset.split("train"), validation, dataset.id)
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Return the folder where tokenizers and tokens made on the way are kept."""
+    return data.cache_dir or Path.home() / ".cache" / "candlewick"
+
+
+def make_tokens(data: DataConfig, tokenizer_dir: Path, output: Path) -> tuple[Manifest, bool]:
+    """Prepare the token dataset of the config's text at `output`; whether it was there already."""
+    return prepare(data, tokenizer_dir, output)
+
+
+def _token_dataset(uris: Sequence[str]) -> Path | None:
+    """Return the folder if `uris` names one token dataset, None if it names text. A mixture is a ConfigError."""
+    datasets = [
+        Path(uri)
+        for uri in uris
+        if "://" not in uri and (Path(uri) / MANIFEST).is_file() and read_manifest(Path(uri)).kind == "tokens"
+    ]
+    if not datasets:
+        return None
+    if len(uris) > 1:
+        raise ConfigError(
+            f"{datasets[0]} is a token dataset and cannot stand beside other sources",
+            "give it alone, or give text",
+        )
+    return datasets[0]
+
+
+def _tokenizer_for(config: RunConfig) -> Path:
+    """Return the folder of the tokenizer to use for text: the given one, or one made in the cache folder."""
+    given = config.tokenizer.tokenizer_json
+    if given is not None:
+        return given if given.is_dir() else given.parent
+    data, settings = config.data, config.tokenizer
+    key = [data.train_shards, data.documents, data.text_field, settings.model_dump(mode="json")]
+    folder = cache_folder(data) / f"tokenizer-{json_sha256(key)[:16]}"
+    _, reused = make_tokenizer(data.train_shards, data, settings, folder)
+    logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
+    return folder

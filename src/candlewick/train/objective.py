@@ -1,0 +1,153 @@
+"""The training objective: next-token cross-entropy over chunks of rows, its gradients made on the way forward.
+
+    hidden (N, D) --chunk--> logits (R, V) -> softmax -> loss
+                                  |-> (softmax - one_hot) @ head   -> gradient of the chunk's hidden states
+                                  `-> (softmax - one_hot)^T @ hidden  added to the gradient of the head
+
+The (B, T, V) logits and their gradient never exist: one buffer of R rows serves all chunks. Since the loss is the
+last thing computed, its gradients can be made while a chunk's logits are at hand, and the backward pass only
+multiplies them by what comes from above (1, as a rule). Two traps, and what is done about them:
+
+* In half precision a gradient of one token's share of a large batch underflows before a loss scale arrives from
+  above, so `scale` multiplies here, inside.
+* A sum over chunks in half precision loses bits: the head's gradient is summed in float32.
+
+Rows of the head from `num_tokens` on are padding: not part of the softmax, gradient exactly zero. The module can
+be the root of sharding: it reaches the model through `hidden` and `lm_head.weight` only.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from candlewick.model.transformer import Transformer
+
+MAX_CHUNK_BYTES = 64 << 20
+MIN_CHUNK_ROWS = 256
+
+
+class _Chunking(NamedTuple):
+    num_tokens: int
+    rows: int
+
+
+class NextTokenLoss(nn.Module):
+    """A Transformer and its loss.
+
+    `num_tokens` is the tokenizer's size. `chunk_rows` bounds the rows whose logits exist at a time; large
+    vocabularies get fewer, so that a chunk stays below 64 MiB, but not fewer than 256: below that the products
+    get slow.
+    """
+
+    def __init__(self, model: Transformer, *, num_tokens: int, chunk_rows: int = 1024) -> None:
+        super().__init__()
+        if not 0 < num_tokens <= model.vocab_size:
+            raise ValueError(f"num_tokens={num_tokens} must be in 1..vocab_size={model.vocab_size}")
+        self.model = model
+        affordable = max(MIN_CHUNK_ROWS, MAX_CHUNK_BYTES // (4 * num_tokens))
+        self.chunking = _Chunking(num_tokens, min(chunk_rows, affordable))
+
+    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor, scale: float | Tensor) -> Tensor:
+        """Return scale * sum(weights * cross-entropy), a float32 scalar.
+
+        tokens, targets (B, T) of integers; weights (B, T), 0 for targets that do not count (whose value may
+        then be anything); scale a number or a 0-dim tensor, 1 / (sum of the global batch's weights) as a rule.
+        """
+        hidden = self.model.hidden(tokens).flatten(0, 1)  # (N, D)
+        head = self.model.lm_head.weight
+        coefficients = weights.flatten().to(_sum_dtype(hidden)) * scale  # (N,)
+        labels = targets.flatten().long().where(coefficients != 0, 0)  # (N,)
+        if torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad):
+            return cast(Tensor, _ChunkedCrossEntropy.apply(hidden, head, labels, coefficients, self.chunking))
+        losses, _ = _score(hidden, head, labels, self.chunking)
+        return (coefficients * losses).sum()
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token."""
+        hidden = self.model.hidden(tokens).flatten(0, 1)
+        scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
+        losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)
+        return losses, correct
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _logit_chunks(hidden: Tensor, head: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each chunk's rows and logits (R, V) in float32 or wider, all in the same two buffers."""
+    total = hidden.shape[0]
+    rows = -(-total // -(-total // rows))  # the same number of chunks, of nearly equal size
+    product = hidden.new_empty(rows, head.shape[0])
+    logits = product if product.dtype == _sum_dtype(hidden) else product.to(_sum_dtype(hidden))
+    for start in range(0, total, rows):
+        part = slice(start, min(start + rows, total))
+        count = part.stop - start
+        torch.mm(hidden[part], head.T, out=product[:count])
+        if logits is not product:
+            logits[:count].copy_(product[:count])
+        yield part, logits[:count]
+
+
+def _score(hidden: Tensor, head: Tensor, labels: Tensor, chunking: _Chunking) -> tuple[Tensor, Tensor]:
+    """Return the losses (N,) and whether each label has the largest logit (N,), without gradients."""
+    losses = hidden.new_empty(hidden.shape[0], dtype=_sum_dtype(hidden))
+    correct = torch.empty_like(labels, dtype=torch.bool)
+    with torch.no_grad():
+        for part, logits in _logit_chunks(hidden, head[: chunking.num_tokens], chunking.rows):
+            losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
+            correct[part] = logits.argmax(dim=1) == labels[part]
+    return losses, correct
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """sum(coefficients * cross-entropy(hidden @ head^T, labels)), its gradients made in the forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, coefficients: Tensor, chunking: _Chunking
+    ) -> Tensor:
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        used = head[: chunking.num_tokens]
+        hidden_grad = torch.empty_like(hidden) if wants_hidden else None
+        head_grad = torch.zeros_like(head, dtype=_sum_dtype(hidden)) if wants_head else None
+        loss = coefficients.new_zeros(())
+        for part, logits in _logit_chunks(hidden, used, chunking.rows):
+            label, coefficient = labels[part, None], coefficients[part, None]  # (R, 1)
+            logits -= logits.amax(dim=1, keepdim=True)
+            chosen = logits.gather(1, label)
+            sums = logits.exp_().sum(dim=1, keepdim=True)
+            loss += (coefficient * (sums.log() - chosen)).sum()
+            # the coefficient goes to the thin side of both products, not to the (R, V) one
+            logits.div_(sums).scatter_add_(1, label, torch.full_like(sums, -1.0))
+            logit_grad = logits.to(hidden.dtype)
+            if hidden_grad is not None:
+                torch.mm(logit_grad, used, out=hidden_grad[part]).mul_(coefficient)
+            if head_grad is not None:
+                scaled = (hidden[part] * coefficient).to(hidden.dtype)
+                _add_product(head_grad[: chunking.num_tokens], logit_grad.T, scaled)
+        ctx.grads = hidden_grad, head_grad
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        if ctx.grads is None:
+            raise RuntimeError("the loss was already differentiated: its gradients are scaled in place, once")
+        hidden_grad, head_grad = ctx.grads
+        ctx.grads = None
+        for grad in (hidden_grad, head_grad):
+            if grad is not None:
+                grad.mul_(grad_outputs[0])
+        return hidden_grad, head_grad, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, summed in the dtype of `total`."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)

@@ -1,0 +1,112 @@
+"""What the loop says about itself, sent to everyone who wants to know: trackers, the terminal, the log.
+
+The loop calls it once per event. It keeps the clock: what passed since the last event belongs to the activity
+that the event ends.
+"""
+
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from candlewick.config import RuntimeConfig
+from candlewick.data.loader import Loader
+from candlewick.model.flops import FlopsPerToken
+from candlewick.train.display import Display
+from candlewick.train.state import TrainState
+from candlewick.train.step import StepResult
+from candlewick.train.telemetry import Telemetry, measure_peak_flops
+from candlewick.train.trackers import JsonlTracker, TensorBoardTracker, Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Turns the loop's events into metrics rows, display lines and log records."""
+
+    def __init__(
+        self, runtime: RuntimeConfig, run_dir: Path, telemetry: Telemetry, loader: Loader, resume_step: int | None
+    ) -> None:
+        self._telemetry = telemetry
+        self._loader = loader
+        self._display = Display(None, enabled=runtime.logging.enable_stdout)
+        self._trackers: list[Tracker] = [JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)]
+        if tensorboard := runtime.logging.tensorboard:
+            folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
+            self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step))
+
+    @contextmanager
+    def running(self, state: TrainState) -> Generator[None]:
+        """Measure and show while the block runs."""
+        self._telemetry.start(step=state.step, tokens=state.tokens)
+        self._display.start()
+        try:
+            yield
+        finally:
+            self._display.stop()
+            for tracker in self._trackers:
+                tracker.close()
+
+    def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
+        """Record the update that just ended. Reads its loss, so it waits for the device."""
+        self._telemetry.spent("training")
+        row = {
+            "train/loss": result.loss.item(),
+            "train/grad_norm": result.grad_norm.item(),
+            "train/skipped_steps": float(state.skipped_steps),
+            "optim/learning_rate": learning_rate,
+            "data/tokens": float(state.tokens),
+            "data/epoch": self._loader.epoch,
+            "perf/training_seconds": state.train_seconds,
+            **self._telemetry.row(
+                step=state.step,
+                tokens=state.tokens,
+                wait_seconds=self._loader.wait_seconds,
+                total_steps=state.total_steps,
+            ),
+        }
+        self._log(state.step, row)
+        self._display.update(row, step=state.step, total_steps=state.total_steps)
+
+    def trained(self) -> None:
+        """End the present stretch of training; evaluation or saving follows."""
+        self._telemetry.spent("training")
+
+    def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, whole: bool) -> None:
+        """Record an evaluation, of a part of the validation split or of the `whole` of it."""
+        self._telemetry.spent("evaluation")
+        self._log(state.step, metrics)
+        figures = (
+            f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
+            f"accuracy {metrics['eval/accuracy']:.1%}  {metrics['eval/bits_per_byte']:.4f} bits per byte"
+        )
+        self._say(f"step {state.step:,}  validation{' (all of it)' if whole else ''}: {figures}")
+
+    def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
+        """Record and show what the model wrote."""
+        self._telemetry.spent("evaluation")
+        for number, (prompt, text) in enumerate(samples):
+            for tracker in self._trackers:
+                tracker.text(state.step, f"sample/{number}", prompt + text)
+            shown = "\n".join("    | " + line for line in (prompt + text).splitlines())
+            self._display.message(f"step {state.step:,}  the model writes:\n{shown}")
+
+    def saved(self, state: TrainState, folder: Path) -> None:
+        """Record a save."""
+        self._telemetry.spent("saving")
+        self._say(f"step {state.step:,}  saved {folder}")
+
+    def _log(self, step: int, row: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, row)
+
+    def _say(self, text: str) -> None:
+        self._display.message(text)
+        logger.debug("%s", text)
+
+
+def build_telemetry(flops: FlopsPerToken, device: torch.device, world_size: int) -> Telemetry:
+    """Return the telemetry of a run on `world_size` devices."""
+    return Telemetry(flops.strict, flops.palm, measure_peak_flops(device) * world_size, device=device)

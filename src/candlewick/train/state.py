@@ -1,0 +1,65 @@
+"""What a run has to remember besides weights, optimizer and its place in the data.
+
+It is small and explicit, is written into every checkpoint as JSON, and a run that is filled from it goes on
+with the same bits.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from candlewick.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Counters of a run."""
+
+    step: int = 0
+    """Completed updates."""
+    tokens: int = 0
+    """Tokens trained on."""
+    total_steps: int | None = None
+    """Where the run ends; None until a time budget has become a number of steps."""
+    train_seconds: float = 0.0
+    """Seconds in training steps, evaluation and saving left out."""
+    nonfinite_in_a_row: int = 0
+    skipped_steps: int = 0
+    """Updates skipped because loss or gradients were not finite, over the whole run."""
+    best_loss: float | None = None
+    """Lowest validation loss at a regular evaluation."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counters for `state.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "TrainState":
+        """Read them back. Raises CheckpointError when keys differ."""
+        try:
+            return cls(**raw)
+        except TypeError as error:
+            raise CheckpointError(f"state.json has other counters than this version: {error}") from None
+
+
+def random_state(device: torch.device) -> dict[str, str]:
+    """Return torch's random state, which dropout draws from, as hex by device type."""
+    state = {"cpu": torch.get_rng_state().numpy().tobytes().hex()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state().numpy().tobytes().hex()
+    return state
+
+
+def restore_random_state(state: dict[str, str], device: torch.device) -> None:
+    """Set what `random_state` returned. A device type that was not saved keeps its state."""
+    for kind, text in state.items():
+        tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
+        if kind == "cpu":
+            torch.set_rng_state(tensor)
+        elif kind == device.type == "cuda":
+            torch.cuda.set_rng_state(tensor, device)
+        elif kind == device.type == "mps":
+            torch.mps.set_rng_state(tensor)

@@ -1,0 +1,63 @@
+"""One update of the weights: free of logging, timing and devices.
+
+    micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
+
+The loss of the update is the sum of weighted token losses over the global batch divided by the sum of its
+weights, however the batch is cut into micro-batches or over ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from candlewick.data.loader import Update
+from candlewick.optim.build import Optimizer
+from candlewick.parallel.fsdp import whole
+from candlewick.train.objective import NextTokenLoss
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Device scalars; reading one waits for the device."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    """Before clipping."""
+    skipped: Tensor
+    """1.0 when loss or gradients were not finite and nothing was changed, else 0.0."""
+
+
+def train_step(
+    objective: NextTokenLoss, optimizer: Optimizer, update: Update, max_grad_norm: float | None
+) -> StepResult:
+    """Make one update. Weights, moments and momentum stay as they are when anything is not finite."""
+    optimizer.zero_grad()
+    device = next(objective.parameters()).device
+    loss = torch.zeros((), device=device)
+    for batch in update.micro_batches:
+        batch_on_device = batch.to(device)
+        part = objective(
+            batch_on_device.tokens, batch_on_device.targets, batch_on_device.weights, 1.0 / update.weight_sum
+        )
+        part.backward()
+        loss += part.detach()
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    norm = global_norm(gradients)
+    skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
+    if max_grad_norm is not None:
+        clip_(gradients, norm, max_grad_norm)
+    optimizer.step(skipped)
+    return StepResult(loss, norm, skipped)
+
+
+def global_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm over all gradients, float32, on their device."""
+    return whole(torch.nn.utils.get_total_norm(list(gradients)))
+
+
+def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scale all gradients in place so that their norm is at most `max_norm`; a non-finite norm changes nothing."""
+    factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
+    torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage]

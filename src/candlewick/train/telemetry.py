@@ -1,0 +1,157 @@
+"""How fast a run goes, how well it uses the machine, and when it will be done.
+
+    |-- training --|-- evaluation --|-- training --|-- saving --|     a monotonic clock; no wall-clock time
+                   ^ spent("training")             ^ spent("training")
+
+The loop says what the time since its last word went into, so tokens/s and MFU (model FLOP/s over the device's
+peak) are those of training, and what evaluation and saving cost is a figure of its own. The ETA charges both:
+seconds per update, of late, times the updates that are left.
+
+Peaks are dense bfloat16 with float32 accumulation from the makers' datasheets, whatever precision a run uses:
+MFU then compares between runs. A device that is not in the table is measured with a matrix product instead.
+"""
+
+import platform
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Activity = Literal["training", "evaluation", "saving"]
+
+_DATASHEET_FLOPS = {
+    "B200": 2250e12,  # NVIDIA DGX B200 datasheet
+    "H200": 989.4e12,  # NVIDIA H200 datasheet
+    "H100 NVL": 835.5e12,  # NVIDIA H100 datasheet, as the next two
+    "H100 PCIe": 756.5e12,
+    "H100": 989.4e12,
+    "A100": 312e12,  # NVIDIA A100 datasheet
+    "L40S": 362e12,  # NVIDIA L40S datasheet
+    "RTX 5090": 209.5e12,  # NVIDIA RTX Blackwell GPU architecture, appendix A
+    "RTX 4090": 165.2e12,  # NVIDIA Ada GPU architecture, appendix A
+}
+"""Part of the device's name -> dense bfloat16 FLOP/s. The first that matches holds."""
+
+_MEASURE_SECONDS = 0.25
+_NEWEST_WEIGHT = 0.3
+
+
+class Telemetry:
+    """Turns counts and the clock into figures per log interval.
+
+    `flops_per_token_*` are forward and backward of one token in the two conventions; `peak_flops` is the peak
+    of all ranks together, None leaves MFU out.
+    """
+
+    def __init__(
+        self,
+        flops_per_token_strict: float,
+        flops_per_token_palm: float,
+        peak_flops: float | None,
+        *,
+        device: torch.device,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._flops = {"perf/mfu_strict": flops_per_token_strict, "perf/mfu_palm": flops_per_token_palm}
+        self._peak_flops = peak_flops
+        self._device = device
+        self._clock = clock
+        self._seconds_per_step: float | None = None
+        self._last_step = self._last_tokens = 0
+        self._last_wait = 0.0
+        self.start(step=0, tokens=0)
+
+    def start(self, *, step: int, tokens: int) -> None:
+        """Begin to measure at a resumed place; the time until now belongs to nothing."""
+        self._last_step, self._last_tokens = step, tokens
+        self._spent = _nothing_spent()
+        self._mark = self._clock()
+
+    def spent(self, activity: Activity) -> None:
+        """Charge the time since the last call to `activity`."""
+        now = self._clock()
+        self._spent[activity] += now - self._mark
+        self._mark = now
+
+    def row(self, *, step: int, tokens: int, wait_seconds: float, total_steps: int | None) -> dict[str, float]:
+        """Return the `perf/` figures since the last row.
+
+        `step`, `tokens` and `wait_seconds` (for the loader) are totals of the run so far. Call `spent` first.
+        """
+        spent, self._spent = self._spent, _nothing_spent()
+        steps, self._last_step = step - self._last_step, step
+        new_tokens, self._last_tokens = tokens - self._last_tokens, tokens
+        waited, self._last_wait = wait_seconds - self._last_wait, wait_seconds
+        training, whole = max(spent["training"], 1e-9), max(sum(spent.values()), 1e-9)
+        speed = new_tokens / training
+        row = {
+            "perf/tokens_per_second": speed,
+            "perf/data_wait_share": min(1.0, waited / training),
+            "perf/evaluation_share": spent["evaluation"] / whole,
+            "perf/saving_share": spent["saving"] / whole,
+            "perf/memory_bytes": float(memory_bytes(self._device)),
+        }
+        if self._peak_flops is not None:
+            row |= {name: speed * flops / self._peak_flops for name, flops in self._flops.items()}
+        if steps > 0:
+            newest = whole / steps
+            known = newest if self._seconds_per_step is None else self._seconds_per_step
+            self._seconds_per_step = known + _NEWEST_WEIGHT * (newest - known)
+        if total_steps is not None and self._seconds_per_step is not None:
+            row["perf/eta_seconds"] = max(0, total_steps - step) * self._seconds_per_step
+        return row
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the peak of allocated memory since the last call on CUDA, else the memory in use by now."""
+    if device.type == "cuda":  # pragma: cuda
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    if device.type == "mps":  # pragma: mps
+        return torch.mps.driver_allocated_memory()
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def measure_peak_flops(device: torch.device) -> float:
+    """Return the peak FLOP/s of one device: the datasheet's, else the best of some matrix products."""
+    if device.type == "cuda":  # pragma: cuda
+        known = datasheet_flops(torch.cuda.get_device_name(device))
+        if known is not None:
+            return known
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    size = 1024 if device.type == "cpu" else 4096
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    out = torch.empty_like(left)
+    best, end = float("inf"), time.perf_counter() + _MEASURE_SECONDS
+    while True:
+        began = time.perf_counter()
+        torch.mm(left, left, out=out)
+        _synchronize(device)
+        now = time.perf_counter()
+        best = min(best, now - began)
+        if now >= end:
+            return 2 * size**3 / best
+
+
+def datasheet_flops(name: str) -> float | None:
+    """Return the dense bfloat16 FLOP/s of a CUDA device by its name, None for one that is not in the table."""
+    return next((flops for part, flops in _DATASHEET_FLOPS.items() if part in name), None)
+
+
+def _nothing_spent() -> dict[Activity, float]:
+    return {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":  # pragma: cuda
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":  # pragma: mps
+        torch.mps.synchronize()

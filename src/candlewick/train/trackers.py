@@ -1,0 +1,174 @@
+"""Where the figures of a run go: `metrics.jsonl` always, TensorBoard when asked for.
+
+    {"step": 120, "train/loss": 3.4021, "perf/tokens_per_second": 21840.5, ...}    every log_every_n_steps
+    {"step": 250, "eval/loss": 3.1277, "eval/bits_per_byte": 1.921, ...}           at each evaluation
+    {"step": 250, "sample/0": "def main():\\n ..."}                                 what the model wrote then
+
+One JSON object per line, appended and flushed line by line, so a killed process loses at most the line that it
+was writing. Going on from step n cuts off that torn line and every row after step n: no step is ever there
+twice. A figure that is not finite becomes null, which JSON can say. Rows are handed to the operating system,
+not fsynced: after a power cut the last seconds of figures may be missing, the checkpoints are not.
+"""
+
+import importlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from candlewick.errors import DataError, EnvironmentFault
+
+METRICS = {
+    "train/loss": "mean next-token cross-entropy of the row's last update, in nats",
+    "train/grad_norm": "gradient norm before clipping, of the row's last update",
+    "train/skipped_steps": "updates skipped so far because a gradient was not finite",
+    "optim/learning_rate": "learning rate of the row's last update: the schedule's multiplier times the peak",
+    "perf/tokens_per_second": "trained tokens per second of training since the last row, over all ranks",
+    "perf/mfu_strict": "share of peak FLOP/s: 6N without the input embedding, causal attention halved",
+    "perf/mfu_palm": "share of peak FLOP/s as the PaLM paper counts: 6N + 12LHQT (arXiv:2204.02311, B)",
+    "perf/data_wait_share": "share of training time spent waiting for the next batch since the last row",
+    "perf/evaluation_share": "share of the whole time since the last row spent evaluating and sampling",
+    "perf/saving_share": "share of the whole time since the last row spent saving",
+    "perf/memory_bytes": "highest device memory since the last row on CUDA, else memory in use",
+    "perf/training_seconds": "time spent training so far, without evaluation and saving",
+    "perf/eta_seconds": "expected time until the end, evaluation and saving included",
+    "data/tokens": "tokens trained on so far, over all ranks",
+    "data/epoch": "passes over the training tokens so far",
+    "eval/loss": "mean cross-entropy on the validation split, in nats per token",
+    "eval/perplexity": "exp(eval/loss)",
+    "eval/accuracy": "share of validation tokens that were the likeliest",
+    "eval/tokens": "validation tokens that were predicted",
+    "eval/bits_per_byte": "validation loss in bits per UTF-8 byte of text: comparable between tokenizers",
+}
+"""Every figure that a run records: name and meaning."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """Something that records the figures of a run."""
+
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Record figures, named as in METRICS, after update number `step`."""
+        ...
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Record a text under a name, after update number `step`."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is left."""
+        ...
+
+
+class JsonlTracker:
+    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew."""
+
+    def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if resume_step is None:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            _cut(path, resume_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Append one row. Raises ValueError for a name that is not in METRICS."""
+        if unknown := row.keys() - METRICS.keys():
+            raise ValueError(f"not in METRICS: {', '.join(sorted(unknown))}")
+        self._write(step, {name: value if math.isfinite(value) else None for name, value in row.items()})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Append one row with a text."""
+        self._write(step, {name: text})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
+        self._file.write(json.dumps({"step": step, **values}, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+class TensorBoardTracker:
+    """Writes TensorBoard event files. With `resume_step`, TensorBoard forgets what came after that step."""
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
+        try:
+            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        except ImportError as error:
+            raise EnvironmentFault(
+                f"runtime.logging.tensorboard needs the package tensorboard: {error}",
+                "pip install 'candlewick[tensorboard]', or set runtime.logging.tensorboard=false",
+            ) from None
+        purge = None if resume_step is None else resume_step + 1
+        self._writer: Any = writer(str(folder), purge_step=purge, flush_secs=10)
+
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Record each figure as a scalar."""
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Record a text; indented, because TensorBoard shows Markdown."""
+        self._writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; a torn last line is left out.
+
+    Raises DataError when the file is missing or a line before the last is no row.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing: no run has logged there", "give the run folder's metrics.jsonl")
+    rows: list[dict[str, Any]] = []
+    torn = 0
+    for number, (row, _) in enumerate(_rows(path), start=1):
+        if torn:
+            raise DataError(f"{path} line {torn} is no metrics row: the file was damaged or edited")
+        if row is None:
+            torn = number
+        else:
+            rows.append(row)
+    return rows
+
+
+def _cut(path: Path, resume_step: int) -> None:
+    """Truncate at the first line that is no whole row or belongs to a later step."""
+    size = path.stat().st_size
+    end = 0
+    for row, next_offset in _rows(path):
+        if row is None or row["step"] > resume_step:
+            break
+        end = next_offset
+    if end < size:
+        _logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
+        with path.open("r+b") as file:
+            file.truncate(end)
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Yield (row or None if the line is none, offset after the line)."""
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            offset += len(line)
+            yield (_parse(line) if line.endswith(b"\n") else None), offset
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    row = cast("dict[str, Any]", value)
+    return row if isinstance(row.get("step"), int) else None

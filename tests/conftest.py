@@ -1,0 +1,80 @@
+"""What many tests share: seeded text, a tokenizer and a token dataset made from it, a tiny run."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from candlewick.config import RunConfig
+
+torch.set_num_threads(2)
+
+WORDS = (
+    "the of and to in is was that for it with as his on be at by had not are but from or have an they which one "
+    "you were her all she there would their we him been has when who will more no if out so said what up its about "
+    "into than them can only other new some could time these two may then do first any my now such like our over man"
+).split()
+
+
+def make_text(seed: int, words: int) -> str:
+    """Sentences of common words with names and numbers between them: the same on every platform."""
+    choose = random.Random(seed)
+    out: list[str] = []
+    for position in range(words):
+        word = choose.choice(WORDS)
+        if position % 13 == 0:
+            word = word.capitalize()
+        if position % 29 == 7:
+            word = f"{word}{choose.randrange(100)}"
+        out.append(word + (".\n" if position % 17 == 16 else "," if position % 11 == 5 else ""))
+    return " ".join(out).replace("\n ", "\n") + "\n"
+
+
+@pytest.fixture(scope="session")
+def text_dir(tmp_path_factory) -> Path:
+    """A folder with 12 text files of about 20 kB."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(12):
+        (folder / f"{number:02}.txt").write_text(make_text(number, 3500))
+    return folder
+
+
+def tiny_config(text_dir: Path, cache: Path, **sections) -> RunConfig:
+    """A model of some thousand parameters on the seeded text; `sections` are merged over it."""
+    tree = {
+        "model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32},
+        "tokenizer": {"vocab_size": 300},
+        "data": {
+            "train_shards": [str(text_dir)],
+            "validation_fraction": 0.1,
+            "micro_batch_size": 4,
+            "cache_dir": str(cache),
+            "num_workers": 1,
+        },
+        "scheduler": {"total_steps": 12, "warmup_steps": 2},
+        "runtime": {
+            "device": "cpu",
+            "log_every_n_steps": 1,
+            "checkpoint": {"every_n_steps": 5},
+            "evaluation": {"every_n_steps": 4, "max_batches": 2},
+            "sample": {"max_new_tokens": 8},
+            "logging": {"enable_stdout": False},
+        },
+    }
+    for name, values in sections.items():
+        tree[name] = {**tree.get(name, {}), **values}
+    return RunConfig.model_validate_json(json.dumps(tree))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """The cache folder that all tiny runs share, so that the text is prepared once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny(text_dir, cache):
+    """Make tiny configs: `tiny(optimizer={...}, ...)`."""
+    return lambda **sections: tiny_config(text_dir, cache, **sections)

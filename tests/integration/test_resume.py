@@ -1,0 +1,75 @@
+"""A run that was interrupted and resumed has the weights of one that was not, to the bit."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.errors import Interrupted
+from candlewick.pipeline.training import run_training
+from candlewick.train.trackers import read_metrics
+from candlewick.train.trainer import Trainer
+
+
+def _interrupt_at(monkeypatch, step):
+    """Send this process SIGINT once, in the middle of update number `step`."""
+    original = Trainer._plan_end
+
+    def plan_end(trainer):
+        original(trainer)
+        if trainer.state.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_plan_end", plan_end)
+
+
+def _final(run_dir):
+    folder = list_checkpoints(run_dir / "checkpoints")[-1]
+    assert folder.name == "step_000000012"
+    return read_tensors(folder / "model.safetensors") | read_tensors(folder / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {
+            "model": {
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 32,
+                "attn_dropout": 0.1,
+                "residual_dropout": 0.2,
+            },
+            "optimizer": {"algorithm": "adam_w", "learning_rate": 1e-3},
+        },
+    ],
+    ids=["muon", "adam_w with dropout"],
+)
+def test_interrupted_at_five_steps_equals_undisturbed(tiny, tmp_path, monkeypatch, sections):
+    sections["data"] = {**tiny().data.model_dump(mode="json"), "global_batch_size": 8}
+    config = tiny(**sections)
+    whole = run_training(config, tmp_path / "whole", resume=False)
+    # in order: before any save; on an evaluation; on a save; between; on both an evaluation and near the end
+    for number, step in enumerate((2, 4, 5, 7, 11)):
+        with monkeypatch.context() as patch:
+            _interrupt_at(patch, step)
+            with pytest.raises(Interrupted, match=f"SIGINT at step {step}"):
+                run_training(config, tmp_path / "parts", resume=number > 0)
+    parts = run_training(config, tmp_path / "parts", resume=True)
+    expected, found = _final(tmp_path / "whole"), _final(tmp_path / "parts")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert parts["metrics"] == whole["metrics"]
+    rows = [
+        [
+            {k: v for k, v in row.items() if not k.startswith("perf/")}
+            for row in read_metrics(tmp_path / d / "metrics.jsonl")
+        ]
+        for d in ("whole", "parts")
+    ]
+    assert rows[0] == rows[1]

@@ -1,0 +1,162 @@
+"""The promises about the shape of the code: budgets, mirrored tests, a fast start, who reads the environment.
+
+The order of the layers is import-linter's (`make check`), arguments and complexity are ruff's. A number here is
+raised in a commit of its own, with the reason.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from candlewick.cli.main import VERBS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "candlewick"
+UNIT_TESTS = ROOT / "tests" / "unit"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 59
+MAX_PACKAGE_LINES = 10_000
+READS_ENVIRONMENT = {"parallel/env.py", "cli/environment.py"}
+GROWTH_SITES = re.compile(r"(utils?|common|helpers?|misc|base|manager|core)$")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def num_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+
+
+def report(problems: list[str], rule: str) -> None:
+    """Fail with one line per offender."""
+    assert not problems, f"{rule}:\n  " + "\n  ".join(problems)
+
+
+def test_files_fit_in_the_head():
+    long = [f"{name_of(p)}: {n} lines" for p in MODULES if (n := num_lines(p)) > MAX_FILE_LINES]
+    report(long, f"a file has at most {MAX_FILE_LINES} lines; split it by noun")
+
+
+def test_functions_fit_on_a_screen():
+    long = [
+        f"{name_of(path)}:{node.lineno} {node.name}: {length} lines"
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    report(long, f"a function has at most {MAX_FUNCTION_LINES} lines")
+
+
+def test_the_package_stays_small():
+    total = sum(map(num_lines, MODULES))
+    assert total < MAX_PACKAGE_LINES, f"the package has {total} lines, its budget is {MAX_PACKAGE_LINES}"
+
+
+def test_every_module_has_its_unit_tests():
+    missing = [
+        f"{name_of(path)} wants {expected.relative_to(ROOT).as_posix()}"
+        for path in MODULES
+        if path.name not in ("__init__.py", "__main__.py")
+        and not (expected := UNIT_TESTS / Path(name_of(path)).parent / f"test_{path.name}").is_file()
+    ]
+    report(missing, "tests/unit mirrors src/candlewick one to one")
+
+
+def test_every_unit_test_has_its_module():
+    orphans = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted(UNIT_TESTS.rglob("test_*.py"))
+        if not (PACKAGE / path.relative_to(UNIT_TESTS).parent / path.name.removeprefix("test_")).is_file()
+    ]
+    report(orphans, "these unit tests mirror no module of src/candlewick")
+
+
+def test_no_file_is_named_after_nothing():
+    named = [name_of(p) for p in (*MODULES, *PACKAGE.rglob("*/")) if GROWTH_SITES.fullmatch(p.stem)]
+    report(named, "a function lives with its noun; these names collect everything")
+
+
+def test_only_the_named_files_read_the_environment():
+    readers = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in MODULES
+        if name_of(path) not in READS_ENVIRONMENT
+        for node in nodes(path)
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"))
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and {"environ", "getenv"} & names(node))
+    ]
+    report(readers, f"only {', '.join(sorted(READS_ENVIRONMENT))} read the environment")
+
+
+def names(node: ast.ImportFrom) -> set[str]:
+    return {alias.name for alias in node.names}
+
+
+def test_every_module_says_what_it_is():
+    silent = [
+        name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    report(silent, "a module begins with a docstring that teaches it")
+
+
+def test_nothing_is_left_for_later():
+    marks = re.compile("#.*\\b(TO" + "DO|FIX" + "ME|XX" + "X)\\b")
+    left = [
+        f"{path.relative_to(ROOT).as_posix()}:{number}"
+        for path in [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if marks.search(line)
+    ]
+    report(left, "an intention belongs into an issue")
+
+
+def test_no_file_names_this_machine():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    machine = re.compile(
+        rb"|".join(re.escape(str(path).encode()) + rb"/\w" for path in (ROOT, Path.home()) if len(path.parts) > 1)
+    )
+    naming = [
+        name.decode()
+        for name in listing.stdout.split(b"\0")
+        if name and (ROOT / name.decode()).is_file() and machine.search((ROOT / name.decode()).read_bytes())
+    ]
+    report(naming, "a tracked file names a folder of this machine")
+
+
+def modules_after(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return the names of the modules that it has loaded."""
+    code = f"import sys\n{code}\nsys.stderr.write('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(done.stderr.split())
+
+
+def test_help_starts_without_any_heavy_package():
+    helps = "\n".join(
+        f"assert main({words!r}) == 0" for words in [["--help"], *([verb, "--help"] for verb in VERBS)]
+    )
+    loaded = modules_after(f"from candlewick.cli.main import main\n{helps}")
+    heavy = {"torch", "numpy", "pydantic", "pyarrow", "tokenizers", "rich", "yaml"} & loaded
+    assert not heavy, f"--help imports {', '.join(sorted(heavy))}: import inside run() instead"
+
+
+@pytest.mark.parametrize(
+    "module", ["config_io", "artifacts", "tokenizer.train", "data.sources", "data.prepare", "data.token_shards"]
+)
+def test_what_runs_in_workers_starts_without_torch(module: str):
+    assert "torch" not in modules_after(f"import candlewick.{module}"), f"candlewick.{module} imports torch"

@@ -1,0 +1,78 @@
+"""The documents tell the truth: links lead somewhere, commands parse, named files and targets exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from candlewick.cli.main import VERBS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield (page, command line) of every candlewick command in a shell block."""
+    for page in PAGES:
+        for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):
+            if language in ("sh", "bash"):
+                for line in block.replace("\\\n", " ").splitlines():
+                    if line.strip().startswith("candlewick "):
+                        yield page.relative_to(ROOT).as_posix(), line.strip()
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_every_command_in_the_documents_parses(page: str, command: str):
+    from candlewick.cli import main as command_line
+
+    words = shlex.split(command, comments=True)[1:]
+    verb = next((word for word in words if not word.startswith("-")), None)
+    try:
+        command_line._build_parser(verb).parse_args(words)
+    except SystemExit as stop:
+        if stop.code:
+            pytest.fail(f"{page}: `{command}` is no command")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file(page: Path):
+    targets = [t for t in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
+    broken = [target for target in targets if not (page.parent / target).exists()]
+    assert not broken, f"{page.relative_to(ROOT).as_posix()} links to {', '.join(broken)}"
+
+
+def test_every_verb_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [verb for verb in VERBS if f"candlewick {verb}" not in readme and f"`{verb}`" not in readme]
+    assert not missing, f"README.md does not name the verbs {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]):
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: candlewick {verb}")
+
+
+def test_every_make_target_of_the_documents_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named <= targets, f"no such targets: {', '.join(sorted(named - targets))}"
+
+
+def test_the_architecture_page_names_files_that_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py|[a-z_]+\.py)`", row)}
+    missing = [
+        name for name in named if not (ROOT / "src" / "candlewick" / name).exists() and not (ROOT / name).exists()
+    ]
+    assert named, "the table of changes names no files"
+    assert not missing, f"ARCHITECTURE.md names {', '.join(sorted(missing))}"

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from candlewick.model.cache import allocate
+
+
+def test_what_was_appended_comes_back_in_order():
+    cache = allocate((2, 1, 1, 4, 3), torch.float32, torch.device("cpu"))
+    k, v = torch.randn(2, 1, 1, 4, 3)
+    for start, count in ((0, 1), (1, 3)):
+        assert cache.reserve(count) == start
+        for index in range(2):
+            piece = slice(start, start + count)
+            keys, values = cache.layer(index).append(k[:, :, piece], v[:, :, piece])
+            assert torch.equal(keys, k[:, :, : start + count])
+            assert torch.equal(values, v[:, :, : start + count])
+        cache.advance(count)
+    assert cache.length == cache.max_tokens == 4
+
+
+def test_more_tokens_than_fit_is_an_error():
+    cache = allocate((1, 1, 1, 4, 2), torch.float32, torch.device("cpu"))
+    cache.advance(3)
+    with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
+        cache.reserve(2)

@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.config import ModelConfig
+from candlewick.model.flops import flops_per_token, model_size
+from candlewick.model.transformer import Transformer
+
+
+@st.composite
+def configs(draw):
+    kv_heads = draw(st.integers(1, 3))
+    qk_norm = draw(st.booleans())
+    return ModelConfig(
+        hidden_size=draw(st.integers(1, 40)),
+        num_layers=draw(st.integers(1, 3)),
+        num_attention_heads=kv_heads * draw(st.integers(1, 3)),
+        num_key_value_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 8)),
+        intermediate_size=draw(st.integers(1, 50)),
+        qk_norm=qk_norm,
+        attention_bias=not qk_norm and draw(st.booleans()),
+        mlp_bias=not qk_norm and draw(st.booleans()),
+        tie_word_embeddings=draw(st.booleans()),
+        max_position_embeddings=4,
+    )
+
+
+@given(configs(), st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_the_closed_form_counts_the_real_module(config, vocab_size):
+    with torch.device("meta"):
+        model = Transformer(config, vocab_size)
+    named = dict(model.named_parameters())
+    size = model_size(config, vocab_size)
+    assert size.total == sum(p.numel() for p in named.values())
+    assert size.without_embedding == size.total - named["model.embed_tokens.weight"].numel()
+    products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
+    assert size.multiplied == products
+
+
+def test_flops_of_a_known_shape():
+    """The m3 shape of reference/performance.md: 22.9 M weights to multiply with, 144.5 MFLOP per token."""
+    config = ModelConfig(hidden_size=384, num_layers=6, num_attention_heads=6, intermediate_size=1024)
+    flops = flops_per_token(config, 32_000, 512)
+    assert model_size(config, 32_000).multiplied == 32_000 * 384 + 6 * (4 * 384**2 + 3 * 384 * 1024)
+    assert flops.strict == 6 * model_size(config, 32_000).multiplied + 6 * 6 * 384 * 512
+    assert abs(flops.strict / 144.5e6 - 1) < 0.001
+    assert flops.palm - flops.strict == 6 * 6 * 384 * 512
+
+
+def test_it_needs_no_torch():
+    code = "import sys, candlewick.model.flops; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,82 @@
+import math
+import re
+
+import pytest
+import torch
+
+from candlewick.config import ModelConfig
+from candlewick.model.initialize import TABLE, draw, initialize
+from candlewick.model.transformer import Transformer
+from candlewick.train.objective import NextTokenLoss
+
+
+def build(vocab_size: int = 64, **settings) -> Transformer:
+    model = Transformer(ModelConfig(max_position_embeddings=16, **settings), vocab_size)
+    initialize(model, seed=1)
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("width", "vocab_size"), [(384, 1024), (2048, 1024), (3072, 1024), (384, 32_000)])
+def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
+    model = build(
+        vocab_size,
+        hidden_size=width,
+        num_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        tie_word_embeddings=tied,
+    )
+    tokens = torch.randint(vocab_size, (16, 17), generator=torch.Generator().manual_seed(0))
+    objective = NextTokenLoss(model, num_tokens=vocab_size)
+    with torch.no_grad():
+        loss = objective(tokens[:, :-1], tokens[:, 1:], torch.ones(16, 16), 1 / 256)
+    assert abs(loss.item() / math.log(vocab_size) - 1) < 0.02
+
+
+def test_every_parameter_matches_one_row_and_every_row_a_parameter():
+    names = {
+        name
+        for settings in ({"qk_norm": False, "attention_bias": True, "mlp_bias": True}, {"qk_norm": True})
+        for name, _ in build(
+            hidden_size=8, num_attention_heads=2, tie_word_embeddings=False, **settings
+        ).named_parameters()
+    }
+    for name in names:
+        assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
+    for pattern in TABLE:
+        assert any(re.fullmatch(pattern, name) for name in names), pattern
+
+
+def test_the_distributions():
+    model = build(hidden_size=512, num_attention_heads=4, intermediate_size=256, qk_norm=False, mlp_bias=True)
+    named = dict(model.named_parameters())
+    first = "model.layers.0."
+    assert (named[first + "input_layernorm.weight"] == 1).all()
+    assert (named["model.norm.weight"] == 1).all()
+    assert (named[first + "mlp.up_proj.bias"] == 0).all()
+    assert (named[first + "self_attn.o_proj.weight"] == 0).all()
+    assert (named[first + "mlp.down_proj.weight"] == 0).all()
+    for name, deviation in (
+        ("model.embed_tokens.weight", 4 / 512),
+        (first + "self_attn.q_proj.weight", 512**-0.5),
+        (first + "mlp.gate_proj.weight", 512**-0.5),
+    ):
+        assert abs(named[name].std().item() / deviation - 1) < 0.03
+        assert abs(named[name].mean().item()) < deviation * 0.05
+
+
+def test_a_parameter_depends_on_its_name_and_the_seed_only():
+    small = dict(build(hidden_size=8, num_attention_heads=2, num_layers=1).named_parameters())
+    large = dict(build(hidden_size=8, num_attention_heads=2, num_layers=3).named_parameters())
+    for name, parameter in small.items():
+        assert torch.equal(parameter, large[name])
+    name, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(small[name], draw(name, small[name].shape, seed=1))
+    assert not torch.equal(small[name], large[other])
+    assert not torch.equal(small[name], draw(name, small[name].shape, seed=2))
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(ValueError, match="parameter 'model.extra' matches 0 rows"):
+        draw("model.extra", torch.Size([2]), seed=0)

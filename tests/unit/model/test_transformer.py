@@ -1,0 +1,163 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from candlewick.config import ModelConfig
+from candlewick.model.transformer import RMSNorm, Transformer
+
+SHAPE = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def build(vocab_size: int = 50, **changes) -> Transformer:
+    """A model with weights that all matter: no zeros, no ones."""
+    model = Transformer(ModelConfig(**{**SHAPE, "max_position_embeddings": 32, **changes}), vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.2 * noise)
+    return model.eval()
+
+
+def tokens_of(model: Transformer, batch: int = 2, length: int = 20) -> torch.Tensor:
+    return torch.randint(model.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def hugging_face(model: Transformer):
+    """The same weights in transformers' own class, loaded by name."""
+    config = model.config
+    common = {
+        "vocab_size": model.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "attn_implementation": "eager",
+    }
+    if config.qk_norm:
+        theirs = Qwen3ForCausalLM(Qwen3Config(**common))
+    else:
+        theirs = LlamaForCausalLM(LlamaConfig(**common, mlp_bias=config.mlp_bias))
+    theirs.load_state_dict(model.state_dict())
+    return theirs.eval()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_key_value_heads": 2, "tie_word_embeddings": False},
+        {"num_key_value_heads": 1, "head_dim": 12, "rope_theta": 500.0, "rms_norm_eps": 1e-3},
+        {"qk_norm": False},
+        {"qk_norm": False, "num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": False},
+        {"qk_norm": False, "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
+    ],
+)
+def test_it_is_the_hugging_face_model(changes):
+    model = build(**changes)
+    tokens = tokens_of(model)
+    with torch.no_grad():
+        ours, theirs = model(tokens), hugging_face(model)(tokens).logits
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_norm_is_hugging_faces_to_the_bit(dtype):
+    norm = RMSNorm(24, eps=1e-6).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(24))
+        x = (3 * torch.randn(5, 7, 24)).to(dtype)
+        wide = x.float()
+        normal = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        assert torch.equal(norm(x), norm.weight * normal.to(dtype))
+
+
+def test_a_token_changes_nothing_before_it():
+    model = build(num_key_value_heads=2)
+    tokens = tokens_of(model)
+    other = tokens.clone()
+    other[:, 12] = (other[:, 12] + 1) % model.vocab_size
+    with torch.no_grad():
+        before, after = model(tokens), model(other)
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+def test_grouped_heads_are_the_model_with_repeated_keys_and_values():
+    grouped = build(num_key_value_heads=2)
+    plain = build(num_key_value_heads=4)
+    state = dict(grouped.state_dict())
+    for name in state:
+        if "k_proj" in name or "v_proj" in name:
+            state[name] = state[name].unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1)
+    plain.load_state_dict(state)
+    tokens = tokens_of(grouped)
+    with torch.no_grad():
+        assert torch.allclose(grouped(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces):
+    model = build(num_key_value_heads=2)
+    tokens = tokens_of(model, length=sum(pieces))
+    cache = model.new_cache(batch_size=2, max_tokens=sum(pieces))
+    with torch.no_grad():
+        expected = model(tokens)
+        parts = [model(part, cache=cache) for part in tokens.split(pieces, dim=1)]
+    assert cache.length == sum(pieces)
+    assert (torch.cat(parts, dim=1) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_names_are_those_of_the_saved_file():
+    names = set(build(num_layers=1, tie_word_embeddings=False).state_dict())
+    block = {
+        *(f"self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),
+        *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+    }
+    outside = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+    assert names == outside | {f"model.layers.0.{name}" for name in block}
+    assert "lm_head.weight" not in dict(build().named_parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_built_on_meta_it_is_the_same_model(tied):
+    model = build(tie_word_embeddings=tied)
+    with torch.device("meta"):
+        other = Transformer(model.config, model.vocab_size)
+    assert all(parameter.is_meta for parameter in other.parameters())
+    other.to_empty(device="cpu")
+    other.init_buffers()
+    assert (other.lm_head.weight is other.model.embed_tokens.weight) == tied
+    other.load_state_dict(model.state_dict())
+    tokens = tokens_of(model)
+    with torch.no_grad():
+        assert torch.equal(other.eval()(tokens), model(tokens))
+
+
+@pytest.mark.parametrize("kind", ["residual_dropout", "attn_dropout"])
+def test_dropout_acts_in_training_only(kind):
+    plain, dropping = build(), build(**{kind: 0.3})
+    tokens = tokens_of(plain)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert torch.equal(plain(tokens), dropping(tokens))
+        assert not torch.allclose(plain(tokens), dropping.train()(tokens))
+        assert not torch.equal(dropping(tokens), dropping(tokens))
+
+
+def test_more_tokens_than_positions_is_an_error():
+    model = build()
+    with pytest.raises(ValueError, match="position 32 is beyond max_position_embeddings=32"):
+        model(torch.zeros(1, 33, dtype=torch.long))

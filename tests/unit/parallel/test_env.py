@@ -1,0 +1,62 @@
+import sys
+
+import pytest
+import torch
+
+from candlewick.config import RuntimeConfig
+from candlewick.errors import EnvironmentFault
+from candlewick.parallel.env import detect, find_device, has_native_bf16, quiet_allocator
+
+
+def test_one_process_is_rank_zero_of_one(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    found = detect(RuntimeConfig(device="cpu"))
+    assert (found.rank, found.world_size, found.device.type) == (0, 1, "cpu")
+    assert found.compute_dtype == torch.float32
+
+
+def test_bf16_is_what_it_says():
+    assert detect(RuntimeConfig(device="cpu", precision="bf16")).compute_dtype == torch.bfloat16
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EnvironmentFault, match="WORLD_SIZE=2"):
+        detect(RuntimeConfig(device="cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(EnvironmentFault, match="runtime.device is cuda"):
+        find_device("cuda")
+
+
+def test_auto_finds_a_device():
+    assert find_device("auto").type in ("cuda", "mps", "cpu")
+
+
+def test_deterministic_is_set_and_the_allocator_kept(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    try:
+        detect(RuntimeConfig(device="cpu", deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_native_bf16_is_a_claim_about_hardware():
+    assert has_native_bf16(torch.device("cpu")) in (True, False)
+    assert not has_native_bf16(torch.device("mps"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_large_tensors_keep_their_pages():
+    import resource
+
+    quiet_allocator()
+    for _ in range(20):  # the heap grows until a freed block fits the next request, alignment included
+        torch.empty(16 << 20).fill_(1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(16 << 20).fill_(1.0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 16_384

@@ -1,0 +1,47 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from candlewick.errors import Diverged
+from candlewick.train.guards import NonFiniteGuard, StopRequest
+from candlewick.train.state import TrainState
+from candlewick.train.step import StepResult
+
+
+def _result(skipped):
+    return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(skipped)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_and_a_second_one_stops_at_once(number):
+    before = signal.getsignal(number)
+    with StopRequest().listening() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.signal_name == number.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_skipped_updates_are_counted_one_late():
+    guard, state = NonFiniteGuard(limit=3), TrainState()
+    guard.check(state, _result(1))
+    assert state.skipped_steps == 0
+    guard.check(state, _result(0))
+    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 1)
+    guard.flush(state)
+    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 0)
+    guard.flush(state)
+    assert state.skipped_steps == 1
+
+
+def test_too_many_in_a_row_end_the_run():
+    guard, state = NonFiniteGuard(limit=2), TrainState(step=9)
+    guard.check(state, _result(1))
+    guard.check(state, _result(1))
+    with pytest.raises(Diverged, match="2 updates in a row, up to step 9.*learning_rate"):
+        guard.check(state, _result(0))

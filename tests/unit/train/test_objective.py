@@ -1,0 +1,186 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from candlewick.config import ModelConfig
+from candlewick.model.transformer import Transformer
+from candlewick.train import objective as module
+from candlewick.train.objective import NextTokenLoss
+
+NUM_TOKENS = 43
+
+
+def build(dtype=torch.float64, tied=True, vocab_size=48, **changes) -> Transformer:
+    shape = {"hidden_size": 16, "num_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = Transformer(
+        ModelConfig(**shape, max_position_embeddings=16, tie_word_embeddings=tied, **changes), vocab_size
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def batch(dtype=torch.float64, rows=5, length=13):
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(NUM_TOKENS, (rows, length + 1), generator=generator)
+    weights = torch.rand(rows, length, generator=generator, dtype=dtype) * (
+        torch.rand(rows, length, generator=generator) > 0.3
+    )
+    return tokens[:, :-1], tokens[:, 1:], weights
+
+
+def plain(model, tokens, targets, weights, scale):
+    """The loss as a textbook has it: all logits, padding cut off, autograd."""
+    logits = model(tokens)[..., :NUM_TOKENS]
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    return scale * (weights * losses).sum()
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 1024])
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradients_are_the_plain_ones_in_float64(rows, tied):
+    model = build(tied=tied)
+    tokens, targets, weights = batch()
+    scale = 1 / 17
+    expected = plain(model, tokens, targets, weights, scale)
+    expected.backward()
+    reference = gradients(model)
+    loss = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=rows)(tokens, targets, weights, scale)
+    loss.backward()
+    assert torch.allclose(loss, expected, rtol=1e-12)
+    for name, grad in gradients(model).items():
+        assert (grad - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
+
+
+def test_what_comes_from_above_multiplies_the_gradients():
+    model = build()
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
+    objective(*batch(), 0.5).backward()
+    once = gradients(model)
+    (3.0 * objective(*batch(), torch.tensor(0.5, dtype=torch.float64))).backward()
+    for name, grad in gradients(model).items():
+        assert torch.allclose(grad, 3 * once[name], rtol=1e-12, atol=1e-14)
+
+
+def test_padding_rows_change_nothing_and_get_no_gradient():
+    model = build(tied=False)
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
+    loss = objective(*batch(), 1.0)
+    loss.backward()
+    assert (model.lm_head.weight.grad[NUM_TOKENS:] == 0).all()
+    with torch.no_grad():
+        model.lm_head.weight[NUM_TOKENS:] = 1e6
+    assert torch.equal(objective(*batch(), 1.0), loss)
+
+
+def test_targets_without_weight_may_be_anything():
+    model = build()
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
+    tokens, targets, weights = batch()
+    loss = objective(tokens, targets, weights, 1.0)
+    loss.backward()
+    grads = gradients(model)
+    other = objective(tokens, targets.where(weights != 0, -100), weights, 1.0)
+    other.backward()
+    assert torch.equal(loss, other)
+    assert all(torch.equal(grad, grads[name]) for name, grad in gradients(model).items())
+
+
+def test_without_gradients_the_loss_is_the_same_and_nothing_is_made(monkeypatch):
+    objective = NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=8)
+    expected = objective(*batch(), 0.25)
+    monkeypatch.setattr(module, "_ChunkedCrossEntropy", None)
+    with torch.no_grad():
+        assert torch.allclose(objective(*batch(), 0.25), expected, rtol=1e-12)
+    objective.requires_grad_(False)
+    loss = objective(*batch(), 0.25)
+    assert torch.allclose(loss, expected, rtol=1e-12)
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("frozen", ["model.", "lm_head"])
+def test_a_frozen_part_gets_no_gradient(frozen):
+    model = build(tied=False)
+    tokens, targets, weights = batch()
+    plain(model, tokens, targets, weights, 1.0).backward()
+    reference = gradients(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    NextTokenLoss(model, num_tokens=NUM_TOKENS)(tokens, targets, weights, 1.0).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(frozen)
+        assert parameter.grad is None or torch.allclose(parameter.grad, reference[name], rtol=1e-9)
+
+
+def test_the_loss_is_differentiated_once():
+    loss = NextTokenLoss(build(), num_tokens=NUM_TOKENS)(*batch(), 1.0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="already differentiated"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_sums_are_float32(dtype):
+    model = build(dtype=dtype, tied=False)
+    exact = build(dtype=torch.float64, tied=False)
+    exact.load_state_dict(model.state_dict())
+    tokens, targets, weights = batch(torch.float32)
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=4)
+    loss = objective(tokens, targets, weights, 1 / 17)
+    loss.backward()
+    plain(exact, tokens, targets, weights.double(), 1 / 17).backward()
+    assert loss.dtype == torch.float32
+    assert model.lm_head.weight.grad.dtype == dtype
+    ours, reference = model.lm_head.weight.grad.double(), exact.lm_head.weight.grad
+    assert (ours - reference).norm() < 0.03 * reference.norm()
+
+
+def test_a_loss_scale_keeps_half_precision_gradients_from_vanishing():
+    tokens, targets, _ = batch()
+    weights, tiny, loss_scale = torch.ones(targets.shape), 1e-9, torch.tensor(2.0**24)
+    found = {}
+    for scale in (tiny, tiny * loss_scale):
+        model = build(dtype=torch.float16, tied=False)
+        NextTokenLoss(model, num_tokens=NUM_TOKENS)(tokens, targets, weights, scale).backward()
+        found[float(scale)] = model.lm_head.weight.grad
+    vanished, kept = found.values()
+    assert (vanished[:NUM_TOKENS] == 0).all()
+    assert (kept[:NUM_TOKENS] != 0).float().mean() > 0.9
+
+
+def test_token_losses_are_unweighted_and_say_what_was_right():
+    model = build(dtype=torch.float32)
+    tokens, targets, _ = batch()
+    losses, correct = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=9).token_losses(tokens, targets)
+    with torch.no_grad():
+        logits = model(tokens)[..., :NUM_TOKENS]
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    assert losses.shape == correct.shape == targets.shape
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, expected, rtol=1e-5)
+    assert torch.equal(correct, logits.argmax(-1) == targets)
+    assert not losses.requires_grad
+
+
+def test_chunks_are_bounded_in_rows_and_in_bytes():
+    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS).chunking.rows == 1024
+    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=7).chunking.rows == 7
+    with torch.device("meta"):
+        large = NextTokenLoss(Transformer(ModelConfig(num_layers=1), 32_000), num_tokens=32_000)
+        huge = NextTokenLoss(Transformer(ModelConfig(num_layers=1), 1 << 20), num_tokens=1 << 20)
+    assert 512 <= large.chunking.rows <= 525
+    assert huge.chunking.rows == 256
+
+
+@pytest.mark.parametrize("num_tokens", [0, 49])
+def test_more_tokens_than_rows_is_an_error(num_tokens):
+    with pytest.raises(ValueError, match=f"num_tokens={num_tokens} must be in 1..vocab_size=48"):
+        NextTokenLoss(build(), num_tokens=num_tokens)

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from candlewick.errors import CheckpointError
+from candlewick.train.state import TrainState, random_state, restore_random_state
+
+
+def test_counters_survive_the_round_trip():
+    state = TrainState(step=3, tokens=300, total_steps=None, train_seconds=1.25, best_loss=2.5)
+    assert TrainState.from_json(state.to_json()) == state
+
+
+def test_other_counters_are_refused():
+    with pytest.raises(CheckpointError, match="other counters"):
+        TrainState.from_json({"step": 1, "moon": 2})
+
+
+def test_random_numbers_go_on_where_they_were():
+    device = torch.device("cpu")
+    state = random_state(device)
+    first = torch.rand(5)
+    restore_random_state(state, device)
+    assert torch.equal(torch.rand(5), first)
+
+
+def test_a_state_of_another_device_is_ignored():
+    restore_random_state({"cuda": "00"}, torch.device("cpu"))
