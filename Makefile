@@ -3,7 +3,7 @@
 #
 #   make demo   text -> tokenizer -> shards -> training -> evaluation -> samples
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
-#   make docs   write docs/config.md                 make bench   the demo against nanoGPT (NANOGPT=its folder)
+#   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
 
@@ -26,14 +26,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python docs/generate_config.py --check
+	$(BIN)/python docs/generate.py --check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.dev
-	$(BIN)/python docs/generate_config.py
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/nanogpt.py --nanogpt "$(NANOGPT)"

@@ -105,7 +105,7 @@ def learning_rate(progress: float, peak: float) -> float:
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tokens: np.ndarray, settings: dict) -> float:
-    """Return the mean loss over all tokens but the first, in windows that do not overlap."""
+    """Return the mean loss over all targets, in windows that do not overlap."""
     model.eval()
     length, total = settings["block_size"], 0.0
     starts = range(0, len(tokens) - 1, length)

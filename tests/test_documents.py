@@ -25,7 +25,7 @@ def commands() -> Iterator[tuple[str, str]]:
                         yield page.relative_to(ROOT).as_posix(), line.strip()
 
 
-@pytest.mark.parametrize(("page", "command"), commands())
+@pytest.mark.parametrize(("page", "command"), list(commands()))
 def test_every_command_in_the_documents_parses(page: str, command: str):
     from candlewick.cli import main as command_line
 
@@ -67,12 +67,21 @@ def test_every_make_target_of_the_documents_exists():
     assert named <= targets, f"no such targets: {', '.join(sorted(named - targets))}"
 
 
-def test_the_architecture_page_names_files_that_exist():
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    named = {name for row in rows for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py|[a-z_]+\.py)`", row)}
+def test_every_file_that_a_page_names_exists():
     missing = [
-        name for name in named if not (ROOT / "src" / "candlewick" / name).exists() and not (ROOT / name).exists()
+        f"{page.relative_to(ROOT).as_posix()}: {name}"
+        for page in PAGES
+        for name in re.findall(r"`([\w./]+\.py|configs/|optim/)`", page.read_text(encoding="utf-8"))
+        if not any((folder / name).exists() for folder in (ROOT, ROOT / "src" / "candlewick", page.parent))
     ]
-    assert named, "the table of changes names no files"
-    assert not missing, f"ARCHITECTURE.md names {', '.join(sorted(missing))}"
+    assert not missing, "pages name files that do not exist:\n  " + "\n  ".join(missing)
+
+
+def test_every_page_that_the_code_names_exists():
+    named = {
+        name
+        for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.yaml")]
+        for name in re.findall(r"docs/[\w/-]+\.md", path.read_text(encoding="utf-8"))
+    }
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"docstrings name pages that do not exist: {', '.join(missing)}"

@@ -72,9 +72,7 @@ class Manifest:
 
 def canonical_json(value: object) -> bytes:
     """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8, finite numbers only."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def json_sha256(value: object) -> str:

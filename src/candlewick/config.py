@@ -85,9 +85,7 @@ class ModelConfig(Section):
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
         if self.head_dim % 2:
-            raise ValueError(
-                f"head_dim={self.head_dim} is odd, rotary positions need pairs; set model.head_dim"
-            )
+            raise ValueError(f"head_dim={self.head_dim} is odd, rotary positions need pairs; set model.head_dim")
         if self.qk_norm and (self.attention_bias or self.mlp_bias):
             raise ValueError(
                 "biases cannot be combined with qk_norm: such a model is saved as Qwen3, whose readers load "

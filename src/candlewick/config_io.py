@@ -10,19 +10,19 @@ The tree that `dump_*` writes holds every setting, absolute paths included, so i
 """
 
 import difflib
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
 
 from candlewick.config import RunConfig
-from candlewick.config_keys import find_problems, is_path, key_types, may_be_null, name_of, resolve_path
-from candlewick.config_text import MAX_BYTES, SUFFIXES, find_unfit, line_of, parse, write_json, write_toml
+from candlewick.config_keys import find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config_text import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse, write_json, write_toml
 from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten, write_yaml
 from candlewick.errors import ConfigError
 
@@ -58,41 +58,236 @@ class _Settings:
         self.problems: list[tuple[str, Key, str]] = []
 
     def add_file(self, file: _File) -> None:
-        """Lay the settings of a file over the tree. Raises ConfigError if the file cannot be read on."""
+        """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
         for line, key, what in file.parsed.problems:
             if key is None:
                 raise ConfigError(f"{file.shown}:{line}: {what}")
             self.problems.append((f"{file.shown}:{line}", key, what))
-        tree, wrong = _resolve(file.parsed.tree, (), file.folder)
-        self.problems += [(file.at(key), key, what) for key, what in wrong]
+        tree = _resolve(
+            file.parsed.tree, (), file.folder, lambda key, what: self.problems.append((file.at(key), key, what))
+        )
         self.tree = cast(Tree, _merge(self.tree, tree))
         self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
 
-    def add_override(self, key: Key, value: object) -> None:
-        """Set one key. Raises ConfigError if the tree has no such place."""
-        resolved, wrong = _resolve(value, key, Path.cwd())
-        self.problems += [(_OVERRIDE, *problem) for problem in (*find_unfit(value, key), *wrong)]
-        if key == ("optimizer", "algorithm"):
-            self.tree = cast(Tree, _merge(self.tree, {"optimizer": {"algorithm": value}}))
+    def add_override(self, text: str) -> None:
+        """Set one key from `key=value`."""
+
+        def report(key: Key, what: str) -> None:
+            self.problems.append((_OVERRIDE, key, what))
+
+        key, value = _read_override(text, report)
+        if not key:
+            return
+        value = _resolve(guard(value, key, report), key, Path.cwd(), report)
         try:
-            self.tree = cast(Tree, _assign(self.tree, key, resolved))
+            if key == ("optimizer", "algorithm"):
+                self.tree = cast(Tree, _merge(self.tree, {"optimizer": {"algorithm": value}}))
+            else:
+                self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
-            self.problems.append((_OVERRIDE, key, str(error)))
+            report(key, str(error))
         self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
+        self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
 
     def validate(self) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
-        config = None
-        if not any(not key or what.startswith("has half") for _, key, what in self.problems):
-            pass
         try:
-            config = RunConfig.model_validate_json(to_json(self.tree))
+            config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
+            config = None
             known = {key for _, key, _ in self.problems}
-            for key, what in find_problems(error, self.tree):
-                if key not in known:
-                    self.problems.append((self._place(key), key, what))
+            found = [(self._place(key), key, what) for key, what in find_problems(error, self.tree)]
+            self.problems += [problem for problem in found if problem[1] not in known]
         if config is None or self.problems:
-            raise ConfigError(self._describe())
+            raise ConfigError(_describe(self.problems))
         return config
+
+    def _place(self, key: Key) -> str:
+        ends = range(len(key), -1, -1)
+        return next((self.places[key[:end]] for end in ends if key[:end] in self.places), "the configuration")
+
+
+def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration: a YAML, TOML or JSON file, or the name of a shipped profile; None: the defaults.
+
+    `overrides` are `key=value`, the later ones over the earlier. Raises ConfigError that names every problem.
+    """
+    settings = _Settings()
+    for file in reversed(_read_files(source)):
+        settings.add_file(file)
+    # what names another algorithm drops settings, so it comes first
+    for override in sorted(overrides, key=lambda text: not text.strip().startswith("optimizer.algorithm")):
+        settings.add_override(override)
+    return settings.validate()
+
+
+def profiles() -> list[str]:
+    """Return the names of the shipped profiles."""
+    names = (Path(entry.name) for entry in resources.files("candlewick.configs").iterdir())
+    return sorted(name.stem for name in names if name.suffix == ".yaml")
+
+
+def _read_files(source: str | Path | None) -> list[_File]:
+    """Read a file and what it extends, the nearest first."""
+    files: list[_File] = []
+    folder = Path()
+    while source is not None:
+        if len(files) > _MAX_PARENTS:
+            raise ConfigError(f"{files[0].shown}: `extends` goes through more than {_MAX_PARENTS} files")
+        file = _read_file(source, folder)
+        if file.place in (seen.place for seen in files):
+            raise ConfigError(f"{files[-1].shown}: `extends: {source}` leads back to a file that extends it")
+        files.append(file)
+        folder = Path(file.shown).parent
+        source = file.parsed.tree.pop("extends", None)
+        if not isinstance(source, str | None):
+            raise ConfigError(f"{file.at(('extends',))}: extends: should be a profile's name or one path")
+    return files
+
+
+def _read_file(source: str | Path, folder: Path) -> _File:
+    """Read a profile, or the file at a path relative to `folder`."""
+    names = profiles()
+    if str(source) in names:
+        text = resources.files("candlewick.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+        return _File(f"profile {source}", Path(f"{source}.yaml"), Path.cwd(), parse(text, "yaml"))
+    try:
+        path = folder / Path(source).expanduser()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError, RuntimeError) as error:
+        near = difflib.get_close_matches(str(source), names, 1)
+        why = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigError(
+            f"cannot read the configuration {shorten(str(source), 200)}: {why}",
+            f"did you mean the profile {near[0]}?" if near else f"give a file or a profile: {', '.join(names)}",
+        ) from None
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"{path}: a configuration ends in {', '.join(SUFFIXES)}", "rename the file")
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is no configuration", "check the path")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text", "save the file as UTF-8") from None
+    parsed = parse(text, kind)
+    if kind == "toml":
+        parsed.tree = cast(Tree, _restore_nulls(parsed.tree, ()))
+    return _File(str(path), path.resolve(), path.absolute().parent, parsed)
+
+
+def _describe(problems: list[tuple[str, Key, str]]) -> str:
+    sentences = list(dict.fromkeys(": ".join(filter(None, (at, dotted(key), what))) for at, key, what in problems))
+    if len(sentences) == 1:
+        return sentences[0]
+    rest = len(sentences) - _MAX_SHOWN
+    end = f"; and {rest} more" if rest > 0 else ""
+    return f"{len(sentences)} problems: " + "; ".join(sentences[:_MAX_SHOWN]) + end
+
+
+def _restore_nulls(value: object, key: Key) -> object:
+    """Turn the text "null" into null where the setting may be null: TOML has no other way to say it."""
+    if isinstance(value, dict):
+        section = cast(Tree, value)
+        return {name: _restore_nulls(item, (*key, name)) for name, item in section.items()}
+    return None if value == "null" and may_be_null(name_of(key)) else value
+
+
+def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
+    """Make the paths in a value absolute."""
+    if isinstance(value, dict):
+        section = cast(Tree, value)
+        return {name: _resolve(item, (*key, name), folder, report) for name, item in section.items()}
+    if isinstance(value, list):
+        entries = enumerate(cast(list[object], value))
+        return [_resolve(item, (*key, i), folder, report) for i, item in entries]
+    if isinstance(value, str) and is_path(name_of(key)):
+        try:
+            return resolve_path(name_of(key), value, folder)
+        except ValueError as error:
+            report(key, f"{error} (got {shorten(repr(value))})")
+    return value
+
+
+def _merge(under: object, over: object, key: Key = ()) -> object:
+    """Lay one tree over another: sections are merged, everything else is replaced."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    old, new = cast(Tree, under), cast(Tree, over)
+    if key == ("optimizer",) and "algorithm" in new and new["algorithm"] != old.get("algorithm", "muon"):
+        return new
+    return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
+
+
+def _read_override(text: str, report: Report) -> tuple[Key, object]:
+    """Split `a.b[0]=value`; the empty key if it cannot be used."""
+    name, separator, value = text.partition("=")
+    if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
+        report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
+        return (), None
+    parts = re.findall(r"\w[\w-]*", name)
+    key = tuple(int(part) if part[0].isdigit() else part for part in parts)
+    if len(key) > MAX_DEPTH:
+        report(key, f"nested deeper than {MAX_DEPTH} levels")
+        return (), None
+    try:
+        return key, parse_value(value.strip())
+    except ValueError as error:
+        report(key, str(error))
+        return (), None
+
+
+def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
+    """Return the tree `node`, which is at `done`, with `value` at `key` in it. Raises ValueError."""
+    if not key:
+        return value
+    part, rest = key[0], key[1:]
+    if isinstance(part, str):
+        if not isinstance(node, dict | None):
+            raise ValueError(f"{dotted(done)} is not a section")
+        section = cast(Tree, node or {})
+        return section | {part: _assign(section.get(part), rest, value, (*done, part))}
+    entries = look_up(to_tree(RunConfig()), done) if node is None else node
+    if not isinstance(entries, list):
+        raise ValueError(f"{dotted(done)} is not a list")
+    items = cast(list[object], entries)
+    if part > len(items):
+        raise ValueError(f"{dotted(done)} has {len(items)} entries, so the next one is [{len(items)}]")
+    new = _assign(items[part] if part < len(items) else None, rest, value, (*done, part))
+    return [*items[:part], new, *items[part + 1 :]]
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """Return every setting as plain values."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """Write every setting as YAML."""
+    return write_yaml(to_tree(config))
+
+
+def dump_json(config: RunConfig) -> str:
+    """Write every setting as JSON."""
+    return write_json(to_tree(config))
+
+
+def dump_toml(config: RunConfig) -> str:
+    """Write every setting as TOML, which has no null: left out where it is the default, else the text "null"."""
+    return write_toml(_without_nulls(config))
+
+
+def _without_nulls(section: BaseModel) -> Tree:
+    tree: Tree = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value: object = getattr(section, name)
+        if isinstance(value, BaseModel):
+            tree[name] = _without_nulls(value)
+        elif value is None and field.get_default() is None:
+            del tree[name]
+        elif value is None:
+            tree[name] = "null"
+    return tree

@@ -23,6 +23,7 @@ from candlewick.config_yaml import Key, dotted, shorten
 Name = tuple[str, ...]
 
 _SHARDS: set[Name] = {("data", "train_shards"), ("data", "validation_shards")}  # paths or URIs
+_MAX_SUGGESTIONS = 20
 _BOOL_LIKE = {"yes", "no", "on", "off", "y", "n", "true", "false"}
 _SENTENCES = {
     "bool_type": "should be true or false",
@@ -91,26 +92,27 @@ def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tupl
     """Yield (key, sentence) for each thing that is wrong with a tree."""
     sentences: dict[Key, list[str]] = {}
     for detail in error.errors(include_url=False, include_input=False):
-        if detail["type"] != "default_factory_not_called":  # only follows from another error
-            key, sentence = _explain(detail, tree)
-            if sentence not in sentences.setdefault(key, []):
-                sentences[key].append(sentence)
+        if detail["type"] == "default_factory_not_called":  # only follows from another error
+            continue
+        key, sentence = _explain(detail, tree, suggest=len(sentences) < _MAX_SUGGESTIONS)
+        if sentence not in sentences.setdefault(key, []):
+            sentences[key].append(sentence)
     for key, alternatives in sentences.items():
         yield key, " or ".join(alternatives)
 
 
-def _explain(detail: ErrorDetails, tree: dict[str, Any]) -> tuple[Key, str]:
+def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tuple[Key, str]:
     key = _plain_key(detail)
     match detail["type"]:
         case "extra_forbidden":
-            return key, _explain_unknown(name_of(key), tree)
+            return key, _explain_unknown(name_of(key), tree) if suggest else "unknown key"
         case "value_error":
             return key, detail["msg"].removeprefix("Value error, ")
         case "union_tag_invalid":
             key, sentence = (*key, "algorithm"), f"should be one of {detail.get('ctx', {})['expected_tags']}"
         case kind:
             sentence = _SENTENCES.get(kind, detail["msg"].removeprefix("Input "))
-    return key, f"{sentence} (got {_show(_look_up(tree, key))})"
+    return key, f"{sentence} (got {_show(look_up(tree, key))})"
 
 
 def _plain_key(detail: ErrorDetails) -> Key:
@@ -128,7 +130,7 @@ def _plain_key(detail: ErrorDetails) -> Key:
 
 def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
     if name in key_types():
-        algorithm = _look_up(tree, (*name[:-1], "algorithm"))
+        algorithm = look_up(tree, (*name[:-1], "algorithm"))
         return f"is a key of another algorithm{'' if algorithm is None else f' than {algorithm}'}"
     near = find_nearest(name)
     return f"unknown key, did you mean {dotted(near)}?" if near else "unknown key"
@@ -138,14 +140,17 @@ def find_nearest(name: Name) -> Name | None:
     """Return the right key that a wrong one most likely stands for: a typo, or a right name in a wrong section."""
     last, full = name[-1][:80], ".".join(name)[:200]
 
-    def cost(key: Name) -> tuple[int, int]:
+    def cost(key: Name) -> int:
         edits = _edits(last, key[-1])
         if len(last) >= 5 and (last in key[-1] or key[-1] in last):
             edits = min(edits, 2)  # batch_size for micro_batch_size
-        return edits + (key[:-1] != name[:-1]), _edits(full, ".".join(key))
+        return edits + (key[:-1] != name[:-1])
 
-    nearest = min(key_types(), key=cost)
-    return nearest if cost(nearest)[0] <= min(max(2, len(last) // 3), len(last) - 1) else None
+    costs = {key: cost(key) for key in key_types()}
+    least = min(costs.values())
+    if least > min(max(2, len(last) // 3), len(last) - 1):
+        return None
+    return min((key for key in costs if costs[key] == least), key=lambda key: _edits(full, ".".join(key)))
 
 
 def _edits(left: str, right: str) -> int:
@@ -162,7 +167,8 @@ def _edits(left: str, right: str) -> int:
     return row[-1]
 
 
-def _look_up(tree: object, key: Key) -> object:
+def look_up(tree: object, key: Key) -> object:
+    """Return what is at a key of a tree, None where there is nothing."""
     for part in key:
         if isinstance(tree, dict):
             tree = cast("dict[object, object]", tree).get(part)

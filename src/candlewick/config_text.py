@@ -10,12 +10,13 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, parse_yaml, shorten
 
 Format = Literal["yaml", "toml", "json"]
+Report = Callable[[Key, str], None]
 
 MAX_BYTES = 1 << 20
 SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
@@ -28,8 +29,8 @@ _TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of docu
 def parse(text: str, kind: Format) -> Parsed:
     """Read a configuration. Never raises: problems are in the result."""
     parsed = {"yaml": parse_yaml, "toml": _parse_toml, "json": _parse_json}[kind](text)
-    for key, what in find_unfit(parsed.tree):
-        parsed.fail(line_of(parsed.lines, key), key, what)
+    tree = guard(parsed.tree, (), lambda key, what: parsed.fail(line_of(parsed.lines, key), key, what))
+    parsed.tree = cast("dict[str, Any]", tree)
     if not parsed.tree and not parsed.problems:
         parsed.fail(1, None, "holds no settings")
     return parsed
@@ -40,29 +41,29 @@ def line_of(lines: dict[Key, int], key: Key) -> int:
     return next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
 
 
-def find_unfit(value: object, key: Key = ()) -> Iterator[tuple[Key, str]]:
-    """Yield (key, what is wrong) for every value that a configuration cannot hold."""
+def guard(value: object, key: Key, report: Report) -> object:
+    """Return the value with null in place of everything that a configuration cannot hold, which is reported."""
     if len(key) > MAX_DEPTH:
-        yield key[:3], f"nested deeper than {MAX_DEPTH} levels"
+        report(key, f"nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, dict):
-        for name, item in cast("dict[str, object]", value).items():
-            yield from find_unfit(item, (*key, name))
+        section = cast("dict[str, object]", value)
+        return {name: guard(item, (*key, name), report) for name, item in section.items()}
     elif isinstance(value, list):
-        for index, item in enumerate(cast("list[object]", value)):
-            yield from find_unfit(item, (*key, index))
-    elif isinstance(value, str):
-        if not is_unicode(value):
-            yield key, "has half a surrogate pair in its text"
+        return [guard(item, (*key, i), report) for i, item in enumerate(cast("list[object]", value))]
     elif isinstance(value, datetime.date | datetime.time):
-        yield key, f"is a date or time, write it as text: '{value}'"
+        report(key, f"is a date or time, write it as text: '{value}'")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield key, "is not a finite number"
+        report(key, "is not a finite number")
     elif isinstance(value, int) and abs(value) >= 1 << 63:
-        yield key, "is too large a number"
+        report(key, "is too large a number")
+    elif isinstance(value, str) and not _is_unicode(value):
+        report(key, "has half a surrogate pair in its text")
+    else:
+        return value
+    return None
 
 
-def is_unicode(text: str) -> bool:
-    """Tell whether text can be written as UTF-8."""
+def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

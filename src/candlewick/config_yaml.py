@@ -131,7 +131,7 @@ def _parse(text: str, parsed: Parsed) -> object:
         parsed.fail(mark.line + 1 if mark else 1, None, f"not valid YAML: {shorten(what, 120)}")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        parsed.fail(line, None, f"not valid YAML: the character {error.character!r} cannot stand there")
+        parsed.fail(line, None, f"not valid YAML: U+{cast(int, error.character):04X} cannot stand there")
     except (ValueError, RecursionError) as error:  # of the parser itself, for example \\UFFFFFFFF
         parsed.fail(1, None, f"not valid YAML: {shorten(str(error))}")
     return None

@@ -3,7 +3,12 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # reading it takes time that `--help` does not have
+    from candlewick.config import RunConfig
 
 
 def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
@@ -22,6 +27,17 @@ def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -
         default=[],
         help="set one key, for example optimizer.learning_rate=1e-3; may be given again",
     )
+
+
+def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
+    """Load what `add_config` declared; the cache folder is this user's unless the config names one."""
+    from candlewick.cli.environment import cache_home
+    from candlewick.config_io import load_config
+
+    config = load_config(args.config, [*args.override, *extra])
+    if config.data.cache_dir is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache_home()})})
 
 
 def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:

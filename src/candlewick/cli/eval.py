@@ -22,13 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
+    from candlewick.cli.environment import cache_home
+    from candlewick.config import DataConfig
     from candlewick.log import setup
     from candlewick.parallel.env import find_device
     from candlewick.pipeline.evaluation import evaluate_checkpoint
 
     setup()
+    # text stands on both sides, so that nothing of it is held out
     metrics = evaluate_checkpoint(
-        args.checkpoint, args.sources, device=find_device(args.device), max_batches=args.max_batches
+        args.checkpoint,
+        DataConfig(
+            train_shards=tuple(args.sources), validation_shards=tuple(args.sources), cache_dir=cache_home()
+        ),
+        device=find_device(args.device),
+        max_batches=args.max_batches,
     )
     if args.json:
         print_json(metrics)

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, print_json
+from candlewick.cli.arguments import add_config, add_json, print_json, read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
-    from candlewick.config_io import load_config
     from candlewick.log import setup
     from candlewick.pipeline.runner import orchestrate
 
     setup()
-    overrides = list(args.override)
-    if args.input:
-        overrides.append(f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}")
-    config = load_config(args.config, overrides)
+    given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
+    config = read_config(args, given)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     result = orchestrate(config, args.run_dir or Path("runs") / Path(args.config).stem, say)
     if args.json:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, print_json
+from candlewick.cli.arguments import add_config, add_json, print_json, read_config
 from candlewick.errors import ConfigError
 
 
@@ -33,16 +33,14 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    from candlewick.config_io import load_config
     from candlewick.log import setup
     from candlewick.pipeline.training import run_training
 
     setup()
-    config = load_config(args.config, args.override)
-    result = run_training(config, run_dir, resume=args.resume)
+    result = run_training(read_config(args), run_dir, resume=args.resume)
     if args.json:
         print_json(result)
-    elif result["metrics"]:
+    else:
         loss, bits = result["metrics"]["eval/loss"], result["metrics"]["eval/bits_per_byte"]
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")

@@ -189,9 +189,7 @@ class _OpenShard:
     max_id: int = 0
     written: int = 0
 
-    def add(
-        self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]
-    ) -> None:
+    def add(self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]) -> None:
         """Append documents: `ids` of all of them, one after another, with the `lengths` of each."""
         begins = np.fromiter((document.begins for document in documents), bool, len(documents))
         ends = np.fromiter((document.ends for document in documents), bool, len(documents))
@@ -256,7 +254,7 @@ class _SelfCheck:
             found, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
             if not np.array_equal(found, expected):
                 raise DataError(
-                    f"document {document.index} of {document.source}: the {self._encoder.name} encoder gives other "
+                    f"row {document.row + 1} of {document.source}: encoder {self._encoder.name} gives other "
                     f"ids than the reference for {beginning[0][:40]!r}",
                     f"uninstall {self._encoder.name} to use the reference, and report it",
                 )

@@ -123,5 +123,3 @@ def _row_offset(file: SourceFile, row: int) -> int | None:
                 seen += 1
             offset += len(line) + 1
     return None
-
-

@@ -55,7 +55,7 @@ def permute(numbers: NDArray[np.integer], n: int, key: int) -> NDArray[np.int64]
 
 
 def _feistel(numbers: NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> NDArray[np.uint64]:
-    """One bijection of 0..2^bits-1. The halves swap at each round, so unequal ones come back after an even number."""
+    """One bijection of 0..2^bits-1. The halves swap at each round: unequal ones are back after an even number."""
     low = bits // 2
     high = bits - low
     left, right = numbers >> np.uint64(low), numbers & np.uint64((1 << low) - 1)

@@ -9,16 +9,17 @@ same ids as whole. Two kinds of border are sure from the bytes around them, what
     ...word| word...      before a space that follows a visible ASCII character
     ...\\n|word...         after a newline that a visible character follows
 
-In the pattern of Qwen2 (and those of GPT-4 and later) no alternative can match across either: a space only begins
-a match, and `\\s*[\\r\\n]+` takes a run of white space to its last newline. A text without any such place for
-`MAX_PART_BYTES` is cut between two characters all the same: nothing is lost, one pre-token becomes two.
+In all supported patterns a space after such a character begins a match. In those of GPT-4 and later (Qwen2's among
+them) `\\s*[\\r\\n]+` takes a run of white space to its last newline, so that the second holds too; it serves texts
+without spaces. A text without either for `MAX_PART_BYTES` is cut between two characters all the same: nothing
+is lost, one pre-token becomes two.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -28,8 +29,11 @@ PART_BYTES = 1 << 20
 MAX_PART_BYTES = 4 << 20
 BLOCK_BYTES = 4 << 20
 BOM = b"\xef\xbb\xbf"
-# lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
-_PLACE = re.compile(rb"(?<=[!-~])(?= )|(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])")
+_PLACES = (
+    re.compile(rb"(?<=[!-~])(?= )"),
+    # lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
+    re.compile(rb"(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Piece:
                 f"{self.file.path} cannot be read: {error}", "it is damaged or cut short: get it again"
             ) from None
 
-    def _slice(self, stream: pa.NativeFile, size: int) -> Iterator[bytes]:
+    def _slice(self, stream: Any, size: int) -> Iterator[bytes]:
         if self.file.compression is None:
             stream.seek(self.start)
         else:
@@ -131,11 +135,10 @@ def parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
 def last_cut(raw: bytes) -> int:
     """Return the last safe place to cut strictly inside of `raw`, or 0."""
     for window in (1 << 12, 1 << 16, len(raw)):
-        cut = 0
-        for place in _PLACE.finditer(raw, max(1, len(raw) - window)):
-            cut = place.start()
-        if cut:
-            return cut
+        for pattern in _PLACES:
+            places = [place.start() for place in pattern.finditer(raw, max(1, len(raw) - window))]
+            if places:
+                return places[-1]
     return 0
 
 

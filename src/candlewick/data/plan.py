@@ -15,9 +15,9 @@ from dataclasses import asdict, replace
 
 from candlewick.artifacts import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.documents import row_groups
 from candlewick.data.encode import Settings, Task
 from candlewick.data.holdout import Holdout, assign, choose
+from candlewick.data.parquet import row_groups
 from candlewick.data.pieces import MAX_PART_BYTES, Piece, SourceFile, character_cut, last_cut
 from candlewick.data.sources import Corpus
 from candlewick.data.token_shards import VERSION
@@ -38,9 +38,7 @@ def settings_of(config: DataConfig) -> Settings:
     )
 
 
-def plan(
-    corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str
-) -> tuple[Holdout, list[Task]]:
+def plan(corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str) -> tuple[Holdout, list[Task]]:
     """Return how validation is held out, and the tasks in order."""
     settings = settings_of(corpus.config)
     holdout = choose(corpus, is_validation_given=validation is not None)

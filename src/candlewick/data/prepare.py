@@ -18,7 +18,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -31,11 +31,12 @@ from typing import Any
 
 from candlewick import __version__
 from candlewick.artifacts import FileEntry, Manifest, publish, read_manifest, require_replaceable, verify
+from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
 from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of
-from candlewick.data.sources import Corpus
+from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
 from candlewick.errors import ArtifactError, DataError, EnvironmentFault, Interrupted
 from candlewick.tokenizer.bpe import DELIMITER, Tokenizer
@@ -48,30 +49,26 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(
-    corpus: Corpus,
-    tokenizer: Path,
-    output: Path,
-    *,
-    validation: Corpus | None = None,
-    workers: int | None = None,
-    progress: Progress | None = None,
+    config: DataConfig, tokenizer: Path, output: Path, *, progress: Progress | None = None
 ) -> tuple[Manifest, bool]:
-    """Make the token dataset `output`; return its manifest, and whether it was there already.
+    """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
 
-    `workers` None is one per core. Raises DataError for text that cannot be used, ArtifactError if something
+    `tokenizer` is the folder of one. Raises DataError for text that cannot be used, ArtifactError if something
     else stands at `output`, Interrupted on SIGINT and SIGTERM; what is finished is kept for the next run.
     """
+    corpus = open_corpus(config.train_shards, config)
+    validation = open_corpus(config.validation_shards, config) if config.validation_shards else None
     loaded = Tokenizer.load(tokenizer)
     inputs = {
         "corpus": corpus.fingerprint,
         "tokenizer": loaded.sha256,
         "validation_corpus": None if validation is None else validation.fingerprint,
     }
-    config = asdict(settings_of(corpus.config))
-    if (manifest := _up_to_date(output, inputs, config)) is not None:
+    settings = asdict(settings_of(config))
+    if (manifest := _up_to_date(output, inputs, settings)) is not None:
         return manifest, True
     with _alone(output.with_name(output.name + ".partial")) as partial:
-        if (manifest := _up_to_date(output, inputs, config)) is not None:
+        if (manifest := _up_to_date(output, inputs, settings)) is not None:
             partial.rmdir()  # another process was faster
             return manifest, True
         for name in ("shards", "tokenizer"):
@@ -79,23 +76,27 @@ def prepare(
         files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in loaded.write(partial / "tokenizer")]
         holdout, tasks = plan(corpus, validation, loaded.sha256)
         target = Target(partial, loaded.vocab_size, loaded.delimiter_id)
+        workers = config.num_workers or os.cpu_count() or 1
         with _stoppable(partial):
-            receipts, backend = _run(tasks, target, workers or os.cpu_count() or 1, progress)
+            receipts, backend = _run(tasks, target, workers, progress)
         details = _details(target, holdout, receipts)
-        _require_text(corpus, details)
+        _require_text(config, details)
         for task, receipt in zip(tasks, receipts, strict=True):
             files += [*receipt.files, receipt_entry(partial, task)]
         _sweep(partial, files)
-        provenance = {
-            "tool": f"candlewick {__version__}",
-            "encoder": backend,
-            "workers": workers,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        manifest = Manifest(KIND, VERSION, inputs, config, tuple(files), details, provenance)
+        manifest = Manifest(KIND, VERSION, inputs, settings, tuple(files), details, _provenance(backend, workers))
         return publish(partial, output, manifest), False
+
+
+def _provenance(backend: str, workers: int) -> dict[str, Any]:
+    return {
+        "tool": f"candlewick {__version__}",
+        "encoder": backend,
+        "workers": workers,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _up_to_date(output: Path, inputs: dict[str, Any], config: dict[str, Any]) -> Manifest | None:
@@ -115,7 +116,7 @@ def _up_to_date(output: Path, inputs: dict[str, Any], config: dict[str, Any]) ->
 
 
 @contextmanager
-def _alone(partial: Path) -> Iterator[Path]:
+def _alone(partial: Path) -> Generator[Path]:
     """Make the folder and hold it locked; the kernel lets go of it when this process ends, however it ends."""
     while True:
         partial.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def _alone(partial: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _stoppable(partial: Path) -> Iterator[None]:
+def _stoppable(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into `Interrupted`."""
 
     def stop(_number: int, _frame: object) -> None:
@@ -184,9 +185,7 @@ def _run(
     return [receipts[task.index] for task in tasks], backend
 
 
-def _run_in_processes(
-    tasks: Sequence[Task], target: Target, workers: int
-) -> Iterator[tuple[Task, Receipt, str]]:
+def _run_in_processes(tasks: Sequence[Task], target: Target, workers: int) -> Iterator[tuple[Task, Receipt, str]]:
     """Yield (task, receipt, name of the encoder) as they come, from processes that are replaced now and then."""
     wave = workers * _TASKS_PER_WORKER
     for first in range(0, len(tasks), wave):
@@ -214,7 +213,8 @@ def _run_in_processes(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    """Encode in one thread, leave Ctrl-C to the parent, and end with it even if it is killed."""
+    os.putenv("RAYON_NUM_THREADS", "1")  # there is a process for each core; read when the first text is encoded
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -265,14 +265,15 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt]) -> d
     }
 
 
-def _require_text(corpus: Corpus, details: dict[str, Any]) -> None:
-    splits = details["splits"]
-    names = ", ".join(file.name for file in corpus.files[:3])
-    if not splits["train"]["text_bytes"]:
-        raise DataError(f"no training text came out of {names}", "give text that is not empty or left out")
-    if not splits["validation"]["text_bytes"]:
+def _require_text(config: DataConfig, details: dict[str, Any]) -> None:
+    if not details["splits"]["train"]["text_bytes"]:
         raise DataError(
-            f"no validation text: {names} has too little to hold out {corpus.config.validation_fraction:g} of it",
+            f"no training text came out of {', '.join(config.train_shards)[:200]}",
+            "give more text, or text that is not empty or left out",
+        )
+    if not details["splits"]["validation"]["text_bytes"]:
+        raise DataError(
+            f"no validation text came out of {', '.join(config.validation_shards or config.train_shards)[:200]}",
             "give more text, raise data.validation_fraction, or set data.validation_shards",
         )
 

@@ -10,6 +10,7 @@ changed byte changes it.
 """
 
 import logging
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -53,10 +54,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """SHA-256 over names, sizes and contents."""
         return json_sha256(
-            [
-                [file.name, file.bytes, content]
-                for file, content in zip(self.files, self.hashes, strict=True)
-            ]
+            [[file.name, file.bytes, content] for file, content in zip(self.files, self.hashes, strict=True)]
         )
 
     def documents(self, bad: BadText | None = None) -> Iterator[Document]:
@@ -75,9 +73,7 @@ def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
     Of `config` it takes how documents are told apart and read: `documents`, `text_field`, `bad_utf8`.
     """
     if not uris:
-        raise DataError(
-            "no text was given", "name files, folders or stdlib:// (data.train_shards in a config)"
-        )
+        raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
     files = [file for uri in uris for file in _find(uri, config)]
     seen: set[Path] = set()
     for file in files:
@@ -119,7 +115,7 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") for part in parts) or path.is_dir():
             continue
-        file = _describe(path, "/".join((folder.name, *parts)), config)
+        file = _describe(path, "/".join(parts), config)
         others += file is None
         if file is not None and file.bytes:
             files.append(file)
@@ -151,12 +147,9 @@ def _source_file(
     kind: Literal["text", "lines", "jsonl", "parquet"],
     compression: Literal["gzip", "zstd"] | None = None,
 ) -> SourceFile:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path} cannot be read", "check its permissions")
+    status = path.stat()
     return SourceFile(path.resolve(), name, kind, compression, status.st_size, status.st_mtime_ns)
 
 

@@ -44,12 +44,12 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+Tokens = NDArray[np.uint16 | np.uint32]
 
 _log = logging.getLogger(__name__)
 
 
-def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
     """Return the type that ids below `vocab_size` are stored in."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
@@ -69,7 +69,7 @@ class Shard:
 def write_shard(folder: Path, shard: Shard, tokens: Iterable[Tokens], ends: NDArray[np.uint64]) -> list[FileEntry]:
     """Write .bin and .idx into `folder`/shards, durably; a reader never sees a part of one."""
     contents: dict[str, Iterable[bytes]] = {
-        "bin": (part.data.cast("B") for part in tokens),
+        "bin": (part.tobytes() for part in tokens),
         "idx": [ends.astype("<u8").tobytes()],
     }
     entries: list[FileEntry] = []
@@ -206,7 +206,8 @@ def _verify_once(folder: Path, manifest: Manifest) -> None:
         return
     verify(folder, manifest, hashes=False)
     status = [(folder / entry.name).stat() for entry in manifest.files]
-    state = json_sha256([manifest.id, str(folder.resolve()), [[s.st_ino, s.st_size, s.st_mtime_ns] for s in status]])
+    files = [[found.st_ino, found.st_size, found.st_mtime_ns] for found in status]
+    state = json_sha256([manifest.id, str(folder.resolve()), files])
     stamp = Path.home() / ".cache" / "candlewick" / "verified" / f"{state}.json"
     if stamp.exists():
         return

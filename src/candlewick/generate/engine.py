@@ -80,8 +80,6 @@ def stream_text(
     return detokenize(engine.generate(ids, config, seed=seed, stop_id=tokenizer.delimiter_id), tokenizer.decode)
 
 
-def sample_text(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int
-) -> str:
+def sample_text(model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int) -> str:
     """Return what the model writes after the prompt; see `stream_text`."""
     return "".join(stream_text(model, tokenizer, prompt, config, seed=seed))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, each (T, 1, d/2): they broadcast over batch and heads of (B, T, H, d)."""
+"""Cosines (c, c) and sines (-s, s) of the angles, each (T, 1, d): they broadcast over (B, T, heads, d)."""
 
 
 class Rotary(nn.Module):
@@ -28,7 +28,7 @@ class Rotary(nn.Module):
         super().__init__()
         self.head_dim, self.theta, self.max_positions = head_dim, theta, max_positions
         for name in ("cos", "sin"):
-            table = torch.empty(max_positions, 1, head_dim // 2, dtype=torch.float32)
+            table = torch.empty(max_positions, 1, head_dim, dtype=torch.float32)
             self.register_buffer(name, table, persistent=False)
         self.init_buffers()
 
@@ -40,7 +40,9 @@ class Rotary(nn.Module):
             inverse_frequency = 1.0 / self.theta ** (pairs / self.head_dim)
             positions = torch.arange(self.max_positions, dtype=torch.float32)
             angles = positions[:, None, None] * inverse_frequency  # (max_positions, 1, d/2)
-        self.cos, self.sin = angles.cos().to(device), angles.sin().to(device)
+            cos, sin = angles.cos(), angles.sin()
+        self.cos = torch.cat((cos, cos), dim=-1).to(device)  # (max_positions, 1, d)
+        self.sin = torch.cat((-sin, sin), dim=-1).to(device)
 
     def forward(self, start: int, length: int, dtype: torch.dtype) -> Rotation:
         """Return the rotation of positions `start` to `start + length - 1`.
@@ -74,5 +76,4 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.mul(x, cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)

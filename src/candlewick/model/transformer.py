@@ -14,31 +14,14 @@ V vocab_size   L num_layers
 This file knows mathematics only: no loss, device, rank or compilation. Those are applied from outside.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from candlewick.config import ModelConfig
 from candlewick.model.attention import attend
 from candlewick.model.cache import KVCache, LayerCache, allocate
+from candlewick.model.norm import RMSNorm
 from candlewick.model.rope import Rotary, Rotation, rotate
-
-
-class RMSNorm(nn.Module):
-    """Scale vectors to a root mean square of 1, then each channel by its weight (arXiv:1910.07467).
-
-    The mean is taken in float32 at least and the result cast back before the weight: Hugging Face's order, to
-    the bit, in every dtype.
-    """
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize the last dimension."""
-        return self.weight * F.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 class Attention(nn.Module):

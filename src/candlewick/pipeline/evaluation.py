@@ -1,6 +1,5 @@
 """Evaluate a checkpoint that lies on the disk, on any text or token dataset."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,34 +9,28 @@ from candlewick.artifacts import canonical_json
 from candlewick.checkpoint.layout import STATE, resolve
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
-from candlewick.errors import CheckpointError, DataError
+from candlewick.errors import CheckpointError
 from candlewick.pipeline.training import open_data
 from candlewick.train.evaluate import evaluate
 from candlewick.train.objective import NextTokenLoss
 
 
 def evaluate_checkpoint(
-    path: Path, sources: Sequence[str], *, device: torch.device, max_batches: int | None
+    path: Path, data: DataConfig, *, device: torch.device, max_batches: int | None
 ) -> dict[str, float]:
-    """Return the metrics of a checkpoint on `sources`; none given: on what its run held out.
+    """Return the metrics of a checkpoint on the validation side of `data`; if it names none: of its run's data.
 
-    A token dataset is evaluated on its validation split, text as a whole. Raises what opening them raises.
+    Raises what opening them raises.
     """
     folder = resolve(path)
     model, tokenizer = load_for_inference(folder, device)
-    if sources:
-        # text stands on both sides, so that nothing of it is held out
-        data = DataConfig(train_shards=tuple(sources), validation_shards=tuple(sources))
+    if data.train_shards:
         config = RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=folder))
         sequence_length = model.config.max_position_embeddings
     else:
         config = _saved_config(folder)
         sequence_length = config.sequence_length
     split = open_data(config).validation
-    if split is None:
-        raise DataError(
-            f"the data of {folder} has no validation split", "name text or a token dataset to evaluate on"
-        )
     return evaluate(
         NextTokenLoss(model, num_tokens=tokenizer.vocab_size),
         split,

@@ -17,7 +17,7 @@ import torch
 from candlewick.artifacts import Manifest, read_manifest, replace_durable
 from candlewick.checkpoint.layout import list_checkpoints, newest_valid
 from candlewick.checkpoint.load import load_for_inference, read_state
-from candlewick.config import RunConfig
+from candlewick.config import DataConfig, RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
@@ -41,7 +41,9 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
     run_dir = run_dir.resolve()
     tokenizer_dir = _tokenizer(config, run_dir, say)
     tokens, reused = make_tokens(config.data, tokenizer_dir, run_dir / "tokens")
-    _say_stage(say, "tokens", run_dir / "tokens", reused, f"{tokens.details['train']['tokens']:,} to train on")
+    _say_stage(
+        say, "tokens", run_dir / "tokens", reused, f"{tokens.details['splits']['train']['tokens']:,} to train on"
+    )
     training = _training_config(config, run_dir, tokenizer_dir)
     for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
         replace_durable(run_dir / name, text.encode())
@@ -119,7 +121,8 @@ def _evaluate(run_dir: Path, result: Json, tokens: Manifest, device: torch.devic
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, "tokens": tokens.id}, {})
 
     def files() -> dict[str, bytes]:
-        metrics = evaluate_checkpoint(checkpoint, [str(run_dir / "tokens")], device=device, max_batches=None)
+        data = DataConfig(train_shards=(str(run_dir / "tokens"),))
+        metrics = evaluate_checkpoint(checkpoint, data, device=device, max_batches=None)
         return {"metrics.json": json.dumps(metrics, indent=1).encode()}
 
     folder = run_dir / "evaluation"

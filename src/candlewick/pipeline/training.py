@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts import MANIFEST, Manifest, json_sha256, read_manifest, replace_durable
+from candlewick.artifacts import Manifest, json_sha256, replace_durable
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.lock import run_lock
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config_io import dump_yaml
 from candlewick.data.prepare import prepare
-from candlewick.data.token_shards import TokenDataset
+from candlewick.data.token_shards import TokenDataset, is_token_dataset
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.log import add_file
 from candlewick.model.transformer import Transformer
 from candlewick.pipeline.tokenizer_stage import make_tokenizer
+from candlewick.progress import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
 
@@ -104,21 +105,20 @@ def open_data(config: RunConfig) -> TrainingData:
 
 def cache_folder(data: DataConfig) -> Path:
     """Return the folder where tokenizers and tokens made on the way are kept."""
-    return data.cache_dir or Path.home() / ".cache" / "candlewick"
+    if data.cache_dir is None:
+        raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
+    return data.cache_dir
 
 
 def make_tokens(data: DataConfig, tokenizer_dir: Path, output: Path) -> tuple[Manifest, bool]:
     """Prepare the token dataset of the config's text at `output`; whether it was there already."""
-    return prepare(data, tokenizer_dir, output)
+    with bytes_progress("tokens") as progress:
+        return prepare(data, tokenizer_dir, output, progress=progress)
 
 
 def _token_dataset(uris: Sequence[str]) -> Path | None:
     """Return the folder if `uris` names one token dataset, None if it names text. A mixture is a ConfigError."""
-    datasets = [
-        Path(uri)
-        for uri in uris
-        if "://" not in uri and (Path(uri) / MANIFEST).is_file() and read_manifest(Path(uri)).kind == "tokens"
-    ]
+    datasets = [Path(uri) for uri in uris if "://" not in uri and is_token_dataset(Path(uri))]
     if not datasets:
         return None
     if len(uris) > 1:

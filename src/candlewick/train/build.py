@@ -12,7 +12,7 @@ from candlewick.checkpoint.layout import STATE, newest_valid, sweep
 from candlewick.checkpoint.load import Resumed, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.config import BestConfig, DataConfig, RunConfig
-from candlewick.data.loader import Loader
+from candlewick.data.loader import Loader, restored_samples
 from candlewick.data.token_shards import TokenSplit
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.model.flops import flops_per_token
@@ -41,7 +41,7 @@ class TrainingData:
 
     tokenizer: Tokenizer
     train: TokenSplit
-    validation: TokenSplit | None
+    validation: TokenSplit
     dataset_id: str
 
 
@@ -71,8 +71,11 @@ def build(
     if resume_run:
         sweep(checkpoints)
         resumed = resume(objective.model, newest_valid(checkpoints))
-        _check_same_run(config, data, resumed)
-        state, samples = _restore(resumed, optimizer, planned, distributed)
+        _check_same_shape(config, resumed)
+        state = _restore(resumed, optimizer, planned, distributed)
+        samples = restored_samples(
+            resumed.state["loader"], data.train, sequence_length=config.sequence_length, seed=config.runtime.seed
+        )
     loader = Loader(
         data.train,
         sequence_length=config.sequence_length,
@@ -133,15 +136,13 @@ class _Snapshotter:
         )
 
 
-def _restore(
-    resumed: Resumed, optimizer: Optimizer, planned: int | None, distributed: Distributed
-) -> tuple[TrainState, int]:
-    """Put everything but the weights back; return the counters and the samples that were read."""
+def _restore(resumed: Resumed, optimizer: Optimizer, planned: int | None, distributed: Distributed) -> TrainState:
+    """Put everything but the weights and the place in the data back; return the counters."""
     optimizer.load_named_state(resumed.optimizer)
     try:
         restore_random_state(resumed.state["random"], distributed.device)
         state = TrainState.from_json(resumed.state["counters"])
-        samples, threads = resumed.state["loader"]["samples"], resumed.state["threads"]
+        threads = resumed.state["threads"]
     except KeyError as error:
         raise CheckpointError(f"{resumed.folder / STATE} lacks {error}") from None
     if threads != torch.get_num_threads():
@@ -151,7 +152,7 @@ def _restore(
             torch.get_num_threads(),
         )
     # a time budget became a number of steps when the run was young; any other end is read anew
-    return (state if planned is None else replace(state, total_steps=planned)), samples
+    return state if planned is None else replace(state, total_steps=planned)
 
 
 def vocabulary_rows(configured: int | None, tokenizer: Tokenizer) -> int:
@@ -211,10 +212,8 @@ def _sampler(objective: NextTokenLoss, sampler: Sampler | None) -> Callable[[], 
 
 
 def _evaluator(
-    objective: NextTokenLoss, split: TokenSplit | None, config: RunConfig
-) -> Callable[[int | None], dict[str, float]] | None:
-    if split is None:
-        return None
+    objective: NextTokenLoss, split: TokenSplit, config: RunConfig
+) -> Callable[[int | None], dict[str, float]]:
     return lambda max_batches: evaluate(
         objective,
         split,
@@ -224,23 +223,17 @@ def _evaluator(
     )
 
 
-def _check_same_run(config: RunConfig, data: TrainingData, resumed: Resumed) -> None:
-    """Refuse to go on with another model, other data or another order of it. Raises CheckpointError."""
+def _check_same_shape(config: RunConfig, resumed: Resumed) -> None:
+    """Refuse to go on with another model, by name of what differs. Raises CheckpointError."""
     saved: dict[str, Any] = resumed.state["config"]
     now = config.model_dump(mode="json")
     different = [
-        f"{section}.{key} (was {saved[section].get(key)!r}, is {value!r})"
-        for section, keys in {"model": now["model"], "data": ["sequence_length"], "runtime": ["seed"]}.items()
-        for key in keys
-        if (value := now[section][key]) != saved[section].get(key)
+        f"model.{key} (was {saved['model'].get(key)!r}, is {value!r})"
+        for key, value in now["model"].items()
+        if value != saved["model"].get(key)
     ]
     if different:
         raise CheckpointError(
             f"{resumed.folder} was written with other settings: {', '.join(different)}",
             "put them back, or start a new --run-dir",
-        )
-    if (found := resumed.state["loader"]["dataset_id"]) != data.train.dataset_id:
-        raise CheckpointError(
-            f"{resumed.folder} was trained on tokens {found[:12]}, these are {data.train.dataset_id[:12]}",
-            "give the same text and tokenizer, or start a new --run-dir",
         )

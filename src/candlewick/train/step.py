@@ -37,10 +37,8 @@ def train_step(
     device = next(objective.parameters()).device
     loss = torch.zeros((), device=device)
     for batch in update.micro_batches:
-        batch_on_device = batch.to(device)
-        part = objective(
-            batch_on_device.tokens, batch_on_device.targets, batch_on_device.weights, 1.0 / update.weight_sum
-        )
+        moved = batch.to(device)
+        part = objective(moved.tokens, moved.targets, moved.weights, 1.0 / update.weight_sum)
         part.backward()
         loss += part.detach()
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
@@ -60,4 +58,4 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
     """Scale all gradients in place so that their norm is at most `max_norm`; a non-finite norm changes nothing."""
     factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
-    torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage]
+    torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -33,8 +33,8 @@ class Parts:
     peak_learning_rate: float
     loader: Loader
     reporter: Reporter
-    evaluate: Callable[[int | None], Metrics] | None
-    """At most so many batches (None: all) of the validation split -> metrics; None: there is no such split."""
+    evaluate: Callable[[int | None], Metrics]
+    """At most so many batches (None: all) of the validation split -> metrics."""
     sample: Callable[[], list[tuple[str, str]]] | None
     """Write (prompt, text) pairs with the present weights."""
     snapshot: Callable[[], Snapshot]
@@ -77,7 +77,7 @@ class Trainer:
                 parts.optimizer.set_lr(scale)
                 result = train_step(parts.objective, parts.optimizer, update, self.max_grad_norm)
                 state.step += 1
-                state.tokens += update.num_tokens
+                state.tokens += round(update.weight_sum)
                 self.guard.check(state, result)
                 state.train_seconds += time.monotonic() - began
                 self._plan_end()
@@ -106,13 +106,12 @@ class Trainer:
         """Evaluate on a part of the split, keep the best weights, show sample text."""
         parts, state, settings = self.parts, self.state, self.runtime.evaluation
         parts.reporter.trained()
-        if parts.evaluate is not None:
-            metrics = parts.evaluate(settings.max_batches)
-            parts.reporter.evaluation(state, metrics, whole=False)
-            if settings.best is not None and (state.best_loss is None or metrics["eval/loss"] < state.best_loss):
-                state.best_loss = metrics["eval/loss"]
-                self.guard.flush(state)
-                save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
+        metrics = parts.evaluate(settings.max_batches)
+        parts.reporter.evaluation(state, metrics, whole=False)
+        if settings.best is not None and (state.best_loss is None or metrics["eval/loss"] < state.best_loss):
+            state.best_loss = metrics["eval/loss"]
+            self.guard.flush(state)
+            save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
         self._sample()
 
     def _sample(self) -> None:
@@ -131,8 +130,6 @@ class Trainer:
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""
         self._save()
-        if self.parts.evaluate is None:
-            return {}
         metrics = self.parts.evaluate(None)
         self.parts.reporter.evaluation(self.state, metrics, whole=True)
         if not self._due(self.runtime.evaluation.every_n_steps):

@@ -1,6 +1,6 @@
-"""Write docs/config.md from the config tree: every key, its type, its default, its meaning.
+"""Write docs/config.md and docs/metrics.md from the code that they describe.
 
-`make docs` writes it; with `--check` (in `make check`) it only says whether the file is up to date.
+`make docs` writes them; with `--check` (in `make check`) it only says which are out of date.
 """
 
 import argparse
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.config import RunConfig
+from candlewick.train.trackers import METRICS
 
-TARGET = Path(__file__).with_name("config.md")
-HEAD = """# Configuration
+FOLDER = Path(__file__).parent
+CONFIG_HEAD = """# Configuration
 
 Every key of a run. Written by `make docs` from `src/candlewick/config.py`; edit that.
 
@@ -19,27 +20,41 @@ A file holds only what differs from these defaults, as YAML, TOML or JSON, and m
 with `extends:`. Defaults < file < `--override key=value`. An unknown key is an error. Off is `null`.
 `candlewick config show --config FILE` prints the resolved tree.
 """
+METRICS_HEAD = """# Metrics
+
+Every figure that a run records, in `metrics.jsonl` and in TensorBoard. Written by `make docs` from
+`src/candlewick/train/trackers.py`; edit that. The rows of the file: [formats](formats.md#run-folder).
+
+| name | meaning |
+|---|---|"""
 
 
 def main() -> int:
-    """Write or check the page; return the exit code."""
+    """Write or check the pages; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
     check = parser.parse_args().check
-    text = page()
-    if not check:
-        TARGET.write_text(text, encoding="utf-8")
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"docs/{TARGET.name} is out of date (fix: make docs)\n")
-        return 1
-    return 0
+    stale: list[str] = []
+    for name, text in (("config.md", config_page()), ("metrics.md", metrics_page())):
+        path = FOLDER / name
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(f"docs/{name}")
+    if stale:
+        sys.stderr.write(f"out of date: {', '.join(stale)} (fix: make docs)\n")
+    return 1 if stale else 0
 
 
-def page() -> str:
-    """Return the whole page."""
+def config_page() -> str:
+    """Return the whole page about the config tree."""
     schema = RunConfig.model_json_schema()
-    parts = [HEAD, *section("", schema, schema["$defs"])]
-    return "\n".join(parts)
+    return "\n".join([CONFIG_HEAD, *section("", schema, schema["$defs"])]).rstrip() + "\n"
+
+
+def metrics_page() -> str:
+    """Return the whole page about metrics."""
+    return "\n".join([METRICS_HEAD, *(f"| `{name}` | {meaning} |" for name, meaning in METRICS.items())]) + "\n"
 
 
 def section(path: str, node: dict[str, Any], definitions: dict[str, Any]) -> list[str]:

@@ -1,0 +1,186 @@
+"""`candlewick tokenizer`: train, inspect and use tokenizers."""
+
+import argparse
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from candlewick.artifacts import MANIFEST, Manifest, read_manifest
+from candlewick.cli.arguments import add_config, add_json, add_output, print_json
+from candlewick.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from candlewick.pipeline.tokenizer_stage import Progress
+    from candlewick.tokenizer.bpe import Tokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    train = actions.add_parser("train", help="train a tokenizer on text")
+    train.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="files, folders or stdlib://; default data.train_shards"
+    )
+    add_output(train, "folder to write the tokenizer to")
+    add_config(train)
+    add_json(train)
+    train.set_defaults(action_run=_train)
+
+    inspect = actions.add_parser("inspect", help="what a tokenizer is, and how well it fits a text")
+    _add_tokenizer(inspect)
+    inspect.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text to measure bytes per token on")
+    add_json(inspect)
+    inspect.set_defaults(action_run=_inspect)
+
+    encode = actions.add_parser("encode", help="text to token ids")
+    _add_tokenizer(encode)
+    encode.add_argument("text", nargs="?", default="-", metavar="TEXT", help="default -, the standard input")
+    add_json(encode)
+    encode.set_defaults(action_run=_encode)
+
+    decode = actions.add_parser("decode", help="token ids to text")
+    _add_tokenizer(decode)
+    decode.add_argument("ids", nargs="+", type=int, metavar="ID")
+    decode.set_defaults(action_run=_decode)
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tokenizer", metavar="DIR", type=Path, help="folder with a tokenizer.json, or that file")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the chosen action."""
+    args.action_run(args)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from candlewick.config_io import load_config
+    from candlewick.log import setup
+    from candlewick.pipeline.tokenizer_stage import make_tokenizer
+
+    setup()
+    config = load_config(args.config, args.override)
+    sources = args.sources or config.data.train_shards
+    if not sources:
+        raise ConfigError(
+            "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
+        )
+    with _progress() as progress:
+        manifest, reused = make_tokenizer(sources, config.data, config.tokenizer, args.output, progress=progress)
+    if args.json:
+        print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
+        return
+    details = manifest.details
+    print(f"{'up to date' if reused else 'wrote'}: {args.output}")
+    print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")
+    if details["heldout"]["tokens"]:
+        print(f"{details['heldout']['bytes_per_token']:.3f} bytes per token on held-out text")
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    return {"id": manifest.id, "details": manifest.details, "config": manifest.config}
+
+
+@contextmanager
+def _progress() -> Generator["Progress"]:
+    """Show bytes read with rate and time left on a terminal, a line per tenth elsewhere; on standard error."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("tokenizer: reading", total=None)
+        tenths = 0
+
+        def update(done: int, total: int) -> None:
+            nonlocal tenths
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                bar.update(task, description="tokenizer: merging")
+            if not console.is_terminal and done * 10 // total > tenths:
+                tenths = done * 10 // total
+                console.print(f"tokenizer: {done / 1e6:.1f} of {total / 1e6:.1f} MB read")
+
+        yield update
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from candlewick.tokenizer.bpe import Tokenizer
+    from candlewick.tokenizer.report import measure
+
+    tokenizer = Tokenizer.load(args.tokenizer)
+    result: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "pattern": tokenizer.pattern,
+        "delimiter_id": tokenizer.delimiter_id,
+        "padding_id": tokenizer.padding_id,
+        "sha256": tokenizer.sha256,
+        "longest_tokens": _longest(tokenizer),
+    }
+    if args.tokenizer.is_dir() and (args.tokenizer / MANIFEST).is_file():
+        manifest = read_manifest(args.tokenizer)
+        if manifest.kind == "tokenizer":
+            result["made"] = _summary(manifest)
+    if args.text is not None:
+        report = measure(tokenizer, [_read_text(args.text.read_bytes(), str(args.text))])
+        result["text"] = {
+            "bytes": report.bytes,
+            "tokens": report.tokens,
+            "bytes_per_token": report.bytes_per_token,
+            "coverage": report.coverage,
+            "lossless": report.lossless,
+        }
+    if args.json:
+        print_json(result)
+    else:
+        _print_flat(result)
+
+
+def _print_flat(result: dict[str, Any], prefix: str = "") -> None:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            _print_flat(value, f"{prefix}{name}.")
+        else:
+            print(f"{prefix + name:<28} {value}")
+
+
+def _longest(tokenizer: "Tokenizer", count: int = 10) -> list[str]:
+    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    tokens.sort(key=lambda token: (-len(token), token))
+    return [token.decode(errors="replace") for token in tokens[:count]]
+
+
+def _read_text(content: bytes, where: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start} is not UTF-8", "give UTF-8 text") from None
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from candlewick.tokenizer.bpe import Tokenizer
+
+    tokenizer = Tokenizer.load(args.tokenizer)
+    text = _read_text(sys.stdin.buffer.read(), "standard input") if args.text == "-" else args.text
+    ids = tokenizer.encode(text)
+    if args.json:
+        pieces = [tokenizer.token_bytes(i).decode(errors="replace") for i in ids]
+        print_json({"ids": ids, "pieces": pieces})
+    else:
+        print(*ids)
+
+
+def _decode(args: argparse.Namespace) -> None:
+    from candlewick.tokenizer.bpe import Tokenizer
+
+    print(Tokenizer.load(args.tokenizer).decode(args.ids, skip_special=False))

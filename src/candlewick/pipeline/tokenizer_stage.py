@@ -1,0 +1,95 @@
+"""The tokenizer stage: a corpus and the tokenizer's settings -> a tokenizer artifact, unless it is there already.
+
+The corpus is read twice: to count it, so that the training text can be taken evenly from all of it, and to train. Of
+a hundred pieces (a document, or a part of a long one: at most 64 KiB and a hundredth of the corpus) one is kept out
+of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; of less than some 50 KB none.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from candlewick.artifacts import Manifest, require_replaceable
+from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.data.sources import Corpus, open_corpus
+from candlewick.errors import ConfigError
+from candlewick.pipeline.stages import Recipe, find
+from candlewick.tokenizer.artifact import KIND, write_artifact
+from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
+
+_EVERY = 100
+_MAX_HELDOUT = 200
+_MAX_HELDOUT_BYTES = 2_000_000
+_MIN_PIECE_CHARS = 1 << 10
+
+Progress = Callable[[int, int], None]
+
+
+def make_tokenizer(
+    corpus_uris: Sequence[str],
+    data_config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    output: Path,
+    *,
+    progress: Progress | None = None,
+) -> tuple[Manifest, bool]:
+    """Return the tokenizer artifact at `output`, and whether it was there; else train it on the corpus.
+
+    `progress` is called with bytes read and bytes to read; they are equal when the merging begins. Raises
+    DataError for a corpus that cannot be read, ConfigError if the settings name a finished tokenizer,
+    ArtifactError if something else is at `output`.
+    """
+    if tokenizer_config.tokenizer_json is not None:
+        raise ConfigError(
+            f"tokenizer.tokenizer_json={tokenizer_config.tokenizer_json} is a finished tokenizer",
+            "use it, or set tokenizer.tokenizer_json to null to train one",
+        )
+    corpus = open_corpus(corpus_uris, data_config)
+    recipe = _recipe(corpus, tokenizer_config)
+    if (found := find(output, recipe)) is not None:
+        return found, True
+    require_replaceable(output)
+    num_documents, num_bytes = _count(corpus)
+    every = max(_EVERY, num_documents // _MAX_HELDOUT, num_bytes // _MAX_HELDOUT_BYTES)
+    heldout: list[str] = []
+    limit = min(num_bytes, tokenizer_config.max_train_bytes)
+    tokenizer, report = train_tokenizer(
+        _hold_out(_pieces(corpus, num_bytes), every, heldout),
+        vocab_size=tokenizer_config.vocab_size,
+        min_frequency=tokenizer_config.min_frequency,
+        max_train_bytes=tokenizer_config.max_train_bytes,
+        total_bytes=num_bytes,
+        progress=None if progress is None else lambda done: progress(min(done, limit), limit),
+    )
+    manifest = write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
+    return manifest, False
+
+
+def _recipe(corpus: Corpus, config: TokenizerConfig) -> Recipe:
+    """What decides the result: the text, how it is read, and the settings."""
+    reading = corpus.config.model_dump(mode="json", include={"documents", "text_field", "bad_utf8"})
+    training = config.model_dump(mode="json", exclude={"tokenizer_json"})
+    return Recipe(KIND, {"corpus": corpus.fingerprint}, {"pattern": PATTERN, **reading, **training})
+
+
+def _count(corpus: Corpus) -> tuple[int, int]:
+    """Count documents and bytes of text."""
+    documents = size = 0
+    for document in corpus.documents():
+        documents += document.begins
+        size += len(document.text) if document.text.isascii() else len(document.text.encode())
+    return documents, size
+
+
+def _pieces(corpus: Corpus, num_bytes: int) -> Iterator[str]:
+    length = min(max(num_bytes // _EVERY, _MIN_PIECE_CHARS), PIECE_CHARS)
+    for document in corpus.documents():
+        yield from split_text(document.text, length)
+
+
+def _hold_out(pieces: Iterator[str], every: int, heldout: list[str]) -> Iterator[str]:
+    """Pass pieces on, but for one of so many, which goes into `heldout`."""
+    for number, piece in enumerate(pieces):
+        if number % every == every // 2:
+            heldout.append(piece)
+        else:
+            yield piece

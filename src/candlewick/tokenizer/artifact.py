@@ -1,0 +1,68 @@
+"""A tokenizer as an artifact: a folder that Hugging Face readers load, with a manifest of how it was made.
+
+    tokenizer.json  tokenizer_config.json  manifest.json (kind "tokenizer", version 1)
+
+`inputs` and `config` come from who made it; `details` say what was counted, `bytes_per_token` on held-out text.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from candlewick import __version__
+from candlewick.artifacts import Manifest, publish, staging
+from candlewick.errors import TokenizerError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.report import measure
+from candlewick.tokenizer.train import TrainReport
+
+KIND = "tokenizer"
+VERSION = 1
+
+
+def write_artifact(
+    tokenizer: Tokenizer,
+    report: TrainReport,
+    heldout: Sequence[str],
+    output: Path,
+    *,
+    inputs: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Manifest:
+    """Measure a trained tokenizer on held-out texts and write it as an artifact at `output`.
+
+    Raises TokenizerError if a text does not survive it, ArtifactError if `output` is a folder of something else.
+    """
+    measured = measure(tokenizer, heldout)
+    if not measured.lossless:
+        raise TokenizerError(f"{measured.changed_texts} of {measured.texts} texts do not survive the tokenizer")
+    trained = asdict(report)
+    seconds = trained.pop("seconds")
+    details = {
+        **trained,
+        "too_small": report.too_small,
+        "pattern": tokenizer.pattern,
+        "delimiter_id": tokenizer.delimiter_id,
+        "padding_id": tokenizer.padding_id,
+        "heldout": {
+            "texts": measured.texts,
+            "bytes": measured.bytes,
+            "tokens": measured.tokens,
+            "bytes_per_token": round(measured.bytes_per_token, 4) if measured.tokens else None,
+            "tokens_per_text": round(measured.tokens_per_text, 2) if measured.texts else None,
+            "coverage": round(measured.coverage, 4),
+        },
+    }
+    provenance = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(seconds, 3),
+        "candlewick": __version__,
+        "tokenizers": version("tokenizers"),
+    }
+    with staging(output) as aside:
+        files = tuple(tokenizer.write(aside))
+        manifest = Manifest(KIND, VERSION, inputs, config, files, details, provenance)
+        return publish(aside, output, manifest)

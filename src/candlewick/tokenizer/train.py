@@ -1,0 +1,173 @@
+"""A stream of texts -> a byte-level BPE tokenizer. The same texts and settings give the same bytes.
+
+    texts -> pieces of at most 64 KiB -> counts of pre-tokens (Rust) -> merges, most frequent pair first
+             (cut where the pattern cuts, so a piece has the pre-tokens of the whole)
+
+Memory is bounded: the trainer reads ahead 256 pieces and keeps the counts of different pre-tokens, never text. It
+counts pairs in 32 bits, which wrap silently; 2 GiB of text cannot hold so many pairs, so more is refused. Of a
+larger corpus, pieces are taken evenly from begin to end. Reference: arXiv:1508.07909.
+"""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers import Regex, decoders, models, trainers
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import pre_tokenizers as pre
+
+from candlewick.errors import ConfigError, TokenizerError
+from candlewick.tokenizer.bpe import DELIMITER, PADDING, PATTERNS, Tokenizer, surrogate_error
+
+PATTERN = "qwen2"
+PIECE_CHARS = 1 << 16
+MAX_TRAIN_BYTES = (1 << 31) - 1
+MIN_VOCAB_SIZE = 256 + 2
+_TELL_BYTES = 1 << 20
+
+# places where the pattern always cuts: after a line end before something visible, and between a word and a space
+_CUT = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What a tokenizer was trained on, and what came out."""
+
+    requested_vocab_size: int
+    vocab_size: int
+    texts: int
+    bytes: int
+    corpus_sha256: str
+    seconds: float
+
+    @property
+    def too_small(self) -> bool:
+        """Whether the text had too few frequent pairs for the requested vocabulary."""
+        return self.vocab_size < self.requested_vocab_size
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int = 2,
+    max_train_bytes: int = 1 << 30,
+    total_bytes: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tokenizer, TrainReport]:
+    """Train on at most `max_train_bytes` of UTF-8: evenly of `total_bytes` if that is given, else the first.
+
+    `progress` is called with the bytes read so far, and with `max_train_bytes` when the merging begins. Raises
+    ConfigError for sizes that cannot be, TokenizerError if there is no text. A text too small for the vocabulary
+    is in the report, and a warning.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(f"vocab_size={vocab_size} is too small: 256 bytes and 2 special tokens are always in")
+    if not 0 < max_train_bytes <= MAX_TRAIN_BYTES:
+        raise ConfigError(
+            f"max_train_bytes={max_train_bytes} is not in 1 to {MAX_TRAIN_BYTES}: pairs are counted in 32 bits",
+            "lower tokenizer.max_train_bytes; the text is then taken evenly from the corpus",
+        )
+    start = time.monotonic()
+    reader = _Reader(max_train_bytes, total_bytes, progress)
+    rust = _untrained()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[DELIMITER, PADDING],
+        initial_alphabet=pre.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rust.train_from_iterator(reader.read(texts), trainer)
+    if not reader.bytes:
+        raise TokenizerError("there is no text to train a tokenizer on", "check the sources")
+    tokenizer = Tokenizer(rust.to_str(pretty=True).encode())
+    report = TrainReport(
+        requested_vocab_size=vocab_size,
+        vocab_size=tokenizer.vocab_size,
+        texts=reader.texts,
+        bytes=reader.bytes,
+        corpus_sha256=reader.digest.hexdigest(),
+        seconds=time.monotonic() - start,
+    )
+    if report.too_small:
+        _log.warning(
+            "the text is too small for %d tokens: only %d pairs occur at least %d times, the vocabulary has %d",
+            vocab_size,
+            tokenizer.vocab_size - MIN_VOCAB_SIZE,
+            min_frequency,
+            tokenizer.vocab_size,
+        )
+    return tokenizer, report
+
+
+def _untrained() -> RustTokenizer:
+    rust = RustTokenizer(models.BPE())
+    split = pre.Split(Regex(PATTERNS[PATTERN]), "isolated")
+    to_bytes = pre.ByteLevel(add_prefix_space=False, use_regex=False)
+    rust.pre_tokenizer = pre.Sequence([split, to_bytes])  # pyright: ignore[reportAttributeAccessIssue]
+    rust.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    return rust
+
+
+class _Reader:
+    """Feeds the trainer, and counts and hashes what it was given."""
+
+    def __init__(self, limit: int, total: int | None, progress: Callable[[int], None] | None) -> None:
+        self._limit, self._total, self._progress = limit, total, progress
+        self.texts = self.bytes = 0
+        self.digest = hashlib.sha256()
+
+    def read(self, texts: Iterable[str]) -> Iterator[str]:
+        """Yield the pieces to train on."""
+        seen = 0
+        for piece in self._pieces(texts):
+            try:
+                raw = piece.encode()
+            except UnicodeEncodeError:
+                raise surrogate_error([piece]) from None
+            # after any part of the corpus, the same share of it has been taken
+            if self._total is None or self.bytes * self._total <= seen * self._limit:
+                yield self._take(raw)
+            if self._limit - self.bytes < 4:  # there may be no room for another character
+                break
+            seen += len(raw)
+        self._tell(self._limit)
+
+    def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
+        told = 0
+        for text in texts:
+            self.texts += 1
+            yield from split_text(text)
+            if self.bytes >= told + _TELL_BYTES:
+                told = self.bytes
+                self._tell(told)
+
+    def _take(self, raw: bytes) -> str:
+        text = raw[: self._limit - self.bytes].decode(errors="ignore")
+        raw = text.encode()
+        self.bytes += len(raw)
+        self.digest.update(len(raw).to_bytes(8, "little") + raw)
+        return text
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done)
+
+
+def split_text(text: str, limit: int = PIECE_CHARS) -> Iterator[str]:
+    """Cut a text into pieces of at most `limit` characters, where the pattern cuts too if such a place is near."""
+    start = 0
+    while len(text) - start > limit:
+        # looked for from the middle on, so that a piece is never short
+        places = [match.start() for match in _CUT.finditer(text, start + max(limit // 2, 1), start + limit)]
+        stop = places[-1] if places else start + limit
+        yield text[start:stop]
+        start = stop
+    if start < len(text):
+        yield text[start:]

@@ -1,0 +1,82 @@
+import pytest
+
+from candlewick.artifacts import Manifest, publish, staging, write_durable
+from candlewick.checkpoint.layout import (
+    checked_manifest,
+    list_checkpoints,
+    newest_valid,
+    prune,
+    resolve,
+    step_folder,
+    step_of,
+    sweep,
+)
+from candlewick.errors import CheckpointError
+
+
+def _checkpoint(directory, step, version=1):
+    target = step_folder(directory, step)
+    with staging(target) as aside:
+        entry = write_durable(aside / "state.json", b'{"step": %d}' % step)
+        publish(aside, target, Manifest("checkpoint", version, {}, {}, (entry,)))
+    return target
+
+
+def test_names_sort_by_step(tmp_path):
+    made = [_checkpoint(tmp_path, step) for step in (9, 1000, 20)]
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [9, 20, 1000]
+    assert newest_valid(tmp_path) == made[1]
+    assert list_checkpoints(tmp_path / "none") == []
+
+
+def test_an_unfinished_folder_is_no_checkpoint(tmp_path):
+    _checkpoint(tmp_path, 1)
+    (tmp_path / "step_000000002").mkdir()
+    assert step_of(newest_valid(tmp_path)) == 1
+
+
+def test_a_name_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="not named like a checkpoint"):
+        step_of(tmp_path / "latest")
+
+
+def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, caplog):
+    _checkpoint(tmp_path, 1)
+    (_checkpoint(tmp_path, 2) / "state.json").write_bytes(b"{")
+    assert step_of(newest_valid(tmp_path)) == 1
+    assert "step_000000002/state.json has 1 bytes, its manifest says" in caplog.text
+
+
+def test_the_reason_is_told_when_none_is_valid(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in .*without --resume"):
+        newest_valid(tmp_path)
+    (_checkpoint(tmp_path, 2) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="step_000000002 rejected"):
+        newest_valid(tmp_path)
+    with pytest.raises(CheckpointError, match="state.json is missing"):
+        checked_manifest(step_folder(tmp_path, 2))
+    with pytest.raises(CheckpointError, match="format version 7"):
+        checked_manifest(_checkpoint(tmp_path, 3, version=7))
+
+
+def test_a_run_a_folder_and_a_checkpoint_all_name_one(tmp_path):
+    folder = _checkpoint(tmp_path / "run" / "checkpoints", 5)
+    for name in (folder, folder.parent, folder.parent.parent):
+        assert resolve(name) == folder
+    with pytest.raises(CheckpointError, match="does not exist"):
+        resolve(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
+        resolve(tmp_path)
+
+
+def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
+    for step in range(5):
+        _checkpoint(tmp_path, step)
+    prune(tmp_path, 2)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4]
+    (tmp_path / ".tmp-step_000000009-ab").mkdir()
+    (tmp_path / ".del-step_000000001").mkdir()
+    (tmp_path / "mine").mkdir()
+    sweep(tmp_path)
+    sweep(tmp_path / "none")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "step_000000003", "step_000000004"]

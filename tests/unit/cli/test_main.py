@@ -1,0 +1,109 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from candlewick.cli import main as cli
+from candlewick.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Diverged,
+    EnvironmentFault,
+    Interrupted,
+    TokenizerError,
+)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    assert f"candlewick {verb}" in capsys.readouterr().out
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb}" in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tran"], "did you mean `train`?"),
+        (["zzz"], "see `candlewick --help`"),
+        (["train", "--bogus"], "--bogus"),
+        ([], "VERB"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_2(words, said, capsys):
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+    assert "fix:" in err
+
+
+def _raising(error, monkeypatch):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr("candlewick.cli.doctor.run", run)
+    return cli.main(["doctor"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a\n  b", "c"), 2),
+        (DataError("a b", "c"), 3),
+        (TokenizerError("a b", "c"), 3),
+        (CheckpointError("a b", "c"), 3),
+        (ArtifactError("a b", "c"), 3),
+        (EnvironmentFault("a b", "c"), 4),
+        (Interrupted("a b", "c"), 5),
+        (Diverged("a b", "c"), 6),
+    ],
+)
+def test_each_error_is_one_line_with_its_code(error, code, monkeypatch, capsys):
+    assert _raising(error, monkeypatch) == code
+    assert capsys.readouterr().err == "error: a b (fix: c)\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.ENOSPC, 4, "free space"),
+        (errno.EACCES, 4, "write to"),
+        (errno.EROFS, 4, "write to"),
+        (errno.ENOENT, 2, "check the path"),
+        (errno.EIO, 4, "check the disk"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line_too(number, code, said, monkeypatch, capsys):
+    assert _raising(OSError(number, "no", "/x/y"), monkeypatch) == code
+    err = capsys.readouterr().err
+    assert "/x/y" in err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_an_interrupt_without_a_run_is_exit_5(monkeypatch, capsys):
+    assert _raising(KeyboardInterrupt(), monkeypatch) == 5
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_is_shown_as_one(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        _raising(ZeroDivisionError(), monkeypatch)
+
+
+def test_a_closed_pipe_ends_quietly():
+    command = [sys.executable, "-m", "candlewick", "config", "show"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(30) == 0
