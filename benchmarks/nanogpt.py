@@ -146,9 +146,11 @@ class Bench:
         return any((run["name"], run["seed"]) == (name, seed) for run in self.runs)
 
     def record(self, name: str, seed: int, result: Run) -> None:
-        self.runs.append({"name": name, "seed": seed, "load": os.getloadavg()[0], **result})
+        facts = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "load": os.getloadavg()[0]}
+        self.runs.append({"name": name, "seed": seed, **facts, **result})
+        document = {"setup": self.setup, "commit": commit(), "runs": self.runs}
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.write_text(json.dumps({"setup": self.setup, "runs": self.runs}, indent=1) + "\n")
+        self.output.write_text(json.dumps(document, indent=1) + "\n")
         print(f"{name:<28} seed {seed}  {result['bits_per_byte']:.4f} bits per byte", file=sys.stderr)
 
     def table(self) -> str:
@@ -232,6 +234,14 @@ def processor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
+
+
+def commit() -> str:
+    """Return the commit of this checkout, marked if files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def call(command: list[str], environment: dict[str, str]) -> dict:

@@ -24,7 +24,7 @@ Key = tuple[str | int, ...]
 MAX_DEPTH = 32
 _MAX_NODES = 20_000
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
-_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
@@ -69,7 +69,7 @@ def read_scalar(text: str) -> object:
         raise ValueError(f"{text} is not a finite number")
     if _INT.fullmatch(text):
         return check_int(text.replace("_", ""))
-    if _FLOAT.fullmatch(text) and re.search("[0-9]", text) and re.search("[.eE]", text):
+    if _FLOAT.fullmatch(text):
         return check_float(text)
     return text
 
@@ -132,7 +132,7 @@ def _parse(text: str, parsed: Parsed) -> object:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         parsed.fail(line, None, f"not valid YAML: U+{cast(int, error.character):04X} cannot stand there")
-    except (ValueError, RecursionError) as error:  # of the parser itself, for example \\UFFFFFFFF
+    except (ValueError, OverflowError, RecursionError) as error:  # of the parser itself: \UFFFFFFFF
         parsed.fail(1, None, f"not valid YAML: {shorten(str(error))}")
     return None
 

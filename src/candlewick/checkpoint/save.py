@@ -86,7 +86,7 @@ def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     generation = generation_config(config.max_position_embeddings, *ids)
     yield write_durable(aside / "config.json", _json(description))
     yield write_durable(aside / "generation_config.json", _json(generation))
-    yield from tokenizer.write(aside)
+    yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -2,8 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,6 @@ from candlewick.cli.arguments import add_config, add_json, add_output, print_jso
 from candlewick.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from candlewick.pipeline.tokenizer_stage import Progress
     from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -59,6 +56,7 @@ def _train(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
     from candlewick.log import setup
     from candlewick.pipeline.tokenizer_stage import make_tokenizer
+    from candlewick.progress import bytes_progress
 
     setup()
     config = load_config(args.config, args.override)
@@ -67,7 +65,7 @@ def _train(args: argparse.Namespace) -> None:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
         )
-    with _progress() as progress:
+    with bytes_progress("tokenizer") as progress:
         manifest, reused = make_tokenizer(sources, config.data, config.tokenizer, args.output, progress=progress)
     if args.json:
         print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
@@ -81,37 +79,6 @@ def _train(args: argparse.Namespace) -> None:
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
     return {"id": manifest.id, "details": manifest.details, "config": manifest.config}
-
-
-@contextmanager
-def _progress() -> Generator["Progress"]:
-    """Show bytes read with rate and time left on a terminal, a line per tenth elsewhere; on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("tokenizer: reading", total=None)
-        tenths = 0
-
-        def update(done: int, total: int) -> None:
-            nonlocal tenths
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.update(task, description="tokenizer: merging")
-            if not console.is_terminal and done * 10 // total > tenths:
-                tenths = done * 10 // total
-                console.print(f"tokenizer: {done / 1e6:.1f} of {total / 1e6:.1f} MB read")
-
-        yield update
 
 
 def _inspect(args: argparse.Namespace) -> None:

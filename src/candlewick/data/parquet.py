@@ -35,7 +35,7 @@ def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
                 if first < stop and first + rows > piece.start:
                     batch_rows = max(1, rows * BLOCK_BYTES // max(size, 1))
                     row = first
-                    for batch in parquet.iter_batches(batch_rows, [group], [text_field]):
+                    for batch in parquet.iter_batches(batch_rows, [group], [text_field], use_threads=False):
                         low, high = max(piece.start - row, 0), min(stop - row, len(batch))
                         if low < high:
                             yield row + low, batch.column(0).slice(low, high - low)

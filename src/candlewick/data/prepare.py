@@ -76,7 +76,7 @@ def prepare(
         files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in loaded.write(partial / "tokenizer")]
         holdout, tasks = plan(corpus, validation, loaded.sha256)
         target = Target(partial, loaded.vocab_size, loaded.delimiter_id)
-        workers = config.num_workers or os.cpu_count() or 1
+        workers = config.num_workers or _count_cores()
         with _stoppable(partial):
             receipts, backend = _run(tasks, target, workers, progress)
         details = _details(target, holdout, receipts)
@@ -86,6 +86,13 @@ def prepare(
         _sweep(partial, files)
         manifest = Manifest(KIND, VERSION, inputs, settings, tuple(files), details, _provenance(backend, workers))
         return publish(partial, output, manifest), False
+
+
+def _count_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _provenance(backend: str, workers: int) -> dict[str, Any]:

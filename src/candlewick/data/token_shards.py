@@ -129,8 +129,8 @@ class TokenDataset:
     _splits: Mapping[str, TokenSplit]
 
     @classmethod
-    def open(cls, folder: Path, *, tokenizer_sha256: str | None = None) -> Self:
-        """Open a dataset after checking it.
+    def open(cls, folder: Path, *, tokenizer_sha256: str | None = None, rehash: bool = False) -> Self:
+        """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
 
         Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
         was made with another tokenizer than the one that hashes to `tokenizer_sha256`.
@@ -142,7 +142,7 @@ class TokenDataset:
                 f"{folder} was prepared with tokenizer {str(found)[:12]}, not with {tokenizer_sha256[:12]}",
                 "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
             )
-        _verify_once(folder, manifest)
+        _verify(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(folder, name, shards, manifest, token_dtype(vocab_size)) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, str(found), splits)
@@ -158,6 +158,18 @@ class TokenDataset:
 def list_shards(manifest: Manifest) -> list[Shard]:
     """Return what a manifest says of its shards, in order. Raises KeyError or TypeError if it is malformed."""
     return [Shard(**item) for item in manifest.details["shards"]]
+
+
+def verify_shards(dataset: TokenDataset) -> None:
+    """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
+    for shard in list_shards(dataset.manifest):
+        path = dataset.folder / f"shards/{shard.name}.bin"
+        tokens = np.memmap(path, token_dtype(dataset.vocab_size), "r")
+        ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
+        if int(tokens.max()) != shard.max_id:
+            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}")
+        if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
+            raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order")
 
 
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
@@ -199,9 +211,9 @@ def _open_split(
     )
 
 
-def _verify_once(folder: Path, manifest: Manifest) -> None:
+def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
     """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
-    if sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
+    if rehash or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
         verify(folder, manifest)
         return
     verify(folder, manifest, hashes=False)

@@ -9,7 +9,7 @@ kellerjordan.github.io/posts/muon. The quintic's coefficients are that post's: t
 singular values within about 0.7 to 1.2, which serves as well as exactly 1.
 
 Matrices of one shape are one stack: the momentum lives in it, and each step is a handful of batched products
-instead of dozens of small ones. Products are float32 on the CPU (and float64 stays so), bfloat16 on accelerators.
+instead of dozens of small ones. Products are bfloat16 on CUDA and in the gradients' dtype elsewhere.
 """
 
 import math

@@ -14,7 +14,12 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from candlewick.parallel.env import Distributed
@@ -39,6 +44,8 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
     assert isinstance(root, FSDPModule)
     # the loss is divided by the weights of the global batch, so gradients are summed over ranks, not averaged
     root.set_gradient_divide_factor(1.0)
+    # evaluation enters here instead of through `forward`, and needs the same weights gathered
+    register_fsdp_forward_method(objective, "token_losses")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -24,8 +24,7 @@ from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
 from candlewick.pipeline.stages import Recipe, find, make
-from candlewick.pipeline.tokenizer_stage import make_tokenizer
-from candlewick.pipeline.training import make_tokens, run_training
+from candlewick.pipeline.training import make_tokens, run_training, train_tokenizer
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -66,7 +65,7 @@ def _tokenizer(config: RunConfig, run_dir: Path, say: Say) -> Path:
         say(f"tokenizer  given: {folder}")
         return folder
     folder = run_dir / "tokenizer"
-    manifest, reused = make_tokenizer(config.data.train_shards, config.data, config.tokenizer, folder)
+    manifest, reused = train_tokenizer(config.data, config.tokenizer, folder)
     _say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
     return folder
 

@@ -1,11 +1,11 @@
 """The tokenizer stage: a corpus and the tokenizer's settings -> a tokenizer artifact, unless it is there already.
 
-The corpus is read twice: to count it, so that the training text can be taken evenly from all of it, and to train. Of
-a hundred pieces (a document, or a part of a long one: at most 64 KiB and a hundredth of the corpus) one is kept out
-of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; of less than some 50 KB none.
+The corpus is read twice: to count it, so that the training text can be taken evenly from all of it, and to train.
+Of a hundred pieces (a document, or a part of a long one: at most 64 KiB and a hundredth of the corpus) one is kept
+out of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from candlewick.artifacts import Manifest, require_replaceable
@@ -13,6 +13,7 @@ from candlewick.config import DataConfig, TokenizerConfig
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.errors import ConfigError
 from candlewick.pipeline.stages import Recipe, find
+from candlewick.progress import Report
 from candlewick.tokenizer.artifact import KIND, write_artifact
 from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
 
@@ -21,8 +22,6 @@ _MAX_HELDOUT = 200
 _MAX_HELDOUT_BYTES = 2_000_000
 _MIN_PIECE_CHARS = 1 << 10
 
-Progress = Callable[[int, int], None]
-
 
 def make_tokenizer(
     corpus_uris: Sequence[str],
@@ -30,7 +29,7 @@ def make_tokenizer(
     tokenizer_config: TokenizerConfig,
     output: Path,
     *,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> tuple[Manifest, bool]:
     """Return the tokenizer artifact at `output`, and whether it was there; else train it on the corpus.
 

@@ -12,7 +12,7 @@ from typing import Any
 from candlewick.artifacts import Manifest, json_sha256, replace_durable
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.lock import run_lock
-from candlewick.config import DataConfig, RunConfig, SampleConfig
+from candlewick.config import DataConfig, RunConfig, SampleConfig, TokenizerConfig
 from candlewick.config_io import dump_yaml
 from candlewick.data.prepare import prepare
 from candlewick.data.token_shards import TokenDataset, is_token_dataset
@@ -86,7 +86,8 @@ def open_data(config: RunConfig) -> TrainingData:
             Tokenizer.load(tokenizer_dir).sha256,
         ]
         folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
-        make_tokens(data, tokenizer_dir, folder)
+        _, reused = make_tokens(data, tokenizer_dir, folder)
+        logger.info("tokens %s: %s", "reused" if reused else "made", folder)
         data = data.model_copy(update={"validation_shards": ()})
     given = config.tokenizer.tokenizer_json
     tokenizer = Tokenizer.load(given if given is not None else folder / "tokenizer")
@@ -137,6 +138,12 @@ def _tokenizer_for(config: RunConfig) -> Path:
     data, settings = config.data, config.tokenizer
     key = [data.train_shards, data.documents, data.text_field, settings.model_dump(mode="json")]
     folder = cache_folder(data) / f"tokenizer-{json_sha256(key)[:16]}"
-    _, reused = make_tokenizer(data.train_shards, data, settings, folder)
+    _, reused = train_tokenizer(data, settings, folder)
     logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
     return folder
+
+
+def train_tokenizer(data: DataConfig, settings: TokenizerConfig, output: Path) -> tuple[Manifest, bool]:
+    """Train the tokenizer of the config's text at `output`; whether it was there already."""
+    with bytes_progress("tokenizer") as progress:
+        return make_tokenizer(data.train_shards, data, settings, output, progress=progress)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from candlewick.config import MuonConfig
+from candlewick.optim import muon as module
 from candlewick.optim.muon import COEFFICIENTS, Muon, orthogonalize
 
 SHAPES = {"a": (6, 10), "b": (6, 10), "c": (10, 6), "d": (8, 8)}
@@ -126,3 +127,9 @@ def test_a_missing_gradient_is_an_error():
     parameters["b"].grad = None
     with pytest.raises(RuntimeError, match="b has no gradient"):
         Muon(parameters, MuonConfig()).step()
+
+
+def test_a_part_of_a_matrix_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "own_part", lambda tensor: tensor[:2])
+    with pytest.raises(ValueError, match="a is split over ranks"):
+        Muon(matrices(), MuonConfig())

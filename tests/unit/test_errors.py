@@ -1,0 +1,39 @@
+import pytest
+
+from candlewick import errors
+from candlewick.errors import CandlewickError
+
+
+def every_error() -> list[type[CandlewickError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CandlewickError)]
+
+
+def test_a_message_says_the_problem_and_the_fix():
+    error = CandlewickError("the disk is full", "free 3 GB")
+    assert (error.problem, error.fix) == ("the disk is full", "free 3 GB")
+    assert str(error) == "the disk is full (fix: free 3 GB)"
+
+
+def test_a_message_without_a_fix_is_the_problem():
+    assert str(CandlewickError("the disk is full")) == "the disk is full"
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_every_error_is_one_of_ours_with_a_documented_exit_code(kind):
+    assert kind.exit_code in (1, 2, 3, 4, 5, 6)
+    assert kind is CandlewickError or f"- {kind.__name__} " in errors.__doc__
+
+
+def test_exit_codes_tell_the_kinds_apart():
+    codes = {kind.__name__: kind.exit_code for kind in every_error()}
+    assert codes == {
+        "CandlewickError": 1,
+        "ConfigError": 2,
+        "DataError": 3,
+        "TokenizerError": 3,
+        "CheckpointError": 3,
+        "ArtifactError": 3,
+        "EnvironmentFault": 4,
+        "Interrupted": 5,
+        "Diverged": 6,
+    }
