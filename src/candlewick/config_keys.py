@@ -91,28 +91,30 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
 def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[Key, str]]:
     """Yield (key, sentence) for each thing that is wrong with a tree."""
     sentences: dict[Key, list[str]] = {}
+    values: dict[Key, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":  # only follows from another error
             continue
-        key, sentence = _explain(detail, tree, suggest=len(sentences) < _MAX_SUGGESTIONS)
+        key, sentence, shows_value = _explain(detail, tree, suggest=len(sentences) < _MAX_SUGGESTIONS)
+        values[key] = f" (got {_show(look_up(tree, key))})" if shows_value else ""
         if sentence not in sentences.setdefault(key, []):
             sentences[key].append(sentence)
     for key, alternatives in sentences.items():
-        yield key, " or ".join(alternatives)
+        yield key, " or ".join(alternatives) + values[key]
 
 
-def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tuple[Key, str]:
+def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tuple[Key, str, bool]:
+    """Return the user's key, what is wrong with it, and whether it helps to show the value."""
     key = _plain_key(detail)
     match detail["type"]:
         case "extra_forbidden":
-            return key, _explain_unknown(name_of(key), tree) if suggest else "unknown key"
+            return key, _explain_unknown(name_of(key), tree) if suggest else "unknown key", False
         case "value_error":
-            return key, detail["msg"].removeprefix("Value error, ")
+            return key, detail["msg"].removeprefix("Value error, "), False
         case "union_tag_invalid":
-            key, sentence = (*key, "algorithm"), f"should be one of {detail.get('ctx', {})['expected_tags']}"
+            return (*key, "algorithm"), f"should be one of {detail.get('ctx', {})['expected_tags']}", True
         case kind:
-            sentence = _SENTENCES.get(kind, detail["msg"].removeprefix("Input "))
-    return key, f"{sentence} (got {_show(look_up(tree, key))})"
+            return key, _SENTENCES.get(kind, detail["msg"].removeprefix("Input ")), True
 
 
 def _plain_key(detail: ErrorDetails) -> Key:

@@ -5,9 +5,16 @@ import sys
 from pathlib import Path
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to what standard error is at the time: a live display puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
 def setup(*, verbose: bool = False) -> None:
     """Send the package's log records to stderr: warnings as they are, information with a plain prefix."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("candlewick")
     root.handlers[:] = [handler]

@@ -46,15 +46,18 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.checkpoint.load import load_for_inference
     from candlewick.generate.engine import stream_text
     from candlewick.parallel.env import find_device
+    from candlewick.train.display import printable
 
     model, tokenizer = load_for_inference(args.checkpoint, find_device(args.device))
+    # what a model writes may hold terminal commands; a file gets it as it is
+    show = printable if sys.stdout.isatty() else str
     pieces: list[str] = []
     for piece in stream_text(model, tokenizer, args.prompt, sampling, seed=args.seed):
         pieces.append(piece)
         if not args.json:
             if len(pieces) == 1:
                 sys.stdout.write(args.prompt)
-            sys.stdout.write(piece)
+            sys.stdout.write(show(piece))
             sys.stdout.flush()
     if args.json:
         print_json({"prompt": args.prompt, "text": "".join(pieces), "seed": args.seed})

@@ -1,9 +1,9 @@
-"""The learning rate over a run: pure functions from the number of completed updates to a share of the peak.
+r"""The learning rate over a run: pure functions from the number of completed updates to a share of the peak.
 
     1 |      ________________             constant   flat after the warm-up
-      |     /                \\            cosine     half a cosine from the end of the warm-up
-      |    /                  \\           wsd        flat, then linear over the last `decay_fraction`
-      |___/                    \\___ min_lr          (warm-up, stable, decay: arXiv:2404.06395 section 4)
+      |     /                \            cosine     half a cosine from the end of the warm-up
+      |    /                  \           wsd        flat, then linear over the last `decay_fraction`
+      |___/                    \___ min_lr          (warm-up, stable, decay: arXiv:2404.06395 section 4)
         warm-up           total_steps
 
 A run bounded by time starts without knowing its steps, and learns them early on. So that the rate does not jump

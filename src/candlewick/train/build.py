@@ -214,13 +214,19 @@ def _sampler(objective: NextTokenLoss, sampler: Sampler | None) -> Callable[[], 
 def _evaluator(
     objective: NextTokenLoss, split: TokenSplit, config: RunConfig
 ) -> Callable[[int | None], dict[str, float]]:
-    return lambda max_batches: evaluate(
-        objective,
-        split,
-        sequence_length=config.sequence_length,
-        micro_batch_size=config.data.micro_batch_size,
-        max_batches=max_batches,
-    )
+
+    def run(max_batches: int | None) -> dict[str, float]:
+        # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
+        with gathered(objective):
+            return evaluate(
+                objective,
+                split,
+                sequence_length=config.sequence_length,
+                micro_batch_size=config.data.micro_batch_size,
+                max_batches=max_batches,
+            )
+
+    return run
 
 
 def _check_same_shape(config: RunConfig, resumed: Resumed) -> None:

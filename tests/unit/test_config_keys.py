@@ -1,0 +1,171 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from candlewick.config import RunConfig
+from candlewick.config_keys import (
+    find_nearest,
+    find_problems,
+    is_path,
+    key_types,
+    look_up,
+    may_be_null,
+    name_of,
+    resolve_path,
+)
+from candlewick.config_yaml import dotted
+
+
+def problems(tree: dict) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        RunConfig.model_validate_json(json.dumps(tree))
+    return {dotted(key): what for key, what in find_problems(caught.value, tree)}
+
+
+def test_the_table_has_sections_leaves_and_every_variant():
+    types = key_types()
+    assert {("model",), ("model", "hidden_size"), ("runtime", "evaluation", "best", "max_keep")} <= types.keys()
+    assert ("optimizer", "momentum") in types  # muon
+    assert types["runtime", "logging", "tensorboard"] == {bool, Path}
+
+
+def test_what_may_be_null_is_a_path_or_is_a_list_entry():
+    assert may_be_null(("model", "vocab_size"))
+    assert may_be_null(("runtime", "sample"))
+    assert not may_be_null(("model", "hidden_size"))
+    assert not may_be_null(("no", "such", "key"))
+    assert is_path(("tokenizer", "tokenizer_json"))
+    assert is_path(("data", "train_shards"))
+    assert not is_path(("data", "text_field"))
+    assert name_of(("data", "train_shards", 3)) == ("data", "train_shards")
+
+
+def typo(word: str, choose: random.Random) -> str:
+    """One letter dropped, added, replaced, or swapped with the next."""
+    at, letter = choose.randrange(len(word)), choose.choice("abcdefghijklmnopqrstuvwxyz_")
+    head, rest = word[:at], word[at:]
+    return choose.choice(
+        [head + rest[1:], head + letter + rest, head + letter + rest[1:], head + rest[1:2] + rest[0] + rest[2:]]
+    )
+
+
+def test_nearly_every_typo_is_set_right():
+    choose = random.Random(7)
+    typos = {
+        (*key[:-1], wrong): key
+        for key in sorted(key_types())
+        for _ in range(3)
+        if (wrong := typo(key[-1], choose)) and (*key[:-1], wrong) not in key_types()
+    }
+    right = sum(find_nearest(wrong) == key for wrong, key in typos.items())
+    assert right >= 0.98 * len(typos) > 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("hidden_size", "model.hidden_size"),
+        ("model.sequence_length", "data.sequence_length"),
+        ("optimizer.min_lr", "scheduler.min_lr"),
+        ("runtime.max_keep", "runtime.checkpoint.max_keep"),
+        ("modle", "model"),
+        ("data.batch_size", "data.micro_batch_size"),
+        ("runtime.checkpoint.dir", None),
+        ("x", None),
+        ("model.rope_mode", None),
+        ("q" * 100_000, None),
+    ],
+)
+def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
+    found = find_nearest(tuple(wrong.split(".")))
+    assert found == (None if right is None else tuple(right.split(".")))
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "said"),
+    [
+        ({"model": {"hidden_size": "x"}}, "model.hidden_size", 'should be a whole number (got "x")'),
+        ({"model": {"hidden_size": 1.5}}, "model.hidden_size", "should be a whole number (got 1.5)"),
+        ({"model": {"hidden_size": 0}}, "model.hidden_size", "should be greater than or equal to 1 (got 0)"),
+        ({"model": {"qk_norm": "yes"}}, "model.qk_norm", 'should be true or false (got "yes")'),
+        ({"model": None}, "model", "should be a section with keys (got null)"),
+        ({"model": {"rope_theta": {"a": 1}}}, "model.rope_theta", "should be a number (got a section)"),
+        ({"data": {"train_shards": "a"}}, "data.train_shards", 'should be a list (got "a")'),
+        ({"data": {"train_shards": ["a", 3]}}, "data.train_shards[1]", "should be text (got 3)"),
+        ({"data": {"text_field": ["a"]}}, "data.text_field", "should be text (got a list)"),
+        ({"optimizer": {"learning_rate": True}}, "optimizer.learning_rate", "should be a number (got true)"),
+        ({"optimizer": {"algorithm": "sgd"}}, "optimizer.algorithm",
+         "should be one of 'muon', 'adam_w' (got \"sgd\")"),
+        ({"optimizer": {"algorithm": "adam_w", "momentum": 1}}, "optimizer.momentum",
+         "is a key of another algorithm than adam_w"),
+        ({"optimizer": [1]}, "optimizer", "should be a section with keys (got a list)"),
+        ({"optimizer": {"muon": 1}}, "optimizer.muon", "unknown key"),
+        ({"scheduler": {"strategy": "cosin"}}, "scheduler.strategy",
+         "should be 'constant', 'cosine' or 'wsd' (got \"cosin\")"),
+        ({"runtime": {"logging": {"tensorboard": 3}}}, "runtime.logging.tensorboard",
+         "should be true or false or should be text (got 3)"),
+        ({"runtime": {"evaluation": {"best": 5}}}, "runtime.evaluation.best",
+         "should be a section with keys (got 5)"),
+        ({"modle": {"a": 1}}, "modle", "unknown key, did you mean model?"),
+        ({"xyzzy": 1}, "xyzzy", "unknown key"),
+        ({"model": {"num_attention_heads": 5, "num_key_value_heads": 2}}, "model",
+         "num_attention_heads=5 is not a multiple of num_key_value_heads=2"),
+        ({"data": {"sequence_length": 1000}}, "",
+         "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_one_sentence_under_the_users_key(tree, key, said):
+    assert problems(tree) == {key: said}
+
+
+def test_all_problems_come_at_once_without_those_that_only_follow():
+    found = problems({"model": {"hidden_size": "x", "hiden": 1}, "data": {"documents": "word"}, "z": 1})
+    assert found.keys() == {"model.hidden_size", "model.hiden", "data.documents", "z"}
+
+
+def test_only_the_first_of_very_many_unknown_keys_get_a_suggestion():
+    found = problems({"model": {f"hidden_siz{i}": 1 for i in range(1000)}})
+    assert len(found) == 1000
+    assert sum("did you mean" in what for what in found.values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "resolved"),
+    [
+        ("data.train_shards", "a.txt", "/base/a.txt"),
+        ("data.train_shards", "../a", "/base/../a"),
+        ("data.train_shards", "/abs/a", "/abs/a"),
+        ("data.train_shards", "stdlib://", "stdlib://"),
+        ("data.train_shards", "hf://datasets/a/b@main", "hf://datasets/a/b@main"),
+        ("data.cache_dir", "~/cache", str(Path.home() / "cache")),
+        ("runtime.logging.tensorboard", "runs/tb", "/base/runs/tb"),
+    ],
+)
+def test_paths_are_relative_to_a_folder(name, text, resolved):
+    assert resolve_path(tuple(name.split(".")), text, Path("/base")) == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("data.cache_dir", "", "should be a path, or null"),
+        ("data.train_shards", "", "should be a path"),
+        ("data.cache_dir", "a\0b", "should be a path, or null"),
+        ("runtime.logging.tensorboard", "Yes", "should be true, false or a path"),
+        ("data.cache_dir", "~no-such-user-here/x", "names the home folder of a user who is not known"),
+    ],
+)
+def test_what_is_no_path_is_refused(name, text, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        resolve_path(tuple(name.split(".")), text, Path("/base"))
+
+
+def test_values_are_looked_up_by_key():
+    tree = {"a": {"b": [1, {"c": 2}]}}
+    assert look_up(tree, ("a", "b", 1, "c")) == 2
+    assert look_up(tree, ("a", "b", "c")) is None
+    assert look_up(tree, ("x", "y")) is None
+    assert look_up(tree, ()) == tree
