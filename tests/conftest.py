@@ -1,8 +1,11 @@
 """What many tests share: seeded text, a tokenizer and a token dataset made from it, a tiny run."""
 
 import json
+import os
 import random
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: see cli/environment.py
 
 import pytest
 import torch
@@ -12,9 +15,10 @@ from candlewick.config import RunConfig
 torch.set_num_threads(2)
 
 WORDS = (
-    "the of and to in is was that for it with as his on be at by had not are but from or have an they which one "
-    "you were her all she there would their we him been has when who will more no if out so said what up its about "
-    "into than them can only other new some could time these two may then do first any my now such like our over man"
+    "the of and to in is was that for it with as his on be at by had not are but from or have an "
+    "they which one you were her all she there would their we him been has when who will more no if "
+    "out so said what up its about into than them can only other new some could time these two may "
+    "then do first any my now such like our over man "
 ).split()
 
 

@@ -76,6 +76,11 @@ def newest_valid(directory: Path) -> Path:
     raise CheckpointError(f"no checkpoint in {directory}", "train without --resume, or give the right run folder")
 
 
+def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
+    """Return where a run keeps its checkpoints; `configured` is `runtime.checkpoint.directory`."""
+    return configured or run_dir / "checkpoints"
+
+
 def resolve(path: Path) -> Path:
     """Turn what a user names (a checkpoint, a folder of them, or a run) into one checkpoint folder.
 
@@ -91,9 +96,13 @@ def resolve(path: Path) -> Path:
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder")
 
 
-def prune(directory: Path, max_keep: int) -> None:
-    """Remove all but the newest `max_keep` checkpoints; each disappears by one rename, then is deleted."""
-    for folder in list_checkpoints(directory)[:-max_keep]:
+def prune(directory: Path, last: Path, max_keep: int) -> None:
+    """Remove all but the newest `max_keep` checkpoints up to `last`, the one that was just written.
+
+    Later ones were rejected when the run went on from an earlier one: they neither count nor are touched. Each
+    disappears by one rename, then is deleted.
+    """
+    for folder in [folder for folder in list_checkpoints(directory) if folder <= last][:-max_keep]:
         doomed = folder.with_name(f".del-{folder.name}")
         folder.rename(doomed)
         fsync_directory(directory)

@@ -22,6 +22,11 @@ from candlewick.errors import ArtifactError, CheckpointError
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
 
+STATE_VERSION = 1
+_STATE_KEYS = {"counters", "loader", "random", "config", "threads"}
+_OTHER = "use another checkpoint"
+_SAME = "use the configuration that the checkpoint was written with"
+
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
@@ -39,9 +44,13 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
     """
     parameters = dict(model.named_parameters())
     if missing := sorted(parameters.keys() - tensors.keys()):
-        raise CheckpointError(f"{source} lacks {len(missing)} tensors of this model, the first is {missing[0]}")
+        raise CheckpointError(
+            f"{source} lacks {len(missing)} tensors of this model, the first is {missing[0]}", _SAME
+        )
     if extra := sorted(tensors.keys() - parameters.keys()):
-        raise CheckpointError(f"{source} has {len(extra)} tensors that this model lacks, the first is {extra[0]}")
+        raise CheckpointError(
+            f"{source} has {len(extra)} tensors that this model lacks, the first is {extra[0]}", _SAME
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             tensor = tensors[name]
@@ -49,7 +58,7 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
                 raise CheckpointError(
                     f"{source}: {name} has shape {tuple(tensor.shape)}, "
                     f"the configuration says {tuple(parameter.shape)}",
-                    "use the configuration that the checkpoint was written with",
+                    _SAME,
                 )
             if isinstance(parameter, DTensor):
                 tensor = distribute_tensor(
@@ -67,14 +76,23 @@ def resume(model: nn.Module, folder: Path) -> Resumed:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read `state.json`. Raises CheckpointError."""
+    """Read `state.json`. Raises CheckpointError if it cannot be read or lacks a part."""
+    path = folder / STATE
     try:
-        raw: object = json.loads((folder / STATE).read_bytes())
+        raw: object = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / STATE} cannot be read: {error}") from None
+        raise CheckpointError(f"{path} cannot be read: {error}", _OTHER) from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{folder / STATE} is not an object")
-    return cast(dict[str, Any], raw)
+        raise CheckpointError(f"{path} is not the state of a run", _OTHER)
+    state = cast(dict[str, Any], raw)
+    if state.get("version") != STATE_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {state.get('version')}, this program reads {STATE_VERSION}",
+            "use the version of candlewick that wrote it",
+        )
+    if missing := sorted(_STATE_KEYS - state.keys()):
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}", _OTHER)
+    return state
 
 
 def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:

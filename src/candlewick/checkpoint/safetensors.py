@@ -46,9 +46,13 @@ def _chunks(header: bytes, tensors: Mapping[str, torch.Tensor]) -> Iterator[byte
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Read all tensors of a file. Raises CheckpointError when it is not a whole safetensors file."""
+    """Read all tensors of a file. Raises CheckpointError when it is missing or not a whole safetensors file."""
     try:
         with safe_open(path, framework="pt", device=device) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist", "give a folder with all weights in that file") from None
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}", "get the file again"
+        ) from None

@@ -75,7 +75,7 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
         )
         publish(aside, target, manifest)
     _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
-    prune(directory, max_keep)
+    prune(directory, target, max_keep)
     return target
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,17 @@ def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`: the result for a program instead of for a person."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a `type` for argparse: a whole number, at least `least`, that fits 63 bits."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) < 1 << 63:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return parse
 
 
 def print_json(value: object) -> None:

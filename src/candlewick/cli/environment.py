@@ -21,3 +21,13 @@ def cache_home() -> Path:
         raise EnvironmentFault(
             "this user has no home folder to keep caches in", "set XDG_CACHE_HOME or data.cache_dir"
         ) from None
+
+
+def share_cores() -> None:
+    """Let threads that wait for each other sleep soon instead of spinning; call it before torch is imported.
+
+    GNU OpenMP spins for milliseconds at the end of every parallel loop. On a core that another program wants
+    too, the thread waited for is the one that is off the core: a training step became three to five times as
+    long beside one busy process. A value that the user has set stays.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from candlewick.cli.arguments import add_json, print_json
+from candlewick.cli.arguments import add_json, print_json, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="text, or a token dataset (its validation split); default: what the run held out",
     )
-    parser.add_argument("--max-batches", metavar="N", type=int, help="read at most N batches; default all")
+    parser.add_argument(
+        "--max-batches", metavar="N", type=whole_number(1), help="read at most N batches; default all"
+    )
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
     add_json(parser)
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from candlewick.cli.arguments import add_json, print_json
+from candlewick.cli.arguments import add_json, print_json, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k", metavar="K", type=int, default=40, help="among the K likeliest; 0: all; default 40"
     )
     parser.add_argument("--top-p", metavar="P", type=float, help="among the likeliest that reach P together")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="same seed, same text; default 0")
+    parser.add_argument(
+        "--seed", metavar="N", type=whole_number(0), default=0, help="same seed, same text; default 0"
+    )
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
     add_json(parser)
 

@@ -13,6 +13,7 @@ import sys
 from typing import NoReturn
 
 from candlewick import __version__
+from candlewick.cli.environment import share_cores
 from candlewick.errors import CandlewickError
 
 VERBS = {
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else "see `candlewick --help`"
         sys.stderr.write(f"error: there is no verb {verb!r} (fix: {hint})\n")
         return 2
+    share_cores()
     try:
         args = _build_parser(verb).parse_args(words)
         args.run(args)
@@ -89,7 +91,7 @@ def _report_os_error(error: OSError) -> int:
         fix = "free space there or choose another folder; what was saved before is intact"
     elif error.errno in _PATHS:
         fix = "choose a folder that you may write to, or change its permissions"
-    elif isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    elif isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
         fix = "check the path"
     else:
         fix = "check the disk; what was saved before is intact"

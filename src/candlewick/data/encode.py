@@ -212,7 +212,7 @@ class _OpenShard:
         """Write what there is, append to the two lists, and start anew."""
         if not self.tokens:
             return
-        suffix = f"-{self.written}" if self.written else ""
+        suffix = f"_{self.written:03d}" if self.written else ""  # sorts behind the first
         ends = np.concatenate(self.ends).astype(np.uint64)
         shard = Shard(
             f"{self.split}-{number:05d}{suffix}",

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -199,6 +199,5 @@ def validation_batches(
     for i in chosen:
         rows = np.arange(i * micro_batch_size, (i + 1) * micro_batch_size)
         batch = _batch(windows, np.minimum(rows, windows.num_rows - 1), 0, ones)
-        if rows[-1] >= windows.num_rows:
-            batch.weights[int(windows.num_rows - rows[0]) :] = 0
-        yield batch
+        filled = torch.from_numpy(rows < windows.num_rows)
+        yield batch if filled.all() else replace(batch, weights=batch.weights * filled[:, None])

@@ -25,11 +25,13 @@ def evaluate_checkpoint(
     folder = resolve(path)
     model, tokenizer = load_for_inference(folder, device)
     if data.train_shards:
-        config = RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=folder))
+        config = RunConfig(data=data)
         sequence_length = model.config.max_position_embeddings
     else:
         config = _saved_config(folder)
         sequence_length = config.sequence_length
+    # tokens of another tokenizer than the model's are refused
+    config = config.model_copy(update={"tokenizer": TokenizerConfig(tokenizer_json=folder)})
     split = open_data(config).validation
     return evaluate(
         NextTokenLoss(model, num_tokens=tokenizer.vocab_size),

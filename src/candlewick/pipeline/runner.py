@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from candlewick.artifacts import Manifest, read_manifest, replace_durable
-from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
@@ -47,10 +47,10 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
     for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
         replace_durable(run_dir / name, text.encode())
 
-    result = _train(training, run_dir, tokens, say)
+    checkpoint = _train(training, run_dir, tokens, say)
     device = find_device(config.runtime.device)
-    metrics = _evaluate(run_dir, result, tokens, device, say)
-    samples = _sample(config, run_dir, result, device, say)
+    metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
+    samples = _sample(config, run_dir, checkpoint, device, say)
     return {"run_dir": str(run_dir), "tokens": tokens.id, "metrics": metrics, "samples": samples}
 
 
@@ -61,9 +61,8 @@ def _say_stage(say: Say, name: str, folder: Path, reused: bool, what: str) -> No
 def _tokenizer(config: RunConfig, run_dir: Path, say: Say) -> Path:
     given = config.tokenizer.tokenizer_json
     if given is not None:
-        folder = given if given.is_dir() else given.parent
-        say(f"tokenizer  given: {folder}")
-        return folder
+        say(f"tokenizer  given: {given}")
+        return given
     folder = run_dir / "tokenizer"
     manifest, reused = train_tokenizer(config.data, config.tokenizer, folder)
     _say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
@@ -77,28 +76,29 @@ def _training_config(config: RunConfig, run_dir: Path, tokenizer_dir: Path) -> R
     return config.model_copy(update={"data": data, "tokenizer": tokenizer})
 
 
-def _train(config: RunConfig, run_dir: Path, tokens: Manifest, say: Say) -> Json:
-    """Train unless the run folder holds the finished run of this config on these tokens."""
+def _train(config: RunConfig, run_dir: Path, tokens: Manifest, say: Say) -> Path:
+    """Train unless the run folder holds the finished run of this config on these tokens; return its checkpoint."""
+    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
     recipe = Recipe("result", {"tokens": tokens.id}, config.model_dump(mode="json"))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
-        result: Json = json.loads((folder / "result.json").read_bytes())
-        if (run_dir / "checkpoints" / result["checkpoint"]).is_dir():
-            say(f"training   reused, up to date: {run_dir / 'checkpoints' / result['checkpoint']}")
-            return result
-    outcome = run_training(config, run_dir, resume=_started(config, run_dir))
-    newest = newest_valid(run_dir / "checkpoints")
+        checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
+        if checkpoint.is_dir():
+            say(f"training   reused, up to date: {checkpoint}")
+            return checkpoint
+    outcome = run_training(config, run_dir, resume=_started(config, directory))
+    newest = newest_valid(directory)
     result = {**outcome, "checkpoint": newest.name}
     make(folder, recipe, lambda: {"result.json": json.dumps(result, indent=1).encode()})
     say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
-    return result
+    return newest
 
 
-def _started(config: RunConfig, run_dir: Path) -> bool:
+def _started(config: RunConfig, directory: Path) -> bool:
     """Whether the folder holds a run of this config to go on with. Raises ConfigError if it holds another's."""
-    if not list_checkpoints(run_dir / "checkpoints"):
+    if not list_checkpoints(directory):
         return False
-    saved: Json = read_state(newest_valid(run_dir / "checkpoints"))["config"]
+    saved: Json = read_state(newest_valid(directory))["config"]
     now: Json = config.model_dump(mode="json")
     different = [
         f"{section}.{key}"
@@ -108,15 +108,14 @@ def _started(config: RunConfig, run_dir: Path) -> bool:
     ]
     if different:
         raise ConfigError(
-            f"{run_dir} holds a run with other settings ({', '.join(different)})",
+            f"{directory} holds a run with other settings ({', '.join(different)})",
             "choose another --run-dir, or delete that folder",
         )
     return True
 
 
-def _evaluate(run_dir: Path, result: Json, tokens: Manifest, device: torch.device, say: Say) -> dict[str, float]:
+def _evaluate(run_dir: Path, checkpoint: Path, tokens: Manifest, device: torch.device, say: Say) -> Json:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
-    checkpoint = run_dir / "checkpoints" / result["checkpoint"]
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, "tokens": tokens.id}, {})
 
     def files() -> dict[str, bytes]:
@@ -126,18 +125,17 @@ def _evaluate(run_dir: Path, result: Json, tokens: Manifest, device: torch.devic
 
     folder = run_dir / "evaluation"
     _, reused = make(folder, recipe, files)
-    metrics: dict[str, float] = json.loads((folder / "metrics.json").read_bytes())
+    metrics: Json = json.loads((folder / "metrics.json").read_bytes())
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
     _say_stage(say, "evaluation", folder, reused, figures)
     return metrics
 
 
-def _sample(config: RunConfig, run_dir: Path, result: Json, device: torch.device, say: Say) -> list[Json]:
+def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.device, say: Say) -> list[Json]:
     """Write sample text with the saved checkpoint."""
     settings = config.runtime.sample
     if settings is None:
         return []
-    checkpoint = run_dir / "checkpoints" / result["checkpoint"]
     recipe = Recipe(
         "samples",
         {"checkpoint": read_manifest(checkpoint).id},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts import Manifest, json_sha256, replace_durable
-from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
 from candlewick.checkpoint.lock import run_lock
 from candlewick.config import DataConfig, RunConfig, SampleConfig, TokenizerConfig
 from candlewick.config_io import dump_yaml
@@ -33,16 +33,17 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
     Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
     """
-    if not resume and list_checkpoints(config.runtime.checkpoint.directory or run_dir / "checkpoints"):
+    if not resume and list_checkpoints(checkpoint_directory(run_dir, config.runtime.checkpoint.directory)):
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
     with run_lock(run_dir):
         log_file = add_file(run_dir / "log.txt")
         try:
             data = open_data(config)
-            replace_durable(run_dir / "config.yaml", dump_yaml(config).encode())
             sampler = make_sampler(data.tokenizer, config.runtime.sample, config.runtime.seed)
             trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
             try:
+                # only now: settings that the run cannot go on with must not replace its own
+                replace_durable(run_dir / "config.yaml", dump_yaml(config).encode())
                 metrics = trainer.run()
             finally:
                 trainer.parts.loader.close()
@@ -93,7 +94,8 @@ def open_data(config: RunConfig) -> TrainingData:
     tokenizer = Tokenizer.load(given if given is not None else folder / "tokenizer")
     dataset = TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256)
     validation = dataset.split("validation")
-    if data.validation_shards:
+    # a dataset that stands on both sides has its own validation split
+    if data.validation_shards and data.validation_shards != data.train_shards:
         other = _token_dataset(data.validation_shards)
         if other is None:
             raise ConfigError(
@@ -131,10 +133,10 @@ def _token_dataset(uris: Sequence[str]) -> Path | None:
 
 
 def _tokenizer_for(config: RunConfig) -> Path:
-    """Return the folder of the tokenizer to use for text: the given one, or one made in the cache folder."""
+    """Return the tokenizer to use for text: the given one, or one made in the cache folder."""
     given = config.tokenizer.tokenizer_json
     if given is not None:
-        return given if given.is_dir() else given.parent
+        return given
     data, settings = config.data, config.tokenizer
     key = [data.train_shards, data.documents, data.text_field, settings.model_dump(mode="json")]
     folder = cache_folder(data) / f"tokenizer-{json_sha256(key)[:16]}"

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from candlewick.checkpoint.layout import STATE, newest_valid, sweep
-from candlewick.checkpoint.load import Resumed, resume
+from candlewick.checkpoint.layout import checkpoint_directory, newest_valid, sweep
+from candlewick.checkpoint.load import STATE_VERSION, Resumed, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.config import BestConfig, DataConfig, RunConfig
 from candlewick.data.loader import Loader, restored_samples
@@ -67,12 +67,14 @@ def build(
     objective = _build_objective(config, data, vocab_size, distributed)
     optimizer = build_optimizer(objective.model, config.optimizer)
     state, samples = TrainState(total_steps=planned), 0
-    checkpoints = config.runtime.checkpoint.directory or run_dir / "checkpoints"
+    checkpoints = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    best = (config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best"
+    sweep(checkpoints)
+    sweep(best)
     if resume_run:
-        sweep(checkpoints)
         resumed = resume(objective.model, newest_valid(checkpoints))
         _check_same_shape(config, resumed)
-        state = _restore(resumed, optimizer, planned, distributed)
+        state = _restore(config, resumed, optimizer, planned, distributed.device)
         samples = restored_samples(
             resumed.state["loader"], data.train, sequence_length=config.sequence_length, seed=config.runtime.seed
         )
@@ -98,7 +100,7 @@ def build(
         sample=_sampler(objective, sampler),
         snapshot=_Snapshotter(config, data, objective, optimizer, loader, state),
         checkpoints=checkpoints,
-        best=(config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best",
+        best=best,
     )
     return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer.max_grad_norm)
 
@@ -122,7 +124,7 @@ class _Snapshotter:
             weights=weights_of(model),
             optimizer=self.optimizer.named_state(),
             state={
-                "version": 1,
+                "version": STATE_VERSION,
                 "counters": self.state.to_json(),
                 "loader": self.loader.state(),
                 "random": random_state(device),
@@ -136,23 +138,22 @@ class _Snapshotter:
         )
 
 
-def _restore(resumed: Resumed, optimizer: Optimizer, planned: int | None, distributed: Distributed) -> TrainState:
+def _restore(
+    config: RunConfig, resumed: Resumed, optimizer: Optimizer, planned: int | None, device: torch.device
+) -> TrainState:
     """Put everything but the weights and the place in the data back; return the counters."""
     optimizer.load_named_state(resumed.optimizer)
-    try:
-        restore_random_state(resumed.state["random"], distributed.device)
-        state = TrainState.from_json(resumed.state["counters"])
-        threads = resumed.state["threads"]
-    except KeyError as error:
-        raise CheckpointError(f"{resumed.folder / STATE} lacks {error}") from None
-    if threads != torch.get_num_threads():
+    restore_random_state(resumed.state["random"], device)
+    state = TrainState.from_json(resumed.state["counters"])
+    if (threads := resumed.state["threads"]) != torch.get_num_threads():
         logger.warning(
             "the run had %d threads, this process has %d: results may differ by rounding",
             threads,
             torch.get_num_threads(),
         )
-    # a time budget became a number of steps when the run was young; any other end is read anew
-    return state if planned is None else replace(state, total_steps=planned)
+    # a time budget became a number of steps when the run was young; any other end, or another budget, is read anew
+    same_budget = resumed.state["config"]["scheduler"]["total_seconds"] == config.scheduler.total_seconds
+    return state if planned is None and same_budget else replace(state, total_steps=planned)
 
 
 def vocabulary_rows(configured: int | None, tokenizer: Tokenizer) -> int:

@@ -40,7 +40,7 @@ def evaluate(
             weights = moved.weights
             # sums per batch are exact enough in float32; adding up many batches is not
             parts = [(losses * weights).sum(), (correct * weights).sum(), weights.sum()]
-            sums += torch.stack(parts).double().cpu()
+            sums += torch.stack(parts).cpu().double()
     finally:
         objective.train(was_training)
     total_loss, total_correct, count = sums.tolist()

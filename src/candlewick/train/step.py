@@ -35,12 +35,13 @@ def train_step(
     """Make one update. Weights, moments and momentum stay as they are when anything is not finite."""
     optimizer.zero_grad()
     device = next(objective.parameters()).device
-    loss = torch.zeros((), device=device)
+    parts: list[Tensor] = []
     for batch in update.micro_batches:
         moved = batch.to(device)
         part = objective(moved.tokens, moved.targets, moved.weights, 1.0 / update.weight_sum)
         part.backward()
-        loss += part.detach()
+        parts.append(part.detach())
+    loss = torch.stack(parts).sum()
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
     norm = global_norm(gradients)
     skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()

@@ -64,14 +64,20 @@ class Tracker(Protocol):
 
 
 class JsonlTracker:
-    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew."""
+    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew.
+
+    A row of that step that is there already is not written again.
+    """
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._kept: list[dict[str, Any]] = []
         if resume_step is None:
             path.unlink(missing_ok=True)
         elif path.exists():
             _cut(path, resume_step)
+            # the evaluation after the last save comes again when a finished run is resumed
+            self._kept = [row for row, _ in _rows(path) if row is not None and row["step"] == resume_step]
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
@@ -89,8 +95,10 @@ class JsonlTracker:
         self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
-        self._file.write(json.dumps({"step": step, **values}, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        row = {"step": step, **values}
+        if row not in self._kept:
+            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
 
 
 class TensorBoardTracker:

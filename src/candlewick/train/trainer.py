@@ -3,6 +3,7 @@
 Everything it needs is made in `build.py` and handed over as `Parts`. It owns the order of things, nothing else.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,11 +86,13 @@ class Trainer:
                     parts.reporter.step(state, result, scale * parts.peak_learning_rate)
                 if self._due(runtime.evaluation.every_n_steps):
                     self._evaluate()
-                if self.stop or self._due(runtime.checkpoint.every_n_steps):
+                if self._due(runtime.checkpoint.every_n_steps):
                     self._save()
                 if self.stop and state.step != state.total_steps:
+                    self._save()
                     raise Interrupted(
-                        f"stopped by {self.stop.signal_name} at step {state.step}; all of it is saved"
+                        f"stopped by {self.stop.signal_name} at step {state.step}; all of it is saved",
+                        "go on with --resume",
                     )
             return self._finish()
 
@@ -108,8 +111,9 @@ class Trainer:
         parts.reporter.trained()
         metrics = parts.evaluate(settings.max_batches)
         parts.reporter.evaluation(state, metrics, whole=False)
-        if settings.best is not None and (state.best_loss is None or metrics["eval/loss"] < state.best_loss):
-            state.best_loss = metrics["eval/loss"]
+        loss = metrics["eval/loss"]
+        if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
+            state.best_loss = loss
             self.guard.flush(state)
             save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
         self._sample()

@@ -72,7 +72,7 @@ def test_a_run_a_folder_and_a_checkpoint_all_name_one(tmp_path):
 def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
     for step in range(5):
         _checkpoint(tmp_path, step)
-    prune(tmp_path, 2)
+    prune(tmp_path, step_folder(tmp_path, 4), 2)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4]
     (tmp_path / ".tmp-step_000000009-ab").mkdir()
     (tmp_path / ".del-step_000000001").mkdir()

@@ -1,10 +1,11 @@
 """The cache folder follows the XDG base directory specification."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home
+from candlewick.cli.environment import cache_home, share_cores
 from candlewick.errors import EnvironmentFault
 
 
@@ -31,3 +32,12 @@ def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(EnvironmentFault, match=r"no home folder.*fix: set XDG_CACHE_HOME or data\.cache_dir"):
         cache_home()
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

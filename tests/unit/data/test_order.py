@@ -54,9 +54,9 @@ def test_neighbors_and_places_are_not_correlated():
     assert np.count_nonzero(places == np.arange(n)) < 8
 
 
-@pytest.mark.parametrize("n", [3, 5, 13])
+@pytest.mark.parametrize("n", [3, 5])
 def test_small_permutations_are_even_over_keys(n):
-    draws = 1500
+    draws = 600
     counts = np.zeros((n, n))
     for seed in range(draws):
         counts[np.arange(n), permute(np.arange(n), n, stateless_hash(seed))] += 1

@@ -1,0 +1,68 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.data.token_shards import TokenSplit
+from candlewick.data.windows import Windows
+
+
+def make_split(*sizes: int) -> TokenSplit:
+    """Tokens 0, 1, 2, ... in shards of these sizes."""
+    bounds = [0, *itertools.accumulate(sizes)]
+    shards = tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds))
+    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 1, 4 * bounds[-1])
+
+
+SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)
+
+
+@given(sizes=SIZES, length=st.integers(1, 30), data=st.data())
+def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
+    windows = Windows(make_split(*sizes), length)
+    total = sum(sizes)
+    rows = np.array(data.draw(st.lists(st.integers(0, windows.num_rows - 1), min_size=1, max_size=10)))
+    offset = data.draw(st.integers(0, length - 1))
+    found = windows.gather(rows, offset)
+    assert found.shape == (len(rows), length + 1)
+    for row, tokens in zip(rows.tolist(), found.tolist(), strict=True):
+        first = offset + row * length
+        assert tokens == [(first + j) % total for j in range(length + 1)]
+
+
+@given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29))
+def test_every_token_is_a_target_once(sizes, length, offset):
+    windows = Windows(make_split(*sizes), length)
+    rows = np.arange(windows.num_rows)
+    targets = windows.gather(rows, offset % length)[:, 1:]
+    weights = windows.weights(rows)
+    counted = targets if weights is None else targets[weights == 1]
+    assert sorted(counted.reshape(-1).tolist()) == list(range(sum(sizes)))
+    assert windows.weight_sum(rows) == sum(sizes)
+
+
+def test_offsets_may_differ_per_row():
+    windows = Windows(make_split(10), 3)
+    assert windows.gather(np.array([0, 0, 1]), np.array([0, 2, 1])).tolist() == [
+        [0, 1, 2, 3],
+        [2, 3, 4, 5],
+        [4, 5, 6, 7],
+    ]
+
+
+@pytest.mark.parametrize(("tokens", "rows", "expected"), [(9, [0, 2], None), (10, [0, 2], None)])
+def test_full_rows_have_no_weights(tokens, rows, expected):
+    windows = Windows(make_split(tokens), 3)
+    assert windows.weights(np.array(rows)) is expected
+    assert windows.weight_sum(np.array(rows)) == 6
+
+
+def test_only_the_rest_of_the_last_row_counts():
+    windows = Windows(make_split(10), 3)
+    assert windows.num_rows == 4
+    weights = windows.weights(np.array([3, 1, 3]))
+    assert weights is not None
+    assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [1, 0, 0]]
+    assert windows.weight_sum(np.array([3, 1, 3])) == 5

@@ -1,0 +1,63 @@
+import pytest
+
+from candlewick.artifacts import read_manifest, verify
+from candlewick.errors import ArtifactError, TokenizerError
+from candlewick.tokenizer.artifact import write_artifact
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.report import measure
+from candlewick.tokenizer.train import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def trained(texts):
+    return train_tokenizer(texts[1:], vocab_size=320)
+
+
+def write(trained, output, heldout, **changes):
+    given = {"inputs": {"corpus": "0" * 64}, "config": {"vocab_size": 320}, **changes}
+    return write_artifact(*trained, heldout, output, **given)
+
+
+def test_the_artifact_holds_the_tokenizer_and_what_was_counted(trained, texts, tmp_path):
+    manifest = write(trained, tmp_path / "tok", texts[:1])
+    assert read_manifest(tmp_path / "tok", "tokenizer", 1) == manifest
+    verify(tmp_path / "tok", manifest)
+    assert Tokenizer.load(tmp_path / "tok").sha256 == trained[0].sha256
+    assert manifest.file("tokenizer.json").sha256 == trained[0].sha256
+    details = manifest.details
+    assert details["vocab_size"] == details["requested_vocab_size"] == 320
+    assert details["too_small"] is False
+    assert (details["delimiter_id"], details["padding_id"], details["pattern"]) == (0, 1, "qwen2")
+    assert details["bytes"] == trained[1].bytes
+    assert details["corpus_sha256"] == trained[1].corpus_sha256
+    wanted = measure(trained[0], texts[:1])
+    assert details["heldout"]["bytes_per_token"] == round(wanted.bytes_per_token, 4)
+    assert details["heldout"]["tokens"] == wanted.tokens
+
+
+def test_time_and_versions_are_no_part_of_the_identity(trained, texts, tmp_path):
+    manifest = write(trained, tmp_path / "tok", texts[:1])
+    assert manifest.provenance.keys() == {"time", "seconds", "candlewick", "tokenizers"}
+    assert "seconds" not in manifest.details
+    assert write(trained, tmp_path / "again", texts[:1]).id == manifest.id
+    assert write(trained, tmp_path / "other", texts[:1], config={"vocab_size": 321}).id != manifest.id
+
+
+def test_without_held_out_text_there_is_no_figure(trained, tmp_path):
+    heldout = write(trained, tmp_path / "tok", []).details["heldout"]
+    assert (heldout["texts"], heldout["bytes_per_token"], heldout["tokens_per_text"]) == (0, None, None)
+
+
+def test_a_tokenizer_that_loses_text_is_not_written(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained[0], "decode", lambda ids: "")
+    with pytest.raises(TokenizerError, match="1 of 2 texts do not survive the tokenizer"):
+        write(trained, tmp_path / "tok", ["a", ""])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_not_replaced(trained, tmp_path):
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "mine").write_text("x")
+    with pytest.raises(ArtifactError, match="was not written by candlewick"):
+        write(trained, tmp_path / "tok", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["tok"]

@@ -1,0 +1,291 @@
+import hashlib
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from candlewick.errors import TokenizerError
+from candlewick.tokenizer import bpe
+from candlewick.tokenizer.bpe import DELIMITER, PADDING, Tokenizer, surrogate_error
+
+
+@pytest.fixture
+def tree(tokenizer) -> dict:
+    """The content of a tokenizer.json, to be spoiled."""
+    return json.loads(tokenizer.json_bytes)
+
+
+def refusal(tree_or_bytes) -> str:
+    content = tree_or_bytes if isinstance(tree_or_bytes, bytes) else json.dumps(tree_or_bytes).encode()
+    with pytest.raises(TokenizerError) as caught:
+        Tokenizer(content, "somewhere/tokenizer.json")
+    message = str(caught.value)
+    assert message.startswith("somewhere/tokenizer.json ")
+    assert len(message) < 500
+    assert "\n" not in message
+    return message
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("<|endoftext|><|padding|>")
+@example("e\u0301 \r\n\u2028 \ufeff\0 \U0010ffff")
+@example("a" * 10_000 + " " * 10_000 + "\n" * 10_000)
+def test_every_text_comes_back_as_it_was(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
+@given(st.text(st.characters(codec="utf-8")))
+@example("<|endoftext|>")
+def test_text_never_becomes_a_special_token(tokenizer, text):
+    assert not {tokenizer.delimiter_id, tokenizer.padding_id} & set(tokenizer.encode(text + DELIMITER + PADDING))
+
+
+def test_the_special_tokens_come_first(tokenizer):
+    assert (tokenizer.delimiter_id, tokenizer.padding_id) == (0, 1)
+    assert tokenizer.pattern == "qwen2"
+    assert tokenizer.vocab_size == 350
+
+
+def test_special_tokens_are_shown_when_asked_for(tokenizer):
+    ids = [0, *tokenizer.encode("hi"), 1]
+    assert tokenizer.decode(ids) == "hi"
+    assert tokenizer.decode(ids, skip_special=False) == "<|endoftext|>hi<|padding|>"
+    assert tokenizer.token_bytes(0) == DELIMITER.encode()
+
+
+def test_half_a_character_is_shown_as_replacement(tokenizer):
+    first = tokenizer.encode("\U0001f600")[0]
+    assert tokenizer.decode([first]) == "\ufffd"
+
+
+@pytest.mark.parametrize("wrong", [-1, 350, 1 << 70])
+def test_an_id_that_is_no_token_is_refused(tokenizer, wrong):
+    with pytest.raises(TokenizerError, match=f"there is no token {wrong} .*ids are 0 to 349"):
+        tokenizer.decode([3, wrong])
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place(tokenizer):
+    with pytest.raises(TokenizerError, match=r"the text has half a surrogate pair \(U\+D800\) at character 2"):
+        tokenizer.encode("ab\ud800")
+    assert "text 1 has half a surrogate pair (U+DFFF) at character 0" in str(surrogate_error(["a", "\udfff"]))
+    assert str(surrogate_error(["a"])) == "the input is not text"
+
+
+def test_digits_are_never_merged_and_words_never_across_spaces(tokenizer):
+    tokens = [tokenizer.token_bytes(i) for i in range(2, tokenizer.vocab_size)]
+    assert not [token for token in tokens if len(token) > 1 and set(token) & set(b"0123456789")]
+    assert not [token for token in tokens if b" " in token.strip(b" ") and token.strip()]
+
+
+def test_writing_and_loading_keeps_everything(tokenizer, tmp_path):
+    entries = tokenizer.write(tmp_path, model_max_length=128)
+    assert [entry.name for entry in entries] == ["tokenizer.json", "tokenizer_config.json"]
+    assert entries[0].sha256 == tokenizer.sha256 == hashlib.sha256(tokenizer.json_bytes).hexdigest()
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        found = Tokenizer.load(path)
+        assert found.sha256 == tokenizer.sha256
+        assert found.encode("the naïve token") == tokenizer.encode("the naïve token")
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "bos_token": DELIMITER,
+        "eos_token": DELIMITER,
+        "pad_token": PADDING,
+        "model_max_length": 128,
+    }
+
+
+def test_a_tokenizer_may_have_no_padding_token(tree, tmp_path):
+    del tree["added_tokens"][1]
+    vocab = tree["model"]["vocab"]
+    tree["model"]["vocab"] = {token: i - (i > 1) for token, i in vocab.items() if token != PADDING}
+    found = Tokenizer(json.dumps(tree).encode())
+    assert found.padding_id is None
+    found.write(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "pad_token" not in config
+    assert "model_max_length" not in config
+
+
+@pytest.mark.parametrize(
+    ("pattern", "pre_tokenizer"),
+    [
+        ("gpt2", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}),
+        (
+            "cl100k",
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {
+                        "type": "Split",
+                        "pattern": {"Regex": bpe.PATTERNS["cl100k"]},
+                        "behavior": "Isolated",
+                        "invert": False,
+                    },
+                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+                ],
+            },
+        ),
+    ],
+)
+def test_other_known_patterns_are_read_too(tree, pattern, pre_tokenizer):
+    tree["pre_tokenizer"] = pre_tokenizer
+    tree["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    found = Tokenizer(json.dumps(tree).encode())
+    assert found.pattern == pattern
+    assert found.decode(found.encode("it's 1234 日本\n")) == "it's 1234 日本\n"
+
+
+def put(*path_and_value):
+    """A change of one place of a tree."""
+    *path, name, value = path_and_value
+
+    def change(tree):
+        for part in path:
+            tree = tree[part]
+        tree[name] = value
+
+    return change
+
+
+SPLIT = ("pre_tokenizer", "pretokenizers", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (put("normalizer", {"type": "NFC"}), "it has a normalizer"),
+        (put("truncation", {"max_length": 3}), "it truncates or pads"),
+        (put("padding", {"strategy": "BatchLongest"}), "it truncates or pads"),
+        (put("post_processor", {"type": "TemplateProcessing"}), "it adds tokens to texts"),
+        (put("decoder", None), "its decoder is not ByteLevel"),
+        (put("pre_tokenizer", None), "its pre-tokenizer is none of qwen2, cl100k, gpt2"),
+        (put(*SPLIT, "pattern", {"Regex": "(a|a)*$"}), "its pre-tokenizer is none of"),
+        (put(*SPLIT, "behavior", "Removed"), "its pre-tokenizer is none of"),
+        (put(*SPLIT, "invert", True), "its pre-tokenizer is none of"),
+        (put("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", True), "its pre-tokenizer is none of"),
+        (put("model", "type", "WordPiece"), "its model is not BPE"),
+        (put("model", None), "its model is not BPE"),
+        (put("model", "dropout", 0.1), "its model sets dropout"),
+        (put("model", "unk_token", "?"), "its model sets unk_token"),
+        (put("model", "byte_fallback", True), "its model sets byte_fallback"),
+        (put("model", "ignore_merges", True), "its model sets ignore_merges"),
+        (put("model", "vocab", []), "it has no vocabulary or no merges"),
+        (put("model", "merges", None), "it has no vocabulary or no merges"),
+        (put("added_tokens", None), "it has no added tokens"),
+        (put("added_tokens", ["x"]), "the added token x is not special"),
+        (put("added_tokens", 0, "special", False), "is not special, or takes spaces with it"),
+        (put("added_tokens", 0, "lstrip", True), "is not special, or takes spaces with it"),
+        (put("added_tokens", 0, "id", 3), "'<|endoftext|>' has two ids"),
+        (put("model", "vocab", PADDING, 500), "has two ids"),
+        (lambda tree: tree["model"]["vocab"].pop("a"), "lacks some of the 256 bytes"),
+        (lambda tree: tree["model"]["vocab"].update(new=351), "its 351 ids are not 0 to 350, each once"),
+        (lambda tree: tree["model"]["vocab"].update(new=7), "each once"),
+        (lambda tree: tree["model"]["vocab"].update(new=-1), "each once"),
+        (lambda tree: tree["model"]["vocab"].update(new="350"), "each once"),
+        (lambda tree: tree["model"]["vocab"].update(new=True), "each once"),
+        (lambda tree: tree["model"]["merges"].append(["qq", "zz"]), "is not a tokenizer: "),
+        (lambda tree: tree["model"]["merges"].append(3), "is not a tokenizer: "),
+        (put("version", "9.0"), "is not a tokenizer: "),
+    ],
+)
+def test_what_is_not_lossless_byte_level_bpe_is_refused(tree, change, said):
+    change(tree)
+    assert said in refusal(tree)
+
+
+def test_a_tokenizer_without_delimiter_is_refused(tree):
+    text = json.dumps(tree).replace(DELIMITER, "<s>")
+    assert "it has no document delimiter <|endoftext|>" in refusal(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not valid JSON"),
+        (b"\xff", "is not valid JSON"),
+        (b"[]", "is not a tokenizer: it holds no object"),
+        (b"{}", "its decoder is not ByteLevel"),
+        (b"[" * 200_000, "is not valid JSON"),
+        (b'{"a": 1, "a": 2}', "is not valid JSON: a key is given twice"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+    ],
+)
+def test_what_is_no_tokenizer_json_is_refused(content, said):
+    assert said in refusal(content)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or a folder"):
+        Tokenizer.load(tmp_path / "nothing")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json does not exist"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(bpe, "_MAX_BYTES", 1 << 20)
+    (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(TokenizerError, match="is larger than 1 MiB"):
+        Tokenizer.load(tmp_path)
+
+
+class Panic(BaseException):
+    """What a panic in Rust looks like from Python."""
+
+
+def test_a_panic_in_rust_is_an_error_like_others(tokenizer, monkeypatch):
+    def panic(text):
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
+    assert "is not a tokenizer: index out of bounds" in refusal(tokenizer.json_bytes)
+
+
+def test_an_interrupt_while_loading_is_not_swallowed(tokenizer, monkeypatch):
+    def interrupt(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer(tokenizer.json_bytes)
+
+
+@given(st.data())
+def test_no_change_of_a_value_ends_in_a_traceback(tokenizer, data):
+    tree = json.loads(tokenizer.json_bytes)
+    node, depth = tree, 0
+    while depth < 4 and isinstance(node, dict | list) and node:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        parent, node, depth = node, node[key], depth + 1
+    parent[key] = data.draw(st.none() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({}))
+    try:
+        found = Tokenizer(json.dumps(tree).encode())
+    except TokenizerError:
+        return
+    assert found.decode(found.encode("any text")) == "any text"
+
+
+def test_transformers_reads_the_same_ids(tokenizer, tmp_path, odd_texts, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    tokenizer.write(tmp_path, model_max_length=64)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, 1)
+    assert theirs.model_max_length == 64
+    assert len(theirs) == tokenizer.vocab_size
+    samples = odd_texts(1, 10_000)
+    assert theirs(samples, add_special_tokens=True, truncation=False, verbose=False)["input_ids"] == [
+        tokenizer.encode(text) for text in samples
+    ]
+    assert all(theirs.decode(tokenizer.encode(text)) == text for text in samples[:500])

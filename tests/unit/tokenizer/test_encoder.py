@@ -1,0 +1,98 @@
+import logging
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.errors import ConfigError, EnvironmentFault, TokenizerError
+from candlewick.tokenizer import encoder
+from candlewick.tokenizer.encoder import BACKENDS, make_encoder
+
+SPECIAL_CASES = [
+    "",
+    "<|endoftext|>",
+    "a<|padding|><|endoftext|>b",
+    "x" * 50_000,
+    " " * 50_000,
+    "\n" * 50_000,
+    "ab" * 30_000,
+    "é\u0301" * 5000,
+    "\0\x85\u2028\ufeff",
+    "",
+]
+
+
+def split(flat, lengths) -> list[list[int]]:
+    """The ids of each text."""
+    assert flat.dtype == np.uint32
+    assert lengths.dtype == np.int64
+    assert lengths.sum() == len(flat)
+    return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])] if len(lengths) else []
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def bulk(request, tokenizer):
+    if request.param == "fastokens":
+        pytest.importorskip("fastokens")
+    return make_encoder(tokenizer.json_bytes, request.param)
+
+
+def test_bulk_ids_are_those_of_the_tokenizer(bulk, tokenizer, texts, odd_texts):
+    samples = [*SPECIAL_CASES, *texts, *odd_texts(2, 3000)]
+    assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
+def test_any_texts_have_the_ids_of_the_tokenizer(bulk, tokenizer, samples):
+    assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]
+
+
+@pytest.mark.parametrize("nothing", [[], [""], ["", ""]])
+def test_nothing_has_no_ids(bulk, nothing):
+    flat, lengths = bulk.encode(nothing)
+    assert (len(flat), lengths.tolist()) == (0, [0] * len(nothing))
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_text(bulk):
+    with pytest.raises(TokenizerError, match="text 1 has half a surrogate pair .* at character 2"):
+        bulk.encode(["fine", "ab\ud800"])
+
+
+def test_many_texts_go_in_batches(tokenizer, monkeypatch):
+    monkeypatch.setattr(encoder, "_BATCH_CHARS", 10)
+    monkeypatch.setattr(encoder, "_BATCH_TEXTS", 3)
+    samples = ["", "a", "b c", "d" * 30, "", "e", "f", "g", "h", "i"]
+    found = make_encoder(tokenizer.json_bytes, "tokenizers").encode(samples)
+    assert split(*found) == [tokenizer.encode(text) for text in samples]
+
+
+def test_an_unknown_backend_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match="no encoder backend 'gpu' .*use auto, fastokens or tokenizers"):
+        make_encoder(tokenizer.json_bytes, "gpu")
+
+
+def test_auto_is_the_fast_one_where_it_is_installed(tokenizer):
+    pytest.importorskip("fastokens")
+    assert make_encoder(tokenizer.json_bytes).name == "fastokens"
+
+
+def test_a_missing_backend_is_an_error_when_asked_for_and_else_a_warning(tokenizer, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    with pytest.raises(EnvironmentFault, match="fastokens is not installed .*pip install 'candlewick"):
+        make_encoder(tokenizer.json_bytes, "fastokens")
+    with caplog.at_level(logging.WARNING, "candlewick"):
+        assert make_encoder(tokenizer.json_bytes).name == "tokenizers"
+    assert "encoding with the reference" in caplog.text
+
+
+def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch):
+    def refuse(content):
+        raise ValueError("unsupported pattern")
+
+    fake = SimpleNamespace(Tokenizer=SimpleNamespace(from_json_str=refuse))
+    monkeypatch.setitem(sys.modules, "fastokens", fake)
+    with pytest.raises(EnvironmentFault, match="fastokens cannot use this tokenizer: unsupported pattern"):
+        make_encoder(tokenizer.json_bytes, "fastokens")

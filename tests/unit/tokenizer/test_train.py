@@ -1,0 +1,211 @@
+import json
+import logging
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.errors import ConfigError, TokenizerError
+from candlewick.tokenizer import train
+from candlewick.tokenizer.bpe import PATTERNS
+from candlewick.tokenizer.train import split_text, train_tokenizer
+
+
+def test_the_same_texts_give_the_same_bytes(texts, tokenizer):
+    again, _ = train_tokenizer(iter(texts), vocab_size=350)
+    assert again.json_bytes == tokenizer.json_bytes
+    code = (
+        "import sys, json\nfrom candlewick.tokenizer.train import train_tokenizer\n"
+        "print(train_tokenizer(json.load(sys.stdin), vocab_size=350)[0].sha256)"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(texts), capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == tokenizer.sha256
+
+
+def test_merges_are_those_of_a_plain_trainer():
+    """The definition of BPE in a few lines: the most frequent pair first, ties by the lower ids."""
+    texts = ["low lower lowest new newer newest wide wider widest " * 7, "the theme then them " * 3]
+    found, _ = train_tokenizer(texts, vocab_size=280)
+    merges = json.loads(found.json_bytes)["model"]["merges"]
+    ids = json.loads(found.json_bytes)["model"]["vocab"]
+    words: dict[tuple[str, ...], int] = {}
+    for text in texts:
+        for word in text.replace(" ", " \u0120").split(" "):
+            if word:
+                words[tuple(word)] = words.get(tuple(word), 0) + 1
+    for left, right in merges:
+        counts: dict[tuple[str, str], int] = {}
+        for word, count in words.items():
+            for pair in pairwise(word):
+                counts[pair] = counts.get(pair, 0) + count
+        best = min(counts, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
+        assert (left, right) == best
+        merged: dict[tuple[str, ...], int] = {}
+        for word, count in words.items():
+            new: list[str] = []
+            for char in word:
+                if new and (new[-1], char) == best:
+                    new[-1] += char
+                else:
+                    new.append(char)
+            merged[tuple(new)] = merged.get(tuple(new), 0) + count
+        words = merged
+
+
+def test_the_report_says_what_was_read(texts):
+    _, report = train_tokenizer(texts, vocab_size=300)
+    assert (report.requested_vocab_size, report.vocab_size, report.too_small) == (300, 300, False)
+    assert report.texts == len(texts)
+    assert report.bytes == sum(len(text.encode()) for text in texts)
+    assert report.seconds > 0
+
+
+def test_the_hash_tells_texts_and_their_borders_apart():
+    def sha(*texts):
+        return train_tokenizer(texts, vocab_size=258)[1].corpus_sha256
+
+    assert sha("ab", "c") == sha("ab", "c")
+    assert len({sha("ab", "c"), sha("a", "bc"), sha("abc"), sha("c", "ab")}) == 4
+
+
+def test_a_text_too_small_for_the_vocabulary_is_reported(caplog):
+    with caplog.at_level(logging.WARNING, "candlewick"):
+        found, report = train_tokenizer(["hello hello"], vocab_size=5000)
+    assert report.too_small
+    assert report.vocab_size == found.vocab_size < 270
+    assert report.requested_vocab_size == 5000
+    assert "the text is too small for 5000 tokens" in caplog.text
+
+
+def test_rare_pairs_are_not_merged():
+    often = ["ab " * 10, "cd "]
+    assert train_tokenizer(often, vocab_size=300, min_frequency=1)[0].vocab_size == 258 + 3
+    assert train_tokenizer(often, vocab_size=300, min_frequency=2)[0].vocab_size == 258 + 2
+
+
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_no_text_is_an_error(texts):
+    with pytest.raises(TokenizerError, match="there is no text to train a tokenizer on"):
+        train_tokenizer(texts, vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"vocab_size": 257}, "vocab_size=257 is too small: 256 bytes and 2 special tokens"),
+        ({"vocab_size": 300, "max_train_bytes": 1 << 31}, "pairs are counted in 32 bits"),
+        ({"vocab_size": 300, "max_train_bytes": 0}, "is not in 1 to 2147483647"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(sizes, said):
+    with pytest.raises(ConfigError, match=said):
+        train_tokenizer(["text"], **sizes)
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(TokenizerError, match=r"half a surrogate pair \(U\+DC00\) at character 1"):
+        train_tokenizer(["fine", "a\udc00"], vocab_size=300)
+
+
+def test_an_error_of_the_source_comes_through():
+    class Broken(RuntimeError):
+        pass
+
+    def source():
+        yield "some text"
+        raise Broken("the disk is gone")
+
+    with pytest.raises(Broken, match="the disk is gone"):
+        train_tokenizer(source(), vocab_size=300)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10, 1000])
+def test_no_more_is_read_than_allowed(limit):
+    read = []
+
+    def source():
+        for number in range(100):
+            read.append(number)
+            yield "日本語 text " * 5
+
+    if limit < 3:
+        with pytest.raises(TokenizerError, match="there is no text"):
+            train_tokenizer(source(), vocab_size=258, max_train_bytes=limit)
+        return
+    _, report = train_tokenizer(source(), vocab_size=258, max_train_bytes=limit)
+    assert limit - 4 < report.bytes <= limit
+    assert len(read) <= limit // 75 + 2
+
+
+def test_of_a_larger_corpus_texts_are_taken_evenly(monkeypatch):
+    taken = []
+    sha256 = train.hashlib.sha256
+
+    class Spy:
+        def __init__(self):
+            self._real = sha256()
+
+        def update(self, content):
+            taken.append(content[8:].decode())
+            self._real.update(content)
+
+        def hexdigest(self):
+            return self._real.hexdigest()
+
+    texts = [f"text number {number:04}" for number in range(1000)]
+    total = sum(map(len, texts))
+    with monkeypatch.context() as patched:
+        patched.setattr(train.hashlib, "sha256", lambda *given: sha256(*given) if given else Spy())
+        _, report = train_tokenizer(texts, vocab_size=258, max_train_bytes=total // 10, total_bytes=total)
+    assert report.bytes <= total // 10
+    assert report.texts == 1000 or taken[-1] > "text number 0980"
+    numbers = [int(text[-4:]) for text in taken if len(text) == len(texts[0])]
+    gaps = {after - before for before, after in pairwise(numbers)}
+    assert gaps <= {9, 10, 11}
+
+
+def test_progress_is_told_and_ends_with_the_whole():
+    told = []
+    texts = ["words and words " * 5000] * 30  # 80 kB each
+    train_tokenizer(texts, vocab_size=258, max_train_bytes=2_400_000, progress=told.append)
+    assert told[-1] == 2_400_000
+    assert told[:-1] == sorted(told[:-1])
+    assert len(told) == 3
+
+
+PARTS = ["word", " ", "\n", " \n", "  ", "日本", "\r\n", "12", "!?", "'s", "\t", "\u3000", "é\u0301"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=60), st.integers(1, 20))
+def test_pieces_are_the_text_and_bounded(parts, limit):
+    text = "".join(parts)
+    pieces = list(split_text(text, limit))
+    assert "".join(pieces) == text
+    assert all(0 < len(piece) <= limit for piece in pieces)
+
+
+@given(st.lists(st.sampled_from(PARTS), min_size=60, max_size=120))
+def test_pieces_are_cut_where_the_pattern_cuts(tokenizer, parts):
+    text = "".join(f"{part} x" for part in parts)  # so that a place to cut is always near
+    pieces = list(split_text(text, 40))
+    assert len(pieces) > 2
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
+
+
+def test_a_word_without_end_is_cut_anywhere():
+    assert [len(piece) for piece in split_text("x" * 200_000)] == [65536, 65536, 65536, 3392]
+    _, report = train_tokenizer(["x" * 100_000], vocab_size=260)
+    assert report.bytes == 100_000
+
+
+def test_the_pattern_is_the_one_that_other_programs_know():
+    assert train.PATTERN == "qwen2"
+    assert PATTERNS["qwen2"] == (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
