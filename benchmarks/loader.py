@@ -10,6 +10,8 @@ one slice at a time, widened to int64; the memory map is opened anew for each ba
 
 import argparse
 import json
+import os
+import platform
 import sys
 import tempfile
 import time
@@ -37,7 +39,8 @@ def random_rows(path: Path) -> int:
     places = torch.randint(len(data) - LENGTH, (ROWS,))
     x = torch.stack([torch.from_numpy(data[i : i + LENGTH].astype(np.int64)) for i in places.tolist()])
     y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + LENGTH].astype(np.int64)) for i in places.tolist()])
-    return x.numel() + 0 * y.numel()
+    assert y.shape == x.shape
+    return x.numel()
 
 
 def tokens_per_cpu_second(read: Callable[[], int], batches: int) -> float:
@@ -45,6 +48,20 @@ def tokens_per_cpu_second(read: Callable[[], int], batches: int) -> float:
     for _ in range(batches):
         tokens += read()
     return tokens / (time.process_time() - began)
+
+
+def machine() -> dict[str, object]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": next(names, platform.processor()),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
 
 
 def main() -> None:
@@ -74,6 +91,7 @@ def main() -> None:
                 rates[name].append(tokens_per_cpu_second(read, args.batches))
         loader.close()
     result = {
+        **machine(),
         "rows": ROWS,
         "sequence_length": LENGTH,
         "tokens_in_shard": args.tokens,

@@ -1,8 +1,10 @@
 """What many tests share: seeded text, a tokenizer and a token dataset made from it, a tiny run."""
 
 import json
+import logging
 import os
 import random
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: see cli/environment.py
@@ -11,8 +13,13 @@ import pytest
 import torch
 
 from candlewick.config import RunConfig
+from candlewick.config_io import dump_yaml
+from candlewick.pipeline.training import run_training
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.train import train_tokenizer
+from candlewick.train import telemetry
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are so small that a second thread only waits
 
 WORDS = (
     "the of and to in is was that for it with as his on be at by had not are but from or have an "
@@ -82,3 +89,52 @@ def cache(tmp_path_factory) -> Path:
 def tiny(text_dir, cache):
     """Make tiny configs: `tiny(optimizer={...}, ...)`."""
     return lambda **sections: tiny_config(text_dir, cache, **sections)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_peak():
+    """Take one matrix product for the machine's peak, not a quarter of a second of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry, "_MEASURE_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """Take back what a command line set up: its handler writes to a stream that is gone after the test."""
+    root = logging.getLogger("candlewick")
+    before = root.handlers[:], root.level, root.propagate
+    yield
+    root.handlers[:], root.level, root.propagate = before
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A tokenizer of 300 tokens."""
+    return train_tokenizer([make_text(0, 3500)], vocab_size=300, min_frequency=2, max_train_bytes=1 << 20)[0]
+
+
+@pytest.fixture(scope="session")
+def trained(text_dir, cache, tmp_path_factory) -> Path:
+    """The run folder of `tiny()`, trained to its end. For reading only."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run_training(tiny_config(text_dir, cache), folder, resume=False)
+    return folder
+
+
+@pytest.fixture
+def trained_copy(trained, tmp_path) -> Path:
+    """A run folder of `tiny()`, trained to its end, to damage."""
+    return shutil.copytree(trained, tmp_path / "trained")
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """Write a config to a file: `config_file(tiny())`."""
+
+    def write(config: RunConfig, name: str = "config.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(dump_yaml(config))
+        return str(path)
+
+    return write

@@ -82,7 +82,7 @@ class ModelConfig(Section):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
-                f"num_key_value_heads={self.num_key_value_heads}"
+                f"num_key_value_heads={self.num_key_value_heads}; set model.num_key_value_heads to a divisor of it"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd, rotary positions need pairs; set model.head_dim")

@@ -65,28 +65,16 @@ def read_scalar(text: str) -> object:
     """
     if text in _WORDS:
         return _WORDS[text]
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is not a finite number")
     if _INT.fullmatch(text):
-        return check_int(text.replace("_", ""))
-    if _FLOAT.fullmatch(text):
-        return check_float(text)
-    return text
-
-
-def check_int(text: str) -> int:
-    """Convert; raises ValueError beyond 63 bits (and so never meets Python's limit of digits)."""
-    if len(text) > 20 or abs(value := int(text)) >= 1 << 63:
-        raise ValueError(f"{shorten(text)} is too large")
-    return value
-
-
-def check_float(text: str) -> float:
-    """Convert; raises ValueError for what overflows."""
-    value = float(text)
-    if not math.isfinite(value):
+        digits = text.replace("_", "")
+        if len(digits) > 20 or abs(int(digits)) >= 1 << 63:
+            raise ValueError(f"{shorten(text)} is too large")
+        return int(digits)
+    if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
         raise ValueError(f"{shorten(text)} is not a finite number")
-    return value
+    return text
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -10,6 +11,18 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written, on a full disk say, is told in one line and ends no run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
+        del record
+        sys.stderr.write(f"WARNING {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def setup(*, verbose: bool = False) -> None:
@@ -24,7 +37,7 @@ def setup(*, verbose: bool = False) -> None:
 
 def add_file(path: Path) -> logging.Handler:
     """Append the package's log records to a file too; returns the handler, for closing it."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("candlewick").addHandler(handler)
     return handler

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick import artifacts
@@ -92,6 +92,7 @@ def test_an_artifact_reads_back_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+@settings(deadline=None)
 @given(inputs=json_objects, config=json_objects, details=json_objects)
 def test_any_manifest_reads_back_with_the_same_id(tmp_path_factory, inputs, config, details):
     folder = tmp_path_factory.mktemp("manifest") / "x"

@@ -276,7 +276,7 @@ def test_a_file_that_is_not_there_is_named(source, said):
     assert said in refusal(source)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["c.yaml", "c.json", "c.toml"]),
     st.binary(max_size=200) | st.text('{}[]:,="\n \\model.hidden_size0123456789.e-', max_size=100).map(str.encode),
@@ -288,6 +288,7 @@ def test_no_content_ends_in_a_traceback(tmp_path_factory, name, content):
         load_config(path)
 
 
+@settings(deadline=None)
 @given(st.text("model.hidden_size=[]{}\"'0123456789,: &*!-e", max_size=50))
 def test_no_override_ends_in_a_traceback(override):
     with suppress(ConfigError):
@@ -332,7 +333,7 @@ configs = some(
 
 
 @pytest.mark.parametrize("suffix", DUMPS)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(configs)
 def test_the_resolved_tree_rebuilds_the_configuration(tmp_path_factory, suffix, tree):
     config = RunConfig.model_validate_json(json.dumps(tree))

@@ -112,7 +112,8 @@ def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
         ({"modle": {"a": 1}}, "modle", "unknown key, did you mean model?"),
         ({"xyzzy": 1}, "xyzzy", "unknown key"),
         ({"model": {"num_attention_heads": 5, "num_key_value_heads": 2}}, "model",
-         "num_attention_heads=5 is not a multiple of num_key_value_heads=2"),
+         "num_attention_heads=5 is not a multiple of num_key_value_heads=2; set model.num_key_value_heads to a "
+         "divisor of it"),
         ({"data": {"sequence_length": 1000}}, "",
          "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
     ],

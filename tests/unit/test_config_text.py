@@ -2,7 +2,7 @@ import json
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.config_text import guard, line_of, parse, write_json, write_toml
@@ -123,12 +123,14 @@ tables = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(tables)
 def test_toml_reads_back_equal(tree):
     assert tomllib.loads(write_toml(tree)) == tree
     assert parse(write_toml(tree), "toml").tree == tree
 
 
+@settings(deadline=None)
 @given(tables)
 def test_json_reads_back_equal(tree):
     parsed = parse(write_json(tree), "json")
@@ -136,12 +138,14 @@ def test_json_reads_back_equal(tree):
     assert not parsed.problems
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["json", "toml"]), st.text('[]{}:,="\\.\n ab01e-', max_size=60))
 def test_no_text_makes_a_reader_fail(kind, text):
     parsed = parse(text, kind)
     assert parsed.problems or parsed.tree
 
 
+@settings(deadline=None)
 @given(st.text('{}[]:,"\\\n ab01', max_size=40))
 def test_json_means_what_it_means_to_others(text):
     parsed = parse(text, "json")

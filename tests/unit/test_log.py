@@ -1,17 +1,9 @@
 import logging
+from pathlib import Path
 
 import pytest
 
 from candlewick import log
-
-
-@pytest.fixture(autouse=True)
-def package_logger():
-    """Give the package's logger back as it was."""
-    logger = logging.getLogger("candlewick")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield logger
-    logger.handlers[:], logger.level, logger.propagate = before[0], before[1], before[2]
 
 
 def test_records_go_to_stderr_with_level_and_module(capsys):
@@ -45,3 +37,32 @@ def test_records_go_to_a_file_too(tmp_path, capsys):
     assert len(lines) == 1
     assert lines[0].endswith("INFO candlewick.train: step 1, é")
     assert "step 2" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_log_on_a_full_disk_is_told_in_one_line_each(capsys):
+    log.setup()
+    handler = log.add_file(Path("/dev/full"))
+    logging.getLogger("candlewick").info("step 1")
+    logging.getLogger("candlewick").removeHandler(handler)
+    handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "INFO candlewick: step 1",
+        "WARNING /dev/full cannot be written: [Errno 28] No space left on device",
+    ]
+
+
+def test_records_go_where_standard_error_goes_at_the_time(monkeypatch):
+    log.setup()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("candlewick").info("to the new one")
+    assert sys.stderr.getvalue() == "INFO candlewick: to the new one\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_told_and_ends_nothing(capsys):
+    log.setup()
+    handler = log.add_file(Path("/dev/full"))
+    logging.getLogger("candlewick").info("a line")
+    handler.close()
+    assert "WARNING /dev/full cannot be written: [Errno 28]" in capsys.readouterr().err

@@ -7,6 +7,7 @@ what was there untouched.
 """
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from candlewick import __version__
-from candlewick.artifacts import FileEntry, Manifest, publish, staging, write_durable
+from candlewick.artifacts import MANIFEST, FileEntry, Manifest, publish, staging, write_durable
 from candlewick.checkpoint.huggingface import generation_config, to_hugging_face
 from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, prune, step_folder
 from candlewick.checkpoint.safetensors import write_tensors
@@ -27,6 +28,8 @@ from candlewick.config import ModelConfig
 from candlewick.errors import EnvironmentFault
 from candlewick.parallel.fsdp import whole
 from candlewick.tokenizer.bpe import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     _require_room(directory, snapshot)
     target = step_folder(directory, snapshot.step)
+    _clear_the_way(target)
     with staging(target) as aside:
         files = [
             *_write_description(aside, snapshot),
@@ -102,6 +106,14 @@ def _require_room(directory: Path, snapshot: Snapshot) -> None:
             f"{directory} has {free >> 20} MiB free, a checkpoint needs {(needed >> 20) + 1} MiB",
             "free space there or set runtime.checkpoint.directory; earlier checkpoints are intact",
         )
+
+
+def _clear_the_way(target: Path) -> None:
+    """Put a folder that has lost its manifest, and so is no checkpoint any more, under another name."""
+    if target.exists() and not (target / MANIFEST).is_file():
+        aside = target.with_name(f"{target.name}.rejected-{time.time_ns()}")
+        logger.warning("%s has no %s; it is kept as %s", target, MANIFEST, aside.name)
+        target.rename(aside)
 
 
 def _journal(directory: Path, line: Mapping[str, Any]) -> None:

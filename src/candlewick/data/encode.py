@@ -29,7 +29,7 @@ from candlewick.errors import DataError
 from candlewick.tokenizer.encoder import Encoder, make_encoder
 
 REFERENCE = "tokenizers"
-_BATCH_CHARACTERS = 4 << 20
+_BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
 _CHECKED_CHARACTERS = 512
 _CHECKED_SHARE = 0.03

@@ -26,8 +26,8 @@ import pyarrow as pa
 from candlewick.errors import DataError
 
 PART_BYTES = 1 << 20
-MAX_PART_BYTES = 4 << 20
-BLOCK_BYTES = 4 << 20
+MAX_PART_BYTES = 2 << 20
+BLOCK_BYTES = 2 << 20
 BOM = b"\xef\xbb\xbf"
 _PLACES = (
     re.compile(rb"(?<=[!-~])(?= )"),

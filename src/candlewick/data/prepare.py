@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -33,7 +33,7 @@ from candlewick import __version__
 from candlewick.artifacts import FileEntry, Manifest, publish, read_manifest, require_replaceable, verify
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
-from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
+from candlewick.data.encode import REFERENCE, Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of
 from candlewick.data.sources import open_corpus
@@ -69,7 +69,8 @@ def prepare(
         return manifest, True
     with _alone(output.with_name(output.name + ".partial")) as partial:
         if (manifest := _up_to_date(output, inputs, settings)) is not None:
-            partial.rmdir()  # another process was faster
+            with suppress(OSError):
+                partial.rmdir()  # another process was faster
             return manifest, True
         for name in ("shards", "tokenizer"):
             (partial / name).mkdir(exist_ok=True)
@@ -159,7 +160,7 @@ def _stoppable(partial: Path) -> Generator[None]:
         ) from None
     finally:
         if is_main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _run(
@@ -189,6 +190,8 @@ def _run(
         for task, receipt, backend in _run_in_processes(todo, target, workers):  # noqa: B007
             receipts[task.index] = receipt
             report(task.text_bytes)
+        if backend == REFERENCE:
+            _log.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
     return [receipts[task.index] for task in tasks], backend
 
 
@@ -223,6 +226,7 @@ def _start_worker() -> None:
     """Encode in one thread, leave Ctrl-C to the parent, and end with it even if it is killed."""
     os.putenv("RAYON_NUM_THREADS", "1")  # there is a process for each core; read when the first text is encoded
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("candlewick").setLevel(logging.ERROR)  # the parent warns, once
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

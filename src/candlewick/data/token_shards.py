@@ -16,6 +16,7 @@ tokenizer's hash. Opening checks every size, and every hash once per machine, be
 """
 
 import logging
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def write_shard(folder: Path, shard: Shard, tokens: Iterable[Tokens], ends: NDAr
     entries: list[FileEntry] = []
     for extension, chunks in contents.items():
         path = folder / "shards" / f"{shard.name}.{extension}"
-        aside = path.with_suffix(f".{extension}.tmp")
+        aside = path.with_suffix(f".{extension}.{os.getpid()}.tmp")
         entries.append(write_durable(aside, chunks, f"shards/{path.name}"))
         aside.replace(path)
     return entries

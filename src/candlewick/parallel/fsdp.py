@@ -6,6 +6,7 @@ there is no autocast. With one rank and float32 there is nothing to own, and not
 See docs/decisions/0003-precision.md.
 """
 
+import atexit
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -34,6 +35,7 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
         dist.init_process_group(
             backend, store=HashStore(), rank=distributed.rank, world_size=distributed.world_size
         )
+        atexit.register(dist.destroy_process_group)  # nccl complains at exit about a group that still is
     mesh = init_device_mesh(distributed.device.type, (distributed.world_size,), mesh_dim_names=("data",))
     policy = MixedPrecisionPolicy(
         param_dtype=distributed.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False

@@ -25,6 +25,8 @@ from candlewick.progress import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
 
+_BATCHING = {"sequence_length", "micro_batch_size", "global_batch_size", "global_batch_tokens"}
+
 logger = logging.getLogger(__name__)
 
 

@@ -3,7 +3,8 @@
     texts -> pieces of at most 64 KiB -> counts of pre-tokens (Rust) -> merges, most frequent pair first
              (cut where the pattern cuts, so a piece has the pre-tokens of the whole)
 
-Memory is bounded: the trainer reads ahead 256 pieces and keeps the counts of different pre-tokens, never text. It
+Memory is bounded: the trainer reads ahead 256 pieces and keeps the counts of different pre-tokens, never text. Its
+time grows with the square of a pre-token's length, so runs of more than 512 letters (a genome) are cut as well. It
 counts pairs in 32 bits, which wrap silently; 2 GiB of text cannot hold so many pairs, so more is refused. Of a
 larger corpus, pieces are taken evenly from begin to end. Reference: arXiv:1508.07909.
 """
@@ -26,10 +27,13 @@ PATTERN = "qwen2"
 PIECE_CHARS = 1 << 16
 MAX_TRAIN_BYTES = (1 << 31) - 1
 MIN_VOCAB_SIZE = 256 + 2
+MAX_RUN_CHARS = 512
 _TELL_BYTES = 1 << 20
 
 # places where the pattern always cuts: after a line end before something visible, and between a word and a space
 _CUT = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
+_LONG_SPACE = re.compile(rf"\s{{{MAX_RUN_CHARS}}}")
+_LONG_RUN = re.compile(rf"[^\W\d_]{{{MAX_RUN_CHARS}}}|(?:[^\w\s]|_){{{MAX_RUN_CHARS}}}|\s{{{MAX_RUN_CHARS}}}")
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +78,7 @@ def train_tokenizer(
             "lower tokenizer.max_train_bytes; the text is then taken evenly from the corpus",
         )
     start = time.monotonic()
-    reader = _Reader(max_train_bytes, total_bytes, progress)
+    reader = TrainingText(max_train_bytes, total_bytes, progress)
     rust = _untrained()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -115,8 +119,8 @@ def _untrained() -> RustTokenizer:
     return rust
 
 
-class _Reader:
-    """Feeds the trainer, and counts and hashes what it was given."""
+class TrainingText:
+    """What of a stream of texts is trained on; counts it and hashes it."""
 
     def __init__(self, limit: int, total: int | None, progress: Callable[[int], None] | None) -> None:
         self._limit, self._total, self._progress = limit, total, progress
@@ -124,7 +128,7 @@ class _Reader:
         self.digest = hashlib.sha256()
 
     def read(self, texts: Iterable[str]) -> Iterator[str]:
-        """Yield the pieces to train on."""
+        """Yield the pieces to train on. Raises TokenizerError for half a surrogate pair in a text."""
         seen = 0
         for piece in self._pieces(texts):
             try:
@@ -167,7 +171,18 @@ def split_text(text: str, limit: int = PIECE_CHARS) -> Iterator[str]:
         # looked for from the middle on, so that a piece is never short
         places = [match.start() for match in _CUT.finditer(text, start + max(limit // 2, 1), start + limit)]
         stop = places[-1] if places else start + limit
-        yield text[start:stop]
+        yield from _split_runs(text[start:stop])
         start = stop
-    if start < len(text):
-        yield text[start:]
+    yield from _split_runs(text[start:])
+
+
+def _split_runs(piece: str) -> Iterator[str]:
+    """Cut a piece inside of pre-tokens that are too long."""
+    start = 0
+    longest = max(map(len, piece.split()), default=0)
+    if longest >= MAX_RUN_CHARS or _LONG_SPACE.search(piece):  # much faster than to look for runs in all text
+        for match in _LONG_RUN.finditer(piece):
+            yield piece[start : match.end()]
+            start = match.end()
+    if start < len(piece):
+        yield piece[start:]

@@ -6,16 +6,17 @@ import pytest
 
 from candlewick.tokenizer.train import train_tokenizer
 
-WORDS = (
-    "the of and def return self import token naïve Straße été 日本語 слово 12 345 x_y == // it's we'll "  # few
+SENTENCE = (
+    "the of and def return self import token naïve Straße été 日本語 слово 12 345 x_y == // it's we'll "
     "transformer attention embedding gradient"
-).split()
+)
 
 
 def make_texts(seed: int, count: int = 200) -> list[str]:
     choose = random.Random(seed)
+    words = SENTENCE.split()
     return [
-        "".join(choose.choice(WORDS) + choose.choice([" ", " ", "\n", "  ", ", ", "\r\n"]) for _ in range(60))
+        "".join(choose.choice(words) + choose.choice([" ", " ", "\n", "  ", ", ", "\r\n"]) for _ in range(60))
         for _ in range(count)
     ]
 

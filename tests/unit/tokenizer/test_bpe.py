@@ -2,7 +2,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from candlewick.errors import TokenizerError
@@ -27,6 +27,7 @@ def refusal(tree_or_bytes) -> str:
     return message
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 @example("<|endoftext|><|padding|>")
 @example("e\u0301 \r\n\u2028 \ufeff\0 \U0010ffff")
@@ -38,6 +39,7 @@ def test_every_text_comes_back_as_it_was(tokenizer, text):
     assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 @example("<|endoftext|>")
 def test_text_never_becomes_a_special_token(tokenizer, text):
@@ -260,6 +262,7 @@ def test_an_interrupt_while_loading_is_not_swallowed(tokenizer, monkeypatch):
         Tokenizer(tokenizer.json_bytes)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_change_of_a_value_ends_in_a_traceback(tokenizer, data):
     tree = json.loads(tokenizer.json_bytes)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.errors import ConfigError, EnvironmentFault, TokenizerError
@@ -45,6 +45,7 @@ def test_bulk_ids_are_those_of_the_tokenizer(bulk, tokenizer, texts, odd_texts):
     assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
 def test_any_texts_have_the_ids_of_the_tokenizer(bulk, tokenizer, samples):
     assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]

@@ -1,17 +1,18 @@
 import json
 import logging
+import random
 import subprocess
 import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer import train
 from candlewick.tokenizer.bpe import PATTERNS
-from candlewick.tokenizer.train import split_text, train_tokenizer
+from candlewick.tokenizer.train import MAX_RUN_CHARS, TrainingText, split_text, train_tokenizer
 
 
 def test_the_same_texts_give_the_same_bytes(texts, tokenizer):
@@ -124,63 +125,69 @@ def test_an_error_of_the_source_comes_through():
         train_tokenizer(source(), vocab_size=300)
 
 
-@pytest.mark.parametrize("limit", [1, 3, 10, 1000])
-def test_no_more_is_read_than_allowed(limit):
+def take(texts, limit, total=None, progress=None) -> tuple[list[str], TrainingText]:
+    reader = TrainingText(limit, total, progress)
+    return list(reader.read(texts)), reader
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=20), st.integers(1, 200))
+def test_no_more_is_read_than_allowed(texts, limit):
+    taken, reader = take(texts, limit)
+    whole = "".join(texts)
+    assert whole.startswith("".join(taken))
+    assert reader.bytes == len("".join(taken).encode()) <= limit
+    assert reader.bytes > limit - 4 or "".join(taken) == whole
+
+
+def test_reading_stops_at_the_limit():
     read = []
-
-    def source():
-        for number in range(100):
-            read.append(number)
-            yield "日本語 text " * 5
-
-    if limit < 3:
-        with pytest.raises(TokenizerError, match="there is no text"):
-            train_tokenizer(source(), vocab_size=258, max_train_bytes=limit)
-        return
-    _, report = train_tokenizer(source(), vocab_size=258, max_train_bytes=limit)
-    assert limit - 4 < report.bytes <= limit
-    assert len(read) <= limit // 75 + 2
+    texts = (read.append(number) or "日本語 text " * 5 for number in range(100))
+    _, report = train_tokenizer(texts, vocab_size=258, max_train_bytes=1000)
+    assert 996 < report.bytes <= 1000
+    assert len(read) == report.texts == 14
 
 
-def test_of_a_larger_corpus_texts_are_taken_evenly(monkeypatch):
-    taken = []
-    sha256 = train.hashlib.sha256
-
-    class Spy:
-        def __init__(self):
-            self._real = sha256()
-
-        def update(self, content):
-            taken.append(content[8:].decode())
-            self._real.update(content)
-
-        def hexdigest(self):
-            return self._real.hexdigest()
-
+def test_of_a_larger_corpus_texts_are_taken_evenly():
     texts = [f"text number {number:04}" for number in range(1000)]
     total = sum(map(len, texts))
-    with monkeypatch.context() as patched:
-        patched.setattr(train.hashlib, "sha256", lambda *given: sha256(*given) if given else Spy())
-        _, report = train_tokenizer(texts, vocab_size=258, max_train_bytes=total // 10, total_bytes=total)
-    assert report.bytes <= total // 10
-    assert report.texts == 1000 or taken[-1] > "text number 0980"
-    numbers = [int(text[-4:]) for text in taken if len(text) == len(texts[0])]
-    gaps = {after - before for before, after in pairwise(numbers)}
-    assert gaps <= {9, 10, 11}
+    taken, reader = take(texts, total // 10, total)
+    assert taken == texts[::10]
+    assert (reader.texts, reader.bytes) == (991, total // 10)
+    assert take(texts, total, total)[0] == texts
+    assert take(texts, 2 * total, total)[0] == texts
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=200), st.integers(100, 2000))
+def test_at_any_place_the_same_share_has_been_taken(sizes, limit):
+    texts = ["x" * size for size in sizes]
+    total = sum(sizes)
+    seen = taken = 0
+    reader = TrainingText(limit, total, None)
+
+    def source():
+        nonlocal seen
+        for text in texts:
+            yield text
+            seen += len(text)
+            assert abs(taken - min(1, limit / max(total, 1)) * seen) <= 400
+
+    for piece in reader.read(source()):
+        taken += len(piece)
 
 
 def test_progress_is_told_and_ends_with_the_whole():
     told = []
     texts = ["words and words " * 5000] * 30  # 80 kB each
-    train_tokenizer(texts, vocab_size=258, max_train_bytes=2_400_000, progress=told.append)
-    assert told[-1] == 2_400_000
-    assert told[:-1] == sorted(told[:-1])
-    assert len(told) == 3
+    take(texts, 2_400_000, progress=told.append)
+    assert told == [1_120_000, 2_240_000, 2_400_000]
 
 
 PARTS = ["word", " ", "\n", " \n", "  ", "日本", "\r\n", "12", "!?", "'s", "\t", "\u3000", "é\u0301"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=60), st.integers(1, 20))
 def test_pieces_are_the_text_and_bounded(parts, limit):
     text = "".join(parts)
@@ -189,18 +196,27 @@ def test_pieces_are_the_text_and_bounded(parts, limit):
     assert all(0 < len(piece) <= limit for piece in pieces)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), min_size=60, max_size=120))
 def test_pieces_are_cut_where_the_pattern_cuts(tokenizer, parts):
-    text = "".join(f"{part} x" for part in parts)  # so that a place to cut is always near
+    text = "".join(f"{part}x y" for part in parts)  # so that a place to cut is always near
     pieces = list(split_text(text, 40))
     assert len(pieces) > 2
     assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
 
 
-def test_a_word_without_end_is_cut_anywhere():
-    assert [len(piece) for piece in split_text("x" * 200_000)] == [65536, 65536, 65536, 3392]
-    _, report = train_tokenizer(["x" * 100_000], vocab_size=260)
-    assert report.bytes == 100_000
+@pytest.mark.parametrize("char", ["x", "-", "_", " ", "\n", "é", "日", "\u0301"])
+def test_a_run_without_end_is_cut_anywhere(char):
+    """The trainer's time grows with the square of a pre-token's length."""
+    pieces = list(split_text("start " + char * 200_000 + " end"))
+    assert "".join(pieces) == "start " + char * 200_000 + " end"
+    assert max(map(len, pieces)) <= MAX_RUN_CHARS + 6
+
+
+def test_a_genome_can_be_trained_on():
+    choose = random.Random(0)
+    _, report = train_tokenizer(["".join(choose.choices("ACGT", k=100_000))], vocab_size=400)
+    assert report.vocab_size == 400
 
 
 def test_the_pattern_is_the_one_that_other_programs_know():

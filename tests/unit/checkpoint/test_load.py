@@ -1,0 +1,145 @@
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+
+from candlewick.checkpoint.load import load_for_inference, load_weights, read_state, resume
+from candlewick.checkpoint.safetensors import read_tensors, write_tensors
+from candlewick.checkpoint.save import save, weights_of
+from candlewick.errors import CheckpointError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(make_snapshot, tmp_path):
+    """A checkpoint of step 3 in a run folder."""
+    return save(tmp_path / "run" / "checkpoints", make_snapshot(3), max_keep=2)
+
+
+def test_everything_comes_back(make_model, make_snapshot, folder):
+    snapshot, model = make_snapshot(3), make_model(seed=99)
+    resumed = resume(model, folder)
+    assert resumed.folder == folder
+    assert resumed.state == snapshot.state
+    for saved, found in ((snapshot.weights, weights_of(model)), (snapshot.optimizer, resumed.optimizer)):
+        assert saved.keys() == found.keys()
+        assert all(torch.equal(saved[name], found[name]) for name in saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
+def test_a_damaged_file_is_named_and_nothing_is_loaded(make_model, folder, name):
+    model = make_model(seed=99)
+    before = {key: tensor.clone() for key, tensor in weights_of(model).items()}
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=rf"{name} has \d+ bytes, its manifest says \d+"):
+        resume(model, folder)
+    assert all(torch.equal(before[key], tensor) for key, tensor in weights_of(model).items())
+
+
+def test_tensors_that_are_not_the_models_are_named(make_model, tmp_path):
+    model = make_model()
+    weights = weights_of(model)
+    short = {name: tensor for name, tensor in weights.items() if "layers.1" not in name}
+    with pytest.raises(
+        CheckpointError, match=r"lacks 11 tensors of this model, the first is model\.layers\.1\.inp"
+    ):
+        load_weights(model, short, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="has 1 tensors that this model lacks, the first is lm_head"):
+        load_weights(model, weights | {"lm_head.weight": torch.zeros(320, 32)}, tmp_path / "x")
+    wrong = weights | {"model.norm.weight": torch.zeros(64)}
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape \(64,\), .* says \(32,\)"):
+        load_weights(model, wrong, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is not the state of a run"),
+        ("{}", "has format version None, this program reads 1"),
+        ('{"version": 2}', "has format version 2"),
+        ('{"version": 1, "loader": {}, "threads": 1}', "lacks config, counters, random"),
+    ],
+)
+def test_a_state_that_is_none_is_refused(folder, content, said):
+    (folder / "state.json").unlink()
+    if content is not None:
+        (folder / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=said):
+        read_state(folder)
+
+
+@pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": False, "mlp_bias": True}])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_model_to_compute_with_comes_from_checkpoint_folder_or_run(
+    make_model, make_snapshot, tmp_path, shape, depth
+):
+    folder = save(tmp_path / "run" / "checkpoints", make_snapshot(3, **shape), max_keep=2)
+    model, tokenizer = load_for_inference((folder, *folder.parents)[depth], CPU)
+    assert not model.training
+    assert tokenizer.json_bytes == make_snapshot(3).tokenizer.json_bytes
+    expected = make_snapshot(3, **shape).weights
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.named_parameters())
+    reference = make_model(**shape).eval()
+    load_weights(reference, dict(expected), folder)
+    tokens = torch.arange(12)[None]
+    assert torch.equal(model(tokens), reference(tokens))
+
+
+def test_inference_needs_neither_optimizer_nor_state(folder):
+    (folder / "optimizer.safetensors").unlink()
+    (folder / "state.json").unlink()
+    load_for_inference(folder, CPU)
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"checkpoint rejected: .*tokenizer\.json has 2 bytes"):
+        load_for_inference(folder, CPU)
+
+
+def test_a_run_with_a_damaged_newest_checkpoint_gives_the_one_before(make_snapshot, folder, caplog):
+    newest = save(folder.parent, make_snapshot(4), max_keep=2)
+    (newest / "model.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        model, _ = load_for_inference(folder.parents[1], CPU)
+    assert torch.equal(model.model.norm.weight, make_snapshot(3).weights["model.norm.weight"])
+    assert "step_000000004/model.safetensors" in caplog.text
+    with pytest.raises(CheckpointError, match="checkpoint rejected"):
+        load_for_inference(newest, CPU)
+
+
+@pytest.fixture
+def plain(folder, tmp_path):
+    """The same model as a Hugging Face folder: no manifest, nothing of ours."""
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / "plain").mkdir(exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def test_a_hugging_face_folder_of_our_kind_will_do(plain, make_snapshot):
+    expected = make_snapshot(3).weights
+    # some writers save a tied head too, and most save half precision
+    tensors = read_tensors(plain / "model.safetensors")
+    tensors = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write_tensors(plain / "model.safetensors", tensors)
+    model, _ = load_for_inference(plain, CPU)
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, expected[name].bfloat16().float())
+
+
+def test_a_hugging_face_folder_in_parts_is_refused(plain):
+    (plain / "model.safetensors").rename(plain / "model-00001-of-00001.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors does not exist"):
+        load_for_inference(plain, CPU)
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_refused(plain):
+    config = json.loads((plain / "config.json").read_bytes())
+    (plain / "config.json").write_text(json.dumps({**config, "vocab_size": 299}))
+    with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model 299 rows"):
+        load_for_inference(plain, CPU)

@@ -1,0 +1,146 @@
+import errno
+import json
+import logging
+import os
+import shutil
+
+import pytest
+import torch
+
+from candlewick.artifacts import read_manifest, verify
+from candlewick.checkpoint.layout import list_checkpoints, newest_valid, step_of
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.checkpoint.save import save, weights_of
+from candlewick.errors import EnvironmentFault
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_holds_what_it_should_and_its_manifest_names_it(make_snapshot, tmp_path):
+    snapshot = make_snapshot(7)
+    folder = save(tmp_path / "checkpoints", snapshot, max_keep=2)
+    assert folder == tmp_path / "checkpoints" / "step_000000007"
+    files = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert names(folder) == sorted([*files, "manifest.json"])
+    manifest = read_manifest(folder, "checkpoint", 1)
+    verify(folder, manifest)
+    assert [entry.name for entry in manifest.files] == files
+    assert dict(manifest.inputs) == snapshot.inputs
+    assert manifest.details == {"step": 7}
+    for name, tensors in (("model", snapshot.weights), ("optimizer", snapshot.optimizer)):
+        read = read_tensors(folder / f"{name}.safetensors")
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+    assert json.loads((folder / "state.json").read_bytes()) == snapshot.state
+    assert json.loads((folder / "config.json").read_bytes())["vocab_size"] == 320
+
+
+def test_the_id_says_what_was_saved_not_when(make_snapshot, tmp_path):
+    ids = [read_manifest(save(tmp_path / name, make_snapshot(1), max_keep=2)).id for name in "ab"]
+    assert ids[0] == ids[1]
+    assert read_manifest(save(tmp_path / "c", make_snapshot(2), max_keep=2)).id != ids[0]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_is_saved_once_and_all_in_float32(make_model, tied):
+    weights = weights_of(make_model(tie_word_embeddings=tied))
+    assert ("lm_head.weight" in weights) is not tied
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_the_newest_are_kept_and_each_save_is_in_the_journal(make_snapshot, tmp_path):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, make_snapshot(step), max_keep=2)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4]
+    journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [line["checkpoint"] for line in journal] == [f"step_00000000{step}" for step in (1, 2, 3, 4)]
+    assert journal[-1]["id"] == read_manifest(tmp_path / "step_000000004").id
+
+
+def test_later_ones_that_were_rejected_do_not_push_out_what_was_just_saved(make_snapshot, tmp_path):
+    for step in (1, 7, 8):
+        save(tmp_path, make_snapshot(step), max_keep=3)
+    for step in (7, 8):
+        (tmp_path / f"step_00000000{step}" / "state.json").unlink()
+    for step in (2, 3, 4):
+        save(tmp_path, make_snapshot(step), max_keep=2)
+        assert step_of(newest_valid(tmp_path)) == step
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4, 7, 8]
+    save(tmp_path, make_snapshot(7), max_keep=2)
+    assert step_of(newest_valid(tmp_path)) == 7
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [4, 7, 8]
+
+
+def test_a_step_that_is_saved_again_replaces_the_first(make_snapshot, tmp_path):
+    save(tmp_path, make_snapshot(1), max_keep=2)
+    other = make_snapshot(1)
+    other.weights["model.norm.weight"].fill_(3.0)
+    save(tmp_path, other, max_keep=2)
+    assert names(tmp_path) == ["journal.jsonl", "step_000000001"]
+    saved = read_tensors(tmp_path / "step_000000001" / "model.safetensors")
+    assert torch.equal(saved["model.norm.weight"], torch.full((32,), 3.0))
+
+
+def test_a_folder_without_a_manifest_makes_way_but_is_kept(make_snapshot, tmp_path, caplog):
+    (save(tmp_path, make_snapshot(1), max_keep=2) / "manifest.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        save(tmp_path, make_snapshot(1), max_keep=2)
+    assert step_of(newest_valid(tmp_path)) == 1
+    (rejected,) = tmp_path.glob("step_000000001.rejected-*")
+    assert (rejected / "model.safetensors").is_file()
+    assert rejected.name in caplog.text
+
+
+def test_without_room_nothing_is_written(make_snapshot, tmp_path, monkeypatch):
+    save(tmp_path, make_snapshot(1), max_keep=2)
+    before = names(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(EnvironmentFault, match=r"has 0 MiB free, a checkpoint needs 1 MiB .*free space there"):
+        save(tmp_path, make_snapshot(2), max_keep=2)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("operation", ["fsync", "rename"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_whichever_call_fails_one_of_the_two_checkpoints_is_there(
+    make_snapshot, tmp_path, monkeypatch, operation, number
+):
+    first, second = make_snapshot(1), make_snapshot(2)
+    save(tmp_path, first, max_keep=2)
+    original = getattr(os, operation)
+    failed_at = 0
+    while True:  # the first call fails, then the second, ... until a save comes through
+        failed_at += 1
+        calls = 0
+
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == failed_at:  # noqa: B023 - it is called in this round only
+                raise OSError(number, "no")
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, operation, call)
+            try:
+                save(tmp_path, second, max_keep=2)
+            except OSError as error:
+                assert error.errno == number
+            else:
+                break
+        assert step_of(newest_valid(tmp_path)) in (1, 2)
+        assert not [name for name in names(tmp_path) if name.startswith(".")]
+        shutil.rmtree(tmp_path / "step_000000002", ignore_errors=True)
+    assert failed_at > (10 if operation == "fsync" else 1)
+    assert step_of(newest_valid(tmp_path)) == 2

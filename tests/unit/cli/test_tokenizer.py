@@ -1,0 +1,137 @@
+import io
+import json
+import sys
+
+import pytest
+
+from candlewick.artifacts import read_manifest
+from candlewick.cli.main import main
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    """A folder with a tokenizer, no artifact."""
+    (tmp_path / "tok").mkdir()
+    tokenizer.write(tmp_path / "tok")
+    return str(tmp_path / "tok")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command that works; return what it prints."""
+
+    def call(*words) -> str:
+        assert main(["tokenizer", *map(str, words)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return call
+
+
+def fails(capsys, code: int, *words) -> str:
+    assert main(["tokenizer", *map(str, words)]) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def type_in(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_training_writes_an_artifact_and_says_what_came_out(run, text_dir, tmp_path):
+    words = ("train", text_dir, "--output", tmp_path / "tok", "--override", "tokenizer.vocab_size=300")
+    out = run(*words)
+    assert f"wrote: {tmp_path / 'tok'}\nvocabulary 300 of 300 requested tokens\n" in out
+    assert "bytes per token on held-out text" in out
+    manifest = read_manifest(tmp_path / "tok", "tokenizer")
+    assert run(*words).startswith("up to date: ")
+    shown = json.loads(run(*words, "--json"))
+    assert (shown["id"], shown["reused"]) == (manifest.id, True)
+    assert shown["details"]["vocab_size"] == 300
+
+
+def test_text_comes_from_the_config_if_not_from_the_command_line(run, text_dir, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        f"data: {{train_shards: [{text_dir}/00.txt]}}\ntokenizer: {{vocab_size: 280}}\n"
+    )
+    run("train", "--config", tmp_path / "c.yaml", "--output", tmp_path / "tok")
+    assert Tokenizer.load(tmp_path / "tok").vocab_size == 280
+
+
+def test_too_little_text_has_no_figure_to_show(run, tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("hello hello")
+    out = run("train", tmp_path / "x.txt", "--output", tmp_path / "tok")
+    assert "of 32,000 requested tokens" in out
+    assert "bytes per token" not in out
+
+
+def test_training_without_text_says_how_to_give_it(capsys, tmp_path):
+    err = fails(capsys, 2, "train", "--output", tmp_path / "tok")
+    assert "there is no text to train on (fix: name files, folders or stdlib://" in err
+    assert "does not exist" in fails(capsys, 3, "train", tmp_path / "nothing.txt", "--output", tmp_path / "tok")
+
+
+def test_inspecting_tells_what_a_tokenizer_is(run, folder, tokenizer):
+    shown = json.loads(run("inspect", folder, "--json"))
+    assert shown["vocab_size"] == 300
+    assert shown["sha256"] == tokenizer.sha256
+    assert (shown["pattern"], shown["delimiter_id"], shown["padding_id"]) == ("qwen2", 0, 1)
+    assert shown["longest_tokens"][0] == "<|endoftext|>"
+    assert "made" not in shown
+
+
+def test_inspecting_an_artifact_tells_how_it_was_made(run, text_dir, tmp_path):
+    run("train", text_dir, "--output", tmp_path / "tok", "--override", "tokenizer.vocab_size=300")
+    shown = json.loads(run("inspect", tmp_path / "tok", "--json"))
+    assert shown["made"]["config"]["min_frequency"] == 2
+    assert shown["made"]["details"]["bytes"] > 100_000
+    lines = run("inspect", tmp_path / "tok").splitlines()
+    assert "vocab_size                   300" in lines
+    assert any(line.startswith("made.details.heldout.bytes_per_token") for line in lines)
+
+
+def test_a_tokenizer_in_the_folder_of_something_else_is_inspected_too(run, folder, trained):
+    checkpoint = next((trained / "checkpoints").iterdir())
+    assert "made" not in json.loads(run("inspect", checkpoint, "--json"))
+
+
+def test_inspecting_measures_a_text(run, folder, text_dir, tokenizer):
+    text = json.loads(run("inspect", folder, "--text", text_dir / "00.txt", "--json"))["text"]
+    assert text["bytes"] == (text_dir / "00.txt").stat().st_size
+    assert text["tokens"] == len(tokenizer.encode((text_dir / "00.txt").read_text()))
+    assert text["lossless"] is True
+
+
+def test_a_text_that_is_not_utf8_is_named(capsys, folder, tmp_path):
+    (tmp_path / "bad.txt").write_bytes(b"abc\xff")
+    assert "bad.txt: byte 3 is not UTF-8" in fails(capsys, 3, "inspect", folder, "--text", tmp_path / "bad.txt")
+    assert "gone.txt" in fails(capsys, 2, "inspect", folder, "--text", tmp_path / "gone.txt")
+
+
+def test_text_becomes_ids_and_ids_become_text(run, folder, tokenizer):
+    text = "the time, <|endoftext|> é"
+    ids = tokenizer.encode(text)
+    assert run("encode", folder, text) == " ".join(map(str, ids)) + "\n"
+    assert run("decode", folder, *ids) == text + "\n"
+    assert run("decode", folder, 0, *ids, 1) == f"<|endoftext|>{text}<|padding|>\n"
+    shown = json.loads(run("encode", folder, text, "--json"))
+    assert shown["ids"] == ids
+    assert len(shown["pieces"]) == len(ids)
+    assert "".join(shown["pieces"]).startswith("the time, <|endoftext|> ")
+
+
+@pytest.mark.parametrize("words", [[], ["-"]])
+def test_text_can_come_from_standard_input(run, folder, tokenizer, monkeypatch, words):
+    type_in(monkeypatch, "a line\r\né\n".encode())
+    assert run("encode", folder, *words).split() == [str(i) for i in tokenizer.encode("a line\r\né\n")]
+
+
+def test_wrong_input_is_one_line_and_exit_3(capsys, folder, monkeypatch, tmp_path):
+    type_in(monkeypatch, b"\xff")
+    assert "standard input: byte 0 is not UTF-8" in fails(capsys, 3, "encode", folder)
+    assert "half a surrogate pair" in fails(capsys, 3, "encode", folder, "\udcff")
+    assert "there is no token 300 (fix: ids are 0 to 299)" in fails(capsys, 3, "decode", folder, 5, 300)
+    assert "does not exist" in fails(capsys, 3, "encode", tmp_path / "nothing", "text")
+    assert "invalid int value: 'x'" in fails(capsys, 2, "decode", folder, "x")
+    assert "ACTION" in fails(capsys, 2)

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from candlewick.config import ModelConfig
+from candlewick.model.initialize import initialize
+from candlewick.model.transformer import Transformer
+from candlewick.parallel.env import Distributed
+from candlewick.parallel.fsdp import apply_fsdp, gathered, whole
+from candlewick.train.objective import NextTokenLoss
+
+CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
+
+
+def make(dtype: torch.dtype, **shape) -> NextTokenLoss:
+    """A seeded objective on the CPU, prepared for products in `dtype`."""
+    model = Transformer(CONFIG.model_copy(update=shape), 320)
+    model.init_buffers()
+    initialize(model, 0)
+    objective = NextTokenLoss(model, num_tokens=300)
+    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
+    return objective
+
+
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(seed))
+    return tokens[:, :-1], tokens[:, 1:], torch.ones(2, 16)
+
+
+def test_one_rank_in_float32_needs_nothing():
+    objective = make(torch.float32)
+    assert not [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    weight = objective.model.lm_head.weight
+    with gathered(objective):
+        assert objective.model.lm_head.weight is weight
+    assert whole(weight) is weight
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
+    objective, plain = (make(dtype, tie_word_embeddings=tied) for dtype in (torch.bfloat16, torch.float32))
+    seen = []
+    objective.model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    for each in (objective, plain):
+        each(*batch(), 1 / 32).backward()
+    assert seen == [torch.bfloat16]
+    expected = dict(plain.named_parameters())
+    assert dict(objective.named_parameters()).keys() == expected.keys()
+    for name, parameter in objective.named_parameters():
+        assert isinstance(parameter, DTensor)
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert torch.equal(whole(parameter), expected[name])
+        gradient = whole(parameter.grad)
+        # summed over ranks, not averaged, and right up to the 8 bits of a bfloat16
+        torch.testing.assert_close(gradient, expected[name].grad, rtol=0, atol=0.05 * gradient.abs().max().item())
+
+
+def test_evaluation_enters_through_its_own_door():
+    objective, plain = make(torch.bfloat16), make(torch.float32)
+    tokens, targets, _ = batch()
+    objective(*batch(), 1 / 32).backward()  # after it, embedding and head are sharded again
+    losses, correct = objective.token_losses(tokens, targets)
+    torch.testing.assert_close(losses, plain.token_losses(tokens, targets)[0], rtol=0.01, atol=0.01)
+    assert correct.shape == (2, 16)
+
+
+def test_gathered_lends_whole_weights_and_takes_them_back():
+    objective = make(torch.bfloat16)
+    objective(*batch(), 1 / 32).backward()
+    for error in (None, ZeroDivisionError):
+        try:
+            with gathered(objective):
+                assert not isinstance(objective.model.lm_head.weight, DTensor)
+                assert objective.model(batch()[0]).dtype == torch.bfloat16
+                if error is not None:
+                    raise error
+        except ZeroDivisionError:
+            pass
+        assert all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in objective.parameters())

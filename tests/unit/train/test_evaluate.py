@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from candlewick.config import ModelConfig
+from candlewick.data.token_shards import TokenSplit
+from candlewick.model.initialize import initialize
+from candlewick.model.transformer import Transformer
+from candlewick.train.evaluate import evaluate
+from candlewick.train.objective import NextTokenLoss
+
+T = 12
+TEXTS = ("The first document, é.\n" * 9, "And ein zweites: 1, 2, 3.\n" * 7)
+
+
+@pytest.fixture(scope="module")
+def objective() -> NextTokenLoss:
+    config = ModelConfig(
+        hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16, residual_dropout=0.5
+    )
+    model = Transformer(config, 320)
+    model.init_buffers()
+    initialize(model, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return NextTokenLoss(model, num_tokens=300)
+
+
+@pytest.fixture(scope="module")
+def split(tokenizer) -> TokenSplit:
+    """Two documents as one split in two shards."""
+    ids = [i for text in TEXTS for i in (tokenizer.delimiter_id, *tokenizer.encode(text))]
+    shards = (np.array(ids[:50], np.uint16), np.array(ids[50:], np.uint16))
+    size = sum(len(text.encode()) for text in TEXTS)
+    return TokenSplit("validation", "a" * 64, shards, (0, 50), len(ids), len(TEXTS), size)
+
+
+def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:
+    """Sum of losses in nats, right guesses and number of targets, in float64, one row at a time."""
+    model = objective.model.eval().double()
+    ids = [*np.concatenate(split.shards).tolist()]
+    ids.append(ids[0])  # the last token predicts the delimiter, as every document's last one does
+    loss = right = count = 0
+    for start in [*range(0, split.num_tokens, T)][rows]:
+        tokens = torch.tensor(ids[start : start + T + 1])
+        logits = model(tokens[None, :-1])[0, :, :300]
+        loss += F.cross_entropy(logits, tokens[1:], reduction="sum").item()
+        right += (logits.argmax(1) == tokens[1:]).sum().item()
+        count += len(tokens) - 1
+    model.float()
+    return loss, right, count
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
+def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_batch_size):
+    loss, right, count = plain(objective, split)
+    found = evaluate(
+        objective, split, sequence_length=T, micro_batch_size=micro_batch_size, max_batches=None
+    )
+    assert count == split.num_tokens
+    assert found["eval/tokens"] == count
+    assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)
+    assert found["eval/perplexity"] == pytest.approx(math.exp(loss / count), rel=1e-5)
+    assert found["eval/accuracy"] == right / count
+    size = sum(len(text.encode()) for text in TEXTS)
+    assert found["eval/bits_per_byte"] == pytest.approx(loss / math.log(2) / size, rel=1e-6)
+
+
+def test_a_part_of_the_split_is_spread_over_it(objective, split):
+    rows = -(-split.num_tokens // T)
+    loss, _, count = plain(objective, split, slice(0, rows, -(-rows // 2)))
+    found = evaluate(objective, split, sequence_length=T, micro_batch_size=1, max_batches=2)
+    assert found["eval/tokens"] == count == 2 * T
+    assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)
+    per_byte = split.num_tokens / split.num_bytes / math.log(2)
+    assert found["eval/bits_per_byte"] == pytest.approx(loss / count * per_byte, rel=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_put_back_and_dropout_is_off_meanwhile(objective, split, training):
+    objective.train(training)
+    settings = {"sequence_length": T, "micro_batch_size": 4, "max_batches": 1}
+    assert evaluate(objective, split, **settings) == evaluate(objective, split, **settings)
+    assert objective.training is training
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+def test_a_loss_beyond_all_numbers_has_a_perplexity_too(objective, split, monkeypatch):
+    monkeypatch.setattr(
+        NextTokenLoss, "token_losses", lambda _, tokens, targets: (torch.full(targets.shape, 1e6), targets == 0)
+    )
+    found = evaluate(objective, split, sequence_length=T, micro_batch_size=4, max_batches=None)
+    assert found["eval/loss"] == pytest.approx(1e6)
+    assert math.isfinite(found["eval/perplexity"])

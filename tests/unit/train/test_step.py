@@ -1,0 +1,117 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
+from candlewick.data.loader import Batch, Update
+from candlewick.model.initialize import initialize
+from candlewick.model.transformer import Transformer
+from candlewick.optim.build import build_optimizer
+from candlewick.train.objective import NextTokenLoss
+from candlewick.train.step import clip_, global_norm, train_step
+
+ROWS, T = 8, 12
+
+
+def make_objective(dtype: torch.dtype = torch.float64) -> NextTokenLoss:
+    config = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
+    model = Transformer(config, 320)
+    model.init_buffers()
+    initialize(model, 0)
+    return NextTokenLoss(model.to(dtype), num_tokens=300)
+
+
+def make_update(micro_batch_size: int = ROWS, seed: int = 0) -> Update:
+    """The same 8 rows, of which some targets do not count, in micro-batches of this size."""
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(300, (ROWS, T + 1), generator=random)
+    weights = (torch.rand(ROWS, T, generator=random) < 0.8).float()
+    parts = [
+        Batch(tokens[i : i + micro_batch_size, :-1], tokens[i : i + micro_batch_size, 1:], part)
+        for i, part in zip(range(0, ROWS, micro_batch_size), weights.split(micro_batch_size), strict=True)
+    ]
+    return Update(tuple(parts), weights.sum().item())
+
+
+def state_of(objective, optimizer) -> dict[str, torch.Tensor]:
+    state = dict(objective.named_parameters()) | optimizer.named_state()
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def test_one_update_is_what_plain_torch_makes():
+    objective, update = make_objective(), make_update()
+    plain = copy.deepcopy(objective.model)
+    optimizer = build_optimizer(objective.model, AdamWConfig(weight_decay=0.0))
+    result = train_step(objective, optimizer, update, 0.5)
+
+    (batch,) = update.micro_batches
+    logits = plain(batch.tokens)[..., :300].flatten(0, 1)
+    losses = F.cross_entropy(logits, batch.targets.flatten(), reduction="none")
+    loss = (losses * batch.weights.flatten()).sum() / batch.weights.sum()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+    torch.optim.AdamW(plain.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0).step()
+
+    assert result.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert result.grad_norm.item() == pytest.approx(norm.item(), rel=1e-12)
+    assert result.skipped.item() == 0.0
+    for name, parameter in objective.model.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_how_the_batch_is_cut_changes_the_rounding_only(micro_batch_size):
+    results = []
+    for size in (ROWS, micro_batch_size):
+        objective = make_objective()
+        optimizer = build_optimizer(objective.model, AdamWConfig(learning_rate=1e-3))
+        results.append([train_step(objective, optimizer, make_update(size, seed), 1.0) for seed in (0, 1)])
+    for whole, cut in zip(*results, strict=True):
+        assert cut.loss.dtype == torch.float64
+        assert cut.loss.item() == pytest.approx(whole.loss.item(), rel=1e-12)
+        assert cut.grad_norm.item() == pytest.approx(whole.grad_norm.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("config", [MuonConfig(), AdamWConfig()])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_changes_nothing(config, value, where):
+    objective = make_objective(torch.float32)
+    optimizer = build_optimizer(objective.model, config)
+    train_step(objective, optimizer, make_update(), 1.0)
+    before = state_of(objective, optimizer)
+    if where == "loss":
+        handle = objective.register_forward_hook(lambda *args: args[2] * value)
+    else:
+        handle = objective.model.model.norm.weight.register_hook(lambda gradient: gradient * value)
+    result = train_step(objective, optimizer, make_update(seed=1), 1.0)
+    handle.remove()
+    assert result.skipped.item() == 1.0
+    assert not math.isfinite(result.grad_norm.item())
+    after = state_of(objective, optimizer)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # and the next one is as if it had never been
+    assert train_step(objective, optimizer, make_update(seed=2), 1.0).skipped.item() == 0.0
+    assert not any(torch.equal(before[name], p) for name, p in objective.named_parameters())
+
+
+def test_a_loss_falls_on_a_batch_that_comes_again():
+    objective = make_objective(torch.float32)
+    optimizer = build_optimizer(objective.model, MuonConfig())
+    losses = [train_step(objective, optimizer, make_update(), None).loss.item() for _ in range(10)]
+    assert losses[0] == pytest.approx(math.log(300), rel=0.05)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_norm_is_that_of_all_gradients_together_and_clipping_scales_them_to_it():
+    gradients = [torch.full((3,), 2.0), torch.full((2, 2), -1.0)]
+    norm = global_norm(gradients)
+    assert norm.item() == pytest.approx(4.0)
+    clip_(gradients, norm, 8.0)
+    assert gradients[0].tolist() == [2.0] * 3
+    clip_(gradients, norm, 1.0)
+    assert global_norm(gradients).item() == pytest.approx(1.0, rel=1e-5)
+    assert gradients[0][0].item() == pytest.approx(0.5, rel=1e-5)
