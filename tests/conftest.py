@@ -14,6 +14,7 @@ import torch
 
 from candlewick.config import RunConfig
 from candlewick.config_io import dump_yaml
+from candlewick.pipeline.runner import orchestrate
 from candlewick.pipeline.training import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
@@ -119,6 +120,14 @@ def trained(text_dir, cache, tmp_path_factory) -> Path:
     """The run folder of `tiny()`, trained to its end. For reading only."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     run_training(tiny_config(text_dir, cache), folder, resume=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
+    """The run folder of the whole path with `tiny()`. For reading only."""
+    folder = tmp_path_factory.mktemp("orchestrated") / "run"
+    orchestrate(tiny_config(text_dir, cache), folder, lambda _: None)
     return folder
 
 

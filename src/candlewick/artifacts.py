@@ -171,6 +171,7 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes")
         raw: object = json.loads(path.read_bytes())
+        canonical_json(raw)  # refuses what has no id: numbers that are not finite, half surrogate pairs
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} has no {MANIFEST}: it is not a finished {kind or 'artifact'}",
@@ -225,7 +226,7 @@ def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """
     for entry in manifest.files:
         path = folder / entry.name
-        if path.is_symlink() or not path.is_file():
+        if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():
             raise ArtifactError(f"{path} is missing", "make it again or restore it")
         size = path.stat().st_size
         if size != entry.bytes:

@@ -4,7 +4,8 @@
 
 All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
 relative to the folder of its file; of a shipped profile or an override, to the current folder. A layer that names
-another `optimizer.algorithm` drops the optimizer settings below it: they were meant for the other one.
+another `optimizer.algorithm` drops the optimizer settings below it: they were meant for the other one. A layer that
+says how the run ends replaces the end that layers below it named.
 
 The tree that `dump_*` writes holds every setting, absolute paths included, so it means the same from everywhere.
 """
@@ -31,6 +32,7 @@ Tree = dict[str, Any]
 _MAX_PARENTS = 8
 _MAX_SHOWN = 20
 _OVERRIDE = "--override"
+_ENDS = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
 _PART = r"[A-Za-z_][\w-]*(?:\[[0-9]{1,6}\])*"
 _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 
@@ -80,8 +82,8 @@ class _Settings:
             return
         value = _resolve(guard(value, key, report), key, Path.cwd(), report)
         try:
-            if key == ("optimizer", "algorithm"):
-                self.tree = cast(Tree, _merge(self.tree, {"optimizer": {"algorithm": value}}))
+            if key == ("optimizer", "algorithm") or (key[0] == "scheduler" and key[-1] in _ENDS):
+                self.tree = cast(Tree, _merge(self.tree, {str(key[0]): {str(key[-1]): value}}))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
@@ -219,6 +221,8 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
     old, new = cast(Tree, under), cast(Tree, over)
     if key == ("optimizer",) and "algorithm" in new and new["algorithm"] != old.get("algorithm", "muon"):
         return new
+    if key == ("scheduler",) and any(new.get(end) is not None for end in _ENDS):
+        old = {name: value for name, value in old.items() if name not in _ENDS}
     return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
 
 

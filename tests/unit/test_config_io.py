@@ -216,10 +216,17 @@ def test_every_problem_is_reported_at_once_with_its_file_and_line():
 def test_a_problem_of_a_relation_names_where_the_section_is():
     write("c.yaml", "tokenizer: {}\nmodel:\n  num_attention_heads: 4\n  num_key_value_heads: 3\n")
     assert refusal("c.yaml").startswith("c.yaml:2: model: num_attention_heads=4 is not a multiple of")
-    assert refusal("local", ["scheduler.total_tokens=9"]).startswith(
-        "profile local: scheduler has more than one end"
-    )
+    write("ends.yaml", "scheduler: {total_steps: 3, total_tokens: 9}\n")
+    assert refusal("ends.yaml").startswith("ends.yaml: scheduler has more than one end")
     assert refusal(None, ["model.head_dim=3"]).startswith("--override: model: head_dim=3 is odd")
+
+
+def test_a_layer_that_names_an_end_replaces_the_end_below():
+    config = load_config("local", ["scheduler.total_tokens=9", "scheduler.total_epochs=null"])
+    assert (config.scheduler.total_steps, config.scheduler.total_tokens) == (None, 9)
+    write("c.yaml", "extends: local\nscheduler: {total_seconds: 5}\n")
+    assert load_config("c.yaml").scheduler.total_steps is None
+    assert load_config("c.yaml", ["scheduler.warmup_steps=3"]).scheduler.total_seconds == 5.0
 
 
 def test_very_many_problems_are_counted_not_listed():

@@ -1,4 +1,6 @@
+import io
 import logging
+import sys
 from pathlib import Path
 
 import pytest

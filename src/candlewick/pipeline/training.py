@@ -81,13 +81,8 @@ def open_data(config: RunConfig) -> TrainingData:
     folder = _token_dataset(data.train_shards)
     if folder is None:
         tokenizer_dir = _tokenizer_for(config)
-        key = [
-            data.train_shards,
-            data.validation_shards,
-            data.documents,
-            data.text_field,
-            Tokenizer.load(tokenizer_dir).sha256,
-        ]
+        reading = data.model_dump(mode="json", exclude={"cache_dir", "num_workers", *_BATCHING})
+        key = [reading, str(tokenizer_dir)]
         folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
         _, reused = make_tokens(data, tokenizer_dir, folder)
         logger.info("tokens %s: %s", "reused" if reused else "made", folder)

@@ -9,6 +9,7 @@ from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.pipeline import tokenizer_stage
 from candlewick.pipeline.tokenizer_stage import make_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.train import train_tokenizer
 
 SETTINGS = TokenizerConfig(vocab_size=300)
 
@@ -82,12 +83,20 @@ def test_a_damaged_one_is_made_again(make, tmp_path):
     assert again.id == first.id
 
 
-def test_about_one_piece_in_a_hundred_is_held_out(make, tmp_path):
+def test_about_one_piece_in_a_hundred_is_held_out(make, tmp_path, monkeypatch):
+    trained = []
+
+    def spy(texts, **settings):
+        trained.extend(texts)
+        return train_tokenizer(trained, **settings)
+
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", spy)
     lines = [f"line {number} of the text {number * 7919 % 1000}" for number in range(1000)]
     (tmp_path / "x.txt").write_text("\n".join(lines))
     manifest, _ = make(uris=[str(tmp_path / "x.txt")], data=DataConfig(documents="line"))
     assert manifest.details["heldout"]["texts"] == 10
     assert manifest.details["texts"] == 990
+    assert trained == [line for number, line in enumerate(lines) if number % 100 != 50]
     assert manifest.details["heldout"]["bytes_per_token"] > 1
 
 

@@ -1,0 +1,126 @@
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from candlewick.config import LoggingConfig, RuntimeConfig
+from candlewick.model.flops import FlopsPerToken
+from candlewick.train import reporter as reporter_module
+from candlewick.train.display import Display
+from candlewick.train.reporter import Reporter, build_telemetry
+from candlewick.train.state import TrainState
+from candlewick.train.step import StepResult
+from candlewick.train.trackers import METRICS, read_metrics
+
+METRICS_OF_EVALUATION = {
+    "eval/loss": 2.5,
+    "eval/perplexity": 12.18,
+    "eval/accuracy": 0.25,
+    "eval/bits_per_byte": 1.9,
+    "eval/tokens": 1000.0,
+}
+
+
+@pytest.fixture
+def shown(monkeypatch) -> io.StringIO:
+    """What is shown to the user."""
+    out = io.StringIO()
+
+    def display(total_steps, enabled):
+        return Display(total_steps, enabled, Console(file=out, width=200, highlight=False))
+
+    monkeypatch.setattr(reporter_module, "Display", display)
+    return out
+
+
+def make(run_dir, *, resume_step=None, **logging) -> Reporter:
+    telemetry = build_telemetry(FlopsPerToken(1e6, 1e6), torch.device("cpu"), 1)
+    runtime = RuntimeConfig(logging=LoggingConfig(**logging))
+    return Reporter(runtime, run_dir, telemetry, SimpleNamespace(epoch=0.5, wait_seconds=0.0), resume_step)
+
+
+def result(loss: float) -> StepResult:
+    return StepResult(torch.tensor(loss), torch.tensor(0.5), torch.tensor(0.0))
+
+
+def test_every_event_becomes_a_row_and_a_line(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(total_steps=4)
+    with reporter.running(state):
+        state.step, state.tokens, state.skipped_steps = 1, 128, 2
+        reporter.step(state, result(3.25), 0.02)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=False)
+        reporter.samples(state, [("def ", "f():\n  \x1b[31mpass"), ("", "two")])
+        reporter.trained()
+        reporter.saved(state, tmp_path / "step_000000001")
+        state.step = 4
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 1, 1, 1, 4]
+    assert rows[0]["train/loss"] == 3.25
+    assert rows[0]["train/skipped_steps"] == 2
+    assert (rows[0]["optim/learning_rate"], rows[0]["data/tokens"], rows[0]["data/epoch"]) == (0.02, 128, 0.5)
+    assert {"perf/tokens_per_second", "perf/mfu_strict", "perf/eta_seconds"} <= rows[0].keys()
+    assert rows[1] == {"step": 1, **METRICS_OF_EVALUATION}
+    assert rows[2] == {"step": 1, "sample/0": "def f():\n  \x1b[31mpass"}
+    assert {name for row in rows for name in row} - {"step", "sample/0", "sample/1"} <= METRICS.keys()
+    text = shown.getvalue()
+    assert "loss 3.2500" in text
+    assert "step 1  validation: loss 2.5000  perplexity 12.18  accuracy 25.0%  1.9000 bits per byte" in text
+    assert "step 4  validation (all of it): loss" in text
+    assert "    | def f():\n    |   ␛[31mpass" in text
+    assert "saved" in text
+
+
+def test_nothing_is_shown_when_it_is_not_wanted(tmp_path, shown):
+    reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
+    with reporter.running(state):
+        reporter.step(state, result(3.25), 0.02)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+    assert shown.getvalue() == ""
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_a_loss_that_is_no_number_is_recorded_as_none(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(step=1)
+    with reporter.running(state):
+        reporter.step(state, result(float("nan")), 0.02)
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
+
+
+def test_files_are_closed_however_it_ends(tmp_path, shown):
+    reporter = make(tmp_path)
+    with pytest.raises(ZeroDivisionError), reporter.running(TrainState()):
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="closed file"):
+        reporter.evaluation(TrainState(), METRICS_OF_EVALUATION, whole=True)
+
+
+def test_a_resumed_run_repeats_no_row(tmp_path, shown):
+    for resume_step in (None, 1):
+        reporter, state = make(tmp_path, resume_step=resume_step), TrainState(step=1)
+        with reporter.running(state):
+            reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+            reporter.samples(state, [("", "text\u2028of two lines")])
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+@pytest.mark.parametrize("where", [True, "elsewhere"])
+def test_tensorboard_files_go_where_the_config_says(tmp_path, shown, where):
+    folder = tmp_path / "tensorboard" if where is True else tmp_path / where
+    reporter, state = make(tmp_path, tensorboard=where if where is True else folder), TrainState(step=1)
+    with reporter.running(state):
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+    assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_the_peak_of_all_ranks_counts(monkeypatch):
+    monkeypatch.setattr(reporter_module, "measure_peak_flops", lambda device: 1e12)
+    rows = []
+    for ranks in (1, 4):
+        telemetry = build_telemetry(FlopsPerToken(1e6, 2e6), torch.device("cpu"), ranks)
+        row = telemetry.row(step=1, tokens=1000, wait_seconds=0.0, total_steps=None)
+        rows.append(row["perf/mfu_strict"] / row["perf/tokens_per_second"])
+        assert row["perf/mfu_palm"] == pytest.approx(2 * row["perf/mfu_strict"])
+    assert rows[0] == pytest.approx(4 * rows[1])

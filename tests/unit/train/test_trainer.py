@@ -1,0 +1,196 @@
+"""The order of events of a run, with everything around the loop played by stand-ins."""
+
+import os
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from candlewick.config import BestConfig, CheckpointConfig, EvaluationConfig, RuntimeConfig, SchedulerConfig
+from candlewick.data.loader import Update
+from candlewick.errors import Diverged, Interrupted
+from candlewick.train import trainer as trainer_module
+from candlewick.train.state import TrainState
+from candlewick.train.step import StepResult
+from candlewick.train.trainer import Parts, Trainer
+
+
+class Stage:
+    """A trainer whose parts write down what they are asked to do."""
+
+    def __init__(self, monkeypatch, *, losses=(), skipped=(), **settings):
+        self.events: list[str] = []
+        self.multipliers: list[float] = []
+        self.losses, self.skipped, self.stop_at = list(losses), set(skipped), {}
+        self.state = settings.pop("state", None) or TrainState(total_steps=6)
+        self.scheduler = settings.pop("scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2))
+        self.sampling = settings.pop("sampling", True)
+        evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
+        self.runtime = RuntimeConfig(
+            log_every_n_steps=4,
+            max_nonfinite_steps=2,
+            checkpoint=CheckpointConfig(every_n_steps=3),
+            evaluation=EvaluationConfig(**evaluation),
+            **settings,
+        )
+        monkeypatch.setattr(trainer_module, "train_step", self.train_step)
+        monkeypatch.setattr(trainer_module, "save", self.save)
+        self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, 1.0)
+
+    def say(self, event: str) -> None:
+        self.events.append(event)
+        if (number := self.stop_at.pop(event, None)) is not None:
+            os.kill(os.getpid(), number)
+
+    def parts(self) -> Parts:
+        reporter = SimpleNamespace(
+            running=lambda _: nullcontext(),
+            step=lambda state, *_: self.say(f"log {state.step}"),
+            trained=lambda: None,
+            evaluation=lambda state, metrics, *, whole: None,
+            samples=lambda state, samples: self.say(f"sample {state.step}"),
+            saved=lambda state, folder: None,
+        )
+        return Parts(
+            objective=None,
+            optimizer=SimpleNamespace(set_lr=self.multipliers.append),
+            peak_learning_rate=0.02,
+            loader=SimpleNamespace(next=lambda: Update((), 100.0)),
+            reporter=reporter,
+            evaluate=self.evaluate,
+            sample=(lambda: []) if self.sampling else None,
+            snapshot=lambda: SimpleNamespace(step=self.state.step),
+            checkpoints=Path("checkpoints"),
+            best=Path("best"),
+        )
+
+    def train_step(self, objective, optimizer, update, max_grad_norm) -> StepResult:
+        step = self.state.step + 1
+        self.say(f"step {step}")
+        return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(step in self.skipped)))
+
+    def evaluate(self, max_batches) -> dict[str, float]:
+        self.say(f"evaluate {self.state.step}" + (" all" if max_batches is None else ""))
+        return {"eval/loss": self.losses.pop(0) if self.losses else 1.0}
+
+    def save(self, directory, snapshot, *, max_keep) -> Path:
+        self.say(f"save {directory} {snapshot.step}")
+        return directory
+
+
+def test_a_run_from_beginning_to_end(monkeypatch):
+    stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])
+    assert stage.trainer.run() == {"eval/loss": 2.1}
+    assert stage.events == [
+        *("step 1", "log 1", "step 2", "evaluate 2", "save best 2", "sample 2"),
+        *("step 3", "save checkpoints 3"),
+        *("step 4", "log 4", "evaluate 4", "sample 4"),
+        *("step 5", "step 6", "evaluate 6", "save best 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
+    ]
+    assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
+    assert stage.state.train_seconds > 0
+
+
+def test_nothing_but_the_end_when_all_is_off(monkeypatch):
+    stage = Stage(monkeypatch, evaluation={"every_n_steps": None, "best": None}, sampling=False)
+    stage.trainer.run()
+    assert [event for event in stage.events if "step" not in event and "log" not in event] == [
+        "save checkpoints 3",
+        "save checkpoints 6",
+        "evaluate 6 all",
+    ]
+
+
+def test_the_end_is_sampled_from_once(monkeypatch):
+    stage = Stage(monkeypatch, evaluation={"every_n_steps": 4})
+    stage.trainer.run()
+    assert [event for event in stage.events if "sample" in event] == ["sample 4", "sample 6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", ["step 4", "log 4", "evaluate 4", "sample 4"])
+def test_a_signal_lets_the_step_end_saves_and_stops(monkeypatch, number, at):
+    stage = Stage(monkeypatch)
+    stage.stop_at = {at: number}
+    with pytest.raises(Interrupted, match=rf"stopped by {number.name} at step 4; all of it is saved .*--resume"):
+        stage.trainer.run()
+    assert stage.events[-1] == "save checkpoints 4"
+    assert "step 5" not in stage.events
+
+
+def test_a_signal_while_saving_needs_no_second_save(monkeypatch):
+    stage = Stage(monkeypatch)
+    stage.stop_at = {"save checkpoints 3": signal.SIGINT}
+    with pytest.raises(Interrupted, match="at step 3"):
+        stage.trainer.run()
+    assert stage.events.count("save checkpoints 3") == 1
+
+
+def test_a_signal_in_the_last_step_comes_too_late(monkeypatch):
+    stage = Stage(monkeypatch)
+    stage.stop_at = {"step 6": signal.SIGINT}
+    stage.trainer.run()
+    assert stage.events[-2:] == ["save checkpoints 6", "evaluate 6 all"]
+
+
+def test_a_second_signal_stops_at_once(monkeypatch):
+    stage = Stage(monkeypatch)
+    stage.stop_at = {"step 4": signal.SIGINT, "log 4": signal.SIGTERM}
+    with pytest.raises(KeyboardInterrupt):
+        stage.trainer.run()
+    assert stage.events[-1] == "log 4"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loss_that_is_no_number_is_not_the_best(monkeypatch):
+    stage = Stage(monkeypatch, losses=[float("nan"), 3.0, float("inf"), 9.0])
+    stage.trainer.run()
+    assert [event for event in stage.events if "best" in event] == ["save best 4"]
+    assert stage.state.best_loss == 3.0
+
+
+def test_skipped_updates_are_counted_before_they_are_saved(monkeypatch):
+    stage = Stage(monkeypatch, skipped=[3, 6])
+    counted = []
+    monkeypatch.setattr(
+        trainer_module, "save", lambda directory, snapshot, max_keep: counted.append(stage.state.skipped_steps)
+    )
+    stage.trainer.run()
+    assert counted == [0, 1, 2]  # the best at step 2, checkpoints at 3 and 6
+    assert stage.state.nonfinite_in_a_row == 1
+
+
+def test_too_many_in_a_row_end_the_run_without_a_save(monkeypatch):
+    stage = Stage(monkeypatch, skipped=[4, 5])
+    with pytest.raises(Diverged, match="2 updates in a row"):
+        stage.trainer.run()
+    assert [event for event in stage.events if "checkpoints" in event] == ["save checkpoints 3"]
+
+
+def test_a_run_goes_on_from_its_state(monkeypatch):
+    state = TrainState(step=3, tokens=300, total_steps=6, best_loss=0.5)
+    stage = Stage(monkeypatch, state=state)
+    stage.trainer.run()
+    assert stage.events[0] == "step 4"
+    assert "save checkpoints 6" in stage.events
+    assert not [event for event in stage.events if "best" in event]
+    assert state.tokens == 600
+
+
+def test_a_finished_run_is_evaluated_again_but_not_saved(monkeypatch):
+    stage = Stage(monkeypatch, state=TrainState(step=6, total_steps=6))
+    stage.trainer.run()
+    assert stage.events == ["evaluate 6 all"]
+
+
+def test_a_time_budget_becomes_steps_once(monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
+    scheduler = SchedulerConfig(total_seconds=20.0, strategy="constant")
+    stage = Stage(monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None})
+    stage.trainer.run()  # a step takes a second by this clock
+    assert stage.state.total_steps == stage.state.step == 20
