@@ -15,7 +15,7 @@ import torch
 from candlewick.config import RunConfig
 from candlewick.config_io import dump_yaml
 from candlewick.pipeline.runner import orchestrate
-from candlewick.pipeline.training import run_training
+from candlewick.pipeline.training import open_data, run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 from candlewick.train import telemetry
@@ -129,6 +129,12 @@ def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("orchestrated") / "run"
     orchestrate(tiny_config(text_dir, cache), folder, lambda _: None)
     return folder
+
+
+@pytest.fixture
+def tokens(tiny) -> Path:
+    """The token dataset of `tiny()`. For reading only."""
+    return Path(open_data(tiny()).train.shards[0].base.filename).parents[1]
 
 
 @pytest.fixture

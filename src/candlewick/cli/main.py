@@ -10,7 +10,7 @@ import errno
 import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from candlewick import __version__
 from candlewick.cli.environment import share_cores
@@ -32,7 +32,21 @@ _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors."""
+    """argparse with one-line errors, and with options anywhere between the other words."""
+
+    intermixing = False
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - overloaded there
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """Parse; `generate RUN --seed 1 PROMPT` would miss the prompt otherwise, as it may be left out."""
+        if self.intermixing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self.intermixing = True  # it calls this method again for each of its two passes
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixing = False
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"error: {message} (fix: see `{self.prog} --help`)\n")

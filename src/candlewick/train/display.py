@@ -61,7 +61,9 @@ class Display:
             self._print_line()
 
     def message(self, text: str) -> None:
-        """Show a text, above the live part."""
+        """Show a text, above the live part or after the figures that came before it."""
+        if self._live is None and self._unprinted:
+            self._print_line()
         if self._enabled:
             self._console.print(Text(printable(text)), soft_wrap=True)
 

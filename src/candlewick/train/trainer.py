@@ -115,7 +115,8 @@ class Trainer:
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
             state.best_loss = loss
             self.guard.flush(state)
-            save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
+            folder = save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
+            parts.reporter.saved(state, folder)
         self._sample()
 
     def _sample(self) -> None:

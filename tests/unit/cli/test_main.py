@@ -102,8 +102,22 @@ def test_a_bug_is_shown_as_one(monkeypatch):
 
 def test_a_closed_pipe_ends_quietly():
     command = [sys.executable, "-m", "candlewick", "config", "show"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(30) == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "nowhere", "--seed", "1", "a prompt"],
+        ["generate", "nowhere", "a prompt", "--seed", "1"],
+        ["generate", "--seed", "1", "nowhere", "a prompt"],
+        ["eval", "nowhere", "--json", "a.txt", "--device", "cpu", "b.txt"],
+        ["tokenizer", "encode", "nowhere", "--json", "some text"],
+    ],
+)
+def test_options_may_stand_anywhere(words, capsys):
+    assert cli.main(words) == 3
+    assert "nowhere does not exist" in capsys.readouterr().err

@@ -56,6 +56,17 @@ def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
         torch.testing.assert_close(gradient, expected[name].grad, rtol=0, atol=0.05 * gradient.abs().max().item())
 
 
+def test_micro_batches_add_up_in_float32():
+    whole_batch, parts = make(torch.bfloat16), make(torch.bfloat16)
+    whole_batch(*batch(), 1 / 32).backward()
+    for row in range(2):
+        parts(*(tensor[row : row + 1] for tensor in batch()), 1 / 32).backward()
+    for expected, found in zip(whole_batch.parameters(), parts.parameters(), strict=True):
+        assert found.grad.dtype == torch.float32
+        gradient = whole(expected.grad)
+        torch.testing.assert_close(whole(found.grad), gradient, rtol=0, atol=0.02 * gradient.abs().max().item())
+
+
 def test_evaluation_enters_through_its_own_door():
     objective, plain = make(torch.bfloat16), make(torch.float32)
     tokens, targets, _ = batch()

@@ -6,18 +6,9 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config_io import load_config
-from candlewick.data.token_shards import TokenDataset
 from candlewick.errors import CheckpointError, ConfigError, DataError
 from candlewick.generate.engine import sample_text
 from candlewick.pipeline.training import make_sampler, open_data, run_training
-
-
-@pytest.fixture
-def tokens(tiny, cache):
-    """The token dataset of `tiny()`."""
-    open_data(tiny())
-    (folder,) = (path for path in cache.glob("tokens-*") if TokenDataset.open(path).id == open_data(tiny()).dataset_id)
-    return folder
 
 
 def with_data(tiny, **settings):

@@ -127,9 +127,16 @@ def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
 @pytest.mark.parametrize(
     ("sections", "error", "said"),
     [
-        ({"model": {**{"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}}}, CheckpointError, "shape"),
+        ({"model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}}, CheckpointError, "shape"),
         (
-            {"model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64}},
+            {
+                "model": {
+                    "hidden_size": 32,
+                    "num_layers": 2,
+                    "num_attention_heads": 2,
+                    "max_position_embeddings": 64,
+                }
+            },
             CheckpointError,
             r"model\.max_position_embeddings \(was 32, is 64\).*put them back",
         ),
@@ -157,7 +164,10 @@ def test_checkpoints_lie_where_the_config_says(tiny, tmp_path):
         "evaluation": {"every_n_steps": 4, "max_batches": 2, "best": {"directory": str(tmp_path / "good")}},
     }
     run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
-    assert [folder.name for folder in list_checkpoints(tmp_path / "elsewhere")] == ["step_000000010", "step_000000012"]
+    assert [folder.name for folder in list_checkpoints(tmp_path / "elsewhere")] == [
+        "step_000000010",
+        "step_000000012",
+    ]
     assert len(list_checkpoints(tmp_path / "good")) == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert run_training(tiny(runtime=runtime), tmp_path / "run", resume=True)["steps"] == 12

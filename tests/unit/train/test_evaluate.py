@@ -58,9 +58,7 @@ def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_batch_size):
     loss, right, count = plain(objective, split)
-    found = evaluate(
-        objective, split, sequence_length=T, micro_batch_size=micro_batch_size, max_batches=None
-    )
+    found = evaluate(objective, split, sequence_length=T, micro_batch_size=micro_batch_size, max_batches=None)
     assert count == split.num_tokens
     assert found["eval/tokens"] == count
     assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)

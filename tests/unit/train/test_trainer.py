@@ -24,9 +24,12 @@ class Stage:
     def __init__(self, monkeypatch, *, losses=(), skipped=(), **settings):
         self.events: list[str] = []
         self.multipliers: list[float] = []
+        self.reported: list[str] = []
         self.losses, self.skipped, self.stop_at = list(losses), set(skipped), {}
         self.state = settings.pop("state", None) or TrainState(total_steps=6)
-        self.scheduler = settings.pop("scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2))
+        self.scheduler = settings.pop(
+            "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
+        )
         self.sampling = settings.pop("sampling", True)
         evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
@@ -52,7 +55,7 @@ class Stage:
             trained=lambda: None,
             evaluation=lambda state, metrics, *, whole: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
-            saved=lambda state, folder: None,
+            saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         return Parts(
             objective=None,
@@ -61,7 +64,7 @@ class Stage:
             loader=SimpleNamespace(next=lambda: Update((), 100.0)),
             reporter=reporter,
             evaluate=self.evaluate,
-            sample=(lambda: []) if self.sampling else None,
+            sample=(list) if self.sampling else None,
             snapshot=lambda: SimpleNamespace(step=self.state.step),
             checkpoints=Path("checkpoints"),
             best=Path("best"),
@@ -90,6 +93,8 @@ def test_a_run_from_beginning_to_end(monkeypatch):
         *("step 4", "log 4", "evaluate 4", "sample 4"),
         *("step 5", "step 6", "evaluate 6", "save best 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
     ]
+    # the time of every save is charged to saving
+    assert stage.reported == ["best 2", "checkpoints 3", "best 6", "checkpoints 6"]
     assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
     assert stage.state.train_seconds > 0

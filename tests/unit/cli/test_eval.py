@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from candlewick.cli.main import main
+
+
+@pytest.fixture
+def evaluate(trained, capsys):
+    """Evaluate a trained run; return what is printed."""
+
+    def run(*words: object) -> str:
+        assert main(["eval", str(trained), *map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_figures_have_names(evaluate):
+    names = [line.split()[0] for line in evaluate().splitlines()]
+    assert names == ["loss", "perplexity", "accuracy", "bits_per_byte", "tokens"]
+
+
+def test_the_result_for_a_program(evaluate):
+    whole, part = (json.loads(evaluate("--json", *words)) for words in ((), ("--max-batches", 1)))
+    assert whole["eval/tokens"] > part["eval/tokens"] == 4 * 32
+
+
+def test_any_text_will_do_and_all_of_it_is_read(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_text("one, two, " * 50)
+    (tmp_path / "b.txt").write_text("three, four, " * 50)
+    both = json.loads(evaluate("--json", tmp_path / "a.txt", tmp_path / "b.txt"))
+    first = json.loads(evaluate("--json", tmp_path / "a.txt"))
+    assert both["eval/tokens"] > first["eval/tokens"] > 100
+    assert list((tmp_path / "cache").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_a_number_of_batches_is_at_least_one(trained, capsys, number):
+    assert main(["eval", str(trained), "--max-batches", number]) == 2
+    assert "--max-batches" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.cli.main import main
+from candlewick.config_io import load_config
+
+
+@pytest.fixture
+def short(tiny, config_file):
+    """The file of a config with two steps."""
+    return config_file(tiny(scheduler={"total_steps": 2, "warmup_steps": 1}), "short.yaml")
+
+
+def test_a_run_ends_with_what_it_reached_and_what_to_try(short, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    assert main(["train", "--config", short, "--run-dir", str(run_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "done: 2 steps, 256 tokens"
+    assert lines[1].startswith("validation: loss 5.")
+    assert lines[1].endswith(" bits per byte")
+    assert lines[2] == f"try: candlewick generate {run_dir}"
+
+
+def test_the_result_for_a_program(short, tmp_path, capsys):
+    words = ["--override", "scheduler.total_steps=3", "--override", "runtime.logging.enable_stdout=true"]
+    assert main(["train", "--config", short, "--run-dir", str(tmp_path / "run"), "--json", *words]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert (result["steps"], result["skipped_steps"]) == (3, 0)
+    assert "step 3/3" in captured.err
+
+
+def test_a_run_folder_is_named_after_the_config(short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", short]) == 0
+    assert len(list_checkpoints(tmp_path / "runs" / "short" / "checkpoints")) == 1
+
+
+def test_resuming_takes_the_runs_own_config_unless_another_is_given(tiny, trained_copy, config_file, capsys):
+    words = ["train", "--resume", "--run-dir", str(trained_copy)]
+    assert main([*words, "--override", "scheduler.total_steps=13"]) == 0
+    assert load_config(trained_copy / "config.yaml").scheduler.total_steps == 13
+    other = config_file(tiny(scheduler={"total_steps": 14, "warmup_steps": 2}))
+    assert main([*words, "--config", other]) == 0
+    assert "done: 14 steps" in capsys.readouterr().out
+    assert list_checkpoints(trained_copy / "checkpoints")[-1].name == "step_000000014"
+
+
+def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume"]) == 2
+    assert "runs/run/config.yaml does not exist" in capsys.readouterr().err
