@@ -46,7 +46,7 @@ QUIET_MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
     "MALLOC_TOP_PAD_": str(1 << 28),
-    "GOMP_SPINCOUNT": "1000",  # see docs/decisions/0004
+    "GOMP_SPINCOUNT": "10000",  # see docs/decisions/0004
 }
 Run = dict[str, object]
 

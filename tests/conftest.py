@@ -7,7 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: see cli/environment.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: see cli/environment.py
 
 import pytest
 import torch
@@ -101,12 +101,14 @@ def _quick_peak():
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before():
-    """Take back what a command line set up: its handler writes to a stream that is gone after the test."""
+def _process_as_before():
+    """Take back what a run leaves in its process: log handlers, whose stream is gone, and a process group."""
     root = logging.getLogger("candlewick")
     before = root.handlers[:], root.level, root.propagate
     yield
     root.handlers[:], root.level, root.propagate = before
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@
 
 All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
 relative to the folder of its file; of a shipped profile or an override, to the current folder. A layer that names
-another `optimizer.algorithm` drops the optimizer settings below it: they were meant for the other one. A layer that
-says how the run ends replaces the end that layers below it named.
+another `optimizer.algorithm` drops the optimizer settings below it: they were meant for the other one. A layer
+that says how the run ends replaces the end that layers below it named.
 
 The tree that `dump_*` writes holds every setting, absolute paths included, so it means the same from everywhere.
 """

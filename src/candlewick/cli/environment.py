@@ -27,7 +27,8 @@ def share_cores() -> None:
     """Let threads that wait for each other sleep soon instead of spinning; call it before torch is imported.
 
     GNU OpenMP spins for milliseconds at the end of every parallel loop. On a core that another program wants
-    too, the thread waited for is the one that is off the core: a training step became three to five times as
-    long beside one busy process. A value that the user has set stays.
+    too, the thread waited for is the one that is off the core: a training step took seven to eleven times as long
+    beside one busy process, and with this two to four times. A value that the user has set stays. Figures:
+    docs/decisions/0004-waiting-threads.md.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -35,7 +35,7 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
         dist.init_process_group(
             backend, store=HashStore(), rank=distributed.rank, world_size=distributed.world_size
         )
-        atexit.register(dist.destroy_process_group)  # nccl complains at exit about a group that still is
+        atexit.register(_leave)
     mesh = init_device_mesh(distributed.device.type, (distributed.world_size,), mesh_dim_names=("data",))
     policy = MixedPrecisionPolicy(
         param_dtype=distributed.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -48,6 +48,12 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
     root.set_gradient_divide_factor(1.0)
     # evaluation enters here instead of through `forward`, and needs the same weights gathered
     register_fsdp_forward_method(objective, "token_losses")
+
+
+def _leave() -> None:
+    """Give the process group back at exit: nccl complains about one that is left."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from candlewick.artifacts import Manifest, json_sha256, replace_durable
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
 from candlewick.checkpoint.lock import run_lock
-from candlewick.config import DataConfig, RunConfig, SampleConfig, TokenizerConfig
+from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.config_io import dump_yaml
 from candlewick.data.prepare import prepare
 from candlewick.data.token_shards import TokenDataset, is_token_dataset
@@ -41,7 +41,7 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
         log_file = add_file(run_dir / "log.txt")
         try:
             data = open_data(config)
-            sampler = make_sampler(data.tokenizer, config.runtime.sample, config.runtime.seed)
+            sampler = make_sampler(config, data.tokenizer)
             trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
             try:
                 # only now: settings that the run cannot go on with must not replace its own
@@ -62,10 +62,20 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
     }
 
 
-def make_sampler(tokenizer: Tokenizer, settings: SampleConfig | None, seed: int) -> Sampler | None:
-    """Return what writes the samples of `settings` with a model; None: no samples."""
+def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
+    """Return what writes the config's samples with a model; None: no samples.
+
+    Raises ConfigError for a prompt that the model will not be able to read: now, not at the first evaluation.
+    """
+    settings, seed, longest = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None
+    for prompt in settings.prompts:
+        if (length := 1 + len(tokenizer.encode(prompt))) > longest:
+            raise ConfigError(
+                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {longest}",
+                "shorten it, or raise model.max_position_embeddings",
+            )
 
     def sample(model: Transformer) -> list[tuple[str, str]]:
         return [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]

@@ -46,9 +46,9 @@ class TrainState:
 def random_state(device: torch.device) -> dict[str, str]:
     """Return torch's random state, which dropout draws from, as hex by device type."""
     state = {"cpu": torch.get_rng_state().numpy().tobytes().hex()}
-    if device.type == "cuda":
+    if device.type == "cuda":  # pragma: cuda
         state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
-    elif device.type == "mps":
+    elif device.type == "mps":  # pragma: mps
         state["mps"] = torch.mps.get_rng_state().numpy().tobytes().hex()
     return state
 
@@ -59,7 +59,7 @@ def restore_random_state(state: dict[str, str], device: torch.device) -> None:
         tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
         if kind == "cpu":
             torch.set_rng_state(tensor)
-        elif kind == device.type == "cuda":
+        elif kind == device.type == "cuda":  # pragma: cuda
             torch.cuda.set_rng_state(tensor, device)
-        elif kind == device.type == "mps":
+        elif kind == device.type == "mps":  # pragma: mps
             torch.mps.set_rng_state(tensor)

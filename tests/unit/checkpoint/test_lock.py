@@ -9,9 +9,9 @@ from candlewick.errors import CheckpointError
 
 
 def test_a_second_holder_is_told_who_holds_it(tmp_path):
-    with run_lock(tmp_path / "run"):
-        with pytest.raises(CheckpointError, match=rf"in use by .*{os.getpid()}"), run_lock(tmp_path / "run"):
-            pass
+    said = rf"in use by .*{os.getpid()}"
+    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
+        pass
     with run_lock(tmp_path / "run"):
         pass
 

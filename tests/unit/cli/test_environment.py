@@ -37,7 +37,7 @@ def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     share_cores()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     share_cores()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -7,7 +8,7 @@ from candlewick.config import ModelConfig
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.env import Distributed
-from candlewick.parallel.fsdp import apply_fsdp, gathered, whole
+from candlewick.parallel.fsdp import _leave, apply_fsdp, gathered, whole
 from candlewick.train.objective import NextTokenLoss
 
 CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
@@ -89,3 +90,11 @@ def test_gathered_lends_whole_weights_and_takes_them_back():
         except ZeroDivisionError:
             pass
         assert all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in objective.parameters())
+
+
+def test_the_process_group_is_given_back_once():
+    make(torch.bfloat16)
+    assert dist.is_initialized()
+    for _ in range(2):
+        _leave()
+        assert not dist.is_initialized()

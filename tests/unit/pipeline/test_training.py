@@ -118,8 +118,17 @@ def test_settings_that_do_not_fit_the_run_leave_its_own_in_place(tiny, trained_c
 
 
 def test_samples_are_written_as_settings_say(tiny, trained):
-    assert make_sampler(None, None, 0) is None
     model, tokenizer = load_for_inference(trained, torch.device("cpu"))
-    settings = tiny(runtime={"sample": {"prompts": ["", "The "], "max_new_tokens": 5}}).runtime.sample
-    found = make_sampler(tokenizer, settings, 3)(model)
-    assert found == [(p, sample_text(model, tokenizer, p, settings, seed=3)) for p in ("", "The ")]
+    assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
+    config = tiny(runtime={"seed": 3, "sample": {"prompts": ["", "The "], "max_new_tokens": 5}})
+    found = make_sampler(config, tokenizer)(model)
+    assert found == [
+        (prompt, sample_text(model, tokenizer, prompt, config.runtime.sample, seed=3)) for prompt in ("", "The ")
+    ]
+
+
+def test_a_prompt_that_is_too_long_is_told_before_training(tiny, tmp_path):
+    config = tiny(runtime={"sample": {"prompts": ["", "x" * 32]}})
+    with pytest.raises(ConfigError, match=r"the prompt 'x+' of runtime\.sample has 33 tokens, the model reads 32"):
+        run_training(config, tmp_path / "run", resume=False)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
