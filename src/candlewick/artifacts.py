@@ -95,24 +95,39 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+
+
 def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
     """Write a file, hash it on the way, and fsync it. `name` is what the manifest calls it."""
     digest, size = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which
+        raise
     return FileEntry(name or path.name, size, digest.hexdigest())
 
 
 def replace_durable(path: Path, content: bytes) -> FileEntry:
     """Write a single file so that a reader finds the old content or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    entry = write_durable(aside, content, path.name)
-    aside.replace(path)
+    try:
+        entry = write_durable(aside, content, path.name)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     fsync_directory(path.parent)
     return entry
 
@@ -120,7 +135,7 @@ def replace_durable(path: Path, content: bytes) -> FileEntry:
 @contextmanager
 def staging(target: Path) -> Generator[Path]:
     """Yield an empty folder beside `target` to build the artifact in; it is removed if the block fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     aside = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
     aside.mkdir()
     try:
@@ -132,16 +147,16 @@ def staging(target: Path) -> Generator[Path]:
 def publish(aside: Path, target: Path, manifest: Manifest) -> Manifest:
     """Write the manifest into `aside` and rename the folder to `target`, durably.
 
-    Every file must already be fsynced (`write_durable`). An artifact that stands at `target` is replaced; a
-    folder that is no artifact is not. Raises ArtifactError in that case.
+    Every file must already be fsynced (`write_durable`). An artifact of the same kind at `target` is replaced;
+    for anything else there ArtifactError is raised.
     """
     write_durable(aside / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
     for folder in {aside, *(aside / Path(entry.name).parent for entry in manifest.files)}:
         fsync_directory(folder)
     old = None
     if target.exists():
-        require_replaceable(target)
-        old = target.with_name(f".del-{target.name}-{uuid.uuid4().hex[:8]}")
+        require_replaceable(target, manifest.kind)
+        old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
         target.rename(old)
     aside.rename(target)
     fsync_directory(target.parent)
@@ -150,13 +165,17 @@ def publish(aside: Path, target: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def require_replaceable(target: Path) -> None:
-    """Raise ArtifactError if writing an artifact at `target` would destroy something that is not one."""
-    if target.is_dir() and ((target / MANIFEST).exists() or not any(target.iterdir())):
+def require_replaceable(target: Path, kind: str) -> None:
+    """Raise ArtifactError if an artifact of this kind at `target` would destroy anything but an older one."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if target.exists():
+    try:
+        found = read_manifest(target).kind
+    except ArtifactError:
+        found = "folder of something else" if target.is_dir() else "file"
+    if found != kind:
         raise ArtifactError(
-            f"{target} exists and was not written by candlewick, so it is not replaced",
+            f"{target} exists and is a {found}, so it is not replaced by a {kind}",
             "choose another --output, or move it away",
         )
 

@@ -142,8 +142,8 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
     else:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="was not written by candlewick.*--output"):
-        require_replaceable(target)
+    with pytest.raises(ArtifactError, match="is not replaced by a thing.*--output"):
+        require_replaceable(target, "thing")
     with pytest.raises(ArtifactError):
         make(target)
     assert (target if is_file else target / "mine.txt").read_text() == "mine"
@@ -151,7 +151,20 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
 
 
 def test_a_free_place_is_replaceable(tmp_path):
-    require_replaceable(tmp_path / "nothing here")
+    require_replaceable(tmp_path / "nothing here", "thing")
+    (tmp_path / "empty").mkdir()
+    require_replaceable(tmp_path / "empty", "thing")
+
+
+def test_only_an_older_one_of_the_same_kind_is_replaced(tmp_path):
+    make(tmp_path / "x")
+    require_replaceable(tmp_path / "x", read_manifest(tmp_path / "x").kind)
+    with pytest.raises(ArtifactError, match="so it is not replaced by a tokenizer"):
+        require_replaceable(tmp_path / "x", "tokenizer")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(ArtifactError, match="folder of something else"):
+        require_replaceable(tmp_path / "web", "tokenizer")
 
 
 def test_a_failed_block_leaves_nothing(tmp_path):

@@ -372,3 +372,8 @@ def test_the_text_null_is_null_in_toml_only():
     assert config.data.text_field == "null"
     write("c.yaml", 'runtime: {sample: "null"}\n')
     assert "runtime.sample: should be a section with keys" in refusal("c.yaml")
+
+
+def test_an_end_of_the_run_deeper_down_is_no_known_key():
+    with pytest.raises(ConfigError, match=r"--override: scheduler\.foo: unknown key"):
+        load_config(None, ["scheduler.foo.total_steps=5"])

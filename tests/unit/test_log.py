@@ -14,11 +14,13 @@ def test_records_go_to_stderr_with_level_and_module(capsys):
     assert capsys.readouterr().err == "WARNING candlewick.data.loader: slow by 3 %\n"
 
 
-@pytest.mark.parametrize(("verbose", "shown"), [(False, ""), (True, "DEBUG candlewick: detail\n")])
-def test_details_are_shown_when_asked_for(capsys, verbose, shown):
-    log.setup(verbose=verbose)
+def test_details_go_to_the_file_only(tmp_path, capsys):
+    log.setup()
+    handler = log.add_file(tmp_path / "log.txt")
     logging.getLogger("candlewick").debug("detail")
-    assert capsys.readouterr().err == shown
+    handler.close()
+    assert capsys.readouterr().err == ""
+    assert "DEBUG candlewick: detail" in (tmp_path / "log.txt").read_text()
 
 
 def test_setting_up_twice_does_not_double_the_lines(capsys):

@@ -110,8 +110,11 @@ def prune(directory: Path, last: Path, max_keep: int) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what an interrupted save or prune left behind. Only the holder of the run's lock may call it."""
-    if directory.is_dir():
-        for folder in directory.iterdir():
-            if folder.name.startswith((".tmp-step_", ".del-step_")):
-                shutil.rmtree(folder, ignore_errors=True)
+    """Clear what an interrupted save or prune left behind. Only the holder of the run's lock may call it."""
+    for folder in sorted(directory.glob(".*-step_*")):
+        prefix, name = folder.name.split("-")[:2]
+        # a checkpoint that was being replaced is put back if the new one did not come
+        if prefix == ".old" and not (directory / name).exists():
+            folder.rename(directory / name)
+        elif prefix in (".tmp", ".old", ".del"):
+            shutil.rmtree(folder, ignore_errors=True)

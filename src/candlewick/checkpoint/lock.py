@@ -8,13 +8,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from candlewick.artifacts import make_directory
 from candlewick.errors import CheckpointError
 
 
 @contextmanager
 def run_lock(run_dir: Path) -> Generator[None]:
     """Hold `RUN/LOCK` while the block runs. Raises CheckpointError that names the process holding it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(run_dir)
     path = run_dir / "LOCK"
     with path.open("a+", encoding="utf-8") as file:
         try:

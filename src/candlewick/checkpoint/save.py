@@ -2,8 +2,8 @@
 
 Order: room on the disk is checked; every file is written beside the final place, hashed on the way and
 fsynced; the manifest is written last; the folder is renamed into place and the parent fsynced; only then is
-the save reported, in `journal.jsonl` too; older checkpoints are removed after that. A save that fails leaves
-what was there untouched.
+the save reported, in `journal.jsonl` too; it is read back and verified; older checkpoints are removed after
+that. A save that fails leaves what was there untouched.
 """
 
 import json
@@ -20,12 +20,29 @@ import torch
 from torch import nn
 
 from candlewick import __version__
-from candlewick.artifacts import MANIFEST, FileEntry, Manifest, publish, staging, write_durable
+from candlewick.artifacts import (
+    FileEntry,
+    Manifest,
+    make_directory,
+    publish,
+    read_manifest,
+    staging,
+    write_durable,
+)
 from candlewick.checkpoint.huggingface import generation_config, to_hugging_face
-from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, prune, step_folder
+from candlewick.checkpoint.layout import (
+    KIND,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    VERSION,
+    checked_manifest,
+    prune,
+    step_folder,
+)
 from candlewick.checkpoint.safetensors import write_tensors
 from candlewick.config import ModelConfig
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import ArtifactError, EnvironmentFault
 from candlewick.parallel.fsdp import whole
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -57,7 +74,7 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
 
     Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     _require_room(directory, snapshot)
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
@@ -79,6 +96,7 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
         )
         publish(aside, target, manifest)
     _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    checked_manifest(target)  # nothing older goes before the new one has been read back
     prune(directory, target, max_keep)
     return target
 
@@ -109,10 +127,14 @@ def _require_room(directory: Path, snapshot: Snapshot) -> None:
 
 
 def _clear_the_way(target: Path) -> None:
-    """Put a folder that has lost its manifest, and so is no checkpoint any more, under another name."""
-    if target.exists() and not (target / MANIFEST).is_file():
+    """Put a folder whose manifest is no checkpoint's, or not readable any more, under another name."""
+    if not target.exists():
+        return
+    try:
+        read_manifest(target, KIND)
+    except ArtifactError as error:
         aside = target.with_name(f"{target.name}.rejected-{time.time_ns()}")
-        logger.warning("%s has no %s; it is kept as %s", target, MANIFEST, aside.name)
+        logger.warning("%s; the folder is kept as %s", error.problem, aside.name)
         target.rename(aside)
 
 

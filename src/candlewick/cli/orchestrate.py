@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
     from candlewick.log import setup
     from candlewick.pipeline.runner import orchestrate
+    from candlewick.train.display import printable
 
     setup()
     given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
@@ -37,4 +38,6 @@ def run(args: argparse.Namespace) -> None:
         print_json(result)
         return
     for sample in result["samples"]:
-        print(f"\nthe model writes:\n{sample['prompt']}{sample['text']}")
+        # what a model writes may hold terminal commands; a file gets it as it is
+        text = sample["prompt"] + sample["text"]
+        print(f"\nthe model writes:\n{printable(text) if sys.stdout.isatty() else text}")

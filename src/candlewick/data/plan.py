@@ -45,7 +45,8 @@ def plan(corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str) -> tu
     hashes = dict(zip(corpus.files, corpus.hashes, strict=True))
     groups = list(_group(assign(corpus, holdout), settings))
     if validation is not None:
-        _warn_of_copies(corpus, validation)
+        if validation.fingerprint != corpus.fingerprint:  # the same text on both sides is on purpose
+            _warn_of_copies(corpus, validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
         groups += _group((Piece(file, split="validation") for file in validation.files), settings)
     tasks: list[Task] = []

@@ -109,7 +109,7 @@ def _provenance(backend: str, workers: int) -> dict[str, Any]:
 
 def _up_to_date(output: Path, inputs: dict[str, Any], config: dict[str, Any]) -> Manifest | None:
     """Return the manifest of `output` if it is what would be made. Raises ArtifactError if it is no dataset."""
-    require_replaceable(output)
+    require_replaceable(output, KIND)
     if not output.exists() or not any(output.iterdir()):
         return None
     manifest = read_manifest(output, KIND)

@@ -4,6 +4,7 @@ A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one th
 """
 
 import ctypes
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import torch
 
 from candlewick.config import RuntimeConfig
 from candlewick.errors import EnvironmentFault
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ def detect(config: RuntimeConfig) -> Distributed:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and _prefers_bf16(device))
+    if bf16 and not has_native_bf16(device):
+        _question_bf16(device)
     return Distributed(
         rank=int(os.environ.get("RANK", "0")),
         world_size=world_size,
@@ -65,6 +70,14 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
     return False
+
+
+def _question_bf16(device: torch.device) -> None:
+    if device.type == "mps":
+        raise EnvironmentFault(
+            "runtime.precision is bf16, which this version cannot train in on mps", "set runtime.precision: fp32"
+        )
+    logger.warning("this %s only emulates bf16 products: runtime.precision fp32 is faster", device.type)
 
 
 def _prefers_bf16(device: torch.device) -> bool:

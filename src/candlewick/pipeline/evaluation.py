@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from candlewick.artifacts import canonical_json
 from candlewick.checkpoint.layout import STATE, resolve
@@ -24,31 +23,32 @@ def evaluate_checkpoint(
     """
     folder = resolve(path)
     model, tokenizer = load_for_inference(folder, device)
-    if data.train_shards:
-        config = RunConfig(data=data)
-        sequence_length = model.config.max_position_embeddings
-    else:
-        config = _saved_config(folder)
-        sequence_length = config.sequence_length
     # tokens of another tokenizer than the model's are refused
-    config = config.model_copy(update={"tokenizer": TokenizerConfig(tokenizer_json=folder)})
+    update: dict[str, object] = {"tokenizer": TokenizerConfig(tokenizer_json=folder)}
+    config = _saved_config(folder)
+    if data.train_shards:
+        names = ("train_shards", "validation_shards", "cache_dir")
+        update["data"] = config.data.model_copy(update={name: getattr(data, name) for name in names})
+    elif not config.data.train_shards:
+        raise CheckpointError(f"{folder} does not say what it was trained on", "name the text to evaluate on")
+    config = config.model_copy(update={**update, "model": model.config})
     split = open_data(config).validation
     return evaluate(
         NextTokenLoss(model, num_tokens=tokenizer.vocab_size),
         split,
-        sequence_length=sequence_length,
+        sequence_length=config.sequence_length,
         micro_batch_size=config.data.micro_batch_size,
         max_batches=max_batches,
     )
 
 
 def _saved_config(folder: Path) -> RunConfig:
-    """Return the resolved config of the run that wrote a checkpoint."""
+    """Return the resolved config of the run that wrote a checkpoint; the defaults for one that does not say."""
     if not (folder / STATE).is_file():
-        raise CheckpointError(f"{folder} does not say what it was trained on", "name the text to evaluate on")
+        return RunConfig()
     try:
         return RunConfig.model_validate_json(canonical_json(read_state(folder).get("config")))
-    except ValidationError as error:
+    except ValueError as error:
         raise CheckpointError(
             f"{folder / STATE} holds settings that this version does not read: {error}"
         ) from None

@@ -14,17 +14,18 @@ from typing import Any
 
 import torch
 
-from candlewick.artifacts import Manifest, read_manifest, replace_durable
+from candlewick.artifacts import MANIFEST, Manifest, read_manifest, replace_durable
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
+from candlewick.data.sources import open_corpus
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
 from candlewick.pipeline.stages import Recipe, find, make
-from candlewick.pipeline.training import make_tokens, run_training, train_tokenizer
+from candlewick.pipeline.training import make_tokens, naming_tokens, run_training, train_tokenizer
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -38,16 +39,18 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
     if not config.data.train_shards:
         raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
     run_dir = run_dir.resolve()
+    training = naming_tokens(config, run_dir / "tokens")
+    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    # before anything that the run needs is replaced
+    is_started = _is_started(config, training, run_dir, directory)
     tokenizer_dir = _tokenizer(config, run_dir, say)
     tokens, reused = make_tokens(config.data, tokenizer_dir, run_dir / "tokens")
-    _say_stage(
-        say, "tokens", run_dir / "tokens", reused, f"{tokens.details['splits']['train']['tokens']:,} to train on"
-    )
-    training = _training_config(config, run_dir, tokenizer_dir)
+    count = tokens.details["splits"]["train"]["tokens"]
+    _say_stage(say, "tokens", run_dir / "tokens", reused, f"{count:,} to train on")
     for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
         replace_durable(run_dir / name, text.encode())
 
-    checkpoint = _train(training, run_dir, tokens, say)
+    checkpoint = _train(training, run_dir, tokens, is_started, say)
     device = find_device(config.runtime.device)
     metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
     samples = _sample(config, run_dir, checkpoint, device, say)
@@ -69,48 +72,54 @@ def _tokenizer(config: RunConfig, run_dir: Path, say: Say) -> Path:
     return folder
 
 
-def _training_config(config: RunConfig, run_dir: Path, tokenizer_dir: Path) -> RunConfig:
-    """The config with what the earlier stages made in place of text."""
-    data = config.data.model_copy(update={"train_shards": (str(run_dir / "tokens"),), "validation_shards": ()})
-    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": tokenizer_dir.resolve()})
-    return config.model_copy(update={"data": data, "tokenizer": tokenizer})
-
-
-def _train(config: RunConfig, run_dir: Path, tokens: Manifest, say: Say) -> Path:
+def _train(config: RunConfig, run_dir: Path, tokens: Manifest, is_started: bool, say: Say) -> Path:
     """Train unless the run folder holds the finished run of this config on these tokens; return its checkpoint."""
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    recipe = Recipe("result", {"tokens": tokens.id}, config.model_dump(mode="json"))
+    recipe = Recipe("result", {"tokens": tokens.id}, _deciding(config))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
         if checkpoint.is_dir():
             say(f"training   reused, up to date: {checkpoint}")
             return checkpoint
-    outcome = run_training(config, run_dir, resume=_started(config, directory))
-    newest = newest_valid(directory)
+    outcome = run_training(config, run_dir, resume=is_started)
+    newest = list_checkpoints(directory)[-1]
     result = {**outcome, "checkpoint": newest.name}
     make(folder, recipe, lambda: {"result.json": json.dumps(result, indent=1).encode()})
     say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
     return newest
 
 
-def _started(config: RunConfig, directory: Path) -> bool:
-    """Whether the folder holds a run of this config to go on with. Raises ConfigError if it holds another's."""
+def _deciding(config: RunConfig) -> Json:
+    """The settings that decide what comes out: not where things are shown or how many workers help."""
+    return config.model_dump(
+        mode="json",
+        exclude={"data": {"cache_dir", "num_workers"}, "runtime": {"logging", "log_every_n_steps"}},
+    )
+
+
+def _is_started(config: RunConfig, training: RunConfig, run_dir: Path, directory: Path) -> bool:
+    """Whether the folder holds a run of this config and text to go on with.
+
+    Raises ConfigError if it holds another's.
+    """
     if not list_checkpoints(directory):
         return False
+    fix = "choose another --run-dir, or delete that folder"
     saved: Json = read_state(newest_valid(directory))["config"]
-    now: Json = config.model_dump(mode="json")
     different = [
         f"{section}.{key}"
-        for section in now
-        for key in now[section]
-        if now[section][key] != saved.get(section, {}).get(key)
+        for section, values in _deciding(training).items()
+        for key, value in values.items()
+        if value != saved.get(section, {}).get(key)
     ]
     if different:
-        raise ConfigError(
-            f"{directory} holds a run with other settings ({', '.join(different)})",
-            "choose another --run-dir, or delete that folder",
-        )
+        raise ConfigError(f"{run_dir} holds a run with other settings ({', '.join(different)})", fix)
+    tokens = run_dir / "tokens"
+    if (tokens / MANIFEST).is_file():
+        corpus = open_corpus(config.data.train_shards, config.data).fingerprint
+        if read_manifest(tokens).inputs.get("corpus") != corpus:
+            raise ConfigError(f"{run_dir} holds a run on other text", fix)
     return True
 
 

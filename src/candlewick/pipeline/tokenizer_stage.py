@@ -46,7 +46,7 @@ def make_tokenizer(
     recipe = _recipe(corpus, tokenizer_config)
     if (found := find(output, recipe)) is not None:
         return found, True
-    require_replaceable(output)
+    require_replaceable(output, KIND)
     num_documents, num_bytes = _count(corpus)
     every = max(_EVERY, num_documents // _MAX_HELDOUT, num_bytes // _MAX_HELDOUT_BYTES)
     heldout: list[str] = []

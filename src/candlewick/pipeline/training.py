@@ -1,7 +1,8 @@
 """A run from its config: text is tokenized if it has to be, then trained on.
 
 The tokenizer and the tokens of a run that is given text lie in the cache folder, under a name made from what
-they are made of, so that the next run with the same text finds them.
+they are made of, so that the next run with the same text finds them. The run's own config names them, so it goes
+on with them whatever becomes of the text.
 """
 
 import logging
@@ -15,6 +16,7 @@ from candlewick.checkpoint.lock import run_lock
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.config_io import dump_yaml
 from candlewick.data.prepare import prepare
+from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import TokenDataset, is_token_dataset
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
@@ -25,7 +27,8 @@ from candlewick.progress import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
 
-_BATCHING = {"sequence_length", "micro_batch_size", "global_batch_size", "global_batch_tokens"}
+_BATCHING = ("sequence_length", "micro_batch_size", "global_batch_size", "global_batch_tokens")
+_NOT_IN_TOKENS = {"cache_dir", "num_workers", *_BATCHING}
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
     with run_lock(run_dir):
         log_file = add_file(run_dir / "log.txt")
         try:
+            config = with_tokens(config)
             data = open_data(config)
             sampler = make_sampler(config, data.tokenizer)
             trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
@@ -83,21 +87,35 @@ def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
     return sample
 
 
-def open_data(config: RunConfig) -> TrainingData:
-    """Open the token dataset that the config names, making it from text in the cache folder if need be."""
+def with_tokens(config: RunConfig) -> RunConfig:
+    """Return a config that names a token dataset: itself, or with one made of its text in the cache folder."""
     data = config.data
     if not data.train_shards:
         raise ConfigError("there is nothing to train on", "set data.train_shards, for example to [stdlib://]")
-    folder = _token_dataset(data.train_shards)
-    if folder is None:
-        tokenizer_dir = _tokenizer_for(config)
-        reading = data.model_dump(mode="json", exclude={"cache_dir", "num_workers", *_BATCHING})
-        key = [reading, str(tokenizer_dir)]
-        folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
-        _, reused = make_tokens(data, tokenizer_dir, folder)
-        logger.info("tokens %s: %s", "reused" if reused else "made", folder)
-        data = data.model_copy(update={"validation_shards": ()})
-    given = config.tokenizer.tokenizer_json
+    if _token_dataset(data.train_shards) is not None:
+        return config
+    corpora = [open_corpus(uris, data).fingerprint for uris in (data.train_shards, data.validation_shards) if uris]
+    tokenizer_dir = _tokenizer_for(config, corpora[0])
+    reading = data.model_dump(mode="json", exclude={"train_shards", "validation_shards", *_NOT_IN_TOKENS})
+    key = [corpora, reading, Tokenizer.load(tokenizer_dir).sha256]
+    folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
+    _, reused = make_tokens(data, tokenizer_dir, folder)
+    logger.info("tokens %s: %s", "reused" if reused else "made", folder)
+    return naming_tokens(config, folder)
+
+
+def naming_tokens(config: RunConfig, folder: Path) -> RunConfig:
+    """Return the config with a token dataset, and the tokenizer in it, in the place of text."""
+    data = config.data.model_copy(update={"train_shards": (str(folder),), "validation_shards": ()})
+    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": folder / "tokenizer"})
+    return config.model_copy(update={"data": data, "tokenizer": tokenizer})
+
+
+def open_data(config: RunConfig) -> TrainingData:
+    """Open the token dataset that the config names, or that `with_tokens` makes of its text."""
+    config = with_tokens(config)
+    data, given = config.data, config.tokenizer.tokenizer_json
+    folder = Path(data.train_shards[0])
     tokenizer = Tokenizer.load(given if given is not None else folder / "tokenizer")
     dataset = TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256)
     validation = dataset.split("validation")
@@ -139,13 +157,13 @@ def _token_dataset(uris: Sequence[str]) -> Path | None:
     return datasets[0]
 
 
-def _tokenizer_for(config: RunConfig) -> Path:
-    """Return the tokenizer to use for text: the given one, or one made in the cache folder."""
+def _tokenizer_for(config: RunConfig, corpus: str) -> Path:
+    """Return the tokenizer to use for a corpus: the given one, or one made in the cache folder."""
     given = config.tokenizer.tokenizer_json
     if given is not None:
         return given
     data, settings = config.data, config.tokenizer
-    key = [data.train_shards, data.documents, data.text_field, settings.model_dump(mode="json")]
+    key = [corpus, data.documents, data.text_field, data.bad_utf8, settings.model_dump(mode="json")]
     folder = cache_folder(data) / f"tokenizer-{json_sha256(key)[:16]}"
     _, reused = train_tokenizer(data, settings, folder)
     logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)

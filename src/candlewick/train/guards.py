@@ -1,5 +1,6 @@
 """What may end a run early: a signal, or too many updates that were not finite."""
 
+import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ class StopRequest:
         if self.signal_name is not None:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
+        # straight to the terminal: a signal may come while a logger or a stream holds its lock
+        os.write(2, f"{self.signal_name}: finishing the step, then saving; once more stops at once\n".encode())
 
     @contextmanager
     def listening(self) -> Generator["StopRequest"]:

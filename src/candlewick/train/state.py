@@ -27,6 +27,8 @@ class TrainState:
     nonfinite_in_a_row: int = 0
     skipped_steps: int = 0
     """Updates skipped because loss or gradients were not finite, over the whole run."""
+    evaluated_step: int = 0
+    """The last step whose regular evaluation is done."""
     best_loss: float | None = None
     """Lowest validation loss at a regular evaluation."""
 

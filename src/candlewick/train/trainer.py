@@ -71,6 +71,7 @@ class Trainer:
         """
         parts, state, runtime = self.parts, self.state, self.runtime
         with self.stop.listening(), parts.reporter.running(state):
+            self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = parts.loader.next()
@@ -80,24 +81,28 @@ class Trainer:
                 state.step += 1
                 state.tokens += round(update.weight_sum)
                 self.guard.check(state, result)
-                state.train_seconds += time.monotonic() - began
-                self._plan_end()
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
                     parts.reporter.step(state, result, scale * parts.peak_learning_rate)
-                if self._due(runtime.evaluation.every_n_steps):
-                    self._evaluate()
+                state.train_seconds += time.monotonic() - began
+                self._plan_end()
+                self._stop_if_asked()
+                self._evaluate_if_due()
                 if self._due(runtime.checkpoint.every_n_steps):
                     self._save()
-                if self.stop and state.step != state.total_steps:
-                    self._save()
-                    raise Interrupted(
-                        f"stopped by {self.stop.signal_name} at step {state.step}; all of it is saved",
-                        "go on with --resume",
-                    )
+                self._stop_if_asked()
             return self._finish()
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
+
+    def _stop_if_asked(self) -> None:
+        """After a signal, save and raise Interrupted; a run that is at its end finishes instead."""
+        if self.stop and self.state.step != self.state.total_steps:
+            self._save()
+            raise Interrupted(
+                f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
+                "go on with --resume",
+            )
 
     def _plan_end(self) -> None:
         """Turn a time budget into a number of steps, once."""
@@ -105,23 +110,24 @@ class Trainer:
         if state.total_steps is None and seconds is not None:
             state.total_steps = steps_from_time(seconds, step=state.step, train_seconds=state.train_seconds)
 
-    def _evaluate(self) -> None:
-        """Evaluate on a part of the split, keep the best weights, show sample text."""
+    def _evaluate_if_due(self) -> None:
+        """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
         parts, state, settings = self.parts, self.state, self.runtime.evaluation
+        is_last = state.step == state.total_steps
+        if state.step == state.evaluated_step or not (is_last or self._due(settings.every_n_steps)):
+            return
         parts.reporter.trained()
         metrics = parts.evaluate(settings.max_batches)
         parts.reporter.evaluation(state, metrics, whole=False)
+        state.evaluated_step = state.step
         loss = metrics["eval/loss"]
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
             state.best_loss = loss
             self.guard.flush(state)
             folder = save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
             parts.reporter.saved(state, folder)
-        self._sample()
-
-    def _sample(self) -> None:
-        if self.parts.sample is not None:
-            self.parts.reporter.samples(self.state, self.parts.sample())
+        if parts.sample is not None:
+            parts.reporter.samples(state, parts.sample())
 
     def _save(self) -> None:
         """Write a checkpoint of the present step, unless this process wrote or read it."""
@@ -137,6 +143,4 @@ class Trainer:
         self._save()
         metrics = self.parts.evaluate(None)
         self.parts.reporter.evaluation(self.state, metrics, whole=True)
-        if not self._due(self.runtime.evaluation.every_n_steps):
-            self._sample()
         return metrics

@@ -64,6 +64,12 @@ def test_tensors_that_are_not_the_models_are_named(make_model, tmp_path):
         ("{}", "has format version None, this program reads 1"),
         ('{"version": 2}', "has format version 2"),
         ('{"version": 1, "loader": {}, "threads": 1}', "lacks config, counters, random"),
+        ('{"version": 1, "loader": {"x": NaN}}', "cannot be read"),
+        ('{"version": 1, "loader": {"x": 1e999}}', "cannot be read"),
+        (
+            '{"version": 1, "loader": [], "threads": null, "counters": 5, "random": "00", "config": []}',
+            "lacks config, counters, loader, random, threads, or has them in another form",
+        ),
     ],
 )
 def test_a_state_that_is_none_is_refused(folder, content, said):
@@ -142,4 +148,12 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(plain):
     config = json.loads((plain / "config.json").read_bytes())
     (plain / "config.json").write_text(json.dumps({**config, "vocab_size": 299}))
     with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model 299 rows"):
+        load_for_inference(plain, CPU)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**12}, {"hidden_size": 1 << 40}, {"vocab_size": 10**15}])
+def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(plain, change):
+    config = json.loads((plain / "config.json").read_bytes())
+    (plain / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match=r"holds 28,\d{3} numbers, the model of .*config\.json has [\d,]{13,}"):
         load_for_inference(plain, CPU)

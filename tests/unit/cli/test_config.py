@@ -41,3 +41,8 @@ def test_all_problems_are_one_line_and_exit_2(capsys, tmp_path):
 def test_a_wrong_command_line_is_exit_2(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_json_has_the_flag_that_it_has_everywhere(capsys):
+    assert main(["config", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["num_layers"] == 6

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -52,8 +53,9 @@ def test_prepare_takes_the_sources_and_settings_of_a_config(files, tmp_path, cap
         (
             ["prepare", "a", "--output", "ds", "--tokenizer", "t", "--workers", "0"],
             2,
-            "--workers 0 is not at least 1",
+            "argument --workers: '0' is not a whole number from 1 on",
         ),
+        (["inspect", "ds", "--decode", "-3"], 2, "argument --decode: '-3' is not a whole number from 0 on"),
         (["verify", "missing"], 3, "missing has no manifest.json"),
         (["inspect", "missing"], 3, "missing has no manifest.json"),
         (["sort"], 2, "invalid choice: 'sort'"),
@@ -108,3 +110,13 @@ def test_inspect_lists_where_bad_bytes_are(files, tmp_path, capsys):
     capsys.readouterr()
     assert main(["data", "inspect", str(files[2])]) == 0
     assert "bad.txt, byte 4" in capsys.readouterr().out
+
+
+def test_a_terminal_is_not_commanded_by_text(files, tmp_path, capsys, monkeypatch):
+    (tmp_path / "red.txt").write_text("\x1b[31m red words\n" * 400)
+    assert prepare((tmp_path / "red.txt", *files[1:])) == 0
+    for is_terminal, shown in ((False, "\n<|endoftext|>\x1b[31m"), (True, "\n<|endoftext|>\u241b[31m")):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer)
+        capsys.readouterr()
+        assert main(["data", "inspect", str(files[2]), "--decode", "9"]) == 0
+        assert shown in capsys.readouterr().out

@@ -135,3 +135,11 @@ def test_wrong_input_is_one_line_and_exit_3(capsys, folder, monkeypatch, tmp_pat
     assert "does not exist" in fails(capsys, 3, "encode", tmp_path / "nothing", "text")
     assert "invalid int value: 'x'" in fails(capsys, 2, "decode", folder, "x")
     assert "ACTION" in fails(capsys, 2)
+
+
+def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch):
+    ids = tokenizer.encode("red \x1b[31m")
+    assert run("decode", folder, *ids) == "red \x1b[31m\n"
+    assert json.loads(run("decode", folder, *ids, "--json")) == {"ids": ids, "text": "red \x1b[31m"}
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("decode", folder, *ids) == "red \u241b[31m\n"

@@ -18,7 +18,7 @@ def make_split(*sizes: int) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes."""
     bounds = [0, *itertools.accumulate(sizes)]
     shards = tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds))
-    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 1, 4 * bounds[-1])
+    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 4 * bounds[-1])
 
 
 SPLIT = make_split(50, 3, 100, 47)  # 200 tokens
@@ -253,3 +253,12 @@ class TestValidation:
         assert found[0].weights.sum() == 4 * T
         assert found[-1].weights.sum() == T
         assert found[0].weights.sum() == 4 * T
+
+
+@pytest.mark.parametrize("samples", [None, "3", 1.5, -1, True])
+def test_a_state_without_a_number_of_samples_is_refused(samples):
+    loader = make_loader()
+    state = {**loader.state(), "samples": samples}
+    loader.close()
+    with pytest.raises(DataError, match="the loader's state has no number of samples"):
+        restored_samples(state, SPLIT, sequence_length=T, seed=1)

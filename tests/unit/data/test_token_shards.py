@@ -42,7 +42,8 @@ def make_dataset(folder: Path, sizes=(10, 1, 25), vocab_size=VOCAB, **details) -
             shard = Shard(f"{split}-{i:05d}", split, size, ends.size, size * 4, int(tokens.max()))
             files += write_shard(aside, shard, [tokens[: size // 2], tokens[size // 2 :]], ends)
             shards.append(vars_of(shard))
-        content = {"vocab_size": vocab_size, "shards": shards, **details}
+        content = {"vocab_size": vocab_size, "shards": shards, "holdout": "hash", **details}
+        content |= {"bad_utf8": {"sequences": 0, "examples": []}, "splits": {}}
         publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content))
     return TokenDataset.open(folder)
 
@@ -61,7 +62,7 @@ def rewrite(folder: Path, change) -> None:
 def test_what_is_written_is_what_is_read(tmp_path):
     dataset = make_dataset(tmp_path / "ds")
     split = dataset.split("train")
-    assert (split.num_tokens, split.num_documents, split.num_bytes) == (36, 8, 144)
+    assert (split.num_tokens, split.num_bytes) == (36, 144)
     assert split.starts == (0, 10, 11)
     assert split.dataset_id == dataset.id == read_manifest(tmp_path / "ds").id
     assert split.window(0, 36).tolist() == list(range(36))
@@ -88,7 +89,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 @given(start=st.integers(0, 200), length=st.integers(0, 120))
 def test_windows_go_around(start, length):
     shards = tuple(np.arange(a, b, dtype=np.uint16) for a, b in [(0, 10), (10, 11), (11, 36)])
-    split = TokenSplit("train", "id", shards, (0, 10, 11), 36, 1, 1)
+    split = TokenSplit("train", "id", shards, (0, 10, 11), 36, 1)
     assert split.window(start, length).tolist() == [(start + i) % 36 for i in range(length)]
 
 
@@ -146,6 +147,16 @@ def test_a_missing_and_a_foreign_shard_are_named(tmp_path):
         (lambda m: m["details"]["shards"][0].update(name="../../x"), "has no file named 'shards/../../x.bin'"),
         (lambda m: m["details"]["shards"][0].update(tokens=11), "has another number of tokens"),
         (lambda m: m["details"]["shards"][0].update(documents=3), "has another number of tokens"),
+        (lambda m: m["details"]["shards"][1].update(tokens=0), "train-00001: tokens=0"),
+        (lambda m: m["details"]["shards"][0].update(text_bytes="a"), "train-00000: text_bytes='a'"),
+        (lambda m: m["details"]["shards"][0].update(text_bytes=0), "train-00000: text_bytes=0"),
+        (lambda m: m["details"]["shards"][0].update(documents=2.0), "train-00000: documents=2.0"),
+        (lambda m: m["details"]["shards"][0].update(max_id=True), "train-00000: max_id=True"),
+        (lambda m: m["details"]["shards"][0].update(split="test"), "train-00000: split='test'"),
+        (lambda m: m["details"].pop("holdout"), r"not that of a token dataset: KeyError\('holdout'\)"),
+        (lambda m: m["details"]["bad_utf8"].pop("examples"), r"not that of a token dataset: KeyError\('examples'\)"),
+        (lambda m: m["details"].update(splits={"train": {"tokens": 3}}), "not that of a token dataset: KeyError"),
+        (lambda m: m["details"].update(splits=5), "not that of a token dataset"),
         (lambda m: m["details"].update(vocab_size=20), r"train-00002\.bin has id 35, the tokenizer has 20 ids"),
     ],
 )
@@ -170,6 +181,8 @@ def test_what_is_a_token_dataset(tmp_path):
     assert not is_token_dataset(tmp_path)
     rewrite(tmp_path / "ds", lambda m: m.update(kind="tokenizer"))
     assert not is_token_dataset(tmp_path / "ds")
+    (tmp_path / MANIFEST).write_text('{"name": "a web application"}')
+    assert not is_token_dataset(tmp_path)
 
 
 class TestLargeDatasets:
@@ -197,6 +210,16 @@ class TestLargeDatasets:
         TokenDataset.open(tmp_path / "ds")  # the price of not reading everything each time
         with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
             TokenDataset.open(tmp_path / "ds", rehash=True)
+
+    def test_without_a_home_everything_is_read_each_time(self, tmp_path, monkeypatch):
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", no_home)
+        make_dataset(tmp_path / "ds")
+        self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=True)
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
+            TokenDataset.open(tmp_path / "ds")
 
     def test_no_home_to_write_to_is_a_warning(self, tmp_path, caplog):
         (tmp_path / "home").write_text("a file")

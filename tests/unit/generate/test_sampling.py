@@ -83,3 +83,23 @@ def test_the_same_seed_draws_the_same():
         for g in (torch.Generator().manual_seed(5), torch.Generator().manual_seed(5))
     )
     assert torch.equal(first, second)
+
+
+@given(st.floats(1e-6, 1.0), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_top_p_keeps_the_least_set_that_reaches_it(top_p, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 40, generator=generator)
+    probabilities, ids = logits.softmax(dim=-1)[0].sort(descending=True)
+    before = probabilities.cumsum(dim=0) - probabilities
+    allowed = set(ids[before < top_p + 1e-6].tolist())
+    drawn = sample(logits.expand(500, -1), 40, SampleConfig(temperature=1.0, top_k=None, top_p=top_p), generator)
+    assert set(drawn.tolist()) <= allowed
+
+
+def test_the_sum_for_top_p_is_made_on_the_cpu(monkeypatch):
+    # CUDA has no deterministic one: torch.use_deterministic_algorithms(True) refuses it
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(tensor.shape) or tensor)
+    sample(LOGITS[None], NUM_TOKENS, SampleConfig(top_p=0.5), torch.Generator())
+    assert moved == [(1, NUM_TOKENS)]

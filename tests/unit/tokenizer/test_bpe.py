@@ -292,3 +292,10 @@ def test_transformers_reads_the_same_ids(tokenizer, tmp_path, odd_texts, monkeyp
         tokenizer.encode(text) for text in samples
     ]
     assert all(theirs.decode(tokenizer.encode(text)) == text for text in samples[:500])
+
+
+@pytest.mark.parametrize("part", ["model", "decoder", "post_processor", "pre_tokenizer", "normalizer"])
+@pytest.mark.parametrize("name", ["BPE", "ByteLevel"])
+def test_a_part_that_is_only_a_name_is_refused(tokenizer, part, name):
+    with pytest.raises(TokenizerError):
+        Tokenizer(json.dumps(json.loads(tokenizer.json_bytes) | {part: name}).encode())

@@ -10,9 +10,12 @@ def test_counters_survive_the_round_trip():
     assert TrainState.from_json(state.to_json()) == state
 
 
-def test_other_counters_are_refused():
-    with pytest.raises(CheckpointError, match="other counters"):
-        TrainState.from_json({"step": 1, "moon": 2})
+@pytest.mark.parametrize(
+    "change", [{"moon": 2}, {"step": "abc"}, {"step": None}, {"step": -1}, {"tokens": 1.5}, {"best_loss": float("nan")}]
+)
+def test_other_counters_are_refused(change):
+    with pytest.raises(CheckpointError, match=r"state\.json has other counters"):
+        TrainState.from_json({"step": 1, **change})
 
 
 def test_random_numbers_go_on_where_they_were():
@@ -25,3 +28,9 @@ def test_random_numbers_go_on_where_they_were():
 
 def test_a_state_of_another_device_is_ignored():
     restore_random_state({"cuda": "00"}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["00", "zz", "", 5])
+def test_what_is_no_random_state_is_refused(text):
+    with pytest.raises(CheckpointError, match=r"state\.json has a random state that cannot be set"):
+        restore_random_state({"cpu": text}, torch.device("cpu"))

@@ -74,11 +74,18 @@ def test_a_torn_tail_of_any_kind_is_left_out_and_cut(tmp_path: Path, tail: bytes
     assert path.read_bytes() == good
 
 
-def test_damage_before_the_last_line_is_named(tmp_path: Path):
+def test_damage_before_the_last_row_is_told_once_and_costs_no_other_row(tmp_path: Path, caplog):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"metrics\.jsonl line 2 is no metrics row"):
-        read_metrics(path)
+    good = '{"step": 1}\nrubbish\n[]\n{"step": 3}\n\0\n{"step": 4}\n'
+    path.write_text(good + 'torn\n{"step": 5}\n{"step": 2}\n{"st', encoding="utf-8")
+    JsonlTracker(path, resume_step=4).close()
+    assert path.read_text(encoding="utf-8") == good
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{path} line 2 is no metrics row: the file was damaged or edited"
+    ]
+    caplog.clear()
+    assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
+    assert len(caplog.records) == 1
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
@@ -134,3 +141,14 @@ def test_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(EnvironmentFault, match=r"needs the package tensorboard.*pip install 'candlewick\[tensorb"):
         TensorBoardTracker(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    tracker.close()
+    tracker._file = Path("/dev/full").open("a", encoding="utf-8")
+    for action in (lambda: tracker.log(1, {"train/loss": 1.0}), tracker.close):
+        with pytest.raises(OSError, match="No space left") as caught:
+            action()
+        assert caught.value.filename == str(tmp_path / "metrics.jsonl")

@@ -105,6 +105,7 @@ def test_nothing_but_the_end_when_all_is_off(monkeypatch):
     stage.trainer.run()
     assert [event for event in stage.events if "step" not in event and "log" not in event] == [
         "save checkpoints 3",
+        "evaluate 6",
         "save checkpoints 6",
         "evaluate 6 all",
     ]
@@ -187,9 +188,21 @@ def test_a_run_goes_on_from_its_state(monkeypatch):
 
 
 def test_a_finished_run_is_evaluated_again_but_not_saved(monkeypatch):
-    stage = Stage(monkeypatch, state=TrainState(step=6, total_steps=6))
+    stage = Stage(monkeypatch, state=TrainState(step=6, total_steps=6, evaluated_step=6))
     stage.trainer.run()
     assert stage.events == ["evaluate 6 all"]
+
+
+def test_an_evaluation_that_a_stop_came_before_is_made_up_for(monkeypatch):
+    stage = Stage(monkeypatch, state=TrainState(step=4, total_steps=6, evaluated_step=2))
+    stage.trainer.run()
+    assert stage.events[:4] == ["evaluate 4", "save best 4", "sample 4", "step 5"]
+
+
+def test_the_last_weights_can_be_the_best(monkeypatch):
+    stage = Stage(monkeypatch, losses=[2.0, 1.0], evaluation={"every_n_steps": None})
+    stage.trainer.run()
+    assert "save best 6" in stage.events
 
 
 def test_a_time_budget_becomes_steps_once(monkeypatch):
