@@ -77,7 +77,7 @@ def main() -> None:
         write_shard(path, args.tokens)
         shard = np.memmap(path, np.uint16, "r")
         shard.sum()  # into the page cache
-        split = TokenSplit("train", "0" * 64, (shard,), (0,), args.tokens, 1, args.tokens * 4)
+        split = TokenSplit("train", "0" * 64, (shard,), (0,), args.tokens, args.tokens * 4)
         loader = Loader(split, sequence_length=LENGTH, micro_batch_size=ROWS, global_batch_size=ROWS, seed=0)
         readers: dict[str, Callable[[], int]] = {
             "candlewick": lambda: sum(batch.tokens.numel() for batch in loader.next().micro_batches),

@@ -175,7 +175,7 @@ def require_replaceable(target: Path, kind: str) -> None:
         found = "folder of something else" if target.is_dir() else "file"
     if found != kind:
         raise ArtifactError(
-            f"{target} exists and is a {found}, so it is not replaced by a {kind}",
+            f"{target} exists and is a {found}, so it is not replaced by the new {kind}",
             "choose another --output, or move it away",
         )
 

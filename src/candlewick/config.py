@@ -123,7 +123,7 @@ class DataConfig(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
     """Share held out without validation_shards: by document hash, or file tails below 1,000 documents."""
     cache_dir: Path | None = None
-    """Where `train` keeps token datasets that it prepares; null: ~/.cache/candlewick."""
+    """Where `train` keeps token datasets that it prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
     num_workers: Count | None = None
     """Processes that prepare text; null: one per core."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
@@ -135,7 +135,7 @@ class DataConfig(Section):
     global_batch_size: Count | None = None
     """Rows per update over all ranks; null: what global_batch_tokens says, else one micro-batch per rank."""
     global_batch_tokens: Count | None = None
-    """Tokens per update over all ranks, rounded down to whole rows."""
+    """Tokens per update, rounded down to whole micro-batches over all ranks."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -208,7 +208,7 @@ class SchedulerConfig(Section):
     total_epochs: Positive | None = None
     """End after so many passes over the training tokens."""
     total_seconds: Positive | None = None
-    """End after about so many seconds of training; becomes a number of steps once, early in the run."""
+    """End after about so many seconds of training; becomes a number of steps once, when the speed is known."""
 
 
 class CheckpointConfig(Section):

@@ -82,7 +82,7 @@ class _Settings:
             return
         value = _resolve(guard(value, key, report), key, Path.cwd(), report)
         try:
-            if key == ("optimizer", "algorithm") or (key[0] == "scheduler" and key[-1] in _ENDS):
+            if key == ("optimizer", "algorithm") or (len(key) == 2 and key[0] == "scheduler" and key[1] in _ENDS):
                 self.tree = cast(Tree, _merge(self.tree, {str(key[0]): {str(key[-1]): value}}))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))

@@ -212,7 +212,8 @@ class _Writer(yaml.SafeDumper):
 
 def _represent_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     try:
-        plain = read_scalar(text) == text
+        # PyYAML leaves other line breaks than \n unescaped in single quotes, and reads them as spaces
+        plain = read_scalar(text) == text and text.splitlines() in ([], [text])
     except ValueError:
         plain = False
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')

@@ -25,13 +25,13 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def setup(*, verbose: bool = False) -> None:
-    """Send the package's log records to stderr: warnings as they are, information with a plain prefix."""
-    handler = _StderrHandler()
+def setup() -> None:
+    """Send the package's log records from INFO on to stderr, and let those from DEBUG on through to files."""
+    handler = _StderrHandler(logging.INFO)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("candlewick")
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.setLevel(logging.DEBUG)
     root.propagate = False
 
 

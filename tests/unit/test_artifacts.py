@@ -142,7 +142,7 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
     else:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="is not replaced by a thing.*--output"):
+    with pytest.raises(ArtifactError, match="is not replaced by the new thing.*--output"):
         require_replaceable(target, "thing")
     with pytest.raises(ArtifactError):
         make(target)
@@ -159,7 +159,7 @@ def test_a_free_place_is_replaceable(tmp_path):
 def test_only_an_older_one_of_the_same_kind_is_replaced(tmp_path):
     make(tmp_path / "x")
     require_replaceable(tmp_path / "x", read_manifest(tmp_path / "x").kind)
-    with pytest.raises(ArtifactError, match="so it is not replaced by a tokenizer"):
+    with pytest.raises(ArtifactError, match="so it is not replaced by the new tokenizer"):
         require_replaceable(tmp_path / "x", "tokenizer")
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "manifest.json").write_text('{"name": "my web app"}')

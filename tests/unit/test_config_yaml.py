@@ -158,6 +158,7 @@ trees = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text("abcdef_", min_size=1), trees, max_size=5))
+@example({"a": "\x85"})
 @example({"a": ["x"] * 3, "b": {"c": "\x85\u2028 \ufeff"}})
 def test_what_is_written_reads_back_equal(tree):
     parsed = parse_yaml(write_yaml(tree))

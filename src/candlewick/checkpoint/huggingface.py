@@ -26,6 +26,14 @@ _SAME = (
     "attention_bias",
     "tie_word_embeddings",
 )
+_REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads")
+_NULLABLE = ("num_key_value_heads", "head_dim")  # null: derived from the others, as in ModelConfig
+_ABSENT: dict[str, dict[str, Any]] = {
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
+    "llama": {"max_position_embeddings": 2048},
+}
+"""What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
+_MAX_ROTARY = 1 << 29  # numbers in each of the two rotary tables: 4 million positions of heads of 128
 
 
 def to_hugging_face(
@@ -73,7 +81,7 @@ def generation_config(max_positions: int, delimiter_id: int, padding_id: int | N
 def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
     """Read config.json: the model's shape and its vocabulary rows. Raises CheckpointError."""
     try:
-        raw: object = json.loads(path.read_bytes())
+        raw: object = json.loads(path.read_bytes(), parse_int=_bounded)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
@@ -82,16 +90,17 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
     kind = fields.get("model_type")
     if kind not in ("qwen3", "llama"):
         raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads qwen3 and llama")
+    _refuse_unread(path, fields)
     rope = fields.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default" or fields.get("rope_scaling"):
-        raise CheckpointError(f"{path} uses RoPE scaling, which this version does not read")
+    given = {name: fields[name] for name in _SAME if name in fields}
     try:
+        shape = {**_ABSENT[kind], "tie_word_embeddings": False, **given}
         config = ModelConfig.model_validate(
             {
-                **{name: fields[name] for name in _SAME if name in fields},
-                "rope_theta": float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0))),
+                **{name: value for name, value in shape.items() if value is not None or name not in _NULLABLE},
+                **{name: fields[name] for name in _REQUIRED},
+                "rope_theta": rope.get("rope_theta", fields.get("rope_theta", 10_000.0)),
                 "num_layers": fields["num_hidden_layers"],
-                "attention_bias": fields.get("attention_bias", False),
                 "mlp_bias": fields.get("mlp_bias", False),
                 "qk_norm": kind == "qwen3",
             }
@@ -99,6 +108,35 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         vocab_size = fields["vocab_size"]
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{path} lacks or contradicts a setting: {str(error)[:200]}") from None
-    if not isinstance(vocab_size, int) or vocab_size < 1:
+    if type(vocab_size) is not int or vocab_size < 1:
         raise CheckpointError(f"{path} has vocab_size {vocab_size!r}")
+    if config.max_position_embeddings * config.head_dim > _MAX_ROTARY:
+        raise CheckpointError(
+            f"{path} asks for {config.max_position_embeddings:,} positions of heads of {config.head_dim:,}: "
+            f"more than {_MAX_ROTARY:,} numbers in a rotary table",
+            "lower max_position_embeddings",
+        )
     return config, vocab_size
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 18:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _refuse_unread(path: Path, fields: dict[str, Any]) -> None:
+    """Raise CheckpointError for settings that would make another model of the same tensors."""
+    rope = fields.get("rope_parameters") or {}
+    layers = fields.get("layer_types") or []
+    refused = {
+        "hidden_act": fields.get("hidden_act", "silu") != "silu",
+        "layer_types": not isinstance(layers, list) or any(kind != "full_attention" for kind in layers),
+        "rope_parameters": not isinstance(rope, dict)
+        or rope.get("rope_type", rope.get("type", "default")) != "default",
+        "rope_scaling": bool(fields.get("rope_scaling")),
+        "use_sliding_window": bool(fields.get("use_sliding_window")),
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            raise CheckpointError(f"{path} has {name} = {fields[name]!r:.80}, which this version does not read")

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from candlewick.artifacts import MANIFEST, read_manifest, verify
+from candlewick.artifacts import MANIFEST, canonical_json, read_manifest, verify
 from candlewick.checkpoint.huggingface import from_hugging_face
 from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, checked_manifest, resolve
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import ArtifactError, CheckpointError
+from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
 
 STATE_VERSION = 1
-_STATE_KEYS = {"counters", "loader", "random", "config", "threads"}
+_STATE_TYPES = {"counters": dict, "loader": dict, "random": dict, "config": dict, "threads": int}
 _OTHER = "use another checkpoint"
 _SAME = "use the configuration that the checkpoint was written with"
 
@@ -76,10 +77,11 @@ def resume(model: nn.Module, folder: Path) -> Resumed:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read `state.json`. Raises CheckpointError if it cannot be read or lacks a part."""
+    """Read `state.json`. Raises CheckpointError if it cannot be read or a part is missing or malformed."""
     path = folder / STATE
     try:
         raw: object = json.loads(path.read_bytes())
+        canonical_json(raw)  # refuses numbers that are not finite
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", _OTHER) from None
     if not isinstance(raw, dict):
@@ -90,8 +92,8 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"{path} has format version {state.get('version')}, this program reads {STATE_VERSION}",
             "use the version of candlewick that wrote it",
         )
-    if missing := sorted(_STATE_KEYS - state.keys()):
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}", _OTHER)
+    if missing := sorted(key for key, kind in _STATE_TYPES.items() if not isinstance(state.get(key), kind)):
+        raise CheckpointError(f"{path} lacks {', '.join(missing)} or has them in another form", _OTHER)
     return state
 
 
@@ -109,6 +111,12 @@ def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, T
     tensors = read_tensors(folder / MODEL)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
+    expected, found = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())
+    if expected > found:  # before anything of the claimed size is made
+        raise CheckpointError(
+            f"{folder / MODEL} holds {found:,} numbers, the model of {folder / 'config.json'} has {expected:,}",
+            _SAME,
+        )
     with torch.device("meta"):
         model = Transformer(config, vocab_size)
     model.to_empty(device=device)

@@ -12,6 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="print every setting: defaults, file and overrides together")
     add_config(show)
     show.add_argument("--format", choices=("yaml", "toml", "json"), default="yaml", help="default yaml")
+    show.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+    )
     show.set_defaults(action_run=_show)
 
 

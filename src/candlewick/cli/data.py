@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_config, add_json, add_output, print_json
+from candlewick.cli.arguments import add_config, add_json, add_output, print_json, whole_number
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--tokenizer", metavar="DIR", type=Path, help="folder of the tokenizer; default tokenizer.tokenizer_json"
     )
-    prepare.add_argument("--workers", metavar="N", type=int, help="processes; default one per core")
+    prepare.add_argument("--workers", metavar="N", type=whole_number(1), help="processes; default one per core")
     add_config(prepare)
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     inspect = actions.add_parser("inspect", help="what is in a token dataset")
     _add_dataset(inspect)
-    inspect.add_argument("--decode", metavar="N", type=int, default=0, help="also show the first N tokens as text")
+    inspect.add_argument(
+        "--decode", metavar="N", type=whole_number(0), default=0, help="also show the first N tokens as text"
+    )
     inspect.set_defaults(action_run=_inspect)
 
 
@@ -56,10 +58,6 @@ def _prepare(args: argparse.Namespace) -> None:
 
     setup()
     config = load_config(args.config, args.override)
-    if args.workers is not None and args.workers < 1:
-        raise ConfigError(
-            f"--workers {args.workers} is not at least 1", "give a number of processes, or leave it out"
-        )
     data = config.data.model_copy(
         update={
             "train_shards": tuple(args.sources) or config.data.train_shards,
@@ -94,6 +92,7 @@ def _verify(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from candlewick.data.token_shards import TokenDataset
     from candlewick.tokenizer.bpe import Tokenizer
+    from candlewick.train.display import printable
 
     dataset = TokenDataset.open(args.dataset)
     tokenizer = Tokenizer.load(args.dataset / "tokenizer")
@@ -103,16 +102,17 @@ def _inspect(args: argparse.Namespace) -> None:
     if args.json:
         print_json({**_summary(dataset.manifest), **({"ids": ids, "text": text} if ids else {})})
         return
+    show = printable if sys.stdout.isatty() else str
     details = dataset.manifest.details
     print(f"id          {dataset.id}")
     print(f"vocabulary  {dataset.vocab_size:,} tokens, tokenizer {dataset.tokenizer_sha256[:12]}")
     print(f"validation  held out by: {details['holdout']}")
     print(f"bad UTF-8   {details['bad_utf8']['sequences']:,} sequences")
     for example in details["bad_utf8"]["examples"]:
-        print(f"            {example}")
+        print(f"            {show(example)}")
     _print_splits(dataset.manifest)
     if ids:
-        sys.stdout.write(f"\n{text}\n")
+        sys.stdout.write(f"\n{show(text)}\n")
 
 
 def _summary(manifest: "Manifest") -> dict[str, Any]:

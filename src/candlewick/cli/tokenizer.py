@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode = actions.add_parser("decode", help="token ids to text")
     _add_tokenizer(decode)
     decode.add_argument("ids", nargs="+", type=int, metavar="ID")
+    add_json(decode)
     decode.set_defaults(action_run=_decode)
 
 
@@ -149,5 +150,11 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _decode(args: argparse.Namespace) -> None:
     from candlewick.tokenizer.bpe import Tokenizer
+    from candlewick.train.display import printable
 
-    print(Tokenizer.load(args.tokenizer).decode(args.ids, skip_special=False))
+    text = Tokenizer.load(args.tokenizer).decode(args.ids, skip_special=False)
+    if args.json:
+        print_json({"ids": args.ids, "text": text})
+    else:
+        show = printable if sys.stdout.isatty() else str
+        print(show(text))

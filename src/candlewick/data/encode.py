@@ -26,9 +26,8 @@ from candlewick.data.holdout import split_of
 from candlewick.data.pieces import Piece
 from candlewick.data.token_shards import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
 from candlewick.errors import DataError
-from candlewick.tokenizer.encoder import Encoder, make_encoder
+from candlewick.tokenizer.encoder import Encoder, ReferenceEncoder, make_encoder
 
-REFERENCE = "tokenizers"
 _BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
 _CHECKED_CHARACTERS = 512
@@ -75,7 +74,6 @@ class Target:
     folder: Path
     vocab_size: int
     delimiter_id: int
-    backend: str = "auto"
 
 
 class ShardMaker:
@@ -87,9 +85,9 @@ class ShardMaker:
     def __init__(self, target: Target) -> None:
         self.target = target
         tokenizer_json = (target.folder / "tokenizer" / "tokenizer.json").read_bytes()
-        self._encoder = make_encoder(tokenizer_json, target.backend)
+        self._encoder = make_encoder(tokenizer_json)
         self._check = None
-        if self._encoder.name != REFERENCE:
+        if not isinstance(self._encoder, ReferenceEncoder):
             self._check = _SelfCheck(self._encoder, tokenizer_json)
 
     @property
@@ -239,7 +237,7 @@ class _SelfCheck:
     def __init__(self, encoder: Encoder, tokenizer_json: bytes) -> None:
         self._began = time.process_time()
         self._encoder = encoder
-        self._reference = make_encoder(tokenizer_json, REFERENCE)
+        self._reference = ReferenceEncoder(tokenizer_json)
         self._spent = time.process_time() - self._began
         self._is_first = True
 

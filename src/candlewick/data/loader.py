@@ -43,7 +43,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """Return the batch on a device."""
-        return type(self)(self.tokens.to(device), self.targets.to(device), self.weights.to(device))
+        return type(self)(*(_to(tensor, device) for tensor in (self.tokens, self.targets, self.weights)))
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":  # pragma: cuda
+        # from pageable memory the copy would wait for all that the device still has to compute
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,10 @@ def restored_samples(state: Mapping[str, Any], split: TokenSplit, *, sequence_le
                 f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
                 "resume with the data and settings of the run, or start a new run",
             )
-    return int(state["samples"])
+    samples = state.get("samples")
+    if type(samples) is not int or samples < 0:
+        raise DataError(f"the loader's state has no number of samples, but {samples!r}", "use another checkpoint")
+    return samples
 
 
 def validation_batches(

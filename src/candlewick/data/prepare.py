@@ -33,13 +33,14 @@ from candlewick import __version__
 from candlewick.artifacts import FileEntry, Manifest, publish, read_manifest, require_replaceable, verify
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
-from candlewick.data.encode import REFERENCE, Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
+from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of
 from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
 from candlewick.errors import ArtifactError, DataError, EnvironmentFault, Interrupted
 from candlewick.tokenizer.bpe import DELIMITER, Tokenizer
+from candlewick.tokenizer.encoder import ReferenceEncoder
 
 _TASKS_PER_WORKER = 16
 
@@ -190,7 +191,7 @@ def _run(
         for task, receipt, backend in _run_in_processes(todo, target, workers):  # noqa: B007
             receipts[task.index] = receipt
             report(task.text_bytes)
-        if backend == REFERENCE:
+        if backend == ReferenceEncoder.name:
             _log.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
     return [receipts[task.index] for task in tasks], backend
 

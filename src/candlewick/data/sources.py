@@ -40,11 +40,6 @@ class Corpus:
     files: tuple[SourceFile, ...]
     config: DataConfig
 
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of the files on disk."""
-        return sum(file.bytes for file in self.files)
-
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """SHA-256 of each file's content; reads every byte once."""

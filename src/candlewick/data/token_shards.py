@@ -57,7 +57,7 @@ def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What the manifest says of one shard."""
+    """What the manifest says of one shard. Raises ValueError for what no shard can have."""
 
     name: str
     split: Split
@@ -65,6 +65,14 @@ class Shard:
     documents: int  # that end in it
     text_bytes: int
     max_id: int
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.name}: split={self.split!r}")
+        for name, least in (("tokens", 1), ("documents", 0), ("text_bytes", 1), ("max_id", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{self.name}: {name}={value!r}")
 
 
 def write_shard(folder: Path, shard: Shard, tokens: Iterable[Tokens], ends: NDArray[np.uint64]) -> list[FileEntry]:
@@ -86,7 +94,11 @@ def is_token_dataset(path: Path) -> bool:
     """Say whether a folder holds prepared tokens rather than text."""
     if not (path / MANIFEST).is_file():
         return False
-    return read_manifest(path).kind == KIND
+    try:
+        return read_manifest(path).kind == KIND
+    except ArtifactError as error:
+        _log.info("%s is taken for text: %s", path, error.problem)
+        return False
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,6 @@ class TokenSplit:
     shards: tuple[Tokens, ...]
     starts: tuple[int, ...]  # of each shard in the whole
     num_tokens: int
-    num_documents: int
     num_bytes: int  # of UTF-8 text
 
     def shard_of(self, position: int) -> int:
@@ -157,7 +168,10 @@ class TokenDataset:
 
 
 def list_shards(manifest: Manifest) -> list[Shard]:
-    """Return what a manifest says of its shards, in order. Raises KeyError or TypeError if it is malformed."""
+    """Return what a manifest says of its shards, in order.
+
+    Raises KeyError, TypeError or ValueError if it is malformed.
+    """
     return [Shard(**item) for item in manifest.details["shards"]]
 
 
@@ -177,13 +191,14 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
     try:
         vocab_size = int(manifest.details["vocab_size"])
         shards = list_shards(manifest)
+        _require_shown(manifest.details)
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
             binary = manifest.file(f"shards/{shard.name}.bin")
             index = manifest.file(f"shards/{shard.name}.idx")
             if binary.bytes != shard.tokens * item_bytes or index.bytes != shard.documents * 8:
                 raise ArtifactError(f"{folder / binary.name} has another number of tokens than the manifest says")
-            if not 0 <= shard.max_id < vocab_size:
+            if shard.max_id >= vocab_size:
                 raise ArtifactError(
                     f"{folder / binary.name} has id {shard.max_id}, the tokenizer has {vocab_size} ids",
                     "prepare it again",
@@ -193,6 +208,16 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
             f"{folder / MANIFEST} is not that of a token dataset: {error!r}", "prepare it again"
         ) from None
     return vocab_size, shards
+
+
+def _require_shown(details: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError unless the details that only `data inspect` reads are there."""
+    bad, splits = details["bad_utf8"], details["splits"]
+    counted = ("tokens", "documents", "text_bytes")
+    numbers = [bad["sequences"], *(splits[name][key] for name in splits for key in counted)]
+    texts = [details["holdout"], *bad["examples"]]
+    if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("bad_utf8, holdout or splits")
 
 
 def _open_split(
@@ -207,21 +232,24 @@ def _open_split(
         arrays,
         (0, *ends[:-1]) if ends else (),
         num_tokens=ends[-1] if ends else 0,
-        num_documents=sum(shard.documents for shard in own),
         num_bytes=sum(shard.text_bytes for shard in own),
     )
 
 
 def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
     """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
-    if rehash or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
+    try:
+        checked = Path.home() / ".cache" / "candlewick" / "verified"
+    except RuntimeError:  # no home to remember it in
+        checked = None
+    if rehash or checked is None or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
         verify(folder, manifest)
         return
     verify(folder, manifest, hashes=False)
     status = [(folder / entry.name).stat() for entry in manifest.files]
     files = [[found.st_ino, found.st_size, found.st_mtime_ns] for found in status]
     state = json_sha256([manifest.id, str(folder.resolve()), files])
-    stamp = Path.home() / ".cache" / "candlewick" / "verified" / f"{state}.json"
+    stamp = checked / f"{state}.json"
     if stamp.exists():
         return
     _log.info("checking the hashes of %s, once on this machine", folder)

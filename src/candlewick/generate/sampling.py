@@ -27,7 +27,9 @@ def sample(logits: Tensor, num_tokens: int, config: SampleConfig, generator: tor
     values, ids = logits.topk(min(config.top_k or num_tokens, num_tokens), dim=-1)  # descending
     probabilities = values.softmax(dim=-1)
     if config.top_p is not None:
-        likelier = probabilities.cumsum(dim=-1) - probabilities  # what the tokens before this one reach
+        # what the tokens up to this one reach; on the CPU, for want of a deterministic sum on CUDA
+        reached = probabilities.cpu().cumsum(dim=-1).to(probabilities.device)
+        likelier = reached - probabilities
         probabilities = probabilities.masked_fill(likelier >= config.top_p, 0.0)
     return ids.gather(-1, _draw(probabilities, generator)[:, None]).squeeze(-1)
 

@@ -164,7 +164,7 @@ def _check(tree: Json, where: str) -> str:
     pattern = _find_pattern(tree.get("pre_tokenizer"))
     require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2")))
     model = tree.get("model")
-    require(_type(model) == "BPE", "its model is not BPE")
+    require(isinstance(model, dict) and _type(model) == "BPE", "its model is not BPE")
     bpe = cast(Json, model)
     off = [name for name in (*_BPE_OFF, "ignore_merges") if bpe.get(name)]
     require(not off, f"its model sets {', '.join(off)}")

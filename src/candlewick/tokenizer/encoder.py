@@ -1,4 +1,4 @@
-"""Many texts -> one flat array of ids: the bulk encoder behind data preparation, with exchangeable backends.
+"""Many texts -> one flat array of ids: the bulk encoder behind data preparation, fast or reference.
 
     ["ab c", "", "d"]  ->  ids [x y z w] uint32, lengths [3 0 1] int64
 
@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from candlewick.errors import ConfigError, EnvironmentFault
+from candlewick.errors import EnvironmentFault
 from candlewick.tokenizer.bpe import surrogate_error
-
-BACKENDS = ("fastokens", "tokenizers")
 
 # the reference makes some 100 bytes of objects per byte of text
 _BATCH_CHARS = 1 << 18
@@ -43,27 +41,18 @@ class Encoder(Protocol):
         ...
 
 
-def make_encoder(tokenizer_json: bytes, backend: str = "auto") -> Encoder:
-    """Return an encoder for the content of a checked tokenizer.json. "auto": the fastest that there is.
-
-    Raises ConfigError for an unknown backend, EnvironmentFault for one that is asked for but cannot be had.
-    """
-    match backend:
-        case "auto":
-            try:
-                return _FastEncoder(tokenizer_json)
-            except EnvironmentFault as fault:
-                _log.warning("encoding with the reference, which is some 40 times slower: %s", fault)
-                return _ReferenceEncoder(tokenizer_json)
-        case "fastokens":
-            return _FastEncoder(tokenizer_json)
-        case "tokenizers":
-            return _ReferenceEncoder(tokenizer_json)
-        case _:
-            raise ConfigError(f"there is no encoder backend {backend!r}", f"use auto, {' or '.join(BACKENDS)}")
+def make_encoder(tokenizer_json: bytes) -> Encoder:
+    """Return the fastest encoder that there is for the content of a checked tokenizer.json."""
+    try:
+        return FastEncoder(tokenizer_json)
+    except EnvironmentFault as fault:
+        _log.warning("encoding with the reference, which is some 40 times slower: %s", fault)
+        return ReferenceEncoder(tokenizer_json)
 
 
-class _ReferenceEncoder:
+class ReferenceEncoder:
+    """What every other encoder has to agree with."""
+
     name = "tokenizers"
 
     def __init__(self, tokenizer_json: bytes) -> None:
@@ -71,6 +60,7 @@ class _ReferenceEncoder:
         self._rust.encode_special_tokens = True
 
     def encode(self, texts: list[str]) -> Encoded:
+        """See `Encoder`."""
         ids: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
         for batch in _batches(texts):
@@ -98,7 +88,9 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
         yield batch
 
 
-class _FastEncoder:
+class FastEncoder:
+    """Raises EnvironmentFault if the package is missing, or cannot use the tokenizer."""
+
     name = "fastokens"
 
     def __init__(self, tokenizer_json: bytes) -> None:
@@ -112,6 +104,7 @@ class _FastEncoder:
             raise EnvironmentFault(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
 
     def encode(self, texts: list[str]) -> Encoded:
+        """See `Encoder`."""
         try:
             ids, ends = self._rust.encode_batch_flat(texts, split_special_tokens=True)
         except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """From "how long" to a number of updates, decided once per run.
 
-Steps, tokens and epochs are numbers of updates at once. A time budget becomes one after its first twentieth has
-been spent: by then the speed is known, and the schedule, which needs to know its end, has not left its plateau.
+Steps, tokens and epochs are numbers of updates at once. A time budget becomes one as late as the schedule allows,
+so that it knows the machine's speed: at the end of the plateau of `wsd`, else after a twentieth of the time.
 """
 
 import math
@@ -29,11 +29,14 @@ def planned_steps(scheduler: SchedulerConfig, *, tokens_per_update: int, split_t
     )
 
 
-def steps_from_time(total_seconds: float, *, step: int, train_seconds: float) -> int | None:
-    """Turn a time budget into updates once the speed is known; None: not yet.
+def steps_from_time(scheduler: SchedulerConfig, *, step: int, train_seconds: float) -> int | None:
+    """Turn a time budget into updates once the speed is known; None: not yet, or there is no such budget.
 
     `train_seconds` is the time spent in the first `step` updates.
     """
-    if step < _MIN_MEASURED_STEPS or train_seconds < _MEASURED_SHARE * total_seconds:
+    total_seconds, share = scheduler.total_seconds, _MEASURED_SHARE
+    if scheduler.strategy == "wsd":
+        share = max(share, 1.0 - scheduler.decay_fraction)
+    if total_seconds is None or step < _MIN_MEASURED_STEPS or train_seconds < share * total_seconds:
         return None
     return max(step + 1, round(step * total_seconds / train_seconds))

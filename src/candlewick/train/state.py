@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 
+from candlewick.artifacts import canonical_json
+from candlewick.config import Steps
 from candlewick.errors import CheckpointError
 
 
@@ -16,18 +19,20 @@ from candlewick.errors import CheckpointError
 class TrainState:
     """Counters of a run."""
 
-    step: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for `from_json`
+
+    step: Steps = 0
     """Completed updates."""
-    tokens: int = 0
+    tokens: Steps = 0
     """Tokens trained on."""
-    total_steps: int | None = None
+    total_steps: Steps | None = None
     """Where the run ends; None until a time budget has become a number of steps."""
     train_seconds: float = 0.0
     """Seconds in training steps, evaluation and saving left out."""
-    nonfinite_in_a_row: int = 0
-    skipped_steps: int = 0
+    nonfinite_in_a_row: Steps = 0
+    skipped_steps: Steps = 0
     """Updates skipped because loss or gradients were not finite, over the whole run."""
-    evaluated_step: int = 0
+    evaluated_step: Steps = 0
     """The last step whose regular evaluation is done."""
     best_loss: float | None = None
     """Lowest validation loss at a regular evaluation."""
@@ -38,10 +43,10 @@ class TrainState:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "TrainState":
-        """Read them back. Raises CheckpointError when keys differ."""
+        """Read them back. Raises CheckpointError when keys or types differ."""
         try:
-            return cls(**raw)
-        except TypeError as error:
+            return TypeAdapter(cls).validate_json(canonical_json(raw))
+        except ValueError as error:
             raise CheckpointError(f"state.json has other counters than this version: {error}") from None
 
 
@@ -56,12 +61,18 @@ def random_state(device: torch.device) -> dict[str, str]:
 
 
 def restore_random_state(state: dict[str, str], device: torch.device) -> None:
-    """Set what `random_state` returned. A device type that was not saved keeps its state."""
-    for kind, text in state.items():
-        tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
-        if kind == "cpu":
-            torch.set_rng_state(tensor)
-        elif kind == device.type == "cuda":  # pragma: cuda
-            torch.cuda.set_rng_state(tensor, device)
-        elif kind == device.type == "mps":  # pragma: mps
-            torch.mps.set_rng_state(tensor)
+    """Set what `random_state` returned. A device type that was not saved keeps its state.
+
+    Raises CheckpointError for what is no random state.
+    """
+    try:
+        for kind, text in state.items():
+            tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()
+            if kind == "cpu":
+                torch.set_rng_state(tensor)
+            elif kind == device.type == "cuda":  # pragma: cuda
+                torch.cuda.set_rng_state(tensor, device)
+            elif kind == device.type == "mps":  # pragma: mps
+                torch.mps.set_rng_state(tensor)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"state.json has a random state that cannot be set: {error}") from None

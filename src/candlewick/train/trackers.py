@@ -6,15 +6,17 @@
 
 One JSON object per line, appended and flushed line by line, so a killed process loses at most the line that it
 was writing. Going on from step n cuts off that torn line and every row after step n: no step is ever there
-twice. A figure that is not finite becomes null, which JSON can say. Rows are handed to the operating system,
-not fsynced: after a power cut the last seconds of figures may be missing, the checkpoints are not.
+twice. Other lines that are no rows stay; reading leaves them out, with a warning. A figure that is not finite
+becomes null, which JSON can say. Rows are handed to the operating system, not fsynced: after a power cut the
+last seconds of figures may be missing, the checkpoints are not.
 """
 
 import importlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -71,13 +73,13 @@ class JsonlTracker:
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._kept: list[dict[str, Any]] = []
         if resume_step is None:
             path.unlink(missing_ok=True)
         elif path.exists():
-            _cut(path, resume_step)
             # the evaluation after the last save comes again when a finished run is resumed
-            self._kept = [row for row, _ in _rows(path) if row is not None and row["step"] == resume_step]
+            self._kept = _cut(path, resume_step)
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
@@ -92,13 +94,24 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._named():
+            self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
         row = {"step": step, **values}
         if row not in self._kept:
-            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            self._file.flush()
+            with self._named():
+                self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                self._file.flush()
+
+    @contextmanager
+    def _named(self) -> Generator[None]:
+        """Let an error say which file it is about: a full disk does not."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._path)
+            raise
 
 
 class TensorBoardTracker:
@@ -130,45 +143,45 @@ class TensorBoardTracker:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file; a torn last line is left out.
-
-    Raises DataError when the file is missing or a line before the last is no row.
-    """
+    """Return the rows of a metrics file. Raises DataError when it is missing."""
     if not path.is_file():
         raise DataError(f"{path} is missing: no run has logged there", "give the run folder's metrics.jsonl")
-    rows: list[dict[str, Any]] = []
-    torn = 0
-    for number, (row, _) in enumerate(_rows(path), start=1):
-        if torn:
-            raise DataError(f"{path} line {torn} is no metrics row: the file was damaged or edited")
-        if row is None:
-            torn = number
-        else:
-            rows.append(row)
-    return rows
+    return [row for row, _ in _rows(path)]
 
 
-def _cut(path: Path, resume_step: int) -> None:
-    """Truncate at the first line that is no whole row or belongs to a later step."""
+def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
+    """Truncate after the last row before one of a later step; return the rows of `resume_step`."""
     size = path.stat().st_size
     end = 0
+    kept: list[dict[str, Any]] = []
     for row, next_offset in _rows(path):
-        if row is None or row["step"] > resume_step:
+        if row["step"] > resume_step:
             break
         end = next_offset
+        if row["step"] == resume_step:
+            kept.append(row)
     if end < size:
         _logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
         with path.open("r+b") as file:
             file.truncate(end)
+    return kept
 
 
-def _rows(path: Path) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """Yield (row or None if the line is none, offset after the line)."""
-    offset = 0
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield (row, offset after its line). Lines that are none are left out, and the first before a row is told."""
+    offset = damaged = 0
+    is_told = False
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             offset += len(line)
-            yield (_parse(line) if line.endswith(b"\n") else None), offset
+            row = _parse(line) if line.endswith(b"\n") else None
+            if row is None:
+                damaged = damaged or number
+                continue
+            if damaged and not is_told:
+                _logger.warning("%s line %d is no metrics row: the file was damaged or edited", path, damaged)
+                is_told = True
+            yield row, offset
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -106,9 +106,9 @@ class Trainer:
 
     def _plan_end(self) -> None:
         """Turn a time budget into a number of steps, once."""
-        state, seconds = self.state, self.scheduler.total_seconds
-        if state.total_steps is None and seconds is not None:
-            state.total_steps = steps_from_time(seconds, step=state.step, train_seconds=state.train_seconds)
+        state = self.state
+        if state.total_steps is None:
+            state.total_steps = steps_from_time(self.scheduler, step=state.step, train_seconds=state.train_seconds)
 
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""

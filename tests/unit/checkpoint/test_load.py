@@ -68,7 +68,7 @@ def test_tensors_that_are_not_the_models_are_named(make_model, tmp_path):
         ('{"version": 1, "loader": {"x": 1e999}}', "cannot be read"),
         (
             '{"version": 1, "loader": [], "threads": null, "counters": 5, "random": "00", "config": []}',
-            "lacks config, counters, loader, random, threads, or has them in another form",
+            "lacks config, counters, loader, random, threads or has them in another form",
         ),
     ],
 )
@@ -151,9 +151,11 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(plain):
         load_for_inference(plain, CPU)
 
 
-@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**12}, {"hidden_size": 1 << 40}, {"vocab_size": 10**15}])
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 10**12}, {"hidden_size": 1 << 40}, {"vocab_size": 10**15}]
+)
 def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(plain, change):
     config = json.loads((plain / "config.json").read_bytes())
     (plain / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(CheckpointError, match=r"holds 28,\d{3} numbers, the model of .*config\.json has [\d,]{13,}"):
+    with pytest.raises(CheckpointError, match=r"holds 30,944 numbers, the model of .*config\.json has [\d,]{13,}"):
         load_for_inference(plain, CPU)

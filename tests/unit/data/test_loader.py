@@ -95,7 +95,7 @@ def test_seeds_and_datasets_differ():
     base = read(make_loader(), 2)
     assert read(make_loader(), 2) == base
     assert read(make_loader(seed=2), 2) != base
-    other = type(SPLIT)("train", "other", SPLIT.shards, SPLIT.starts, SPLIT.num_tokens, 1, 1)
+    other = type(SPLIT)("train", "other", SPLIT.shards, SPLIT.starts, SPLIT.num_tokens, 1)
     assert read(make_loader(other), 2) != base
 
 

@@ -176,10 +176,10 @@ def test_text_that_gives_no_dataset_is_an_error(write, tmp_path, tokenizer_dir, 
 
 def test_what_is_no_dataset_is_not_replaced(write, tmp_path, tokenizer_dir):
     config = config_of(write("in/a.txt", "some words\n" * 1000))
-    with pytest.raises(ArtifactError, match="was not written by candlewick"):
+    with pytest.raises(ArtifactError, match="so it is not replaced by"):
         prepare(config, tokenizer_dir, tmp_path / "in")
     write("run/manifest.json", json.dumps({"kind": "run", "version": 1, "files": []} | EMPTY))
-    with pytest.raises(ArtifactError, match="is a 'run' artifact, expected 'tokens'"):
+    with pytest.raises(ArtifactError, match="is a run, so it is not replaced by the new tokens"):
         prepare(config, tokenizer_dir, tmp_path / "run")
     (tmp_path / "empty").mkdir()
     assert not prepare(config, tokenizer_dir, tmp_path / "empty")[1]

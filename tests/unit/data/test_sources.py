@@ -62,7 +62,6 @@ def test_documents_stream_through_all_files(write, tmp_path):
         ("two", "b.jsonl"),
         ("three", "b.jsonl"),
     ]
-    assert corpus.total_bytes == 3 + len('{"text": "two"}\n{"text": "three"}\n')
 
 
 def test_the_fingerprint_is_of_names_and_contents_not_of_places(write, tmp_path):
@@ -82,7 +81,7 @@ def test_the_fingerprint_is_of_names_and_contents_not_of_places(write, tmp_path)
 def test_the_standard_library(monkeypatch):
     corpus = open_corpus(["stdlib://"], CONFIG)
     found = [file.name for file in corpus.files]
-    assert 3e6 < corpus.total_bytes < 30e6
+    assert 3e6 < sum(file.bytes for file in corpus.files) < 30e6
     assert "stdlib://json/decoder.py" in found
     assert found == sorted(found, key=lambda name: name.removeprefix("stdlib://").removesuffix(".py").split("/"))
     for part in ("/test/", "/tests/", "idlelib", "lib2to3", "ensurepip", "_sysconfigdata", "site-packages"):

@@ -154,7 +154,10 @@ def test_a_missing_and_a_foreign_shard_are_named(tmp_path):
         (lambda m: m["details"]["shards"][0].update(max_id=True), "train-00000: max_id=True"),
         (lambda m: m["details"]["shards"][0].update(split="test"), "train-00000: split='test'"),
         (lambda m: m["details"].pop("holdout"), r"not that of a token dataset: KeyError\('holdout'\)"),
-        (lambda m: m["details"]["bad_utf8"].pop("examples"), r"not that of a token dataset: KeyError\('examples'\)"),
+        (
+            lambda m: m["details"]["bad_utf8"].pop("examples"),
+            r"not that of a token dataset: KeyError\('examples'\)",
+        ),
         (lambda m: m["details"].update(splits={"train": {"tokens": 3}}), "not that of a token dataset: KeyError"),
         (lambda m: m["details"].update(splits=5), "not that of a token dataset"),
         (lambda m: m["details"].update(vocab_size=20), r"train-00002\.bin has id 35, the tokenizer has 20 ids"),

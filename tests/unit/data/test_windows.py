@@ -13,7 +13,7 @@ def make_split(*sizes: int) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes."""
     bounds = [0, *itertools.accumulate(sizes)]
     shards = tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds))
-    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 1, 4 * bounds[-1])
+    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 4 * bounds[-1])
 
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)

@@ -147,7 +147,7 @@ def test_another_folder_is_refused_before_training(make, tmp_path, monkeypatch):
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "mine").write_text("x")
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", None)
-    with pytest.raises(ArtifactError, match="is not replaced by a tokenizer"):
+    with pytest.raises(ArtifactError, match="is not replaced by the new tokenizer"):
         make()
 
 

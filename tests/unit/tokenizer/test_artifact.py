@@ -58,6 +58,6 @@ def test_a_tokenizer_that_loses_text_is_not_written(trained, tmp_path, monkeypat
 def test_a_folder_of_something_else_is_not_replaced(trained, tmp_path):
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "mine").write_text("x")
-    with pytest.raises(ArtifactError, match="was not written by candlewick"):
+    with pytest.raises(ArtifactError, match="so it is not replaced by"):
         write(trained, tmp_path / "tok", [])
     assert [path.name for path in tmp_path.iterdir()] == ["tok"]

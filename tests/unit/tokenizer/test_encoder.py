@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.errors import ConfigError, EnvironmentFault, TokenizerError
+from candlewick.errors import EnvironmentFault, TokenizerError
 from candlewick.tokenizer import encoder
-from candlewick.tokenizer.encoder import BACKENDS, make_encoder
+from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder, make_encoder
 
 SPECIAL_CASES = [
     "",
@@ -33,11 +33,11 @@ def split(flat, lengths) -> list[list[int]]:
     return [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])] if len(lengths) else []
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=[FastEncoder, ReferenceEncoder])
 def bulk(request, tokenizer):
-    if request.param == "fastokens":
+    if request.param is FastEncoder:
         pytest.importorskip("fastokens")
-    return make_encoder(tokenizer.json_bytes, request.param)
+    return request.param(tokenizer.json_bytes)
 
 
 def test_bulk_ids_are_those_of_the_tokenizer(bulk, tokenizer, texts, odd_texts):
@@ -66,16 +66,11 @@ def test_many_texts_go_in_batches(tokenizer, monkeypatch):
     monkeypatch.setattr(encoder, "_BATCH_CHARS", 10)
     monkeypatch.setattr(encoder, "_BATCH_TEXTS", 3)
     samples = ["", "a", "b c", "d" * 30, "", "e", "f", "g", "h", "i"]
-    found = make_encoder(tokenizer.json_bytes, "tokenizers").encode(samples)
+    found = ReferenceEncoder(tokenizer.json_bytes).encode(samples)
     assert split(*found) == [tokenizer.encode(text) for text in samples]
 
 
-def test_an_unknown_backend_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match="no encoder backend 'gpu' .*use auto, fastokens or tokenizers"):
-        make_encoder(tokenizer.json_bytes, "gpu")
-
-
-def test_auto_is_the_fast_one_where_it_is_installed(tokenizer):
+def test_it_is_the_fast_one_where_it_is_installed(tokenizer):
     pytest.importorskip("fastokens")
     assert make_encoder(tokenizer.json_bytes).name == "fastokens"
 
@@ -83,7 +78,7 @@ def test_auto_is_the_fast_one_where_it_is_installed(tokenizer):
 def test_a_missing_backend_is_an_error_when_asked_for_and_else_a_warning(tokenizer, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "fastokens", None)
     with pytest.raises(EnvironmentFault, match="fastokens is not installed .*pip install 'candlewick"):
-        make_encoder(tokenizer.json_bytes, "fastokens")
+        FastEncoder(tokenizer.json_bytes)
     with caplog.at_level(logging.WARNING, "candlewick"):
         assert make_encoder(tokenizer.json_bytes).name == "tokenizers"
     assert "encoding with the reference" in caplog.text
@@ -96,4 +91,4 @@ def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch
     fake = SimpleNamespace(Tokenizer=SimpleNamespace(from_json_str=refuse))
     monkeypatch.setitem(sys.modules, "fastokens", fake)
     with pytest.raises(EnvironmentFault, match="fastokens cannot use this tokenizer: unsupported pattern"):
-        make_encoder(tokenizer.json_bytes, "fastokens")
+        FastEncoder(tokenizer.json_bytes)

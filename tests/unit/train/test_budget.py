@@ -2,6 +2,7 @@ import pytest
 
 from candlewick.config import SchedulerConfig
 from candlewick.errors import ConfigError
+from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import planned_steps, steps_from_time
 
 
@@ -26,7 +27,21 @@ def test_a_run_with_no_end_is_an_error():
 
 
 def test_time_becomes_steps_after_a_twentieth():
-    assert steps_from_time(100.0, step=100, train_seconds=4.9) is None
-    assert steps_from_time(100.0, step=9, train_seconds=50.0) is None
-    assert steps_from_time(100.0, step=100, train_seconds=5.0) == 2000
-    assert steps_from_time(1.0, step=10, train_seconds=60.0) == 11
+    scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
+    assert steps_from_time(scheduler, step=100, train_seconds=4.9) is None
+    assert steps_from_time(scheduler, step=9, train_seconds=50.0) is None
+    assert steps_from_time(scheduler, step=100, train_seconds=5.0) == 2000
+    assert steps_from_time(scheduler, step=10, train_seconds=6000.0) == 11
+    assert steps_from_time(SchedulerConfig(total_steps=5), step=10, train_seconds=60.0) is None
+
+
+def test_a_plateau_is_measured_to_its_end():
+    scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.8)
+    assert steps_from_time(scheduler, step=100, train_seconds=19.0) is None
+    total = steps_from_time(scheduler, step=100, train_seconds=20.0)
+    assert total == 500
+    # the decay begins where the plateau has just ended
+    assert multiplier(scheduler, 100, total) == 1.0
+    assert multiplier(scheduler, 101, total) < 1.0
+    whole = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=1.0)
+    assert steps_from_time(whole, step=100, train_seconds=5.0) == 2000

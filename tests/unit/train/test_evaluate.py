@@ -36,7 +36,7 @@ def split(tokenizer) -> TokenSplit:
     ids = [i for text in TEXTS for i in (tokenizer.delimiter_id, *tokenizer.encode(text))]
     shards = (np.array(ids[:50], np.uint16), np.array(ids[50:], np.uint16))
     size = sum(len(text.encode()) for text in TEXTS)
-    return TokenSplit("validation", "a" * 64, shards, (0, 50), len(ids), len(TEXTS), size)
+    return TokenSplit("validation", "a" * 64, shards, (0, 50), len(ids), size)
 
 
 def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -146,8 +147,9 @@ def test_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: p
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
-    tracker.close()
-    tracker._file = Path("/dev/full").open("a", encoding="utf-8")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, tracker._file.fileno())
+    os.close(full)
     for action in (lambda: tracker.log(1, {"train/loss": 1.0}), tracker.close):
         with pytest.raises(OSError, match="No space left") as caught:
             action()
