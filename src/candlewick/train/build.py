@@ -152,7 +152,8 @@ def _restore(
             torch.get_num_threads(),
         )
     # a time budget became a number of steps when the run was young; any other end, or another budget, is read anew
-    same_budget = resumed.state["config"]["scheduler"]["total_seconds"] == config.scheduler.total_seconds
+    saved: dict[str, Any] = resumed.state["config"].get("scheduler", {})
+    same_budget = saved.get("total_seconds") == config.scheduler.total_seconds
     return state if planned is None and same_budget else replace(state, total_steps=planned)
 
 
@@ -232,12 +233,12 @@ def _evaluator(
 
 def _check_same_shape(config: RunConfig, resumed: Resumed) -> None:
     """Refuse to go on with another model, by name of what differs. Raises CheckpointError."""
-    saved: dict[str, Any] = resumed.state["config"]
+    saved: dict[str, Any] = resumed.state["config"].get("model", {})
     now = config.model_dump(mode="json")
     different = [
-        f"model.{key} (was {saved['model'].get(key)!r}, is {value!r})"
+        f"model.{key} (was {saved.get(key)!r}, is {value!r})"
         for key, value in now["model"].items()
-        if value != saved["model"].get(key)
+        if value != saved.get(key)
     ]
     if different:
         raise CheckpointError(
