@@ -4,8 +4,9 @@
 
 All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
 relative to the folder of its file; of a shipped profile or an override, to the current folder. A layer that names
-another `optimizer.algorithm` drops the optimizer settings below it: they were meant for the other one. A layer
-that says how the run ends replaces the end that layers below it named.
+another kind (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it:
+they were meant for the other one. Of settings that say the same thing in different ways (how the run ends, what to
+train on, the size of the global batch) a layer that names one replaces what layers below it said.
 
 The tree that `dump_*` writes holds every setting, absolute paths included, so it means the same from everywhere.
 """
@@ -13,7 +14,7 @@ The tree that `dump_*` writes holds every setting, absolute paths included, so i
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from candlewick.config import RunConfig
-from candlewick.config_keys import find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config_keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
 from candlewick.config_text import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse, write_json, write_toml
 from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten, write_yaml
 from candlewick.errors import ConfigError
@@ -31,8 +32,14 @@ Tree = dict[str, Any]
 
 _MAX_PARENTS = 8
 _MAX_SHOWN = 20
+_KINDS = tuple((section, (kind,)) for section, kind in KINDS.items())
+_IN_RUN_FOLDER = "config.yaml"
 _OVERRIDE = "--override"
-_ENDS = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
+_ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
+    (("scheduler",), ("total_steps", "total_tokens", "total_epochs", "total_seconds")),
+    (("data",), ("train_shards", "mixture")),
+    (("data",), ("global_batch_size", "global_batch_tokens")),
+)
 _PART = r"[A-Za-z_][\w-]*(?:\[[0-9]{1,6}\])*"
 _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 
@@ -82,8 +89,8 @@ class _Settings:
             return
         value = _resolve(guard(value, key, report), key, Path.cwd(), report)
         try:
-            if key == ("optimizer", "algorithm") or (len(key) == 2 and key[0] == "scheduler" and key[1] in _ENDS):
-                self.tree = cast(Tree, _merge(self.tree, {str(key[0]): {str(key[-1]): value}}))
+            if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
+                self.tree = cast(Tree, _merge(self.tree, _nested(key, value)))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
@@ -99,29 +106,52 @@ class _Settings:
         except ValidationError as error:
             config = None
             known = {key for _, key, _ in self.problems}
-            found = [(self._place(key), key, what) for key, what in find_problems(error, self.tree)]
+            found = [(self.place(key), key, what) for key, what in find_problems(error, self.tree)]
             self.problems += [problem for problem in found if problem[1] not in known]
         if config is None or self.problems:
             raise ConfigError(_describe(self.problems))
         return config
 
-    def _place(self, key: Key) -> str:
+    def place(self, key: Key) -> str:
+        """Where a key of the tree, or the nearest section around it, was set."""
         ends = range(len(key), -1, -1)
         return next((self.places[key[:end]] for end in ends if key[:end] in self.places), "the configuration")
 
 
 def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a configuration: a YAML, TOML or JSON file, or the name of a shipped profile; None: the defaults.
+    """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
     `overrides` are `key=value`, the later ones over the earlier. Raises ConfigError that names every problem.
     """
+    return _read(source, overrides).validate()
+
+
+def load_with_origins(
+    source: str | Path | None, overrides: Sequence[str] = ()
+) -> tuple[RunConfig, dict[str, str]]:
+    """Read a configuration as `load_config` does; also return what set each key of it.
+
+    That is a file with its line, `--override`, or `default`.
+    """
+    settings = _read(source, overrides)
+    config = settings.validate()
+    origins: dict[str, str] = {}
+    for key, _ in _leaves(to_tree(config), ()):
+        section = look_up(settings.tree, key[:-1])
+        is_set = isinstance(section, dict) and key[-1] in section
+        origins[dotted(key)] = settings.place(key) if is_set else "default"
+    return config, origins
+
+
+def _read(source: str | Path | None, overrides: Sequence[str]) -> _Settings:
     settings = _Settings()
     for file in reversed(_read_files(source)):
         settings.add_file(file)
-    # what names another algorithm drops settings, so it comes first
-    for override in sorted(overrides, key=lambda text: not text.strip().startswith("optimizer.algorithm")):
+    # what names another kind drops settings, so it comes first
+    kinds = tuple(dotted((*section, kind)) for section, kind in KINDS.items())
+    for override in sorted(overrides, key=lambda text: not text.strip().startswith(kinds)):
         settings.add_override(override)
-    return settings.validate()
+    return settings
 
 
 def profiles() -> list[str]:
@@ -156,6 +186,8 @@ def _read_file(source: str | Path, folder: Path) -> _File:
         return _File(f"profile {source}", Path(f"{source}.yaml"), Path.cwd(), parse(text, "yaml"))
     try:
         path = folder / Path(source).expanduser()
+        if path.is_dir():
+            path = path / _IN_RUN_FOLDER
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:
@@ -219,11 +251,17 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
     if not isinstance(under, dict) or not isinstance(over, dict):
         return over
     old, new = cast(Tree, under), cast(Tree, over)
-    if key == ("optimizer",) and "algorithm" in new and new["algorithm"] != old.get("algorithm", "muon"):
+    kind = KINDS.get(key)
+    if kind in new and new[kind] != old.get(kind, "muon"):
         return new
-    if key == ("scheduler",) and any(new.get(end) is not None for end in _ENDS):
-        old = {name: value for name, value in old.items() if name not in _ENDS}
+    for section, names in _ALTERNATIVES:
+        if key == section and any(map(new.get, names)):
+            old = {name: value for name, value in old.items() if name not in names}
     return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
+
+
+def _nested(key: Key, value: object) -> object:
+    return _nested(key[:-1], {key[-1]: value}) if key else value
 
 
 def _read_override(text: str, report: Report) -> tuple[Key, object]:
@@ -254,7 +292,7 @@ def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
             raise ValueError(f"{dotted(done)} is not a section")
         section = cast(Tree, node or {})
         return section | {part: _assign(section.get(part), rest, value, (*done, part))}
-    entries = look_up(to_tree(RunConfig()), done) if node is None else node
+    entries = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
     if not isinstance(entries, list):
         raise ValueError(f"{dotted(done)} is not a list")
     items = cast(list[object], entries)
@@ -267,6 +305,19 @@ def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
 def to_tree(config: RunConfig) -> Tree:
     """Return every setting as plain values."""
     return config.model_dump(mode="json")
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return every setting by its dotted key; lists are one value."""
+    return {dotted(key): value for key, value in _leaves(to_tree(config), ())}
+
+
+def _leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
+    if isinstance(value, dict) and value:
+        for name, item in cast(Tree, value).items():
+            yield from _leaves(item, (*key, name))
+    else:
+        yield key, value
 
 
 def dump_yaml(config: RunConfig) -> str:

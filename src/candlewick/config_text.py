@@ -10,6 +10,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
@@ -21,7 +22,7 @@ Report = Callable[[Key, str], None]
 MAX_BYTES = 1 << 20
 SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
-_TOML_HEADER = re.compile(r"\s*\[([^\[\]]+)\]")
+_TOML_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")
 _TOML_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of document\)")
 
@@ -132,10 +133,14 @@ def _parse_toml(text: str) -> Parsed:
         match = _TOML_LINE.search(str(error))
         line = int(match[1]) if match and match[1] else len(lines) if match else 1
         parsed.fail(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
-    section: tuple[str, ...] = ()
+    section: Key = ()
+    tables: Counter[Key] = Counter()  # of each list of tables, how many there were
     for number, line in enumerate(lines, start=1):
         if header := _TOML_HEADER.match(line[:500]):
-            section = _toml_parts(header[1])
+            section = _toml_parts(header[2])
+            if header[1]:
+                tables[section] += 1
+                section = (*section, tables[section] - 1)
             parsed.lines.setdefault(section, number)
         elif assignment := _TOML_KEY.match(line[:500]):
             parsed.lines.setdefault((*section, *_toml_parts(assignment[1])), number)
@@ -170,5 +175,8 @@ def _toml_table(section: dict[str, Any], key: tuple[str, ...]) -> Iterator[str]:
 def _toml_value(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, cast('list[object]', value)))}]"
+    if isinstance(value, dict):  # in a list
+        entries = cast("dict[str, object]", value).items()
+        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in entries)}}}"
     # JSON's text, numbers and booleans are TOML's too, but for one character
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

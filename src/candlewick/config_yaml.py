@@ -78,7 +78,9 @@ def read_scalar(text: str) -> object:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """Cut text for a message."""
+    """Cut text for a message; what a terminal cannot show, or would obey, is escaped."""
+    text = text[: length + 1]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

@@ -36,6 +36,14 @@ def test_toml_keys_have_lines():
     }  # fmt: skip
 
 
+def test_every_table_of_a_list_has_its_lines():
+    lines = parse("[[a.b]]\nx = 1\n[[a.b]]\nx = 2\n[[c]]\ny = 3\n", "toml").lines
+    assert lines == {
+        ("a", "b", 0): 1, ("a", "b", 0, "x"): 2, ("a", "b", 1): 3, ("a", "b", 1, "x"): 4,
+        ("c", 0): 5, ("c", 0, "y"): 6,
+    }  # fmt: skip
+
+
 def test_a_key_without_a_line_has_that_of_its_section():
     lines = {("a",): 3, ("a", "b"): 5}
     assert line_of(lines, ("a", "b", 0)) == 5
@@ -117,7 +125,12 @@ leaves = (
     | st.text(st.characters(codec="utf-8"))
 )  # fmt: skip
 tables = st.recursive(
-    st.dictionaries(names, leaves | st.lists(leaves, max_size=3), min_size=1, max_size=4),
+    st.dictionaries(
+        names,
+        leaves | st.lists(leaves | st.dictionaries(names, leaves, max_size=2), max_size=3),
+        min_size=1,
+        max_size=4,
+    ),
     lambda inner: st.dictionaries(names, leaves | inner, min_size=1, max_size=4),
     max_leaves=4,
 )

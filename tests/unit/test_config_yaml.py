@@ -207,3 +207,8 @@ def test_keys_are_written_as_in_overrides():
 def test_long_text_is_cut():
     assert shorten("abc", 3) == "abc"
     assert shorten("abcdef", 5) == "ab..."
+
+
+def test_what_a_terminal_would_obey_is_escaped():
+    assert shorten("a\x1b[31m\n\u2028é\udcff") == "a\\x1b[31m\\n\\u2028é\\udcff"
+    assert len(shorten("\x1b" * 1000)) == 60

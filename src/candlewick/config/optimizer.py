@@ -1,0 +1,133 @@
+"""The optimizers, told apart by `algorithm`, and the learning rate over time."""
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Discriminator, Field, Tag
+
+from candlewick.config.section import Count, Fraction, NotNegative, Positive, Section, Steps
+
+Role = Literal["matrix", "embedding", "head", "vector"]
+
+
+class _Optimizer(Section):
+    """What all optimizers have."""
+
+    learning_rate: Positive = 3e-4
+    """Peak learning rate."""
+    weight_decay: NotNegative = 0.1
+    """Weight decay, times the learning rate, per update; `adam` and `sgd` add it to the gradient."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """What decays: weight matrices (embeddings included), or every parameter."""
+    max_grad_norm: Positive | None = 1.0
+    """Clip the global gradient norm to this; null: never."""
+    learning_rate_scales: dict[Role, NotNegative] = Field(default={})
+    """Factors on the learning rate by kind of parameter: matrix (of the blocks), embedding, head, vector."""
+    ema_decay: Fraction | None = None
+    """Average the weights with this decay per update; evaluated, sampled and saved instead of the last ones."""
+
+
+class AdamWConfig(_Optimizer):
+    """AdamW with decoupled weight decay (arXiv:1711.05101)."""
+
+    algorithm: Literal["adam_w"] = "adam_w"
+    beta1: Fraction = 0.9
+    """Decay of the first moment."""
+    beta2: Fraction = 0.95
+    """Decay of the second moment."""
+    epsilon: Positive = 1e-8
+    """Added to the square root of the second moment."""
+
+
+class AdamConfig(AdamWConfig):
+    """Adam (arXiv:1412.6980); weight decay is part of the gradient."""
+
+    algorithm: Literal["adam"] = "adam"  # pyright: ignore[reportIncompatibleVariableOverride]
+    weight_decay: NotNegative = 0.0
+    """Added to the gradient, times the weight (L2)."""
+
+
+class SGDConfig(_Optimizer):
+    """Stochastic gradient descent with momentum; weight decay is part of the gradient."""
+
+    algorithm: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 0.1
+    """Peak learning rate."""
+    weight_decay: NotNegative = 0.0
+    """Added to the gradient, times the weight (L2)."""
+    momentum: Fraction = 0.9
+    """Share of the last direction that is kept."""
+    nesterov: bool = False
+    """Look ahead by one step of momentum."""
+
+
+class LionConfig(_Optimizer):
+    """Lion: the sign of an interpolated momentum (arXiv:2302.06675, algorithm 2)."""
+
+    algorithm: Literal["lion"] = "lion"
+    learning_rate: Positive = 1e-4
+    """Peak learning rate; 3 to 10 times smaller than AdamW's."""
+    weight_decay: NotNegative = 0.3
+    """Decoupled decay, times the learning rate; 3 to 10 times AdamW's."""
+    beta1: Fraction = 0.9
+    """Share of the momentum in the direction of the update."""
+    beta2: Fraction = 0.99
+    """Decay of the momentum."""
+
+
+class MuonConfig(AdamWConfig):
+    """Muon for the matrices of the blocks, AdamW for embeddings, head and vectors."""
+
+    algorithm: Literal["muon"] = "muon"  # pyright: ignore[reportIncompatibleVariableOverride]
+    learning_rate: Positive = 0.02
+    """Peak learning rate of the matrices."""
+    adam_learning_rate: Positive = 3e-3
+    """Peak learning rate of everything else."""
+    momentum: Fraction = 0.95
+    """Nesterov momentum of the matrices."""
+    newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = 5
+    """Iterations that bring a matrix's singular values near 1."""
+    coefficients: Literal["quintic", "polar_express"] = "quintic"
+    """Of the iterations: Muon's constant ones, or the optimal ones of each step (arXiv:2505.16932)."""
+    normuon_beta2: Fraction | None = None
+    """Decay of a second moment per neuron, which evens out rows of an update (arXiv:2510.05491); null: none."""
+    cautious_decay: bool = False
+    """Decay only weights that the update moves towards zero anyway (arXiv:2510.12402)."""
+
+
+def _algorithm(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(cast("dict[str, Any]", value).get("algorithm", "muon"))
+    return str(getattr(value, "algorithm", "muon"))
+
+
+OptimizerConfig = Annotated[
+    Annotated[MuonConfig, Tag("muon")]
+    | Annotated[AdamWConfig, Tag("adam_w")]
+    | Annotated[AdamConfig, Tag("adam")]
+    | Annotated[SGDConfig, Tag("sgd")]
+    | Annotated[LionConfig, Tag("lion")],
+    Discriminator(_algorithm),
+]
+
+
+class SchedulerConfig(Section):
+    """The learning rate over time, and where the run ends: training needs exactly one of the four totals."""
+
+    strategy: Literal["constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"] = "wsd"
+    """constant and cosine warm up only if told to; linear_warmup is then flat; wsd flat, then a linear decay."""
+    warmup_steps: Steps | None = None
+    """Steps of linear warm-up; null: 2 % of the run, at most 2,000; none for constant and cosine."""
+    decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
+    """Last share of the run over which `wsd` decays."""
+    power: Positive = 1.0
+    """Of `polynomial`: 1 is a straight line from the peak to the end, 2 a parabola."""
+    min_lr: NotNegative = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    total_steps: Count | None = None
+    """End after so many updates."""
+    total_tokens: Count | None = None
+    """End after so many tokens."""
+    total_epochs: Positive | None = None
+    """End after so many passes over the training tokens."""
+    total_seconds: Positive | None = None
+    """End after about so many seconds of training; becomes a number of steps once, when the speed is known."""

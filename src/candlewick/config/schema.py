@@ -1,0 +1,135 @@
+"""The tree of settings as JSON schema, and the same in words.
+
+    json_schema()   for editors: they complete and check a configuration while it is written
+    groups()        one section after another with the schema of each setting, for pages and explanations
+
+The schema accepts whatever the loader accepts. As any file may leave out what its parent (`extends`) says, no
+setting is required, and which kind an optimizer is stays open as long as nothing names it. Relations between
+settings are the loader's: it is stricter.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from candlewick.config.run import RunConfig
+
+Schema = dict[str, Any]
+
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+_SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A section, or one of its kinds."""
+
+    name: str
+    """`optimizer`; `data.mixture[]` of each entry of a list; empty for the top of the tree."""
+    kind: str | None
+    """`algorithm: muon` of a section that is one of several."""
+    meaning: str
+    settings: dict[str, Schema]
+    """Schemas, each with `required` as well."""
+
+
+def json_schema() -> Schema:
+    """Return the schema of a configuration file (JSON schema, draft 2020-12)."""
+    schema = _full()
+    for definition in schema["$defs"].values():
+        if _kind(definition) is not None:
+            definition.pop("required", None)
+    parent = {"type": "string", "description": "A file or profile that this one differs from."}
+    schema["properties"] = {"extends": parent, **schema["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Candlewick configuration",
+        **schema,
+    }
+
+
+def _full() -> Schema:
+    return cast(Schema, _plain(RunConfig.model_json_schema()))
+
+
+def _plain(node: object) -> object:
+    """Drop what only pydantic needs, and the defaults of whole sections."""
+    if isinstance(node, list):
+        return [_plain(item) for item in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast(Schema, node)
+    return {
+        "anyOf" if name == "oneOf" else name: _plain(value)
+        for name, value in fields.items()
+        if not (name == "title" and isinstance(value, str))
+        and name != "discriminator"
+        and not (name == "default" and "$ref" in str(fields) and isinstance(value, dict))
+    }
+
+
+def groups() -> Iterator[Group]:
+    """Yield every section, each before those inside it."""
+    schema = _full()
+    return _groups("", schema, schema["$defs"])
+
+
+def _groups(name: str, node: Schema, definitions: Schema) -> Iterator[Group]:
+    fields = {
+        key: {**field, "required": key in node.get("required", ())} for key, field in node["properties"].items()
+    }
+    yield Group(name, _kind(node), " ".join(node.get("description", "").split()), fields)
+    for key, field in node["properties"].items():
+        inner = f"{name}.{key}".removeprefix(".") + ("[]" if field.get("type") == "array" else "")
+        for reference in references(field):
+            yield from _groups(inner, definitions[reference], definitions)
+
+
+def _kind(node: Schema) -> str | None:
+    consts = ((name, field["const"]) for name, field in node["properties"].items() if "const" in field)
+    return next((f"{name}: {value}" for name, value in consts), None)
+
+
+def references(field: Schema) -> Iterator[str]:
+    """Yield the names of the sections that a setting can hold; none for a plain value."""
+    if "$ref" in field:
+        yield field["$ref"].rsplit("/", 1)[1]
+    for inner in (*field.get("anyOf", []), *([field["items"]] if "items" in field else [])):
+        yield from references(inner)
+
+
+def is_section(field: Schema) -> bool:
+    """Tell whether a setting is nothing but a section: neither null nor a list of them."""
+    return type_words(field) == "section"
+
+
+def type_words(field: Schema) -> str:
+    """Return the type of a setting in words, with its limits."""
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(map(type_words, field["anyOf"])))
+    if "$ref" in field:
+        return "section"
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field["type"] == "array":
+        inner = type_words(field["items"])
+        return "list of sections" if inner == "section" else f"list of {inner}"
+    if field["type"] == "object":
+        names = type_words(field["propertyNames"]) if "propertyNames" in field else "names"
+        return f"{names}, each: {type_words(field['additionalProperties'])}"
+    limits = [f"{sign} {field[name]:,}".removesuffix(".0") for name, sign in _SIGNS.items() if name in field]
+    word = "path" if field.get("format") == "path" else _TYPES[field["type"]]
+    return word + (" " + ", ".join(limits) if limits else "")
+
+
+def default_words(field: Schema) -> str:
+    """Return the default of a setting, as it would stand in a YAML file."""
+    if field.get("required"):
+        return "must be set"
+    if "default" not in field:
+        return "on" if any(references(field)) else "derived"
+    value = field["default"]
+    words = {True: "true", False: "false", None: "null"}
+    return f"`{words[value]}`" if isinstance(value, bool) or value is None else f"`{value}`"

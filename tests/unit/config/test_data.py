@@ -1,0 +1,57 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from candlewick.config import BatchStage, DataConfig, MixtureSource, TokenizerConfig
+
+
+def read(**data) -> DataConfig:
+    return DataConfig.model_validate_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"global_batch_size": 8, "global_batch_tokens": 8}, "set one of them"),
+        ({"train_shards": ["a"], "mixture": [{"shards": ["b"]}]}, "train_shards and mixture both say"),
+        ({"order": "global", "shuffle_buffer_size": 8}, "shuffle_buffer_size is for order: window"),
+        ({"validation_sets": {"a b": ["x"]}}, "'a b' is no name; use letters, digits and _"),
+        ({"validation_sets": {"é": ["x"]}}, "is no name"),
+        ({"mixture": [{"shards": []}]}, "at least 1 item"),
+        ({"mixture": [{"shards": ["a"], "weight": 0}]}, "greater than or equal to 1"),
+        ({"mixture": [{"weight": 3}]}, "Field required"),
+        ({"batch_ramp": [{"steps": 1}]}, "Field required"),
+        ({"micro_batch_size": "8"}, "valid integer"),
+        ({"micro_batch_size": True}, "valid integer"),
+        ({"sequence_length": 1}, "greater than or equal to 2"),
+        ({"validation_fraction": 1.0}, "less than 1"),
+    ],
+)
+def test_wrong_settings_are_refused(data, said):
+    with pytest.raises(ValidationError) as caught:
+        read(**data)
+    assert said in str(caught.value)
+
+
+def test_the_order_is_global_unless_there_is_a_buffer():
+    assert read().order == "global"
+    assert read(shuffle_buffer_size=8).order == "window"
+    assert read(order="window").shuffle_buffer_size is None
+
+
+def test_lists_of_sections_and_names_of_sets_are_read():
+    data = read(
+        mixture=[{"shards": ["a"], "weight": 3}, {"shards": ["b", "c"]}],
+        batch_ramp=[{"steps": 2, "global_batch_size": 8}],
+        validation_sets={"web": ["w.txt"], "code_2": ["c"]},
+    )
+    assert data.mixture == (MixtureSource(shards=("a",), weight=3), MixtureSource(shards=("b", "c")))
+    assert data.batch_ramp == (BatchStage(steps=2, global_batch_size=8),)
+    assert data.validation_sets == {"web": ("w.txt",), "code_2": ("c",)}
+
+
+def test_a_vocabulary_holds_at_least_the_bytes_and_the_special_tokens():
+    assert TokenizerConfig(vocab_size=258).vocab_size == 258
+    with pytest.raises(ValidationError, match="greater than or equal to 258"):
+        TokenizerConfig(vocab_size=257)

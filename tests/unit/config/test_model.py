@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
+
+
+def read(**model) -> ModelConfig:
+    return ModelConfig.model_validate_json(json.dumps(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "derived"),
+    [
+        ({}, (6, 64, 1024)),
+        ({"hidden_size": 128, "num_attention_heads": 4}, (4, 32, 320)),
+        ({"hidden_size": 100, "num_attention_heads": 8}, (8, 12, 256)),
+        ({"hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2}, (2, 2, 64)),
+        ({"head_dim": 128, "intermediate_size": 10}, (6, 128, 10)),
+        ({"mlp": "silu", "qk_norm": False, "hidden_size": 96}, (6, 16, 384)),
+    ],
+)
+def test_widths_follow_from_the_hidden_size(model, derived):
+    config = read(**model)
+    assert (config.num_key_value_heads, config.head_dim, config.intermediate_size) == derived
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_attention_heads=4 is not a multiple"),
+        ({"hidden_size": 6, "num_attention_heads": 2}, "head_dim=3 is odd"),
+        ({"mlp_bias": True}, "set model.qk_norm: false"),
+        ({"attention_bias": True}, "set model.qk_norm: false"),
+        ({"mlp": "silu"}, "set model.qk_norm: false"),
+        ({"mlp": "silu", "qk_norm": False, "mlp_bias": False}, "remove mlp_bias: false"),
+        ({"partial_rotary_factor": 0.1, "head_dim": 10}, "is 1 channels, rotary positions need pairs"),
+        ({"partial_rotary_factor": 0.01}, "is 0 channels"),
+        ({"rope_mode": "off", "partial_rotary_factor": 0.5}, "leaves nothing to scale"),
+        ({"rope_mode": "off", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "leaves nothing to scale"),
+        ({"head_dim": 2, "rope_scaling": {"rope_type": "ntk", "alpha": 2.0}}, "at least 4 rotated channels"),
+        ({"full_attention_every": 2}, "full_attention_every without sliding_window"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "greater than or equal to 1"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "expected tags: 'linear', 'ntk', 'yarn', 'llama3'"),
+        ({"rope_scaling": {"factor": 2}}, "Unable to extract tag"),
+        ({"n_head": 3}, "not permitted"),
+    ],
+)
+def test_a_wrong_shape_is_refused(model, said):
+    with pytest.raises(ValidationError) as caught:
+        read(**model)
+    assert said in str(caught.value)
+
+
+def test_llama_3_needs_a_ramp_between_its_frequencies():
+    tree = {"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 64, "high_freq_factor": 1}
+    with pytest.raises(ValidationError, match=r"high_freq_factor=1\.0 must be more than low_freq_factor=1\.0"):
+        read(rope_scaling=tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind"),
+    [
+        ({"rope_type": "linear", "factor": 2}, LinearScaling),
+        ({"rope_type": "ntk", "alpha": 2}, NtkScaling),
+        ({"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}, YarnScaling),
+        ({"rope_type": "llama3", "factor": 2, "original_max_position_embeddings": 64}, Llama3Scaling),
+    ],
+)
+def test_the_scaling_is_told_by_its_rope_type(tree, kind):
+    assert type(read(rope_scaling=tree).rope_scaling) is kind
+
+
+def test_biases_are_possible_without_qk_norm():
+    assert read(qk_norm=False, attention_bias=True, mlp_bias=True).mlp_bias
+    assert read(qk_norm=False, mlp="silu").mlp_bias
+    assert not read(qk_norm=False).mlp_bias
+
+
+def test_a_share_of_each_head_is_rotated():
+    assert read(head_dim=64).rotary_dim == 64
+    assert read(head_dim=64, partial_rotary_factor=0.25).rotary_dim == 16
+
+
+def test_every_nth_layer_sees_everything():
+    model = read(num_layers=4, sliding_window=8, full_attention_every=2)
+    assert [model.window_of(layer) for layer in range(4)] == [8, None, 8, None]
+    assert read(sliding_window=8).window_of(5) == 8
+    assert read().window_of(0) is None

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from candlewick.config import RunConfig
+
+
+def read(**tree) -> RunConfig:
+    return RunConfig.model_validate_json(json.dumps(tree))
+
+
+def test_the_defaults_are_valid_and_survive_json():
+    config = RunConfig()
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"data": {"sequence_length": 513}}, "sequence_length=513 exceeds model.max_position_embeddings=512"),
+        ({"scheduler": {"total_steps": 1, "total_epochs": 1}}, "more than one end: total_steps, total_epochs"),
+        ({"runtime": {"seed": -1}}, "greater than or equal to 0"),
+        ({"runtime": {"seed": True}}, "valid integer"),
+        ({"runtime": {"deterministic": 1}}, "valid boolean"),
+        ({"runtime": {"precision": "int8"}}, "Input should be 'auto', 'fp32', 'bf16', 'fp16' or 'mixed'"),
+        ({"runtime": {"sample": {"stop": [""]}}}, "at least 1 character"),
+        ({"runtime": {"sample": {"min_p": 0}}}, "greater than 0"),
+        ({"runtime": {"checkpoint": {"max_keep": 1}}}, "greater than or equal to 2"),
+        ({"run": {}}, "not permitted"),
+    ],
+)
+def test_wrong_settings_are_refused(tree, said):
+    with pytest.raises(ValidationError) as caught:
+        read(**tree)
+    assert said in str(caught.value)
+
+
+def test_the_sequence_length_is_the_models_unless_given():
+    assert RunConfig().sequence_length == 512
+    assert read(data={"sequence_length": 100}).sequence_length == 100
