@@ -8,6 +8,8 @@ from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import Interrupted
+from candlewick.model.attention import attend
+from candlewick.model.documents import Documents
 from candlewick.pipeline.training import run_training
 from candlewick.train.trackers import read_metrics
 from candlewick.train.trainer import Trainer
@@ -94,3 +96,40 @@ def test_a_checkpoint_of_the_device_is_read_by_transformers(configure, tmp_path)
             ours, _ = load_for_inference(folder, torch.device(device))
             found = ours(tokens.to(device)).cpu()
             assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("window", [None, 1, 50])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_documents_are_a_dense_mask(core_row, dtype, window, is_compiled):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 256, 64), (2, 2, 256, 64), (2, 2, 256, 64))
+    exact = [torch.randn(s, generator=generator).to(dtype).double().requires_grad_() for s in shapes]
+    torch._dynamo.reset()
+    function = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False) if is_compiled else attend
+    for share in (0.0, 0.02, 0.5):
+        documents = Documents.from_starts(torch.rand(2, 256, generator=generator) < share)
+        dense = _dense(*exact, window, documents.positions)
+        weight = torch.randn(dense.shape, generator=generator, dtype=torch.float64)
+        expected = [dense, *torch.autograd.grad((dense * weight).sum(), exact)]
+        inputs = [x.detach().to("cuda", dtype).requires_grad_() for x in exact]
+        there = documents.to(torch.device("cuda"))
+        found = function(*inputs, window=window, documents=there)
+        gradients = torch.autograd.grad((found * weight.to("cuda", dtype)).sum(), inputs)
+        limit = {torch.bfloat16: 0.02, torch.float16: 0.003, torch.float32: 1e-5}[dtype]
+        for ours, theirs in zip((found, *gradients), expected, strict=True):
+            error = (ours.double().cpu() - theirs).abs().max() / theirs.abs().max()
+            name = str(dtype).removeprefix("torch.")
+            core_row("data.document_mask=true", f"CUDA {name}: dense mask, float64", error.item(), limit)
+
+
+def _dense(q, k, v, window, positions):
+    """Attention written out, with the mask of what may be seen."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    places = torch.arange(q.shape[2])
+    distance = places[:, None] - places
+    hidden = (distance < 0) | (distance > positions[..., None])
+    if window is not None:
+        hidden = hidden | (distance >= window)
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(hidden[:, None], -torch.inf)
+    return scores.softmax(-1) @ v

@@ -1,14 +1,22 @@
 """A checkpoint is a Hugging Face model as it is: same logits, same token ids, same text."""
 
+import json
 import random
 import unicodedata
+from collections import defaultdict
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from candlewick.checkpoint.huggingface import family, to_hugging_face, to_saved
 from candlewick.checkpoint.layout import newest_valid
-from candlewick.checkpoint.load import load_for_inference
+from candlewick.checkpoint.load import initialize_from, load_for_inference
+from candlewick.checkpoint.safetensors import write_tensors
+from candlewick.checkpoint.save import weights_of
+from candlewick.config import ModelConfig
+from candlewick.model.documents import Documents
+from candlewick.model.transformer import Transformer
 from candlewick.pipeline.training import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -43,6 +51,135 @@ def test_transformers_computes_the_same_logits(tiny, tmp_path, shape):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     parameters = dict(ours.named_parameters())
     assert {name for name, _ in theirs.named_parameters()} == parameters.keys()
+
+
+SCALINGS = [
+    None,
+    {"rope_type": "linear", "factor": 2.5},
+    {"rope_type": "ntk", "alpha": 3.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    {"rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 24},
+]
+FAMILIES = ("qwen3", "llama", "mistral", "smollm3")
+
+
+def random_shape(number: int) -> ModelConfig:
+    """A model that a class of transformers can say: family and scaling in turn, the rest drawn."""
+    choose = random.Random(number)
+    kind, scaling = FAMILIES[number % 4], SCALINGS[number % 5]
+    kv_heads = choose.choice((1, 2))
+    heads = kv_heads * choose.choice((1, 2, 3))
+    has_biases = kind in ("llama", "smollm3")
+    mlp = "silu" if has_biases and choose.random() < 0.4 else "swiglu"
+    window = choose.randint(2, 9) if kind == "mistral" or (kind != "llama" and choose.random() < 0.5) else None
+    return ModelConfig(
+        hidden_size=heads * choose.choice((4, 6, 10)),
+        num_layers=choose.choice((2, 3)),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=choose.choice((6, 8, 12)),
+        mlp=mlp,
+        intermediate_size=choose.choice((24, 40)),
+        max_position_embeddings=32,
+        rope_mode="off" if kind == "smollm3" else choose.choice(("preapply", "on_the_fly")),
+        rope_theta=choose.choice((100.0, 10_000.0)),
+        rope_scaling=None if kind == "smollm3" else scaling,
+        sliding_window=window,
+        full_attention_every=2 if window and kind != "mistral" and choose.random() < 0.5 else None,
+        rms_norm_eps=choose.choice((1e-6, 1e-3)),
+        qk_norm=kind == "qwen3",
+        attention_bias=has_biases and choose.random() < 0.5,
+        mlp_bias=mlp == "silu" or (has_biases and choose.random() < 0.5),
+        tie_word_embeddings=choose.random() < 0.5,
+    )
+
+
+def random_model(config: ModelConfig) -> Transformer:
+    """A model with weights that all matter: no zeros, no ones."""
+    model = Transformer(config, 64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.2 * noise)
+    return model.eval()
+
+
+def as_transformers_reads(model: Transformer, folder):
+    """Save a model as a checkpoint does, and let transformers make its own of the folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(to_hugging_face(model.config, model.vocab_size, 0, None)))
+    write_tensors(folder / "model.safetensors", to_saved(model.config, weights_of(model)))
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    assert theirs.config.model_type == family(model.config)
+    return theirs.eval()
+
+
+def read_in_pieces(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
+    cache = model.new_cache(*tokens.shape)
+    pieces = (tokens[:, :5], tokens[:, 5:9], *tokens[:, 9:].split(1, dim=1))
+    return torch.cat([model(piece, cache=cache) for piece in pieces], dim=1)
+
+
+def modes_of(config: ModelConfig) -> list[str]:
+    """The rows of docs/core.md that a model stands for."""
+    modes = [f"model.{key}={getattr(config, key)}" for key in ("mlp", "rope_mode")]
+    flags = ("qk_norm", "tie_word_embeddings", "attention_bias", "mlp_bias")
+    modes += [f"model.{key}={str(getattr(config, key)).lower()}" for key in flags]
+    if config.rope_scaling is not None:
+        modes.append(f"model.rope_scaling.rope_type={config.rope_scaling.rope_type}")
+    if config.num_key_value_heads < config.num_attention_heads:
+        modes.append("model.num_key_value_heads (grouped)")
+    if config.sliding_window is not None:
+        modes.append("model.sliding_window")
+    if config.full_attention_every is not None:
+        modes.append("model.full_attention_every")
+    return modes
+
+
+def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
+    worst, classes = defaultdict(float), defaultdict(set)
+    tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
+    for number in range(24):
+        model = random_model(random_shape(number))
+        theirs = as_transformers_reads(model, tmp_path / str(number))
+        with torch.no_grad():
+            expected, found, cached = theirs(tokens).logits, model(tokens), read_in_pieces(model, tokens)
+        scale = expected.abs().max()
+        error = ((found - expected).abs().max() / scale).item()
+        assert error <= 1e-5, f"shape {number}: {model.config}"
+        errors = dict.fromkeys(modes_of(model.config), error)
+        errors["key-value cache"] = ((cached - expected).abs().max() / scale).item()
+        for mode, value in errors.items():
+            worst[mode] = max(worst[mode], value)
+            classes[mode].add(type(theirs).__name__.removesuffix("ForCausalLM"))
+    for mode, error in worst.items():
+        core_row(mode, f"transformers {', '.join(sorted(classes[mode]))}; float32, eager", error, 1e-5)
+
+
+def test_what_transformers_saves_is_read_back(tmp_path):
+    for number in range(8):
+        model = random_model(random_shape(number))
+        as_transformers_reads(model, tmp_path / str(number)).save_pretrained(tmp_path / f"{number}, theirs")
+        again = Transformer(model.config, 64)
+        initialize_from(again, tmp_path / f"{number}, theirs")
+        named = dict(again.named_parameters())
+        assert all(torch.equal(tensor, named[name]) for name, tensor in model.named_parameters())
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_each_document_of_a_row_is_what_transformers_makes_of_it_alone(core_row, tmp_path, number):
+    model = random_model(random_shape(number))
+    theirs = as_transformers_reads(model, tmp_path / "folder")
+    tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
+    starts = torch.rand(2, 20, generator=torch.Generator().manual_seed(1)) < 0.2
+    documents = Documents.from_starts(starts)
+    with torch.no_grad():
+        found = model(tokens, documents=documents).flatten(0, 1)
+        expected = torch.cat([theirs(part[None]).logits[0] for part in tokens.flatten().split(documents.lengths)])
+    error = ((found - expected).abs().max() / expected.abs().max()).item()
+    reference = f"transformers {family(model.config)} on each document alone, float32, eager"
+    core_row("data.document_mask=true", reference, error, 1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,39 @@
 """config.json and generation_config.json: the shape of a model in the words of Hugging Face.
 
-A model with QK-norm is a Qwen3, one without is a Llama; tensor names and layouts are theirs already. Both the
-old and the new spelling of the RoPE base and of the dtype are written, because readers before transformers 5
-know only the old one.
+    qk_norm                                     Qwen3, windows included
+    no qk_norm                                  Llama
+    no qk_norm, every layer with a window       Mistral, which has no biases
+    no qk_norm, rope_mode off                   SmolLM3 with all of no_rope_layers 0
+    anything else                               "candlewick": our settings under that key; every other reader
+                                                refuses it, where one of the classes above would compute nonsense
+
+Tensor names and layouts are theirs already, but for `mlp: silu`, which no class has. It is saved as a gated MLP
+whose gate is our up_proj and whose up_proj is 0 x + 1; `to_saved` and `from_saved` translate, and the key
+"candlewick" tells the two apart. Both the old and the new spelling of RoPE and of the dtype are written, because
+readers before transformers 5 know only the old one.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 from pydantic import ValidationError
 
-from candlewick.config import ModelConfig
+from candlewick.config import ModelConfig, NtkScaling
 from candlewick.errors import CheckpointError
+from candlewick.model.frequencies import effective_theta
 
+Family = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
+
+_CLASSES: dict[Family, str] = {
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "candlewick": "CandlewickForCausalLM",
+}
 _SAME = (
     "hidden_size",
     "intermediate_size",
@@ -21,9 +41,9 @@ _SAME = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
-    "rope_theta",
     "rms_norm_eps",
     "attention_bias",
+    "mlp_bias",
     "tie_word_embeddings",
 )
 _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -31,32 +51,82 @@ _NULLABLE = ("num_key_value_heads", "head_dim")  # null: derived from the others
 _ABSENT: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
     "llama": {"max_position_embeddings": 2048},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096},
+    "smollm3": {
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": True,
+        "rope_theta": 2e6,
+    },
 }
 """What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
 _MAX_ROTARY = 1 << 29  # numbers in each of the two rotary tables: 4 million positions of heads of 128
+
+
+def obstacle(config: ModelConfig) -> str | None:
+    """Return which setting keeps a model out of every class of Hugging Face; None: it is in one."""
+    is_rotated, is_windowed = config.rope_mode != "off", config.sliding_window is not None
+    is_llama = is_rotated and not config.qk_norm
+    obstacles = {
+        "partial_rotary_factor": config.partial_rotary_factor < 1,
+        "rope_mode: off with qk_norm": not is_rotated and config.qk_norm,
+        "full_attention_every without qk_norm": is_llama and config.full_attention_every is not None,
+        "sliding_window with biases": is_llama and is_windowed and (config.attention_bias or config.mlp_bias),
+        "a hidden_size that is no multiple of num_attention_heads": is_llama
+        and not is_windowed
+        and config.hidden_size % config.num_attention_heads > 0,
+    }
+    return next((name for name, applies in obstacles.items() if applies), None)
+
+
+def family(config: ModelConfig) -> Family:
+    """Return the `model_type` that a model is saved as."""
+    if obstacle(config) is not None:
+        return "candlewick"
+    if config.qk_norm:
+        return "qwen3"
+    if config.rope_mode == "off":
+        return "smollm3"
+    return "llama" if config.sliding_window is None else "mistral"
+
+
+def to_saved(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a model's tensors as they are saved; what is added is one number each, in memory."""
+    saved = dict(tensors)
+    if config.mlp == "silu":
+        for name in [name for name in tensors if ".mlp.up_proj." in name]:
+            saved[name.replace("up_proj", "gate_proj")] = up = saved[name]
+            saved[name] = up.new_full((), float(name.endswith("bias"))).expand(up.shape)
+    return saved
+
+
+def from_saved(config: ModelConfig, saved: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undo `to_saved`. Raises CheckpointError when an up_proj of `mlp: silu` is not 0 x + 1."""
+    tensors = dict(saved)
+    if config.mlp == "silu":
+        for name in [name for name in saved if ".mlp.up_proj." in name]:
+            if not (saved[name] == float(name.endswith("bias"))).all():
+                raise CheckpointError(
+                    f"{name} is used, which a model with mlp: silu does not have",
+                    'remove "candlewick" from config.json if it is an ordinary Llama',
+                )
+            del tensors[name]
+            if (gate := name.replace("up_proj", "gate_proj")) in tensors:
+                tensors[name] = tensors.pop(gate)
+    return tensors
 
 
 def to_hugging_face(
     config: ModelConfig, vocab_size: int, delimiter_id: int, padding_id: int | None
 ) -> dict[str, Any]:
     """Return the content of config.json."""
-    specific: dict[str, Any] = (
-        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "use_sliding_window": False}
-        | {"sliding_window": None}
-        if config.qk_norm
-        else {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": config.mlp_bias}
-    )
-    shape = {name: getattr(config, name) for name in _SAME}
+    kind = family(config)
+    own = {"candlewick": config.model_dump(mode="json", exclude={"vocab_size"})}
     return {
-        **specific,
-        **shape,
+        "architectures": [_CLASSES[kind]],
+        "model_type": kind,
+        **(own if kind == "candlewick" else _shape(config, kind)),
         "vocab_size": vocab_size,
-        "num_hidden_layers": config.num_layers,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_cache": True,
         "bos_token_id": delimiter_id,
         "eos_token_id": delimiter_id,
         "pad_token_id": padding_id,
@@ -65,11 +135,42 @@ def to_hugging_face(
     }
 
 
-def generation_config(max_positions: int, delimiter_id: int, padding_id: int | None) -> dict[str, Any]:
-    """Return the content of generation_config.json."""
+def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
+    """Return the shape in Hugging Face's words."""
+    theta, scaling = effective_theta(config), config.rope_scaling
+    rope = {"rope_type": "default"}
+    if scaling is not None and not isinstance(scaling, NtkScaling):
+        rope = scaling.model_dump(mode="json", exclude_none=True)
+    shape = {
+        **{name: getattr(config, name) for name in _SAME},
+        "num_hidden_layers": config.num_layers,
+        "rope_theta": theta,
+        "rope_parameters": {**rope, "rope_theta": theta},
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "sliding_window": config.sliding_window,
+    }
+    if kind in ("qwen3", "smollm3"):
+        shape["use_sliding_window"] = config.sliding_window is not None
+        if config.sliding_window is not None:
+            layers = (config.window_of(layer) for layer in range(config.num_layers))
+            shape["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in layers]
+            shape["max_window_layers"] = 0  # the layers below it have none, for readers that know no layer_types
+    if kind == "smollm3":
+        shape["no_rope_layers"] = [0] * config.num_layers
+    if config.mlp == "silu":
+        shape["candlewick"] = {"mlp": "silu"}
+    return shape
+
+
+def generation_config(max_positions: int, stop_ids: list[int], padding_id: int | None) -> dict[str, Any]:
+    """Return the content of generation_config.json. The last of `stop_ids` is the delimiter."""
     return {
-        "bos_token_id": delimiter_id,
-        "eos_token_id": delimiter_id,
+        "bos_token_id": stop_ids[-1],
+        "eos_token_id": stop_ids if len(stop_ids) > 1 else stop_ids[0],
         "pad_token_id": padding_id,
         "do_sample": True,
         "temperature": 0.8,
@@ -88,29 +189,24 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         raise CheckpointError(f"{path} is not a model configuration")
     fields = cast(dict[str, Any], raw)
     kind = fields.get("model_type")
-    if kind not in ("qwen3", "llama"):
-        raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads qwen3 and llama")
-    _refuse_unread(path, fields)
-    rope = fields.get("rope_parameters") or {}
-    given = {name: fields[name] for name in _SAME if name in fields}
+    if kind not in tuple(_CLASSES):
+        known = ", ".join(_CLASSES)
+        raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads {known}")
     try:
-        shape = {**_ABSENT[kind], "tie_word_embeddings": False, **given}
-        config = ModelConfig.model_validate(
-            {
-                **{name: value for name, value in shape.items() if value is not None or name not in _NULLABLE},
-                **{name: fields[name] for name in _REQUIRED},
-                "rope_theta": rope.get("rope_theta", fields.get("rope_theta", 10_000.0)),
-                "num_layers": fields["num_hidden_layers"],
-                "mlp_bias": fields.get("mlp_bias", False),
-                "qk_norm": kind == "qwen3",
-            }
-        )
+        own = fields.get("candlewick", {})
+        if not isinstance(own, dict):
+            raise _Unread("candlewick", own)
+        mlp = own.get("mlp", "swiglu")
+        settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields, mlp)
+        config = ModelConfig.model_validate(settings)
         vocab_size = fields["vocab_size"]
+    except _Unread as error:
+        raise CheckpointError(f"{path} has {error}, which this version does not read") from None
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{path} lacks or contradicts a setting: {str(error)[:200]}") from None
     if type(vocab_size) is not int or vocab_size < 1:
         raise CheckpointError(f"{path} has vocab_size {vocab_size!r}")
-    if config.max_position_embeddings * config.head_dim > _MAX_ROTARY:
+    if config.rope_mode == "preapply" and config.max_position_embeddings * config.head_dim > _MAX_ROTARY:
         raise CheckpointError(
             f"{path} asks for {config.max_position_embeddings:,} positions of heads of {config.head_dim:,}: "
             f"more than {_MAX_ROTARY:,} numbers in a rotary table",
@@ -119,24 +215,82 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
     return config, vocab_size
 
 
+class _Unread(Exception):
+    """A setting that would make another model of the same tensors."""
+
+    def __str__(self) -> str:
+        name, value = self.args
+        return f"{name} = {value!r:.80}"
+
+
 def _bounded(digits: str) -> int:
     if len(digits) > 18:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 
 
-def _refuse_unread(path: Path, fields: dict[str, Any]) -> None:
-    """Raise CheckpointError for settings that would make another model of the same tensors."""
-    rope = fields.get("rope_parameters") or {}
-    layers = fields.get("layer_types") or []
-    refused = {
-        "hidden_act": fields.get("hidden_act", "silu") != "silu",
-        "layer_types": not isinstance(layers, list) or any(kind != "full_attention" for kind in layers),
-        "rope_parameters": not isinstance(rope, dict)
-        or rope.get("rope_type", rope.get("type", "default")) != "default",
-        "rope_scaling": bool(fields.get("rope_scaling")),
-        "use_sliding_window": bool(fields.get("use_sliding_window")),
+def _settings(kind: str, fields: dict[str, Any], mlp: object) -> dict[str, Any]:
+    """Return the settings of ModelConfig that a config.json of Hugging Face says."""
+    if fields.get("hidden_act", "silu") != "silu":
+        raise _Unread("hidden_act", fields["hidden_act"])
+    fields = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False, **_ABSENT[kind], **fields}
+    given = {name: fields[name] for name in _SAME if name in fields}
+    return {
+        **{name: value for name, value in given.items() if value is not None or name not in _NULLABLE},
+        **{name: fields[name] for name in _REQUIRED},
+        "num_layers": fields["num_hidden_layers"],
+        "qk_norm": kind == "qwen3",
+        "mlp": mlp,
+        **_positions(kind, fields),
+        **_windows(kind, fields),
     }
-    for name, is_refused in refused.items():
-        if is_refused:
-            raise CheckpointError(f"{path} has {name} = {fields[name]!r:.80}, which this version does not read")
+
+
+def _positions(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the rotary positions. transformers, too, reads `rope_scaling` first."""
+    name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
+    rope: Any = fields.get(name) or {}
+    if not isinstance(rope, dict):
+        raise _Unread(name, rope)
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in ("default", "linear", "yarn", "llama3"):
+        raise _Unread(name, rope)
+    partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))
+    if partial not in (None, 1):
+        raise _Unread("partial_rotary_factor", partial)
+    positions: dict[str, Any] = {"rope_theta": rope.get("rope_theta", fields["rope_theta"])}
+    if rope_type != "default":
+        others = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+        scaling = {key: value for key, value in rope.items() if key not in others and value is not None}
+        if rope_type != "linear":
+            scaling.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
+        positions["rope_scaling"] = {"rope_type": rope_type, **scaling}
+    if kind == "smollm3":
+        rotated = fields.get("no_rope_layers")
+        if not isinstance(rotated, list) or len(rotated) != fields["num_hidden_layers"] or not rotated:
+            raise _Unread("no_rope_layers", rotated)
+        if any(flag != rotated[0] for flag in rotated) or rotated[0] not in (0, 1):
+            raise _Unread("no_rope_layers", rotated)
+        positions["rope_mode"] = "preapply" if rotated[0] else "off"
+    return positions
+
+
+def _windows(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the sliding windows: those of all layers, or of all but every n-th."""
+    layers, num_layers = fields.get("layer_types"), fields["num_hidden_layers"]
+    is_windowed = kind == "mistral" or (kind != "llama" and fields.get("use_sliding_window"))
+    window = fields.get("sliding_window") if is_windowed else None
+    if layers is None or kind == "mistral":  # whose class does not know layer_types
+        if window is not None and kind != "mistral" and fields.get("max_window_layers") != 0:
+            raise _Unread("max_window_layers", fields.get("max_window_layers"))
+        return {"sliding_window": window}
+    if not isinstance(layers, list) or len(layers) != num_layers:
+        raise _Unread("layer_types", layers)
+    full = [place for place, layer in enumerate(layers, start=1) if layer == "full_attention"]
+    if len(full) == num_layers:
+        return {}
+    every = full[0] if full else None
+    is_regular = every is None or full == list(range(every, num_layers + 1, every))
+    if window is None or not is_regular or layers.count("sliding_attention") + len(full) != num_layers:
+        raise _Unread("layer_types", layers)
+    return {"sliding_window": window, "full_attention_every": every}

@@ -1,8 +1,8 @@
-"""Read a checkpoint: to go on training, or to compute with the model.
+"""Read a checkpoint: to go on training, to start from its weights, or to compute with the model.
 
 Everything read is first checked against the manifest's hashes; shapes come from the configuration, never
-from the file. A plain Hugging Face folder (Qwen3 or Llama with a tokenizer of ours) has no manifest and is
-accepted for inference only.
+from the file. A plain Hugging Face folder of a class that `huggingface` reads has no manifest, and will do for
+its weights; to compute with them it needs a tokenizer of ours.
 """
 
 import json
@@ -15,9 +15,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from candlewick.artifacts import MANIFEST, canonical_json, read_manifest, verify
-from candlewick.checkpoint.huggingface import from_hugging_face
+from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
 from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, checked_manifest, resolve
 from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, CheckpointError
 from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
@@ -68,11 +69,11 @@ def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
             parameter.copy_(tensor)
 
 
-def resume(model: nn.Module, folder: Path) -> Resumed:
+def resume(model: Transformer, folder: Path) -> Resumed:
     """Fill `model` from a verified checkpoint and return the rest of its state. Raises CheckpointError."""
     checked_manifest(folder)
     state = read_state(folder)
-    load_weights(model, read_tensors(folder / MODEL), folder / MODEL)
+    load_weights(model, from_saved(model.config, read_tensors(folder / MODEL)), folder / MODEL)
     return Resumed(folder, read_tensors(folder / OPTIMIZER), state)
 
 
@@ -97,18 +98,48 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def initialize_from(model: Transformer, path: Path) -> None:
+    """Fill `model` with the weights of a checkpoint, run folder or Hugging Face folder of the same shape.
+
+    Vocabulary rows that the model has more get the mean of the saved ones. Raises CheckpointError.
+    """
+    folder = resolve(path)
+    _, vocab_size, tensors = _saved_model(folder)
+    if (more := model.vocab_size - vocab_size) < 0:
+        raise CheckpointError(
+            f"{folder} has {vocab_size} vocabulary rows, the model {model.vocab_size}",
+            "leave model.vocab_size null, or set it to at least as many",
+        )
+    for name in ("model.embed_tokens.weight", "lm_head.weight") if more else ():
+        if name in tensors:
+            mean = tensors[name].mean(dim=0, keepdim=True, dtype=torch.float32).to(tensors[name].dtype)
+            tensors[name] = torch.cat((tensors[name], mean.expand(more, -1)))
+    load_weights(model, tensors, folder / MODEL)
+
+
 def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
     """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder."""
     folder = resolve(path)
-    _verify_for_inference(folder)
-    config, vocab_size = from_hugging_face(folder / "config.json")
+    config, vocab_size, tensors = _saved_model(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size} rows",
             "use the tokenizer that the model was trained with",
         )
-    tensors = read_tensors(folder / MODEL)
+    with torch.device("meta"):
+        model = Transformer(config, vocab_size)
+    model.to_empty(device=device)
+    model.init_buffers()
+    load_weights(model, tensors, folder / MODEL)
+    return model.eval(), tokenizer
+
+
+def _saved_model(folder: Path) -> tuple[ModelConfig, int, dict[str, torch.Tensor]]:
+    """Return the shape, the vocabulary rows and the weights of a verified folder, by our names."""
+    _verify_for_inference(folder)
+    config, vocab_size = from_hugging_face(folder / "config.json")
+    tensors = from_saved(config, read_tensors(folder / MODEL))
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     expected, found = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())
@@ -117,12 +148,7 @@ def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, T
             f"{folder / MODEL} holds {found:,} numbers, the model of {folder / 'config.json'} has {expected:,}",
             _SAME,
         )
-    with torch.device("meta"):
-        model = Transformer(config, vocab_size)
-    model.to_empty(device=device)
-    model.init_buffers()
-    load_weights(model, tensors, folder / MODEL)
-    return model.eval(), tokenizer
+    return config, vocab_size, tensors
 
 
 def _verify_for_inference(folder: Path) -> None:

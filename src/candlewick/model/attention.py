@@ -6,31 +6,152 @@ New token t sees the S - T tokens of the past and the new ones up to itself: wit
 T = 1 no mask at all, in between a mask aligned to the lower right corner. With K < H each group of H / K query
 heads shares one key and value head (GQA, arXiv:2305.13245); the kernels do that natively, without copies.
 
-Dropout of the attention weights, and the mask of the third case, cost the fast kernels; in float32 on CUDA
-grouped heads do too. Training without dropout in bfloat16, and decoding, stay on them.
+A window of w hides all but the last w tokens, the token itself included (arXiv:2310.06825): a mask that is a
+band, and for T = 1 the last w keys. Documents hide what came before the token's own; then each document is an
+attention of its own, by one kernel for all of them on CUDA in half precision, elsewhere one after another. How
+many there are depends on the data, which a compiled graph must not: there it is a single opaque operation, whose
+backward pass computes the forward again.
+
+Dropout of the attention weights, and masks, cost the fast kernels; in float32 on CUDA grouped heads do too.
+Training without dropout in bfloat16, and decoding, stay on them.
 """
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from inspect import signature
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from candlewick.model.documents import Documents, document_lengths
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None = None,
+    dropout: float = 0.0,
+    documents: Documents | None = None,
+) -> Tensor:
     """Mix the values each query may see: q (B, H, T, d), k and v (B, K, S, d) -> (B, H, T, d).
 
     The scores are scaled by d**-0.5. `dropout` is the share of attention weights to drop; give 0 outside of
-    training.
+    training. With `documents`, S = T.
     """
     new, seen = q.shape[2], k.shape[2]
+    if window is not None and window >= seen:
+        window = None
+    if documents is not None and not dropout:
+        if torch.compiler.is_compiling():
+            return _attend_opaquely([q, k, v], documents.ends, documents.host_ends, window)
+        return _attend_each(q, k, v, documents.ends, documents.lengths, window)
     mask = None
-    if 1 < new < seen:
-        mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)  # (T, S)
+    if window is not None and new == 1:
+        k, v = k[:, :, -window:], v[:, :, -window:]
+    elif window is not None or documents is not None or 1 < new < seen:
+        mask = _visible(q, seen, window, documents)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=new == seen and new > 1,
+        is_causal=mask is None and new > 1,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+def _visible(q: Tensor, seen: int, window: int | None, documents: Documents | None) -> Tensor:
+    """Return which of the seen tokens each new one may see: (T, S), with documents (B, 1, T, T)."""
+    new = q.shape[2]
+    mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+    if window is not None:
+        mask = mask.triu(seen - new - window + 1)
+    if documents is not None:
+        places = torch.arange(seen, device=q.device)
+        begins = places - documents.positions  # (B, T), where each token's document begins
+        mask = mask & (places >= begins[..., None])[:, None]
+    return mask
+
+
+def _attend_each(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: Sequence[int], window: int | None
+) -> Tensor:
+    """Attend within each document: q (B, H, T, d), k and v (B, K, T, d) -> (B, H, T, d)."""
+    batch = q.shape[0]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, heads, d)
+    kernel = _document_kernel(q)
+    if kernel is not None:  # pragma: cuda
+        ends, longest = ends[: len(lengths) + 1], max(lengths)
+        y = kernel(
+            *(q, k, v, ends, ends, longest, longest),
+            window_size=(-1 if window is None else window - 1, 0),  # theirs does not count the token itself
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+    else:
+        parts = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+        mixed = (attend(*(x.transpose(0, 1)[None] for x in part), window=window) for part in parts)
+        y = torch.cat([x[0].transpose(0, 1) for x in mixed])  # (B T, H, d)
+    return y.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _document_kernel(q: Tensor) -> Callable[..., Tensor] | None:
+    """Return flash attention over documents if it takes such queries."""
+    if not (q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)):
+        return None
+    is_new_enough = torch.cuda.get_device_capability(q.device) >= (8, 0)  # pragma: cuda
+    return _varlen() if is_new_enough and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 else None  # pragma: cuda
+
+
+@cache
+def _varlen() -> Callable[..., Tensor] | None:  # pragma: cuda
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  # it loads the compiler: half a second
+
+    # before torch 2.12 it knows neither windows nor grouped heads
+    is_enough = "enable_gqa" in signature(varlen_attn).parameters
+    return cast("Callable[..., Tensor]", varlen_attn) if is_enough else None
+
+
+@torch.library.custom_op("candlewick::attend_documents", mutates_args=())
+def _attend_opaquely(qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None) -> Tensor:
+    q, k, v = qkv
+    return _attend_each(q, k, v, ends, document_lengths(host_ends), window)
+
+
+@torch.library.custom_op("candlewick::attend_documents_backward", mutates_args=())
+def _opaque_gradients(
+    grad: Tensor, qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None
+) -> list[Tensor]:
+    q, k, v = inputs = [x.detach().requires_grad_() for x in qkv]
+    # inside of an operation autograd is switched off for the thread; torch's own checkpoint undoes it this way too
+    undone = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)  # pyright: ignore[reportPrivateUsage]
+    with undone, torch.enable_grad():
+        y = _attend_each(q, k, v, ends, document_lengths(host_ends), window)
+        return [x.contiguous() for x in torch.autograd.grad(y, inputs, grad)]
+
+
+@_attend_opaquely.register_fake
+def _(qkv: Sequence[Tensor], *_: Any) -> Tensor:
+    return qkv[0].new_empty(qkv[0].transpose(1, 2).shape).transpose(1, 2)
+
+
+@_opaque_gradients.register_fake
+def _(_grad: Tensor, qkv: Sequence[Tensor], *_: Any) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in qkv]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
+    qkv, ends, host_ends, ctx.window = inputs
+    ctx.save_for_backward(*qkv, ends, host_ends)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[object, ...]:
+    *qkv, ends, host_ends = ctx.saved_tensors
+    return _opaque_gradients(grad, qkv, ends, host_ends, ctx.window), None, None, None
+
+
+_attend_opaquely.register_autograd(_gradients, setup_context=_keep)

@@ -60,6 +60,10 @@ class KVCache:
         """Count `count` tokens as read; called once per pass, after the last layer."""
         self.length += count
 
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`."""
+        self.length = length
+
 
 def allocate(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> KVCache:
     """Make an empty cache of shape (L, B, K, max_tokens, d)."""

@@ -5,8 +5,9 @@
     block:  x = x + o_proj(attend(rotate(q_norm(q)), rotate(k_norm(k)), v))     q, k, v of input_layernorm(x)
             x = x + down_proj(silu(gate_proj(y)) * up_proj(y))                  y = post_attention_layernorm(x)
 
-With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM; biases exist in Llama only. The names
-of modules and parameters are those of the Hugging Face classes, so a checkpoint needs no conversion.
+With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM (with windows Mistral, without rotation
+SmolLM3); biases exist without `qk_norm` only. `mlp: silu` is down_proj(silu(up_proj(y))), both with biases. The
+names of modules and parameters are those of the Hugging Face classes; checkpoint/huggingface.py says which.
 
 B batch   T new tokens   D hidden_size   H query heads   K key-value heads   d head_dim   F intermediate_size
 V vocab_size   L num_layers
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from candlewick.config import ModelConfig
 from candlewick.model.attention import attend
 from candlewick.model.cache import KVCache, LayerCache, allocate
+from candlewick.model.documents import Documents
 from candlewick.model.norm import RMSNorm
 from candlewick.model.rope import Rotary, Rotation, rotate
 
@@ -27,9 +29,10 @@ from candlewick.model.rope import Rotary, Rotation, rotate
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.head_dim, self.dropout = config.head_dim, config.attn_dropout
+        self.window = config.window_of(layer)
         query_width = config.num_attention_heads * config.head_dim
         key_width = config.num_key_value_heads * config.head_dim
         bias = config.attention_bias
@@ -40,22 +43,26 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, rotation: Rotation, past: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, past: LayerCache | None, documents: Documents | None
+    ) -> Tensor:
         """x (B, T, D) -> (B, T, D); `past` holds the tokens before x, and takes x in."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H, d)
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, d)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, K, T, d)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, rotation).transpose(1, 2)  # (B, H, T, d)
-        k = rotate(k, rotation).transpose(1, 2)  # (B, K, T, d)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, T, d), (B, K, T, d)
         if past is not None:
             k, v = past.append(k, v)  # (B, K, past + T, d)
-        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(q, k, v, window=self.window, dropout=dropout, documents=documents)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
-class FeedForward(nn.Module):
+class GatedFeedForward(nn.Module):
     """The gated MLP, SwiGLU (arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -70,20 +77,35 @@ class FeedForward(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Block(nn.Module):
-    """Attention, then MLP; each reads the normalized stream and adds to it."""
+class FeedForward(nn.Module):
+    """The MLP without a gate: two products instead of three."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        return self.down_proj(F.silu(self.up_proj(x)))
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads the normalized stream and adds to it."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
         self.dropout = config.residual_dropout
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp = GatedFeedForward(config) if config.mlp == "swiglu" else FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: Rotation, past: LayerCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, past: LayerCache | None, documents: Documents | None
+    ) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotation, past))
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotation, past, documents))
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -95,19 +117,32 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
+        self.max_positions = config.max_position_embeddings
         self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = Rotary(config.head_dim, config.rope_theta, config.max_position_embeddings)
+        self.rotary_emb = None if config.rope_mode == "off" else Rotary(config)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return the states after the last norm; positions go on from the cache's length."""
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
+        """Return the states after the last norm; positions go on from the cache's length.
+
+        Raises ValueError beyond the longest context, where the model was never meant to be, and for documents
+        with a cache, which holds one document per row.
+        """
         length = tokens.shape[1]
+        if cache is not None and documents is not None:
+            raise ValueError("a cache holds one document per row: give either a cache or documents")
         start = 0 if cache is None else cache.reserve(length)
+        if start + length > self.max_positions:
+            last = start + length - 1
+            raise ValueError(f"position {last} is beyond max_position_embeddings={self.max_positions}")
         x = self.embed_tokens(tokens)  # (B, T, D)
-        rotation = self.rotary_emb(start, length, x.dtype)
+        rotation = None
+        if self.rotary_emb is not None:
+            positions = None if documents is None else documents.positions
+            rotation = self.rotary_emb(start, length, x.dtype, positions)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, None if cache is None else cache.layer(index))
+            x = layer(x, rotation, None if cache is None else cache.layer(index), documents)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)
@@ -127,13 +162,20 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
         self.tie_weights()
 
-    def hidden(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, *, cache: KVCache | None = None, documents: Documents | None = None
+    ) -> Tensor:
         """Tokens (B, T) of integers -> states after the last norm (B, T, D)."""
-        return self.model(tokens, cache)
+        return self.model(tokens, cache, documents)
 
-    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """Tokens (B, T) of integers -> logits (B, T, V). With a cache, T new tokens after those it holds."""
-        return self.lm_head(self.hidden(tokens, cache=cache))
+    def forward(
+        self, tokens: Tensor, *, cache: KVCache | None = None, documents: Documents | None = None
+    ) -> Tensor:
+        """Tokens (B, T) of integers -> logits (B, T, V). With a cache, T new tokens after those it holds.
+
+        With `documents`, a token sees its own document only, and positions begin anew in each.
+        """
+        return self.lm_head(self.hidden(tokens, cache=cache, documents=documents))
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
         """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens."""
@@ -142,8 +184,9 @@ class Transformer(nn.Module):
         return allocate(shape, table.dtype, table.device)
 
     def init_buffers(self) -> None:
-        """Restore what `to_empty` loses and no file holds: the rotary tables, and the tie of the weights."""
-        self.model.rotary_emb.init_buffers()
+        """Restore what `to_empty` loses and no file holds: the rotary angles, and the tie of the weights."""
+        if self.model.rotary_emb is not None:
+            self.model.rotary_emb.init_buffers()
         self.tie_weights()
 
     def tie_weights(self) -> None:

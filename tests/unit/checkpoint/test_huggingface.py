@@ -1,39 +1,115 @@
 import json
 
 import pytest
-from transformers import AutoConfig, LlamaConfig, Qwen3Config
+import torch
+from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen3Config
 
-from candlewick.checkpoint.huggingface import from_hugging_face, generation_config, to_hugging_face
+from candlewick.checkpoint.huggingface import (
+    family,
+    from_hugging_face,
+    from_saved,
+    generation_config,
+    obstacle,
+    to_hugging_face,
+    to_saved,
+)
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 1.5}
 SHAPES = [
-    ModelConfig(),
-    ModelConfig(hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=32, rope_theta=5e5),
-    ModelConfig(qk_norm=False, attention_bias=True, mlp_bias=True, tie_word_embeddings=False, rms_norm_eps=1e-5),
+    ("qwen3", ModelConfig()),
+    (
+        "qwen3",
+        ModelConfig(hidden_size=96, num_attention_heads=4, num_key_value_heads=2, head_dim=32, rope_theta=5e5),
+    ),
+    ("qwen3", ModelConfig(rope_scaling=YARN, sliding_window=7)),
+    ("qwen3", ModelConfig(rope_scaling=LINEAR, sliding_window=7, full_attention_every=3)),
+    (
+        "llama",
+        ModelConfig(
+            qk_norm=False, attention_bias=True, mlp_bias=True, tie_word_embeddings=False, rms_norm_eps=1e-5
+        ),
+    ),
+    ("llama", ModelConfig(qk_norm=False, mlp="silu", rope_scaling=LLAMA3)),
+    ("mistral", ModelConfig(qk_norm=False, sliding_window=9, rope_scaling=LINEAR)),
+    ("smollm3", ModelConfig(qk_norm=False, rope_mode="off", attention_bias=True)),
+    ("smollm3", ModelConfig(qk_norm=False, rope_mode="off", mlp="silu", sliding_window=5, full_attention_every=2)),
+    ("candlewick", ModelConfig(partial_rotary_factor=0.5, rope_scaling={"rope_type": "ntk", "alpha": 2.0})),
+    ("candlewick", ModelConfig(rope_mode="off", attn_dropout=0.1)),
+    ("candlewick", ModelConfig(qk_norm=False, sliding_window=9, full_attention_every=2)),
+    ("candlewick", ModelConfig(qk_norm=False, sliding_window=9, mlp="silu")),
+    ("candlewick", ModelConfig(qk_norm=False, hidden_size=40, num_attention_heads=3, head_dim=8)),
 ]
 
 
-@pytest.mark.parametrize("config", SHAPES)
-def test_a_shape_survives_the_round_trip(tmp_path, config):
+@pytest.mark.parametrize(("kind", "config"), SHAPES)
+def test_a_shape_survives_the_round_trip(tmp_path, kind, config):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
     assert from_hugging_face(path) == (config, 1024)
+    assert family(config) == kind
+    assert (obstacle(config) is None) == (kind != "candlewick")
 
 
-@pytest.mark.parametrize("config", SHAPES)
-def test_transformers_reads_the_same_shape(tmp_path, config):
+@pytest.mark.parametrize(("kind", "config"), [shape for shape in SHAPES if shape[0] != "candlewick"])
+def test_transformers_reads_the_same_shape(tmp_path, kind, config):
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
     theirs = AutoConfig.from_pretrained(tmp_path)
-    assert theirs.model_type == ("qwen3" if config.qk_norm else "llama")
+    assert theirs.model_type == kind
     assert theirs.num_hidden_layers == config.num_layers
     assert theirs.head_dim == config.head_dim
     assert theirs.rope_parameters["rope_theta"] == config.rope_theta
+    assert theirs.rope_parameters["rope_type"] == (
+        "default" if config.rope_scaling is None else config.rope_scaling.rope_type
+    )
+    assert getattr(theirs, "sliding_window", None) == config.sliding_window
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, 1)
 
 
+def test_transformers_refuses_what_none_of_its_classes_can_say(tmp_path):
+    config = ModelConfig(partial_rotary_factor=0.5)
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
+    assert obstacle(config) == "partial_rotary_factor"
+    with pytest.raises(ValueError, match="candlewick"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_ntk_is_saved_as_its_theta(tmp_path):
+    config = ModelConfig(head_dim=8, rope_scaling={"rope_type": "ntk", "alpha": 4.0})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
+    found = from_hugging_face(path)[0]
+    assert found == ModelConfig(head_dim=8, rope_theta=10_000.0 * 4.0 ** (8 / 6))
+
+
+def test_an_ungated_mlp_is_saved_as_a_gate_and_a_constant_one():
+    config = ModelConfig(qk_norm=False, mlp="silu")
+    up = {
+        "model.layers.0.mlp.up_proj.weight": torch.randn(6, 4),
+        "model.layers.0.mlp.up_proj.bias": torch.randn(6),
+    }
+    tensors = {**up, "model.norm.weight": torch.ones(4)}
+    saved = to_saved(config, tensors)
+    assert torch.equal(saved["model.layers.0.mlp.gate_proj.weight"], up["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(saved["model.layers.0.mlp.up_proj.weight"], torch.zeros(6, 4))
+    assert torch.equal(saved["model.layers.0.mlp.up_proj.bias"], torch.ones(6))
+    assert saved["model.layers.0.mlp.up_proj.weight"].untyped_storage().nbytes() == 4
+    back = from_saved(config, saved)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert from_saved(config, {n: t for n, t in saved.items() if "gate" not in n}).keys() == {"model.norm.weight"}
+    saved["model.layers.0.mlp.up_proj.bias"] = torch.tensor([1.0] * 5 + [0.5])
+    with pytest.raises(CheckpointError, match=r"model\.layers\.0\.mlp\.up_proj\.bias is used"):
+        from_saved(config, saved)
+    gated = ModelConfig()
+    assert from_saved(gated, tensors) == to_saved(gated, tensors) == tensors
+
+
 def test_generation_starts_and_ends_with_the_delimiter():
-    config = generation_config(256, 0, 1)
+    config = generation_config(256, [0], 1)
     assert (config["bos_token_id"], config["eos_token_id"], config["max_length"]) == (0, 0, 256)
 
 
@@ -42,19 +118,39 @@ def test_generation_starts_and_ends_with_the_delimiter():
     [
         ({"model_type": "gpt2"}, "describes a 'gpt2' model"),
         (
-            {"rope_scaling": {"type": "linear"}},
-            "rope_scaling = {'type': 'linear'}, which this version does not read",
+            {"rope_scaling": {"type": "dynamic"}},
+            "rope_scaling = {'type': 'dynamic'}, which this version does not read",
         ),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters = "),
-        ({"rope_parameters": {"type": "yarn"}}, "rope_parameters = "),
+        ({"rope_scaling": {"type": "linear"}}, "factor"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters = "),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "mscale"),
+        ({"rope_parameters": {"rope_type": "ntk", "alpha": 2.0}}, "rope_parameters = "),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"rope_parameters": [1]}, r"rope_parameters = \[1\]"),
         ({"rope_parameters": None, "rope_theta": "x"}, "rope_theta"),
         ({"rope_parameters": {"rope_theta": None}}, "rope_theta"),
         ({"rope_parameters": {"rope_theta": 10**400}}, "cannot be read: a number of 401 digits"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"use_sliding_window": True}, "use_sliding_window = True"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = "),
+        ({"use_sliding_window": True, "sliding_window": 4}, "max_window_layers = None"),
+        ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": "x"}, "max_window_layers = 'x'"),
+        ({"layer_types": ["full_attention", *["sliding_attention"] * 5]}, "layer_types = "),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 4,
+                "layer_types": ["full_attention", *["sliding_attention"] * 5],
+            },
+            "layer_types = ",
+        ),
+        ({"layer_types": ["full_attention"]}, "layer_types = "),
         ({"layer_types": 5}, "layer_types = 5"),
+        ({"model_type": "mistral", "sliding_window": "x"}, "sliding_window"),
+        ({"model_type": "smollm3"}, "no_rope_layers = None"),
+        ({"model_type": "smollm3", "no_rope_layers": [0, 1, 0, 1, 0, 1]}, "no_rope_layers = "),
+        ({"model_type": "smollm3", "no_rope_layers": [2] * 6}, "no_rope_layers = "),
+        ({"model_type": "candlewick"}, "lacks or contradicts"),
+        ({"candlewick": [1]}, r"candlewick = \[1\]"),
+        ({"candlewick": {"mlp": "gelu"}}, "mlp"),
         ({"model_type": []}, r"describes a \[\] model"),
         ({"max_position_embeddings": 10**13}, "10,000,000,000,000 positions"),
         ({"hidden_size": "wide"}, "lacks or contradicts"),
@@ -77,20 +173,22 @@ def test_a_broken_config_file_is_refused(tmp_path, content):
         from_hugging_face(path)
 
 
-@pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig])
+@pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig, MistralConfig])
 @pytest.mark.parametrize("null", [False, True])
 def test_what_is_absent_or_null_is_what_transformers_takes_for_it(tmp_path, kind, null):
     raw = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 32, "num_hidden_layers": 2}
     raw |= {"model_type": kind.model_type, "vocab_size": 320}
-    raw |= {"num_key_value_heads": None} if null else {}
-    raw |= {"head_dim": None} if null and kind is LlamaConfig else {}
+    raw |= {"num_key_value_heads": None} if null and kind is not MistralConfig else {}
+    raw |= {"head_dim": None} if null and kind is not Qwen3Config else {}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(raw))
     ours, theirs = from_hugging_face(path)[0], kind(**raw)
-    names = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "attention_bias")
-    for name in (*names, "tie_word_embeddings"):
+    names = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
+    for name in names:
         assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.attention_bias == getattr(theirs, "attention_bias", False)
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.sliding_window == getattr(theirs, "sliding_window", None)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"])
@@ -100,3 +198,33 @@ def test_a_shape_is_not_guessed(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match=f"lacks or contradicts a setting: '{name}'"):
         from_hugging_face(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ["type", "rope_type"])
+def test_a_stretched_rope_is_read_in_every_spelling(tmp_path, key, kind):
+    raw = {
+        **to_hugging_face(ModelConfig(qk_norm=False), 64, 0, None),
+        "rope_parameters": None,
+        "rope_theta": 500.0,
+    }
+    scaling = {kind: "llama3", "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps({**raw, key: scaling}))
+    found = from_hugging_face(tmp_path / "config.json")[0]
+    assert found.rope_theta == 500.0
+    # as transformers: what is not said is the context of the model
+    assert found.rope_scaling.original_max_position_embeddings == found.max_position_embeddings == 512
+    assert found.rope_scaling.high_freq_factor == 2.0
+
+
+def test_layers_that_all_see_everything_have_no_window(tmp_path):
+    raw = to_hugging_face(ModelConfig(), 64, 0, None)
+    raw |= {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention"] * 6}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig()
+
+
+def test_a_smollm3_that_rotates_everywhere_is_a_llama(tmp_path):
+    raw = to_hugging_face(ModelConfig(qk_norm=False, rope_mode="off"), 64, 0, None) | {"no_rope_layers": [1] * 6}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)

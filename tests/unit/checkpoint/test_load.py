@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
-from candlewick.checkpoint.load import load_for_inference, load_weights, read_state, resume
+from candlewick.checkpoint.load import initialize_from, load_for_inference, load_weights, read_state, resume
 from candlewick.checkpoint.safetensors import read_tensors, write_tensors
 from candlewick.checkpoint.save import save, weights_of
 from candlewick.errors import CheckpointError
+from candlewick.model.transformer import Transformer
 
 CPU = torch.device("cpu")
 
@@ -159,3 +160,51 @@ def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(pla
     (plain / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=r"holds 30,944 numbers, the model of .*config\.json has [\d,]{13,}"):
         load_for_inference(plain, CPU)
+
+
+def test_what_is_in_no_class_of_hugging_face_is_read_here(make_snapshot, tmp_path):
+    shape = {"partial_rotary_factor": 0.5, "rope_mode": "on_the_fly"}
+    folder = save(tmp_path / "checkpoints", make_snapshot(3, **shape), max_keep=2)
+    model, _ = load_for_inference(folder, CPU)
+    assert model.config.partial_rotary_factor == 0.5
+    assert all(torch.equal(tensor, make_snapshot(3, **shape).weights[n]) for n, tensor in model.named_parameters())
+
+
+def test_an_ungated_mlp_comes_back(make_snapshot, make_model, tmp_path):
+    shape = {"qk_norm": False, "mlp": "silu"}
+    folder = save(tmp_path, make_snapshot(3, **shape), max_keep=2)
+    assert "model.layers.0.mlp.gate_proj.weight" in read_tensors(folder / "model.safetensors")
+    resumed, started = make_model(6, **shape), make_model(7, **shape)
+    resume(resumed, folder)
+    initialize_from(started, folder)
+    for model in (resumed, started, load_for_inference(folder, CPU)[0]):
+        found = weights_of(model)
+        assert all(torch.equal(found[name], tensor) for name, tensor in make_snapshot(3, **shape).weights.items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_run_starts_from_the_weights_of_another(make_snapshot, make_model, tmp_path, tied):
+    saved = make_snapshot(3, tie_word_embeddings=tied)
+    save(tmp_path / "checkpoints", saved, max_keep=2)
+    model = make_model(9, tie_word_embeddings=tied)
+    initialize_from(model, tmp_path)
+    assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in model.named_parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_the_vocabulary_gains_are_the_mean_of_the_others(make_snapshot, make_model, tmp_path, tied):
+    saved = make_snapshot(3, tie_word_embeddings=tied)
+    folder = save(tmp_path / "checkpoints", saved, max_keep=2)
+    model = Transformer(saved.model_config, 384)
+    initialize_from(model, folder)
+    for name in ("model.embed_tokens.weight", "lm_head.weight")[: 1 if tied else 2]:
+        parameter = dict(model.named_parameters())[name]
+        assert torch.equal(parameter[:320], saved.weights[name])
+        assert torch.allclose(parameter[320:], saved.weights[name].mean(0).expand(64, -1))
+    with pytest.raises(CheckpointError, match="has 320 vocabulary rows, the model 256"):
+        initialize_from(Transformer(saved.model_config, 256), folder)
+
+
+def test_weights_of_another_shape_are_no_start(folder, make_model):
+    with pytest.raises(CheckpointError, match="has 4 tensors that this model lacks, the first is .*k_norm"):
+        initialize_from(make_model(qk_norm=False), folder)

@@ -13,7 +13,8 @@ from candlewick.model.transformer import Transformer
 @st.composite
 def configs(draw):
     kv_heads = draw(st.integers(1, 3))
-    qk_norm = draw(st.booleans())
+    mlp = draw(st.sampled_from(["swiglu", "silu"]))
+    qk_norm = mlp == "swiglu" and draw(st.booleans())
     return ModelConfig(
         hidden_size=draw(st.integers(1, 40)),
         num_layers=draw(st.integers(1, 3)),
@@ -21,9 +22,10 @@ def configs(draw):
         num_key_value_heads=kv_heads,
         head_dim=2 * draw(st.integers(1, 8)),
         intermediate_size=draw(st.integers(1, 50)),
+        mlp=mlp,
         qk_norm=qk_norm,
         attention_bias=not qk_norm and draw(st.booleans()),
-        mlp_bias=not qk_norm and draw(st.booleans()),
+        mlp_bias=mlp == "silu" or (not qk_norm and draw(st.booleans())),
         tie_word_embeddings=draw(st.booleans()),
         max_position_embeddings=4,
     )
@@ -50,6 +52,18 @@ def test_flops_of_a_known_shape():
     assert flops.strict == 6 * model_size(config, 32_000).multiplied + 6 * 6 * 384 * 512
     assert abs(flops.strict / 144.5e6 - 1) < 0.001
     assert flops.palm - flops.strict == 6 * 6 * 384 * 512
+
+
+def test_a_window_costs_what_its_tokens_see():
+    config = ModelConfig(num_layers=3, sliding_window=5, full_attention_every=3)
+    flops, full = flops_per_token(config, 100, 16), flops_per_token(ModelConfig(num_layers=3), 100, 16)
+    width = config.num_attention_heads * config.head_dim
+    seen = [sum(t + 0.5 if t < 5 else 5 for t in range(16)), sum(t + 0.5 for t in range(16))]
+    expected = 12 * width * (2 * seen[0] + seen[1]) / 16
+    assert abs(flops.strict - 6 * model_size(config, 100).multiplied - expected) < 1
+    assert full.palm - flops.palm == 12 * width * 2 * (16 - 5)
+    wide = flops_per_token(ModelConfig(num_layers=3, sliding_window=16), 100, 16)
+    assert (wide.strict, wide.palm) == (full.strict, full.palm)
 
 
 def test_it_needs_no_torch():

@@ -37,7 +37,11 @@ def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
 def test_every_parameter_matches_one_row_and_every_row_a_parameter():
     names = {
         name
-        for settings in ({"qk_norm": False, "attention_bias": True, "mlp_bias": True}, {"qk_norm": True})
+        for settings in (
+            {"qk_norm": False, "attention_bias": True, "mlp_bias": True},
+            {"qk_norm": False, "mlp": "silu"},
+            {"qk_norm": True},
+        )
         for name, _ in build(
             hidden_size=8, num_attention_heads=2, tie_word_embeddings=False, **settings
         ).named_parameters()

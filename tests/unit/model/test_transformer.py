@@ -2,9 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from candlewick.config import ModelConfig
+from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
 
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -94,10 +96,14 @@ def test_grouped_heads_are_the_model_with_repeated_keys_and_values():
         assert torch.allclose(grouped(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
 
 
-@given(st.lists(st.integers(1, 8), min_size=1, max_size=4))
+WINDOWS = {"sliding_window": 3, "full_attention_every": 2}
+OFF = {"rope_mode": "off", "mlp": "silu", "qk_norm": False}
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.sampled_from([{}, WINDOWS, OFF]))
 @settings(max_examples=25, deadline=None)
-def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces):
-    model = build(num_key_value_heads=2)
+def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces, changes):
+    model = build(num_key_value_heads=2, **changes)
     tokens = tokens_of(model, length=sum(pieces))
     cache = model.new_cache(batch_size=2, max_tokens=sum(pieces))
     with torch.no_grad():
@@ -105,6 +111,71 @@ def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces):
         parts = [model(part, cache=cache) for part in tokens.split(pieces, dim=1)]
     assert cache.length == sum(pieces)
     assert (torch.cat(parts, dim=1) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_without_rotation_an_order_is_seen_by_the_mask_only():
+    model = build(num_layers=1, **OFF)
+    tokens = tokens_of(model)
+    other = torch.cat((tokens[:, :19].flip(1), tokens[:, 19:]), dim=1)
+    with torch.no_grad():
+        assert torch.allclose(model(tokens)[:, 19], model(other)[:, 19], rtol=1e-4, atol=1e-5)
+    assert model.model.rotary_emb is None
+
+
+def test_a_window_reaches_one_token_less_per_layer_than_it_is_wide():
+    model = build(sliding_window=4)
+    tokens = tokens_of(model)
+    other = tokens.clone()
+    other[:, 5] = (other[:, 5] + 1) % model.vocab_size
+    with torch.no_grad():
+        changed = (model(tokens) != model(other)).any(-1).any(0)
+    assert changed.nonzero().flatten().tolist() == list(range(5, 5 + 2 * (4 - 1) + 1))
+
+
+def documents_of(*rows: str) -> Documents:
+    return Documents.from_starts(torch.tensor([[letter == "x" for letter in row] for row in rows]))
+
+
+DOCUMENTS = [("x..x......", "x.xx....x."), ("..........", "xxxxxxxxxx"), ("x....x....", ".........x")]
+
+
+@pytest.mark.parametrize("changes", [{"num_key_value_heads": 2}, WINDOWS, {"rope_mode": "on_the_fly"}, OFF])
+def test_a_document_in_a_row_is_the_document_alone(core_row, changes):
+    model = build(**changes).double()
+    tokens = tokens_of(model, length=10)
+    worst = 0.0
+    for rows in DOCUMENTS:
+        documents = documents_of(*rows)
+        with torch.no_grad():
+            found = model(tokens, documents=documents).flatten(0, 1).split(documents.lengths)
+            alone = [model(part[None])[0] for part in tokens.flatten().split(documents.lengths)]
+        differences = [(a - b).abs().max() / b.abs().max() for a, b in zip(found, alone, strict=True)]
+        worst = max(worst, *(difference.item() for difference in differences))
+    core_row("data.document_mask=true", "each document alone, float64", worst, 1e-12)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated"
+)  # the compiler itself does, on autograd functions
+def test_other_documents_do_not_compile_the_model_again():
+    model = build(num_key_value_heads=2, **WINDOWS)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(model.hidden, backend=counter, fullgraph=True, dynamic=False)
+    tokens = tokens_of(model, length=10)
+    for rows in DOCUMENTS:
+        documents = documents_of(*rows)
+        found, expected = compiled(tokens, documents=documents), model.hidden(tokens, documents=documents)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+        ours, theirs = (torch.autograd.grad(x.square().sum(), model.parameters()) for x in (found, expected))
+        assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+    assert counter.frame_count == 1
+
+
+def test_documents_and_a_cache_exclude_each_other():
+    model = build()
+    with pytest.raises(ValueError, match="a cache holds one document per row"):
+        model(tokens_of(model), cache=model.new_cache(2, 20), documents=documents_of("x" * 20, "x" * 20))
 
 
 def test_names_are_those_of_the_saved_file():
@@ -120,9 +191,10 @@ def test_names_are_those_of_the_saved_file():
     assert "lm_head.weight" not in dict(build().named_parameters())
 
 
+@pytest.mark.parametrize("changes", [{}, {"rope_mode": "on_the_fly"}, OFF])
 @pytest.mark.parametrize("tied", [True, False])
-def test_built_on_meta_it_is_the_same_model(tied):
-    model = build(tie_word_embeddings=tied)
+def test_built_on_meta_it_is_the_same_model(tied, changes):
+    model = build(tie_word_embeddings=tied, **changes)
     with torch.device("meta"):
         other = Transformer(model.config, model.vocab_size)
     assert all(parameter.is_meta for parameter in other.parameters())

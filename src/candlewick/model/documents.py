@@ -1,0 +1,61 @@
+"""Where documents begin in the rows of a batch, for attention that does not look across.
+
+    row       a a a b b | c c c c c          B = 2, T = 5; a row's first token always begins a document
+    positions 0 1 2 0 1 | 0 1 2 3 4
+    ends      0 3 5 10 10 10 10 10 10 10 10  cumulative lengths over all B T tokens, padded to B T + 1
+
+The shapes depend on B and T only, so that a compiled model is not compiled again for every batch. `ends` is what
+variable-length kernels call cumulative sequence lengths; its copy on the CPU tells how many of them are real
+without waiting for the device.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of one batch."""
+
+    positions: Tensor  # (B, T) int32, the place of each token in its document
+    ends: Tensor  # (B T + 1,) int32
+    host_ends: Tensor  # the same, on the CPU
+
+    @classmethod
+    def from_starts(cls, starts: Tensor) -> Self:
+        """Make them from a mask (B, T) on the CPU: a document begins where it is True, and in column 0."""
+        first = starts.clone()
+        first[:, 0] = True
+        flat = first.flatten()
+        places = torch.arange(flat.numel(), dtype=torch.int32)
+        begins = places[flat]
+        ends = torch.full((flat.numel() + 1,), flat.numel(), dtype=torch.int32)
+        ends[: begins.numel()] = begins
+        positions = places - begins[flat.cumsum(0) - 1]
+        return cls(positions.view_as(starts), ends, ends)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each document."""
+        return document_lengths(self.host_ends)
+
+    def to(self, device: torch.device) -> Self:
+        """Return them on a device."""
+        if device.type == "cuda":  # pragma: cuda
+            # from pageable memory the copy would wait for all that the device still has to compute
+            positions, ends = (
+                tensor.pin_memory().to(device, non_blocking=True) for tensor in (self.positions, self.ends)
+            )
+        else:
+            positions, ends = self.positions.to(device), self.ends.to(device)
+        return replace(self, positions=positions, ends=ends)
+
+
+def document_lengths(host_ends: Tensor) -> list[int]:
+    """Return the lengths that cumulative ends on the CPU stand for, without the padding."""
+    lengths = host_ends.diff()
+    return lengths[lengths > 0].tolist()

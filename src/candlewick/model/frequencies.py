@@ -1,0 +1,68 @@
+"""How fast each pair of channels turns, and what stretches that to longer contexts.
+
+    plain     w_i = theta^(-2i/r)          i = 0 .. r/2 - 1, r the rotated channels of a head; fast ones first
+    linear    w_i / factor                                                        arXiv:2306.15595
+    ntk       theta becomes theta * alpha^(r / (r - 2)): w_0 stays, the slowest is divided by alpha
+    yarn      a ramp over i from w_i (fast) to w_i / factor (slow); cosines and sines are multiplied too
+    llama3    the same ramp, but over the turns that w_i makes in the original context     arXiv:2407.21783
+
+All of them are transformers' own formulas (modeling_rope_utils), in float32 in the same order of operations.
+References: ntk and YaRN, arXiv:2309.00071 sections 3.1 to 3.4.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
+
+
+def effective_theta(config: ModelConfig) -> float:
+    """Return the base of the frequencies, ntk's alpha folded in: what a saved model says as rope_theta."""
+    scaling, width = config.rope_scaling, config.rotary_dim
+    if isinstance(scaling, NtkScaling):
+        return config.rope_theta * scaling.alpha ** (width / (width - 2))
+    return config.rope_theta
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Return the angle per position of each pair, (rotary_dim / 2,) float32 on the current device."""
+    theta, width, scaling = effective_theta(config), config.rotary_dim, config.rope_scaling
+    powers = theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    plain = 1.0 / powers
+    match scaling:
+        case LinearScaling():
+            return plain / scaling.factor
+        case YarnScaling():
+            kept = _yarn_kept(scaling, theta, width)
+            return 1.0 / (scaling.factor * powers) * (1 - kept) + plain * kept
+        case Llama3Scaling():
+            turns = scaling.original_max_position_embeddings / (2 * math.pi / plain)
+            kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+            kept = kept.clamp(0, 1)
+            return (1 - kept) * plain / scaling.factor + kept * plain
+        case _:
+            return plain
+
+
+def attention_factor(config: ModelConfig) -> float:
+    """Return what cosines and sines are multiplied by: 1 but for YaRN."""
+    scaling = config.rope_scaling
+    if not isinstance(scaling, YarnScaling):
+        return 1.0
+    return scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
+
+
+def _yarn_kept(scaling: YarnScaling, theta: float, width: int) -> Tensor:
+    """Return how much of each plain frequency is kept, (width / 2,): 1 for fast ones, 0 for slow ones."""
+
+    def pair_that_makes(turns: float) -> float:
+        """Return which pair, as a fraction, turns so often over the original context."""
+        wavelength = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
+        return width * math.log(wavelength) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_that_makes(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_that_makes(scaling.beta_slow)), width - 1)
+    ramp = (torch.arange(width // 2, dtype=torch.float32) - first) / ((last - first) or 0.001)
+    return 1 - ramp.clamp(0, 1)
