@@ -1,107 +1,151 @@
-"""A config becomes an optimizer: AdamW for everything, or Muon for the matrices and AdamW for the rest.
+"""A config becomes an optimizer: one that works number by number, and for the matrices perhaps Muon.
 
-AdamW is PyTorch's fused one: a single kernel on CUDA, MPS and the CPU, which also skips the update on the device
-when it is told that a gradient was not finite. All state exists from the start and is known by the parameter's
-name, so a checkpoint is complete at any step and does not depend on the order of parameters:
+AdamW, Adam and SGD are PyTorch's fused kernels on CUDA, MPS and the CPU, which also skip the update on the device
+when they are told that a gradient was not finite; Lion and Muon do the same. All state exists from the start and
+is known by the parameter's name, so a checkpoint is complete at any step and does not depend on their order:
 
-    <parameter>.exp_avg  .exp_avg_sq  .step  (AdamW)      <parameter>.momentum_buffer  (Muon)
+    <parameter>.exp_avg  .exp_avg_sq  .step     AdamW, Adam      <parameter>.momentum_buffer          SGD, Muon
+               .exp_avg                         Lion                        .second_momentum_buffer   NorMuon
+               .last                            the newest weights, when the model's file holds averages
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from candlewick.config import AdamWConfig, MuonConfig
+from candlewick.config import AdamConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
 from candlewick.errors import CheckpointError
-from candlewick.optim.groups import decays, role
+from candlewick.optim.average import Average
+from candlewick.optim.groups import groups, role
+from candlewick.optim.momentum import SGD, Lion
 from candlewick.optim.muon import Muon
 from candlewick.optim.shard import own_part
 
 
+@dataclass(frozen=True, slots=True)
 class Optimizer:
-    """Muon (perhaps) and AdamW behind one set of calls."""
+    """All optimizers of a model, and the averages of its weights if wanted, behind one set of calls."""
 
-    def __init__(self, muon: Muon | None, adamw: torch.optim.AdamW, names: Mapping[Tensor, str]) -> None:
-        self.muon, self.adamw, self.names = muon, adamw, names
-        self.set_lr(1.0)
+    elementwise: torch.optim.Optimizer
+    muon: Muon | None
+    average: Average | None
+    names: Mapping[Tensor, str]
 
     def set_lr(self, multiplier: float) -> None:
         """Set every learning rate to its peak times `multiplier`."""
-        for group in self.adamw.param_groups:
+        for group in self.elementwise.param_groups:
             group["lr"] = group["peak_lr"] * multiplier
         if self.muon is not None:
-            self.muon.learning_rate = self.muon.config.learning_rate * multiplier
+            self.muon.learning_rate = self.muon.peak_lr * multiplier
 
     def step(self, found_inf: Tensor | None = None) -> None:
-        """Update all parameters from their gradients.
+        """Update all parameters from their gradients, then their averages.
 
         `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then no weight and no state
         changes, and the host does not wait to know it.
         """
-        self.adamw.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
-        self.adamw.step()
+        self.elementwise.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        self.elementwise.step()
         if self.muon is not None:
             self.muon.step(found_inf)
+        if self.average is not None:
+            self.average.update(found_inf)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for parameter in self.names:
             parameter.grad = None
 
+    @property
+    def averages(self) -> Mapping[str, Tensor] | None:
+        """The averaged weights by parameter name, not copies; None when no average is kept."""
+        return None if self.average is None else self.average.averages
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Put the averages into the model's parameters for the block; without averages nothing happens.
+
+        Parameters that FSDP holds gathered do not notice: reshard before and after.
+        """
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
     def named_state(self) -> dict[str, Tensor]:
         """Return all state tensors by name, as they are: not copies, and complete at any time."""
         state = {
             f"{self.names[parameter]}.{kind}": own_part(tensor)
-            for parameter, kinds in self.adamw.state.items()
+            for parameter, kinds in self.elementwise.state.items()
             for kind, tensor in kinds.items()
         }
-        return state if self.muon is None else state | self.muon.state()
+        if self.muon is not None:
+            state |= self.muon.state()
+        if self.average is not None:
+            state |= {f"{name}.last": own_part(last.detach()) for name, last in self.average.last.items()}
+        return state
 
     @torch.no_grad()
     def load_named_state(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over a state. Raises CheckpointError, before any change, unless names and shapes are the same."""
-        state = self.named_state()
-        for what, names in (("lacks", state.keys() - saved.keys()), ("has", saved.keys() - state.keys())):
-            if names:
-                raise CheckpointError(
-                    f"the saved optimizer state {what} {len(names)} tensors, {min(names)} for one, "
-                    f"{'that this optimizer needs' if what == 'lacks' else 'that this optimizer does not know'}",
-                    "go on with the model and optimizer of the config that the checkpoint was made with",
-                )
-        for name, tensor in state.items():
-            if saved[name].shape != tensor.shape:
-                raise CheckpointError(
-                    f"the saved optimizer state {name} has shape {tuple(saved[name].shape)}, "
-                    f"this optimizer needs {tuple(tensor.shape)}",
-                    "go on with the model and optimizer of the config that the checkpoint was made with",
-                )
+        """Take over a state. Raises CheckpointError, before any change, unless names and shapes are the same.
+
+        With averages the model's parameters must hold the averages before; they hold the newest weights after.
+        """
+        state, problem = self.named_state(), None
+        if lacking := state.keys() - saved.keys():
+            problem = f"lacks {len(lacking)} tensors, {min(lacking)} for one, that this optimizer needs"
+        elif unknown := saved.keys() - state.keys():
+            problem = f"has {len(unknown)} tensors, {min(unknown)} for one, that this optimizer does not know"
+        elif other := [name for name in state if saved[name].shape != state[name].shape]:
+            found, needed = (tuple(tensors[other[0]].shape) for tensors in (saved, state))
+            problem = f"has shape {found}, this optimizer needs {needed}, for {other[0]}"
+        if problem is not None:
+            fix = "go on with the model and optimizer of the config that the checkpoint was made with"
+            raise CheckpointError(f"the saved optimizer state {problem}", fix)
+        if self.average is not None:
+            for name, average in self.average.averages.items():
+                average.copy_(self.average.last[name])
         for name, tensor in state.items():
             tensor.copy_(saved[name])
 
 
-def build_optimizer(model: nn.Module, config: AdamWConfig | MuonConfig) -> Optimizer:
-    """Make the optimizer of a Transformer whose weights lie on their device. Clipping is not its business."""
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Make the optimizer of a Transformer whose weights lie on their device, and are those to start from.
+
+    Clipping is not its business. A learning rate scale of 0 freezes: neither gradient nor decay moves the weight.
+    """
     named = dict(model.named_parameters())
-    muon, rate = None, config.learning_rate
+    muon, rest, rate = None, named, config.learning_rate
     if isinstance(config, MuonConfig):
         matrices = {name: parameter for name, parameter in named.items() if role(name) == "matrix"}
         muon, rate = Muon(matrices, config), config.adam_learning_rate
-    rest = [name for name in named if muon is None or role(name) != "matrix"]
-    groups = [
-        {
-            "params": [named[name] for name in rest if decays(name, config.decay) == decayed],
-            "weight_decay": config.weight_decay if decayed else 0.0,
-            "peak_lr": rate,
-        }
-        for decayed in (True, False)
-    ]
-    betas = (config.beta1, config.beta2)
-    adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.epsilon, fused=True)
-    for parameter in (named[name] for name in rest):
-        adamw.state[parameter] = {
+        rest = {name: parameter for name, parameter in named.items() if name not in matrices}
+    elementwise = _elementwise(groups(rest.items(), config, rate), config)
+    average = None if config.ema_decay is None else Average(named, config.ema_decay)
+    optimizer = Optimizer(elementwise, muon, average, {parameter: name for name, parameter in named.items()})
+    optimizer.set_lr(1.0)
+    return optimizer
+
+
+def _elementwise(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    if isinstance(config, SGDConfig):
+        return SGD(groups, config)
+    if isinstance(config, LionConfig):
+        return Lion(groups, config)
+    kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
+    adam = kind(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
+    for parameter in (parameter for group in adam.param_groups for parameter in group["params"]):
+        adam.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
-    return Optimizer(muon, adamw, {parameter: name for name, parameter in named.items()})
+    return adam

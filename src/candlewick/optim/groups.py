@@ -1,15 +1,20 @@
 """Which kind of parameter is which: a table from name to role, covering every name exactly once.
 
-matrix      the seven projections of a block      Muon's share, if there is a Muon
+matrix      the projections of a block            Muon's share, if there is a Muon
 embedding   rows looked up by token               AdamW: a gradient touches few rows, there is no spectrum
-head        rows that score a token               AdamW
+head        rows that score a token               AdamW; a tied head is the embedding
 vector      norms and biases                      AdamW, no decay: they are scales and offsets, not directions
+
+A role is the unit of every setting: a group of parameters shares its learning rate and its decay.
 """
 
 import re
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, get_args
 
-Role = Literal["matrix", "embedding", "head", "vector"]
+from torch import Tensor
+
+from candlewick.config import OptimizerConfig, Role
 
 TABLE: dict[str, Role] = {
     r"model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight": "matrix",
@@ -28,6 +33,19 @@ def role(name: str) -> Role:
     return found[0]
 
 
-def decays(name: str, decay: Literal["matrices", "all"]) -> bool:
-    """Return whether weight decay applies to a parameter."""
-    return decay == "all" or role(name) != "vector"
+def groups(
+    parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig, peak_lr: float
+) -> list[dict[str, Any]]:
+    """Return torch's parameter groups, one per role that occurs; `peak_lr` is scaled for each."""
+    members: dict[Role, list[Tensor]] = {kind: [] for kind in get_args(Role)}
+    for name, parameter in parameters:
+        members[role(name)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "peak_lr": peak_lr * config.learning_rate_scales.get(kind, 1.0),
+            "weight_decay": config.weight_decay if config.decay == "all" or kind != "vector" else 0.0,
+        }
+        for kind, parameters in members.items()
+        if parameters
+    ]

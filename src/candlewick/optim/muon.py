@@ -4,12 +4,18 @@
     U <- orthogonalize(mu M + (1 - mu) G)     Nesterov's look ahead, singular values brought near 1
     W <- (1 - lr * decay) W - lr * sqrt(max(1, rows / columns)) U
 
-Reference: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-kellerjordan.github.io/posts/muon. The quintic's coefficients are that post's: the steepest at 0 that keep the
-singular values within about 0.7 to 1.2, which serves as well as exactly 1.
+With `normuon_beta2` the rows of U, which are neurons, are brought to one size: each is divided by the root of
 
-Matrices of one shape are one stack: the momentum lives in it, and each step is a handful of batched products
-instead of dozens of small ones. Products are bfloat16 on CUDA and in the gradients' dtype elsewhere.
+    v <- beta2 v + (1 - beta2) mean(U^2 over the row)
+
+and then all of U scaled to the norm it had. With `cautious_decay` only those weights decay whose sign is U's.
+
+References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
+code, so that the rate means the same with it and without; cautious weight decay, arXiv:2510.12402.
+
+Matrices of one shape are one stack: the state lives in it, and each step is a handful of batched products
+instead of dozens of small ones.
 """
 
 import math
@@ -20,44 +26,30 @@ import torch
 from torch import Tensor, nn
 
 from candlewick.config import MuonConfig
+from candlewick.optim.orthogonal import coefficients, orthogonalize
 from candlewick.optim.shard import own_part
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
-    """Bring the singular values of matrices (n, rows, columns) near 1 by `steps` Newton-Schulz iterations.
-
-    Each matrix is first divided by its Frobenius norm, so that no singular value exceeds 1; then
-    X <- a X + (b S + c S S) X with S = X X^T, on the shorter side. A zero matrix stays zero.
-    """
-    a, b, c = COEFFICIENTS
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    if x.is_cuda:
-        x = x.bfloat16()
-    for _ in range(steps):
-        square = torch.bmm(x, x.mT)  # (n, short, short)
-        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)  # (n, short, long)
-    return (x.mT if tall else x).to(matrices.dtype)
+_EPSILON = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """The matrices of one shape and their momentum."""
+    """The matrices of one shape and their state."""
 
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
     momentum: Tensor  # (n, rows, columns)
+    second: Tensor | None  # (n, rows)
 
 
 class Muon:
     """Muon over named matrices, whole on this rank. Every matrix needs a gradient at every step."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: MuonConfig) -> None:
-        self.config, self.learning_rate = config, config.learning_rate
+        self.config = config
+        self.peak_lr = config.learning_rate * config.learning_rate_scales.get("matrix", 1.0)
+        self.learning_rate = self.peak_lr
+        self.coefficients = coefficients(config.coefficients, config.newton_schulz_steps)
         shapes: dict[torch.Size, list[str]] = {}
         for name, parameter in parameters.items():
             shapes.setdefault(parameter.shape, []).append(name)
@@ -67,14 +59,18 @@ class Muon:
             own = [own_part(parameter.detach()) for parameter in members]
             if own[0].shape != members[0].shape:
                 raise ValueError(f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized")
-            self.stacks.append(_Stack(tuple(names), members, torch.stack(own).zero_()))
+            momentum = torch.stack(own).zero_()
+            second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
+            self.stacks.append(_Stack(tuple(names), members, momentum, second))
 
     def state(self) -> dict[str, Tensor]:
-        """Return each matrix's momentum by name, as views: writing to them sets the state."""
+        """Return each matrix's momentum (and second moments) by name, as views: writing to them sets the state."""
         return {
-            f"{name}.momentum_buffer": momentum
+            f"{name}.{kind}": tensor
             for stack in self.stacks
-            for name, momentum in zip(stack.names, stack.momentum, strict=True)
+            for kind, stacked in (("momentum_buffer", stack.momentum), ("second_momentum_buffer", stack.second))
+            if stacked is not None
+            for name, tensor in zip(stack.names, stacked, strict=True)
         }
 
     @torch.no_grad()
@@ -92,12 +88,29 @@ class Muon:
             keep = 1.0 - found_inf
             grads = torch.where(found_inf > 0, stack.momentum, grads)
         stack.momentum.lerp_(grads, 1 - mu)
-        update = orthogonalize(grads.lerp_(stack.momentum, mu), self.config.newton_schulz_steps)
+        update = orthogonalize(grads.lerp_(stack.momentum, mu), self.coefficients)
+        if stack.second is not None and self.config.normuon_beta2 is not None:
+            update = even_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
         rows, columns = update.shape[1:]
         update *= keep * (-self.learning_rate * math.sqrt(max(1, rows / columns)))
-        shrink = 1 - keep * (self.learning_rate * self.config.weight_decay)
+        shrink = keep * (self.learning_rate * self.config.weight_decay)
         for parameter, change in zip(stack.parameters, update, strict=True):
-            own_part(parameter).mul_(shrink).add_(change)
+            weight = own_part(parameter)
+            if self.config.cautious_decay:
+                weight.sub_(weight * (weight * change <= 0) * shrink).add_(change)
+            else:
+                weight.mul_(1 - shrink).add_(change)
+
+
+def even_rows(update: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
+    """Divide each row of updates (n, rows, columns) by the root of its second moment, and keep the matrix's norm.
+
+    `second` (n, rows) moves by `share` of the way to the mean squares of this update's rows.
+    """
+    norm = torch.linalg.matrix_norm(update, keepdim=True)
+    second.add_((update.square().mean(-1) - second) * share)
+    even = update / (second.sqrt() + _EPSILON).unsqueeze(-1)
+    return even * (norm / (torch.linalg.matrix_norm(even, keepdim=True) + _EPSILON))
 
 
 def _grad(name: str, parameter: nn.Parameter) -> Tensor:

@@ -1,10 +1,16 @@
 r"""The learning rate over a run: pure functions from the number of completed updates to a share of the peak.
 
-    1 |      ________________             constant   flat after the warm-up
-      |     /                \            cosine     half a cosine from the end of the warm-up
-      |    /                  \           wsd        flat, then linear over the last `decay_fraction`
-      |___/                    \___ min_lr          (warm-up, stable, decay: arXiv:2404.06395 section 4)
+    1 |      ________________             wsd           flat, then linear over the last `decay_fraction`
+      |     /                \                          (warm-up, stable, decay: arXiv:2404.06395 section 4)
+      |    /                  \
+      |___/                    \___ min_lr
         warm-up           total_steps
+
+    constant  linear_warmup        flat after the warm-up
+    cosine  cosine_with_warmup     (1 + cos(pi x)) / 2     x from 0 at the end of the warm-up to 1 at the end
+    polynomial                     (1 - x) ^ power         of the run (cosine: arXiv:1608.03983)
+
+A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none.
 
 A run bounded by time starts without knowing its steps, and learns them early on. So that the rate does not jump
 then, its warm-up when none is set is a fixed number of steps, before and after; the shape counts as 1 until then.
@@ -20,12 +26,11 @@ _WARMUP_STEPS_OF_TIMED_RUNS = 50
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
-    """Return the length of the warm-up.
-
-    As set; else 2 % of the run but at most 2,000 steps; else, when the run is bounded by time, 50.
-    """
+    """Return the length of the warm-up: as set, or what the strategy and the end of the run suggest."""
     if config.warmup_steps is not None:
         return config.warmup_steps
+    if config.strategy in ("constant", "cosine"):
+        return 0
     if total_steps is None or config.total_seconds is not None:
         return _WARMUP_STEPS_OF_TIMED_RUNS
     return min(_MAX_WARMUP_STEPS, round(_WARMUP_SHARE * total_steps))
@@ -39,11 +44,16 @@ def multiplier(config: SchedulerConfig, step: int, total_steps: int | None) -> f
     """
     warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if total_steps is None or config.strategy == "constant":
+    if total_steps is None:
         return ramp
-    if config.strategy == "cosine":
-        done = (step - warmup) / max(1, total_steps - warmup)
-        share = 0.5 + 0.5 * math.cos(math.pi * min(1.0, max(0.0, done)))
-    else:
-        share = min(1.0, max(0.0, total_steps - step) / (config.decay_fraction * total_steps))
+    done = 1.0 if step >= total_steps else max(0.0, (step - warmup) / max(1, total_steps - warmup))
+    match config.strategy:
+        case "constant" | "linear_warmup":
+            return ramp
+        case "cosine" | "cosine_with_warmup":
+            share = 0.5 + 0.5 * math.cos(math.pi * done)
+        case "polynomial":
+            share = (1.0 - done) ** config.power
+        case _:  # wsd
+            share = min(1.0, max(0.0, total_steps - step) / (config.decay_fraction * total_steps))
     return ramp * (config.min_lr + (1.0 - config.min_lr) * share)

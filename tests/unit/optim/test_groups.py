@@ -3,18 +3,20 @@ import re
 import pytest
 import torch
 
-from candlewick.config import ModelConfig
+from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.model.transformer import Transformer
-from candlewick.optim.groups import TABLE, decays, role
+from candlewick.optim.groups import TABLE, groups, role
+
+
+def parameters(**settings):
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(**{"tie_word_embeddings": False, **settings}), 64)
+    return list(model.named_parameters())
 
 
 def names() -> set[str]:
-    found = set()
-    for settings in ({"qk_norm": False, "attention_bias": True, "mlp_bias": True}, {"qk_norm": True}):
-        with torch.device("meta"):
-            model = Transformer(ModelConfig(tie_word_embeddings=False, **settings), 64)
-        found |= {name for name, _ in model.named_parameters()}
-    return found
+    biased = {"qk_norm": False, "attention_bias": True, "mlp_bias": True}
+    return {name for settings in (biased, {"qk_norm": True}) for name, _ in parameters(**settings)}
 
 
 def test_every_parameter_has_one_role_and_every_row_a_parameter():
@@ -25,21 +27,43 @@ def test_every_parameter_has_one_role_and_every_row_a_parameter():
 
 
 def test_roles_follow_the_shapes():
-    with torch.device("meta"):
-        model = Transformer(ModelConfig(tie_word_embeddings=False), 64)
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters():
         assert (role(name) == "vector") == (parameter.ndim == 1)
     assert role("model.embed_tokens.weight") == "embedding"
     assert role("lm_head.weight") == "head"
-    assert sum(role(name) == "matrix" for name, _ in model.named_parameters()) == 7 * 6
-
-
-def test_vectors_decay_only_when_all_do():
-    assert not decays("model.norm.weight", "matrices")
-    assert decays("model.norm.weight", "all")
-    assert decays("model.embed_tokens.weight", "matrices")
+    assert sum(role(name) == "matrix" for name, _ in parameters()) == 7 * 6
 
 
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="parameter 'model.gate' matches 0 rows"):
         role("model.gate")
+
+
+def of_role(config, **settings):
+    """Role -> its group, told by the first parameter in it."""
+    named = parameters(**settings)
+    by_id = {id(parameter): name for name, parameter in named}
+    return {role(by_id[id(group["params"][0])]): group for group in groups(named, config, 0.5)}
+
+
+def test_there_is_a_group_per_role_and_every_parameter_is_in_it():
+    found = of_role(AdamWConfig())
+    assert list(found) == ["matrix", "embedding", "head", "vector"]
+    assert sum(len(group["params"]) for group in found.values()) == len(parameters())
+    assert list(of_role(AdamWConfig(), tie_word_embeddings=True)) == ["matrix", "embedding", "vector"]
+
+
+def test_vectors_decay_only_when_all_do():
+    decays = {kind: group["weight_decay"] for kind, group in of_role(AdamWConfig()).items()}
+    assert decays == {"matrix": 0.1, "embedding": 0.1, "head": 0.1, "vector": 0.0}
+    assert {group["weight_decay"] for group in of_role(AdamWConfig(decay="all")).values()} == {0.1}
+
+
+def test_every_role_has_its_share_of_the_peak():
+    found = of_role(AdamWConfig(learning_rate_scales={"head": 2.0, "vector": 0.0}))
+    assert {kind: group["peak_lr"] for kind, group in found.items()} == {
+        "matrix": 0.5,
+        "embedding": 0.5,
+        "head": 1.0,
+        "vector": 0.0,
+    }

@@ -6,9 +6,11 @@ from torch import nn
 
 from candlewick.config import MuonConfig
 from candlewick.optim import muon as module
-from candlewick.optim.muon import COEFFICIENTS, Muon, orthogonalize
+from candlewick.optim.muon import Muon
 
 SHAPES = {"a": (6, 10), "b": (6, 10), "c": (10, 6), "d": (8, 8)}
+PLAIN = MuonConfig(weight_decay=0.1, momentum=0.9)
+RATES = [0.05, 0.02, 0.1]
 
 
 def matrices(dtype=torch.float64) -> dict[str, nn.Parameter]:
@@ -25,58 +27,106 @@ def set_gradients(parameters, seed):
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
 
 
-def reference_polynomial(matrix: torch.Tensor, steps: int) -> torch.Tensor:
-    """The same quintic, applied to the singular values of one matrix in float64."""
-    a, b, c = COEFFICIENTS
-    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    values = values / matrix.double().norm()
-    for _ in range(steps):
-        values = a * values + b * values**3 + c * values**5
+def run(config, dtype=torch.float64, seeds=range(3), found_inf=None):
+    parameters = matrices(dtype)
+    muon = Muon(parameters, config)
+    for seed in seeds:
+        set_gradients(parameters, seed)
+        muon.learning_rate = RATES[seed]
+        muon.step(found_inf)
+    return parameters, muon
+
+
+def quintic(matrix):
+    """Muon's polynomial, five times, of the singular values of one matrix."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / matrix.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
     return left @ torch.diag(values) @ right
 
 
-@pytest.mark.parametrize("shape", [(3, 6, 10), (2, 10, 6), (1, 8, 8), (2, 1, 5)])
-@pytest.mark.parametrize("steps", [1, 5])
-def test_it_is_the_quintic_of_the_singular_values(shape, steps):
-    stack = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = orthogonalize(stack, steps)
-    expected = torch.stack([reference_polynomial(matrix, steps) for matrix in stack])
-    assert torch.allclose(ours, expected, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(orthogonalize(stack.float(), steps).double(), expected, atol=1e-4)
+def defined(config, name, gradients):
+    """One matrix after the updates of the definition, number by number, with its momentum."""
+    weight = matrices()[name].detach()
+    momentum, second = torch.zeros_like(weight), torch.zeros(len(weight), 1, dtype=torch.float64)
+    rows, columns = weight.shape
+    for rate, gradient in zip(RATES, gradients, strict=True):
+        momentum = config.momentum * momentum + (1 - config.momentum) * gradient
+        update = quintic(config.momentum * momentum + (1 - config.momentum) * gradient)
+        if config.normuon_beta2 is not None:
+            second = config.normuon_beta2 * second + (1 - config.normuon_beta2) * (update**2).mean(1, keepdim=True)
+            even = update / second.sqrt()
+            update = even * update.norm() / even.norm()
+        decayed = weight * config.weight_decay
+        if config.cautious_decay:
+            decayed = torch.where(weight.sign() == update.sign(), decayed, 0.0)
+        weight = weight - rate * decayed - rate * math.sqrt(max(1, rows / columns)) * update
+    return weight, momentum, second
 
 
-def test_singular_values_come_near_one_and_directions_stay():
-    matrix = torch.randn(1, 32, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left, _, right = torch.linalg.svd(matrix[0], full_matrices=False)
-    values = torch.linalg.svdvals(orthogonalize(matrix, 5)[0])
-    assert 0.6 < values.min() <= values.max() < 1.3
-    assert ((left.mT @ orthogonalize(matrix, 5)[0] @ right.mT).diagonal() > 0.6).all()
-
-
-def test_scale_does_not_matter_and_zero_stays_zero():
-    matrix = torch.randn(1, 4, 6, dtype=torch.float64)
-    assert torch.allclose(orthogonalize(1e-3 * matrix, 5), orthogonalize(1e3 * matrix, 5))
-    assert (orthogonalize(torch.zeros(2, 4, 6), 5) == 0).all()
-
-
-def test_steps_are_those_of_the_definition_in_float64():
-    config = MuonConfig(weight_decay=0.1, momentum=0.9)
-    parameters = matrices()
-    expected = {name: p.detach().clone() for name, p in parameters.items()}
-    momentum = {name: torch.zeros_like(p) for name, p in expected.items()}
-    muon = Muon(parameters, config)
-    muon.learning_rate = 0.05
+def gradients_of(name):
+    found = []
     for seed in range(3):
+        parameters = matrices()
         set_gradients(parameters, seed)
-        muon.step()
-        for name, parameter in parameters.items():
-            momentum[name] = 0.9 * momentum[name] + 0.1 * parameter.grad
-            update = reference_polynomial(0.9 * momentum[name] + 0.1 * parameter.grad, 5)
-            rows, columns = parameter.shape
-            expected[name] = (1 - 0.05 * 0.1) * expected[name] - 0.05 * math.sqrt(max(1, rows / columns)) * update
+        found.append(parameters[name].grad)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("optimizer.algorithm=muon", {}),
+        ("optimizer.normuon_beta2", {"normuon_beta2": 0.9}),
+        ("optimizer.cautious_decay", {"cautious_decay": True}),
+        ("optimizer.cautious_decay", {"cautious_decay": True, "normuon_beta2": 0.9}),
+    ],
+)
+def test_steps_are_those_of_the_definition_in_float64(mode, changes, core_row):
+    config = PLAIN.model_copy(update=changes)
+    parameters, muon = run(config)
+    errors = []
     for name, parameter in parameters.items():
-        assert torch.allclose(parameter, expected[name], rtol=1e-9, atol=1e-9)
-        assert torch.allclose(muon.state()[f"{name}.momentum_buffer"], momentum[name], rtol=1e-12)
+        weight, momentum, second = defined(config, name, gradients_of(name))
+        errors.append(((parameter - weight).abs().max() / weight.abs().max()).item())
+        assert torch.allclose(muon.state()[f"{name}.momentum_buffer"], momentum, rtol=1e-12)
+        if config.normuon_beta2 is not None:
+            assert torch.allclose(muon.state()[f"{name}.second_momentum_buffer"], second[:, 0], rtol=1e-8)
+    extra = ", with normuon_beta2" if len(changes) > 1 else ""
+    core_row(mode, f"the definition by singular values, float64{extra}", max(errors), 1e-9)
+
+
+def test_normuon_gives_every_row_the_same_size_and_keeps_the_norm():
+    config = MuonConfig(weight_decay=0.0, normuon_beta2=0.5)
+    (even, _), (plain, _) = (
+        run(c, seeds=[0]) for c in (config, config.model_copy(update={"normuon_beta2": None}))
+    )
+    for name, start in matrices().items():
+        moved = even[name] - start
+        assert torch.allclose(moved.norm(dim=1), moved.norm(dim=1).mean())
+        assert torch.allclose(moved.norm(), (plain[name] - start).norm())
+
+
+def test_without_extras_not_a_bit_differs_from_the_plain_rule():
+    parameters, _ = run(PLAIN, torch.float32)
+    for name in SHAPES:
+        weight, momentum = matrices(torch.float32)[name].detach()[None], torch.zeros(1, *SHAPES[name])
+        for rate, gradient in zip(RATES, gradients_of(name), strict=True):
+            grad = gradient.float()[None]
+            momentum.lerp_(grad, 1 - 0.9)
+            x = grad.lerp(momentum, 0.9)
+            x = x.mT if name == "c" else x
+            x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+            for _ in range(5):
+                square = torch.bmm(x, x.mT)
+                x = torch.baddbmm(
+                    x, torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445
+                )
+            x = x.mT if name == "c" else x
+            rows, columns = SHAPES[name]
+            weight = weight * (1 - rate * 0.1) + x * (-rate * math.sqrt(max(1, rows / columns)))
+        assert torch.equal(parameters[name], weight[0]), name
 
 
 def test_it_agrees_with_torchs_muon_within_its_bfloat16():
@@ -95,11 +145,10 @@ def test_it_agrees_with_torchs_muon_within_its_bfloat16():
         assert error < 0.02 * moved
 
 
-def test_gradients_that_are_not_finite_change_nothing():
-    parameters = matrices(torch.float32)
-    muon = Muon(parameters, MuonConfig())
-    set_gradients(parameters, 0)
-    muon.step(torch.tensor(0.0))
+@pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.95, "cautious_decay": True}])
+@pytest.mark.parametrize("updates", [0, 1])
+def test_gradients_that_are_not_finite_change_nothing(changes, updates):
+    parameters, muon = run(MuonConfig(**changes), torch.float32, range(updates), torch.tensor(0.0))
     weights = {name: p.detach().clone() for name, p in parameters.items()}
     state = {name: tensor.clone() for name, tensor in muon.state().items()}
     set_gradients(parameters, 1)
@@ -110,15 +159,21 @@ def test_gradients_that_are_not_finite_change_nothing():
     assert all(torch.equal(tensor, state[name]) for name, tensor in muon.state().items())
 
 
-def test_a_flag_that_says_finite_changes_no_bit():
-    with_flag, without = matrices(torch.float32), matrices(torch.float32)
-    first, second = Muon(with_flag, MuonConfig()), Muon(without, MuonConfig())
-    for seed in range(2):
-        set_gradients(with_flag, seed)
-        set_gradients(without, seed)
-        first.step(torch.tensor(0.0))
-        second.step()
+@pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.95, "cautious_decay": True}])
+def test_a_flag_that_says_finite_changes_nothing(changes):
+    with_flag, _ = run(MuonConfig(**changes), torch.float32, found_inf=torch.tensor(0.0))
+    without, _ = run(MuonConfig(**changes), torch.float32)
     assert all(torch.allclose(with_flag[name], without[name], rtol=1e-6, atol=1e-7) for name in SHAPES)
+
+
+def test_a_zero_gradient_only_decays():
+    parameters = matrices()
+    muon = Muon(parameters, MuonConfig(weight_decay=0.1, normuon_beta2=0.95))
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    muon.learning_rate = 0.1
+    muon.step()
+    assert all(torch.allclose(p, 0.99 * matrices()[name]) for name, p in parameters.items())
 
 
 def test_a_missing_gradient_is_an_error():

@@ -8,16 +8,45 @@ from hypothesis import strategies as st
 from candlewick.config import SchedulerConfig
 from candlewick.optim.schedule import multiplier, warmup_steps
 
+STRATEGIES = ["constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"]
+
 
 def curve(total: int, **settings) -> list[float]:
     config = SchedulerConfig(**settings)
     return [multiplier(config, step, total) for step in range(total + 1)]
 
 
+def plainly(strategy: str, step: int, warmup: int, lowest: float) -> float:
+    """The rate of a run of 100 steps with `power` 2 and `decay_fraction` 0.4, one case after the other."""
+    ramp = (step + 1) / warmup if step < warmup else 1.0
+    share = 1.0
+    if strategy.startswith("cosine") and step > warmup:
+        share = (1 + math.cos(math.pi * min(step - warmup, 100 - warmup) / (100 - warmup))) / 2
+    if strategy == "polynomial" and step > warmup:
+        share = (max(0, 100 - step) / (100 - warmup)) ** 2
+    if strategy == "wsd" and step > 60:
+        share = max(0, 100 - step) / 40
+    return ramp * (lowest + (1 - lowest) * share)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_corner_is_that_of_the_formula(strategy, core_row):
+    errors = []
+    for warmup, lowest in ((10, 0.0), (10, 0.1), (0, 0.2), (80, 0.0), (99, 0.1)):
+        config = SchedulerConfig(
+            strategy=strategy, warmup_steps=warmup, min_lr=lowest, power=2.0, decay_fraction=0.4
+        )
+        # the first, the last of the warm-up, the first after it, the middle, around the decay, the last, beyond
+        steps = (0, 1, max(0, warmup - 1), warmup, warmup + 1, 50, 60, 61, 80, 99, 100, 500)
+        errors += [abs(multiplier(config, step, 100) - plainly(strategy, step, warmup, lowest)) for step in steps]
+    core_row(f"scheduler.strategy={strategy}", "the formula, float64, of the peak", max(errors), 1e-12)
+
+
 def test_warm_up_is_linear_and_reaches_the_peak():
-    values = curve(100, strategy="constant", warmup_steps=4)
-    assert values[:6] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert set(values[4:]) == {1.0}
+    for strategy in ("constant", "linear_warmup"):
+        values = curve(100, strategy=strategy, warmup_steps=4)
+        assert values[:6] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+        assert set(values[4:]) == {1.0}
     assert curve(10, strategy="constant", warmup_steps=0)[0] == 1.0
 
 
@@ -25,8 +54,14 @@ def test_cosine_goes_from_the_end_of_the_warm_up_to_the_end():
     values = curve(110, strategy="cosine", warmup_steps=10, min_lr=0.1)
     assert values[10] == 1.0
     assert values[60] == pytest.approx(0.55)
-    assert values[35] == pytest.approx(0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi / 4)))
     assert values[110] == pytest.approx(0.1)
+
+
+def test_a_polynomial_of_power_one_is_a_straight_line():
+    values = curve(110, strategy="polynomial", warmup_steps=10, min_lr=0.5)
+    assert values[10] == 1.0
+    assert {round(early - late, 12) for early, late in itertools.pairwise(values[10:])} == {0.005}
+    assert curve(110, strategy="polynomial", warmup_steps=10, power=2.0)[60] == pytest.approx(0.25)
 
 
 def test_wsd_is_flat_then_linear():
@@ -38,12 +73,14 @@ def test_wsd_is_flat_then_linear():
 
 
 @pytest.mark.parametrize(("total", "expected"), [(1000, 20), (10, 0), (40, 1), (1_000_000, 2000), (None, 50)])
-def test_a_warm_up_that_is_not_set_is_a_share_of_the_run(total, expected):
-    assert warmup_steps(SchedulerConfig(), total) == expected
-    assert warmup_steps(SchedulerConfig(warmup_steps=7), total) == 7
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_warm_up_that_is_not_set_is_a_share_of_the_run_or_none(strategy, total, expected):
+    suggested = 0 if strategy in ("constant", "cosine") else expected
+    assert warmup_steps(SchedulerConfig(strategy=strategy), total) == suggested
+    assert warmup_steps(SchedulerConfig(strategy=strategy, warmup_steps=7), total) == 7
 
 
-@pytest.mark.parametrize("strategy", ["constant", "wsd"])
+@pytest.mark.parametrize("strategy", ["constant", "linear_warmup", "wsd"])
 @pytest.mark.parametrize("total", [120, 100_000])
 def test_nothing_jumps_when_a_time_budget_becomes_steps(strategy, total):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
@@ -52,28 +89,43 @@ def test_nothing_jumps_when_a_time_budget_becomes_steps(strategy, total):
     assert multiplier(config, 50, None) == 1.0
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_warm_up_of_a_timed_run_is_the_same_before_and_after(strategy):
+    config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
+    assert (
+        warmup_steps(config, None)
+        == warmup_steps(config, 100_000)
+        == (0 if strategy in ("constant", "cosine") else 50)
+    )
+
+
 @given(
-    st.sampled_from(["constant", "cosine", "wsd"]),
+    st.sampled_from(STRATEGIES),
     st.integers(1, 300),
     st.one_of(st.none(), st.integers(0, 400)),
     st.floats(0.01, 1.0),
     st.floats(0.0, 1.0),
+    st.floats(0.2, 4.0),
 )
 @settings(max_examples=150, deadline=None)
-def test_it_is_in_bounds_and_after_the_warm_up_never_rises(strategy, total, warmup, decay, lowest):
-    config = SchedulerConfig(strategy=strategy, warmup_steps=warmup, decay_fraction=decay, min_lr=lowest)
+def test_it_is_in_bounds_and_after_the_warm_up_never_rises(strategy, total, warmup, decay, lowest, power):
+    shape = {"warmup_steps": warmup, "decay_fraction": decay, "min_lr": lowest, "power": power}
+    config = SchedulerConfig(strategy=strategy, **shape)
     values = [multiplier(config, step, total) for step in range(total + 3)]
     after = values[warmup_steps(config, total) :]
     assert all(0 <= value <= 1 for value in values)
     assert all(value >= lowest - 1e-12 for value in after)
     assert all(late <= early + 1e-12 for early, late in itertools.pairwise(after))
-    if after and strategy != "constant":
+    if after and strategy not in ("constant", "linear_warmup"):
         assert after[-1] == pytest.approx(lowest)
     if total > warmup_steps(config, total) > 0:
         assert values[0] > 0
 
 
 def test_past_the_end_it_stays_at_the_lowest():
-    for strategy in ("cosine", "wsd"):
+    for strategy in ("cosine", "cosine_with_warmup", "polynomial", "wsd"):
         config = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=0)
         assert multiplier(config, 500, 100) == pytest.approx(0.3)
+        longer = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=200)
+        assert multiplier(longer, 99, 100) <= 0.5
+        assert multiplier(longer, 200, 100) == pytest.approx(0.3)

@@ -1,0 +1,46 @@
+"""The exponential moving average of the weights: a run's noise averaged out, without a lower learning rate.
+
+    A <- decay A + (1 - decay) W        after every update, from A = W at the start
+
+Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992, and, with decay,
+Tarvainen and Valpola, arXiv:1703.01780. The price is one more copy of the weights, and a run must have many times
+1 / (1 - decay) updates, or the average still holds the first weights.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from candlewick.optim.shard import own_part
+
+
+class Average:
+    """The averages of named parameters, which can change places with the parameters' own values.
+
+    `averages` and `last` are the averaged and the newest weights by name, wherever they lie at the moment.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.last = dict(parameters)
+        self.averages = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, found_inf: Tensor | None) -> None:
+        """Take the newest weights in, unless `found_inf` (0 or 1, on the device) is 1."""
+        for average, last in self._pairs():
+            change = (last - average).mul_(1 - self.decay)
+            average.add_(change if found_inf is None else change.mul_(1.0 - found_inf))
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the values, one parameter at a time so that little memory is needed; again: back."""
+        for average, last in self._pairs():
+            held = average.clone()
+            average.copy_(last)
+            last.copy_(held)
+        self.averages, self.last = self.last, self.averages
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return [(own_part(average), own_part(self.last[name])) for name, average in self.averages.items()]

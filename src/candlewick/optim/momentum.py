@@ -1,0 +1,89 @@
+"""The optimizers that keep one momentum per parameter: SGD and Lion.
+
+    SGD     G <- G + decay W                            Lion    U <- sign(beta1 M + (1 - beta1) G)
+            M <- momentum M + G                                 W <- (1 - lr decay) W - lr U
+            W <- W - lr M, with Nesterov's look                 M <- beta2 M + (1 - beta2) G
+            ahead W - lr (G + momentum M)
+
+References: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013; Chen et
+al., arXiv:2302.06675, algorithm 2. Half of AdamW's state. In Lion every weight moves by the whole rate, which must
+be smaller than AdamW's, and the decay as much larger. `torch.optim.SGD` neither sees through sharded parameters
+nor has its momentum before the first update; the fused kernel here is the same.
+"""
+
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from candlewick.config import LionConfig, SGDConfig
+from candlewick.optim.shard import own_part
+
+Tensors = list[Tensor]
+Config = TypeVar("Config", SGDConfig, LionConfig)
+
+
+class _Momentum(torch.optim.Optimizer, Generic[Config]):
+    """Walks over torch's parameter groups; all state, called `kind`, is there from the start."""
+
+    kind: str
+    found_inf: Tensor | None = None
+    """0 or 1 on the device: with 1 nothing changes."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], config: Config) -> None:
+        super().__init__(groups, {"lr": config.learning_rate})
+        self.config = config
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            self.state[parameter][self.kind] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # there are no closures here
+        """Update all parameters that have a gradient."""
+        for group in self.param_groups:
+            held = [parameter for parameter in group["params"] if parameter.grad is not None]
+            grads = [own_part(parameter.grad) for parameter in held]
+            momenta = [own_part(self.state[parameter][self.kind]) for parameter in held]
+            self._update(group, [own_part(parameter) for parameter in held], grads, momenta)
+
+    def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
+        """Change this rank's part of weights and momenta, in place."""
+
+
+class SGD(_Momentum[SGDConfig]):
+    """Stochastic gradient descent with momentum."""
+
+    kind = "momentum_buffer"
+
+    def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
+        settings: dict[str, Any] = {
+            "dampening": 0.0,
+            "maximize": False,
+            "fused": True,
+            "found_inf": self.found_inf,
+        }
+        settings |= {"momentum": self.config.momentum, "nesterov": self.config.nesterov}
+        sgd(weights, grads, [*momenta], lr=group["lr"], weight_decay=group["weight_decay"], **settings)
+
+
+class Lion(_Momentum[LionConfig]):
+    """Lion."""
+
+    kind = "exp_avg"
+
+    def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
+        keep: float | Tensor = 1.0
+        if self.found_inf is not None:
+            # 0 * inf is not 0: non-finite gradients are replaced, not only multiplied away
+            skip = self.found_inf > 0
+            keep = 1.0 - self.found_inf
+            grads = [torch.where(skip, old, new) for old, new in zip(momenta, grads, strict=True)]
+        updates = torch._foreach_lerp(momenta, grads, 1 - self.config.beta1)
+        torch._foreach_sign_(updates)
+        torch._foreach_mul_(updates, keep * -group["lr"])
+        torch._foreach_mul_(weights, 1 - keep * (group["lr"] * group["weight_decay"]))
+        torch._foreach_add_(weights, updates)
+        torch._foreach_lerp_(momenta, grads, 1 - self.config.beta2)

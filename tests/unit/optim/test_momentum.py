@@ -1,0 +1,105 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import Replicate, distribute_tensor
+
+from candlewick.config import LionConfig, SGDConfig
+from candlewick.optim.momentum import SGD, Lion
+
+RATES = [0.1, 0.2, 0.05]
+
+
+def gradient(seed, shape=(7, 5)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make(kind, config, dtype=torch.float32, decay=0.1):
+    parameter = nn.Parameter(gradient(99).to(dtype))
+    return parameter, kind([{"params": [parameter], "weight_decay": decay}], config)
+
+
+def update(parameter, optimizer, seed, rate=0.1, found_inf=None):
+    parameter.grad = gradient(seed).to(parameter.dtype)
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.found_inf = found_inf
+    optimizer.step()
+
+
+def error(found, expected):
+    return ((found.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_sgd_is_torchs(core_row):
+    errors = []
+    for momentum, nesterov, decay in itertools.product((0.9, 0.0), (False, True), (0.0, 0.1)):
+        parameter, ours = make(SGD, SGDConfig(momentum=momentum, nesterov=nesterov), decay=decay)
+        expected = nn.Parameter(gradient(99))
+        ahead = nesterov and momentum > 0  # without momentum there is nothing to look ahead with
+        oracle = torch.optim.SGD([expected], momentum=momentum, nesterov=ahead, weight_decay=decay)
+        for seed, rate in enumerate(RATES):
+            update(parameter, ours, seed, rate)
+            expected.grad, oracle.param_groups[0]["lr"] = gradient(seed), rate
+            oracle.step()
+        errors.append(error(parameter, expected))
+    core_row("optimizer.algorithm=sgd", "torch.optim.SGD, float64, not fused", max(errors), 1e-6)
+
+
+def test_lion_is_the_papers(core_row):
+    parameter, lion = make(Lion, LionConfig(beta1=0.9, beta2=0.99))
+    expected, momentum = gradient(99), torch.zeros(7, 5, dtype=torch.float64)
+    for seed, rate in enumerate(RATES):
+        update(parameter, lion, seed, rate)
+        sign = (0.9 * momentum + 0.1 * gradient(seed)).sign()
+        expected = expected - rate * (sign + 0.1 * expected)
+        momentum = 0.99 * momentum + 0.01 * gradient(seed)
+    core_row("optimizer.algorithm=lion", "the paper's algorithm 2, float64", error(parameter, expected), 1e-6)
+    assert error(lion.state[parameter]["exp_avg"], momentum) < 1e-6
+
+
+@pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
+@pytest.mark.parametrize("updates", [0, 2])
+def test_gradients_that_are_not_finite_change_nothing(kind, config, updates):
+    parameter, optimizer = make(kind, config)
+    for seed in range(updates):
+        update(parameter, optimizer, seed, found_inf=torch.tensor(0.0))
+    (state,) = optimizer.state[parameter].values()
+    before = parameter.detach().clone(), state.clone()
+    parameter.grad = torch.full_like(parameter, math.nan)
+    parameter.grad[0] = math.inf
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert torch.equal(parameter, before[0])
+    assert torch.equal(state, before[1])
+
+
+@pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
+def test_a_flag_that_says_finite_changes_no_bit(kind, config):
+    (with_flag, first), (without, second) = make(kind, config), make(kind, config)
+    for seed in range(3):
+        update(with_flag, first, seed, found_inf=torch.tensor(0.0))
+        update(without, second, seed)
+    assert torch.equal(with_flag, without)
+
+
+@pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
+def test_a_sharded_parameter_is_updated_as_a_whole_one(kind, config, mesh):
+    whole, first = make(kind, config)
+    sharded = nn.Parameter(distribute_tensor(gradient(99).float(), mesh, [Replicate()]))
+    second = kind([{"params": [sharded], "weight_decay": 0.1}], config)
+    for seed in range(2):
+        update(whole, first, seed, found_inf=torch.tensor(0.0))
+        sharded.grad = distribute_tensor(gradient(seed).float(), mesh, [Replicate()])
+        second.param_groups[0]["lr"], second.found_inf = 0.1, torch.tensor(0.0)
+        second.step()
+    assert torch.equal(whole, sharded.full_tensor())
+
+
+def test_a_parameter_without_a_gradient_stays():
+    parameter, lion = make(Lion, LionConfig())
+    other = nn.Parameter(torch.ones(2))
+    lion.param_groups[0]["params"].append(other)
+    update(parameter, lion, 0)
+    assert (other == 1).all()
