@@ -3,6 +3,7 @@
     .txt       the whole file is one document, or each line that is not blank (`data.documents`)
     .jsonl     the field `data.text_field` of each line
     .parquet   the column of that name, row by row
+    chats      the messages in each line of .jsonl (`data.chat`): one document, in a part for each message
     empty text is no document; a byte order mark at a file's start is dropped
 
 A very long document comes in parts, cut where every supported pre-tokenizer cuts (`data.pieces`). Text is
@@ -17,11 +18,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 
+from candlewick.data.chat import Message, digest, is_answered, parse_messages
 from candlewick.data.parquet import columns, row_groups
 from candlewick.data.pieces import BOM, PART_BYTES, Piece, parts
 from candlewick.errors import DataError
+from candlewick.tokenizer.chat import Role, message_text
 
 Policy = Literal["error", "replace", "skip"]
 
@@ -31,38 +35,46 @@ _MAX_EXAMPLES = 5
 
 
 class Document(NamedTuple):
-    """A document, or one part of a very long one."""
+    """A document, or one part of a very long one, or a message of a chat."""
 
     text: str
-    source: str  # the file's name in the corpus, and from where on it is read
-    row: int  # of what is read, from 0
+    source: str  # the file's name in the corpus
+    place: int  # where it begins in the file: a row of a .parquet, else a byte of its text
     begins: bool = True  # False: it goes on from the item before
     ends: bool = True  # False: it goes on in the next item
+    role: Role | None = None  # of a chat's message: who speaks; the text is `message_text`
+    digest: str | None = None  # of a chat's first message: the hash of the conversation
 
 
 @dataclass(slots=True)
 class BadText:
-    """What was not UTF-8: how many sequences in how many documents, and where the first are."""
+    """What was not UTF-8: how many sequences in how many documents, and where the first are; idle chats."""
 
     documents: int = 0
     sequences: int = 0
     examples: list[str] = field(default_factory=list[str])
+    unanswered: int = 0  # conversations that are left out because nobody answers in them
 
     def merge(self, other: "BadText") -> None:
         """Add another count to this one."""
         self.documents += other.documents
         self.sequences += other.sequences
         self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
+        self.unanswered += other.unanswered
 
 
-def read(piece: Piece, text_field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
-    """Yield the documents of a piece in order. Counts bad UTF-8 in `bad`.
+def read(piece: Piece, field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
+    """Yield the documents of a piece in order, but for the dropped ones. Counts bad UTF-8 in `bad`.
 
     Raises DataError with file and row for what is no valid row, and for bad UTF-8 if the policy says so.
     """
-    reader = _Reader(piece, text_field, policy, bad)
-    kinds = {"text": reader.text, "lines": reader.lines, "jsonl": reader.jsonl, "parquet": reader.parquet}
-    return kinds[piece.file.kind]()
+    reader = _Reader(piece, field, policy, bad)
+    kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
+    documents = kinds.get(piece.file.kind, reader.json)()
+    if not piece.dropped:
+        return documents
+    dropped = frozenset(piece.dropped)
+    return (document for document in documents if document.place not in dropped)
 
 
 def count_documents(piece: Piece, text_field: str, limit: int | None = None) -> int:
@@ -78,7 +90,7 @@ def count_documents(piece: Piece, text_field: str, limit: int | None = None) -> 
 @dataclass(frozen=True, slots=True)
 class _Reader:
     piece: Piece
-    text_field: str
+    field: str
     policy: Policy
     bad: BadText
 
@@ -93,7 +105,7 @@ class _Reader:
             first = offset + len(raw) - len(body)
             text = self._decode(body, lambda at, first=first: f"byte {first + at}")
             if text:
-                yield Document(text, piece.source, 0, begins, is_last and piece.ends)
+                yield Document(text, piece.file.name, piece.start, begins, is_last and piece.ends)
                 begins = False
             offset += len(raw)
 
@@ -112,62 +124,81 @@ class _Reader:
 
     def lines(self) -> Iterator[Document]:
         """Each line that is not blank."""
-        for number, line in self._lines():
-            yield from self._bounded(line, number)
+        for place, line in self._lines():
+            yield from self._bounded(line, place)
 
-    def jsonl(self) -> Iterator[Document]:
-        """The text in each line."""
-        for number, line in self._lines():
+    def json(self) -> Iterator[Document]:
+        """The text, or the conversation, in each line."""
+        is_chat = self.piece.file.kind == "chat"
+        for place, line in self._lines():
             try:
-                text = self._text_of(json.loads(line))
+                record: object = json.loads(line)
+                found = parse_messages(record, self.field) if is_chat else self._text_of(record)
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{self.piece.file.path}, row {self._row_in_file(number)}: {error}",
-                    "mend the row, or set data.text_field to the name of the field with the text",
+                    f"{self.piece.file.path}, row {self._row_in_file(place)}: {error}",
+                    f"mend the row, or set data.{'messages' if is_chat else 'text'}_field to the name in it",
                 ) from None
-            if text and "\\u" in line:
-                text = self._mend(text, number)
-            if text:
-                yield from self._bounded(text, number)
+            if isinstance(found, list):
+                yield from self._conversation(found, place, may_be_bad="\\u" in line)
+                continue
+            if found and "\\u" in line:
+                found = self._mend(found, place)
+            if found:
+                yield from self._bounded(found, place)
+
+    def _conversation(self, messages: list[Message], place: int, *, may_be_bad: bool) -> Iterator[Document]:
+        if may_be_bad:
+            mended = [(message, self._mend(message.content, place)) for message in messages]
+            messages = [message._replace(content=content) for message, content in mended if content is not None]
+            if len(messages) < len(mended):
+                return
+        if not is_answered(messages):
+            self.bad.unanswered += 1
+            return
+        last = len(messages) - 1
+        for number, (role, content) in enumerate(messages):
+            own = digest(messages) if number == 0 else None
+            text = message_text(role, content)
+            yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
 
     def parquet(self) -> Iterator[Document]:
         """The text in each row."""
-        for first, column in columns(self.piece, self.text_field):
+        for first, column in columns(self.piece, self.field):
             for number, text in enumerate(self._texts(first, column), first):
                 if text:
                     yield from self._bounded(text, number)
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Yield (number, text) of the lines that are neither blank nor left out."""
-        number = 0
+        """Yield (place, text) of the lines that are neither blank nor left out."""
         for offset, raw in self.piece.lines():
+            breaks = np.flatnonzero(np.frombuffer(raw, np.uint8) == ord("\n"))
+            places: list[int] = [offset, *(breaks + (offset + 1)).tolist()]
             try:
                 lines: list[str | None] = [*raw.decode().split("\n")]
             except UnicodeDecodeError:
                 lines = []
-                for line in raw.split(b"\n"):
-                    lines.append(self._decode(line, lambda at, offset=offset: f"byte {offset + at}"))
-                    offset += len(line) + 1
-            for i, line in enumerate(lines):
+                for place, line in zip(places, raw.split(b"\n"), strict=True):
+                    lines.append(self._decode(line, lambda at, place=place: f"byte {place + at}"))
+            for place, line in zip(places, lines, strict=True):
                 if line and not line.isspace():
-                    yield number + i, line.removesuffix("\r")
-            number += raw.count(b"\n")
+                    yield place, line.removesuffix("\r")
 
     def _text_of(self, record: object) -> str | None:
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         fields = cast("dict[str, object]", record)
-        if self.text_field not in fields:
-            raise ValueError(f"no field {self.text_field!r}, only {', '.join(fields)[:200] or 'none'}")
-        text = fields[self.text_field]
+        if self.field not in fields:
+            raise ValueError(f"no field {self.field!r}, only {', '.join(fields)[:200] or 'none'}")
+        text = fields[self.field]
         if not isinstance(text, str | None):
-            raise ValueError(f"field {self.text_field!r} is {str(text)[:40]!r}, not text")
+            raise ValueError(f"field {self.field!r} is {str(text)[:40]!r}, not text")
         return text
 
-    def _row_in_file(self, number: int) -> int:
-        """Turn the number of a line in the piece into that in its file, from 1."""
-        before = Piece(self.piece.file, 0, self.piece.start).blocks() if self.piece.start else ()
-        return sum(block.count(b"\n") for block in before) + number + 1
+    def _row_in_file(self, place: int) -> int:
+        """Return the number of the line that begins at a place, from 1."""
+        before = Piece(self.piece.file, 0, place).blocks() if place else ()
+        return sum(block.count(b"\n") for block in before) + 1
 
     def _texts(self, first: int, column: Any) -> Iterable[str | None]:
         if column.type in (pa.string(), pa.large_string()):
@@ -189,11 +220,9 @@ class _Reader:
         text = raw.decode(errors="replace")
         return self._by_policy(text, text.count(_REPLACEMENT) - raw.count(_REPLACEMENT.encode()), place)
 
-    def _mend(self, text: str, number: int) -> str | None:
+    def _mend(self, text: str, place: int) -> str | None:
         mended, halves = _HALF_PAIR.subn(_REPLACEMENT, text)
-        return (
-            self._by_policy(mended, halves, f"row {number + 1} from byte {self.piece.start}") if halves else text
-        )
+        return self._by_policy(mended, halves, f"the row at byte {place}") if halves else text
 
     def _by_policy(self, mended: str, sequences: int, place: str) -> str | None:
         if self.policy == "error":
@@ -204,13 +233,13 @@ class _Reader:
         self.bad.merge(BadText(1, sequences, [f"{self.piece.file.name}, {place}"]))
         return mended if self.policy == "replace" else None
 
-    def _bounded(self, text: str, row: int) -> Iterator[Document]:
+    def _bounded(self, text: str, place: int) -> Iterator[Document]:
         """A row of any length as documents of bounded length."""
         if len(text) <= PART_BYTES:
-            yield Document(text, self.piece.source, row)
+            yield Document(text, self.piece.file.name, place)
             return
         begins, whole = True, text.encode()
         blocks = (whole[i : i + PART_BYTES] for i in range(0, len(whole), PART_BYTES))
         for raw, is_last in parts(blocks):
-            yield Document(raw.decode(), self.piece.source, row, begins, is_last)
+            yield Document(raw.decode(), self.piece.file.name, place, begins, is_last)
             begins = False

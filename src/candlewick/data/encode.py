@@ -4,7 +4,8 @@
                                                                                 validation-00007.bin .idx
                                                                                 00007.json, the receipt, last
 
-It is a pure function of its task: any process on any machine writes the same bytes. It imports no torch.
+Messages of a chat get their special tokens here, and a mask of what is learned (`tokenizer.chat`). A task is all
+that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
 
 A fast encoder is trusted only as far as it is checked: the beginnings of some documents are encoded with the
 reference too, for at most 3 % of the time, but always in the first batch of a process.
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from candlewick.artifacts import FileEntry, canonical_json, file_sha256, replace_durable
 from candlewick.data.documents import BadText, Document, read
-from candlewick.data.holdout import split_of
+from candlewick.data.holdout import split_of, split_of_hash
 from candlewick.data.pieces import Piece
 from candlewick.data.token_shards import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
 from candlewick.errors import DataError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
 from candlewick.tokenizer.encoder import Encoder, ReferenceEncoder, make_encoder
 
 _BATCH_CHARACTERS = 2 << 20
@@ -37,12 +40,14 @@ _CHECKS_PER_BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What shapes a token dataset, besides the text and the tokenizer; the fields are those of DataConfig."""
+    """What shapes a token dataset, besides the text and the tokenizer; as in DataConfig."""
 
+    format: Literal["text", "chat"]
     documents: Literal["file", "line"]
-    text_field: str
+    field: str
     bad_utf8: Literal["error", "replace", "skip"]
-    validation_fraction: float
+    deduplicate: bool
+    validation_fraction: float | None  # None: nothing is held out
     shard_text_bytes: int
 
 
@@ -84,7 +89,9 @@ class ShardMaker:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        tokenizer_json = (target.folder / "tokenizer" / "tokenizer.json").read_bytes()
+        tokenizer = Tokenizer.load(target.folder / "tokenizer")
+        tokenizer_json = tokenizer.json_bytes
+        self._chat = None if tokenizer.chat_ids is None else ChatTokens(tokenizer)
         self._encoder = make_encoder(tokenizer_json)
         self._check = None
         if not isinstance(self._encoder, ReferenceEncoder):
@@ -100,7 +107,8 @@ class ShardMaker:
         bad = BadText()
         shards: list[Shard] = []
         files: list[FileEntry] = []
-        open_shards = {split: _OpenShard(self.target, split) for split in SPLITS}
+        chat = self._chat if task.settings.format == "chat" else None
+        open_shards = {split: _OpenShard(self.target, split, chat) for split in SPLITS}
         for batch in _batches(_documents(task, bad)):
             for split, own in open_shards.items():
                 documents = [document for place, document in batch if place == split]
@@ -155,9 +163,12 @@ def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
     settings = task.settings
     for piece in task.pieces:
         split: Split = piece.split or "train"
-        for document in read(piece, settings.text_field, settings.bad_utf8, bad):
+        for document in read(piece, settings.field, settings.bad_utf8, bad):
             if piece.split is None and document.begins:
-                split = split_of(document.text, settings.validation_fraction)
+                share = settings.validation_fraction or 0.0
+                split = (
+                    split_of_hash(document.digest, share) if document.digest else split_of(document.text, share)
+                )
             yield split, document
 
 
@@ -180,7 +191,9 @@ class _OpenShard:
 
     target: Target
     split: Split
+    chat: ChatTokens | None
     parts: list[Tokens] = field(default_factory=list[Tokens])
+    masks: list[NDArray[np.uint8]] = field(default_factory=list[NDArray[np.uint8]])
     ends: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
     tokens: int = 0
     text_bytes: int = 0
@@ -191,20 +204,41 @@ class _OpenShard:
         """Append documents: `ids` of all of them, one after another, with the `lengths` of each."""
         begins = np.fromiter((document.begins for document in documents), bool, len(documents))
         ends = np.fromiter((document.ends for document in documents), bool, len(documents))
-        stops = np.cumsum(lengths) + np.cumsum(begins)  # with the delimiters in
-        delimiters = (stops - lengths)[begins] - 1
-        out = np.empty(ids.size + delimiters.size, token_dtype(self.target.vocab_size))
+        around = 0 if self.chat is None else 3  # <|im_start|> before a message, <|im_end|> and a line end after it
+        stops = np.cumsum(lengths + begins + around)
+        firsts = stops - lengths - begins - around
+        special = {self.target.delimiter_id: firsts[begins]}
+        if self.chat is not None:
+            special[self.chat.start_id] = firsts + begins
+            special |= {self.chat.end_id: stops - 2, self.chat.newline_id: stops - 1}
+        out = np.empty(stops[-1], token_dtype(self.target.vocab_size))
         is_text = np.ones(out.size, bool)
-        is_text[delimiters] = False
+        for token, places in special.items():
+            out[places] = token
+            is_text[places] = False
         out[is_text] = ids
-        out[delimiters] = self.target.delimiter_id
-        self.max_id = max(self.max_id, int(ids.max(initial=0)), self.target.delimiter_id)
+        self.max_id = max(self.max_id, int(ids.max(initial=0)), *special)
         if self.max_id >= self.target.vocab_size:
             raise DataError(f"the encoder gave id {self.max_id}, the tokenizer has {self.target.vocab_size} ids")
         self.parts.append(out)
         self.ends.append(self.tokens + stops[ends])
         self.tokens += out.size
-        self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
+        if self.chat is None:
+            self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
+        else:
+            self._mask(documents, out, stops - 2 - lengths, stops - 2)
+
+    def _mask(
+        self, documents: Sequence[Document], out: Tokens, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> None:
+        """Append which tokens are learned: of answers the contents, and the <|im_end|> where a text stops."""
+        assert self.chat is not None
+        mask = np.zeros(out.size, np.uint8)
+        for document, start, stop in zip(documents, starts.tolist(), stops.tolist(), strict=True):
+            if document.role == ANSWER:
+                mask[start + self.chat.header_tokens(out[start:stop], ANSWER) : stop + 1] = 1
+                self.text_bytes += _utf8_bytes(document.text) - len(message_text(ANSWER, ""))
+        self.masks.append(mask)
 
     def write(self, number: int, shards: list[Shard], files: list[FileEntry]) -> None:
         """Write what there is, append to the two lists, and start anew."""
@@ -219,10 +253,11 @@ class _OpenShard:
             ends.size,
             self.text_bytes,
             self.max_id,
+            None if self.chat is None else sum(int(mask.sum()) for mask in self.masks),
         )
-        files += write_shard(self.target.folder, shard, self.parts, ends)
+        files += write_shard(self.target.folder, shard, self.parts, ends, self.masks)
         shards.append(shard)
-        self.parts, self.ends = [], []
+        self.parts, self.masks, self.ends = [], [], []
         self.tokens = self.text_bytes = self.max_id = 0
         self.written += 1
 
@@ -252,7 +287,7 @@ class _SelfCheck:
             found, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
             if not np.array_equal(found, expected):
                 raise DataError(
-                    f"row {document.row + 1} of {document.source}: encoder {self._encoder.name} gives other "
+                    f"{document.source}, document at {document.place}: encoder {self._encoder.name} gives other "
                     f"ids than the reference for {beginning[0][:40]!r}",
                     f"uninstall {self._encoder.name} to use the reference, and report it",
                 )

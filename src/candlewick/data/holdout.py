@@ -1,6 +1,6 @@
 """What is held out for validation, decided per document: never by the layout of the work.
 
-    given      a validation corpus is there: nothing of the training text is held out
+    given      nothing of the training text is held out: there is a validation corpus, or none is wanted
     hash       1,000 documents or more: a document is held out if its hash falls into the wanted share, so that
                copies of a text are all on the same side, and added files move nothing
     tails      fewer documents: the tails of files, cut after a newline, or whole rows at a file's end
@@ -12,6 +12,7 @@ hundred bytes of each of many small files would be scored without any context.
 import hashlib
 import math
 from collections.abc import Iterator
+from itertools import count
 from typing import Literal
 
 from candlewick.data.documents import count_documents
@@ -36,13 +37,12 @@ def split_of_hash(sha256: str, share: float) -> Split:
     return "validation" if int(sha256[:16], 16) < share * 2.0**64 else "train"
 
 
-def choose(corpus: Corpus, *, is_validation_given: bool) -> Holdout:
-    """Return how validation is held out of a corpus."""
-    if is_validation_given:
-        return "given"
+def choose(corpus: Corpus) -> Literal["hash", "tails"]:
+    """Return how validation is held out of a corpus that is alone."""
     found = 0
     for file in corpus.files:
-        found += count_documents(Piece(file), corpus.config.text_field, MIN_HASHED_DOCUMENTS - found)
+        dropped = len(corpus.dropped.get(file, ()))
+        found += count_documents(Piece(file), corpus.field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
         if found >= MIN_HASHED_DOCUMENTS:
             return "hash"
     return "tails"
@@ -63,7 +63,7 @@ def assign(corpus: Corpus, holdout: Holdout) -> Iterator[Piece]:
 
 
 def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
-    share, field = corpus.config.validation_fraction, corpus.config.text_field
+    share = corpus.config.validation_fraction
     due_bytes, due_rows = 0.0, 0.0
     last_text = next((file for file in reversed(corpus.files) if file.kind == "text"), None)
     is_owing = True  # nothing is held out yet
@@ -77,11 +77,12 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
                 cut = _cut_near(file, size - tail)
                 due_bytes -= size - cut
         else:
-            rows = count_documents(Piece(file), field)
+            dropped = frozenset(corpus.dropped.get(file, ()))
+            rows = count_documents(Piece(file), corpus.field) - len(dropped)
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held
-            cut = _row_offset(file, rows - held) if held else None
+            cut = _row_offset(file, rows - held, dropped) if held else None
         is_owing &= cut is None
         yield from _divide(file, cut)
 
@@ -110,16 +111,20 @@ def _cut_near(file: SourceFile, target: int) -> int:
     return low + min(good, key=lambda place: abs(place - at))
 
 
-def _row_offset(file: SourceFile, row: int) -> int | None:
-    """Turn the number of a row into where a piece that begins with it starts."""
-    if file.kind == "parquet":
-        return row
-    seen = 0
+def _row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
+    """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
+    seen = -1
+    for offset in count() if file.kind == "parquet" else _offsets(file):
+        seen += offset not in dropped
+        if seen == row:
+            return offset
+    return None
+
+
+def _offsets(file: SourceFile) -> Iterator[int]:
+    """Yield where each line begins that is not blank."""
     for offset, block in Piece(file).lines():
         for line in block.split(b"\n"):
             if line.strip():
-                if seen == row:
-                    return offset
-                seen += 1
+                yield offset
             offset += len(line) + 1
-    return None

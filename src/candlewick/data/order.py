@@ -12,6 +12,11 @@ Any place is found in constant time with no table, so the state of a reader is o
 integer arithmetic that wraps: the same on every platform and for every version of numpy, whose own random
 streams promise no such thing (NEP 19). The trade: about a microsecond per number in large blocks, and a good
 shuffle, not a cryptographic one.
+
+    window w     1 4 0 2 3|3 ...  ->  rows 12 10 13 14 11 | 6 7 9 5 8 | ...      `permute_in_windows`
+
+Where rows are far away or the file is huge, windows of consecutive rows are put in order first and the rows inside
+of each after, which is two permutations and still no table.
 """
 
 import hashlib
@@ -33,10 +38,11 @@ def stateless_hash(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def permute(numbers: NDArray[np.integer], n: int, key: int) -> NDArray[np.int64]:
+def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the place of each of `numbers` in the permutation of 0..n-1 that `key` names; same shape.
 
-    `key` is any 64-bit integer, for example of `stateless_hash`. Raises ValueError for numbers outside.
+    `key` is any 64-bit integer, for example of `stateless_hash`, or an array of one for each number. Raises
+    ValueError for numbers outside.
     """
     if n < 1 or n > 1 << 62:
         raise ValueError(f"a permutation of {n} numbers")
@@ -45,23 +51,45 @@ def permute(numbers: NDArray[np.integer], n: int, key: int) -> NDArray[np.int64]
     if n == 1:
         return np.zeros(numbers.shape, np.int64)
     bits = max(_MIN_BITS, (n - 1).bit_length())
-    keys = [np.uint64((key + (i + 1) * _GOLDEN) & _MASK) for i in range(_ROUNDS)]
-    places = _feistel(numbers.astype(np.uint64).reshape(-1), bits, keys)
+    flat = numbers.astype(np.uint64).reshape(-1)
+    keys = np.broadcast_to(np.asarray(key, np.uint64).reshape(-1), flat.shape)
+    places = _feistel(flat, bits, keys)
     outside = np.flatnonzero(places >= np.uint64(n))
     while outside.size:
-        places[outside] = _feistel(places[outside], bits, keys)
+        places[outside] = _feistel(places[outside], bits, keys[outside])
         outside = outside[places[outside] >= np.uint64(n)]
     return places.astype(np.int64).reshape(numbers.shape)
 
 
-def _feistel(numbers: NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> NDArray[np.uint64]:
+def permute_in_windows(numbers: NDArray[np.integer], n: int, window: int, key: int) -> NDArray[np.int64]:
+    """Return the place of each of `numbers` (1-D) in an order of 0..n-1 that reads one window after another.
+
+    A window is `window` consecutive places on the circle of n. Where the first one begins depends on `key`; the
+    rest that fills no window comes last.
+    """
+    window = min(window, n)
+    whole = n // window * window  # places in full windows
+    places = np.empty(numbers.shape, np.int64)
+    inside = numbers < whole
+    number, place = np.divmod(numbers[inside], window)
+    number = permute(number, n // window, key)
+    # the keys of windows are the stream of splitmix64 that begins at `key`
+    keys = _mix((number.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(key))
+    places[inside] = number * window + permute(place, window, keys)
+    if not inside.all():
+        places[~inside] = whole + permute(numbers[~inside] - whole, n - whole, key)
+    return (places + key % n) % n
+
+
+def _feistel(numbers: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """One bijection of 0..2^bits-1. The halves swap at each round: unequal ones are back after an even number."""
     low = bits // 2
     high = bits - low
     left, right = numbers >> np.uint64(low), numbers & np.uint64((1 << low) - 1)
     width = high  # bits of `left`
-    for key in keys:
-        mixed = _mix(right + key) >> np.uint64(64 - width)
+    for i in range(_ROUNDS):
+        round_keys = keys + np.uint64((i + 1) * _GOLDEN & _MASK)
+        mixed = _mix(right + round_keys) >> np.uint64(64 - width)
         left, right = right, left ^ mixed
         width = bits - width
     return (left << np.uint64(low)) | right

@@ -42,7 +42,7 @@ class SourceFile:
 
     path: Path
     name: str
-    kind: Literal["text", "lines", "jsonl", "parquet"]
+    kind: Literal["text", "lines", "jsonl", "parquet", "chat"]
     compression: Literal["gzip", "zstd"] | None
     bytes: int  # on disk
     modified_ns: int
@@ -67,12 +67,7 @@ class Piece:
     begins: bool = True  # `text` only: a document begins here,
     ends: bool = True  # and ends here; a long document has several pieces
     split: Literal["train", "validation"] | None = None  # None: each document's hash decides
-
-    @property
-    def source(self) -> str:
-        """What messages call it."""
-        unit = "row" if self.file.kind == "parquet" else "byte"
-        return f"{self.file.name} from {unit} {self.start}" if self.start else self.file.name
+    dropped: tuple[int, ...] = ()  # places of documents in it that are left out
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
         """Yield the bytes of the piece in blocks. Raises DataError for what cannot be read."""

@@ -10,6 +10,7 @@ workers, and any run after an interruption, makes the same shards. A task's key 
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 
@@ -19,7 +20,7 @@ from candlewick.data.encode import Settings, Task
 from candlewick.data.holdout import Holdout, assign, choose
 from candlewick.data.parquet import row_groups
 from candlewick.data.pieces import MAX_PART_BYTES, Piece, SourceFile, character_cut, last_cut
-from candlewick.data.sources import Corpus
+from candlewick.data.sources import Corpus, field_of
 from candlewick.data.token_shards import VERSION
 
 _EXPANSION = 4  # bytes of text per byte of a compressed file, about
@@ -27,28 +28,42 @@ _EXPANSION = 4  # bytes of text per byte of a compressed file, about
 _log = logging.getLogger(__name__)
 
 
-def settings_of(config: DataConfig) -> Settings:
-    """Return the settings that shape a token dataset; the others say how to make it or how to read it."""
+Group = tuple[tuple[Piece, ...], int]
+"""Consecutive pieces, and about how many bytes of text they have."""
+
+
+def settings_of(config: DataConfig, *, hold_out: bool = True) -> Settings:
+    """Return the settings that shape a token dataset; the others say how to make it or how to read it.
+
+    Without `hold_out`, and where validation text is given, all of the training text is trained on.
+    """
     return Settings(
+        format=config.format,
         documents=config.documents,
-        text_field=config.text_field,
+        field=field_of(config),
         bad_utf8=config.bad_utf8,
-        validation_fraction=config.validation_fraction,
+        deduplicate=config.deduplicate,
+        validation_fraction=config.validation_fraction if hold_out and not config.validation_shards else None,
         shard_text_bytes=config.shard_text_bytes,
     )
 
 
-def plan(corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str) -> tuple[Holdout, list[Task]]:
-    """Return how validation is held out, and the tasks in order."""
-    settings = settings_of(corpus.config)
-    holdout = choose(corpus, is_validation_given=validation is not None)
-    hashes = dict(zip(corpus.files, corpus.hashes, strict=True))
-    groups = list(_group(assign(corpus, holdout), settings))
+def plan(
+    corpus: Corpus | None, validation: Corpus | None, tokenizer_sha256: str, settings: Settings
+) -> tuple[Holdout, list[Task]]:
+    """Return how validation is held out, and the tasks in order. Either side may be missing."""
+    holdout: Holdout = "given"
+    groups: list[Group] = []
+    hashes: dict[SourceFile, str] = {}
+    if corpus is not None:
+        holdout = "given" if settings.validation_fraction is None else choose(corpus)
+        groups += _groups(assign(corpus, holdout), corpus, settings)
+        hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:
-        if validation.fingerprint != corpus.fingerprint:  # the same text on both sides is on purpose
+        if corpus is not None and validation.fingerprint != corpus.fingerprint:  # the same text is on purpose
             _warn_of_copies(corpus, validation)
+        groups += _groups((Piece(file, split="validation") for file in validation.files), validation, settings)
         hashes |= zip(validation.files, validation.hashes, strict=True)
-        groups += _group((Piece(file, split="validation") for file in validation.files), settings)
     tasks: list[Task] = []
     for i, (pieces, text_bytes) in enumerate(groups):
         inputs = [VERSION, i, tokenizer_sha256, asdict(settings), [_identity(p, hashes) for p in pieces]]
@@ -56,11 +71,20 @@ def plan(corpus: Corpus, validation: Corpus | None, tokenizer_sha256: str) -> tu
     return holdout, tasks
 
 
+def whole_documents(corpus: Corpus, settings: Settings) -> list[tuple[Piece, ...]]:
+    """Return all of a corpus in groups of about the wanted size, in order, and no document cut."""
+    parts: list[tuple[Piece, int]] = []
+    for file in corpus.files:
+        piece = Piece(file)
+        parts += [(piece, file.bytes)] if file.kind == "text" else _divide(piece, settings)
+    return [pieces for pieces, _ in _group(parts, settings.shard_text_bytes)]
+
+
 def _identity(piece: Piece, hashes: dict[SourceFile, str]) -> list[object]:
     file = piece.file
     return [
         *(file.name, hashes[file], file.kind, file.compression),
-        *(piece.start, piece.stop, piece.begins, piece.ends, piece.split),
+        *(piece.start, piece.stop, piece.begins, piece.ends, piece.split, piece.dropped),
     ]
 
 
@@ -71,17 +95,28 @@ def _warn_of_copies(corpus: Corpus, validation: Corpus) -> None:
         _log.warning("%d files are in the training and the validation text: %s", len(copies), copies[0])
 
 
-def _group(pieces: Iterable[Piece], settings: Settings) -> Iterator[tuple[tuple[Piece, ...], int]]:
-    """Yield (consecutive pieces, bytes of their text) of about the wanted size."""
+def _groups(pieces: Iterable[Piece], corpus: Corpus, settings: Settings) -> Iterator[Group]:
+    """Cut and group pieces, each with the places in it that the corpus drops."""
+    parts = (part for piece in pieces for part in _divide(piece, settings))
+    for group, size in _group(parts, settings.shard_text_bytes):
+        yield tuple(_dropping(piece, corpus.dropped.get(piece.file, ())) for piece in group), size
+
+
+def _dropping(piece: Piece, places: tuple[int, ...]) -> Piece:
+    stop = len(places) if piece.stop is None else bisect_left(places, piece.stop)
+    return replace(piece, dropped=places[bisect_left(places, piece.start) : stop])
+
+
+def _group(parts: Iterable[tuple[Piece, int]], wanted: int) -> Iterator[Group]:
+    """Join consecutive (piece, bytes of its text) to about the wanted size."""
     group: list[Piece] = []
     total = 0
-    for piece in pieces:
-        for part, size in _divide(piece, settings):
-            if group and total + size > settings.shard_text_bytes:
-                yield tuple(group), total
-                group, total = [], 0
-            group.append(part)
-            total += size
+    for part, size in parts:
+        if group and total + size > wanted:
+            yield tuple(group), total
+            group, total = [], 0
+        group.append(part)
+        total += size
     if group:
         yield tuple(group), total
 
@@ -90,7 +125,7 @@ def _divide(piece: Piece, settings: Settings) -> Iterator[tuple[Piece, int]]:
     """Cut a piece that is too large; yield (piece, bytes of its text, about)."""
     file, wanted = piece.file, settings.shard_text_bytes
     if file.kind == "parquet":
-        yield from _divide_rows(piece, row_groups(file, settings.text_field), wanted)
+        yield from _divide_rows(piece, row_groups(file, settings.field), wanted)
     elif file.compression is not None:
         yield piece, file.bytes * _EXPANSION
     else:

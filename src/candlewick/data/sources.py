@@ -2,6 +2,7 @@
 
     stdlib://            the standard library of the running interpreter: real text on every machine
     notes.txt            a file: .txt, .jsonl or .parquet; .txt and .jsonl also as .gz or .zst
+    chats.jsonl          of `data.format: chat`, .jsonl alone
     corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
 
 The order is that of the URIs, then of the names. A file's name is relative to what was given, so that the same
@@ -13,9 +14,9 @@ import logging
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,10 @@ from candlewick.data.pieces import Piece, SourceFile
 from candlewick.errors import DataError
 
 STDLIB = "stdlib://"
-_EXTENSIONS = ".txt .jsonl .parquet (.txt and .jsonl also as .gz or .zst)"
+_EXTENSIONS = {
+    "text": ".txt .jsonl .parquet (.txt and .jsonl also as .gz or .zst)",
+    "chat": ".jsonl (also as .gz or .zst)",
+}
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
 
@@ -39,11 +43,18 @@ class Corpus:
 
     files: tuple[SourceFile, ...]
     config: DataConfig
+    dropped: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
+    """Places of documents that are left out (`data.duplicates`)."""
+
+    @property
+    def field(self) -> str:
+        """Where the rows of .jsonl and .parquet have their text or messages."""
+        return field_of(self.config)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """SHA-256 of each file's content; reads every byte once."""
-        return tuple(file_sha256(file.path) for file in self.files)
+        return tuple(map(_content_sha256, self.files))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,13 +70,25 @@ class Corpus:
         """
         bad = bad if bad is not None else BadText()
         for file in self.files:
-            yield from read(Piece(file), self.config.text_field, self.config.bad_utf8, bad)
+            yield from read(Piece(file), self.field, self.config.bad_utf8, bad)
+
+
+def field_of(config: DataConfig) -> str:
+    """Return the key of the text, or of a chat's messages, in a row."""
+    return config.messages_field if config.format == "chat" else config.text_field
+
+
+@lru_cache(maxsize=1 << 16)
+def _content_sha256(file: SourceFile) -> str:
+    """Hash a file as it was found; the tokenizer, the cache and the preparation all want to know."""
+    file.require_unchanged()
+    return file_sha256(file.path)
 
 
 def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
     """Find the files that the URIs name. Raises DataError for what is missing, empty or not text.
 
-    Of `config` it takes how documents are told apart and read: `documents`, `text_field`, `bad_utf8`.
+    Of `config` it takes how documents are told apart and read: `format`, `documents`, the field, `bad_utf8`.
     """
     if not uris:
         raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
@@ -84,10 +107,10 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
             f"{uri}: reading from the Hub is not supported in this version",
             "download the files first and give their folder",
         )
-    if uri == STDLIB:
+    if uri == STDLIB and config.format == "text":
         return _find_stdlib()
     if "://" in uri:
-        raise DataError(f"{uri} is no kind of source", f"give a file, a folder or {STDLIB}")
+        raise DataError(f"{uri} is no kind of source of {config.format}", f"give a file, a folder or {STDLIB}")
     path = Path(uri).expanduser()
     if path.is_dir():
         return _find_in_folder(path, config)
@@ -95,7 +118,9 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
         raise DataError(f"{path} does not exist", "check the path")
     file = _describe(path, path.name, config)
     if file is None:
-        raise DataError(f"{path} has an unknown extension", f"text is read from {_EXTENSIONS}")
+        raise DataError(
+            f"{path} has an unknown extension", f"{config.format} is read from {_EXTENSIONS[config.format]}"
+        )
     if not file.bytes:
         raise DataError(f"{path} is empty", "give a file with text in it")
     return [file]
@@ -115,7 +140,9 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
         if file is not None and file.bytes:
             files.append(file)
     if not files:
-        raise DataError(f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS}")
+        raise DataError(
+            f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
+        )
     if others:
         _log.info("%s: %d files with other extensions are left out", folder, others)
     return files
@@ -125,11 +152,11 @@ def _describe(path: Path, name: str, config: DataConfig) -> SourceFile | None:
     compression = _COMPRESSIONS.get(path.suffix)
     extension = Path(path.stem).suffix if compression else path.suffix
     match extension, compression:
-        case ".txt", _:
-            kind = "text" if config.documents == "file" else "lines"
         case ".jsonl", _:
-            kind = "jsonl"
-        case ".parquet", None:
+            kind = "chat" if config.format == "chat" else "jsonl"
+        case ".txt", _ if config.format == "text":
+            kind = "text" if config.documents == "file" else "lines"
+        case ".parquet", None if config.format == "text":
             kind = "parquet"
         case _:
             return None
@@ -139,7 +166,7 @@ def _describe(path: Path, name: str, config: DataConfig) -> SourceFile | None:
 def _source_file(
     path: Path,
     name: str,
-    kind: Literal["text", "lines", "jsonl", "parquet"],
+    kind: Literal["text", "lines", "jsonl", "parquet", "chat"],
     compression: Literal["gzip", "zstd"] | None = None,
 ) -> SourceFile:
     if not os.access(path, os.R_OK):

@@ -5,20 +5,24 @@
       tokenizer/tokenizer.json    and tokenizer_config.json
       shards/train-00000.bin      the token ids, headerless, little-endian: uint16, or uint32 beyond 65,536 ids
       shards/train-00000.idx      uint64, little-endian: the exclusive end of each document that ends in the shard
+      shards/train-00000.msk      of chats only: one byte per token, 1: it counts as a target, 0: it does not
       shards/00000.json           receipt of the task that wrote the shards of that number
 
 Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
 headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
 
-The shards of a split are one long array that is memory-mapped, never read whole. `details` of the manifest lists
+The shards of a split are one long array that is memory-mapped, never read whole. While it is, its files are locked
+for sharing, so that a cache knows what is in use (`data.cache`). `details` of the manifest lists
 tokens, documents and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the
 tokenizer's hash. Opening checks every size, and every hash once per machine, before a step is trained.
 """
 
+import fcntl
 import logging
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -63,24 +67,40 @@ class Shard:
     split: Split
     tokens: int
     documents: int  # that end in it
-    text_bytes: int
+    text_bytes: int  # of a chat: of its answers
     max_id: int
+    targets: int | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"{self.name}: split={self.split!r}")
-        for name, least in (("tokens", 1), ("documents", 0), ("text_bytes", 1), ("max_id", 0)):
+        is_masked = self.targets is not None
+        least = {"tokens": 1, "documents": 0, "text_bytes": 0 if is_masked else 1, "max_id": 0}
+        for name, lowest in (least | ({"targets": 0} if is_masked else {})).items():
             value = getattr(self, name)
-            if type(value) is not int or value < least:
+            if type(value) is not int or value < lowest:
                 raise ValueError(f"{self.name}: {name}={value!r}")
 
+    def file_bytes(self, item_bytes: int) -> dict[str, int]:
+        """Return the size of each of its files by extension; `item_bytes` is that of a token."""
+        sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}
+        return sizes if self.targets is None else {**sizes, "msk": self.tokens}
 
-def write_shard(folder: Path, shard: Shard, tokens: Iterable[Tokens], ends: NDArray[np.uint64]) -> list[FileEntry]:
-    """Write .bin and .idx into `folder`/shards, durably; a reader never sees a part of one."""
+
+def write_shard(
+    folder: Path,
+    shard: Shard,
+    tokens: Iterable[Tokens],
+    ends: NDArray[np.uint64],
+    masks: Iterable[NDArray[np.uint8]] = (),
+) -> list[FileEntry]:
+    """Write the shard's files into `folder`/shards, durably; a reader never sees a part of one."""
     contents: dict[str, Iterable[bytes]] = {
         "bin": (part.tobytes() for part in tokens),
         "idx": [ends.astype("<u8").tobytes()],
     }
+    if shard.targets is not None:
+        contents["msk"] = (part.tobytes() for part in masks)
     entries: list[FileEntry] = []
     for extension, chunks in contents.items():
         path = folder / "shards" / f"{shard.name}.{extension}"
@@ -110,7 +130,16 @@ class TokenSplit:
     shards: tuple[Tokens, ...]
     starts: tuple[int, ...]  # of each shard in the whole
     num_tokens: int
-    num_bytes: int  # of UTF-8 text
+    num_bytes: int  # of UTF-8 text; of a chat, of its answers
+    delimiter_id: int = 0
+    ends: tuple[NDArray[np.uint64], ...] = ()  # of each shard: exclusive ends of documents, in its own tokens
+    masks: tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
+    masked_tokens: int = 0  # that do not count as targets
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that count as targets; `num_bytes` is the text that they stand for."""
+        return self.num_tokens - self.masked_tokens
 
     def shard_of(self, position: int) -> int:
         """Return the number of the shard that a token lies in."""
@@ -156,7 +185,7 @@ class TokenDataset:
             )
         _verify(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
-        splits = {name: _open_split(folder, name, shards, manifest, token_dtype(vocab_size)) for name in SPLITS}
+        splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, str(found), splits)
 
     def split(self, name: Split) -> TokenSplit:
@@ -179,8 +208,12 @@ def verify_shards(dataset: TokenDataset) -> None:
     """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
     for shard in list_shards(dataset.manifest):
         path = dataset.folder / f"shards/{shard.name}.bin"
-        tokens = np.memmap(path, token_dtype(dataset.vocab_size), "r")
+        tokens = _map(path, token_dtype(dataset.vocab_size))
         ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
+        if shard.targets is not None:
+            mask = _map(path.with_suffix(".msk"), np.uint8)
+            if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
+                raise ArtifactError(f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0")
         if int(tokens.max()) != shard.max_id:
             raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}")
         if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
@@ -192,15 +225,18 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
         vocab_size = int(manifest.details["vocab_size"])
         shards = list_shards(manifest)
         _require_shown(manifest.details)
+        if len({shard.targets is None for shard in shards}) > 1:
+            raise ValueError("some shards have masks, some have none")
+        sizes = {entry.name: entry.bytes for entry in manifest.files}
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
-            binary = manifest.file(f"shards/{shard.name}.bin")
-            index = manifest.file(f"shards/{shard.name}.idx")
-            if binary.bytes != shard.tokens * item_bytes or index.bytes != shard.documents * 8:
-                raise ArtifactError(f"{folder / binary.name} has another number of tokens than the manifest says")
+            for extension, size in shard.file_bytes(item_bytes).items():
+                name = f"shards/{shard.name}.{extension}"
+                if sizes.get(name) != size:
+                    raise ArtifactError(f"{folder / name} has another number of tokens than the manifest says")
             if shard.max_id >= vocab_size:
                 raise ArtifactError(
-                    f"{folder / binary.name} has id {shard.max_id}, the tokenizer has {vocab_size} ids",
+                    f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",
                     "prepare it again",
                 )
     except (KeyError, TypeError, ValueError) as error:
@@ -214,26 +250,44 @@ def _require_shown(details: Mapping[str, Any]) -> None:
     """Raise KeyError or TypeError unless the details that only `data inspect` reads are there."""
     bad, splits = details["bad_utf8"], details["splits"]
     counted = ("tokens", "documents", "text_bytes")
-    numbers = [bad["sequences"], *(splits[name][key] for name in splits for key in counted)]
+    numbers = [splits[name][key] for name in splits for key in counted]
+    numbers += [details["delimiter"]["id"], bad["sequences"]]
+    numbers += details.get("left_out", {}).values()
     texts = [details["holdout"], *bad["examples"]]
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
         raise TypeError("bad_utf8, holdout or splits")
 
 
-def _open_split(
-    folder: Path, name: str, shards: list[Shard], manifest: Manifest, dtype: np.dtype[Any]
-) -> TokenSplit:
+def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:
     own = [shard for shard in shards if shard.split == name]
-    arrays = tuple(np.memmap(folder / f"shards/{shard.name}.bin", dtype, "r").view(np.ndarray) for shard in own)
-    ends = np.cumsum([shard.tokens for shard in own], dtype=np.int64).tolist()
+
+    def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
+        return tuple(_map(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
+
+    bounds = np.cumsum([0, *(shard.tokens for shard in own)], dtype=np.int64).tolist()
+    is_masked = any(shard.targets is not None for shard in own)
     return TokenSplit(
         name,
         manifest.id,
-        arrays,
-        (0, *ends[:-1]) if ends else (),
-        num_tokens=ends[-1] if ends else 0,
+        map_all("bin", token_dtype(manifest.details["vocab_size"])),
+        tuple(bounds[:-1]),
+        num_tokens=bounds[-1],
         num_bytes=sum(shard.text_bytes for shard in own),
+        delimiter_id=manifest.details["delimiter"]["id"],
+        ends=map_all("idx", "<u8"),
+        masks=map_all("msk", np.uint8) if is_masked else None,
+        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in own) if is_masked else 0,
     )
+
+
+def _map(path: Path, dtype: Any) -> NDArray[Any]:
+    """Map a file into memory and share its lock for as long as the mapping lives, which keeps the file open."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype)
+    with path.open("rb") as file:
+        with suppress(OSError):  # a file system without locks has no cache to be trimmed
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return np.memmap(file, dtype, "r").view(np.ndarray)
 
 
 def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:

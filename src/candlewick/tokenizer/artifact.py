@@ -5,9 +5,10 @@
 `inputs` and `config` come from who made it; `details` say what was counted, `bytes_per_token` on held-out text.
 """
 
-import time
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,18 @@ def write_artifact(
             "coverage": round(measured.coverage, 4),
         },
     }
-    provenance = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(seconds, 3),
-        "candlewick": __version__,
-        "tokenizers": version("tokenizers"),
-    }
+    made = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
     with staging(output) as aside:
         files = tuple(tokenizer.write(aside))
-        manifest = Manifest(KIND, VERSION, inputs, config, files, details, provenance)
-        return publish(aside, output, manifest)
+        return publish(aside, output, Manifest(KIND, VERSION, inputs, config, files, details, made))
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """Return who made an artifact, where and when: what is not part of its id."""
+    return {
+        "tool": f"candlewick {__version__}",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }

@@ -10,6 +10,8 @@ is the pattern of Qwen2, since readers such as llama.cpp know patterns by name a
 On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json` that names the class which reads the
 former as it is. A file from elsewhere is checked before use: its pattern must be a known one (others can hang or
 kill the process), its ids dense, its special tokens special.
+
+For chats there are two more special tokens (`tokenizer.chat`); a tokenizer without them gets them as its last ids.
 """
 
 import hashlib
@@ -25,6 +27,9 @@ from candlewick.errors import TokenizerError
 
 DELIMITER = "<|endoftext|>"
 PADDING = "<|padding|>"
+MESSAGE_START = "<|im_start|>"
+MESSAGE_END = "<|im_end|>"
+CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
 
@@ -35,6 +40,11 @@ PATTERNS = {
     "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,
 }
 _MAX_BYTES = 64 << 20
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 _BPE_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
 
 Json = dict[str, Any]
@@ -54,6 +64,10 @@ class Tokenizer:
         self.vocab_size: int = self._rust.get_vocab_size()
         self.padding_id: int | None = self._rust.token_to_id(PADDING)
         self.delimiter_id = cast(int, self._rust.token_to_id(DELIMITER))
+        special = {token["content"] for token in tree["added_tokens"]}
+        self.chat_ids: tuple[int, int] | None = None  # of CHAT_TOKENS
+        if special.issuperset(CHAT_TOKENS):
+            self.chat_ids = cast("tuple[int, int]", tuple(map(self._rust.token_to_id, CHAT_TOKENS)))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -69,6 +83,21 @@ class Tokenizer:
         if len(content) > _MAX_BYTES:
             raise TokenizerError(f"{file} is larger than {_MAX_BYTES >> 20} MiB, too large for a tokenizer")
         return cls(content, str(file))
+
+    def with_chat_tokens(self) -> "Tokenizer":
+        """Return this tokenizer if it has the tokens of a chat, else one with the missing ones as its last ids."""
+        if self.chat_ids is not None:
+            return self
+        tree = json.loads(self.json_bytes)
+        known = {token["content"] for token in tree["added_tokens"]}
+        next_id = self.vocab_size
+        for content in CHAT_TOKENS:
+            if content not in known:
+                number = tree["model"]["vocab"].get(content, next_id)
+                next_id += number == next_id
+                token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+                tree["added_tokens"].append({"id": number, "content": content, **token, "special": True})
+        return Tokenizer(json.dumps(tree, indent=2, ensure_ascii=False).encode())
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; nothing is added. Raises TokenizerError for half a surrogate pair in it."""
@@ -100,6 +129,8 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **special,
         }
+        if self.chat_ids is not None:
+            config["chat_template"] = _CHAT_TEMPLATE
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ from candlewick.artifacts import file_sha256
 from candlewick.config import DataConfig
 from candlewick.data import encode, pieces
 from candlewick.data.encode import ShardMaker, Target, Task, read_receipt, receipt_entry
-from candlewick.data.plan import plan
+from candlewick.data.plan import plan, settings_of
 from candlewick.data.sources import open_corpus
 from candlewick.errors import DataError
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
@@ -23,7 +23,8 @@ def target(tmp_path, tokenizer) -> Target:
 
 
 def tasks_of(path, **config) -> list[Task]:
-    return plan(open_corpus([str(path)], DataConfig(**config)), None, "0" * 64)[1]
+    settings = DataConfig(**config)
+    return plan(open_corpus([str(path)], settings), None, "0" * 64, settings_of(settings))[1]
 
 
 def read_back(target: Target, split: str) -> tuple[list[int], list[int]]:
@@ -198,7 +199,9 @@ class TestSelfCheck:
 
         assert maker._check is not None
         maker._encoder = maker._check._encoder = Wrong()
-        with pytest.raises(DataError, match=r"row 1 of a\.jsonl: encoder wrong gives other ids .*'document 0"):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl, document at 0: encoder wrong gives other ids .*'document 0"
+        ):
             maker.run(task)
         assert read_receipt(target.folder, task) is None
 

@@ -12,7 +12,7 @@ def held(path, **config) -> dict[str, list[str]]:
     """Which text each split gets."""
     corpus = open_corpus([str(path)], DataConfig(**config))
     out: dict[str, list[str]] = {"train": [], "validation": []}
-    for piece in assign(corpus, choose(corpus, is_validation_given=False)):
+    for piece in assign(corpus, choose(corpus)):
         assert piece.split is not None
         out[piece.split] += [d.text for d in read(piece, "text", "error", BadText())]
     return out
@@ -43,11 +43,10 @@ def test_more_is_held_out_when_the_share_grows_and_nothing_comes_back():
 def test_what_is_chosen(write, tmp_path):
     write("rows.jsonl", [f"row {i}" for i in range(999)])
     corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose(corpus, is_validation_given=False) == "tails"
-    assert choose(corpus, is_validation_given=True) == "given"
+    assert choose(corpus) == "tails"
     write("one.txt", "the thousandth")
     corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose(corpus, is_validation_given=False) == "hash"
+    assert choose(corpus) == "hash"
 
 
 def test_by_hash_files_are_assigned_now_and_rows_while_reading(write, tmp_path):

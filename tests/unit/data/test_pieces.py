@@ -139,9 +139,3 @@ def test_a_compressed_file_that_is_cut_short_is_named(source, name):
     file = type(file)(file.path, file.name, "text", file.compression, status.st_size, status.st_mtime_ns)
     with pytest.raises(DataError, match=r"a\.txt\..* cannot be read: .*it is damaged or cut short"):
         list(Piece(file).blocks())
-
-
-def test_what_a_piece_is_called(source):
-    assert Piece(source("a.txt", "text")).source == "a.txt"
-    assert Piece(source("b.txt", "text"), 3).source == "b.txt from byte 3"
-    assert Piece(source("c.parquet", ["x"] * 9), 7).source == "c.parquet from row 7"

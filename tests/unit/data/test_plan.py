@@ -14,7 +14,8 @@ SHA = "0" * 64
 def tasks_of(*paths, sha256=SHA, validation=None, **config):
     config = DataConfig(**{"shard_text_bytes": 1 << 16, **config})
     corpus = open_corpus([str(path) for path in paths], config)
-    return plan(corpus, open_corpus([str(validation)], config) if validation else None, sha256)
+    other = open_corpus([str(validation)], config) if validation else None
+    return plan(corpus, other, sha256, settings_of(config, hold_out=validation is None))
 
 
 def text_of(tasks) -> str:

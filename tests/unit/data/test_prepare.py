@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import random
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from candlewick.config import DataConfig
 from candlewick.data import prepare as module
 from candlewick.data.prepare import prepare
 from candlewick.data.token_shards import TokenDataset, verify_shards
-from candlewick.errors import ArtifactError, DataError, EnvironmentFault, Interrupted, TokenizerError
+from candlewick.errors import ArtifactError, DataError, Interrupted, TokenizerError
 
 SMALL = {"shard_text_bytes": 1 << 16}
 
@@ -115,14 +114,14 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
     config, out = config_of(write("in/a.txt", "some words\n" * 20_000), **SMALL), tmp_path / "ds"
     made: list[int] = []
 
-    def run_here(tasks, target, workers):
-        for task in tasks:
+    def run_here(work, tasks, workers):
+        for number, task in enumerate(tasks):
             if len(made) == 2:
                 raise KeyboardInterrupt
             made.append(task.index)
-            yield task, *module._work(target, task)
+            yield number, work(task)
 
-    monkeypatch.setattr(module, "_run_in_processes", run_here)
+    monkeypatch.setattr(module, "in_processes", run_here)
     with pytest.raises(Interrupted, match=r"stopped; the finished shards are kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
@@ -226,15 +225,33 @@ def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir
     assert not out.with_name("ds.partial").exists()
 
 
-def test_a_worker_that_is_killed_is_an_environment_fault(write, tmp_path, tokenizer_dir, monkeypatch):
-    config = config_of(write("in/a.txt", "some words\n" * 20_000), **SMALL, num_workers=1)
-    monkeypatch.setattr(module, "_work", os._exit)  # called with two arguments: the process dies of it
-    monkeypatch.setattr(module, "_start_worker", kill_self)
-    with pytest.raises(EnvironmentFault, match="a worker process was killed.*fewer --workers"):
-        prepare(config, tokenizer_dir, tmp_path / "ds")
+def test_what_a_kill_left_beside_it_is_swept(write, tmp_path, tokenizer_dir):
+    config, out = config_of(write("in/a.txt", "some words\n" * 1000)), tmp_path / "ds"
+    left = [tmp_path / f".{kind}-ds-0123abcd" for kind in ("old", "tmp")]
+    other = tmp_path / ".old-ds-2-0123abcd"
+    for folder in (*left, other):
+        folder.mkdir()
+    assert not prepare(config, tokenizer_dir, out)[1]
+    assert not any(folder.exists() for folder in left)
+    left[0].mkdir()
+    assert prepare(config, tokenizer_dir, out)[1]
+    assert not left[0].exists()
+    assert other.exists()
 
 
-kill_self = os.abort
+def test_a_side_may_be_all_there_is(write, tmp_path, tokenizer, tokenizer_dir):
+    text = "some words\n" * 400
+    alone = DataConfig(validation_shards=(str(write("in/a.txt", text)),))
+    prepare(alone, tokenizer_dir, tmp_path / "validation")
+    dataset = TokenDataset.open(tmp_path / "validation")
+    assert text_of(dataset, "validation", tokenizer) == "<|endoftext|>" + text
+    with pytest.raises(DataError, match="has no train tokens"):
+        dataset.split("train")
+    prepare(config_of(tmp_path / "in"), tokenizer_dir, tmp_path / "train", hold_out=False)
+    dataset = TokenDataset.open(tmp_path / "train")
+    assert text_of(dataset, "train", tokenizer) == "<|endoftext|>" + text
+    with pytest.raises(DataError, match="has no validation tokens"):
+        dataset.split("validation")
 
 
 def test_preparing_imports_no_torch():

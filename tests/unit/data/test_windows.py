@@ -2,18 +2,27 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.data.token_shards import TokenSplit
 from candlewick.data.windows import Windows
 
 
-def make_split(*sizes: int) -> TokenSplit:
+def make_split(*sizes: int, masks=None, delimiter_id=0) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes."""
     bounds = [0, *itertools.accumulate(sizes)]
-    shards = tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds))
-    return TokenSplit("train", "id", shards, tuple(bounds[:-1]), bounds[-1], 4 * bounds[-1])
+    spans = list(itertools.pairwise(bounds))
+    return TokenSplit(
+        "train",
+        "id",
+        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
+        tuple(bounds[:-1]),
+        bounds[-1],
+        4 * bounds[-1],
+        delimiter_id=delimiter_id,
+        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
+    )
 
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -35,12 +44,33 @@ def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29))
 def test_every_token_is_a_target_once(sizes, length, offset):
     windows = Windows(make_split(*sizes), length)
-    rows = np.arange(windows.num_rows)
-    targets = windows.gather(rows, offset % length)[:, 1:]
-    weights = windows.weights(rows)
-    counted = targets if weights is None else targets[weights == 1]
+    rows, offset = np.arange(windows.num_rows), offset % length
+    found = windows.read(rows, offset)
+    counted = found.targets if found.weights is None else found.targets[found.weights == 1]
     assert sorted(counted.reshape(-1).tolist()) == list(range(sum(sizes)))
-    assert windows.weight_sum(rows) == sum(sizes)
+    assert windows.weight_sum(rows, offset) == sum(sizes)
+    assert ((found.tokens + 1) % sum(sizes) == found.targets).all()
+
+
+@given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_with_masks_every_token_has_its_own_as_a_target(sizes, length, offset, data):
+    masks = data.draw(st.lists(st.integers(0, 1), min_size=sum(sizes), max_size=sum(sizes)))
+    windows = Windows(make_split(*sizes, masks=masks), length)
+    rows, offset = np.arange(windows.num_rows), offset % length
+    found = windows.read(rows, offset)
+    assert found.weights is not None
+    counted = sorted(found.targets[found.weights == 1].tolist())
+    assert counted == [token for token, mask in enumerate(masks) if mask]
+    assert windows.weight_sum(rows, offset) == sum(masks) == found.weights.sum()
+
+
+def test_documents_begin_at_delimiters_if_that_is_asked_for():
+    rows = np.array([1, 0])
+    found = Windows(make_split(10, delimiter_id=4), 3, needs_starts=True).read(rows, 0)
+    assert found.starts is not None
+    assert found.starts.tolist() == [[False, True, False], [False] * 3]
+    assert Windows(make_split(10), 3).read(rows, 0).starts is None
 
 
 def test_offsets_may_differ_per_row():
@@ -52,17 +82,17 @@ def test_offsets_may_differ_per_row():
     ]
 
 
-@pytest.mark.parametrize(("tokens", "rows", "expected"), [(9, [0, 2], None), (10, [0, 2], None)])
-def test_full_rows_have_no_weights(tokens, rows, expected):
+@pytest.mark.parametrize(("tokens", "rows"), [(9, [0, 2]), (10, [0, 2])])
+def test_full_rows_have_no_weights(tokens, rows):
     windows = Windows(make_split(tokens), 3)
-    assert windows.weights(np.array(rows)) is expected
-    assert windows.weight_sum(np.array(rows)) == 6
+    assert windows.weights(np.array(rows), 0) is None
+    assert windows.weight_sum(np.array(rows), 0) == 6
 
 
 def test_only_the_rest_of_the_last_row_counts():
     windows = Windows(make_split(10), 3)
     assert windows.num_rows == 4
-    weights = windows.weights(np.array([3, 1, 3]))
+    weights = windows.weights(np.array([3, 1, 3]), 0)
     assert weights is not None
     assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [1, 0, 0]]
-    assert windows.weight_sum(np.array([3, 1, 3])) == 5
+    assert windows.weight_sum(np.array([3, 1, 3]), 0) == 5

@@ -1,0 +1,64 @@
+"""The folder of what was prepared on the way: least recently used first out, and nothing that is in use.
+
+    CACHE/tokens-0123456789abcdef/   CACHE/tokenizer-.../   CACHE/tokens-....partial/
+
+Use sets a folder's time. Token shards are locked for sharing while they are mapped (`data.token_shards`), a
+`.partial` while it grows (`data.recipe`), so what another process holds is seen and stays. A folder goes by one
+rename, then its files are deleted: nobody finds half of one.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+_KINDS = ("tokens-", "tokenizer-")
+
+_log = logging.getLogger(__name__)
+
+
+def touch(folder: Path) -> None:
+    """Note that a folder is used now, if it is one of a cache."""
+    if not folder.name.startswith(_KINDS):
+        return
+    with suppress(OSError):  # a cache that cannot be written to is not trimmed either
+        os.utime(folder)
+
+
+def trim(cache: Path, max_bytes: int, used: Collection[Path]) -> None:
+    """Remove what was not used for the longest time until at most `max_bytes` are left, but nothing in use."""
+    for left in cache.glob(".del-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folders = [path for path in cache.iterdir() if path.name.startswith(_KINDS) and path.is_dir()]
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folders}
+    total = sum(sizes.values())
+    for folder in sorted(set(folders) - set(used), key=lambda path: path.stat().st_mtime_ns):
+        if total <= max_bytes:
+            break
+        if _remove(folder):
+            _log.info("%s is removed from the cache, it was not used for the longest time", folder)
+            total -= sizes[folder]
+    if total > max_bytes:
+        _log.warning("%s has %d bytes in use, more than data.cache_max_bytes=%d", cache, total, max_bytes)
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a folder unless some process holds it; nobody can begin to before it has its other name."""
+    locks: list[int] = []
+    try:
+        for path in (folder, *folder.glob("shards/*.bin")):
+            locks.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        doomed = folder.with_name(f".del-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(doomed)
+    except OSError:  # held, or gone already
+        return False
+    finally:
+        for descriptor in locks:
+            os.close(descriptor)
+    shutil.rmtree(doomed, ignore_errors=True)
+    return True

@@ -1,0 +1,79 @@
+"""A function over many items in processes: spawned, never forked, without torch, and they end with their parent.
+
+They are replaced from time to time, because the fast encoders' caches grow with the text and give nothing back.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+from candlewick.errors import EnvironmentFault
+
+_ITEMS_PER_WORKER = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield (number of the item, what the function returns) as they come; a single item is done in this process.
+
+    Raises what the function raises, and EnvironmentFault when a process is killed.
+    """
+    if len(items) == 1:  # a process would take longer to start than most such items to do
+        yield 0, function(items[0])
+        return
+    wave = workers * _ITEMS_PER_WORKER
+    for first in range(0, len(items), wave):
+        own = range(first, min(first + wave, len(items)))
+        pool = ProcessPoolExecutor(
+            min(workers, len(own)), multiprocessing.get_context("spawn"), initializer=start_worker
+        )
+        others = set(multiprocessing.active_children())
+        try:
+            futures = {pool.submit(function, items[number]): number for number in own}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise EnvironmentFault(
+                "a worker process was killed, perhaps for want of memory; the finished shards are kept",
+                "run it again to go on, with fewer --workers or a smaller data.shard_text_bytes",
+            ) from None
+        except BaseException:
+            # what they were writing has no receipt yet, so they need not be waited for
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """Encode in one thread, leave Ctrl-C to the parent, and end with it even if it is killed."""
+    os.putenv("RAYON_NUM_THREADS", "1")  # there is a process for each core; read when the first text is encoded
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("candlewick").setLevel(logging.ERROR)  # the parent warns, once
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,108 @@
+"""A base model on text, then a chat model from it: the ids are Hugging Face's, and the run outlives its parent."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from candlewick.artifacts import read_manifest
+from candlewick.checkpoint.layout import newest_valid
+from candlewick.checkpoint.load import load_for_inference
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.cli.main import main
+from candlewick.config_io import load_config
+from candlewick.parallel.env import find_device
+from candlewick.pipeline.training import run_training
+from candlewick.tokenizer.chat import encode_chat
+
+CHAT = [
+    {"role": "system", "content": "Be brief.\n"},
+    {"role": "user", "content": "  What is 2 + 2?\n\nAnd 3 + 3? "},
+    {"role": "assistant", "content": "It's 4,\r\nand 6. 日本語 naïve"},
+    {"role": "user", "content": "\n"},
+    {"role": "assistant", "content": " yes"},
+]
+CHATS = [CHAT, CHAT[1:], CHAT[1:3], CHAT[2:]]
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    path = tmp_path_factory.mktemp("chats") / "a.jsonl"
+    words = ("is", "two", "who", "new", "time")
+    rows = []
+    for i in range(60):
+        turns = [("user", f"the {words[i % 5]}?"), ("assistant", f"The {words[i % 5]} is {words[i % 3]}.")]
+        rows.append([{"role": role, "content": content} for role, content in turns])
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_hugging_face_readers_see_the_same_ids(tokenizer, tmp_path, core_row, prompt):
+    own = tokenizer.with_chat_tokens()
+    own.write(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    wrong = 0
+    for chat in CHATS:
+        expected = theirs.apply_chat_template(chat, tokenize=True, add_generation_prompt=prompt, return_dict=False)
+        wrong += encode_chat(own, chat, prompt)[0] != expected
+    core_row("data.format=chat", "transformers apply_chat_template, conversations that differ", wrong, 0)
+    texts = [message["content"] for message in CHAT]
+    differ = sum(theirs.encode(text, add_special_tokens=False) != own.encode(text) for text in texts)
+    core_row("data.format=text", "transformers AutoTokenizer, texts that differ", differ, 0)
+
+
+@pytest.fixture
+def child(tiny, trained_copy, chats, cache, tmp_path, config_file):
+    """A chat run that starts from `trained_copy`: its config file, its folder."""
+    file = tmp_path / "chat.json"
+    kept = {name: tiny().model_dump(mode="json")[name] for name in ("scheduler", "runtime")}
+    data = {"train_shards": [str(chats)], "format": "chat", "validation_fraction": 0.1, "num_workers": 1}
+    file.write_text(json.dumps({**kept, "data": {**data, "cache_dir": str(cache), "micro_batch_size": 4}}))
+    return file, tmp_path / "child"
+
+
+def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_copy, capsys):
+    file, folder = child
+    words = ["train", "--config", str(file), "--run-dir", str(folder)]
+    assert main([*words, "--init-from", str(trained_copy), "--override", "scheduler.total_steps=6"]) == 0
+    config = load_config(folder / "config.yaml")
+    assert config.runtime.checkpoint.init_from == trained_copy
+    assert (config.model.hidden_size, config.model.vocab_size) == (32, 320)
+    checkpoint = newest_valid(folder / "checkpoints")
+    assert "chat_template" in json.loads((checkpoint / "tokenizer_config.json").read_bytes())
+    before = read_tensors(newest_valid(trained_copy / "checkpoints") / "model.safetensors")
+    after = read_tensors(checkpoint / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert 0 < (after[name] - before[name]).abs().max() < 0.2  # started there, and went on
+    _, tokenizer = load_for_inference(folder, find_device("cpu"))
+    assert tokenizer.chat_ids == (300, 301)
+    shutil.rmtree(trained_copy)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--run-dir", str(folder), "--override", "scheduler.total_steps=8"]) == 0
+    assert "done: 8 steps" in capsys.readouterr().out
+    original = [*words, "--resume", "--override", "scheduler.total_steps=9"]
+    assert main([*original, "--init-from", str(trained_copy)]) == 0  # from the settings that it began with, too
+    assert "done: 9 steps" in capsys.readouterr().out
+
+
+def test_only_answers_are_learned(child, trained_copy):
+    file, folder = child
+    config = load_config(file, [f"runtime.checkpoint.init_from={json.dumps(str(trained_copy))}"])
+    result = run_training(config, folder, resume=False)
+    tokens = read_manifest(newest_valid(folder / "checkpoints")).inputs["tokens"]
+    data = load_config(folder / "config.yaml").data
+    manifest = read_manifest(Path(data.train_shards[0]))
+    assert manifest.id == tokens
+    held = [shard for shard in manifest.details["shards"] if shard["split"] == "validation"]
+    assert result["metrics"]["eval/tokens"] == sum(shard["targets"] for shard in held)
+    assert 0 < result["metrics"]["eval/bits_per_byte"] < 20
+
+
+def test_settings_that_contradict_the_parent_are_told_in_one_line(child, trained_copy, capsys):
+    file, folder = child
+    words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
+    assert main([*words, "--override", "model.num_layers=3"]) == 2
+    assert "model.num_layers=3 (the checkpoint has 2)" in capsys.readouterr().err

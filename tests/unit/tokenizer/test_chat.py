@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+
+from candlewick.errors import TokenizerError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.chat import ChatTokens, encode_chat
+from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "It's 4."},
+    {"role": "assistant", "content": "Or 日本語."},
+]
+
+
+@pytest.fixture(scope="module")
+def chat(tokenizer) -> Tokenizer:
+    return tokenizer.with_chat_tokens()
+
+
+def test_the_two_tokens_come_last_and_the_rest_stays(tokenizer, chat, odd_texts):
+    assert tokenizer.chat_ids is None
+    assert chat.chat_ids == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
+    assert chat.vocab_size == tokenizer.vocab_size + 2
+    assert chat.with_chat_tokens() is chat
+    assert Tokenizer(chat.json_bytes).sha256 == chat.sha256 == tokenizer.with_chat_tokens().sha256
+    texts = [*odd_texts(3, 50), "<|im_start|>user\n<|im_end|>"]
+    for text in texts:
+        assert chat.encode(text) == tokenizer.encode(text)
+    for encoder in (FastEncoder, ReferenceEncoder):
+        ids, _ = encoder(chat.json_bytes).encode(texts)
+        assert ids.tolist() == [i for text in texts for i in tokenizer.encode(text)]
+
+
+def test_only_the_missing_one_is_added(chat):
+    tree = json.loads(chat.json_bytes)
+    tree["added_tokens"].pop()
+    half = Tokenizer(json.dumps(tree).encode())
+    assert half.chat_ids is None
+    assert half.with_chat_tokens().chat_ids == chat.chat_ids
+
+
+def test_the_template_is_written_for_chats_alone(tokenizer, chat, tmp_path):
+    for number, (own, has) in enumerate([(tokenizer, False), (chat, True)]):
+        (tmp_path / str(number)).mkdir()
+        own.write(tmp_path / str(number))
+        written = json.loads((tmp_path / str(number) / "tokenizer_config.json").read_bytes())
+        assert ("chat_template" in written) is has
+
+
+def test_what_is_learned_is_what_the_model_answers(chat):
+    ids, mask = encode_chat(chat, MESSAGES)
+    assert len(ids) == len(mask)
+    assert chat.decode(ids, skip_special=False) == (
+        "<|endoftext|><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n"
+        "<|im_start|>assistant\nIt's 4.<|im_end|>\n<|im_start|>assistant\nOr 日本語.<|im_end|>\n"
+    )
+    learned = chat.decode([i for i, counts in zip(ids, mask, strict=True) if counts], skip_special=False)
+    assert learned == "It's 4.<|im_end|>Or 日本語.<|im_end|>"
+
+
+def test_the_prompt_of_an_answer_is_the_beginning_of_the_conversation(chat):
+    prompt, mask = encode_chat(chat, MESSAGES[:2], add_generation_prompt=True)
+    whole, learned = encode_chat(chat, MESSAGES)
+    assert whole[: len(prompt)] == prompt
+    assert not any(mask)
+    assert learned.index(1) == len(prompt)
+
+
+@pytest.mark.parametrize("content", ["\n\n  two", "", "  x", "\r\n", "\n"])
+def test_a_token_on_the_border_is_not_learned(chat, content):
+    ids, mask = encode_chat(chat, [{"role": "assistant", "content": content}])
+    learned = chat.decode([i for i, counts in zip(ids, mask, strict=True) if counts], skip_special=False)
+    assert (content + "<|im_end|>").endswith(learned)
+    assert learned.endswith("<|im_end|>")
+
+
+def test_the_header_may_take_every_byte_as_a_token(chat):
+    tokens = ChatTokens(chat)
+    single = np.array([i for char in "user\nx" for i in chat.encode(char)])
+    assert tokens.header_tokens(single, "user") == 5
+
+
+def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="has no tokens for chats"):
+        encode_chat(tokenizer, MESSAGES)
