@@ -75,7 +75,7 @@ def test_a_config_that_is_missing(fails, tmp_path, verb):
         ("model.num_key_value_heads=5", "not a multiple"),
         ("no_value", "KEY=VALUE"),
         ("scheduler.total_steps=null", "no end"),
-        ("data.global_batch_size=6", "not a whole number of micro-batches"),
+        ("data.global_batch_size=6", "is not a multiple of"),
         ("data.train_shards=[]", "nothing to train on"),
     ],
 )

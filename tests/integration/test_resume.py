@@ -73,3 +73,28 @@ def test_interrupted_at_five_steps_equals_undisturbed(tiny, tmp_path, monkeypatc
         for d in ("whole", "parts")
     ]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"algorithm": "muon", "ema_decay": 0.9, "normuon_beta2": 0.95, "cautious_decay": True},
+        {"algorithm": "adam", "learning_rate": 1e-3},
+        {"algorithm": "sgd", "nesterov": True},
+        {"algorithm": "lion", "ema_decay": 0.5},
+    ],
+    ids=["muon with averages", "adam", "sgd", "lion with averages"],
+)
+def test_every_optimizer_goes_on_to_the_bit(tiny, tmp_path, monkeypatch, optimizer):
+    runtime = tiny().runtime.model_dump(mode="json") | {"sample": None, "recompute": "block"}
+    config = tiny(optimizer=optimizer, runtime=runtime)
+    whole = run_training(config, tmp_path / "whole", resume=False)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 6)
+        with pytest.raises(Interrupted):
+            run_training(config, tmp_path / "parts", resume=False)
+    parts = run_training(config, tmp_path / "parts", resume=True)
+    expected, found = _final(tmp_path / "whole"), _final(tmp_path / "parts")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert parts["metrics"] == whole["metrics"]

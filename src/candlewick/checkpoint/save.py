@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from candlewick.artifacts import (
     staging,
     write_durable,
 )
-from candlewick.checkpoint.huggingface import generation_config, to_hugging_face
+from candlewick.checkpoint.huggingface import generation_config, to_hugging_face, to_saved
 from candlewick.checkpoint.layout import (
     KIND,
     MODEL,
@@ -65,7 +65,7 @@ class Snapshot:
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the model's parameters by name, whole and float32, a tied one once."""
+    """Return the model's parameters by name, whole, float32 and not copied, a tied one once."""
     return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
@@ -75,13 +75,14 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
     Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
     """
     make_directory(directory)
-    _require_room(directory, snapshot)
+    weights = to_saved(snapshot.model_config, snapshot.weights)
+    _require_room(directory, [*weights.values(), *snapshot.optimizer.values()])
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
     with staging(target) as aside:
         files = [
             *_write_description(aside, snapshot),
-            write_tensors(aside / MODEL, snapshot.weights),
+            write_tensors(aside / MODEL, weights),
             write_tensors(aside / OPTIMIZER, snapshot.optimizer),
             write_durable(aside / STATE, _json(snapshot.state)),
         ]
@@ -105,7 +106,9 @@ def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     tokenizer, config = snapshot.tokenizer, snapshot.model_config
     ids = (tokenizer.delimiter_id, tokenizer.padding_id)
     description = to_hugging_face(config, snapshot.vocab_size, *ids)
-    generation = generation_config(config.max_position_embeddings, *ids)
+    # an answer ends with the second token of a chat, a document with the delimiter
+    stop_ids = [*(tokenizer.chat_ids or ())[1:], tokenizer.delimiter_id]
+    generation = generation_config(config.max_position_embeddings, stop_ids, tokenizer.padding_id)
     yield write_durable(aside / "config.json", _json(description))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)
@@ -115,8 +118,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _require_room(directory: Path, snapshot: Snapshot) -> None:
-    tensors = [*snapshot.weights.values(), *snapshot.optimizer.values()]
+def _require_room(directory: Path, tensors: Iterable[torch.Tensor]) -> None:
     needed = sum(t.numel() * t.element_size() for t in tensors) * 3 // 2
     free = shutil.disk_usage(directory).free
     if free < needed:

@@ -1,14 +1,20 @@
 """Everything that is applied to a model from outside, in the only order that works.
 
-(float8 -> tensor parallel -> recompute -> compile, when they come)  ->  sharding and precision
+(float8 -> tensor parallel, when they come) -> recompute -> (compile, when it comes) -> sharding and precision
 """
 
 from torch import nn
 
+from candlewick.model.transformer import Transformer
 from candlewick.parallel.env import Distributed
 from candlewick.parallel.fsdp import apply_fsdp
+from candlewick.parallel.recompute import Recompute, apply_recompute
 
 
-def parallelize(objective: nn.Module, blocks: nn.ModuleList, distributed: Distributed) -> None:
-    """Prepare `objective` (the loss around the model) for this device and these ranks, in place."""
+def parallelize(
+    objective: nn.Module, model: Transformer, distributed: Distributed, recompute: Recompute = "none"
+) -> None:
+    """Prepare `objective` (the loss around `model`) for this device and these ranks, in place."""
+    blocks, config = model.model.layers, model.config
+    apply_recompute(blocks, recompute, has_dropout=config.attn_dropout > 0 or config.residual_dropout > 0)
     apply_fsdp(objective, blocks, distributed)

@@ -4,7 +4,6 @@ A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one th
 """
 
 import ctypes
-import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ import torch
 
 from candlewick.config import RuntimeConfig
 from candlewick.errors import EnvironmentFault
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +36,13 @@ def detect(config: RuntimeConfig) -> Distributed:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and _prefers_bf16(device))
-    if bf16 and not has_native_bf16(device):
-        _question_bf16(device)
+    # of the two ways to say it the one that compiled code reads too; it must not reach the CPU's products
+    torch.set_float32_matmul_precision("high" if config.tf32 and device.type == "cuda" else "highest")
     return Distributed(
         rank=int(os.environ.get("RANK", "0")),
         world_size=world_size,
         device=device,
-        compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+        compute_dtype=_compute_dtype(config.precision, device),
     )
 
 
@@ -72,16 +68,19 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
-def _question_bf16(device: torch.device) -> None:
-    if device.type == "mps":
+def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return what `runtime.precision` means on a device. Raises EnvironmentFault for what it cannot train in."""
+    has_bf16 = has_native_bf16(device)
+    if precision == "auto":
+        precision = "mixed" if device.type == "cuda" and has_bf16 else "fp32"
+    if precision == "mixed":
+        precision = "fp16" if device.type == "cuda" and not has_bf16 else "bf16"
+    if device.type == "mps" and precision != "fp32":
         raise EnvironmentFault(
-            "runtime.precision is bf16, which this version cannot train in on mps", "set runtime.precision: fp32"
+            f"runtime.precision is {precision}, which this version cannot train in on mps",
+            "set runtime.precision: fp32",
         )
-    logger.warning("this %s only emulates bf16 products: runtime.precision fp32 is faster", device.type)
-
-
-def _prefers_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and has_native_bf16(device)
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def quiet_allocator() -> None:

@@ -57,8 +57,13 @@ def _leave() -> None:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a sharded one; any other tensor as it is. All ranks must call it together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """Return the whole tensor of a sharded one; any other tensor as it is. All ranks must call it together.
+
+    What lies on a single rank is whole already, and not copied.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return tensor.to_local() if tensor.device_mesh.size() == 1 else tensor.full_tensor()
 
 
 @contextmanager

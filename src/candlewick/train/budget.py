@@ -2,25 +2,37 @@
 
 Steps, tokens and epochs are numbers of updates at once. A time budget becomes one as late as the schedule allows,
 so that it knows the machine's speed: at the end of the plateau of `wsd`, else after a twentieth of the time.
+
+`data.max_repetitions` bounds them all: a planned run that would read a source more often is refused before it
+starts; the end of a run bounded by time is moved forward when it becomes known, which the loop warns about.
 """
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 
 from candlewick.config import SchedulerConfig
+from candlewick.data.batches import BatchPlan
 from candlewick.errors import ConfigError
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
+_MAX_SAMPLES = 2.0**60
 
 
-def planned_steps(scheduler: SchedulerConfig, *, tokens_per_update: int, split_tokens: int) -> int | None:
-    """Return the number of updates of the run, or None for a time budget. A run with no end is a ConfigError."""
+def planned_steps(
+    scheduler: SchedulerConfig, plan: BatchPlan, *, sequence_length: int, epoch_rows: int
+) -> int | None:
+    """Return the number of updates of the run, or None for a time budget. A run with no end is a ConfigError.
+
+    Of `total_tokens` no more than so many are read (but one update is made), of `total_epochs` no less.
+    """
     if scheduler.total_steps is not None:
         return scheduler.total_steps
     if scheduler.total_tokens is not None:
-        return max(1, scheduler.total_tokens // tokens_per_update)
+        return max(1, plan.steps_for(scheduler.total_tokens // sequence_length + 1) - 1)
     if scheduler.total_epochs is not None:
-        return max(1, math.ceil(scheduler.total_epochs * split_tokens / tokens_per_update))
+        return plan.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, _MAX_SAMPLES)))
     if scheduler.total_seconds is not None:
         return None
     raise ConfigError(
@@ -29,14 +41,30 @@ def planned_steps(scheduler: SchedulerConfig, *, tokens_per_update: int, split_t
     )
 
 
-def steps_from_time(scheduler: SchedulerConfig, *, step: int, train_seconds: float) -> int | None:
+def most_steps(limit: float, plan: BatchPlan, repetitions: Callable[[int], Sequence[float]]) -> int:
+    """Return how many updates begin before any source has been read `limit` times.
+
+    `repetitions` says how often each source is read by the first so many samples.
+    """
+    return bisect_left(range(1 << 40), limit, key=lambda steps: max(repetitions(plan.samples_after(steps))))
+
+
+def steps_from_time(
+    scheduler: SchedulerConfig, *, step: int, train_seconds: float, max_steps: int | None = None
+) -> int | None:
     """Turn a time budget into updates once the speed is known; None: not yet, or there is no such budget.
 
-    `train_seconds` is the time spent in the first `step` updates.
+    `train_seconds` is the time spent in the first `step` updates. With `max_steps` there are no more than those,
+    and the end is known at the latest when the schedule needs to know that one.
     """
     total_seconds, share = scheduler.total_seconds, _MEASURED_SHARE
     if scheduler.strategy == "wsd":
         share = max(share, 1.0 - scheduler.decay_fraction)
-    if total_seconds is None or step < _MIN_MEASURED_STEPS or train_seconds < share * total_seconds:
+    if total_seconds is None:
         return None
-    return max(step + 1, round(step * total_seconds / train_seconds))
+    if max_steps is not None and step >= share * max_steps:
+        return max_steps
+    if step < _MIN_MEASURED_STEPS or train_seconds < share * total_seconds:
+        return None
+    steps = max(step + 1, round(step * total_seconds / train_seconds))
+    return steps if max_steps is None else min(steps, max_steps)

@@ -1,18 +1,20 @@
 """From a resolved config and open data to a Trainer: every object of a run is made here, in order."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from candlewick.checkpoint.huggingface import obstacle
 from candlewick.checkpoint.layout import checkpoint_directory, newest_valid, sweep
-from candlewick.checkpoint.load import STATE_VERSION, Resumed, resume
+from candlewick.checkpoint.load import STATE_VERSION, Resumed, initialize_from, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
-from candlewick.config import BestConfig, DataConfig, RunConfig
-from candlewick.data.loader import Loader, restored_samples
+from candlewick.config import BestConfig, RunConfig
+from candlewick.data.batches import BatchPlan
+from candlewick.data.loader import Loader
 from candlewick.data.token_shards import TokenSplit
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.model.flops import flops_per_token
@@ -21,13 +23,15 @@ from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer, build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.env import Distributed, detect, quiet_allocator
-from candlewick.parallel.fsdp import gathered
+from candlewick.parallel.fsdp import gathered, whole
+from candlewick.parallel.precision import warn_if_emulated
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import planned_steps
+from candlewick.train.budget import most_steps, planned_steps
 from candlewick.train.evaluate import evaluate
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter, build_telemetry
-from candlewick.train.state import TrainState, random_state, restore_random_state
+from candlewick.train.state import TrainState, machine, random_state, restore_random_state
 from candlewick.train.trainer import Parts, Trainer
 
 logger = logging.getLogger(__name__)
@@ -40,8 +44,10 @@ class TrainingData:
     """What a run reads: opened and checked."""
 
     tokenizer: Tokenizer
-    train: TokenSplit
+    train: tuple[TokenSplit, ...]
+    """One split, or one per entry of data.mixture."""
     validation: TokenSplit
+    validation_sets: Mapping[str, TokenSplit]
     dataset_id: str
 
 
@@ -55,18 +61,19 @@ def build(
 ) -> Trainer:
     """Make a Trainer, at step 0 or where the newest valid checkpoint of `run_dir` stands.
 
-    `sampler` writes sample text with the model. Raises ConfigError, CheckpointError, EnvironmentFault.
+    `sampler` writes sample text with the model. Raises ConfigError, CheckpointError, DataError, EnvironmentFault.
     """
     quiet_allocator()
     distributed = detect(config.runtime)
-    rows = global_batch_rows(config.data, config.sequence_length, distributed.world_size)
+    _warn(config, distributed)
+    plan = BatchPlan.of(config.data, config.sequence_length, distributed.world_size)
+    loader = _build_loader(config, data, plan, distributed)
     planned = planned_steps(
-        config.scheduler, tokens_per_update=rows * config.sequence_length, split_tokens=data.train.num_tokens
+        config.scheduler, plan, sequence_length=config.sequence_length, epoch_rows=loader.num_rows
     )
-    vocab_size = vocabulary_rows(config.model.vocab_size, data.tokenizer)
-    objective = _build_objective(config, data, vocab_size, distributed)
+    objective = _build_objective(config, data.tokenizer, distributed, is_new=not resume_run)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    state, samples = TrainState(total_steps=planned), 0
+    state = TrainState(total_steps=planned)
     checkpoints = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
     best = (config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best"
     sweep(checkpoints)
@@ -75,39 +82,28 @@ def build(
         resumed = resume(objective.model, newest_valid(checkpoints))
         _check_same_shape(config, resumed)
         state = _restore(config, resumed, optimizer, planned, distributed.device)
-        samples = restored_samples(
-            resumed.state["loader"], data.train, sequence_length=config.sequence_length, seed=config.runtime.seed
-        )
-    loader = Loader(
-        data.train,
-        sequence_length=config.sequence_length,
-        micro_batch_size=config.data.micro_batch_size,
-        global_batch_size=rows,
-        seed=config.runtime.seed,
-        rank=distributed.rank,
-        world_size=distributed.world_size,
-        samples=samples,
-    )
-    flops = flops_per_token(config.model, vocab_size, config.sequence_length)
+        loader.restore(resumed.state["loader"])
+    flops = flops_per_token(config.model, objective.model.vocab_size, config.sequence_length)
     telemetry = build_telemetry(flops, distributed.device, distributed.world_size)
     parts = Parts(
         objective=objective,
         optimizer=optimizer,
-        peak_learning_rate=config.optimizer.learning_rate,
+        loss_scale=LossScale(state, distributed.device) if distributed.compute_dtype == torch.float16 else None,
         loader=loader,
+        max_steps=_max_steps(config, plan, loader, state.total_steps),
         reporter=Reporter(config.runtime, run_dir, telemetry, loader, state.step if resume_run else None),
-        evaluate=_evaluator(objective, data.validation, config),
-        sample=_sampler(objective, sampler),
+        evaluate=_evaluator(config, data, objective, optimizer),
+        sample=_sampler(objective, optimizer, sampler),
         snapshot=_Snapshotter(config, data, objective, optimizer, loader, state),
         checkpoints=checkpoints,
         best=best,
     )
-    return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer.max_grad_norm)
+    return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshotter:
-    """Collects what a checkpoint holds, at the moment it is called."""
+    """Collects what a checkpoint holds, at the moment it is called. Averages, if there are, are its weights."""
 
     config: RunConfig
     data: TrainingData
@@ -117,11 +113,11 @@ class _Snapshotter:
     state: TrainState
 
     def __call__(self) -> Snapshot:
-        model, tokenizer = self.objective.model, self.data.tokenizer
+        model, tokenizer, averages = self.objective.model, self.data.tokenizer, self.optimizer.averages
         device = next(model.parameters()).device
         return Snapshot(
             step=self.state.step,
-            weights=weights_of(model),
+            weights=weights_of(model) if averages is None else {name: whole(a) for name, a in averages.items()},
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,
@@ -129,7 +125,7 @@ class _Snapshotter:
                 "loader": self.loader.state(),
                 "random": random_state(device),
                 "config": self.config.model_dump(mode="json"),
-                "threads": torch.get_num_threads(),
+                **machine(device),
             },
             model_config=self.config.model,
             vocab_size=model.vocab_size,
@@ -145,12 +141,9 @@ def _restore(
     optimizer.load_named_state(resumed.optimizer)
     restore_random_state(resumed.state["random"], device)
     state = TrainState.from_json(resumed.state["counters"])
-    if (threads := resumed.state["threads"]) != torch.get_num_threads():
-        logger.warning(
-            "the run had %d threads, this process has %d: results may differ by rounding",
-            threads,
-            torch.get_num_threads(),
-        )
+    for name, value in machine(device).items():
+        if (before := resumed.state.get(name, value)) != value:
+            logger.warning("the run had %s=%s, now it is %s: results may differ by rounding", name, before, value)
     # a time budget became a number of steps when the run was young; any other end, or another budget, is read anew
     saved: dict[str, Any] = resumed.state["config"].get("scheduler", {})
     same_budget = saved.get("total_seconds") == config.scheduler.total_seconds
@@ -172,61 +165,97 @@ def vocabulary_rows(configured: int | None, tokenizer: Tokenizer) -> int:
     return configured
 
 
-def global_batch_rows(data: DataConfig, sequence_length: int, world_size: int) -> int:
-    """Return the rows of one update over all ranks. Raises ConfigError unless whole micro-batches fill it."""
-    per_pass = data.micro_batch_size * world_size
-    rows = data.global_batch_size or per_pass
-    if data.global_batch_tokens is not None:
-        rows = data.global_batch_tokens // sequence_length // per_pass * per_pass
-    if rows == 0 or rows % per_pass:
+def _warn(config: RunConfig, distributed: Distributed) -> None:
+    """Say what is slower than it has to be, and what only candlewick will read."""
+    warn_if_emulated(distributed, config.model.hidden_size)
+    if config.model.attn_dropout > 0 and distributed.device.type == "cpu":
+        logger.warning("model.attn_dropout: the CPU's flash attention has no dropout, a slower way is taken")
+    if (setting := obstacle(config.model)) is not None:
+        logger.warning("no class of Hugging Face says %s: only candlewick reads this run's checkpoints", setting)
+
+
+def _build_loader(config: RunConfig, data: TrainingData, plan: BatchPlan, distributed: Distributed) -> Loader:
+    return Loader(
+        data.train,
+        config.data,
+        sequence_length=config.sequence_length,
+        seed=config.runtime.seed,
+        plan=plan,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
+    )
+
+
+def _max_steps(config: RunConfig, plan: BatchPlan, loader: Loader, total_steps: int | None) -> int | None:
+    """Return the updates that data.max_repetitions allows. Raises ConfigError when the run is longer."""
+    limit = config.data.max_repetitions
+    if limit is None:
+        return None
+    most = most_steps(limit, plan, loader.repetitions)
+    if total_steps is not None and total_steps > most:
+        times = loader.repetitions(plan.samples_after(total_steps))
+        number = times.index(max(times))
+        source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
         raise ConfigError(
-            f"the global batch ({data.global_batch_size or data.global_batch_tokens}) is not a whole number of "
-            f"micro-batches of {data.micro_batch_size} rows of {sequence_length} tokens on {world_size} ranks",
-            "change data.micro_batch_size, data.global_batch_size or data.global_batch_tokens",
+            f"{source} would be read {times[number]:.4g} times in {total_steps:,} updates, "
+            f"data.max_repetitions={limit:g} allows {most:,} updates",
+            "shorten the run, give more text, or raise data.max_repetitions",
         )
-    return rows
+    return most
 
 
 def _build_objective(
-    config: RunConfig, data: TrainingData, vocab_size: int, distributed: Distributed
+    config: RunConfig, tokenizer: Tokenizer, distributed: Distributed, *, is_new: bool
 ) -> NextTokenLoss:
-    """Build the seeded model, put the loss around it, apply precision and sharding."""
+    """Build the model, seeded or from other weights, put the loss around it, apply what comes from outside."""
     torch.manual_seed(config.runtime.seed)
     with torch.device("meta"):
-        model = Transformer(config.model, vocab_size)
+        model = Transformer(config.model, vocabulary_rows(config.model.vocab_size, tokenizer))
     model.to_empty(device=distributed.device)
     model.init_buffers()
     initialize(model, config.runtime.seed)
-    objective = NextTokenLoss(model, num_tokens=data.tokenizer.vocab_size)
-    parallelize(objective, model.model.layers, distributed)
+    if is_new and config.runtime.checkpoint.init_from is not None:
+        initialize_from(model, config.runtime.checkpoint.init_from)
+    objective = NextTokenLoss(model, num_tokens=tokenizer.vocab_size)
+    parallelize(objective, model, distributed, config.runtime.recompute)
     return objective.train()
 
 
-def _sampler(objective: NextTokenLoss, sampler: Sampler | None) -> Callable[[], list[tuple[str, str]]] | None:
+def _sampler(
+    objective: NextTokenLoss, optimizer: Optimizer, sampler: Sampler | None
+) -> Callable[[], list[tuple[str, str]]] | None:
     if sampler is None:
         return None
 
     def sample() -> list[tuple[str, str]]:
-        with gathered(objective):
+        with optimizer.averaged(), gathered(objective):
             return sampler(objective.model)
 
     return sample
 
 
 def _evaluator(
-    objective: NextTokenLoss, split: TokenSplit, config: RunConfig
+    config: RunConfig, data: TrainingData, objective: NextTokenLoss, optimizer: Optimizer
 ) -> Callable[[int | None], dict[str, float]]:
 
+    splits = {"eval/": data.validation} | {f"eval/{name}/": split for name, split in data.validation_sets.items()}
+
     def run(max_batches: int | None) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        found: dict[int, dict[str, float]] = {}
         # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
-        with gathered(objective):
-            return evaluate(
-                objective,
-                split,
-                sequence_length=config.sequence_length,
-                micro_batch_size=config.data.micro_batch_size,
-                max_batches=max_batches,
-            )
+        with optimizer.averaged(), gathered(objective):
+            for prefix, split in splits.items():
+                if id(split) not in found:  # of a mixture the first set is the main one
+                    found[id(split)] = evaluate(
+                        objective,
+                        split,
+                        config.data,
+                        sequence_length=config.sequence_length,
+                        max_batches=max_batches,
+                    )
+                metrics |= {key.replace("eval/", prefix): value for key, value in found[id(split)].items()}
+        return metrics
 
     return run
 
@@ -234,10 +263,10 @@ def _evaluator(
 def _check_same_shape(config: RunConfig, resumed: Resumed) -> None:
     """Refuse to go on with another model, by name of what differs. Raises CheckpointError."""
     saved: dict[str, Any] = resumed.state["config"].get("model", {})
-    now = config.model_dump(mode="json")
+    now = config.model.model_dump(mode="json")
     different = [
         f"model.{key} (was {saved.get(key)!r}, is {value!r})"
-        for key, value in now["model"].items()
+        for key, value in now.items()
         if value != saved.get(key)
     ]
     if different:

@@ -2,13 +2,14 @@
 
 Bits per byte = (nats per token / ln 2) * (tokens / bytes of the text they encode), so models with different
 tokenizers compare. When only a part of the split is read, its tokens are taken to have the split's bytes per
-token; over the whole split the figure is exact.
+token; over the whole split the figure is exact. Of chats only the answers count, tokens and bytes.
 """
 
 import math
 
 import torch
 
+from candlewick.config import DataConfig
 from candlewick.data.loader import validation_batches
 from candlewick.data.token_shards import TokenSplit
 from candlewick.train.objective import NextTokenLoss
@@ -18,37 +19,34 @@ from candlewick.train.objective import NextTokenLoss
 def evaluate(
     objective: NextTokenLoss,
     split: TokenSplit,
+    data: DataConfig,
     *,
     sequence_length: int,
-    micro_batch_size: int,
     max_batches: int | None,
 ) -> dict[str, float]:
-    """Return eval/loss (nats per token), eval/perplexity, eval/accuracy, eval/bits_per_byte and eval/tokens."""
+    """Return eval/loss (nats per token), eval/perplexity, eval/accuracy, eval/bits_per_byte and eval/tokens.
+
+    They are not numbers when no target counts.
+    """
     device = next(objective.parameters()).device
     was_training = objective.training
     objective.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     try:
-        for batch in validation_batches(
-            split,
-            sequence_length=sequence_length,
-            micro_batch_size=micro_batch_size,
-            max_batches=max_batches,
-        ):
+        for batch in validation_batches(split, data, sequence_length=sequence_length, max_batches=max_batches):
             moved = batch.to(device)
-            losses, correct = objective.token_losses(moved.tokens, moved.targets)
+            losses, correct = objective.token_losses(moved.tokens, moved.targets, moved.documents)
             weights = moved.weights
             # sums per batch are exact enough in float32; adding up many batches is not
             parts = [(losses * weights).sum(), (correct * weights).sum(), weights.sum()]
             sums += torch.stack(parts).cpu().double()
     finally:
         objective.train(was_training)
-    total_loss, total_correct, count = sums.tolist()
-    loss = total_loss / count
+    loss, accuracy = (sums[:2] / sums[2]).tolist()
     return {
         "eval/loss": loss,
         "eval/perplexity": math.exp(min(loss, 700.0)),
-        "eval/accuracy": total_correct / count,
-        "eval/bits_per_byte": loss / math.log(2) * split.num_tokens / split.num_bytes,
-        "eval/tokens": count,
+        "eval/accuracy": accuracy,
+        "eval/bits_per_byte": loss / math.log(2) * split.num_targets / split.num_bytes,
+        "eval/tokens": sums[2].item(),
     }

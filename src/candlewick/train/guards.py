@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from candlewick.errors import Diverged
+from candlewick.train.loss_scale import LEAST
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -61,6 +62,8 @@ class NonFiniteGuard:
             state.nonfinite_in_a_row = 0
             return
         state.skipped_steps += 1
+        if pending.loss_scale is not None and pending.loss_scale.item() > LEAST:
+            return  # how large the scale may be is found by trying; it was halved
         state.nonfinite_in_a_row += 1
         if state.nonfinite_in_a_row >= self.limit:
             raise Diverged(

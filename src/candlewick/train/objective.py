@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
 
 MAX_CHUNK_BYTES = 64 << 20
@@ -50,13 +51,21 @@ class NextTokenLoss(nn.Module):
         affordable = max(MIN_CHUNK_ROWS, MAX_CHUNK_BYTES // (4 * num_tokens))
         self.chunking = _Chunking(num_tokens, min(chunk_rows, affordable))
 
-    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor, scale: float | Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        scale: float | Tensor,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Return scale * sum(weights * cross-entropy), a float32 scalar.
 
         tokens, targets (B, T) of integers; weights (B, T), 0 for targets that do not count (whose value may
-        then be anything); scale a number or a 0-dim tensor, 1 / (sum of the global batch's weights) as a rule.
+        then be anything); scale a number or a 0-dim tensor, 1 / (sum of the global batch's weights) as a rule;
+        with documents a token sees its own one only.
         """
-        hidden = self.model.hidden(tokens).flatten(0, 1)  # (N, D)
+        hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)  # (N, D)
         head = self.model.lm_head.weight
         coefficients = weights.flatten().to(_sum_dtype(hidden)) * scale  # (N,)
         labels = targets.flatten().long().where(coefficients != 0, 0)  # (N,)
@@ -66,9 +75,11 @@ class NextTokenLoss(nn.Module):
         return (coefficients * losses).sum()
 
     @torch.no_grad()
-    def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def token_losses(
+        self, tokens: Tensor, targets: Tensor, documents: Documents | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token."""
-        hidden = self.model.hidden(tokens).flatten(0, 1)
+        hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)
         scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
         losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)
         return losses, correct

@@ -56,6 +56,7 @@ class Reporter:
             "train/loss": result.loss.item(),
             "train/grad_norm": result.grad_norm.item(),
             "train/skipped_steps": float(state.skipped_steps),
+            **({} if result.loss_scale is None else {"train/loss_scale": result.loss_scale.item()}),
             "optim/learning_rate": learning_rate,
             "data/tokens": float(state.tokens),
             "data/epoch": self._loader.epoch,
@@ -70,6 +71,10 @@ class Reporter:
         self._log(state.step, row)
         self._display.update(row, step=state.step, total_steps=state.total_steps)
 
+    def statistics(self, step: int, figures: Mapping[str, float]) -> None:
+        """Record how large the parts of the model were in an update."""
+        self._log(step, figures)
+
     def trained(self) -> None:
         """End the present stretch of training; evaluation or saving follows."""
         self._telemetry.spent("training")
@@ -82,6 +87,8 @@ class Reporter:
             f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
             f"accuracy {metrics['eval/accuracy']:.1%}  {metrics['eval/bits_per_byte']:.4f} bits per byte"
         )
+        sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
+        figures += "".join(f"  {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
         self._say(f"step {state.step:,}  validation{' (all of it)' if whole else ''}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:

@@ -32,6 +32,10 @@ class TrainState:
     nonfinite_in_a_row: Steps = 0
     skipped_steps: Steps = 0
     """Updates skipped because loss or gradients were not finite, over the whole run."""
+    loss_scale: float = 2.0**15
+    """Of fp16: what the loss of the next update is multiplied by; other precisions leave it alone."""
+    loss_scale_clean_steps: Steps = 0
+    """Updates since the loss scale last changed."""
     evaluated_step: Steps = 0
     """The last step whose regular evaluation is done."""
     best_loss: float | None = None
@@ -76,3 +80,13 @@ def restore_random_state(state: dict[str, str], device: torch.device) -> None:
                 torch.mps.set_rng_state(tensor)
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"state.json has a random state that cannot be set: {error}") from None
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """Return what rounding depends on besides the program; a run that goes on elsewhere is told what differs."""
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }

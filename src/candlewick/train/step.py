@@ -15,6 +15,7 @@ from torch import Tensor
 from candlewick.data.loader import Update
 from candlewick.optim.build import Optimizer
 from candlewick.parallel.fsdp import whole
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 
 
@@ -27,28 +28,41 @@ class StepResult:
     """Before clipping."""
     skipped: Tensor
     """1.0 when loss or gradients were not finite and nothing was changed, else 0.0."""
+    loss_scale: Tensor | None = None
+    """Of fp16: what the update was made with."""
 
 
 def train_step(
-    objective: NextTokenLoss, optimizer: Optimizer, update: Update, max_grad_norm: float | None
+    objective: NextTokenLoss,
+    optimizer: Optimizer,
+    update: Update,
+    max_grad_norm: float | None,
+    loss_scale: LossScale | None = None,
 ) -> StepResult:
     """Make one update. Weights, moments and momentum stay as they are when anything is not finite."""
     optimizer.zero_grad()
     device = next(objective.parameters()).device
+    factor = None if loss_scale is None else loss_scale.value
+    scale = (1.0 if factor is None else factor) / update.weight_sum
     parts: list[Tensor] = []
     for batch in update.micro_batches:
         moved = batch.to(device)
-        part = objective(moved.tokens, moved.targets, moved.weights, 1.0 / update.weight_sum)
+        part = objective(moved.tokens, moved.targets, moved.weights, scale, moved.documents)
         part.backward()
         parts.append(part.detach())
     loss = torch.stack(parts).sum()
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    if loss_scale is not None:
+        loss = loss / loss_scale.value
+        loss_scale.unscale_(gradients)
     norm = global_norm(gradients)
     skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
     if max_grad_norm is not None:
         clip_(gradients, norm, max_grad_norm)
     optimizer.step(skipped)
-    return StepResult(loss, norm, skipped)
+    if loss_scale is not None:
+        loss_scale.update(skipped)
+    return StepResult(loss, norm, skipped, factor)
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:

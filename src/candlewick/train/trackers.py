@@ -15,6 +15,7 @@ import importlib
 import json
 import logging
 import math
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ METRICS = {
     "train/loss": "mean next-token cross-entropy of the row's last update, in nats",
     "train/grad_norm": "gradient norm before clipping, of the row's last update",
     "train/skipped_steps": "updates skipped so far because a gradient was not finite",
+    "train/loss_scale": "what the loss was multiplied by in fp16, of the row's last update",
     "optim/learning_rate": "learning rate of the row's last update: the schedule's multiplier times the peak",
     "perf/tokens_per_second": "trained tokens per second of training since the last row, over all ranks",
     "perf/mfu_strict": "share of peak FLOP/s: 6N without the input embedding, causal attention halved",
@@ -43,8 +45,21 @@ METRICS = {
     "eval/accuracy": "share of validation tokens that were the likeliest",
     "eval/tokens": "validation tokens that were predicted",
     "eval/bits_per_byte": "validation loss in bits per UTF-8 byte of text: comparable between tokenizers",
+    "eval/NAME/loss": "the same five for each of data.validation_sets, by its name",
+    "eval/NAME/perplexity": "exp(eval/NAME/loss)",
+    "eval/NAME/accuracy": "share of its tokens that were the likeliest",
+    "eval/NAME/tokens": "its tokens that were predicted",
+    "eval/NAME/bits_per_byte": "its loss in bits per UTF-8 byte",
+    "stats/PART/weight_rms": "root mean square of the weights of a part: embedding, layers.0 and so on, head",
+    "stats/PART/gradient_rms": "root mean square of their gradients, clipped",
+    "stats/PART/activation_rms": "root mean square of what the part puts out",
+    "stats/PART/activation_max": "largest magnitude of what the part puts out",
 }
-"""Every figure that a run records: name and meaning."""
+"""Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
+_PLACEHOLDERS = (
+    (re.compile(r"eval/\w+/"), "eval/NAME/"),
+    (re.compile(r"stats/(embedding|layers\.\d+|head)/"), "stats/PART/"),
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +99,7 @@ class JsonlTracker:
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row. Raises ValueError for a name that is not in METRICS."""
-        if unknown := row.keys() - METRICS.keys():
+        if unknown := {name for name in row if metric_of(name) not in METRICS}:
             raise ValueError(f"not in METRICS: {', '.join(sorted(unknown))}")
         self._write(step, {name: value if math.isfinite(value) else None for name, value in row.items()})
 
@@ -193,3 +208,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     row = cast("dict[str, Any]", value)
     return row if isinstance(row.get("step"), int) else None
+
+
+def metric_of(name: str) -> str:
+    """Return the name in METRICS of a figure: that of a set or a part has a placeholder there."""
+    for pattern, placeholder in _PLACEHOLDERS:
+        name = pattern.sub(placeholder, name)
+    return name

@@ -3,39 +3,48 @@
 Everything it needs is made in `build.py` and handed over as `Parts`. It owns the order of things, nothing else.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from candlewick.checkpoint.save import Snapshot, save
-from candlewick.config import RuntimeConfig, SchedulerConfig
-from candlewick.data.loader import Loader
+from candlewick.config import OptimizerConfig, RuntimeConfig, SchedulerConfig
+from candlewick.data.loader import Loader, Update
 from candlewick.errors import Interrupted
 from candlewick.optim.build import Optimizer
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import steps_from_time
 from candlewick.train.guards import NonFiniteGuard, StopRequest
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter
 from candlewick.train.state import TrainState
-from candlewick.train.step import train_step
+from candlewick.train.statistics import observing
+from candlewick.train.step import StepResult, train_step
 
 Metrics = dict[str, float]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The objects of one run."""
+    """The objects of one run. `train_step` may be called with them by hand: the Trainer alone saves."""
 
     objective: NextTokenLoss
     optimizer: Optimizer
-    peak_learning_rate: float
+    loss_scale: LossScale | None
+    """Of fp16."""
     loader: Loader
+    max_steps: int | None
+    """Updates that data.max_repetitions allows; None: any number."""
     reporter: Reporter
     evaluate: Callable[[int | None], Metrics]
-    """At most so many batches (None: all) of the validation split -> metrics."""
+    """At most so many batches (None: all) of each validation split -> metrics."""
     sample: Callable[[], list[tuple[str, str]]] | None
     """Write (prompt, text) pairs with the present weights."""
     snapshot: Callable[[], Snapshot]
@@ -52,13 +61,13 @@ class Trainer:
         state: TrainState,
         runtime: RuntimeConfig,
         scheduler: SchedulerConfig,
-        max_grad_norm: float | None,
+        optimizer: OptimizerConfig,
     ) -> None:
         self.parts = parts
         self.state = state
         self.runtime = runtime
         self.scheduler = scheduler
-        self.max_grad_norm = max_grad_norm
+        self.optimizer = optimizer
         self.guard = NonFiniteGuard(runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         self.saved_step = state.step if state.step else None
@@ -75,14 +84,14 @@ class Trainer:
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = parts.loader.next()
-                scale = multiplier(self.scheduler, state.step, state.total_steps)
-                parts.optimizer.set_lr(scale)
-                result = train_step(parts.objective, parts.optimizer, update, self.max_grad_norm)
+                share = multiplier(self.scheduler, state.step, state.total_steps)
+                parts.optimizer.set_lr(share)
+                result = self._step(update)
                 state.step += 1
                 state.tokens += round(update.weight_sum)
                 self.guard.check(state, result)
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
-                    parts.reporter.step(state, result, scale * parts.peak_learning_rate)
+                    parts.reporter.step(state, result, share * self.optimizer.learning_rate)
                 state.train_seconds += time.monotonic() - began
                 self._plan_end()
                 self._stop_if_asked()
@@ -95,6 +104,18 @@ class Trainer:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.state.step % every == 0
 
+    def _step(self, update: Update) -> StepResult:
+        """Make one update, with an eye on the model when its statistics are due."""
+        parts, step, every = self.parts, self.state.step + 1, self.runtime.logging.statistics_every_n_steps
+        is_due = every is not None and step % every == 0
+        with observing(parts.objective.model) if is_due else nullcontext() as figures:
+            result = train_step(
+                parts.objective, parts.optimizer, update, self.optimizer.max_grad_norm, parts.loss_scale
+            )
+        if figures is not None:
+            parts.reporter.statistics(step, figures())
+        return result
+
     def _stop_if_asked(self) -> None:
         """After a signal, save and raise Interrupted; a run that is at its end finishes instead."""
         if self.stop and self.state.step != self.state.total_steps:
@@ -106,9 +127,13 @@ class Trainer:
 
     def _plan_end(self) -> None:
         """Turn a time budget into a number of steps, once."""
-        state = self.state
+        state, most = self.state, self.parts.max_steps
         if state.total_steps is None:
-            state.total_steps = steps_from_time(self.scheduler, step=state.step, train_seconds=state.train_seconds)
+            state.total_steps = steps_from_time(
+                self.scheduler, step=state.step, train_seconds=state.train_seconds, max_steps=most
+            )
+            if most is not None and state.total_steps == most:
+                logger.warning("the run ends after %d updates, before its time: data.max_repetitions", most)
 
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
@@ -123,16 +148,22 @@ class Trainer:
         loss = metrics["eval/loss"]
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
             state.best_loss = loss
-            self.guard.flush(state)
+            self._settle()
             folder = save(parts.best, parts.snapshot(), max_keep=settings.best.max_keep)
             parts.reporter.saved(state, folder)
         if parts.sample is not None:
             parts.reporter.samples(state, parts.sample())
 
+    def _settle(self) -> None:
+        """Bring the counters up to date with the device, because they are saved now."""
+        self.guard.flush(self.state)
+        if self.parts.loss_scale is not None:
+            self.parts.loss_scale.write_to(self.state)
+
     def _save(self) -> None:
         """Write a checkpoint of the present step, unless this process wrote or read it."""
         self.parts.reporter.trained()
-        self.guard.flush(self.state)
+        self._settle()
         if self.saved_step != self.state.step:
             self.saved_step = self.state.step
             folder = save(self.parts.checkpoints, self.parts.snapshot(), max_keep=self.runtime.checkpoint.max_keep)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from candlewick.artifacts import read_manifest, verify
+from candlewick.checkpoint.huggingface import to_saved
 from candlewick.checkpoint.layout import list_checkpoints, newest_valid, step_of
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
@@ -145,3 +146,18 @@ def test_whichever_call_fails_one_of_the_two_checkpoints_is_there(
         shutil.rmtree(tmp_path / "step_000000002", ignore_errors=True)
     assert failed_at > (10 if operation == "fsync" else 1)
     assert step_of(newest_valid(tmp_path)) == 2
+
+
+def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot, tmp_path):
+    snapshot = make_snapshot(1, mlp="silu", qk_norm=False)
+    folder = save(tmp_path, snapshot, max_keep=2)
+    saved = read_tensors(folder / "model.safetensors")
+    expected = to_saved(snapshot.model_config, snapshot.weights)
+    assert saved.keys() == expected.keys() > snapshot.weights.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+def test_weights_are_not_copied_to_be_saved(make_model):
+    model = make_model()
+    pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    assert {name: tensor.data_ptr() for name, tensor in weights_of(model).items()} == pointers

@@ -9,20 +9,30 @@ from candlewick.parallel.env import Distributed
 from candlewick.train.objective import NextTokenLoss
 
 
-def applied(dtype: torch.dtype) -> list[nn.Module]:
-    """Apply everything to a small objective; return what was sharded."""
+def applied(dtype: torch.dtype, recompute="none") -> tuple[list[nn.Module], Transformer]:
+    """Apply everything to a small objective; return what was sharded, and the model."""
     config = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
-    objective = NextTokenLoss(Transformer(config, 320), num_tokens=300)
-    blocks = objective.model.model.layers
-    parallelize(objective, blocks, Distributed(0, 1, torch.device("cpu"), dtype))
+    model = Transformer(config, 320)
+    objective = NextTokenLoss(model, num_tokens=300)
+    parallelize(objective, model, Distributed(0, 1, torch.device("cpu"), dtype), recompute)
     sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
-    assert sharded in ([], [objective, *blocks])
-    return sharded
+    assert sharded in ([], [objective, *model.model.layers])
+    return sharded, model
 
 
 def test_each_block_and_the_objective_around_them_are_sharded():
-    assert len(applied(torch.bfloat16)) == 3
+    assert len(applied(torch.bfloat16)[0]) == 3
 
 
 def test_nothing_is_applied_where_nothing_is_needed():
-    assert applied(torch.float32) == []
+    sharded, model = applied(torch.float32)
+    assert sharded == []
+    assert not any("forward" in vars(block) for block in model.model.layers)
+
+
+def test_blocks_are_made_again_inside_of_their_sharding():
+    sharded, model = applied(torch.bfloat16, "block")
+    assert len(sharded) == 3
+    names = set(dict(model.named_parameters()))
+    assert names == set(dict(applied(torch.float32)[1].named_parameters()))
+    assert all("forward" in vars(block) for block in model.model.layers)

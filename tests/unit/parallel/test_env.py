@@ -5,6 +5,7 @@ import torch
 
 from candlewick.config import RuntimeConfig
 from candlewick.errors import EnvironmentFault
+from candlewick.parallel import env
 from candlewick.parallel.env import detect, find_device, has_native_bf16, quiet_allocator
 
 
@@ -60,3 +61,41 @@ def test_large_tensors_keep_their_pages():
     for _ in range(5):
         torch.empty(16 << 20).fill_(1.0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 16_384
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bf16", "dtypes"),
+    [
+        ("cuda", True, {"auto": "bfloat16", "mixed": "bfloat16", "fp16": "float16", "fp32": "float32"}),
+        ("cuda", False, {"auto": "float32", "mixed": "float16", "bf16": "bfloat16", "fp32": "float32"}),
+        ("cpu", True, {"auto": "float32", "mixed": "bfloat16", "fp16": "float16", "fp32": "float32"}),
+        ("cpu", False, {"auto": "float32", "mixed": "bfloat16", "bf16": "bfloat16", "fp32": "float32"}),
+        ("mps", False, {"auto": "float32", "fp32": "float32"}),
+    ],
+)
+def test_the_precision_of_the_products_on_each_device(monkeypatch, device, has_bf16, dtypes):
+    monkeypatch.setattr(env, "has_native_bf16", lambda _: has_bf16)
+    monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device(device))
+    for precision, name in dtypes.items():
+        assert detect(RuntimeConfig(precision=precision)).compute_dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "mixed"])
+def test_half_precision_on_mps_is_refused(monkeypatch, precision):
+    monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device("mps"))
+    with pytest.raises(EnvironmentFault, match=r"cannot train in on mps.*precision: fp32"):
+        detect(RuntimeConfig(precision=precision))
+
+
+def test_tf32_is_for_cuda_only_and_taken_back(monkeypatch):
+    try:
+        detect(RuntimeConfig(device="cpu", tf32=True))
+        assert torch.get_float32_matmul_precision() == "highest"
+        monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device("cuda"))
+        monkeypatch.setattr(env, "has_native_bf16", lambda _: True)
+        for tf32, expected in ((True, "high"), (False, "highest")):
+            detect(RuntimeConfig(tf32=tf32))
+            assert torch.get_float32_matmul_precision() == expected
+            assert torch.backends.cuda.matmul.allow_tf32 is tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")

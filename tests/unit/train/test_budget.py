@@ -1,29 +1,50 @@
 import pytest
 
-from candlewick.config import SchedulerConfig
+from candlewick.config import BatchStage, SchedulerConfig
+from candlewick.data.batches import BatchPlan
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import planned_steps, steps_from_time
+from candlewick.train.budget import most_steps, planned_steps, steps_from_time
+
+PLAN = BatchPlan(rows=10)
+RAMPED = BatchPlan(
+    rows=10, stages=(BatchStage(steps=5, global_batch_size=2), BatchStage(steps=4, global_batch_size=5))
+)
 
 
 @pytest.mark.parametrize(
-    ("total", "steps"),
+    ("total", "steps", "ramped"),
     [
-        ({"total_steps": 7}, 7),
-        ({"total_tokens": 1000}, 10),
-        ({"total_tokens": 99}, 1),
-        ({"total_epochs": 1.0}, 51),
-        ({"total_epochs": 0.5}, 26),
-        ({"total_seconds": 5.0}, None),
+        ({"total_steps": 7}, 7, 7),
+        ({"total_tokens": 1000}, 10, 16),
+        ({"total_tokens": 99}, 1, 4),
+        ({"total_tokens": 19}, 1, 1),
+        ({"total_epochs": 1.0}, 51, 57),
+        ({"total_epochs": 0.5}, 26, 32),
+        ({"total_epochs": 1e308}, -(-(2**60) // 10), None),
+        ({"total_seconds": 5.0}, None, None),
     ],
 )
-def test_each_kind_of_end_becomes_steps(total, steps):
-    assert planned_steps(SchedulerConfig(**total), tokens_per_update=100, split_tokens=5_050) == steps
+def test_each_kind_of_end_becomes_steps(total, steps, ramped):
+    settings = {"sequence_length": 10, "epoch_rows": 505}
+    assert planned_steps(SchedulerConfig(**total), PLAN, **settings) == steps
+    if ramped is not None:
+        assert planned_steps(SchedulerConfig(**total), RAMPED, **settings) == ramped
 
 
 def test_a_run_with_no_end_is_an_error():
     with pytest.raises(ConfigError, match="no end.*total_steps"):
-        planned_steps(SchedulerConfig(), tokens_per_update=1, split_tokens=1)
+        planned_steps(SchedulerConfig(), PLAN, sequence_length=1, epoch_rows=1)
+
+
+@pytest.mark.parametrize("plan", [PLAN, RAMPED])
+@pytest.mark.parametrize("limit", [0.001, 0.5, 1.0, 3.25, 1e6])
+def test_the_last_update_allowed_is_the_one_that_reaches_the_limit(plan, limit):
+    def repetitions(samples):
+        return samples * 2 / 3 / 100, samples / 3 / 101
+
+    most = most_steps(limit, plan, repetitions)
+    assert repetitions(plan.samples_after(most - 1))[0] < limit <= repetitions(plan.samples_after(most))[0]
 
 
 def test_time_becomes_steps_after_a_twentieth():
@@ -45,3 +66,12 @@ def test_a_plateau_is_measured_to_its_end():
     assert multiplier(scheduler, 101, total) < 1.0
     whole = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=1.0)
     assert steps_from_time(whole, step=100, train_seconds=5.0) == 2000
+
+
+def test_an_end_that_comes_before_the_time_is_known_in_time_for_the_decay():
+    scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.25)
+    assert steps_from_time(scheduler, step=74, train_seconds=1.0, max_steps=100) is None
+    assert steps_from_time(scheduler, step=75, train_seconds=1.0, max_steps=100) == 100
+    assert steps_from_time(scheduler, step=120, train_seconds=1.0, max_steps=100) == 100
+    assert steps_from_time(scheduler, step=60, train_seconds=80.0, max_steps=100) == 75
+    assert steps_from_time(scheduler, step=74, train_seconds=75.0, max_steps=98) == 98

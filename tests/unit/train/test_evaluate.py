@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from candlewick.config import ModelConfig
+from candlewick.config import DataConfig, ModelConfig
 from candlewick.data.token_shards import TokenSplit
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -58,7 +59,9 @@ def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
 def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_batch_size):
     loss, right, count = plain(objective, split)
-    found = evaluate(objective, split, sequence_length=T, micro_batch_size=micro_batch_size, max_batches=None)
+    found = evaluate(
+        objective, split, DataConfig(micro_batch_size=micro_batch_size), sequence_length=T, max_batches=None
+    )
     assert count == split.num_tokens
     assert found["eval/tokens"] == count
     assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)
@@ -71,7 +74,7 @@ def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_ba
 def test_a_part_of_the_split_is_spread_over_it(objective, split):
     rows = -(-split.num_tokens // T)
     loss, _, count = plain(objective, split, slice(0, rows - 1, rows // 2))
-    found = evaluate(objective, split, sequence_length=T, micro_batch_size=1, max_batches=2)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=2)
     assert found["eval/tokens"] == count == 2 * T
     assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)
     per_byte = split.num_tokens / split.num_bytes / math.log(2)
@@ -81,7 +84,7 @@ def test_a_part_of_the_split_is_spread_over_it(objective, split):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_put_back_and_dropout_is_off_meanwhile(objective, split, training):
     objective.train(training)
-    settings = {"sequence_length": T, "micro_batch_size": 4, "max_batches": 1}
+    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": 1}
     assert evaluate(objective, split, **settings) == evaluate(objective, split, **settings)
     assert objective.training is training
     assert all(parameter.grad is None for parameter in objective.parameters())
@@ -89,8 +92,41 @@ def test_the_mode_is_put_back_and_dropout_is_off_meanwhile(objective, split, tra
 
 def test_a_loss_beyond_all_numbers_has_a_perplexity_too(objective, split, monkeypatch):
     monkeypatch.setattr(
-        NextTokenLoss, "token_losses", lambda _, tokens, targets: (torch.full(targets.shape, 1e6), targets == 0)
+        NextTokenLoss,
+        "token_losses",
+        lambda _, tokens, targets, documents: (torch.full(targets.shape, 1e6), targets == 0),
     )
-    found = evaluate(objective, split, sequence_length=T, micro_batch_size=4, max_batches=None)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
     assert found["eval/loss"] == pytest.approx(1e6)
     assert math.isfinite(found["eval/perplexity"])
+
+
+def test_only_targets_that_count_are_evaluated_and_their_bytes_are_the_answers(objective, split):
+    masks = tuple((np.arange(len(shard)) % 3 == 0).astype(np.uint8) for shard in split.shards)
+    left_out = split.num_tokens - int(sum(mask.sum() for mask in masks))
+    some = replace(split, masks=masks, masked_tokens=left_out)
+    found = evaluate(objective, some, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
+    assert found["eval/tokens"] == some.num_targets < split.num_tokens
+    bits = found["eval/loss"] / math.log(2) * some.num_targets / split.num_bytes
+    assert found["eval/bits_per_byte"] == pytest.approx(bits)
+    none = replace(split, masks=tuple(0 * mask for mask in masks), masked_tokens=split.num_tokens)
+    nothing = evaluate(objective, none, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
+    assert nothing["eval/tokens"] == 0
+    assert math.isnan(nothing["eval/loss"])
+    assert math.isnan(nothing["eval/perplexity"])
+
+
+def test_documents_are_evaluated_apart_when_masked(objective, split, tokenizer):
+    ends = (np.array([], np.uint64), np.array([], np.uint64))
+    masked = DataConfig(micro_batch_size=4, document_mask=True)
+    apart, together = (
+        evaluate(
+            objective,
+            replace(split, ends=ends, delimiter_id=tokenizer.delimiter_id),
+            data,
+            sequence_length=T,
+            max_batches=None,
+        )["eval/loss"]
+        for data in (masked, DataConfig(micro_batch_size=4))
+    )
+    assert apart != together

@@ -10,8 +10,9 @@ from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
 
-def _result(skipped):
-    return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(skipped)))
+def _result(skipped, loss_scale=None):
+    scale = None if loss_scale is None else torch.tensor(loss_scale)
+    return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(skipped)), scale)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -45,3 +46,14 @@ def test_too_many_in_a_row_end_the_run():
     guard.check(state, _result(1))
     with pytest.raises(Diverged, match="2 updates in a row, up to step 9.*learning_rate"):
         guard.check(state, _result(0))
+
+
+def test_an_overflow_that_lowers_the_loss_scale_is_no_divergence():
+    guard, state = NonFiniteGuard(limit=2), TrainState()
+    for scale in (8.0, 4.0, 2.0):
+        guard.check(state, _result(1, scale))
+    guard.check(state, _result(1, 1.0))
+    assert (state.skipped_steps, state.nonfinite_in_a_row) == (3, 0)
+    guard.check(state, _result(1, 1.0))
+    with pytest.raises(Diverged):
+        guard.flush(state)

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,7 @@ def test_every_event_becomes_a_row_and_a_line(tmp_path, shown):
     assert [row["step"] for row in rows] == [1, 1, 1, 1, 4]
     assert rows[0]["train/loss"] == 3.25
     assert rows[0]["train/skipped_steps"] == 2
+    assert "train/loss_scale" not in rows[0]
     assert (rows[0]["optim/learning_rate"], rows[0]["data/tokens"], rows[0]["data/epoch"]) == (0.02, 128, 0.5)
     assert {"perf/tokens_per_second", "perf/mfu_strict", "perf/eta_seconds"} <= rows[0].keys()
     assert rows[1] == {"step": 1, **METRICS_OF_EVALUATION}
@@ -124,3 +126,22 @@ def test_the_peak_of_all_ranks_counts(monkeypatch):
         rows.append(row["perf/mfu_strict"] / row["perf/tokens_per_second"])
         assert row["perf/mfu_palm"] == pytest.approx(2 * row["perf/mfu_strict"])
     assert rows[0] == pytest.approx(4 * rows[1])
+
+
+def test_further_validation_sets_stand_behind_the_main_one(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(step=1)
+    further = {name.replace("eval/", "eval/code/"): value / 2 for name, value in METRICS_OF_EVALUATION.items()}
+    with reporter.running(state):
+        reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further}, whole=False)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, **METRICS_OF_EVALUATION, **further}]
+    assert "1.9000 bits per byte  code 1.2500\n" in shown.getvalue()
+
+
+def test_statistics_and_the_loss_scale_are_recorded(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(step=3)
+    with reporter.running(state):
+        reporter.statistics(3, {"stats/layers.0/weight_rms": 0.5})
+        reporter.step(state, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
+    assert second["train/loss_scale"] == 1024

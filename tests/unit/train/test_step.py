@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +8,15 @@ import torch.nn.functional as F
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
 from candlewick.data.loader import Batch, Update
+from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
+from candlewick.parallel.apply import parallelize
+from candlewick.parallel.env import Distributed
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
+from candlewick.train.state import TrainState
 from candlewick.train.step import clip_, global_norm, train_step
 
 ROWS, T = 8, 12
@@ -115,3 +121,57 @@ def test_the_norm_is_that_of_all_gradients_together_and_clipping_scales_them_to_
     clip_(gradients, norm, 1.0)
     assert global_norm(gradients).item() == pytest.approx(1.0, rel=1e-5)
     assert gradients[0][0].item() == pytest.approx(0.5, rel=1e-5)
+
+
+def half(loss_scale: float, learning_rate: float = 1e-3):
+    """An objective whose products are float16, its optimizer, and a loss scale that begins there."""
+    objective = make_objective(torch.float32)
+    parallelize(objective, objective.model, Distributed(0, 1, torch.device("cpu"), torch.float16))
+    optimizer = build_optimizer(objective.model, AdamWConfig(learning_rate=learning_rate))
+    return objective, optimizer, LossScale(TrainState(loss_scale=loss_scale), torch.device("cpu"))
+
+
+def test_in_half_precision_the_loss_scale_comes_and_goes():
+    exact, update = make_objective(torch.float32), make_update(4)
+    expected = train_step(exact, build_optimizer(exact.model, AdamWConfig(learning_rate=1e-3)), update, 1.0)
+    for power in (5, 15):
+        objective, optimizer, scale = half(2.0**power)
+        result = train_step(objective, optimizer, update, 1.0, scale)
+        assert result.loss_scale.item() == 2.0**power
+        assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
+        assert result.grad_norm.item() == pytest.approx(expected.grad_norm.item(), rel=5e-3)
+
+
+def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite():
+    objective, optimizer, scale = half(2.0**24)
+    update = make_update(4)
+    tall = Update(update.micro_batches, update.weight_sum / 2**5)  # gradients 32 times as large
+    before = state_of(objective, optimizer)
+    skipped = []
+    while not skipped or skipped[-1]:
+        after = state_of(objective, optimizer)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        result = train_step(objective, optimizer, tall, 1.0, scale)
+        skipped.append(result.skipped.item())
+    assert 1 < len(skipped) < 20
+    assert scale.value.item() == result.loss_scale.item() == 2.0 ** (24 - len(skipped) + 1)
+    assert math.isfinite(result.grad_norm.item())
+    name = "model.model.embed_tokens.weight"
+    assert not torch.equal(before[name], state_of(objective, optimizer)[name])
+
+
+def test_documents_reach_the_model():
+    update = make_update()
+    starts = Documents.from_starts(update.micro_batches[0].tokens < 60)
+    masked = Update(tuple(replace(batch, documents=starts) for batch in update.micro_batches), update.weight_sum)
+    objective = make_objective()
+    optimizer = build_optimizer(objective.model, MuonConfig())
+    train_step(objective, optimizer, update, None)  # attention adds nothing before the first one
+    (batch,) = masked.micro_batches
+    apart, together = (
+        (objective.token_losses(batch.tokens, batch.targets, each)[0] * batch.weights).sum().item()
+        for each in (starts, None)
+    )
+    assert apart != pytest.approx(together, rel=1e-4)
+    loss = train_step(objective, optimizer, masked, None).loss.item()
+    assert loss == pytest.approx(apart / update.weight_sum, rel=1e-9)

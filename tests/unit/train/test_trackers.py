@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.errors import DataError, EnvironmentFault
-from candlewick.train.trackers import METRICS, JsonlTracker, TensorBoardTracker, read_metrics
+from candlewick.train.trackers import METRICS, JsonlTracker, TensorBoardTracker, metric_of, read_metrics
 
 
 def write(path: Path, steps: range, resume_step: int | None = None) -> None:
@@ -111,7 +111,7 @@ def test_a_name_outside_the_table_is_refused(tmp_path: Path):
 
 def test_names_are_grouped_and_explained():
     for name, meaning in METRICS.items():
-        assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval"}
+        assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval", "stats"}
         assert meaning
 
 
@@ -154,3 +154,19 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
         with pytest.raises(OSError, match="No space left") as caught:
             action()
         assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("eval/loss", "eval/loss"),
+        ("eval/loss/loss", "eval/NAME/loss"),
+        ("eval/mixture_0/bits_per_byte", "eval/NAME/bits_per_byte"),
+        ("stats/layers.12/activation_max", "stats/PART/activation_max"),
+        ("stats/head/weight_rms", "stats/PART/weight_rms"),
+    ],
+)
+def test_names_of_sets_and_parts_stand_in_the_table_once(name, metric):
+    assert metric_of(name) == metric
+    assert metric in METRICS
+    assert metric_of("stats/tail/weight_rms") not in METRICS

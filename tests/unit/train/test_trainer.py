@@ -1,18 +1,28 @@
 """The order of events of a run, with everything around the loop played by stand-ins."""
 
+import logging
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from candlewick.config import BestConfig, CheckpointConfig, EvaluationConfig, RuntimeConfig, SchedulerConfig
+from candlewick.config import (
+    BestConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    MuonConfig,
+    RuntimeConfig,
+    SchedulerConfig,
+)
 from candlewick.data.loader import Update
 from candlewick.errors import Diverged, Interrupted
 from candlewick.train import trainer as trainer_module
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 from candlewick.train.trainer import Parts, Trainer
@@ -25,12 +35,14 @@ class Stage:
         self.events: list[str] = []
         self.multipliers: list[float] = []
         self.reported: list[str] = []
+        self.rates: list[float] = []
         self.losses, self.skipped, self.stop_at = list(losses), set(skipped), {}
         self.state = settings.pop("state", None) or TrainState(total_steps=6)
         self.scheduler = settings.pop(
             "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
         )
         self.sampling = settings.pop("sampling", True)
+        self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
         evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
             log_every_n_steps=4,
@@ -41,7 +53,8 @@ class Stage:
         )
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
-        self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, 1.0)
+        monkeypatch.setattr(trainer_module, "observing", self.observing)
+        self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, MuonConfig())
 
     def say(self, event: str) -> None:
         self.events.append(event)
@@ -51,17 +64,19 @@ class Stage:
     def parts(self) -> Parts:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
-            step=lambda state, *_: self.say(f"log {state.step}"),
+            step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
+            statistics=lambda step, figures: self.say(f"statistics {step} {figures}"),
             trained=lambda: None,
             evaluation=lambda state, metrics, *, whole: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
             saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         return Parts(
-            objective=None,
+            objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
-            peak_learning_rate=0.02,
+            loss_scale=self.loss_scale,
             loader=SimpleNamespace(next=lambda: Update((), 100.0)),
+            max_steps=self.max_steps,
             reporter=reporter,
             evaluate=self.evaluate,
             sample=(list) if self.sampling else None,
@@ -70,7 +85,12 @@ class Stage:
             best=Path("best"),
         )
 
-    def train_step(self, objective, optimizer, update, max_grad_norm) -> StepResult:
+    @contextmanager
+    def observing(self, model):
+        self.say(f"watch the {model}")
+        yield lambda: "figures"
+
+    def train_step(self, objective, optimizer, update, max_grad_norm, loss_scale) -> StepResult:
         step = self.state.step + 1
         self.say(f"step {step}")
         return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(step in self.skipped)))
@@ -96,6 +116,7 @@ def test_a_run_from_beginning_to_end(monkeypatch):
     # the time of every save is charged to saving
     assert stage.reported == ["best 2", "checkpoints 3", "best 6", "checkpoints 6"]
     assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert stage.rates == [0.01, 0.02]
     assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
     assert stage.state.train_seconds > 0
 
@@ -212,3 +233,37 @@ def test_a_time_budget_becomes_steps_once(monkeypatch):
     stage = Stage(monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None})
     stage.trainer.run()  # a step takes a second by this clock
     assert stage.state.total_steps == stage.state.step == 20
+
+
+def test_data_that_is_read_often_enough_ends_a_run_before_its_time(monkeypatch, caplog):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
+    scheduler = SchedulerConfig(total_seconds=50.0, strategy="constant")
+    stage = Stage(
+        monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None}, max_steps=8
+    )
+    with caplog.at_level(logging.WARNING):
+        stage.trainer.run()
+    assert stage.state.step == stage.state.total_steps == 8
+    assert caplog.text.count("ends after 8 updates, before its time: data.max_repetitions") == 1
+
+
+def test_the_model_is_watched_when_its_statistics_are_due(monkeypatch):
+    stage = Stage(
+        monkeypatch, logging=LoggingConfig(statistics_every_n_steps=3), evaluation={"every_n_steps": None}
+    )
+    stage.trainer.run()
+    assert stage.events[:6] == ["step 1", "log 1", "step 2", "watch the model", "step 3", "statistics 3 figures"]
+    assert [event for event in stage.events if "statistics" in event] == [
+        "statistics 3 figures",
+        "statistics 6 figures",
+    ]
+
+
+def test_the_loss_scale_is_in_the_counters_that_are_saved(monkeypatch):
+    scale = LossScale(TrainState(), torch.device("cpu"))
+    stage = Stage(monkeypatch, loss_scale=scale)
+    scale.update(torch.tensor(1.0))
+    scale.update(torch.tensor(0.0))
+    stage.trainer.run()
+    assert (stage.state.loss_scale, stage.state.loss_scale_clean_steps) == (2.0**14, 1)

@@ -1,0 +1,71 @@
+"""How large weights, gradients and activations are, part by part: where a run goes wrong shows here first.
+
+    stats/embedding/...   stats/layers.0/...   stats/layers.1/...   stats/head/...  (when it is not the embedding)
+        weight_rms        root mean square of all weights of the part, after the update
+        gradient_rms      of their gradients, as the optimizer got them: clipped
+        activation_rms    of what the part puts out, over all tokens of the update
+        activation_max    the largest magnitude in it
+
+The hooks that read activations exist inside `observing` only, so other updates cost nothing. They sit on the
+modules, not inside of their forward: what is made again in the backward pass is not counted twice.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from candlewick.model.transformer import Transformer
+from candlewick.train.step import global_norm
+
+Figures = dict[str, float]
+
+
+@contextmanager
+def observing(model: Transformer) -> Generator[Callable[[], Figures]]:
+    """Watch the updates made inside; what it yields returns their figures afterwards, waiting for the device."""
+    parts = _parts(model)
+    squares: dict[str, list[Tensor]] = defaultdict(list)
+    peaks: dict[str, list[Tensor]] = defaultdict(list)
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
+            x = output.detach().float()
+            squares[name].append(x.square().mean())
+            peaks[name].append(x.abs().amax())
+
+        return module.register_forward_hook(hook)
+
+    def figures() -> Figures:
+        found: dict[str, Tensor] = {}
+        for name, module in parts.items():
+            weights = [parameter.detach() for parameter in module.parameters()]
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            found[f"{name}/weight_rms"] = _rms(weights)
+            found[f"{name}/gradient_rms"] = _rms(gradients)
+            if squares[name]:
+                found[f"{name}/activation_rms"] = torch.stack(squares[name]).mean().sqrt()
+                found[f"{name}/activation_max"] = torch.stack(peaks[name]).amax()
+        values = torch.stack([value.float() for value in found.values()]).tolist()
+        return {f"stats/{name}": value for name, value in zip(found, values, strict=True)}
+
+    handles = [watch(name, module) for name, module in parts.items()]
+    try:
+        yield figures
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _parts(model: Transformer) -> dict[str, nn.Module]:
+    decoder = model.model
+    blocks = {f"layers.{number}": block for number, block in enumerate(decoder.layers)}
+    head = {} if model.config.tie_word_embeddings else {"head": model.lm_head}
+    return {"embedding": decoder.embed_tokens, **blocks, **head}
+
+
+def _rms(tensors: list[Tensor]) -> Tensor:
+    return global_norm(tensors) / math.sqrt(sum(tensor.numel() for tensor in tensors))
