@@ -1,85 +1,128 @@
-"""A model writes: the prompt is read once, then one token at a time with the key-value cache.
+"""A model writes: the prompts are read once, then one token of each row at a time with the key-value cache.
 
-    prompt (1, T) --hidden--> last state -> head -> sample --> yield
-                      ^ cache                           |
-                      `------------ (1, 1) <------------'
+    prompts (B, T) --hidden--> last states -> head -> sample --> yield
+                        ^ cache                          |
+                        `------------ (B, 1) <-----------'
 
-Tokens come out as they are made. It ends at the stop token (not yielded), after `max_new_tokens`, or when the next
-token would lie beyond the model's longest context.
+The rows of a batch are prompts of equal length, each with its own seed. Tokens come out as they are made, up to
+`max_new_tokens`, or until the next one would lie beyond the model's longest context; whoever takes them ends it
+earlier by closing the iterator.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.detokenize import detokenize
+from candlewick.generate.detokenize import TextStream
 from candlewick.generate.sampling import sample
 from candlewick.model.cache import KVCache
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next token of each row, and the logits (B, num_tokens) that it was drawn from."""
+
+    ids: list[int]
+    logits: Tensor
+
+
 class Engine:
     """A Transformer that writes tokens with ids below `num_tokens`, the tokenizer's size."""
 
+    max_rows = 16
+    """Rows that `steps` is best given at a time."""
+    acceptance_rate: float | None = None
+    """Of tokens that a draft model proposed: here there is none."""
+
     def __init__(self, model: Transformer, num_tokens: int) -> None:
         self.model, self.num_tokens = model, num_tokens
+        self.longest = model.config.max_position_embeddings
         self.device = model.lm_head.weight.device
 
-    def generate(
-        self, prompt: Sequence[int], config: SampleConfig, *, seed: int = 0, stop_id: int | None = None
-    ) -> Iterator[int]:
-        """Yield new tokens after the prompt. The same seed gives the same tokens.
-
-        The model is in evaluation mode until the iterator ends or is closed, then as it was. Raises ConfigError
-        if the prompt is empty or longer than the model's context.
-        """
-        longest = self.model.config.max_position_embeddings
-        if not 0 < len(prompt) <= longest:
+    def check(self, prompt: Sequence[int]) -> None:
+        """Raise ConfigError if the prompt is empty or longer than the model's context."""
+        if not 0 < len(prompt) <= self.longest:
             raise ConfigError(
-                f"the prompt has {len(prompt)} tokens, this model reads 1 to {longest}",
+                f"the prompt has {len(prompt)} tokens, this model reads 1 to {self.longest}",
                 "shorten the prompt" if prompt else "start with the document delimiter",
             )
-        count = min(config.max_new_tokens, longest + 1 - len(prompt))
-        return self._run(torch.tensor([list(prompt)], device=self.device), config, count, seed, stop_id)
+
+    def steps(
+        self, prompts: Sequence[Sequence[int]], config: SampleConfig, seeds: Sequence[int]
+    ) -> Generator[Step]:
+        """Yield the tokens after prompts of equal length. The same seed gives a row the same tokens.
+
+        The model is in evaluation mode until the iterator ends or is closed, then as it was. Raises ConfigError
+        for a prompt that it cannot read.
+        """
+        self.check(prompts[0])
+        count = min(config.max_new_tokens, self.longest + 1 - len(prompts[0]))
+        tokens = torch.tensor([list(prompt) for prompt in prompts], device=self.device)
+        return self._run(tokens, config, count, [torch.Generator(self.device).manual_seed(s) for s in seeds])
 
     def _run(
-        self, tokens: Tensor, config: SampleConfig, count: int, seed: int, stop_id: int | None
-    ) -> Iterator[int]:
-        generator = torch.Generator(self.device).manual_seed(seed)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            cache = self.model.new_cache(batch_size=1, max_tokens=tokens.shape[1] + count - 1)
+        self, tokens: Tensor, config: SampleConfig, count: int, generators: list[torch.Generator]
+    ) -> Generator[Step]:
+        rows, length = tokens.shape
+        seen = torch.zeros(rows, self.num_tokens, dtype=torch.bool, device=self.device).scatter_(1, tokens, True)
+        with evaluating(self.model):
+            cache = self.model.new_cache(batch_size=rows, max_tokens=length + count - 1)
             for _ in range(count):
-                tokens = sample(self._next_logits(tokens, cache), self.num_tokens, config, generator)[:, None]
-                token = int(tokens.item())
-                if token == stop_id:
-                    return
-                yield token
-        finally:
-            self.model.train(was_training)
+                logits = self.read(tokens, cache)[:, 0]
+                drawn = sample(logits, config, generators, seen)
+                yield Step(drawn.tolist(), logits)
+                tokens = drawn[:, None]
+                seen.scatter_(1, tokens, True)
 
     @torch.no_grad()  # not inference_mode: a sharded model gathers weights that training uses later
-    def _next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Read tokens (1, T) into the cache; return the logits (1, num_tokens) of the one that follows."""
-        hidden = self.model.hidden(tokens, cache=cache)[:, -1]  # (1, D)
+    def read(self, tokens: Tensor, cache: KVCache, last: int = 1) -> Tensor:
+        """Read tokens (B, T) into the cache; return the logits (B, last, num_tokens) after the last of them."""
+        hidden = self.model.hidden(tokens, cache=cache)[:, -last:]  # (B, last, D)
         return F.linear(hidden, self.model.lm_head.weight[: self.num_tokens])
 
 
-def stream_text(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Put a model into evaluation mode while the block runs."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
+    """Return what turns tokens into text, up to a special token or a stop text."""
+    return TextStream(
+        tokenizer.decode, stop_ids={tokenizer.delimiter_id, *(tokenizer.chat_ids or ())}, stops=config.stop
+    )
+
+
+def stream(
+    engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, *, seed: int
 ) -> Iterator[str]:
-    """Yield what the model writes after the prompt, as the start of a document, up to the document's end."""
-    ids = [tokenizer.delimiter_id, *tokenizer.encode(prompt)]
-    engine = Engine(model, tokenizer.vocab_size)
-    return detokenize(engine.generate(ids, config, seed=seed, stop_id=tokenizer.delimiter_id), tokenizer.decode)
+    """Yield what is written after a prompt of ids, as soon as it is certain."""
+    text = text_stream(tokenizer, config)
+    with closing(engine.steps([prompt], config, [seed])) as steps:
+        for step in steps:
+            if piece := text.push(step.ids[0]):
+                yield piece
+            if text.is_stopped:
+                return
+    if piece := text.rest():
+        yield piece
 
 
 def sample_text(model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int) -> str:
-    """Return what the model writes after the prompt; see `stream_text`."""
-    return "".join(stream_text(model, tokenizer, prompt, config, seed=seed))
+    """Return what the model writes after the prompt, which starts a document."""
+    ids = [tokenizer.delimiter_id, *tokenizer.encode(prompt)]
+    return "".join(stream(Engine(model, tokenizer.vocab_size), tokenizer, ids, config, seed=seed))

@@ -9,7 +9,8 @@ from candlewick.checkpoint.layout import STATE, resolve
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.errors import CheckpointError
-from candlewick.pipeline.training import open_data
+from candlewick.pipeline.tokens import token_dataset, training_parts
+from candlewick.pipeline.training import open_data, open_validation
 from candlewick.train.evaluate import evaluate
 from candlewick.train.objective import NextTokenLoss
 
@@ -17,27 +18,33 @@ from candlewick.train.objective import NextTokenLoss
 def evaluate_checkpoint(
     path: Path, data: DataConfig, *, device: torch.device, max_batches: int | None
 ) -> dict[str, float]:
-    """Return the metrics of a checkpoint on the validation side of `data`; if it names none: of its run's data.
+    """Return the metrics of a checkpoint on `data.train_shards`; if that names nothing: on its run's validation.
 
-    Raises what opening them raises.
+    All of a text is read, of a token dataset its validation split. Raises what opening them raises.
     """
     folder = resolve(path)
     model, tokenizer = load_for_inference(folder, device)
     # tokens of another tokenizer than the model's are refused
-    update: dict[str, object] = {"tokenizer": TokenizerConfig(tokenizer_json=folder)}
+    update: dict[str, object] = {"tokenizer": TokenizerConfig(tokenizer_json=folder), "model": model.config}
     config = _saved_config(folder)
-    if data.train_shards:
-        names = ("train_shards", "validation_shards", "cache_dir")
-        update["data"] = config.data.model_copy(update={name: getattr(data, name) for name in names})
-    elif not config.data.train_shards:
+    if sources := data.train_shards:
+        own = {
+            "train_shards": sources if token_dataset(sources) is not None else (),
+            "validation_shards": sources,
+            "mixture": (),
+            "validation_sets": {},
+            "cache_dir": data.cache_dir,
+        }
+        split = open_validation(config.model_copy(update={**update, "data": config.data.model_copy(update=own)}))
+    elif training_parts(config.data):
+        split = open_data(config.model_copy(update=update)).validation
+    else:
         raise CheckpointError(f"{folder} does not say what it was trained on", "name the text to evaluate on")
-    config = config.model_copy(update={**update, "model": model.config})
-    split = open_data(config).validation
     return evaluate(
         NextTokenLoss(model, num_tokens=tokenizer.vocab_size),
         split,
-        sequence_length=config.sequence_length,
-        micro_batch_size=config.data.micro_batch_size,
+        config.data,
+        sequence_length=config.data.sequence_length or model.config.max_position_embeddings,
         max_batches=max_batches,
     )
 

@@ -2,30 +2,42 @@
 
     RUN/  tokenizer/  tokens/  training.yaml  training.toml  checkpoints/  best/  result/  evaluation/  samples/
 
-Each is an artifact of the ids before it, and is made only when its manifest does not match. `training.yaml` and
+Each is an artifact of the ids before it, and is made only when its manifest does not match. Several sources lie
+side by side under the names that `pipeline.tokens` gives them. `training.yaml` and
 `training.toml` hold the resolved config with absolute paths: `candlewick train --config` accepts either, from
 any working directory.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from candlewick.artifacts import MANIFEST, Manifest, read_manifest, replace_durable
+from candlewick.artifacts import MANIFEST, read_manifest, replace_durable
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
+from candlewick.data.recipe import Recipe, find
 from candlewick.data.sources import open_corpus
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
-from candlewick.pipeline.stages import Recipe, find, make
-from candlewick.pipeline.training import make_tokens, naming_tokens, run_training, train_tokenizer
+from candlewick.pipeline.stages import make
+from candlewick.pipeline.start import starting_from
+from candlewick.pipeline.tokens import (
+    first_tokenizer,
+    make_tokens,
+    naming_tokens,
+    parts_of,
+    text_parts,
+    train_tokenizer,
+    training_parts,
+)
+from candlewick.pipeline.training import run_training
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -36,46 +48,55 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
 
     `say` receives one line per stage. Raises what the stages raise.
     """
-    if not config.data.train_shards:
+    if not training_parts(config.data):
         raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
     run_dir = run_dir.resolve()
-    training = naming_tokens(config, run_dir / "tokens")
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    if (start := config.runtime.checkpoint.init_from) is not None:
+        start = newest_valid(directory) if list_checkpoints(directory) else start
+        config = starting_from(config, start, first_tokenizer(config.data))
+    folders = {name: run_dir / name for name in text_parts(config.data)}
+    training = naming_tokens(config, folders) if folders else config
     # before anything that the run needs is replaced
-    is_started = _is_started(config, training, run_dir, directory)
-    tokenizer_dir = _tokenizer(config, run_dir, say)
-    tokens, reused = make_tokens(config.data, tokenizer_dir, run_dir / "tokens")
-    count = tokens.details["splits"]["train"]["tokens"]
-    _say_stage(say, "tokens", run_dir / "tokens", reused, f"{count:,} to train on")
+    is_started = _is_started(config, training, folders, directory)
+    if folders:
+        _tokenize(config, run_dir, folders, say)
     for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
         replace_durable(run_dir / name, text.encode())
 
+    tokens = {name: read_manifest(Path(uris[0])).id for name, uris in parts_of(training.data).items()}
     checkpoint = _train(training, run_dir, tokens, is_started, say)
     device = find_device(config.runtime.device)
     metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
     samples = _sample(config, run_dir, checkpoint, device, say)
-    return {"run_dir": str(run_dir), "tokens": tokens.id, "metrics": metrics, "samples": samples}
+    return {"run_dir": str(run_dir), "tokens": tokens, "metrics": metrics, "samples": samples}
 
 
 def _say_stage(say: Say, name: str, folder: Path, reused: bool, what: str) -> None:
     say(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({what})")
 
 
-def _tokenizer(config: RunConfig, run_dir: Path, say: Say) -> Path:
-    given = config.tokenizer.tokenizer_json
-    if given is not None:
-        say(f"tokenizer  given: {given}")
-        return given
-    folder = run_dir / "tokenizer"
-    manifest, reused = train_tokenizer(config.data, config.tokenizer, folder)
-    _say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
-    return folder
+def _tokenize(config: RunConfig, run_dir: Path, folders: Mapping[str, Path], say: Say) -> None:
+    """Make the tokenizer unless one is given, and the tokens of all text."""
+    tokenizer = config.tokenizer.tokenizer_json or first_tokenizer(config.data)
+    if tokenizer is not None:
+        say(f"tokenizer  given: {tokenizer}")
+    else:
+        tokenizer = run_dir / "tokenizer"
+        manifest, reused = train_tokenizer(config.data, config.tokenizer, tokenizer)
+        _say_stage(say, "tokenizer", tokenizer, reused, f"{manifest.details['vocab_size']:,} tokens")
+    for name, folder in folders.items():
+        manifest, reused = make_tokens(config.data, name, tokenizer, folder)
+        counts = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
+        _say_stage(
+            say, name, folder, reused, f"{counts['train']:,} to train on, {counts['validation']:,} held out"
+        )
 
 
-def _train(config: RunConfig, run_dir: Path, tokens: Manifest, is_started: bool, say: Say) -> Path:
+def _train(config: RunConfig, run_dir: Path, tokens: Mapping[str, str], is_started: bool, say: Say) -> Path:
     """Train unless the run folder holds the finished run of this config on these tokens; return its checkpoint."""
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    recipe = Recipe("result", {"tokens": tokens.id}, _deciding(config))
+    recipe = Recipe("result", tokens, _deciding(config))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
@@ -94,11 +115,14 @@ def _deciding(config: RunConfig) -> Json:
     """The settings that decide what comes out: not where things are shown or how many workers help."""
     return config.model_dump(
         mode="json",
-        exclude={"data": {"cache_dir", "num_workers"}, "runtime": {"logging", "log_every_n_steps"}},
+        exclude={
+            "data": {"cache_dir", "cache_max_bytes", "num_workers"},
+            "runtime": {"logging", "log_every_n_steps"},
+        },
     )
 
 
-def _is_started(config: RunConfig, training: RunConfig, run_dir: Path, directory: Path) -> bool:
+def _is_started(config: RunConfig, training: RunConfig, folders: Mapping[str, Path], directory: Path) -> bool:
     """Whether the folder holds a run of this config and text to go on with.
 
     Raises ConfigError if it holds another's.
@@ -114,22 +138,23 @@ def _is_started(config: RunConfig, training: RunConfig, run_dir: Path, directory
         if value != saved.get(section, {}).get(key)
     ]
     if different:
-        raise ConfigError(f"{run_dir} holds a run with other settings ({', '.join(different)})", fix)
-    tokens = run_dir / "tokens"
-    if (tokens / MANIFEST).is_file():
-        corpus = open_corpus(config.data.train_shards, config.data).fingerprint
-        if read_manifest(tokens).inputs.get("corpus") != corpus:
-            raise ConfigError(f"{run_dir} holds a run on other text", fix)
+        raise ConfigError(f"{directory} holds a run with other settings ({', '.join(different)})", fix)
+    texts = text_parts(config.data)
+    for name, folder in folders.items():
+        if (folder / MANIFEST).is_file():
+            side = "corpus" if name in training_parts(config.data) else "validation_corpus"
+            found = open_corpus(texts[name], config.data).fingerprint
+            if read_manifest(folder).inputs.get(side) != found:
+                raise ConfigError(f"{directory} holds a run on other text", fix)
     return True
 
 
-def _evaluate(run_dir: Path, checkpoint: Path, tokens: Manifest, device: torch.device, say: Say) -> Json:
+def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device: torch.device, say: Say) -> Json:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
-    recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, "tokens": tokens.id}, {})
+    recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
 
     def files() -> dict[str, bytes]:
-        data = DataConfig(train_shards=(str(run_dir / "tokens"),))
-        metrics = evaluate_checkpoint(checkpoint, data, device=device, max_batches=None)
+        metrics = evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None)
         return {"metrics.json": json.dumps(metrics, indent=1).encode()}
 
     folder = run_dir / "evaluation"

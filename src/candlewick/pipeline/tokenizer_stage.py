@@ -10,9 +10,9 @@ from pathlib import Path
 
 from candlewick.artifacts import Manifest, require_replaceable
 from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.data.recipe import Recipe, alone, find
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.errors import ConfigError
-from candlewick.pipeline.stages import Recipe, find
 from candlewick.progress import Report
 from candlewick.tokenizer.artifact import KIND, write_artifact
 from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
@@ -47,27 +47,38 @@ def make_tokenizer(
     if (found := find(output, recipe)) is not None:
         return found, True
     require_replaceable(output, KIND)
+    with alone(output):
+        if (found := find(output, recipe)) is not None:
+            return found, True  # another process was faster
+        return _make(corpus, tokenizer_config, recipe, output, progress), False
+
+
+def _make(
+    corpus: Corpus, config: TokenizerConfig, recipe: Recipe, output: Path, progress: Report | None
+) -> Manifest:
     num_documents, num_bytes = _count(corpus)
     every = max(_EVERY, num_documents // _MAX_HELDOUT, num_bytes // _MAX_HELDOUT_BYTES)
     heldout: list[str] = []
-    limit = min(num_bytes, tokenizer_config.max_train_bytes)
+    limit = min(num_bytes, config.max_train_bytes)
     tokenizer, report = train_tokenizer(
         _hold_out(_pieces(corpus, num_bytes), every, heldout),
-        vocab_size=tokenizer_config.vocab_size,
-        min_frequency=tokenizer_config.min_frequency,
-        max_train_bytes=tokenizer_config.max_train_bytes,
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        max_train_bytes=config.max_train_bytes,
         total_bytes=num_bytes,
         progress=None if progress is None else lambda done: progress(min(done, limit), limit),
     )
-    manifest = write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
-    return manifest, False
+    return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
 
 
 def _recipe(corpus: Corpus, config: TokenizerConfig) -> Recipe:
     """What decides the result: the text, how it is read, and the settings."""
-    reading = corpus.config.model_dump(mode="json", include={"documents", "text_field", "bad_utf8"})
+    reading = {"documents", "text_field", "bad_utf8"}
+    if corpus.config.format == "chat":
+        reading = {"format", "messages_field", "bad_utf8"}
+    read = corpus.config.model_dump(mode="json", include=reading)
     training = config.model_dump(mode="json", exclude={"tokenizer_json"})
-    return Recipe(KIND, {"corpus": corpus.fingerprint}, {"pattern": PATTERN, **reading, **training})
+    return Recipe(KIND, {"corpus": corpus.fingerprint}, {"pattern": PATTERN, **read, **training})
 
 
 def _count(corpus: Corpus) -> tuple[int, int]:

@@ -1,36 +1,24 @@
-"""A run from its config: text is tokenized if it has to be, then trained on.
-
-The tokenizer and the tokens of a run that is given text lie in the cache folder, under a name made from what
-they are made of, so that the next run with the same text finds them. The run's own config names them, so it goes
-on with them whatever becomes of the text.
-"""
+"""A run from its config: text becomes token datasets if it has to, then it is trained on."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts import Manifest, json_sha256, replace_durable
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.artifacts import json_sha256, replace_durable
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.lock import run_lock
-from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.config import RunConfig
 from candlewick.config_io import dump_yaml
-from candlewick.data.prepare import prepare
-from candlewick.data.sources import open_corpus
-from candlewick.data.token_shards import TokenDataset, is_token_dataset
+from candlewick.data.cache import touch
+from candlewick.data.token_shards import TokenDataset, TokenSplit
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.log import add_file
 from candlewick.model.transformer import Transformer
-from candlewick.pipeline.tokenizer_stage import make_tokenizer
-from candlewick.progress import bytes_progress
+from candlewick.pipeline.tokens import parts_of, text_parts, training_parts, with_tokens
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
-
-_BATCHING = ("sequence_length", "micro_batch_size", "global_batch_size", "global_batch_tokens")
-_NOT_IN_TOKENS = {"cache_dir", "num_workers", *_BATCHING}
-
-logger = logging.getLogger(__name__)
 
 
 def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
@@ -38,12 +26,15 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
     Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
     """
-    if not resume and list_checkpoints(checkpoint_directory(run_dir, config.runtime.checkpoint.directory)):
+    checkpoints = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    if not resume and list_checkpoints(checkpoints):
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
     with run_lock(run_dir):
         log_file = add_file(run_dir / "log.txt")
         try:
-            config = with_tokens(config)
+            # a run that goes on needs what it started from no more
+            is_child = resume and config.runtime.checkpoint.init_from is not None
+            config = with_tokens(config, start=newest_valid(checkpoints) if is_child else None)
             data = open_data(config)
             sampler = make_sampler(config, data.tokenizer)
             trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
@@ -87,90 +78,58 @@ def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
     return sample
 
 
-def with_tokens(config: RunConfig) -> RunConfig:
-    """Return a config that names a token dataset: itself, or with one made of its text in the cache folder."""
-    data = config.data
-    if not data.train_shards:
-        raise ConfigError("there is nothing to train on", "set data.train_shards, for example to [stdlib://]")
-    if _token_dataset(data.train_shards) is not None:
-        return config
-    corpora = [open_corpus(uris, data).fingerprint for uris in (data.train_shards, data.validation_shards) if uris]
-    tokenizer_dir = _tokenizer_for(config, corpora[0])
-    reading = data.model_dump(mode="json", exclude={"train_shards", "validation_shards", *_NOT_IN_TOKENS})
-    key = [corpora, reading, Tokenizer.load(tokenizer_dir).sha256]
-    folder = cache_folder(data) / f"tokens-{json_sha256(key)[:16]}"
-    _, reused = make_tokens(data, tokenizer_dir, folder)
-    logger.info("tokens %s: %s", "reused" if reused else "made", folder)
-    return naming_tokens(config, folder)
-
-
-def naming_tokens(config: RunConfig, folder: Path) -> RunConfig:
-    """Return the config with a token dataset, and the tokenizer in it, in the place of text."""
-    data = config.data.model_copy(update={"train_shards": (str(folder),), "validation_shards": ()})
-    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": folder / "tokenizer"})
-    return config.model_copy(update={"data": data, "tokenizer": tokenizer})
-
-
 def open_data(config: RunConfig) -> TrainingData:
-    """Open the token dataset that the config names, or that `with_tokens` makes of its text."""
-    config = with_tokens(config)
-    data, given = config.data, config.tokenizer.tokenizer_json
-    folder = Path(data.train_shards[0])
-    tokenizer = Tokenizer.load(given if given is not None else folder / "tokenizer")
-    dataset = TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256)
-    validation = dataset.split("validation")
-    # a dataset that stands on both sides has its own validation split
-    if data.validation_shards and data.validation_shards != data.train_shards:
-        other = _token_dataset(data.validation_shards)
-        if other is None:
+    """Open the token datasets that the config names, or that `with_tokens` makes of its text.
+
+    The main validation is `validation_shards`, else what the first source held out; of a mixture what each source
+    held out is a set as well: `mixture_0`, `mixture_1` and so on.
+    """
+    if not training_parts(config.data):
+        raise ConfigError("there is nothing to train on", "set data.train_shards, for example to [stdlib://]")
+    if text_parts(config.data):
+        config = with_tokens(config)
+    tokenizer, datasets = _open_all(config)
+    sources = [datasets[name] for name in training_parts(config.data)]
+    sets = {name: _validation(datasets[f"validation_{name}"], sources) for name in config.data.validation_sets}
+    if config.data.mixture and "validation" not in datasets:
+        own = {f"mixture_{number}": source.split("validation") for number, source in enumerate(sources)}
+        if taken := sorted(own.keys() & sets.keys()):
             raise ConfigError(
-                "data.train_shards is a token dataset, data.validation_shards is text",
-                "prepare both together with `candlewick data prepare`",
+                f"data.validation_sets has {taken[0]!r}, the name of what a source of the mixture holds out",
+                "give the set another name",
             )
-        validation = TokenDataset.open(other, tokenizer_sha256=tokenizer.sha256).split("train")
-    return TrainingData(tokenizer, dataset.split("train"), validation, dataset.id)
+        sets |= own
+    main = datasets.get("validation")
+    ids = [source.id for source in sources]
+    return TrainingData(
+        tokenizer=tokenizer,
+        train=tuple(source.split("train") for source in sources),
+        validation=sources[0].split("validation") if main is None else _validation(main, sources),
+        validation_sets=sets,
+        dataset_id=json_sha256(ids) if config.data.mixture else ids[0],
+    )
 
 
-def cache_folder(data: DataConfig) -> Path:
-    """Return the folder where tokenizers and tokens made on the way are kept."""
-    if data.cache_dir is None:
-        raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
-    return data.cache_dir
+def open_validation(config: RunConfig) -> TokenSplit:
+    """Open `data.validation_shards` alone, made into tokens if it is text."""
+    _, datasets = _open_all(with_tokens(config) if text_parts(config.data) else config)
+    return _validation(datasets["validation"], [datasets[name] for name in training_parts(config.data)])
 
 
-def make_tokens(data: DataConfig, tokenizer_dir: Path, output: Path) -> tuple[Manifest, bool]:
-    """Prepare the token dataset of the config's text at `output`; whether it was there already."""
-    with bytes_progress("tokens") as progress:
-        return prepare(data, tokenizer_dir, output, progress=progress)
+def _open_all(config: RunConfig) -> tuple[Tokenizer, Mapping[str, TokenDataset]]:
+    folders = {name: Path(uris[0]) for name, uris in parts_of(config.data).items()}
+    first = next(iter(folders.values()))
+    tokenizer = Tokenizer.load(config.tokenizer.tokenizer_json or first / "tokenizer")
+    for folder in folders.values():
+        touch(folder)
+    opened = {
+        folder: TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256) for folder in set(folders.values())
+    }
+    return tokenizer, {name: opened[folder] for name, folder in folders.items()}
 
 
-def _token_dataset(uris: Sequence[str]) -> Path | None:
-    """Return the folder if `uris` names one token dataset, None if it names text. A mixture is a ConfigError."""
-    datasets = [Path(uri) for uri in uris if "://" not in uri and is_token_dataset(Path(uri))]
-    if not datasets:
-        return None
-    if len(uris) > 1:
-        raise ConfigError(
-            f"{datasets[0]} is a token dataset and cannot stand beside other sources",
-            "give it alone, or give text",
-        )
-    return datasets[0]
-
-
-def _tokenizer_for(config: RunConfig, corpus: str) -> Path:
-    """Return the tokenizer to use for a corpus: the given one, or one made in the cache folder."""
-    given = config.tokenizer.tokenizer_json
-    if given is not None:
-        return given
-    data, settings = config.data, config.tokenizer
-    key = [corpus, data.documents, data.text_field, data.bad_utf8, settings.model_dump(mode="json")]
-    folder = cache_folder(data) / f"tokenizer-{json_sha256(key)[:16]}"
-    _, reused = train_tokenizer(data, settings, folder)
-    logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
-    return folder
-
-
-def train_tokenizer(data: DataConfig, settings: TokenizerConfig, output: Path) -> tuple[Manifest, bool]:
-    """Train the tokenizer of the config's text at `output`; whether it was there already."""
-    with bytes_progress("tokenizer") as progress:
-        return make_tokenizer(data.train_shards, data, settings, output, progress=progress)
+def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
+    """Return all of a dataset for validation; of one that is trained on too, what it held out."""
+    is_source = any(dataset.id == source.id for source in sources)
+    has_other = dataset.manifest.details["splits"]["train"]["tokens"]
+    return dataset.split("train" if has_other and not is_source else "validation")

@@ -1,16 +1,19 @@
 import json
+import shutil
 
 import pytest
 
+from candlewick.checkpoint.layout import resolve
 from candlewick.cli.main import main
+from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
 def generate(trained, capsys):
     """Generate with a trained run; return what is printed."""
 
-    def run(*words: str) -> str:
-        assert main(["generate", str(trained), *words]) == 0
+    def run(*words: object) -> str:
+        assert main(["generate", str(trained), *map(str, words)]) == 0
         return capsys.readouterr().out
 
     return run
@@ -28,12 +31,87 @@ def test_the_seed_decides_and_temperature_0_needs_none(generate):
     assert out[0] == out[1] != out[2]
     greedy = [generate("The", "--temperature", "0", "--seed", seed) for seed in ("1", "2")]
     assert greedy[0] == greedy[1] == generate("The", "--top-k", "1") == generate("The", "--top-p", "1e-9")
+    assert greedy[0] == generate("The", "--min-p", "1")
 
 
 def test_the_result_for_a_program(generate):
     words = ("The", "--max-new-tokens", "4", "--seed", "5", "--top-k", "0")
     result = json.loads(generate(*words, "--json"))
-    assert result == {"prompt": "The", "text": generate(*words)[3:-1], "seed": 5}
+    assert result == {"prompt": "The", "text": generate(*words)[3:-1], "seed": 5, "finish": "length"}
+
+
+def test_a_stop_text_ends_it_and_a_penalty_changes_it(generate):
+    text = json.loads(generate("The", "--json"))["text"]
+    stopped = json.loads(generate("The", "--json", "--stop", text[5:8], "--stop", "?!"))
+    assert stopped["text"] == text[: text.index(text[5:8])]
+    assert stopped["finish"] == "stop"
+    assert json.loads(generate("The", "--json", "--repetition-penalty", "5"))["text"] != text
+
+
+def test_several_samples_have_seeds_one_after_another(generate):
+    words = ("The", "--max-new-tokens", "6")
+    alone = [json.loads(generate(*words, "--json", "--seed", seed)) for seed in (3, 4, 5)]
+    together = ("--samples", "3", "--seed", "3")
+    assert json.loads(generate(*words, *together, "--json")) == alone
+    assert generate(*words, *together) == "".join(f"--- seed {r['seed']}\nThe{r['text']}\n" for r in alone)
+
+
+def test_log_probabilities_are_part_of_the_result(generate):
+    result = json.loads(generate("The", "--json", "--logprobs", "2", "--max-new-tokens", "3"))
+    assert "".join(token["text"] for token in result["tokens"]) == result["text"]
+    assert [len(token["top"]) for token in result["tokens"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "The man\nA\n\nThe dog"),
+        ("p.txt", "The man\nA\n\nThe dog\n"),
+        ("p.jsonl", "".join(json.dumps({"prompt": p, "id": 1}) + "\n" for p in ("The man", "A", "", "The dog"))),
+    ],
+)
+def test_prompts_of_a_file_become_lines_in_their_order(generate, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    words = ("--max-new-tokens", "5", "--seed", "2")
+    expected = [json.loads(generate(p, *words, "--json")) for p in ("The man", "A", "", "The dog")]
+    out = generate("--prompts", tmp_path / name, *words)
+    assert [json.loads(line) for line in out.splitlines()] == expected
+    assert generate("--prompts", tmp_path / name, *words, "--output", tmp_path / "out") == ""
+    assert (tmp_path / "out").read_text() == out
+
+
+def test_with_a_draft_the_likeliest_text_is_the_same(generate, trained):
+    words = ("The", "--temperature", "0", "--max-new-tokens", "10", "--json")
+    plain, fast = json.loads(generate(*words)), json.loads(generate(*words, "--draft", trained))
+    assert fast.pop("acceptance_rate") == 1
+    assert fast == plain
+    two = json.loads(generate(*words, "--draft", trained, "--draft-tokens", "2", "--samples", "2"))
+    assert [result["text"] for result in two] == [plain["text"]] * 2
+
+
+@pytest.fixture
+def chatting(trained, tmp_path):
+    """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
+    folder = shutil.copytree(resolve(trained), tmp_path / "chatting")
+    (folder / "manifest.json").unlink()
+    Tokenizer.load(folder).with_chat_tokens().write(folder)
+    return folder
+
+
+def test_a_chat_is_answered_without_repeating_the_question(chatting, capsys):
+    words = ["generate", str(chatting), "--chat", "Why?", "--max-new-tokens", "6"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["prompt"] == "Why?"
+    assert shown == result["text"] + "\n"
+
+
+def test_what_a_terminal_shows_cannot_command_it(generate, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("candlewick.tokenizer.bpe.Tokenizer.decode", lambda *_, **__: "\x1b[2J")
+    assert "\x1b" not in generate("--max-new-tokens", "2")
 
 
 @pytest.mark.parametrize(
@@ -42,10 +120,20 @@ def test_the_result_for_a_program(generate):
         (["--top-p", "2"], 2, "--top-p: Input should be less than or equal to 1"),
         (["--top-k", "-1"], 2, "--top-k: Input should be greater than or equal to 1"),
         (["--temperature", "nan"], 2, "--temperature"),
+        (["--min-p", "0"], 2, "--min-p"),
+        (["--repetition-penalty", "0"], 2, "--repetition-penalty"),
+        (["--stop", ""], 2, "--stop"),
         (["--max-new-tokens", "0"], 2, "--max-new-tokens"),
         (["--seed", "-1"], 2, "--seed"),
+        (["--samples", "0"], 2, "--samples"),
         (["x" * 100], 2, "the prompt has 101 tokens, this model reads 1 to 32"),
         (["\udcff"], 3, "half a surrogate pair"),
+        (["hello", "--chat", "hello"], 2, "exclude each other"),
+        (["--chat", "hello", "--prompts", "x"], 2, "exclude each other"),
+        (["--output", "x"], 2, "--output is for the texts of --prompts"),
+        (["--logprobs", "1"], 2, "add --json"),
+        (["--prompts", "/nowhere.txt"], 2, "/nowhere.txt"),
+        (["--chat", "hello"], 3, "the tokenizer has no tokens for chats"),
     ],
 )
 def test_what_cannot_be_generated(trained, capsys, words, code, said):
@@ -54,3 +142,19 @@ def test_what_cannot_be_generated(trained, capsys, words, code, said):
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert said in captured.err
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}\n", b"[1]\n", b"nothing\n", b'{"prompt": 1}\n', b'{"prompt": "\xff"}\n', b"\n"]
+)
+def test_a_file_that_holds_no_prompts_is_an_error(trained, capsys, tmp_path, content):
+    (tmp_path / "p.jsonl").write_bytes(content)
+    assert main(["generate", str(trained), "--prompts", str(tmp_path / "p.jsonl")]) == 3
+    assert "p.jsonl" in capsys.readouterr().err
+
+
+def test_a_draft_with_another_tokenizer_is_an_error_that_names_both(trained, chatting, capsys):
+    assert main(["generate", str(trained), "--draft", str(chatting)]) == 3
+    said = capsys.readouterr().err
+    for folder in (resolve(trained), chatting):
+        assert Tokenizer.load(folder).sha256[:16] in said

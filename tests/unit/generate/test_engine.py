@@ -1,35 +1,16 @@
 import pytest
 import torch
 
-from candlewick.config import ModelConfig, SampleConfig
+from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.engine import Engine, sample_text, stream_text
-from candlewick.model.transformer import Transformer
+from candlewick.generate.engine import Engine, sample_text, stream
 
 GREEDY = SampleConfig(temperature=0.0, max_new_tokens=40)
+HOT = SampleConfig(temperature=2.0, top_k=None, max_new_tokens=20)
 
 
-@pytest.fixture
-def model() -> Transformer:
-    shape = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = Transformer(ModelConfig(**shape, max_position_embeddings=24, residual_dropout=0.5), 24)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-class Letters:
-    """A tokenizer of one letter per token; 0 is the delimiter."""
-
-    vocab_size, delimiter_id = 20, 0
-
-    def encode(self, text):
-        return [ord(letter) - 96 for letter in text]
-
-    def decode(self, ids):
-        return "".join(chr(96 + token) for token in ids if token)
+def ids_of(model, prompt, config, seed=0, num_tokens=20):
+    return [step.ids[0] for step in Engine(model, num_tokens).steps([prompt], config, [seed])]
 
 
 def without_cache(model, prompt, count, num_tokens):
@@ -37,48 +18,76 @@ def without_cache(model, prompt, count, num_tokens):
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(count):
-            ids.append(int(model.eval()(torch.tensor([ids]))[0, -1, :num_tokens].argmax()))
+            ids.append(int(model(torch.tensor([ids]))[0, -1, :num_tokens].argmax()))
     return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5]])
 def test_with_the_cache_it_writes_what_it_writes_without(model, prompt):
     config = SampleConfig(temperature=0.0, max_new_tokens=15)
-    assert list(Engine(model, 20).generate(prompt, config)) == without_cache(model, prompt, 15, 20)
+    assert ids_of(model, prompt, config) == without_cache(model, prompt, 15, 20)
+
+
+def test_rows_of_a_batch_are_what_each_is_alone(model, core_row):
+    prompts, seeds = [[1, 2, 3], [4, 5, 6], [1, 2, 3], [7, 8, 9]], [3, 3, 4, 5]
+    config = SampleConfig(temperature=1.5, top_k=None, repetition_penalty=1.2, max_new_tokens=15)
+    steps = list(Engine(model, 20).steps(prompts, config, seeds))
+    together = list(zip(*(step.ids for step in steps), strict=True))
+    alone = [tuple(ids_of(model, prompt, config, seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert together[0] != together[2]
+    different = sum(
+        a != b for one, other in zip(together, alone, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    core_row("generate.cache=batched", "one row at a time; number of tokens that differ", different, 0)
+
+
+def test_logits_of_a_step_are_those_of_the_whole_text_read_at_once(model, core_row):
+    (step, *rest) = Engine(model, 20).steps([[1, 2, 3]], HOT, [0])
+    ids = [1, 2, 3, *(s.ids[0] for s in (step, *rest))]
+    with torch.no_grad():
+        whole = model(torch.tensor([ids]))[0, 2:-1, :20]
+    stepwise = torch.cat([s.logits for s in (step, *rest)])
+    error = ((whole - stepwise).abs().max() / whole.abs().max()).item()
+    core_row("generate.cache=single", "the whole text in one pass, float32", error, 1e-5)
+
+
+def test_ids_from_num_tokens_on_are_never_drawn(model):
+    with torch.no_grad():
+        model.lm_head.weight[5:] *= 100
+    assert max(ids_of(model, [1], HOT, num_tokens=5)) < 5
+
+
+def test_the_repetition_penalty_counts_the_prompt_and_what_was_written(model):
+    never = SampleConfig(temperature=0.0, repetition_penalty=1e9, max_new_tokens=16)
+    with torch.no_grad():
+        model.lm_head.weight.abs_()
+        model.model.norm.weight.abs_()
+    ids = [1, 2, 3, *ids_of(model, [1, 2, 3], never)]
+    assert len(set(ids)) > len(set(ids_of(model, [1, 2, 3], GREEDY)))
 
 
 def test_it_ends_at_the_models_longest_context(model):
-    assert len(list(Engine(model, 20).generate([1, 2, 3], GREEDY))) == 22  # positions 0 to 23 are read
-    assert len(list(Engine(model, 20).generate([1] * 24, GREEDY))) == 1
-
-
-def test_it_ends_before_the_stop_token(model):
-    tokens = list(Engine(model, 20).generate([3], GREEDY))
-    stop = tokens[4]
-    assert list(Engine(model, 20).generate([3], GREEDY, stop_id=stop)) == tokens[: tokens.index(stop)]
+    assert len(ids_of(model, [1, 2, 3], GREEDY)) == 22  # positions 0 to 23 are read
+    assert len(ids_of(model, [1] * 24, GREEDY)) == 1
 
 
 def test_the_seed_decides(model):
-    config = SampleConfig(temperature=2.0, top_k=None, max_new_tokens=20)
-    first, again, other = (list(Engine(model, 20).generate([3], config, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (ids_of(model, [3], HOT, seed) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(model, training):
     model.train(training)
-    tokens = Engine(model, 20).generate([3], GREEDY)
-    next(tokens)
+    steps = Engine(model, 20).steps([[3]], GREEDY, [0])
+    next(steps)
     assert not model.training
-    tokens.close()
-    assert model.training == training
+    steps.close()
     assert all(module.training == training for module in model.modules())
-    list(Engine(model, 20).generate([3], GREEDY))
-    assert model.training == training
 
 
 def test_gradients_are_still_on_while_it_streams(model):
-    next(Engine(model, 20).generate([3], GREEDY))
+    next(Engine(model, 20).steps([[3]], GREEDY, [0]))
     assert torch.is_grad_enabled()
 
 
@@ -87,11 +96,35 @@ def test_gradients_are_still_on_while_it_streams(model):
 )
 def test_a_prompt_that_cannot_be_read_is_an_error(model, prompt, fix):
     with pytest.raises(ConfigError, match=f"the prompt has {len(prompt)} tokens, this model reads 1 to 24.*{fix}"):
-        Engine(model, 20).generate(prompt, GREEDY)
+        Engine(model, 20).steps([prompt], GREEDY, [0])
 
 
-def test_text_is_what_comes_after_the_prompt_up_to_the_delimiter(model):
-    tokens = list(Engine(model, 20).generate([0, 1, 2], GREEDY, stop_id=0))
-    expected = Letters().decode(tokens)
-    assert sample_text(model, Letters(), "ab", GREEDY, seed=0) == expected
-    assert list(stream_text(model, Letters(), "ab", GREEDY, seed=0)) == list(expected)
+def text_of(model, letters, config, prompt=(0, 1, 2)):
+    return list(stream(Engine(model, 20), letters, prompt, config, seed=0))
+
+
+def test_text_is_what_comes_after_the_prompt_up_to_the_delimiter(model, letters):
+    tokens = ids_of(model, [0, 1, 2], GREEDY)
+    expected = letters.decode(tokens[: tokens.index(0)] if 0 in tokens else tokens)
+    assert text_of(model, letters, GREEDY) == list(expected)
+    assert sample_text(model, letters, "ab", GREEDY, seed=0) == expected
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_any_token_of_a_chat_ends_the_text_too(model, letters, place):
+    text = "".join(text_of(model, letters, GREEDY))
+    letters.chat_ids = (19, letters.encode(text)[place])
+    assert "".join(text_of(model, letters, GREEDY)) == text[: text.index(text[place])]
+
+
+def test_it_ends_before_a_stop_text(model, letters):
+    text = "".join(text_of(model, letters, GREEDY))
+    stops = GREEDY.model_copy(update={"stop": ("?", text[3:5])})
+    assert "".join(text_of(model, letters, stops)) == text[: text.index(text[3:5])]
+    assert sample_text(model, letters, "ab", stops, seed=0) == text[: text.index(text[3:5])]
+
+
+def test_what_was_held_back_comes_at_the_end(model, letters):
+    text = "".join(text_of(model, letters, GREEDY))
+    held = GREEDY.model_copy(update={"stop": (text[-1] + "?",)})
+    assert "".join(text_of(model, letters, held)) == text

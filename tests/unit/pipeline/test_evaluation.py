@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 
 def evaluate(path, *sources, cache=None, max_batches=None):
     """What `candlewick eval` calls."""
-    data = DataConfig(train_shards=sources, validation_shards=sources, cache_dir=cache, num_workers=1)
+    data = DataConfig(train_shards=sources, cache_dir=cache, num_workers=1)
     return evaluate_checkpoint(path, data, device=CPU, max_batches=max_batches)
 
 
@@ -59,7 +60,7 @@ def test_tokens_of_another_tokenizer_are_refused(tiny, trained, tokenizer, tmp_p
     (tmp_path / "tokenizer").mkdir()
     tokenizer.write(tmp_path / "tokenizer")
     other = open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}))
-    folder = other.train.shards[0].base.filename.parents[1]
+    folder = Path(other.train[0].shards[0].base.filename).parents[1]
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         evaluate(trained, str(folder))
 

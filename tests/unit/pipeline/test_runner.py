@@ -5,6 +5,7 @@ import pytest
 
 from candlewick.artifacts import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.config import ModelConfig
 from candlewick.config_io import load_config
 from candlewick.errors import ConfigError, Diverged
 from candlewick.pipeline import runner
@@ -154,6 +155,31 @@ def test_checkpoints_may_lie_elsewhere_and_samples_may_be_off(tiny, tmp_path):
         assert orchestrate(config, tmp_path / "run", said)["samples"] == []
         assert said.made() == made
     assert len(list_checkpoints(tmp_path / "elsewhere")) == 2
+
+
+def test_a_mixture_and_validation_text_lie_side_by_side(tiny, text_dir, tmp_path):
+    mixture = [{"shards": [str(text_dir / f"{i:02}.txt")], "weight": i + 1} for i in range(2)]
+    sides = {"train_shards": [], "mixture": mixture, "validation_shards": [str(text_dir / "05.txt")]}
+    config = tiny(data={**tiny().data.model_dump(mode="json"), **sides}, scheduler={"total_steps": 2})
+    for made in (["tokenizer", "tokens_0", "tokens_1", "validation", *STAGES[2:]], []):
+        said = Said()
+        result = orchestrate(config, tmp_path / "run", said)
+        assert said.made() == made
+    assert list(result["tokens"]) == ["tokens_0", "tokens_1", "validation"]
+    held = read_manifest(tmp_path / "run" / "validation").details["splits"]["validation"]
+    assert result["metrics"]["eval/tokens"] == held["tokens"]
+
+
+def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_copy, text_dir, tmp_path):
+    config = tiny(scheduler={"total_steps": 2}, runtime={"checkpoint": {"init_from": str(trained_copy)}})
+    config = config.model_copy(update={"model": ModelConfig()})
+    said = Said()
+    orchestrate(config, tmp_path / "run", said)
+    assert said[0].startswith("tokenizer  given: ")
+    shutil.rmtree(trained_copy)
+    said = Said()
+    orchestrate(config, tmp_path / "run", said)
+    assert said.made() == []
 
 
 def test_there_must_be_text(tiny, tmp_path):

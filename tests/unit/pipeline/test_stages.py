@@ -1,4 +1,5 @@
-from candlewick.pipeline.stages import Recipe, find, make
+from candlewick.data.recipe import Recipe, find
+from candlewick.pipeline.stages import make
 
 RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
 

@@ -23,7 +23,7 @@ def test_text_is_prepared_once(tiny, cache):
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == before
     assert first.dataset_id == second.dataset_id
     assert first.tokenizer.vocab_size == 300
-    assert (first.train.name, first.validation.name) == ("train", "validation")
+    assert (first.train[0].name, first.validation.name) == ("train", "validation")
 
 
 def test_a_token_dataset_brings_its_tokenizer(tiny, tokens):
@@ -53,15 +53,21 @@ def test_validation_may_be_text_or_tokens_of_its_own(tiny, tokens, text_dir):
     assert text.validation.num_bytes == len((text_dir / "00.txt").read_bytes())
     whole = open_data(with_data(tiny, train_shards=[str(tokens)]))
     itself = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(tokens)]))
-    assert itself.validation.num_tokens == whole.validation.num_tokens < whole.train.num_tokens
-    with pytest.raises(ConfigError, match="is a token dataset, data.validation_shards is text"):
-        open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[first]))
+    assert itself.validation.num_tokens == whole.validation.num_tokens < whole.train[0].num_tokens
+    both = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[first]))
+    assert both.validation.num_bytes == text.validation.num_bytes
+    assert both.train[0].num_tokens == whole.train[0].num_tokens
+    assert text.train[0].num_bytes == whole.train[0].num_bytes + whole.validation.num_bytes
 
 
-def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, tmp_path):
+def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_path):
     copy = shutil.copytree(tokens, tmp_path / "copy")
-    data = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(copy)]))
-    assert data.validation.name == "train"
+    tokenizer = {"tokenizer_json": str(tokens / "tokenizer")}
+    text = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text_dir / "00.txt")]}
+    other = with_tokens(tiny(data=text, tokenizer=tokenizer)).data.train_shards[0]
+    for folder, side in ((copy, "validation"), (other, "train")):
+        data = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(folder)]))
+        assert data.validation.name == side
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""`candlewick compare`: two runs side by side."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from candlewick.cli.arguments import add_json, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    for name in ("first", "second"):
+        parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare and print."""
+    from candlewick.log import setup
+    from candlewick.pipeline.compare import compare_runs
+    from candlewick.pipeline.plot import plot
+
+    setup()
+    result = compare_runs(args.first, args.second)
+    if args.json:
+        print_json(result)
+        return
+    names = result["runs"]
+    _print_row("", names)
+    print("\nsettings that differ" if result["settings"] else "\nall settings are the same")
+    for key, values in result["settings"].items():
+        _print_row(key, [json.dumps(value, ensure_ascii=False) for value in values])
+    print(f"\ntraining loss, mean over {result['smoothed_over_tokens']:,.0f} tokens")
+    for step, values in result["training_loss"].items():
+        _print_numbers(f"step {step:,}", values)
+    print("\nlast validation loss")
+    for name, values in result["validation_loss"].items():
+        _print_numbers(name, values)
+    print("\nspeed")
+    for name, values in result["figures"].items():
+        _print_numbers(name, values)
+    print(f"\n{_difference(result)}\n")
+    print(plot(dict(zip(names, result["curves"], strict=True)), x_label="step", y_label="loss"))
+
+
+def _difference(result: dict[str, Any]) -> str:
+    first, last = result["first_different_step"], result["last_common_step"]
+    if last is None:
+        return "no step of both runs is recorded"
+    if first is None:
+        return f"the recorded losses are equal to the bit to the end, step {last:,}"
+    return f"the recorded losses differ from step {first:,} on"
+
+
+def _print_numbers(name: str, values: list[float | None]) -> None:
+    first, second = values
+    change = "" if first is None or second is None else f"{second - first:+,.4g}"
+    _print_row(
+        name, ["-" if value is None else f"{value:,.{4 if abs(value) < 1000 else 0}f}" for value in values], change
+    )
+
+
+def _print_row(name: str, values: list[str], change: str = "") -> None:
+    print(f"{'  ' + name:<36}{values[0]:>24}  {values[1]:>24}  {change}".rstrip())

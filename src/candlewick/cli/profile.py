@@ -1,0 +1,58 @@
+"""`candlewick profile`: where a training step's time and memory go."""
+
+import argparse
+from pathlib import Path
+
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    add_logging,
+    print_json,
+    read_config,
+    setup_logging,
+    whole_number,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config(parser)
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=whole_number(1),
+        default=5,
+        help="updates that each figure is a mean of; default 5",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("profile"),
+        help="folder for trace.json (for Perfetto or chrome://tracing) and memory.pickle (CUDA); default profile",
+    )
+    add_json(parser)
+    add_logging(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Profile and print."""
+    from candlewick.pipeline.profile import profile_run
+
+    config = read_config(args)
+    setup_logging(args, config)
+    result = profile_run(config, args.output, steps=args.steps)
+    if args.json:
+        print_json(result)
+        return
+    print(f"a step takes {1e3 * result['step_seconds']:,.1f} ms (mean of {result['steps']})\n")
+    for part in result["parts"]:
+        print(f"{part['part']:<32}{1e3 * part['seconds']:>12,.2f} ms{part['share']:>9.1%}")
+    print("\nthe operators with the most time of their own, under the profiler\n")
+    for entry in result["operators"]:
+        calls = f"{entry['calls']:,.0f} calls"
+        print(f"{entry['name'][:50]:<52}{calls:>14}{1e3 * entry['seconds']:>12,.2f} ms{entry['share']:>9.1%}")
+    print("\nmemory\n")
+    for name, size in result["memory"].items():
+        print(f"{name:<32}{size / 1e6:>12,.2f} MB")
+    print(f"\nwrote {args.output / 'trace.json'}")

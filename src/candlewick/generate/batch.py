@@ -1,0 +1,93 @@
+"""Many texts: those whose prompts have the same length are written together, as rows of one batch.
+
+    jobs  [5 tokens] [3] [5] [5] [3]   ->   batches  3: (1, 4)   5: (0, 2, 3)
+
+Every row has its seed, so a text is the one that its job alone would write, up to the rounding of larger products.
+Nothing is padded: a prompt with a length of its own is a batch of one.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor
+
+from candlewick.config import SampleConfig
+from candlewick.generate.engine import Engine, text_stream
+from candlewick.tokenizer.bpe import Tokenizer
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A prompt of ids, and the seed of what is written after it."""
+
+    ids: Sequence[int]
+    seed: int
+
+
+def write(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    jobs: Sequence[Job],
+    config: SampleConfig,
+    alternatives: int | None = None,
+) -> Iterator[tuple[int, Json]]:
+    """Yield the index of each job and what was written, in the order in which batches end.
+
+    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number
+    of alternatives also `tokens`: each token, the one that stopped it too, and the likeliest in its place, with
+    log-probabilities in nats before temperature and all that shapes the draw. Raises ConfigError, before anything
+    is written, for a prompt that the model cannot read.
+    """
+    for job in jobs:
+        engine.check(job.ids)
+
+    def length(index: int) -> int:
+        return len(jobs[index].ids)
+
+    for _, group in groupby(sorted(range(len(jobs)), key=length), key=length):
+        indices = list(group)
+        for start in range(0, len(indices), engine.max_rows):
+            rows = indices[start : start + engine.max_rows]
+            yield from zip(
+                rows, _write_rows(engine, tokenizer, [jobs[i] for i in rows], config, alternatives), strict=True
+            )
+
+
+def _write_rows(
+    engine: Engine, tokenizer: Tokenizer, jobs: Sequence[Job], config: SampleConfig, alternatives: int | None
+) -> list[Json]:
+    texts = [text_stream(tokenizer, config) for _ in jobs]
+    results: list[Json] = [{"text": "", "seed": job.seed} for job in jobs]
+    with closing(engine.steps([job.ids for job in jobs], config, [job.seed for job in jobs])) as steps:
+        for step in steps:
+            for row, (text, result) in enumerate(zip(texts, results, strict=True)):
+                if not text.is_stopped:
+                    result["text"] += text.push(step.ids[row])
+                    if alternatives is not None:
+                        scored = _scored(step.logits[row], step.ids[row], alternatives, tokenizer)
+                        result.setdefault("tokens", []).append(scored)
+            if all(text.is_stopped for text in texts):
+                break
+    for text, result in zip(texts, results, strict=True):
+        result["finish"] = "stop" if text.is_stopped else "length"
+        result["text"] += "" if text.is_stopped else text.rest()
+        if engine.acceptance_rate is not None:
+            result["acceptance_rate"] = engine.acceptance_rate
+    return results
+
+
+def _scored(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> Json:
+    """Return a token, and the likeliest ones in its place, with their log-probabilities."""
+    scores = logits.float().log_softmax(dim=-1).cpu()
+
+    def entry(number: int) -> Json:
+        text = tokenizer.decode([number], skip_special=False)
+        return {"id": number, "text": text, "logprob": scores[number].item()}
+
+    likeliest = scores.topk(min(alternatives, len(scores))).indices.tolist()
+    return entry(token) | {"top": [entry(number) for number in likeliest]}

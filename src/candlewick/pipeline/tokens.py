@@ -1,0 +1,167 @@
+"""The text of a run as token datasets, each made once and then named in the place of the text.
+
+    data.train_shards    tokens                        data.validation_shards   validation
+    data.mixture         tokens_0, tokens_1, ...       data.validation_sets     validation_NAME
+
+All are made with one tokenizer: the given one, else that of a token dataset among the sources, else one that is
+trained on all sources together. They lie in the cache folder, under a name made from what they are made of, so
+that the next run with the same text finds them. The run's own config names them, so it goes on with them whatever
+becomes of the text. Without `validation_shards` each source holds out a part of its own.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from candlewick.artifacts import Manifest, json_sha256
+from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.data.cache import touch, trim
+from candlewick.data.plan import settings_of
+from candlewick.data.prepare import prepare
+from candlewick.data.sources import open_corpus
+from candlewick.data.token_shards import is_token_dataset
+from candlewick.errors import ConfigError
+from candlewick.pipeline.start import starting_from
+from candlewick.pipeline.tokenizer_stage import make_tokenizer
+from candlewick.progress import bytes_progress
+from candlewick.tokenizer.bpe import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+Parts = dict[str, tuple[str, ...]]
+"""Sources by the name of what is made of them."""
+
+
+def with_tokens(config: RunConfig, *, start: Path | None = None) -> RunConfig:
+    """Return the config with the model that the run starts from, and token datasets in the place of text.
+
+    `start` is that model's checkpoint; by default `runtime.checkpoint.init_from`. Text is prepared in the cache
+    folder. Raises what reading the text raises.
+    """
+    start = start or config.runtime.checkpoint.init_from
+    if start is not None:
+        config = starting_from(config, start, first_tokenizer(config.data))
+    data = config.data
+    text = text_parts(data)
+    if not text:
+        return config
+    cache = _cache_folder(data)
+    tokenizer, reused = _tokenizer(config, cache)
+    loaded = Tokenizer.load(tokenizer)
+    sha256 = (loaded.with_chat_tokens() if data.format == "chat" else loaded).sha256
+    folders: dict[str, Path] = {}
+    for name, uris in text.items():
+        own, hold_out = _alone(data, name)
+        key = [open_corpus(uris, data).fingerprint, asdict(settings_of(own, hold_out=hold_out)), sha256]
+        folders[name] = cache / f"tokens-{json_sha256([name in training_parts(data), *key])[:16]}"
+        _, was_there = make_tokens(data, name, tokenizer, folders[name])
+        logger.info("%s %s: %s", name, "reused" if was_there else "made", folders[name])
+        reused &= was_there
+        touch(folders[name])
+    if data.cache_max_bytes is not None and not reused:
+        trim(cache, data.cache_max_bytes, {tokenizer, *folders.values()})
+    return naming_tokens(config, folders)
+
+
+def training_parts(data: DataConfig) -> Parts:
+    """Name what is trained on, in order."""
+    if data.mixture:
+        return {f"tokens_{number}": source.shards for number, source in enumerate(data.mixture)}
+    return {"tokens": data.train_shards} if data.train_shards else {}
+
+
+def parts_of(data: DataConfig) -> Parts:
+    """Name everything that a run reads."""
+    validation = {"validation": data.validation_shards} if data.validation_shards else {}
+    sets = {f"validation_{name}": uris for name, uris in data.validation_sets.items()}
+    return {**training_parts(data), **validation, **sets}
+
+
+def text_parts(data: DataConfig) -> Parts:
+    """Name what is text and not tokens yet."""
+    return {name: uris for name, uris in parts_of(data).items() if token_dataset(uris) is None}
+
+
+def naming_tokens(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
+    """Return the config with token datasets, and the tokenizer of the first, in the place of text."""
+    data = config.data
+    named = {**parts_of(data), **{name: (str(folder),) for name, folder in folders.items()}}
+    shards = [named[name] for name in training_parts(data)]
+    update = {
+        "train_shards": () if data.mixture else named.get("tokens", ()),
+        "mixture": tuple(
+            source.model_copy(update={"shards": own}) for source, own in zip(data.mixture, shards, strict=False)
+        ),
+        "validation_shards": named.get("validation", ()),
+        "validation_sets": {name: named[f"validation_{name}"] for name in data.validation_sets},
+    }
+    first = Path(next(iter(named.values()))[0])
+    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": first / "tokenizer"})
+    return config.model_copy(update={"data": data.model_copy(update=update), "tokenizer": tokenizer})
+
+
+def make_tokens(data: DataConfig, name: str, tokenizer: Path, output: Path) -> tuple[Manifest, bool]:
+    """Prepare one part of the text at `output`; whether it was there already."""
+    own, hold_out = _alone(data, name)
+    with bytes_progress(name) as progress:
+        return prepare(own, tokenizer, output, hold_out=hold_out, progress=progress)
+
+
+def _alone(data: DataConfig, name: str) -> tuple[DataConfig, bool]:
+    """Return the settings with one part as all there is to read, and whether a part of it is held out."""
+    side = "train_shards" if name in training_parts(data) else "validation_shards"
+    nothing = {"train_shards": (), "mixture": (), "validation_shards": (), "validation_sets": {}}
+    own = data.model_copy(update={**nothing, side: parts_of(data)[name]})
+    return own, not data.validation_shards
+
+
+def token_dataset(uris: Sequence[str]) -> Path | None:
+    """Return the folder if `uris` names one token dataset, None if it names text. Raises ConfigError for both."""
+    datasets = [Path(uri) for uri in uris if "://" not in uri and is_token_dataset(Path(uri))]
+    if not datasets:
+        return None
+    if len(uris) > 1:
+        raise ConfigError(
+            f"{datasets[0]} is a token dataset and cannot stand beside other sources",
+            "give it alone, as a source of data.mixture, or give text",
+        )
+    return datasets[0]
+
+
+def first_tokenizer(data: DataConfig) -> Path | None:
+    """Return the tokenizer of the first token dataset among the sources."""
+    datasets = [token_dataset(uris) for uris in training_parts(data).values()]
+    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
+
+
+def _cache_folder(data: DataConfig) -> Path:
+    if data.cache_dir is None:
+        raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
+    return data.cache_dir
+
+
+def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path, bool]:
+    """Return the tokenizer for the run's text, made in the cache if none is given, and whether it was there."""
+    data, settings = config.data, config.tokenizer
+    given = settings.tokenizer_json or first_tokenizer(data)
+    if given is not None:
+        return given, True
+    reading = [data.format, data.documents, data.text_field, data.messages_field, data.bad_utf8]
+    key = [open_corpus(training_text(data), data).fingerprint, reading, settings.model_dump(mode="json")]
+    folder = cache / f"tokenizer-{json_sha256(key)[:16]}"
+    _, reused = train_tokenizer(data, settings, folder)
+    logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
+    touch(folder)
+    return folder, reused
+
+
+def training_text(data: DataConfig) -> tuple[str, ...]:
+    """Return everything that is trained on, as one list of sources."""
+    return tuple(dict.fromkeys(uri for uris in training_parts(data).values() for uri in uris))
+
+
+def train_tokenizer(data: DataConfig, settings: TokenizerConfig, output: Path) -> tuple[Manifest, bool]:
+    """Train the tokenizer of the config's text at `output`; whether it was there already."""
+    with bytes_progress("tokenizer") as progress:
+        return make_tokenizer(training_text(data), data, settings, output, progress=progress)

@@ -1,0 +1,55 @@
+import json
+import shutil
+
+import pytest
+
+from candlewick.cli.main import main
+
+
+@pytest.fixture
+def other(trained, tmp_path):
+    """The trained run, with other losses after step 6 and another seed."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(trained / "config.yaml", folder)
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["step"] > 6 and "train/loss" in row:
+            row["train/loss"] += 0.5
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("seed: 42", "seed: 43"))
+    return folder
+
+
+def compare(capsys, *words) -> str:
+    assert main(["compare", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_is_equal_to_itself(trained, capsys):
+    out = compare(capsys, trained, trained)
+    assert "all settings are the same" in out
+    assert "equal to the bit to the end, step 12" in out
+
+
+def test_settings_losses_and_the_first_difference_are_shown(trained, other, capsys):
+    out = compare(capsys, trained, other)
+    (setting,) = (line.split() for line in out.splitlines() if "runtime.seed" in line)
+    assert setting == ["runtime.seed", "42", "43"]
+    assert "differ from step 7 on" in out
+    for name in ("step 12", "eval/loss", "tokens_per_second", "memory_bytes"):
+        assert name in out
+    assert f"* {trained}   + {other}" in out
+
+
+def test_the_result_for_a_program(trained, other, capsys):
+    result = json.loads(compare(capsys, trained, other, "--json"))
+    assert result["settings"] == {"runtime.seed": [42, 43]}
+    assert result["first_different_step"] == 7
+
+
+def test_runs_without_a_common_step(trained, tmp_path, capsys):
+    shutil.copy(trained / "config.yaml", tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "no step of both runs is recorded" in compare(capsys, trained, tmp_path)

@@ -1,0 +1,80 @@
+import shutil
+
+import pytest
+
+from candlewick.checkpoint.huggingface import from_hugging_face
+from candlewick.checkpoint.layout import newest_valid
+from candlewick.config import RunConfig
+from candlewick.errors import CheckpointError, ConfigError
+from candlewick.pipeline.start import starting_from
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return newest_valid(trained / "checkpoints")
+
+
+def config_of(**model) -> RunConfig:
+    return RunConfig.model_validate({"model": model})
+
+
+def test_model_and_tokenizer_are_the_checkpoints(checkpoint):
+    found = starting_from(RunConfig(), checkpoint, None)
+    shape, rows = from_hugging_face(checkpoint / "config.json")
+    assert found.model == shape.model_copy(update={"vocab_size": rows})
+    assert found.tokenizer.tokenizer_json == checkpoint
+    assert found.sequence_length == 32
+    assert starting_from(found, checkpoint, None) == found
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(trained, checkpoint):
+    assert starting_from(RunConfig(), trained, None).tokenizer.tokenizer_json == checkpoint
+
+
+def test_a_setting_that_contradicts_is_named_with_both_values(checkpoint):
+    with pytest.raises(
+        ConfigError, match=r"model\.hidden_size=64 \(the checkpoint has 32\), model\.num_layers=3 \(the .* 2\)"
+    ):
+        starting_from(config_of(hidden_size=64, num_layers=3, num_attention_heads=2), checkpoint, None)
+
+
+def test_what_leaves_the_weights_as_they_are_is_free(checkpoint):
+    free = {"attn_dropout": 0.25, "residual_dropout": 0.5, "rope_mode": "on_the_fly", "vocab_size": 448}
+    model = starting_from(config_of(**free, hidden_size=32, num_attention_heads=2), checkpoint, None).model
+    assert {name: getattr(model, name) for name in free} == free
+    with pytest.raises(ConfigError, match=r"rope_mode=off \(the checkpoint has preapply\)"):
+        starting_from(config_of(rope_mode="off"), checkpoint, None)
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=300 is smaller than the 320 rows"):
+        starting_from(config_of(vocab_size=300), checkpoint, None)
+
+
+def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
+    chat = RunConfig.model_validate({"data": {"format": "chat"}})
+    assert starting_from(chat, checkpoint, None).model.vocab_size == 320  # 302 tokens
+    folder = shutil.copytree(checkpoint, tmp_path / "full")
+    shape = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(shape.replace('"vocab_size": 320', '"vocab_size": 301'))
+    assert starting_from(chat, folder, None).model.vocab_size == 320
+    assert starting_from(RunConfig(), folder, None).model.vocab_size == 301
+
+
+def test_data_of_its_tokenizer_and_of_that_with_chat_tokens_fits(checkpoint, tokenizer, tmp_path):
+    base = Tokenizer.load(checkpoint)
+    for name, own in (("base", base), ("chat", base.with_chat_tokens()), ("other", tokenizer)):
+        (tmp_path / name).mkdir()
+        own.write(tmp_path / name)
+    for name in ("base", "chat"):
+        assert starting_from(RunConfig(), checkpoint, tmp_path / name).tokenizer.tokenizer_json == tmp_path / name
+    with pytest.raises(ConfigError, match=rf"other has sha256 {tokenizer.sha256[:12]}, the tokenizer of"):
+        starting_from(RunConfig(), checkpoint, tmp_path / "other")
+
+
+def test_rows_longer_than_the_models_context_are_refused(checkpoint):
+    with pytest.raises(ConfigError, match=r"do not fit the model of .*sequence_length=64 exceeds"):
+        starting_from(RunConfig.model_validate({"data": {"sequence_length": 64}}), checkpoint, None)
+
+
+def test_there_must_be_a_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        starting_from(RunConfig(), tmp_path / "nowhere", None)
