@@ -4,22 +4,33 @@
 #   make demo   text -> tokenizer -> shards -> training -> evaluation -> samples
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
+#   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
 
 PYTHON ?= python3
+COUNT ?= 100000
+SEED ?= 0
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test check format bench docs
+.PHONY: demo test core fuzz check format bench docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -o faulthandler_timeout=180
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -o faulthandler_timeout=180 --core-rows .core.jsonl
+	$(BIN)/python docs/core_table.py .core.jsonl --check
+
+core: $(VENV)/.dev
+	$(BIN)/python -m pytest -q --core-rows .core.jsonl --deselect tests/test_core_table.py
+	$(BIN)/python docs/core_table.py .core.jsonl
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz.configs --count $(COUNT) --seed $(SEED)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

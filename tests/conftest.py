@@ -20,6 +20,34 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 from candlewick.train import telemetry
 
+CORE_ROWS = pytest.StashKey[list[tuple[str, str, float, float]]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--core-rows", metavar="FILE", help="write what `core_row` recorded, as JSON lines")
+
+
+def pytest_configure(config):
+    config.stash[CORE_ROWS] = []
+
+
+def pytest_sessionfinish(session):
+    if (file := session.config.getoption("--core-rows")) is not None:
+        rows = sorted(set(session.config.stash[CORE_ROWS]))
+        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def core_row(request):
+    """Record how far a mode is from its reference, for docs/core.md: `core_row(mode, reference, error, limit)`."""
+
+    def record(mode: str, reference: str, error: float, limit: float) -> None:
+        assert error <= limit, f"{mode}: {error} from {reference}, at most {limit} is allowed"
+        request.config.stash[CORE_ROWS].append((mode, reference, float(error), float(limit)))
+
+    return record
+
+
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
 
 WORDS = (
@@ -136,7 +164,7 @@ def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
 @pytest.fixture
 def tokens(tiny) -> Path:
     """The token dataset of `tiny()`. For reading only."""
-    return Path(open_data(tiny()).train.shards[0].base.filename).parents[1]
+    return Path(open_data(tiny()).train[0].shards[0].base.filename).parents[1]
 
 
 @pytest.fixture

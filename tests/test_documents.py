@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.main import VERBS, main
+from candlewick.cli.main import VERBS, build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -27,12 +27,10 @@ def commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "command"), list(commands()))
 def test_every_command_in_the_documents_parses(page: str, command: str):
-    from candlewick.cli import main as command_line
-
     words = shlex.split(command, comments=True)[1:]
     verb = next((word for word in words if not word.startswith("-")), None)
     try:
-        command_line._build_parser(verb).parse_args(words)
+        build_parser(verb).parse_args(words)
     except SystemExit as stop:
         if stop.code:
             pytest.fail(f"{page}: `{command}` is no command")

@@ -4,6 +4,9 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class _StderrHandler(logging.Handler):
@@ -25,9 +28,9 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def setup() -> None:
-    """Send the package's log records from INFO on to stderr, and let those from DEBUG on through to files."""
-    handler = _StderrHandler(logging.INFO)
+def setup(level: Level = "info") -> None:
+    """Send the package's log records from a level on to stderr, and let those from DEBUG on through to files."""
+    handler = _StderrHandler(level.upper())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("candlewick")
     root.handlers[:] = [handler]

@@ -70,3 +70,14 @@ def test_a_log_on_a_full_disk_is_told_and_ends_nothing(capsys):
     logging.getLogger("candlewick").info("a line")
     handler.close()
     assert "WARNING /dev/full cannot be written: [Errno 28]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_terminal_shows_a_level_on_and_the_file_everything(level, shown, tmp_path, capsys):
+    log.setup(level)
+    handler = log.add_file(tmp_path / "log.txt")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("candlewick"), name)("a line")
+    handler.close()
+    assert capsys.readouterr().err.count("a line") == shown
+    assert (tmp_path / "log.txt").read_text().count("a line") == 4

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from candlewick.log import setup
+
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
     from candlewick.config import RunConfig
 
@@ -17,7 +19,7 @@ def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -
         "--config",
         metavar="FILE",
         default=default,
-        help="YAML, TOML or JSON file, or the name of a shipped profile (demo, local, m3_medium)"
+        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (demo, local, m3_medium)"
         + (f"; default {default}" if default else ""),
     )
     parser.add_argument(
@@ -38,6 +40,27 @@ def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConf
     if config.data.cache_dir is not None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache_home()})})
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """`--verbose` and `--quiet`, the same in every verb that logs; see `setup_logging`."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "-v", "--verbose", action="store_const", const="debug", dest="log_level", help="show every message"
+    )
+    choice.add_argument(
+        "-q",
+        "--quiet",
+        action="store_const",
+        const="warning",
+        dest="log_level",
+        help="show warnings and errors only",
+    )
+
+
+def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -> None:
+    """Show messages from what the command line says on, else from `runtime.logging.level`, else from info."""
+    setup(args.log_level or (config.runtime.logging.level if config else "info"))
 
 
 def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:

@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_config, add_json, add_output, print_json, whole_number
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    add_logging,
+    add_output,
+    print_json,
+    setup_logging,
+    whole_number,
+)
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prepare.add_argument("--workers", metavar="N", type=whole_number(1), help="processes; default one per core")
     add_config(prepare)
+    add_logging(prepare)
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
 
@@ -53,14 +62,16 @@ def run(args: argparse.Namespace) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
     from candlewick.data.prepare import prepare
-    from candlewick.log import setup
     from candlewick.progress import bytes_progress
 
-    setup()
     config = load_config(args.config, args.override)
+    setup_logging(args, config)
+    if config.data.mixture and not args.sources:
+        raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
     data = config.data.model_copy(
         update={
             "train_shards": tuple(args.sources) or config.data.train_shards,
+            "mixture": (),
             "num_workers": args.workers or config.data.num_workers,
         }
     )
@@ -108,6 +119,8 @@ def _inspect(args: argparse.Namespace) -> None:
     print(f"vocabulary  {dataset.vocab_size:,} tokens, tokenizer {dataset.tokenizer_sha256[:12]}")
     print(f"validation  held out by: {details['holdout']}")
     print(f"bad UTF-8   {details['bad_utf8']['sequences']:,} sequences")
+    for what, count in details.get("left_out", {}).items():
+        print(f"{what:<12}{count:,} left out")
     for example in details["bad_utf8"]["examples"]:
         print(f"            {show(example)}")
     _print_splits(dataset.manifest)

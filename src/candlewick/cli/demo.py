@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from candlewick.cli import orchestrate
-from candlewick.cli.arguments import add_json
+from candlewick.cli.arguments import add_json, add_logging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, default=Path("runs/demo"), help="default runs/demo")
     parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="set one key")
+    add_logging(parser)
     add_json(parser)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from candlewick.cli.arguments import add_json, print_json, whole_number
+from candlewick.cli.arguments import add_json, add_logging, print_json, setup_logging, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-batches", metavar="N", type=whole_number(1), help="read at most N batches; default all"
     )
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    add_logging(parser)
     add_json(parser)
 
 
@@ -26,17 +27,13 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     from candlewick.cli.environment import cache_home
     from candlewick.config import DataConfig
-    from candlewick.log import setup
     from candlewick.parallel.env import find_device
     from candlewick.pipeline.evaluation import evaluate_checkpoint
 
-    setup()
-    # text stands on both sides, so that nothing of it is held out
+    setup_logging(args)
     metrics = evaluate_checkpoint(
         args.checkpoint,
-        DataConfig(
-            train_shards=tuple(args.sources), validation_shards=tuple(args.sources), cache_dir=cache_home()
-        ),
+        DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home()),
         device=find_device(args.device),
         max_batches=args.max_batches,
     )

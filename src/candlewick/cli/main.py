@@ -24,7 +24,10 @@ VERBS = {
     "data": "turn text into token shards, verify and inspect them",
     "generate": "write text with a checkpoint",
     "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
-    "config": "show the resolved configuration",
+    "profile": "where a training step's time and memory go",
+    "compare": "two runs side by side: settings, losses, speed",
+    "config": "show, explain and compare configurations",
+    "completion": "print a completion script for a shell",
     "doctor": "what this machine has, and what a run here would use",
 }
 _PATHS = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -53,7 +56,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _build_parser(verb: str | None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the arguments of one verb."""
     parser = _Parser(
         prog="candlewick",
         description="Give it text and a budget: it trains a transformer that runs everywhere.",
@@ -81,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     share_cores()
     try:
-        args = _build_parser(verb).parse_args(words)
+        args = build_parser(verb).parse_args(words)
         args.run(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

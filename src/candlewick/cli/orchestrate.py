@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, print_json, read_config
+from candlewick.cli.arguments import add_config, add_json, add_logging, print_json, read_config, setup_logging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,18 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text to train on, instead of the config's data.train_shards; may be given again",
     )
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help="default runs/NAME after the config")
+    add_logging(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
-    from candlewick.log import setup
     from candlewick.pipeline.runner import orchestrate
     from candlewick.train.display import printable
 
-    setup()
     given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
     config = read_config(args, given)
+    setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     result = orchestrate(config, args.run_dir or Path("runs") / Path(args.config).stem, say)
     if args.json:

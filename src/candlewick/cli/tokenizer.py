@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.artifacts import MANIFEST, Manifest, read_manifest
-from candlewick.cli.arguments import add_config, add_json, add_output, print_json
+from candlewick.cli.arguments import add_config, add_json, add_logging, add_output, print_json, setup_logging
 from candlewick.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(train, "folder to write the tokenizer to")
     add_config(train)
+    add_logging(train)
     add_json(train)
     train.set_defaults(action_run=_train)
 
@@ -55,12 +56,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
-    from candlewick.log import setup
     from candlewick.pipeline.tokenizer_stage import make_tokenizer
     from candlewick.progress import bytes_progress
 
-    setup()
     config = load_config(args.config, args.override)
+    setup_logging(args, config)
     sources = args.sources or config.data.train_shards
     if not sources:
         raise ConfigError(

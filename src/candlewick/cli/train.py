@@ -1,9 +1,10 @@
 """`candlewick train`: train a model from a config, or go on with a run."""
 
 import argparse
+import json
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, print_json, read_config
+from candlewick.cli.arguments import add_config, add_json, add_logging, print_json, read_config, setup_logging
 from candlewick.errors import ConfigError
 
 
@@ -21,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from the newest checkpoint in --run-dir, with its config unless --config is given",
     )
+    parser.add_argument(
+        "--init-from",
+        metavar="DIR",
+        help="start from the weights of this checkpoint; it brings the model section and the tokenizer",
+    )
+    add_logging(parser)
     add_json(parser)
 
 
@@ -33,11 +40,12 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    from candlewick.log import setup
     from candlewick.pipeline.training import run_training
 
-    setup()
-    result = run_training(read_config(args), run_dir, resume=args.resume)
+    given = [f"runtime.checkpoint.init_from={json.dumps(args.init_from)}"] if args.init_from else []
+    config = read_config(args, given)
+    setup_logging(args, config)
+    result = run_training(config, run_dir, resume=args.resume)
     if args.json:
         print_json(result)
     else:

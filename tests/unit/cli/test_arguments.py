@@ -1,10 +1,21 @@
 import argparse
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
-from candlewick.cli.arguments import add_config, add_json, add_output, print_json, read_config, whole_number
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    add_logging,
+    add_output,
+    print_json,
+    read_config,
+    setup_logging,
+    whole_number,
+)
+from candlewick.config import LoggingConfig, RunConfig, RuntimeConfig
 from candlewick.errors import ConfigError
 
 
@@ -57,3 +68,39 @@ def test_json_is_one_document_of_plain_text(capsys):
     assert json.loads(out) == {"path": "a", "text": "é"}
     assert "é" in out
     assert out.endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "configured", "shown"),
+    [
+        ([], "info", "IWE"),
+        ([], "error", "E"),
+        (["-v"], "info", "DIWE"),
+        (["--quiet"], "debug", "WE"),
+    ],
+)
+def test_the_command_line_says_what_is_shown_else_the_config(words, configured, shown, capsys):
+    parser = argparse.ArgumentParser()
+    add_logging(parser)
+    config = RunConfig(runtime=RuntimeConfig(logging=LoggingConfig(level=configured)))
+    setup_logging(parser.parse_args(words), config)
+    logger = logging.getLogger("candlewick.test")
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logger.log(level, "x")
+    assert "".join(line[0] for line in capsys.readouterr().err.splitlines()) == shown
+
+
+def test_a_verb_without_a_config_shows_from_info_on(capsys):
+    parser = argparse.ArgumentParser()
+    add_logging(parser)
+    setup_logging(parser.parse_args([]))
+    logging.getLogger("candlewick").debug("x")
+    logging.getLogger("candlewick").info("y")
+    assert capsys.readouterr().err == "INFO candlewick: y\n"
+
+
+def test_verbose_and_quiet_exclude_each_other(capsys):
+    parser = argparse.ArgumentParser()
+    add_logging(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-v", "-q"])

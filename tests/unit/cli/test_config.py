@@ -17,7 +17,7 @@ def test_every_setting_is_shown_in_each_format(form, capsys):
     shown = READ[form](capsys.readouterr().out)
     assert shown.keys() == RunConfig.model_fields.keys()
     assert shown["model"]["num_layers"] == 7
-    assert shown["tokenizer"]["vocab_size"] == 1024
+    assert shown["tokenizer"]["vocab_size"] == load_config("demo").tokenizer.vocab_size
 
 
 def test_what_is_shown_is_a_configuration(capsys, tmp_path):
@@ -46,3 +46,57 @@ def test_a_wrong_command_line_is_exit_2(words, capsys):
 def test_json_has_the_flag_that_it_has_everywhere(capsys):
     assert main(["config", "show", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["num_layers"] == 6
+
+
+def test_every_setting_says_what_set_it(capsys, tmp_path):
+    (tmp_path / "base.toml").write_text("[model]\nnum_layers = 2\nhidden_size = 64\n")
+    file = tmp_path / "c.yaml"
+    file.write_text("extends: base.toml\nmodel:\n  num_layers: 3\n")
+    words = ["config", "show", "--config", str(file), "--override", "data.mixture=[{shards: [a]}]", "--origins"]
+    assert main(words) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["model.num_layers"].endswith(f"  3                         {file}:3")
+    assert lines["model.hidden_size"].endswith(f"{tmp_path}/base.toml:3")
+    assert lines["model.head_dim"].endswith("  default")
+    assert lines["data.mixture"].endswith("  --override")
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model.num_layers"] == {"value": 3, "origin": f"{file}:3"}
+
+
+def test_two_configurations_are_compared(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "extends: local\noptimizer: {algorithm: sgd}\nscheduler: {total_steps: 7}\n"
+    )
+    assert main(["config", "diff", "local", str(tmp_path)]) == 0  # a run folder
+    lines = capsys.readouterr().out.splitlines()
+    assert 'optimizer.algorithm: "adam_w" -> "sgd"' in lines
+    assert "optimizer.nesterov: (no such setting) -> false" in lines
+    assert not any(line.startswith("model.") for line in lines)
+    assert main(["config", "diff", "local", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scheduler.total_steps"] == {"first": load_config("local").scheduler.total_steps, "second": 7}
+    assert found["optimizer.nesterov"] == {"second": False}
+    assert main(["config", "diff", "demo", "demo"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_schema_is_printed(capsys):
+    assert main(["config", "schema"]) == 0
+    assert "extends" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_a_key_is_explained(capsys):
+    assert main(["config", "explain", "model.hidden_size"]) == 0
+    assert "Width of the residual stream" in capsys.readouterr().out
+    assert main(["config", "explain", "hidden_size", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["default"] == "384"
+    assert main(["config", "explain", "hidden_sise"]) == 2
+    assert "did you mean model.hidden_size" in capsys.readouterr().err
+
+
+def test_the_schedule_is_drawn(capsys):
+    words = ["config", "plot-schedule", "--override", "scheduler.strategy=cosine", "--steps", "100"]
+    assert main(words) == 0
+    assert "by completed updates (cosine)" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_steps"] == 100

@@ -104,6 +104,25 @@ def test_inspect_shows_counts_and_the_first_tokens(files, capsys):
     assert "ids" not in json.loads(capsys.readouterr().out)
 
 
+def test_inspect_says_what_was_left_out(files, tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "row {i % 30}"}}\n' for i in range(50)))
+    assert prepare((tmp_path / "a.jsonl", *files[1:]), "--override", "data.deduplicate=true") == 0
+    capsys.readouterr()
+    assert main(["data", "inspect", str(files[2])]) == 0
+    assert "duplicates  20 left out" in capsys.readouterr().out
+
+
+def test_a_mixture_is_prepared_one_source_at_a_time(files, tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"data: {{mixture: [{{shards: [{files[0]}]}}]}}\ntokenizer: {{tokenizer_json: {files[1]}}}\n"
+    )
+    words = ["data", "prepare", "--config", str(config), "--output", str(files[2])]
+    assert main(words) == 2
+    assert "a mixture is prepared one source at a time" in capsys.readouterr().err
+    assert main([*words, str(files[0])]) == 0
+
+
 def test_inspect_lists_where_bad_bytes_are(files, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(b"bad \xff words\n" * 400)
     assert prepare((tmp_path / "bad.txt", *files[1:])) == 0

@@ -1,0 +1,83 @@
+import pytest
+
+from candlewick.cli.explain import _entries, explain, print_entries, readers
+from candlewick.config.schema import groups
+from candlewick.config_keys import key_types
+from candlewick.errors import ConfigError
+
+
+def test_a_setting_has_meaning_type_default_and_readers():
+    [entry] = explain("model.hidden_size")
+    assert entry["meaning"] == "Width of the residual stream (D)."
+    assert (entry["type"], entry["default"], entry["kind"]) == ("integer ≥ 1", "384", None)
+    assert any(place.startswith("model/transformer.py:") for place in entry["read_by"])
+
+
+def test_each_kind_of_section_that_has_it_is_named():
+    entries = explain("optimizer.momentum")
+    assert {entry["kind"] for entry in entries} == {"algorithm: muon", "algorithm: sgd"}
+    assert {entry["default"] for entry in entries} == {"0.95", "0.9"}
+
+
+def test_a_bare_name_finds_every_section_that_has_it():
+    assert {entry["key"] for entry in explain("max_keep")} == {
+        "runtime.checkpoint.max_keep",
+        "runtime.evaluation.best.max_keep",
+    }
+
+
+def test_a_section_names_its_keys():
+    setting, section = explain("runtime.sample")
+    assert (setting["type"], setting["default"]) == ("section or null", "on")
+    assert "temperature" in section["keys"]
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("data.mixture[0].weight", "data.mixture[].weight"),
+        ("data.validation_sets.web", "data.validation_sets"),
+        ("optimizer.learning_rate_scales.head", "optimizer.learning_rate_scales"),
+        ("data.batch_ramp", "data.batch_ramp"),
+        ("model.rope_scaling", "model.rope_scaling"),
+    ],
+)
+def test_lists_and_names_lead_to_their_setting(word, key):
+    assert key in {entry["key"] for entry in explain(word)}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.hiden_size", "did you mean model.hidden_size"),
+        ("beta3", "did you mean optimizer.beta1 or optimizer.beta2"),
+        ("xyzzyxyzzy", "see docs/config.md"),
+        ("", "see docs/config.md"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_near_ones(word, said):
+    with pytest.raises(ConfigError) as caught:
+        explain(word)
+    assert said in str(caught.value)
+
+
+def test_every_key_can_be_explained():
+    explained = {
+        tuple(entry["key"].replace("[]", "").split(".")) for group in groups() for entry in _entries(group)
+    }
+    names = {name for name in key_types() if dict not in key_types().get(name[:-1], ())}
+    assert names <= explained
+
+
+def test_readers_are_attribute_reads_outside_the_settings():
+    found = list(readers("rms_norm_eps"))
+    assert found
+    assert not any(place.startswith("config") for place in found)
+    assert not list(readers("no_such_attribute_anywhere"))
+
+
+def test_a_person_reads_lines(capsys):
+    print_entries(explain("data.order"))
+    out = capsys.readouterr().out
+    assert out.startswith("data.order\n  meaning  Rows shuffled")
+    assert "  type     global, window\n" in out
