@@ -35,9 +35,9 @@ from candlewick.data.token_shards import TokenDataset
 
 HERE = Path(__file__).resolve().parent
 SIZES = {
+    "2x128": {"n_layer": 2, "n_head": 2, "n_embd": 128},  # the demo's own
     "3x96": {"n_layer": 3, "n_head": 3, "n_embd": 96},
     "4x128": {"n_layer": 4, "n_head": 4, "n_embd": 128},
-    "6x192": {"n_layer": 6, "n_head": 6, "n_embd": 192},
 }
 LEARNING_RATES = (1e-3, 3e-3, 9e-3)
 BATCH_TOKENS = (1024, 4096)
