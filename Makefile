@@ -30,7 +30,7 @@ core: $(VENV)/.dev
 	$(BIN)/python docs/core_table.py .core.jsonl
 
 fuzz: $(VENV)/.dev
-	$(BIN)/python -m tests.fuzz.configs --count $(COUNT) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz.configs --count $(COUNT) --seed $(SEED) --processes 2
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
