@@ -64,8 +64,9 @@ def child(tiny, trained_copy, chats, cache, tmp_path, config_file):
     return file, tmp_path / "child"
 
 
-def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_copy, capsys):
+def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_copy, chats, tmp_path, capsys):
     file, folder = child
+    parent_id = read_manifest(newest_valid(trained_copy / "checkpoints")).id
     words = ["train", "--config", str(file), "--run-dir", str(folder)]
     assert main([*words, "--init-from", str(trained_copy), "--override", "scheduler.total_steps=6"]) == 0
     config = load_config(folder / "config.yaml")
@@ -83,9 +84,20 @@ def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_c
     capsys.readouterr()
     assert main(["train", "--resume", "--run-dir", str(folder), "--override", "scheduler.total_steps=8"]) == 0
     assert "done: 8 steps" in capsys.readouterr().out
-    original = [*words, "--resume", "--override", "scheduler.total_steps=9"]
-    assert main([*original, "--init-from", str(trained_copy)]) == 0  # from the settings that it began with, too
-    assert "done: 9 steps" in capsys.readouterr().out
+    original = [
+        *words,
+        "--resume",
+        "--override",
+        "scheduler.total_steps=9",
+    ]  # the settings that it began with, too
+    for parent, code, said in (("nowhere", 2, "init_from="), (trained_copy, 0, "done: 9 steps")):
+        assert main([*original, "--override", f"runtime.checkpoint.init_from={parent}"]) == code
+        assert said in "".join(capsys.readouterr())
+    assert read_manifest(newest_valid(folder / "checkpoints")).inputs["parent"] == parent_id
+    (tmp_path / "chats").mkdir()
+    shutil.copy(chats, tmp_path / "chats")
+    assert main(["eval", str(folder), str(tmp_path / "chats")]) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
 
 
 def test_only_answers_are_learned(child, trained_copy):
@@ -99,6 +111,23 @@ def test_only_answers_are_learned(child, trained_copy):
     held = [shard for shard in manifest.details["shards"] if shard["split"] == "validation"]
     assert result["metrics"]["eval/tokens"] == sum(shard["targets"] for shard in held)
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 20
+
+
+def test_a_context_is_stretched_by_training_on(child, trained_copy, capsys):
+    file, folder = child
+    words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
+    yarn = "model.rope_scaling={rope_type: yarn, factor: 2, original_max_position_embeddings: 32}"
+    longer = ["--override", "model.max_position_embeddings=64", "--override", yarn]
+    assert main([*words, *longer, "--override", "scheduler.total_steps=3"]) == 0
+    assert "done: 3 steps" in capsys.readouterr().out
+    assert load_for_inference(folder, find_device("cpu"))[0].config.max_position_embeddings == 64
+
+
+def test_rows_beyond_the_parents_context_are_told_in_one_line(child, trained_copy, capsys):
+    file, folder = child
+    words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
+    assert main([*words, "--override", "data.sequence_length=64"]) == 2
+    assert "data.sequence_length=64 exceeds the context of" in capsys.readouterr().err
 
 
 def test_settings_that_contradict_the_parent_are_told_in_one_line(child, trained_copy, capsys):

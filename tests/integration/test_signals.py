@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.checkpoint.layout import list_checkpoints, step_of
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
 from candlewick.train.trackers import read_metrics
 
@@ -49,7 +49,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(start, tmp_path, numbe
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 5, err
     (folder,) = list_checkpoints(run_dir / "checkpoints")
-    step = step_of(folder)
+    step = int(folder.name.removeprefix("step_"))
     (line,) = (line for line in err.splitlines() if line.startswith("error:"))
     assert f"stopped by {number.name} at step {step}; all of it is saved (fix: go on with --resume)" in line
     assert read_metrics(run_dir / "metrics.jsonl")[-1]["step"] == step
@@ -57,7 +57,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(start, tmp_path, numbe
     assert main(["train", "--resume", "--run-dir", str(run_dir), *more]) == 0
     steps = [row["step"] for row in read_metrics(run_dir / "metrics.jsonl") if "train/loss" in row]
     assert steps == list(range(1, step + 3))
-    assert step_of(list_checkpoints(run_dir / "checkpoints")[-1]) == step + 2
+    assert list_checkpoints(run_dir / "checkpoints")[-1].name == f"step_{step + 2:09d}"
 
 
 def test_a_second_signal_ends_at_once(start, tmp_path):

@@ -9,8 +9,10 @@
 
 Tensor names and layouts are theirs already, but for `mlp: silu`, which no class has. It is saved as a gated MLP
 whose gate is our up_proj and whose up_proj is 0 x + 1; `to_saved` and `from_saved` translate, and the key
-"candlewick" tells the two apart. Both the old and the new spelling of RoPE and of the dtype are written, because
-readers before transformers 5 know only the old one.
+"candlewick" tells the two apart. It also holds `rope_mode: on_the_fly`, the same model computed another way.
+
+Both the old and the new spelling of RoPE and of the dtype are written, because readers before transformers 5 know
+only the old one.
 """
 
 import json
@@ -23,7 +25,6 @@ from pydantic import ValidationError
 
 from candlewick.config import ModelConfig, NtkScaling
 from candlewick.errors import CheckpointError
-from candlewick.model.frequencies import effective_theta
 
 Family = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
 
@@ -60,7 +61,8 @@ _ABSENT: dict[str, dict[str, Any]] = {
     },
 }
 """What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
-_MAX_ROTARY = 1 << 29  # numbers in each of the two rotary tables: 4 million positions of heads of 128
+_OWN = {"mlp": "silu", "rope_mode": "on_the_fly"}
+"""What stands under "candlewick" beside a class of Hugging Face, if a model has it."""
 
 
 def obstacle(config: ModelConfig) -> str | None:
@@ -137,7 +139,7 @@ def to_hugging_face(
 
 def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
     """Return the shape in Hugging Face's words."""
-    theta, scaling = effective_theta(config), config.rope_scaling
+    theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
         rope = scaling.model_dump(mode="json", exclude_none=True)
@@ -161,8 +163,8 @@ def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
             shape["max_window_layers"] = 0  # the layers below it have none, for readers that know no layer_types
     if kind == "smollm3":
         shape["no_rope_layers"] = [0] * config.num_layers
-    if config.mlp == "silu":
-        shape["candlewick"] = {"mlp": "silu"}
+    if own := {name: value for name, value in _OWN.items() if getattr(config, name) == value}:
+        shape["candlewick"] = own
     return shape
 
 
@@ -193,11 +195,7 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         known = ", ".join(_CLASSES)
         raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads {known}")
     try:
-        own = fields.get("candlewick", {})
-        if not isinstance(own, dict):
-            raise _Unread("candlewick", own)
-        mlp = own.get("mlp", "swiglu")
-        settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields, mlp)
+        settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields)
         config = ModelConfig.model_validate(settings)
         vocab_size = fields["vocab_size"]
     except _Unread as error:
@@ -206,12 +204,6 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         raise CheckpointError(f"{path} lacks or contradicts a setting: {str(error)[:200]}") from None
     if type(vocab_size) is not int or vocab_size < 1:
         raise CheckpointError(f"{path} has vocab_size {vocab_size!r}")
-    if config.rope_mode == "preapply" and config.max_position_embeddings * config.head_dim > _MAX_ROTARY:
-        raise CheckpointError(
-            f"{path} asks for {config.max_position_embeddings:,} positions of heads of {config.head_dim:,}: "
-            f"more than {_MAX_ROTARY:,} numbers in a rotary table",
-            "lower max_position_embeddings",
-        )
     return config, vocab_size
 
 
@@ -229,10 +221,13 @@ def _bounded(digits: str) -> int:
     return int(digits)
 
 
-def _settings(kind: str, fields: dict[str, Any], mlp: object) -> dict[str, Any]:
+def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of ModelConfig that a config.json of Hugging Face says."""
     if fields.get("hidden_act", "silu") != "silu":
         raise _Unread("hidden_act", fields["hidden_act"])
+    own = fields.get("candlewick", {})
+    if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= _OWN.items()):
+        raise _Unread("candlewick", own)
     fields = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False, **_ABSENT[kind], **fields}
     given = {name: fields[name] for name in _SAME if name in fields}
     return {
@@ -240,7 +235,7 @@ def _settings(kind: str, fields: dict[str, Any], mlp: object) -> dict[str, Any]:
         **{name: fields[name] for name in _REQUIRED},
         "num_layers": fields["num_hidden_layers"],
         "qk_norm": kind == "qwen3",
-        "mlp": mlp,
+        **own,
         **_positions(kind, fields),
         **_windows(kind, fields),
     }

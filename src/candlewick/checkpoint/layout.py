@@ -13,6 +13,8 @@ The folder is a Hugging Face model as it is. A folder without a manifest is an u
 import logging
 import re
 import shutil
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 from candlewick.artifacts import MANIFEST, Manifest, fsync_directory, read_manifest, verify
@@ -20,7 +22,7 @@ from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 1
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-_STEP = re.compile(r"step_(\d{9})")
+_STEP = re.compile(r"step_\d{9}")
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +39,15 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(p for p in directory.iterdir() if _STEP.fullmatch(p.name) and (p / MANIFEST).is_file())
 
 
-def step_of(folder: Path) -> int:
-    """Return the step in a checkpoint folder's name."""
-    match = _STEP.fullmatch(folder.name)
-    if match is None:
-        raise CheckpointError(f"{folder} is not named like a checkpoint (step_000000500)")
-    return int(match[1])
+def checked_manifest(folder: Path, *, without: Container[str] = ()) -> Manifest:
+    """Read and verify one checkpoint's manifest and files. Raises CheckpointError with the reason.
 
-
-def checked_manifest(folder: Path) -> Manifest:
-    """Read and fully verify one checkpoint's manifest and files. Raises CheckpointError with the reason."""
+    Files `without` which the caller can do may be gone.
+    """
     try:
         manifest = read_manifest(folder, KIND, VERSION)
-        verify(folder, manifest)
+        needed = tuple(entry for entry in manifest.files if entry.name not in without)
+        verify(folder, replace(manifest, files=needed))
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None
     return manifest

@@ -6,7 +6,7 @@ its weights; to compute with them it needs a tokenizer of ours.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from candlewick.artifacts import MANIFEST, canonical_json, read_manifest, verify
+from candlewick.artifacts import MANIFEST, canonical_json
 from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
-from candlewick.checkpoint.layout import KIND, MODEL, OPTIMIZER, STATE, VERSION, checked_manifest, resolve
+from candlewick.checkpoint.layout import MODEL, OPTIMIZER, STATE, checked_manifest, resolve
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig
-from candlewick.errors import ArtifactError, CheckpointError
+from candlewick.errors import CheckpointError
 from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
@@ -137,7 +137,8 @@ def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, T
 
 def _saved_model(folder: Path) -> tuple[ModelConfig, int, dict[str, torch.Tensor]]:
     """Return the shape, the vocabulary rows and the weights of a verified folder, by our names."""
-    _verify_for_inference(folder)
+    if (folder / MANIFEST).is_file():
+        checked_manifest(folder, without=(OPTIMIZER, STATE))
     config, vocab_size = from_hugging_face(folder / "config.json")
     tensors = from_saved(config, read_tensors(folder / MODEL))
     if config.tie_word_embeddings:
@@ -149,15 +150,3 @@ def _saved_model(folder: Path) -> tuple[ModelConfig, int, dict[str, torch.Tensor
             _SAME,
         )
     return config, vocab_size, tensors
-
-
-def _verify_for_inference(folder: Path) -> None:
-    """Check the hashes of what inference reads; the optimizer and the loop's state may be gone."""
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        manifest = read_manifest(folder, KIND, VERSION)
-        needed = tuple(entry for entry in manifest.files if entry.name not in (OPTIMIZER, STATE))
-        verify(folder, replace(manifest, files=needed))
-    except ArtifactError as error:
-        raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None

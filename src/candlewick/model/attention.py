@@ -8,7 +8,8 @@ heads shares one key and value head (GQA, arXiv:2305.13245); the kernels do that
 
 A window of w hides all but the last w tokens, the token itself included (arXiv:2310.06825): a mask that is a
 band, and for T = 1 the last w keys. Documents hide what came before the token's own; then each document is an
-attention of its own, by one kernel for all of them on CUDA in half precision, elsewhere one after another. How
+attention of its own, by one kernel for all of them on CUDA in half precision, elsewhere one after another. That
+kernel takes windows too, so there each row with a window is a document, and no mask is needed. How
 many there are depends on the data, which a compiled graph must not: there it is a single opaque operation, whose
 backward pass computes the forward again.
 
@@ -17,7 +18,7 @@ Training without dropout in bfloat16, and decoding, stay on them.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from inspect import signature
 from typing import Any, cast
 
@@ -50,10 +51,18 @@ def attend(
             return _attend_opaquely([q, k, v], documents.ends, documents.host_ends, window)
         return _attend_each(q, k, v, documents.ends, documents.lengths, window)
     mask = None
+    is_cut = window is not None and new == seen and not dropout and not torch.compiler.is_compiling()
+    if is_cut and document_kernel(q.device, q.dtype, q.shape[-1]) is not None:
+        ends = torch.arange(0, (q.shape[0] + 1) * new, new, dtype=torch.int32, device=q.device)
+        return _attend_each(q, k, v, ends, [new] * q.shape[0], window)
     if window is not None and new == 1:
         k, v = k[:, :, -window:], v[:, :, -window:]
     elif window is not None or documents is not None or 1 < new < seen:
-        mask = _visible(q, seen, window, documents)
+        mask = _band(new, seen, window, q.device)
+        if documents is not None:
+            places = torch.arange(seen, device=q.device)
+            begins = places - documents.positions  # (B, T), where each token's document begins
+            mask = mask & (places >= begins[..., None])[:, None]  # (B, 1, T, T)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -65,17 +74,12 @@ def attend(
     )
 
 
-def _visible(q: Tensor, seen: int, window: int | None, documents: Documents | None) -> Tensor:
-    """Return which of the seen tokens each new one may see: (T, S), with documents (B, 1, T, T)."""
-    new = q.shape[2]
-    mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
-    if window is not None:
-        mask = mask.triu(seen - new - window + 1)
-    if documents is not None:
-        places = torch.arange(seen, device=q.device)
-        begins = places - documents.positions  # (B, T), where each token's document begins
-        mask = mask & (places >= begins[..., None])[:, None]
-    return mask
+@lru_cache(maxsize=1)  # for the other layers of a pass
+@torch.inference_mode(False)
+def _band(new: int, seen: int, window: int | None, device: torch.device) -> Tensor:
+    """Return which of the seen tokens each new one may see: (T, S)."""
+    mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
+    return mask if window is None else mask.triu(seen - new - window + 1)
 
 
 def _attend_each(
@@ -84,7 +88,7 @@ def _attend_each(
     """Attend within each document: q (B, H, T, d), k and v (B, K, T, d) -> (B, H, T, d)."""
     batch = q.shape[0]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, heads, d)
-    kernel = _document_kernel(q)
+    kernel = document_kernel(q.device, q.dtype, q.shape[-1])
     if kernel is not None:  # pragma: cuda
         ends, longest = ends[: len(lengths) + 1], max(lengths)
         y = kernel(
@@ -99,12 +103,12 @@ def _attend_each(
     return y.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def _document_kernel(q: Tensor) -> Callable[..., Tensor] | None:
+def document_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., Tensor] | None:
     """Return flash attention over documents if it takes such queries."""
-    if not (q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)):
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
-    is_new_enough = torch.cuda.get_device_capability(q.device) >= (8, 0)  # pragma: cuda
-    return _varlen() if is_new_enough and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 else None  # pragma: cuda
+    is_new_enough = torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: cuda
+    return _varlen() if is_new_enough and head_dim % 8 == 0 and head_dim <= 256 else None  # pragma: cuda
 
 
 @cache

@@ -28,14 +28,13 @@ class Documents:
     @classmethod
     def from_starts(cls, starts: Tensor) -> Self:
         """Make them from a mask (B, T) on the CPU: a document begins where it is True, and in column 0."""
-        first = starts.clone()
+        first, total = starts.clone(), starts.numel()
         first[:, 0] = True
-        flat = first.flatten()
-        places = torch.arange(flat.numel(), dtype=torch.int32)
-        begins = places[flat]
-        ends = torch.full((flat.numel() + 1,), flat.numel(), dtype=torch.int32)
+        begins = first.flatten().nonzero().flatten().int()
+        ends = torch.full((total + 1,), total, dtype=torch.int32)
         ends[: begins.numel()] = begins
-        positions = places - begins[flat.cumsum(0) - 1]
+        lengths = ends[: begins.numel() + 1].diff()
+        positions = torch.arange(total, dtype=torch.int32) - begins.repeat_interleave(lengths)
         return cls(positions.view_as(starts), ends, ends)
 
     @cached_property
@@ -45,14 +44,15 @@ class Documents:
 
     def to(self, device: torch.device) -> Self:
         """Return them on a device."""
-        if device.type == "cuda":  # pragma: cuda
-            # from pageable memory the copy would wait for all that the device still has to compute
-            positions, ends = (
-                tensor.pin_memory().to(device, non_blocking=True) for tensor in (self.positions, self.ends)
-            )
-        else:
-            positions, ends = self.positions.to(device), self.ends.to(device)
-        return replace(self, positions=positions, ends=ends)
+        return replace(self, positions=on_device(self.positions, device), ends=on_device(self.ends, device))
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for it."""
+    if device.type == "cuda":  # pragma: cuda
+        # from pageable memory the copy would wait for all that the device still has to compute
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def document_lengths(host_ends: Tensor) -> list[int]:

@@ -22,7 +22,6 @@ class ModelSize:
     """Parameters of a model, exactly."""
 
     total: int  # each stored number once: a tied embedding is counted once
-    without_embedding: int  # the same without the input embedding
     multiplied: int  # N above
 
 
@@ -49,9 +48,9 @@ def model_size(config: ModelConfig, vocab_size: int) -> ModelSize:
     if config.mlp_bias:
         vectors += raised * width + hidden
     table = vocab_size * hidden
-    rest = config.num_layers * (matrices + vectors) + hidden
-    rest += 0 if config.tie_word_embeddings else table
-    return ModelSize(table + rest, rest, config.num_layers * matrices + table)
+    tables = table if config.tie_word_embeddings else 2 * table
+    total = tables + config.num_layers * (matrices + vectors) + hidden
+    return ModelSize(total, config.num_layers * matrices + table)
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, sequence_length: int) -> FlopsPerToken:

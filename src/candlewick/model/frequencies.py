@@ -15,20 +15,12 @@ import math
 import torch
 from torch import Tensor
 
-from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
-
-
-def effective_theta(config: ModelConfig) -> float:
-    """Return the base of the frequencies, ntk's alpha folded in: what a saved model says as rope_theta."""
-    scaling, width = config.rope_scaling, config.rotary_dim
-    if isinstance(scaling, NtkScaling):
-        return config.rope_theta * scaling.alpha ** (width / (width - 2))
-    return config.rope_theta
+from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Return the angle per position of each pair, (rotary_dim / 2,) float32 on the current device."""
-    theta, width, scaling = effective_theta(config), config.rotary_dim, config.rope_scaling
+    theta, width, scaling = config.effective_theta, config.rotary_dim, config.rope_scaling
     powers = theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
     plain = 1.0 / powers
     match scaling:

@@ -7,6 +7,8 @@ Tarvainen and Valpola, arXiv:1703.01780. The price is one more copy of the weigh
 1 / (1 - decay) updates, or the average still holds the first weights.
 """
 
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
 from collections.abc import Mapping
 
 import torch
@@ -29,9 +31,12 @@ class Average:
     @torch.no_grad()
     def update(self, found_inf: Tensor | None) -> None:
         """Take the newest weights in, unless `found_inf` (0 or 1, on the device) is 1."""
-        for average, last in self._pairs():
-            change = (last - average).mul_(1 - self.decay)
-            average.add_(change if found_inf is None else change.mul_(1.0 - found_inf))
+        averages, last = zip(*self._pairs(), strict=True)
+        changes = torch._foreach_sub(last, averages)
+        torch._foreach_mul_(changes, 1 - self.decay)
+        if found_inf is not None:
+            torch._foreach_mul_(changes, 1.0 - found_inf)
+        torch._foreach_add_(averages, changes)
 
     @torch.no_grad()
     def swap(self) -> None:

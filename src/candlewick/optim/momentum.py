@@ -42,12 +42,12 @@ class _Momentum(torch.optim.Optimizer, Generic[Config]):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # there are no closures here
-        """Update all parameters that have a gradient."""
+        """Update all parameters; each has a gradient."""
         for group in self.param_groups:
-            held = [parameter for parameter in group["params"] if parameter.grad is not None]
-            grads = [own_part(parameter.grad) for parameter in held]
-            momenta = [own_part(self.state[parameter][self.kind]) for parameter in held]
-            self._update(group, [own_part(parameter) for parameter in held], grads, momenta)
+            parameters = group["params"]
+            grads = [own_part(parameter.grad) for parameter in parameters]
+            momenta = [own_part(self.state[parameter][self.kind]) for parameter in parameters]
+            self._update(group, [own_part(parameter) for parameter in parameters], grads, momenta)
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
         """Change this rank's part of weights and momenta, in place."""
@@ -59,14 +59,9 @@ class SGD(_Momentum[SGDConfig]):
     kind = "momentum_buffer"
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
-        settings: dict[str, Any] = {
-            "dampening": 0.0,
-            "maximize": False,
-            "fused": True,
-            "found_inf": self.found_inf,
-        }
-        settings |= {"momentum": self.config.momentum, "nesterov": self.config.nesterov}
-        sgd(weights, grads, [*momenta], lr=group["lr"], weight_decay=group["weight_decay"], **settings)
+        settings: dict[str, Any] = {"momentum": self.config.momentum, "nesterov": self.config.nesterov}
+        settings |= {"lr": group["lr"], "weight_decay": group["weight_decay"], "found_inf": self.found_inf}
+        sgd(weights, grads, [*momenta], dampening=0.0, maximize=False, fused=True, **settings)
 
 
 class Lion(_Momentum[LionConfig]):

@@ -73,13 +73,13 @@ def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     has_bf16 = has_native_bf16(device)
     if precision == "auto":
         precision = "mixed" if device.type == "cuda" and has_bf16 else "fp32"
-    if precision == "mixed":
-        precision = "fp16" if device.type == "cuda" and not has_bf16 else "bf16"
     if device.type == "mps" and precision != "fp32":
         raise EnvironmentFault(
             f"runtime.precision is {precision}, which this version cannot train in on mps",
             "set runtime.precision: fp32",
         )
+    if precision == "mixed":
+        precision = "fp16" if device.type == "cuda" and not has_bf16 else "bf16"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
@@ -92,11 +92,7 @@ def quiet_allocator() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    trim_threshold, top_pad, mmap_max = (
-        -1,
-        -2,
-        -4,
-    )  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of malloc.h
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD and so on of malloc.h
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 << 20)

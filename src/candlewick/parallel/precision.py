@@ -38,19 +38,21 @@ def warn_if_emulated(distributed: Distributed, hidden_size: int) -> None:
 
 def slowdown(dtype: torch.dtype, hidden_size: int, device: torch.device) -> float:
     """Return the time of a product in `dtype` over the time in float32, each the best of some."""
-    width = min(hidden_size, _MAX_WIDTH)
-    return _product_seconds(dtype, width, device) / _product_seconds(torch.float32, width, device)
+    like = torch.empty(_ROWS, min(hidden_size, _MAX_WIDTH), dtype=dtype, device=device)
+    return product_seconds(like, _MEASURE_SECONDS) / product_seconds(like.float(), _MEASURE_SECONDS)
 
 
-def _product_seconds(dtype: torch.dtype, width: int, device: torch.device) -> float:
-    left = torch.ones(_ROWS, width, dtype=dtype, device=device)
-    right = torch.ones(width, width, dtype=dtype, device=device)
-    best, end = float("inf"), time.perf_counter() + _MEASURE_SECONDS
-    torch.mm(left, right)  # the first one sets up the library
-    while best == float("inf") or time.perf_counter() < end:
-        began = time.perf_counter()
-        torch.mm(left, right)
-        if device.type == "cuda":  # pragma: cuda
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
+def product_seconds(like: torch.Tensor, seconds: float) -> float:
+    """Return the best time in `seconds` of a product with a square matrix, of the shape and kind of `like`."""
+    left, right = torch.ones_like(like), like.new_ones(like.shape[1], like.shape[1])
+    best = end = float("inf")
+    while (began := time.perf_counter()) < end:
+        torch.mm(left, right, out=like)
+        if like.is_cuda:  # pragma: cuda
+            torch.cuda.synchronize(like.device)
+        elif like.is_mps:  # pragma: mps
+            torch.mps.synchronize()
+        now = time.perf_counter()
+        best = min(best, now - began)
+        end = min(end, now + seconds)  # from the end of the first one, which sets up the library
     return best

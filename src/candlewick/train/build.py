@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from candlewick.data.batches import BatchPlan
 from candlewick.data.loader import Loader
 from candlewick.data.token_shards import TokenSplit
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.model.flops import flops_per_token
+from candlewick.model.attention import document_kernel
+from candlewick.model.flops import flops_per_token, model_size
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer, build_optimizer
@@ -26,8 +27,9 @@ from candlewick.parallel.env import Distributed, detect, quiet_allocator
 from candlewick.parallel.fsdp import gathered, whole
 from candlewick.parallel.precision import warn_if_emulated
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import most_steps, planned_steps
-from candlewick.train.evaluate import evaluate
+from candlewick.train.budget import Course, most_steps, planned_steps
+from candlewick.train.evaluate import evaluate_sets
+from candlewick.train.guards import memory_faults
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter, build_telemetry
@@ -49,8 +51,16 @@ class TrainingData:
     validation: TokenSplit
     validation_sets: Mapping[str, TokenSplit]
     dataset_id: str
+    parent: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The id of what the run began with, as "parent", if it did not begin anew."""
+
+    @property
+    def splits(self) -> dict[str, TokenSplit]:
+        """What is evaluated on, by name; the main one has the empty name."""
+        return {"": self.validation, **self.validation_sets}
 
 
+@memory_faults()
 def build(
     config: RunConfig,
     data: TrainingData,
@@ -68,12 +78,10 @@ def build(
     _warn(config, distributed)
     plan = BatchPlan.of(config.data, config.sequence_length, distributed.world_size)
     loader = _build_loader(config, data, plan, distributed)
-    planned = planned_steps(
-        config.scheduler, plan, sequence_length=config.sequence_length, epoch_rows=loader.num_rows
-    )
+    course = Course(plan)
+    state = TrainState(total_steps=_planned(config, course, loader))
     objective = _build_objective(config, data.tokenizer, distributed, is_new=not resume_run)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    state = TrainState(total_steps=planned)
     checkpoints = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
     best = (config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best"
     sweep(checkpoints)
@@ -81,62 +89,68 @@ def build(
     if resume_run:
         resumed = resume(objective.model, newest_valid(checkpoints))
         _check_same_shape(config, resumed)
-        state = _restore(config, resumed, optimizer, planned, distributed.device)
         loader.restore(resumed.state["loader"])
+        state = _restore(resumed, optimizer, distributed.device)
+        course = Course(plan, state.step, loader.samples)
+        # a time budget became a number of steps when the run was young; another end or budget is read anew
+        saved: dict[str, Any] = resumed.state["config"].get("scheduler", {})
+        planned, seconds = _planned(config, course, loader), config.scheduler.total_seconds
+        if planned is not None or saved.get("total_seconds") != seconds:
+            state.total_steps = planned
     flops = flops_per_token(config.model, objective.model.vocab_size, config.sequence_length)
-    telemetry = build_telemetry(flops, distributed.device, distributed.world_size)
+    telemetry = build_telemetry(flops, distributed.device, distributed.world_size, course.samples_after)
     parts = Parts(
         objective=objective,
         optimizer=optimizer,
         loss_scale=LossScale(state, distributed.device) if distributed.compute_dtype == torch.float16 else None,
         loader=loader,
-        max_steps=_max_steps(config, plan, loader, state.total_steps),
+        course=course,
+        max_steps=_max_steps(config, course, loader, state.total_steps),
         reporter=Reporter(config.runtime, run_dir, telemetry, loader, state.step if resume_run else None),
         evaluate=_evaluator(config, data, objective, optimizer),
         sample=_sampler(objective, optimizer, sampler),
-        snapshot=_Snapshotter(config, data, objective, optimizer, loader, state),
+        snapshot=_snapshotter(config, data, objective, optimizer, loader, state),
         checkpoints=checkpoints,
         best=best,
     )
     return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer)
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshotter:
-    """Collects what a checkpoint holds, at the moment it is called. Averages, if there are, are its weights."""
+def _snapshotter(
+    config: RunConfig,
+    data: TrainingData,
+    objective: NextTokenLoss,
+    optimizer: Optimizer,
+    loader: Loader,
+    state: TrainState,
+) -> Callable[[], Snapshot]:
+    device = next(objective.parameters()).device
 
-    config: RunConfig
-    data: TrainingData
-    objective: NextTokenLoss
-    optimizer: Optimizer
-    loader: Loader
-    state: TrainState
-
-    def __call__(self) -> Snapshot:
-        model, tokenizer, averages = self.objective.model, self.data.tokenizer, self.optimizer.averages
-        device = next(model.parameters()).device
+    def snapshot() -> Snapshot:
+        """Collect what a checkpoint holds. Averages, if there are, are its weights."""
+        model, averages = objective.model, optimizer.averages
         return Snapshot(
-            step=self.state.step,
+            step=state.step,
             weights=weights_of(model) if averages is None else {name: whole(a) for name, a in averages.items()},
-            optimizer=self.optimizer.named_state(),
+            optimizer=optimizer.named_state(),
             state={
                 "version": STATE_VERSION,
-                "counters": self.state.to_json(),
-                "loader": self.loader.state(),
+                "counters": state.to_json(),
+                "loader": loader.state(),
                 "random": random_state(device),
-                "config": self.config.model_dump(mode="json"),
+                "config": config.model_dump(mode="json"),
                 **machine(device),
             },
-            model_config=self.config.model,
+            model_config=config.model,
             vocab_size=model.vocab_size,
-            tokenizer=tokenizer,
-            inputs={"tokens": self.data.dataset_id, "tokenizer": tokenizer.sha256},
+            tokenizer=data.tokenizer,
+            inputs={"tokens": data.dataset_id, "tokenizer": data.tokenizer.sha256, **data.parent},
         )
 
+    return snapshot
 
-def _restore(
-    config: RunConfig, resumed: Resumed, optimizer: Optimizer, planned: int | None, device: torch.device
-) -> TrainState:
+
+def _restore(resumed: Resumed, optimizer: Optimizer, device: torch.device) -> TrainState:
     """Put everything but the weights and the place in the data back; return the counters."""
     optimizer.load_named_state(resumed.optimizer)
     restore_random_state(resumed.state["random"], device)
@@ -144,10 +158,7 @@ def _restore(
     for name, value in machine(device).items():
         if (before := resumed.state.get(name, value)) != value:
             logger.warning("the run had %s=%s, now it is %s: results may differ by rounding", name, before, value)
-    # a time budget became a number of steps when the run was young; any other end, or another budget, is read anew
-    saved: dict[str, Any] = resumed.state["config"].get("scheduler", {})
-    same_budget = saved.get("total_seconds") == config.scheduler.total_seconds
-    return state if planned is None and same_budget else replace(state, total_steps=planned)
+    return state
 
 
 def vocabulary_rows(configured: int | None, tokenizer: Tokenizer) -> int:
@@ -170,6 +181,13 @@ def _warn(config: RunConfig, distributed: Distributed) -> None:
     warn_if_emulated(distributed, config.model.hidden_size)
     if config.model.attn_dropout > 0 and distributed.device.type == "cpu":
         logger.warning("model.attn_dropout: the CPU's flash attention has no dropout, a slower way is taken")
+    if config.runtime.tf32 and distributed.device.type != "cuda":
+        logger.warning("runtime.tf32: only CUDA devices have it, products are in float32")
+    kind = distributed.device, distributed.compute_dtype, config.model.head_dim
+    if config.data.document_mask and distributed.device.type == "cuda" and document_kernel(*kind) is None:
+        logger.warning(
+            "data.document_mask: no kernel takes all documents at once here, so each has one of its own"
+        )
     if (setting := obstacle(config.model)) is not None:
         logger.warning("no class of Hugging Face says %s: only candlewick reads this run's checkpoints", setting)
 
@@ -186,14 +204,19 @@ def _build_loader(config: RunConfig, data: TrainingData, plan: BatchPlan, distri
     )
 
 
-def _max_steps(config: RunConfig, plan: BatchPlan, loader: Loader, total_steps: int | None) -> int | None:
+def _planned(config: RunConfig, course: Course, loader: Loader) -> int | None:
+    length = config.sequence_length
+    return planned_steps(config.scheduler, course, sequence_length=length, epoch_rows=loader.num_rows)
+
+
+def _max_steps(config: RunConfig, course: Course, loader: Loader, total_steps: int | None) -> int | None:
     """Return the updates that data.max_repetitions allows. Raises ConfigError when the run is longer."""
     limit = config.data.max_repetitions
     if limit is None:
         return None
-    most = most_steps(limit, plan, loader.repetitions)
+    most = most_steps(limit, course, loader.repetitions)
     if total_steps is not None and total_steps > most:
-        times = loader.repetitions(plan.samples_after(total_steps))
+        times = loader.repetitions(course.samples_after(total_steps))
         number = times.index(max(times))
         source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
         raise ConfigError(
@@ -209,8 +232,11 @@ def _build_objective(
 ) -> NextTokenLoss:
     """Build the model, seeded or from other weights, put the loss around it, apply what comes from outside."""
     torch.manual_seed(config.runtime.seed)
+    rows = vocabulary_rows(config.model.vocab_size, tokenizer)
+    # what cannot fit fails at once, not after all of its layers were made
+    torch.empty(model_size(config.model, rows).total, device=distributed.device)
     with torch.device("meta"):
-        model = Transformer(config.model, vocabulary_rows(config.model.vocab_size, tokenizer))
+        model = Transformer(config.model, rows)
     model.to_empty(device=distributed.device)
     model.init_buffers()
     initialize(model, config.runtime.seed)
@@ -238,24 +264,16 @@ def _evaluator(
     config: RunConfig, data: TrainingData, objective: NextTokenLoss, optimizer: Optimizer
 ) -> Callable[[int | None], dict[str, float]]:
 
-    splits = {"eval/": data.validation} | {f"eval/{name}/": split for name, split in data.validation_sets.items()}
-
     def run(max_batches: int | None) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        found: dict[int, dict[str, float]] = {}
         # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
         with optimizer.averaged(), gathered(objective):
-            for prefix, split in splits.items():
-                if id(split) not in found:  # of a mixture the first set is the main one
-                    found[id(split)] = evaluate(
-                        objective,
-                        split,
-                        config.data,
-                        sequence_length=config.sequence_length,
-                        max_batches=max_batches,
-                    )
-                metrics |= {key.replace("eval/", prefix): value for key, value in found[id(split)].items()}
-        return metrics
+            return evaluate_sets(
+                objective,
+                data.splits,
+                config.data,
+                sequence_length=config.sequence_length,
+                max_batches=max_batches,
+            )
 
     return run
 

@@ -6,6 +6,7 @@ token; over the whole split the figure is exact. Of chats only the answers count
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -15,14 +16,30 @@ from candlewick.data.token_shards import TokenSplit
 from candlewick.train.objective import NextTokenLoss
 
 
-@torch.no_grad()
-def evaluate(
+def evaluate_sets(
     objective: NextTokenLoss,
-    split: TokenSplit,
+    splits: Mapping[str, TokenSplit],
     data: DataConfig,
     *,
     sequence_length: int,
     max_batches: int | None,
+) -> dict[str, float]:
+    """Return eval/NAME/loss and so on of each split, of the one with the empty name eval/loss and so on."""
+    found: dict[int, dict[str, float]] = {}
+    metrics: dict[str, float] = {}
+    for name, split in splits.items():
+        if id(split) not in found:  # of a mixture the first set is the main one
+            found[id(split)] = evaluate(
+                objective, split, data, sequence_length=sequence_length, max_batches=max_batches
+            )
+        prefix = f"eval/{name}/" if name else "eval/"
+        metrics |= {key.replace("eval/", prefix): value for key, value in found[id(split)].items()}
+    return metrics
+
+
+@torch.no_grad()
+def evaluate(
+    objective: NextTokenLoss, split: TokenSplit, data: DataConfig, *, sequence_length: int, max_batches: int | None
 ) -> dict[str, float]:
     """Return eval/loss (nats per token), eval/perplexity, eval/accuracy, eval/bits_per_byte and eval/tokens.
 

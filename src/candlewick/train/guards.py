@@ -1,12 +1,16 @@
-"""What may end a run early: a signal, or too many updates that were not finite."""
+"""What may end a run early: a signal, too many updates that were not finite, or too little memory."""
 
 import os
+import re
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
-from candlewick.errors import Diverged
+import torch
+from torch import Tensor
+
+from candlewick.errors import Diverged, EnvironmentFault
 from candlewick.train.loss_scale import LEAST
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -41,28 +45,55 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def memory_faults() -> Generator[None]:
+    """Turn what allocators say inside the block, each in its own words, into an EnvironmentFault."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, TypeError) as error:
+        text = str(error).partition("\n")[0]
+        if not (
+            isinstance(error, MemoryError)
+            or re.search("out of memory|allocate memory|tion overflowed|Overflow when", text)
+        ):
+            raise
+        raise EnvironmentFault(
+            f"there is not enough memory: {text}",
+            "lower data.micro_batch_size or data.sequence_length, set runtime.recompute, or take a smaller model",
+        ) from None
+
+
 class NonFiniteGuard:
     """Counts skipped updates one step late, so that the host does not wait for the device."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._pending: StepResult | None = None
+        self._pending: list[Tensor] = []
+        self._copied: torch.cuda.Event | None = None
 
     def check(self, state: TrainState, result: StepResult) -> None:
         """Account for the update before this one. Raises Diverged after `limit` skipped ones in a row."""
         self.flush(state)
-        self._pending = result
+        self._pending = [figure for figure in (result.skipped, result.loss_scale) if figure is not None]
+        if result.skipped.is_cuda:  # pragma: cuda
+            # reading them where they lie would wait for all that the device has been told to do by then
+            self._pending = [figure.to("cpu", non_blocking=True) for figure in self._pending]
+            self._copied = torch.cuda.Event()
+            self._copied.record()
 
     def flush(self, state: TrainState) -> None:
         """Account for the newest update too; before a save, or the counters in it would be late."""
-        pending, self._pending = self._pending, None
-        if pending is None:
+        if not self._pending:
             return
-        if pending.skipped.item() == 0.0:
+        if self._copied is not None:  # pragma: cuda
+            self._copied.synchronize()
+        skipped, *scale = (figure.item() for figure in self._pending)
+        self._pending = []
+        if skipped == 0.0:
             state.nonfinite_in_a_row = 0
             return
         state.skipped_steps += 1
-        if pending.loss_scale is not None and pending.loss_scale.item() > LEAST:
+        if scale and scale[0] > LEAST:
             return  # how large the scale may be is found by trying; it was halved
         state.nonfinite_in_a_row += 1
         if state.nonfinite_in_a_row >= self.limit:

@@ -5,7 +5,7 @@ that the event ends.
 """
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from candlewick.config import RuntimeConfig
 from candlewick.data.loader import Loader
 from candlewick.model.flops import FlopsPerToken
+from candlewick.progress import is_wanted
 from candlewick.train.display import Display
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -31,7 +32,8 @@ class Reporter:
     ) -> None:
         self._telemetry = telemetry
         self._loader = loader
-        self._display = Display(None, enabled=runtime.logging.enable_stdout)
+        self._is_shown = runtime.logging.enable_stdout and is_wanted()
+        self._display = Display(None, enabled=self._is_shown)
         self._trackers: list[Tracker] = [JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
@@ -111,9 +113,11 @@ class Reporter:
 
     def _say(self, text: str) -> None:
         self._display.message(text)
-        logger.debug("%s", text)
+        logger.debug("%s", text, extra={"is_shown": self._is_shown})
 
 
-def build_telemetry(flops: FlopsPerToken, device: torch.device, world_size: int) -> Telemetry:
-    """Return the telemetry of a run on `world_size` devices."""
-    return Telemetry(flops.strict, flops.palm, measure_peak_flops(device) * world_size, device=device)
+def build_telemetry(
+    flops: FlopsPerToken, device: torch.device, world_size: int, work: Callable[[int], float] = float
+) -> Telemetry:
+    """Return the telemetry of a run on `world_size` devices, whose first so many updates are so much `work`."""
+    return Telemetry(flops, measure_peak_flops(device) * world_size, device=device, work=work)

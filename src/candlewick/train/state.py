@@ -24,7 +24,7 @@ class TrainState:
     step: Steps = 0
     """Completed updates."""
     tokens: Steps = 0
-    """Tokens trained on."""
+    """Tokens read: rows times their length, whether or not a loss counts."""
     total_steps: Steps | None = None
     """Where the run ends; None until a time budget has become a number of steps."""
     train_seconds: float = 0.0

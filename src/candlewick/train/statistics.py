@@ -6,6 +6,7 @@
         activation_rms    of what the part puts out, over all tokens of the update
         activation_max    the largest magnitude in it
 
+The head has no activations here: the loss takes its weights, and never holds all logits.
 The hooks that read activations exist inside `observing` only, so other updates cost nothing. They sit on the
 modules, not inside of their forward: what is made again in the backward pass is not counted twice.
 """

@@ -73,7 +73,8 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
     """Scale all gradients in place so that their norm is at most `max_norm`.
 
-    An infinite norm makes them zero and one that is not a number leaves them: either way the update is skipped.
+    A norm that is not a number leaves them as they are. What an infinite one makes of them is not finite either:
+    both times the update is skipped.
     """
     factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
     torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

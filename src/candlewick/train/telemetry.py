@@ -5,7 +5,7 @@
 
 The loop says what the time since its last word went into, so tokens/s and MFU (model FLOP/s over the device's
 peak) are those of training, and what evaluation and saving cost is a figure of its own. The ETA charges both:
-seconds per update, of late, times the updates that are left.
+seconds per row, of late, times the rows that are left.
 
 Peaks are dense bfloat16 with float32 accumulation from the makers' datasheets, whatever precision a run uses:
 MFU then compares between runs. A device that is not in the table is measured with a matrix product instead.
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+
+from candlewick.model.flops import FlopsPerToken
+from candlewick.parallel.precision import product_seconds
 
 Activity = Literal["training", "evaluation", "saving"]
 
@@ -42,24 +45,24 @@ _NEWEST_WEIGHT = 0.3
 class Telemetry:
     """Turns counts and the clock into figures per log interval.
 
-    `flops_per_token_*` are forward and backward of one token in the two conventions; `peak_flops` is the peak
-    of all ranks together, None leaves MFU out.
+    `peak_flops` is the peak of all ranks together, None leaves MFU out. `work` says how much the first so many
+    updates are, in any unit: for the ETA of a run whose updates grow.
     """
 
     def __init__(
         self,
-        flops_per_token_strict: float,
-        flops_per_token_palm: float,
+        flops: FlopsPerToken,
         peak_flops: float | None,
         *,
         device: torch.device,
+        work: Callable[[int], float] = float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._flops = {"perf/mfu_strict": flops_per_token_strict, "perf/mfu_palm": flops_per_token_palm}
+        self._flops = {"perf/mfu_strict": flops.strict, "perf/mfu_palm": flops.palm}
         self._peak_flops = peak_flops
         self._device = device
-        self._clock = clock
-        self._seconds_per_step: float | None = None
+        self._work, self._clock = work, clock
+        self._seconds_per_work: float | None = None
         self._last_step = self._last_tokens = 0
         self._last_wait = 0.0
         self.start(step=0, tokens=0)
@@ -82,7 +85,7 @@ class Telemetry:
         `step`, `tokens` and `wait_seconds` (for the loader) are totals of the run so far. Call `spent` first.
         """
         spent, self._spent = self._spent, _nothing_spent()
-        steps, self._last_step = step - self._last_step, step
+        new_work, self._last_step = self._work(step) - self._work(self._last_step), step
         new_tokens, self._last_tokens = tokens - self._last_tokens, tokens
         waited, self._last_wait = wait_seconds - self._last_wait, wait_seconds
         training, whole = max(spent["training"], 1e-9), max(sum(spent.values()), 1e-9)
@@ -96,12 +99,13 @@ class Telemetry:
         }
         if self._peak_flops is not None:
             row |= {name: speed * flops / self._peak_flops for name, flops in self._flops.items()}
-        if steps > 0:
-            newest = whole / steps
-            known = newest if self._seconds_per_step is None else self._seconds_per_step
-            self._seconds_per_step = known + _NEWEST_WEIGHT * (newest - known)
-        if total_steps is not None and self._seconds_per_step is not None:
-            row["perf/eta_seconds"] = max(0, total_steps - step) * self._seconds_per_step
+        if new_work > 0:
+            newest = whole / new_work
+            known = newest if self._seconds_per_work is None else self._seconds_per_work
+            self._seconds_per_work = known + _NEWEST_WEIGHT * (newest - known)
+        if total_steps is not None and self._seconds_per_work is not None:
+            left = max(0.0, self._work(total_steps) - self._work(step))
+            row["perf/eta_seconds"] = left * self._seconds_per_work
         return row
 
 
@@ -128,17 +132,7 @@ def measure_peak_flops(device: torch.device) -> float:
             return known
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size = 1024 if device.type == "cpu" else 4096
-    left = torch.ones(size, size, dtype=dtype, device=device)
-    out = torch.empty_like(left)
-    best, end = float("inf"), time.perf_counter() + _MEASURE_SECONDS
-    while True:
-        began = time.perf_counter()
-        torch.mm(left, left, out=out)
-        _synchronize(device)
-        now = time.perf_counter()
-        best = min(best, now - began)
-        if now >= end:
-            return 2 * size**3 / best
+    return 2 * size**3 / product_seconds(torch.empty(size, size, dtype=dtype, device=device), _MEASURE_SECONDS)
 
 
 def datasheet_flops(name: str) -> float | None:
@@ -148,10 +142,3 @@ def datasheet_flops(name: str) -> float | None:
 
 def _nothing_spent() -> dict[Activity, float]:
     return {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":  # pragma: cuda
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":  # pragma: mps
-        torch.mps.synchronize()

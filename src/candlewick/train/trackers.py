@@ -29,7 +29,7 @@ METRICS = {
     "train/skipped_steps": "updates skipped so far because a gradient was not finite",
     "train/loss_scale": "what the loss was multiplied by in fp16, of the row's last update",
     "optim/learning_rate": "learning rate of the row's last update: the schedule's multiplier times the peak",
-    "perf/tokens_per_second": "trained tokens per second of training since the last row, over all ranks",
+    "perf/tokens_per_second": "tokens read per second of training since the last row, over all ranks",
     "perf/mfu_strict": "share of peak FLOP/s: 6N without the input embedding, causal attention halved",
     "perf/mfu_palm": "share of peak FLOP/s as the PaLM paper counts: 6N + 12LHQT (arXiv:2204.02311, B)",
     "perf/data_wait_share": "share of training time spent waiting for the next batch since the last row",
@@ -38,7 +38,7 @@ METRICS = {
     "perf/memory_bytes": "highest device memory since the last row on CUDA, else memory in use",
     "perf/training_seconds": "time spent training so far, without evaluation and saving",
     "perf/eta_seconds": "expected time until the end, evaluation and saving included",
-    "data/tokens": "tokens trained on so far, over all ranks",
+    "data/tokens": "tokens read so far, over all ranks: rows times their length, whether or not a loss counts",
     "data/epoch": "passes over the training tokens so far",
     "eval/loss": "mean cross-entropy on the validation split, in nats per token",
     "eval/perplexity": "exp(eval/loss)",
@@ -52,7 +52,7 @@ METRICS = {
     "eval/NAME/bits_per_byte": "its loss in bits per UTF-8 byte",
     "stats/PART/weight_rms": "root mean square of the weights of a part: embedding, layers.0 and so on, head",
     "stats/PART/gradient_rms": "root mean square of their gradients, clipped",
-    "stats/PART/activation_rms": "root mean square of what the part puts out",
+    "stats/PART/activation_rms": "root mean square of what the part puts out; not of the head",
     "stats/PART/activation_max": "largest magnitude of what the part puts out",
 }
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""

@@ -17,8 +17,8 @@ from candlewick.data.loader import Loader, Update
 from candlewick.errors import Interrupted
 from candlewick.optim.build import Optimizer
 from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import steps_from_time
-from candlewick.train.guards import NonFiniteGuard, StopRequest
+from candlewick.train.budget import Course, steps_from_time
+from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter
@@ -40,6 +40,7 @@ class Parts:
     loss_scale: LossScale | None
     """Of fp16."""
     loader: Loader
+    course: Course
     max_steps: int | None
     """Updates that data.max_repetitions allows; None: any number."""
     reporter: Reporter
@@ -71,6 +72,7 @@ class Trainer:
         self.guard = NonFiniteGuard(runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         self.saved_step = state.step if state.step else None
+        self.whole: Metrics | None = None
 
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
@@ -79,7 +81,7 @@ class Trainer:
         a row were not finite.
         """
         parts, state, runtime = self.parts, self.state, self.runtime
-        with self.stop.listening(), parts.reporter.running(state):
+        with self.stop.listening(), parts.reporter.running(state), memory_faults():
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
@@ -88,7 +90,7 @@ class Trainer:
                 parts.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
-                state.tokens += round(update.weight_sum)
+                state.tokens = parts.loader.samples * parts.loader.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
                     parts.reporter.step(state, result, share * self.optimizer.learning_rate)
@@ -127,11 +129,10 @@ class Trainer:
 
     def _plan_end(self) -> None:
         """Turn a time budget into a number of steps, once."""
-        state, most = self.state, self.parts.max_steps
+        state, course, most = self.state, self.parts.course, self.parts.max_steps
         if state.total_steps is None:
-            state.total_steps = steps_from_time(
-                self.scheduler, step=state.step, train_seconds=state.train_seconds, max_steps=most
-            )
+            seconds = state.train_seconds
+            state.total_steps = steps_from_time(self.scheduler, course, state.step, seconds, most)
             if most is not None and state.total_steps == most:
                 logger.warning("the run ends after %d updates, before its time: data.max_repetitions", most)
 
@@ -143,7 +144,8 @@ class Trainer:
             return
         parts.reporter.trained()
         metrics = parts.evaluate(settings.max_batches)
-        parts.reporter.evaluation(state, metrics, whole=False)
+        self.whole = metrics if settings.max_batches is None else None
+        parts.reporter.evaluation(state, metrics, whole=self.whole is not None)
         state.evaluated_step = state.step
         loss = metrics["eval/loss"]
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
@@ -172,6 +174,7 @@ class Trainer:
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""
         self._save()
-        metrics = self.parts.evaluate(None)
-        self.parts.reporter.evaluation(self.state, metrics, whole=True)
-        return metrics
+        if self.whole is None or self.state.evaluated_step != self.state.step:
+            self.whole = self.parts.evaluate(None)
+            self.parts.reporter.evaluation(self.state, self.whole, whole=True)
+        return self.whole

@@ -163,7 +163,7 @@ def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(pla
 
 
 def test_what_is_in_no_class_of_hugging_face_is_read_here(make_snapshot, tmp_path):
-    shape = {"partial_rotary_factor": 0.5, "rope_mode": "on_the_fly"}
+    shape = {"partial_rotary_factor": 0.5}
     folder = save(tmp_path / "checkpoints", make_snapshot(3, **shape), max_keep=2)
     model, _ = load_for_inference(folder, CPU)
     assert model.config.partial_rotary_factor == 0.5

@@ -9,10 +9,14 @@ import torch
 
 from candlewick.artifacts import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_saved
-from candlewick.checkpoint.layout import list_checkpoints, newest_valid, step_of
+from candlewick.checkpoint.layout import list_checkpoints, newest_valid
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
 from candlewick.errors import EnvironmentFault
+
+
+def step_of(folder):
+    return int(folder.name.removeprefix("step_"))
 
 
 def names(folder):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -110,13 +111,31 @@ def test_a_kernel_gets_the_documents_without_padding_and_the_window_without_the_
         assert ends.tolist() == [0, 1, 2, 3, 13, 19, 26]
         return Kernel.apply(q, k, v, ends, window_size[0])
 
-    monkeypatch.setattr(attention, "_document_kernel", lambda q: kernel)
+    monkeypatch.setattr(attention, "document_kernel", lambda *_: kernel)
     torch._dynamo.reset()
     function = torch.compile(attend, backend="aot_eager", fullgraph=True) if is_compiled else attend
     documents = mask_of([[1, 1, 1, 10], [6, 7]], 13)
     q, k, v = inputs(2, 4, 2, 13, 13)
     expected = reference(q, k, v, window, documents.positions)
     assert_same(function(q, k, v, window=window, documents=documents), expected, (q, k, v))
+
+
+@pytest.mark.parametrize("window", [None, 1, 4])
+def test_a_kernel_gets_each_row_with_a_window_as_a_document(monkeypatch, window):
+    calls = []
+
+    def kernel(q, k, v, ends, key_ends, longest, longest_key, *, window_size, enable_gqa):
+        calls.append((ends.tolist(), longest, window_size))
+        return Kernel.apply(q, k, v, ends, window_size[0])
+
+    monkeypatch.setattr(attention, "document_kernel", lambda *_: kernel)
+    q, k, v = inputs(2, 4, 2, 13, 13)
+    assert_same(attend(q, k, v, window=window), reference(q, k, v, window), (q, k, v))
+    assert calls == ([] if window is None else [([0, 13, 26], 13, (window - 1, 0))])
+    attend(q, k, v, window=window, dropout=0.1)
+    attend(q[:, :, :4], k, v, window=window)
+    attend(q[:, :, :1], k, v, window=window)
+    assert len(calls) <= 1
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -147,6 +166,16 @@ def test_dropout_drops_weights(documents):
     mixed = attend(q, k, v, dropout=0.5, documents=documents)
     assert not torch.allclose(mixed, torch.ones_like(mixed))
     assert abs(mixed.mean().item() - 1) < 0.2
+
+
+def test_dropped_weights_are_those_of_the_formula(core_row):
+    q, k, v = inputs(2, 4, 4, 7, 7)
+    weights = reference(q, k, torch.eye(7, dtype=torch.float64).expand(2, 4, 7, 7))
+    torch.manual_seed(5)
+    mask = F.dropout(torch.ones_like(weights), 0.4)
+    torch.manual_seed(5)
+    error = assert_same(attend(q, k, v, dropout=0.4), (weights * mask) @ v, (q, k, v))
+    core_row("model.attn_dropout", "written out with the same random mask, float64", error, 1e-12)
 
 
 def test_dropout_does_not_look_across_documents():

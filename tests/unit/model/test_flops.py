@@ -39,7 +39,6 @@ def test_the_closed_form_counts_the_real_module(config, vocab_size):
     named = dict(model.named_parameters())
     size = model_size(config, vocab_size)
     assert size.total == sum(p.numel() for p in named.values())
-    assert size.without_embedding == size.total - named["model.embed_tokens.weight"].numel()
     products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     assert size.multiplied == products
 

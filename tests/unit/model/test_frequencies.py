@@ -6,7 +6,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from candlewick.config import ModelConfig
-from candlewick.model.frequencies import attention_factor, effective_theta, inverse_frequencies
+from candlewick.model.frequencies import attention_factor, inverse_frequencies
 
 SCALINGS = [
     {"rope_type": "linear", "factor": 4.0},
@@ -56,7 +56,7 @@ def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
     plain = inverse_frequencies(ModelConfig(head_dim=16)).double()
     config = ModelConfig(head_dim=16, rope_scaling={"rope_type": "ntk", "alpha": 4.0})
     found = inverse_frequencies(config).double()
-    assert effective_theta(config) == 10_000.0 * 4.0 ** (16 / 14)
+    assert config.effective_theta == 10_000.0 * 4.0 ** (16 / 14)
     expected = [(10_000.0 * 4.0 ** (16 / 14)) ** (-2 * pair / 16) for pair in range(8)]
     error = (found / torch.tensor(expected, dtype=torch.float64) - 1).abs().max().item()
     core_row("model.rope_scaling.rope_type=ntk", "frequencies written out, float64", error, 1e-6)
@@ -66,5 +66,5 @@ def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
 
 def test_only_the_rotated_channels_count():
     partial = ModelConfig(head_dim=16, partial_rotary_factor=0.5, rope_scaling={"rope_type": "ntk", "alpha": 2.0})
-    assert effective_theta(partial) == 10_000.0 * 2.0 ** (8 / 6)
+    assert partial.effective_theta == 10_000.0 * 2.0 ** (8 / 6)
     assert inverse_frequencies(partial).shape == (4,)

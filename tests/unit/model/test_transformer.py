@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -216,6 +217,19 @@ def test_dropout_acts_in_training_only(kind):
         assert torch.equal(plain(tokens), dropping(tokens))
         assert not torch.allclose(plain(tokens), dropping.train()(tokens))
         assert not torch.equal(dropping(tokens), dropping(tokens))
+
+
+def test_a_block_drops_what_each_half_adds(core_row):
+    block = build(residual_dropout=0.3, rope_mode="off").model.layers[0].train()
+    x = torch.randn(2, 20, 32)
+    torch.manual_seed(3)
+    ours = block(x, None, None, None)
+    torch.manual_seed(3)
+    first, second = (F.dropout(torch.ones_like(x), 0.3) for _ in range(2))
+    middle = x + first * block.self_attn(block.input_layernorm(x), None, None, None)
+    expected = middle + second * block.mlp(block.post_attention_layernorm(middle))
+    error = (ours - expected).abs().max() / expected.abs().max()
+    core_row("model.residual_dropout", "written out with the same random masks, float32", error.item(), 1e-6)
 
 
 def test_more_tokens_than_positions_is_an_error():

@@ -79,8 +79,8 @@ def gradients_of(name):
     [
         ("optimizer.algorithm=muon", {}),
         ("optimizer.normuon_beta2", {"normuon_beta2": 0.9}),
-        ("optimizer.cautious_decay", {"cautious_decay": True}),
-        ("optimizer.cautious_decay", {"cautious_decay": True, "normuon_beta2": 0.9}),
+        ("optimizer.cautious_decay=true", {"cautious_decay": True}),
+        ("optimizer.cautious_decay=true", {"cautious_decay": True, "normuon_beta2": 0.9}),
     ],
 )
 def test_steps_are_those_of_the_definition_in_float64(mode, changes, core_row):

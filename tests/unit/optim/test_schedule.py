@@ -16,6 +16,11 @@ def curve(total: int, **settings) -> list[float]:
     return [multiplier(config, step, total) for step in range(total + 1)]
 
 
+def shaped(strategy: str, **settings) -> SchedulerConfig:
+    """A config that may set what its strategy does not use."""
+    return SchedulerConfig().model_copy(update={"strategy": strategy, **settings})
+
+
 def plainly(strategy: str, step: int, warmup: int, lowest: float) -> float:
     """The rate of a run of 100 steps with `power` 2 and `decay_fraction` 0.4, one case after the other."""
     ramp = (step + 1) / warmup if step < warmup else 1.0
@@ -33,9 +38,7 @@ def plainly(strategy: str, step: int, warmup: int, lowest: float) -> float:
 def test_every_corner_is_that_of_the_formula(strategy, core_row):
     errors = []
     for warmup, lowest in ((10, 0.0), (10, 0.1), (0, 0.2), (80, 0.0), (99, 0.1)):
-        config = SchedulerConfig(
-            strategy=strategy, warmup_steps=warmup, min_lr=lowest, power=2.0, decay_fraction=0.4
-        )
+        config = shaped(strategy, warmup_steps=warmup, min_lr=lowest, power=2.0, decay_fraction=0.4)
         # the first, the last of the warm-up, the first after it, the middle, around the decay, the last, beyond
         steps = (0, 1, max(0, warmup - 1), warmup, warmup + 1, 50, 60, 61, 80, 99, 100, 500)
         errors += [abs(multiplier(config, step, 100) - plainly(strategy, step, warmup, lowest)) for step in steps]
@@ -109,8 +112,7 @@ def test_the_warm_up_of_a_timed_run_is_the_same_before_and_after(strategy):
 )
 @settings(max_examples=150, deadline=None)
 def test_it_is_in_bounds_and_after_the_warm_up_never_rises(strategy, total, warmup, decay, lowest, power):
-    shape = {"warmup_steps": warmup, "decay_fraction": decay, "min_lr": lowest, "power": power}
-    config = SchedulerConfig(strategy=strategy, **shape)
+    config = shaped(strategy, warmup_steps=warmup, decay_fraction=decay, min_lr=lowest, power=power)
     values = [multiplier(config, step, total) for step in range(total + 3)]
     after = values[warmup_steps(config, total) :]
     assert all(0 <= value <= 1 for value in values)

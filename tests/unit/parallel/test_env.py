@@ -83,7 +83,7 @@ def test_the_precision_of_the_products_on_each_device(monkeypatch, device, has_b
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "mixed"])
 def test_half_precision_on_mps_is_refused(monkeypatch, precision):
     monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device("mps"))
-    with pytest.raises(EnvironmentFault, match=r"cannot train in on mps.*precision: fp32"):
+    with pytest.raises(EnvironmentFault, match=rf"precision is {precision}, .*on mps.*precision: fp32"):
         detect(RuntimeConfig(precision=precision))
 
 

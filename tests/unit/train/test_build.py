@@ -8,9 +8,11 @@ import torch
 
 from candlewick.checkpoint.layout import list_checkpoints, newest_valid
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.errors import CheckpointError, ConfigError, DataError
+from candlewick.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
 from candlewick.parallel import precision
+from candlewick.parallel.env import Distributed
 from candlewick.pipeline.training import open_data, run_training
+from candlewick.train import build as build_module
 from candlewick.train.build import build, vocabulary_rows
 from candlewick.train.evaluate import evaluate
 from candlewick.train.step import train_step
@@ -87,6 +89,20 @@ def test_the_end_of_a_resumed_run_is_read_anew(tiny, built, trained_copy):
     assert end(total_steps=20) == 20
     assert end(total_tokens=2048) == 16
     assert end(total_seconds=60.0) is None
+
+
+def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, built, trained_copy):
+    data = tiny().data.model_dump(mode="json") | {"global_batch_size": 8}
+    config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
+    trainer = built(config, run_dir=trained_copy, resume_run=True)
+    # 12 updates of 4 rows are behind it, 2 of 8 make 64
+    assert (trainer.state.step, trainer.parts.loader.samples, trainer.state.total_steps) == (12, 48, 14)
+
+
+def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
+    model = tiny().model.model_dump(mode="json") | {"num_layers": 10**15}
+    with pytest.raises(EnvironmentFault, match=r"not enough memory: .*verflow.*smaller model"):
+        built(tiny(model=model))
 
 
 def test_a_time_budget_that_became_steps_is_kept_until_it_changes(tiny, built, tmp_path):
@@ -228,14 +244,15 @@ def test_text_may_not_be_read_more_often_than_allowed(tiny, built, tmp_path):
     assert timed.parts.max_steps >= 1
 
 
-def test_every_validation_set_is_evaluated(tiny, built, tmp_path):
+def test_every_validation_set_is_evaluated(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
     sets = {"again": data.validation, "train": data.train[0]}
     metrics = built(config, data=replace(data, validation_sets=sets)).parts.evaluate(2)
     main = {name: value for name, value in metrics.items() if name.count("/") == 1}
     assert len(main) == 5
-    assert all(metrics[name.replace("eval/", "eval/again/")] == value for name, value in main.items())
+    error = max(abs(metrics[name.replace("eval/", "eval/again/")] - value) for name, value in main.items())
+    core_row("data.validation_sets", "the same text as the main validation: to the bit", error, 0.0)
     assert metrics["eval/train/loss"] != metrics["eval/loss"]
     assert len(metrics) == 15
 
@@ -266,14 +283,23 @@ def test_averages_are_evaluated_sampled_and_saved(tiny, built):
 
 def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
     monkeypatch.setattr(precision, "slowdown", lambda *_: 3.0)
-    runtime = tiny().runtime.model_dump(mode="json") | {"precision": "fp16"}
+    runtime = tiny().runtime.model_dump(mode="json") | {"precision": "fp16", "tf32": True}
     model = tiny().model.model_dump(mode="json") | {"attn_dropout": 0.1, "partial_rotary_factor": 0.5}
     with caplog.at_level(logging.WARNING):
         trainer = built(tiny(runtime=runtime, model=model))
     assert "only emulates float16" in caplog.text
     assert "model.attn_dropout: the CPU's flash attention has no dropout" in caplog.text
     assert "no class of Hugging Face says partial_rotary_factor" in caplog.text
+    assert "runtime.tf32: only CUDA devices have it" in caplog.text
     assert trainer.parts.loss_scale.value.item() == 2.0**15
+
+
+def test_documents_that_no_kernel_takes_are_told(tiny, caplog):
+    data = tiny().data.model_dump(mode="json") | {"document_mask": True}
+    with caplog.at_level(logging.WARNING):
+        for device in ("cpu", "cuda"):
+            build_module._warn(tiny(data=data), Distributed(0, 1, torch.device(device), torch.float32))
+    assert caplog.text.count("data.document_mask: no kernel takes all documents at once here") == 1
 
 
 def test_statistics_are_recorded_and_change_nothing(tiny, tmp_path):

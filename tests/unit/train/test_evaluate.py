@@ -10,7 +10,8 @@ from candlewick.config import DataConfig, ModelConfig
 from candlewick.data.token_shards import TokenSplit
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
-from candlewick.train.evaluate import evaluate
+from candlewick.train import evaluate as evaluate_module
+from candlewick.train.evaluate import evaluate, evaluate_sets
 from candlewick.train.objective import NextTokenLoss
 
 T = 13
@@ -69,6 +70,22 @@ def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_ba
     assert found["eval/accuracy"] == right / count
     size = sum(len(text.encode()) for text in TEXTS)
     assert found["eval/bits_per_byte"] == pytest.approx(loss / math.log(2) / size, rel=1e-6)
+
+
+def test_each_set_has_its_own_figures_and_the_same_split_is_read_once(objective, split, monkeypatch):
+    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": None}
+    part = replace(split, shards=split.shards[:1], starts=(0,), num_tokens=50)
+    expected = evaluate(objective, split, **settings)
+    for key, value in evaluate(objective, part, **settings).items():
+        expected[key.replace("eval/", "eval/part/")] = value
+    expected |= {
+        key.replace("eval/", "eval/same/"): value for key, value in expected.items() if key.count("/") == 1
+    }
+    calls = []
+    read = evaluate_module.validation_batches
+    monkeypatch.setattr(evaluate_module, "validation_batches", lambda *a, **k: calls.append(1) or read(*a, **k))
+    assert evaluate_sets(objective, {"": split, "part": part, "same": split}, **settings) == expected
+    assert len(calls) == 2
 
 
 def test_a_part_of_the_split_is_spread_over_it(objective, split):

@@ -4,8 +4,8 @@ import signal
 import pytest
 import torch
 
-from candlewick.errors import Diverged
-from candlewick.train.guards import NonFiniteGuard, StopRequest
+from candlewick.errors import Diverged, EnvironmentFault
+from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -57,3 +57,27 @@ def test_an_overflow_that_lowers_the_loss_scale_is_no_divergence():
     guard.check(state, _result(1, 1.0))
     with pytest.raises(Diverged):
         guard.flush(state)
+
+
+def allocate(size):
+    """What the CPU's allocator says; a failing one would change how this process gets its memory."""
+    raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {size} bytes.\nmore")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: allocate(1 << 50), "not enough memory: .*tried to allocate 1125899906842624 bytes. .fix: lower"),
+        (lambda: torch.empty(1 << 40, 1 << 40), "not enough memory: .*overflow"),
+        (lambda: torch.empty(10**30), "not enough memory: .*verflow"),
+        (lambda: [0] * (1 << 62), "not enough memory: "),
+    ],
+)
+def test_too_little_memory_is_a_fault_of_the_machine(make, said):
+    with pytest.raises(EnvironmentFault, match=said), memory_faults():
+        make()
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
+        torch.ones(1, 2) @ torch.ones(1, 2)

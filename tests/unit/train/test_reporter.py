@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from candlewick import log
 from candlewick.config import LoggingConfig, RuntimeConfig
 from candlewick.model.flops import FlopsPerToken
 from candlewick.train import reporter as reporter_module
@@ -145,3 +146,23 @@ def test_statistics_and_the_loss_scale_are_recorded(tmp_path, shown):
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
     assert second["train/loss_scale"] == 1024
+
+
+@pytest.mark.parametrize(("level", "times"), [("debug", 1), ("info", 1), ("warning", 0)])
+def test_an_evaluation_is_shown_once_and_not_when_only_warnings_are(tmp_path, shown, capsys, level, times):
+    log.setup(level)
+    log_file = log.add_file(tmp_path / "log.txt")
+    reporter, state = make(tmp_path), TrainState(step=1)
+    with reporter.running(state):
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+    log_file.close()
+    assert (shown.getvalue() + capsys.readouterr().err).count("validation") == times
+    assert (tmp_path / "log.txt").read_text().count("validation") == 1
+
+
+def test_without_a_display_debugging_shows_it(tmp_path, shown, capsys):
+    log.setup("debug")
+    reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
+    with reporter.running(state):
+        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+    assert capsys.readouterr().err.count("validation") == 1

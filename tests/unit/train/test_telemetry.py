@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candlewick.model.flops import FlopsPerToken
 from candlewick.train import telemetry
 from candlewick.train.telemetry import Telemetry, datasheet_flops, measure_peak_flops, memory_bytes
 from candlewick.train.trackers import METRICS
@@ -25,9 +26,9 @@ class Clock:
         return self.now
 
 
-def make(peak_flops: float | None = 1e12) -> tuple[Telemetry, Clock]:
+def make(peak_flops: float | None = 1e12, **settings) -> tuple[Telemetry, Clock]:
     clock = Clock()
-    return Telemetry(6e6, 8e6, peak_flops, device=CPU, clock=clock), clock
+    return Telemetry(FlopsPerToken(6_000_000, 8_000_000), peak_flops, device=CPU, clock=clock, **settings), clock
 
 
 @given(training=seconds, evaluation=seconds, saving=seconds)
@@ -69,6 +70,14 @@ def test_the_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
     assert etas[:2] == [pytest.approx(99.0), pytest.approx(98.0)]
     assert 97.0 < etas[2] < 97.0 * 5
     assert etas[3] == 0.0
+
+
+def test_the_eta_knows_of_updates_that_grow():
+    meter, clock = make(work=lambda steps: min(steps, 10) + 4 * max(0, steps - 10))
+    clock.now += 5.0
+    meter.spent("training")
+    row = meter.row(step=5, tokens=5, wait_seconds=0.0, total_steps=20)
+    assert row["perf/eta_seconds"] == pytest.approx(45.0)
 
 
 def test_a_resumed_run_does_not_count_what_was_done_before():

@@ -19,9 +19,11 @@ from candlewick.config import (
     RuntimeConfig,
     SchedulerConfig,
 )
+from candlewick.data.batches import BatchPlan
 from candlewick.data.loader import Update
-from candlewick.errors import Diverged, Interrupted
+from candlewick.errors import Diverged, EnvironmentFault, Interrupted
 from candlewick.train import trainer as trainer_module
+from candlewick.train.budget import Course
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -42,6 +44,7 @@ class Stage:
             "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
         )
         self.sampling = settings.pop("sampling", True)
+        self.samples = 10 * self.state.step
         self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
         evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
@@ -55,6 +58,12 @@ class Stage:
         monkeypatch.setattr(trainer_module, "save", self.save)
         monkeypatch.setattr(trainer_module, "observing", self.observing)
         self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, MuonConfig())
+
+    sequence_length = 10
+
+    def next(self) -> Update:
+        self.samples += 10
+        return Update((), 1.0)
 
     def say(self, event: str) -> None:
         self.events.append(event)
@@ -75,7 +84,8 @@ class Stage:
             objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
             loss_scale=self.loss_scale,
-            loader=SimpleNamespace(next=lambda: Update((), 100.0)),
+            loader=self,
+            course=Course(BatchPlan(rows=10), self.state.step, self.samples),
             max_steps=self.max_steps,
             reporter=reporter,
             evaluate=self.evaluate,
@@ -130,6 +140,30 @@ def test_nothing_but_the_end_when_all_is_off(monkeypatch):
         "save checkpoints 6",
         "evaluate 6 all",
     ]
+
+
+def test_the_end_is_evaluated_once_when_every_evaluation_reads_all(monkeypatch):
+    stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"max_batches": None})
+    assert stage.trainer.run() == {"eval/loss": 1.0}
+    assert stage.events.count("evaluate 6 all") == 1
+    resumed = Stage(
+        monkeypatch,
+        evaluation={"max_batches": None},
+        state=TrainState(step=6, total_steps=6, evaluated_step=6),
+    )
+    resumed.trainer.run()
+    assert resumed.events == ["evaluate 6 all"]
+
+
+def test_too_little_memory_in_a_step_is_one_line(monkeypatch):
+    stage = Stage(monkeypatch)
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...\nmore")
+
+    monkeypatch.setattr(trainer_module, "train_step", out_of_memory)
+    with pytest.raises(EnvironmentFault, match="Tried to allocate 20.00 GiB.*micro_batch_size"):
+        stage.trainer.run()
 
 
 def test_the_end_is_sampled_from_once(monkeypatch):
