@@ -21,27 +21,34 @@ _KINDS = ("tokens-", "tokenizer-")
 _log = logging.getLogger(__name__)
 
 
+def is_cached(folder: Path) -> bool:
+    """Say whether a folder has the name of one in a cache."""
+    return folder.name.startswith(_KINDS)
+
+
 def touch(folder: Path) -> None:
     """Note that a folder is used now, if it is one of a cache."""
-    if not folder.name.startswith(_KINDS):
-        return
-    with suppress(OSError):  # a cache that cannot be written to is not trimmed either
-        os.utime(folder)
+    if is_cached(folder):
+        with suppress(OSError):  # a cache that cannot be written to is not trimmed either
+            os.utime(folder)
 
 
 def trim(cache: Path, max_bytes: int, used: Collection[Path]) -> None:
     """Remove what was not used for the longest time until at most `max_bytes` are left, but nothing in use."""
     for left in cache.glob(".del-*"):
         shutil.rmtree(left, ignore_errors=True)
-    folders = [path for path in cache.iterdir() if path.name.startswith(_KINDS) and path.is_dir()]
-    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in folders}
-    total = sum(sizes.values())
-    for folder in sorted(set(folders) - set(used), key=lambda path: path.stat().st_mtime_ns):
+    found: list[tuple[int, int, Path]] = []
+    for folder in filter(is_cached, cache.iterdir()):
+        with suppress(OSError):  # another process removes or makes it
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            found.append((folder.stat().st_mtime_ns, size, folder))
+    total, kept = sum(size for _, size, _ in found), {path.resolve() for path in used}
+    for _, size, folder in sorted(found):
         if total <= max_bytes:
             break
-        if _remove(folder):
+        if folder.resolve() not in kept and _remove(folder):
             _log.info("%s is removed from the cache, it was not used for the longest time", folder)
-            total -= sizes[folder]
+            total -= size
     if total > max_bytes:
         _log.warning("%s has %d bytes in use, more than data.cache_max_bytes=%d", cache, total, max_bytes)
 

@@ -11,44 +11,32 @@ A fast encoder is trusted only as far as it is checked: the beginnings of some d
 reference too, for at most 3 % of the time, but always in the first batch of a process.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from candlewick.artifacts import FileEntry, canonical_json, file_sha256, replace_durable
+from candlewick.config import DataConfig
 from candlewick.data.documents import BadText, Document, read
-from candlewick.data.holdout import split_of, split_of_hash
+from candlewick.data.holdout import split_of
 from candlewick.data.pieces import Piece
+from candlewick.data.sources import field_of
 from candlewick.data.token_shards import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
-from candlewick.tokenizer.encoder import Encoder, ReferenceEncoder, make_encoder
+from candlewick.tokenizer.encoder import Encoder, ReferenceEncoder, batched, make_encoder
 
 _BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
 _CHECKED_CHARACTERS = 512
 _CHECKED_SHARE = 0.03
 _CHECKS_PER_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What shapes a token dataset, besides the text and the tokenizer; as in DataConfig."""
-
-    format: Literal["text", "chat"]
-    documents: Literal["file", "line"]
-    field: str
-    bad_utf8: Literal["error", "replace", "skip"]
-    deduplicate: bool
-    validation_fraction: float | None  # None: nothing is held out
-    shard_text_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +47,7 @@ class Task:
     pieces: tuple[Piece, ...]
     text_bytes: int  # about
     key: str
-    settings: Settings
+    config: DataConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +81,24 @@ class ShardMaker:
         tokenizer_json = tokenizer.json_bytes
         self._chat = None if tokenizer.chat_ids is None else ChatTokens(tokenizer)
         self._encoder = make_encoder(tokenizer_json)
-        self._check = None
-        if not isinstance(self._encoder, ReferenceEncoder):
-            self._check = _SelfCheck(self._encoder, tokenizer_json)
-
-    @property
-    def backend(self) -> str:
-        """The name of the encoder."""
-        return self._encoder.name
+        is_checked = not isinstance(self._encoder, ReferenceEncoder)
+        self._check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
+        self.backend = self._encoder.name
 
     def run(self, task: Task, on_bytes: Callable[[int], None] | None = None) -> Receipt:
         """Write the shards of a task and return the receipt. Raises DataError for text that cannot be used."""
         bad = BadText()
         shards: list[Shard] = []
         files: list[FileEntry] = []
-        chat = self._chat if task.settings.format == "chat" else None
+        chat = self._chat if task.config.format == "chat" else None
         open_shards = {split: _OpenShard(self.target, split, chat) for split in SPLITS}
-        for batch in _batches(_documents(task, bad)):
+        documents = _documents(task, bad)
+        for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
             for split, own in open_shards.items():
-                documents = [document for place, document in batch if place == split]
-                if documents:
-                    own.add(documents, *self._encode(documents))
-                if own.text_bytes > 2 * task.settings.shard_text_bytes:  # a compressed file, of unknown length
+                if mine := [document for place, document in batch if place == split]:
+                    own.add(mine, *self._encode(mine))
+                # a compressed file, of unknown length; of a chat the text is that of the answers alone
+                if max(own.text_bytes, own.tokens) > 2 * task.config.shard_text_bytes:
                     own.write(task.index, shards, files)
             if on_bytes:
                 on_bytes(sum(len(document.text) for _, document in batch))
@@ -135,15 +119,9 @@ def read_receipt(folder: Path, task: Task) -> Receipt | None:
     """Return the receipt of a task if it was finished before and its files are whole, else None."""
     path = _receipt_path(folder, task)
     try:
-        raw = cast("dict[str, Any]", json.loads(path.read_bytes()))
-        receipt = Receipt(
-            raw["key"],
-            tuple(Shard(**item) for item in raw["shards"]),
-            tuple(FileEntry(**item) for item in raw["files"]),
-            BadText(**raw["bad_utf8"]),
-        )
+        receipt = TypeAdapter(Receipt).validate_json(path.read_bytes())
         is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     return receipt if is_whole and receipt.key == task.key else None
 
@@ -160,29 +138,13 @@ def _receipt_path(folder: Path, task: Task) -> Path:
 
 def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
     """Yield the documents of a task with the split that each belongs to, in whole even if it has parts."""
-    settings = task.settings
+    config = task.config
     for piece in task.pieces:
         split: Split = piece.split or "train"
-        for document in read(piece, settings.field, settings.bad_utf8, bad):
+        for document in read(piece, field_of(config), config.bad_utf8, bad):
             if piece.split is None and document.begins:
-                share = settings.validation_fraction or 0.0
-                split = (
-                    split_of_hash(document.digest, share) if document.digest else split_of(document.text, share)
-                )
+                split = split_of(document.text, config.validation_fraction, document.digest)
             yield split, document
-
-
-def _batches(documents: Iterator[tuple[Split, Document]]) -> Iterator[list[tuple[Split, Document]]]:
-    batch: list[tuple[Split, Document]] = []
-    characters = 0
-    for item in documents:
-        batch.append(item)
-        characters += len(item[1].text)
-        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 @dataclass

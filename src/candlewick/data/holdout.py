@@ -26,10 +26,10 @@ MIN_HASHED_DOCUMENTS = 1000
 MIN_TAIL_BYTES = 2048
 
 
-def split_of(text: str, share: float) -> Split:
-    """Return the split of a document by its hash (of its length and its first 1,024 characters)."""
+def split_of(text: str, share: float, digest: str | None = None) -> Split:
+    """Return the split of a document by its digest, else by that of its length and its first 1,024 characters."""
     head = f"{len(text)}\n{text[:1024]}".encode()
-    return split_of_hash(hashlib.sha256(head).hexdigest(), share)
+    return split_of_hash(digest or hashlib.sha256(head).hexdigest(), share)
 
 
 def split_of_hash(sha256: str, share: float) -> Split:

@@ -26,7 +26,7 @@ from candlewick.data.samples import Samples, open_rows
 from candlewick.data.token_shards import TokenSplit
 from candlewick.data.windows import Rows
 from candlewick.errors import DataError
-from candlewick.model.documents import Documents
+from candlewick.model.documents import Documents, on_device
 
 STATE_VERSION = 2
 _PREFETCHED = 2  # updates
@@ -43,15 +43,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """Return the batch on a device."""
-        tokens, targets, weights = (_to(tensor, device) for tensor in (self.tokens, self.targets, self.weights))
+        tokens, targets, weights = (on_device(x, device) for x in (self.tokens, self.targets, self.weights))
         return type(self)(tokens, targets, weights, self.documents and self.documents.to(device))
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":  # pragma: cuda
-        # from pageable memory the copy would wait for all that the device still has to compute
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +138,15 @@ class Loader:
         rows, size = self.plan.rows_at(first), self.config.micro_batch_size
         places = self._order.places(first, rows)
         own = rows // self.world_size
-        micro_batches = (
+        micro_batches = tuple(
             _batch(self._order.read(places[:, low : low + size]), self._ones)
             for low in range(self.rank * own, (self.rank + 1) * own, size)
         )
-        return Update(tuple(micro_batches), self._order.weight_sum(places) or 1.0)
+        if self.world_size > 1:
+            weight_sum = self._order.weight_sum(places)
+        else:
+            weight_sum = sum(batch.weights.sum(dtype=torch.float64).item() for batch in micro_batches)
+        return Update(micro_batches, weight_sum or 1.0)
 
 
 def _batch(rows: Rows, ones: Tensor) -> Batch:

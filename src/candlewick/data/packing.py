@@ -60,14 +60,9 @@ class PackedRows:
         used = self._row_tokens[rows]
         padded = np.flatnonzero(used < self.sequence_length)
         starts[padded, used[padded]] = True
-        return Rows(tokens, targets, self._weights(rows), starts if self._needs_starts else None)
+        return Rows(tokens, targets, self.weights(rows, _offsets), starts if self._needs_starts else None)
 
-    def weight_sum(self, rows: Numbers, _offsets: Numbers | int) -> float:
-        """Return the sum of the weights of these rows."""
-        weights = None if self._masks is None else self._weights(rows)
-        return float((self._row_tokens[rows] if weights is None else weights).sum(dtype=np.float64))
-
-    def _weights(self, rows: Numbers) -> NDArray[np.float32] | None:
+    def weights(self, rows: Numbers, _offsets: Numbers | int) -> NDArray[np.float32] | None:
         """Return the weight of each target, (rows, T), or None if all are 1."""
         used = self._row_tokens[rows, None]
         if self._masks is None:

@@ -36,14 +36,18 @@ _PLACES = (
 )
 
 
+Kind = Literal["text", "lines", "jsonl", "parquet", "chat"]
+Compression = Literal["gzip", "zstd"]
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """A file of text: where it is, what a corpus calls it, how to read it, and how to see that it changed."""
 
     path: Path
     name: str
-    kind: Literal["text", "lines", "jsonl", "parquet", "chat"]
-    compression: Literal["gzip", "zstd"] | None
+    kind: Kind
+    compression: Compression | None
     bytes: int  # on disk
     modified_ns: int
 

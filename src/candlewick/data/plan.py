@@ -12,11 +12,12 @@ workers, and any run after an interruption, makes the same shards. A task's key 
 import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import Any
 
 from candlewick.artifacts import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.encode import Settings, Task
+from candlewick.data.encode import Task
 from candlewick.data.holdout import Holdout, assign, choose
 from candlewick.data.parquet import row_groups
 from candlewick.data.pieces import MAX_PART_BYTES, Piece, SourceFile, character_cut, last_cut
@@ -32,52 +33,54 @@ Group = tuple[tuple[Piece, ...], int]
 """Consecutive pieces, and about how many bytes of text they have."""
 
 
-def settings_of(config: DataConfig, *, hold_out: bool = True) -> Settings:
+def settings_of(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
     """Return the settings that shape a token dataset; the others say how to make it or how to read it.
 
     Without `hold_out`, and where validation text is given, all of the training text is trained on.
     """
-    return Settings(
-        format=config.format,
-        documents=config.documents,
-        field=field_of(config),
-        bad_utf8=config.bad_utf8,
-        deduplicate=config.deduplicate,
-        validation_fraction=config.validation_fraction if hold_out and not config.validation_shards else None,
-        shard_text_bytes=config.shard_text_bytes,
-    )
+    is_held_out = hold_out and not config.validation_shards
+    return {
+        **config.model_dump(include={"format", "documents", "bad_utf8", "deduplicate", "shard_text_bytes"}),
+        "field": field_of(config),
+        "validation_fraction": config.validation_fraction if is_held_out else None,
+    }
 
 
 def plan(
-    corpus: Corpus | None, validation: Corpus | None, tokenizer_sha256: str, settings: Settings
+    corpus: Corpus | None,
+    validation: Corpus | None,
+    tokenizer_sha256: str,
+    config: DataConfig,
+    *,
+    hold_out: bool = True,
 ) -> tuple[Holdout, list[Task]]:
     """Return how validation is held out, and the tasks in order. Either side may be missing."""
     holdout: Holdout = "given"
     groups: list[Group] = []
     hashes: dict[SourceFile, str] = {}
     if corpus is not None:
-        holdout = "given" if settings.validation_fraction is None else choose(corpus)
-        groups += _groups(assign(corpus, holdout), corpus, settings)
+        holdout = choose(corpus) if hold_out and validation is None else "given"
+        groups += _groups(assign(corpus, holdout), corpus)
         hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:
         if corpus is not None and validation.fingerprint != corpus.fingerprint:  # the same text is on purpose
             _warn_of_copies(corpus, validation)
-        groups += _groups((Piece(file, split="validation") for file in validation.files), validation, settings)
+        groups += _groups((Piece(file, split="validation") for file in validation.files), validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
-    tasks: list[Task] = []
+    tasks, settings = list[Task](), settings_of(config, hold_out=hold_out)
     for i, (pieces, text_bytes) in enumerate(groups):
-        inputs = [VERSION, i, tokenizer_sha256, asdict(settings), [_identity(p, hashes) for p in pieces]]
-        tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), settings))
+        inputs = [VERSION, i, tokenizer_sha256, settings, [_identity(p, hashes) for p in pieces]]
+        tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), config))
     return holdout, tasks
 
 
-def whole_documents(corpus: Corpus, settings: Settings) -> list[tuple[Piece, ...]]:
+def whole_documents(corpus: Corpus) -> list[tuple[Piece, ...]]:
     """Return all of a corpus in groups of about the wanted size, in order, and no document cut."""
     parts: list[tuple[Piece, int]] = []
     for file in corpus.files:
         piece = Piece(file)
-        parts += [(piece, file.bytes)] if file.kind == "text" else _divide(piece, settings)
-    return [pieces for pieces, _ in _group(parts, settings.shard_text_bytes)]
+        parts += [(piece, file.bytes)] if file.kind == "text" else _divide(piece, corpus.config)
+    return [pieces for pieces, _ in _group(parts, corpus.config.shard_text_bytes)]
 
 
 def _identity(piece: Piece, hashes: dict[SourceFile, str]) -> list[object]:
@@ -95,10 +98,10 @@ def _warn_of_copies(corpus: Corpus, validation: Corpus) -> None:
         _log.warning("%d files are in the training and the validation text: %s", len(copies), copies[0])
 
 
-def _groups(pieces: Iterable[Piece], corpus: Corpus, settings: Settings) -> Iterator[Group]:
+def _groups(pieces: Iterable[Piece], corpus: Corpus) -> Iterator[Group]:
     """Cut and group pieces, each with the places in it that the corpus drops."""
-    parts = (part for piece in pieces for part in _divide(piece, settings))
-    for group, size in _group(parts, settings.shard_text_bytes):
+    parts = (part for piece in pieces for part in _divide(piece, corpus.config))
+    for group, size in _group(parts, corpus.config.shard_text_bytes):
         yield tuple(_dropping(piece, corpus.dropped.get(piece.file, ())) for piece in group), size
 
 
@@ -121,11 +124,11 @@ def _group(parts: Iterable[tuple[Piece, int]], wanted: int) -> Iterator[Group]:
         yield tuple(group), total
 
 
-def _divide(piece: Piece, settings: Settings) -> Iterator[tuple[Piece, int]]:
+def _divide(piece: Piece, config: DataConfig) -> Iterator[tuple[Piece, int]]:
     """Cut a piece that is too large; yield (piece, bytes of its text, about)."""
-    file, wanted = piece.file, settings.shard_text_bytes
+    file, wanted = piece.file, config.shard_text_bytes
     if file.kind == "parquet":
-        yield from _divide_rows(piece, row_groups(file, settings.field), wanted)
+        yield from _divide_rows(piece, row_groups(file, field_of(config)), wanted)
     elif file.compression is not None:
         yield piece, file.bytes * _EXPANSION
     else:

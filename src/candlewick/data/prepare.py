@@ -18,16 +18,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from candlewick.artifacts import FileEntry, Manifest, publish, require_replaceable
+from candlewick.artifacts import FileEntry, Manifest, publish
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
 from candlewick.data.duplicates import without_duplicates
-from candlewick.data.encode import Receipt, Settings, ShardMaker, Target, Task, read_receipt, receipt_entry
+from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of, whole_documents
-from candlewick.data.recipe import Recipe, alone, find
+from candlewick.data.recipe import Recipe, once
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
 from candlewick.data.workers import count_cores, in_processes
@@ -42,27 +42,47 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class Text:
     """What is to be encoded: either side may be missing, and with what."""
 
     train: Corpus | None
     validation: Corpus | None
     tokenizer: Tokenizer
-    settings: Settings
-    workers: int
+    config: DataConfig
+    hold_out: bool
+
+    @classmethod
+    def of(cls, config: DataConfig, tokenizer: Path, *, hold_out: bool = True) -> Self:
+        """Open the text of a config; see `prepare`."""
+        loaded = Tokenizer.load(tokenizer)
+        train, validation = config.train_shards, config.validation_shards
+        return cls(
+            None if validation and not train else open_corpus(train, config),
+            open_corpus(validation, config) if validation else None,
+            loaded.with_chat_tokens() if config.format == "chat" else loaded,
+            config,
+            hold_out,
+        )
+
+    @property
+    def workers(self) -> int:
+        """Processes to encode it in."""
+        return self.config.num_workers or count_cores()
 
     def recipe(self) -> Recipe:
+        """Return what the dataset is made from."""
         inputs = {
             "corpus": None if self.train is None else self.train.fingerprint,
             "tokenizer": self.tokenizer.sha256,
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
-        return Recipe(KIND, inputs, asdict(self.settings), VERSION)
+        return Recipe(KIND, inputs, settings_of(self.config, hold_out=self.hold_out), VERSION)
 
     def deduplicated(self, side: Corpus | None) -> Corpus | None:
-        if side is None or not self.settings.deduplicate:
+        """Return a side without its duplicates, if that is wanted."""
+        if side is None or not side.config.deduplicate:
             return side
-        return without_duplicates(side, whole_documents(side, self.settings), self.workers)
+        return without_duplicates(side, whole_documents(side), self.workers)
 
 
 def prepare(
@@ -74,39 +94,29 @@ def prepare(
     without `hold_out` all is for training. Raises DataError for text that cannot be used, ArtifactError if
     something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
     """
-    loaded = Tokenizer.load(tokenizer)
-    is_validation_alone = bool(config.validation_shards and not config.train_shards)
-    text = _Text(
-        train=None if is_validation_alone else open_corpus(config.train_shards, config),
-        validation=open_corpus(config.validation_shards, config) if config.validation_shards else None,
-        tokenizer=loaded.with_chat_tokens() if config.format == "chat" else loaded,
-        settings=settings_of(config, hold_out=hold_out),
-        workers=config.num_workers or count_cores(),
-    )
+    text = Text.of(config, tokenizer, hold_out=hold_out)
     recipe = text.recipe()
-    require_replaceable(output, KIND)
-    if (manifest := find(output, recipe, hashes=False)) is not None:
-        return manifest, True
-    with alone(output) as partial_folder:
-        if (manifest := find(output, recipe, hashes=False)) is not None:
-            return manifest, True  # another process was faster
-        with _stoppable(partial_folder):
-            files, details, backend = _encode(text, partial_folder, progress)
-        _require_text(config, text, details)
-        _sweep(partial_folder, files)
+
+    def make(folder: Path) -> Manifest:
+        with _stoppable(folder):
+            files, details, backend = _encode(text, folder, progress)
+        _require_text(text, details)
+        _sweep(folder, files)
         made = provenance(encoder=backend, workers=text.workers)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
-        return publish(partial_folder, output, manifest), False
+        return publish(folder, output, manifest)
+
+    return once(output, recipe, make, hashes=False)
 
 
-def _encode(text: _Text, folder: Path, progress: Progress | None) -> tuple[list[FileEntry], dict[str, Any], str]:
+def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[FileEntry], dict[str, Any], str]:
     """Write the dataset's files; return them, the manifest's details and the name of the encoder."""
     for name in ("shards", "tokenizer"):
         (folder / name).mkdir(exist_ok=True)
     written = text.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
     train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
-    holdout, tasks = plan(train, validation, text.tokenizer.sha256, text.settings)
+    holdout, tasks = plan(train, validation, text.tokenizer.sha256, text.config, hold_out=text.hold_out)
     target = Target(folder, text.tokenizer.vocab_size, text.tokenizer.delimiter_id)
     receipts, backend = _run(tasks, target, text.workers, progress)
     for task, receipt in zip(tasks, receipts, strict=True):
@@ -188,14 +198,11 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
         _log.warning(
             "%d bad UTF-8 sequences in %d documents, the first: %s", bad.sequences, bad.documents, bad.examples[0]
         )
-    splits: dict[str, dict[str, int]] = {}
-    for name in SPLITS:
-        own = [shard for shard in shards if shard.split == name]
-        splits[name] = {
-            "tokens": sum(shard.tokens for shard in own),
-            "documents": sum(shard.documents for shard in own),
-            "text_bytes": sum(shard.text_bytes for shard in own),
-        }
+    counted = ("tokens", "documents", "text_bytes")
+    splits = {
+        split: {name: sum(getattr(shard, name) for shard in shards if shard.split == split) for name in counted}
+        for split in SPLITS
+    }
     return {
         "dtype": token_dtype(target.vocab_size).str,
         "vocab_size": target.vocab_size,
@@ -209,13 +216,14 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
     }
 
 
-def _require_text(config: DataConfig, text: _Text, details: dict[str, Any]) -> None:
+def _require_text(text: Text, details: dict[str, Any]) -> None:
+    config = text.config
     if text.train is not None and not details["splits"]["train"]["text_bytes"]:
         raise DataError(
             f"no training text came out of {', '.join(config.train_shards)[:200]}",
             "give more text, or text that is not empty or left out",
         )
-    is_wanted = text.validation is not None or text.settings.validation_fraction is not None
+    is_wanted = text.validation is not None or text.hold_out
     if is_wanted and not details["splits"]["validation"]["text_bytes"]:
         raise DataError(
             f"no validation text came out of {', '.join(config.validation_shards or config.train_shards)[:200]}",

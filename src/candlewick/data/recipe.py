@@ -11,14 +11,14 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts import MANIFEST, Manifest, read_manifest, verify
+from candlewick.artifacts import MANIFEST, Manifest, read_manifest, require_replaceable, verify
 from candlewick.errors import ArtifactError
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,21 @@ def find(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | Non
         return None
     _sweep(folder, "old")
     return manifest
+
+
+def once(
+    output: Path, recipe: Recipe, make: Callable[[Path], Manifest], *, hashes: bool = True
+) -> tuple[Manifest, bool]:
+    """Return the artifact of `recipe` at `output` and whether it was there; else `make` makes it, alone.
+
+    `make` gets the folder `output`.partial. Raises ArtifactError if something else is at `output`.
+    """
+    if (found := find(output, recipe, hashes=hashes)) is not None:
+        return found, True
+    require_replaceable(output, recipe.kind)
+    with alone(output) as partial:
+        found = find(output, recipe, hashes=hashes)  # another process may have been faster
+        return (make(partial), False) if found is None else (found, True)
 
 
 @contextmanager

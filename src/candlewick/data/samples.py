@@ -46,6 +46,7 @@ class Samples:
         if len(sources) != len(self._mixture.weights):
             raise ValueError(f"{len(sources)} sources for {len(self._mixture.weights)} weights")
         self._window = None if config.order == "global" else config.shuffle_buffer_size or _WINDOW_ROWS
+        self._block = lru_cache(2 * len(sources))(_permuted_block)  # two each, as a batch may lie on a seam
         self.num_rows = sum(view.num_rows for view in self._views)
         self.identity: dict[str, Any] = {
             "dataset_id": self._ids[0] if len(self._ids) == 1 else json_sha256(self._ids),
@@ -92,7 +93,12 @@ class Samples:
 
     def weight_sum(self, places: Places) -> float:
         """Return the sum of the target weights at some places."""
-        return sum(self._views[source].weight_sum(*places[1:, own]) for source, own in self._by_source(places))
+        total = 0.0
+        for source, own in self._by_source(places):
+            rows, offsets = places[1:, own]
+            weights = self._views[source].weights(rows, offsets)
+            total += rows.size * self._length if weights is None else weights.sum(dtype=np.float64)
+        return float(total)
 
     def _by_source(self, places: Places) -> list[tuple[int, Numbers | slice]]:
         """Return each source that is there and which of the places are its own."""
@@ -108,7 +114,7 @@ class Samples:
         while done < count:
             epoch, place = divmod(first + done, n)
             key = stateless_hash("rows", self._seed, epoch, dataset_id)
-            block = _permuted_block(n, key, self._window, place // _BLOCK)[place % _BLOCK :][: count - done]
+            block = self._block(n, key, self._window, place // _BLOCK)[place % _BLOCK :][: count - done]
             out[0, done : done + block.size] = block
             shift = stateless_hash("offset", self._seed, epoch, dataset_id)
             out[1, done : done + block.size] = shift % self._length
@@ -116,7 +122,6 @@ class Samples:
         return out
 
 
-@lru_cache(maxsize=64)  # two per source, as a batch may lie on a seam
 def _permuted_block(n: int, key: int, window: int | None, number: int) -> NDArray[np.int64]:
     places = np.arange(number * _BLOCK, min(n, (number + 1) * _BLOCK))
     return permute(places, n, key) if window is None else permute_in_windows(places, n, window, key)

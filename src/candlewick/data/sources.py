@@ -18,12 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 from candlewick.artifacts import MANIFEST, file_sha256, json_sha256
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText, Document, read
-from candlewick.data.pieces import Piece, SourceFile
+from candlewick.data.pieces import Compression, Kind, Piece, SourceFile
 from candlewick.errors import DataError
 
 STDLIB = "stdlib://"
@@ -31,7 +30,7 @@ _EXTENSIONS = {
     "text": ".txt .jsonl .parquet (.txt and .jsonl also as .gz or .zst)",
     "chat": ".jsonl (also as .gz or .zst)",
 }
-_COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
 
 _log = logging.getLogger(__name__)
@@ -163,12 +162,7 @@ def _describe(path: Path, name: str, config: DataConfig) -> SourceFile | None:
     return _source_file(path, name, kind, compression)
 
 
-def _source_file(
-    path: Path,
-    name: str,
-    kind: Literal["text", "lines", "jsonl", "parquet", "chat"],
-    compression: Literal["gzip", "zstd"] | None = None,
-) -> SourceFile:
+def _source_file(path: Path, name: str, kind: Kind, compression: Compression | None = None) -> SourceFile:
     if not os.access(path, os.R_OK):
         raise DataError(f"{path} cannot be read", "check its permissions")
     status = path.stat()

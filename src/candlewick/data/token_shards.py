@@ -141,17 +141,13 @@ class TokenSplit:
         """Tokens that count as targets; `num_bytes` is the text that they stand for."""
         return self.num_tokens - self.masked_tokens
 
-    def shard_of(self, position: int) -> int:
-        """Return the number of the shard that a token lies in."""
-        return bisect_right(self.starts, position) - 1
-
     def window(self, start: int, length: int) -> Tokens:
         """Return a copy of `length` tokens from `start` on; after the last token comes the first."""
         out = np.empty(length, self.shards[0].dtype)
         filled = 0
         while filled < length:
             position = (start + filled) % self.num_tokens
-            number = self.shard_of(position)
+            number = bisect_right(self.starts, position) - 1
             part = self.shards[number][position - self.starts[number] :][: length - filled]
             out[filled : filled + len(part)] = part
             filled += len(part)
@@ -214,7 +210,7 @@ def verify_shards(dataset: TokenDataset) -> None:
             mask = _map(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
                 raise ArtifactError(f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0")
-        if int(tokens.max()) != shard.max_id:
+        if int(tokens.max()) > shard.max_id:
             raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}")
         if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
             raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order")

@@ -91,11 +91,3 @@ class Windows:
             weights = np.ones((len(rows), self.sequence_length), np.float32)
         weights[is_last, self.last_row_tokens :] = 0
         return weights
-
-    def weight_sum(self, rows: Numbers, offsets: Numbers | int) -> float:
-        """Return the sum of the weights of these rows."""
-        weights = None if self._masks is None else self.weights(rows, offsets)
-        if weights is not None:
-            return float(weights.sum(dtype=np.float64))
-        missing = self.sequence_length - self.last_row_tokens
-        return float(len(rows) * self.sequence_length - missing * np.count_nonzero(rows == self.num_rows - 1))

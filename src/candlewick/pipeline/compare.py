@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from candlewick.config_io import flatten, load_config
+from candlewick.config import RunConfig
+from candlewick.config_io import differences, load_config
 from candlewick.train.trackers import read_metrics
 
 Json = dict[str, Any]
@@ -25,12 +26,12 @@ _NUM_STEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    settings: Json
+    config: RunConfig
     rows: list[Json]
 
     @classmethod
     def read(cls, folder: Path) -> "_Run":
-        return cls(flatten(load_config(folder / "config.yaml")), read_metrics(folder / "metrics.jsonl"))
+        return cls(load_config(folder / "config.yaml"), read_metrics(folder / "metrics.jsonl"))
 
     def figures(self, name: str) -> dict[int, float | None]:
         """Return the values of a figure by step; None is one that was not finite."""
@@ -64,34 +65,26 @@ class _Run:
 def compare_runs(first: Path, second: Path) -> Json:
     """Return the comparison of two run folders; pairs are (first, second), None where a run does not say.
 
-    Raises ConfigError or DataError for a folder that is no run's.
+    A figure of validation is of `tokens` of it: before the end of a run they are a part. Raises ConfigError or
+    DataError for a folder that is no run's.
     """
     pair = _Run.read(first), _Run.read(second)
-    keys = [*pair[0].settings, *(key for key in pair[1].settings if key not in pair[0].settings)]
-    missing = object()
     window = _SMOOTHED_SHARE * min(run.last("data/tokens") or 0.0 for run in pair)
     curves = [run.smoothed(window) for run in pair]
     common = sorted(curves[0].keys() & curves[1].keys())
     shown = sorted({common[round(at)] for at in np.linspace(0, len(common) - 1, _NUM_STEPS)}) if common else []
-    sets = sorted({name for run in pair for row in run.rows for name in row if _is_validation_loss(name)})
+    names = sorted({name for run in pair for row in run.rows for name in row if name.startswith("eval/")})
+    validation = [name for name in names if name.endswith(("/loss", "/bits_per_byte", "/tokens"))]
     return {
         "runs": [str(first), str(second)],
-        "settings": {
-            key: [run.settings.get(key) for run in pair]
-            for key in keys
-            if pair[0].settings.get(key, missing) != pair[1].settings.get(key, missing)
-        },
+        "settings": differences(pair[0].config, pair[1].config),
         "smoothed_over_tokens": window,
         "training_loss": {step: [curve[step] for curve in curves] for step in shown},
-        "validation_loss": {name: [run.last(name) for run in pair] for name in sets},
+        "validation": {name: [run.last(name) for run in pair] for name in validation},
         "figures": {name: [figure(run) for run in pair] for name, figure in _FIGURES.items()},
         **_first_difference(*pair),
         "curves": [list(curve.items()) for curve in curves],
     }
-
-
-def _is_validation_loss(name: str) -> bool:
-    return name.startswith("eval/") and name.endswith("/loss")
 
 
 def _first_difference(first: _Run, second: _Run) -> Json:

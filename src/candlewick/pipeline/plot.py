@@ -63,6 +63,8 @@ def plot(
         f"{'':{_LABEL_WIDTH}}  {first}{last:>{columns - len(first)}}",
     ]
     legend = [f"{mark} {name}" for name, mark in marks.items()] if len(marks) > 1 else []
+    if any(_SHARED in row for row in cells):
+        legend.append(f"{_SHARED} {'both' if len(marks) == 2 else 'several'}")
     lines.append(f"{'':{_LABEL_WIDTH}}  " + "   ".join([x_label, *legend]).strip())
     return "\n".join(line.rstrip() for line in lines)
 

@@ -9,7 +9,7 @@ norm. Then other steps under `torch.profiler`, for the single operators and the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from operator import attrgetter
@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 
 from candlewick.config import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
 from candlewick.data.loader import Batch
 from candlewick.optim.shard import own_part
+from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import with_tokens
 from candlewick.pipeline.training import open_data
 from candlewick.train.build import build
@@ -78,8 +80,8 @@ class Stopwatch:
         if self._device.type == "cuda":  # pragma: cuda
             torch.cuda.synchronize(self._device)
         spent: dict[str, float] = {}
-        for (part, begin), (_, end) in pairwise(marks):
-            seconds = end - begin if isinstance(end, float) else begin.elapsed_time(end) / 1e3
+        for (part, start), (_, end) in pairwise(marks):
+            seconds = end - start if isinstance(end, float) else start.elapsed_time(end) / 1e3
             spent[part] = spent.get(part, 0.0) + seconds
         return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
@@ -98,10 +100,10 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> Json:
     """Watch `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
 
     The figures: seconds of a step, seconds and share of each of its parts and of its costliest operators, and
-    bytes of memory. Activations are what autograd keeps of one micro-batch; what selective recomputation keeps
-    is not seen. Raises what building a run raises.
+    bytes of memory. Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes
+    on the way forward; what selective recomputation keeps is not seen. Raises what building a run raises.
     """
-    config = with_tokens(config)
+    config = with_tokens(begin(config, None)[0])
     quiet = {
         "checkpoint": CheckpointConfig(init_from=config.runtime.checkpoint.init_from),
         "evaluation": EvaluationConfig(),
@@ -207,8 +209,17 @@ def _trace(
     if is_cuda:  # pragma: cuda
         torch.cuda.memory._dump_snapshot(str(output / "memory.pickle"))  # pyright: ignore[reportPrivateUsage]
         torch.cuda.memory._record_memory_history(enabled=None)  # pyright: ignore[reportPrivateUsage]
-    events: list[Any] = [event for event in profiler.key_averages() if event.key not in ignored]
-    own = attrgetter("self_device_time_total" if is_cuda else "self_cpu_time_total")  # microseconds
+    attribute = "self_device_time_total" if is_cuda else "self_cpu_time_total"
+    return _costliest(profiler.key_averages(), steps, attribute, ignored)
+
+
+def _costliest(found: Iterable[Any], steps: int, attribute: str, ignored: set[str]) -> list[Json]:
+    """Return the operators with the most time, an `attribute` of them in microseconds.
+
+    The kernels that an operator starts are in its time, and found once more as events of the device.
+    """
+    events = [event for event in found if event.device_type == DeviceType.CPU and event.key not in ignored]
+    own = attrgetter(attribute)
     total = sum(map(own, events))
     return [
         {"name": e.key, "calls": e.count / steps, "seconds": own(e) / 1e6 / steps, "share": own(e) / total}
@@ -228,9 +239,10 @@ def _activations(objective: NextTokenLoss, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective(batch.tokens, batch.targets, batch.weights, 1.0, batch.documents)
-    del loss  # only now: what it holds would give its memory to others
-    return sum(kept.values())
+        loss: Any = objective(batch.tokens, batch.targets, batch.weights, 1.0, batch.documents)
+    of_loss = [grad for grad in loss.grad_fn.grads if grad is not None]  # made on the way forward, not saved
+    # until here the loss holds on to all that was seen, so no two of them can have had the same memory
+    return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)
 
 
 def _memory(parts: Parts, device: torch.device) -> dict[str, int]:

@@ -10,6 +10,7 @@ any working directory.
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
 from candlewick.pipeline.stages import make
-from candlewick.pipeline.start import starting_from
+from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import (
     first_tokenizer,
     make_tokens,
@@ -52,9 +53,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
         raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
     run_dir = run_dir.resolve()
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    if (start := config.runtime.checkpoint.init_from) is not None:
-        start = newest_valid(directory) if list_checkpoints(directory) else start
-        config = starting_from(config, start, first_tokenizer(config.data))
+    config, parent = begin(config, newest_valid(directory) if list_checkpoints(directory) else None)
     folders = {name: run_dir / name for name in text_parts(config.data)}
     training = naming_tokens(config, folders) if folders else config
     # before anything that the run needs is replaced
@@ -65,7 +64,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
         replace_durable(run_dir / name, text.encode())
 
     tokens = {name: read_manifest(Path(uris[0])).id for name, uris in parts_of(training.data).items()}
-    checkpoint = _train(training, run_dir, tokens, is_started, say)
+    checkpoint = _train(training, run_dir, tokens | parent, is_started, say)
     device = find_device(config.runtime.device)
     metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
     samples = _sample(config, run_dir, checkpoint, device, say)
@@ -93,10 +92,10 @@ def _tokenize(config: RunConfig, run_dir: Path, folders: Mapping[str, Path], say
         )
 
 
-def _train(config: RunConfig, run_dir: Path, tokens: Mapping[str, str], is_started: bool, say: Say) -> Path:
-    """Train unless the run folder holds the finished run of this config on these tokens; return its checkpoint."""
+def _train(config: RunConfig, run_dir: Path, inputs: Mapping[str, str], is_started: bool, say: Say) -> Path:
+    """Train unless the run folder holds the finished run of this config and inputs; return its checkpoint."""
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    recipe = Recipe("result", tokens, _deciding(config))
+    recipe = Recipe("result", inputs, _deciding(config))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
@@ -105,8 +104,7 @@ def _train(config: RunConfig, run_dir: Path, tokens: Mapping[str, str], is_start
             return checkpoint
     outcome = run_training(config, run_dir, resume=is_started)
     newest = list_checkpoints(directory)[-1]
-    result = {**outcome, "checkpoint": newest.name}
-    make(folder, recipe, lambda: {"result.json": json.dumps(result, indent=1).encode()})
+    result, _ = make(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
     say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
     return newest
 
@@ -152,14 +150,12 @@ def _is_started(config: RunConfig, training: RunConfig, folders: Mapping[str, Pa
 def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device: torch.device, say: Say) -> Json:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
-
-    def files() -> dict[str, bytes]:
-        metrics = evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None)
-        return {"metrics.json": json.dumps(metrics, indent=1).encode()}
-
     folder = run_dir / "evaluation"
-    _, reused = make(folder, recipe, files)
-    metrics: Json = json.loads((folder / "metrics.json").read_bytes())
+    metrics, reused = make(
+        folder / "metrics.json",
+        recipe,
+        lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None),
+    )
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
     _say_stage(say, "evaluation", folder, reused, figures)
     return metrics
@@ -176,16 +172,12 @@ def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.de
         {**settings.model_dump(mode="json"), "seed": config.runtime.seed},
     )
 
-    def files() -> dict[str, bytes]:
+    def write() -> list[Json]:
         model, tokenizer = load_for_inference(checkpoint, device)
-        samples = [
-            {"prompt": prompt, "text": sample_text(model, tokenizer, prompt, settings, seed=config.runtime.seed)}
-            for prompt in settings.prompts
-        ]
-        return {"samples.json": json.dumps(samples, indent=1, ensure_ascii=False).encode()}
+        sample = partial(sample_text, model, tokenizer, config=settings, seed=config.runtime.seed)
+        return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
 
     folder = run_dir / "samples"
-    _, reused = make(folder, recipe, files)
-    samples: list[Json] = json.loads((folder / "samples.json").read_bytes())
+    samples, reused = make(folder / "samples.json", recipe, write)
     _say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
     return samples

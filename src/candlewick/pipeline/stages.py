@@ -4,20 +4,24 @@ What a stage would make is known before it runs: its kind, the ids of its inputs
 manifest in place says the same, there is nothing to do. That is all the orchestrator knows.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from candlewick.artifacts import Manifest, publish, staging, write_durable
-from candlewick.data.recipe import Recipe, alone, find
+from candlewick.data.recipe import Recipe, once
 
 
-def make(folder: Path, recipe: Recipe, files: Callable[[], Mapping[str, bytes]]) -> tuple[Manifest, bool]:
-    """Return the artifact of `recipe` at `folder` and whether it was there; `files` makes its content."""
-    if (manifest := find(folder, recipe)) is not None:
-        return manifest, True
-    contents = files()
-    with alone(folder), staging(folder) as aside:
-        entries = tuple(write_durable(aside / name, content) for name, content in sorted(contents.items()))
-        manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, entries)
-        publish(aside, folder, manifest)
-    return manifest, False
+def make(path: Path, recipe: Recipe, compute: Callable[[], object]) -> tuple[Any, bool]:
+    """Return the content of an artifact of one JSON file, `path`, and whether it was there; else `compute` it."""
+
+    def write(_: Path) -> Manifest:
+        content = json.dumps(compute(), indent=1, ensure_ascii=False).encode()
+        with staging(path.parent) as aside:
+            files = (write_durable(aside / path.name, content),)
+            manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files)
+            return publish(aside, path.parent, manifest)
+
+    _, reused = once(path.parent, recipe, write)
+    return json.loads(path.read_bytes()), reused

@@ -8,9 +8,9 @@ out of training and measured on; of a large corpus fewer, about 200 pieces and 2
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from candlewick.artifacts import Manifest, require_replaceable
+from candlewick.artifacts import Manifest
 from candlewick.config import DataConfig, TokenizerConfig
-from candlewick.data.recipe import Recipe, alone, find
+from candlewick.data.recipe import Recipe, once
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.errors import ConfigError
 from candlewick.progress import Report
@@ -43,14 +43,8 @@ def make_tokenizer(
             "use it, or set tokenizer.tokenizer_json to null to train one",
         )
     corpus = open_corpus(corpus_uris, data_config)
-    recipe = _recipe(corpus, tokenizer_config)
-    if (found := find(output, recipe)) is not None:
-        return found, True
-    require_replaceable(output, KIND)
-    with alone(output):
-        if (found := find(output, recipe)) is not None:
-            return found, True  # another process was faster
-        return _make(corpus, tokenizer_config, recipe, output, progress), False
+    recipe = recipe_of(corpus, tokenizer_config)
+    return once(output, recipe, lambda _: _make(corpus, tokenizer_config, recipe, output, progress))
 
 
 def _make(
@@ -71,8 +65,8 @@ def _make(
     return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
 
 
-def _recipe(corpus: Corpus, config: TokenizerConfig) -> Recipe:
-    """What decides the result: the text, how it is read, and the settings."""
+def recipe_of(corpus: Corpus, config: TokenizerConfig) -> Recipe:
+    """Return what decides the result: the text, how it is read, and the settings."""
     reading = {"documents", "text_field", "bad_utf8"}
     if corpus.config.format == "chat":
         reading = {"format", "messages_field", "bad_utf8"}

@@ -5,27 +5,24 @@
 
 All are made with one tokenizer: the given one, else that of a token dataset among the sources, else one that is
 trained on all sources together. They lie in the cache folder, under a name made from what they are made of, so
-that the next run with the same text finds them. The run's own config names them, so it goes on with them whatever
-becomes of the text. Without `validation_shards` each source holds out a part of its own.
+that the next run with the same text finds them. The run's own config names them: it goes on without the text as
+long as they are there. Without `validation_shards` each source holds out a part of its own.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from candlewick.artifacts import Manifest, json_sha256
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
-from candlewick.data.cache import touch, trim
-from candlewick.data.plan import settings_of
-from candlewick.data.prepare import prepare
+from candlewick.data.cache import is_cached, touch, trim
+from candlewick.data.prepare import Text, prepare
+from candlewick.data.recipe import Recipe
 from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import is_token_dataset
-from candlewick.errors import ConfigError
-from candlewick.pipeline.start import starting_from
-from candlewick.pipeline.tokenizer_stage import make_tokenizer
+from candlewick.errors import ConfigError, DataError
+from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of
 from candlewick.progress import bytes_progress
-from candlewick.tokenizer.bpe import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -33,35 +30,31 @@ Parts = dict[str, tuple[str, ...]]
 """Sources by the name of what is made of them."""
 
 
-def with_tokens(config: RunConfig, *, start: Path | None = None) -> RunConfig:
-    """Return the config with the model that the run starts from, and token datasets in the place of text.
+def with_tokens(config: RunConfig) -> RunConfig:
+    """Return the config with token datasets in the place of text, which is prepared in the cache folder.
 
-    `start` is that model's checkpoint; by default `runtime.checkpoint.init_from`. Text is prepared in the cache
-    folder. Raises what reading the text raises.
+    Raises what reading the text raises.
     """
-    start = start or config.runtime.checkpoint.init_from
-    if start is not None:
-        config = starting_from(config, start, first_tokenizer(config.data))
-    data = config.data
+    data, cache = config.data, config.data.cache_dir
     text = text_parts(data)
     if not text:
         return config
-    cache = _cache_folder(data)
+    if cache is None:
+        raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
     tokenizer, reused = _tokenizer(config, cache)
-    loaded = Tokenizer.load(tokenizer)
-    sha256 = (loaded.with_chat_tokens() if data.format == "chat" else loaded).sha256
     folders: dict[str, Path] = {}
-    for name, uris in text.items():
-        own, hold_out = _alone(data, name)
-        key = [open_corpus(uris, data).fingerprint, asdict(settings_of(own, hold_out=hold_out)), sha256]
-        folders[name] = cache / f"tokens-{json_sha256([name in training_parts(data), *key])[:16]}"
+    for name in text:
+        recipe = Text.of(_alone(data, name), tokenizer, hold_out=not data.validation_shards).recipe()
+        folders[name] = _place(cache, recipe)
         _, was_there = make_tokens(data, name, tokenizer, folders[name])
         logger.info("%s %s: %s", name, "reused" if was_there else "made", folders[name])
         reused &= was_there
         touch(folders[name])
+    named = naming_tokens(config, folders)
     if data.cache_max_bytes is not None and not reused:
-        trim(cache, data.cache_max_bytes, {tokenizer, *folders.values()})
-    return naming_tokens(config, folders)
+        datasets = (Path(uris[0]) for uris in parts_of(named.data).values())
+        trim(cache, data.cache_max_bytes, {tokenizer, *tokenizer.parents, *datasets})
+    return named
 
 
 def training_parts(data: DataConfig) -> Parts:
@@ -103,22 +96,31 @@ def naming_tokens(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
 
 def make_tokens(data: DataConfig, name: str, tokenizer: Path, output: Path) -> tuple[Manifest, bool]:
     """Prepare one part of the text at `output`; whether it was there already."""
-    own, hold_out = _alone(data, name)
+    hold_out = not data.validation_shards
     with bytes_progress(name) as progress:
-        return prepare(own, tokenizer, output, hold_out=hold_out, progress=progress)
+        return prepare(_alone(data, name), tokenizer, output, hold_out=hold_out, progress=progress)
 
 
-def _alone(data: DataConfig, name: str) -> tuple[DataConfig, bool]:
-    """Return the settings with one part as all there is to read, and whether a part of it is held out."""
+def _alone(data: DataConfig, name: str) -> DataConfig:
+    """Return the settings with one part as all there is to read."""
     side = "train_shards" if name in training_parts(data) else "validation_shards"
     nothing = {"train_shards": (), "mixture": (), "validation_shards": (), "validation_sets": {}}
-    own = data.model_copy(update={**nothing, side: parts_of(data)[name]})
-    return own, not data.validation_shards
+    return data.model_copy(update={**nothing, side: parts_of(data)[name]})
+
+
+def _place(cache: Path, recipe: Recipe) -> Path:
+    return cache / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
 
 
 def token_dataset(uris: Sequence[str]) -> Path | None:
-    """Return the folder if `uris` names one token dataset, None if it names text. Raises ConfigError for both."""
-    datasets = [Path(uri) for uri in uris if "://" not in uri and is_token_dataset(Path(uri))]
+    """Return the folder if `uris` names one token dataset, None if it names text.
+
+    Raises ConfigError for both, DataError for a dataset of a cache that is gone.
+    """
+    paths = [Path(uri) for uri in uris if "://" not in uri]
+    if (gone := next((path for path in paths if is_cached(path) and not path.exists()), None)) is not None:
+        raise DataError(f"the prepared tokens {gone} are gone from the cache", "give the text, to make them again")
+    datasets = [path for path in paths if is_token_dataset(path)]
     if not datasets:
         return None
     if len(uris) > 1:
@@ -135,21 +137,13 @@ def first_tokenizer(data: DataConfig) -> Path | None:
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
-def _cache_folder(data: DataConfig) -> Path:
-    if data.cache_dir is None:
-        raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
-    return data.cache_dir
-
-
 def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path, bool]:
     """Return the tokenizer for the run's text, made in the cache if none is given, and whether it was there."""
     data, settings = config.data, config.tokenizer
     given = settings.tokenizer_json or first_tokenizer(data)
     if given is not None:
         return given, True
-    reading = [data.format, data.documents, data.text_field, data.messages_field, data.bad_utf8]
-    key = [open_corpus(training_text(data), data).fingerprint, reading, settings.model_dump(mode="json")]
-    folder = cache / f"tokenizer-{json_sha256(key)[:16]}"
+    folder = _place(cache, recipe_of(open_corpus(training_text(data), data), settings))
     _, reused = train_tokenizer(data, settings, folder)
     logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
     touch(folder)

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts import json_sha256, replace_durable
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid, sweep
 from candlewick.checkpoint.lock import run_lock
 from candlewick.config import RunConfig
 from candlewick.config_io import dump_yaml
@@ -16,6 +17,7 @@ from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.log import add_file
 from candlewick.model.transformer import Transformer
+from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import parts_of, text_parts, training_parts, with_tokens
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
@@ -32,10 +34,10 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
     with run_lock(run_dir):
         log_file = add_file(run_dir / "log.txt")
         try:
-            # a run that goes on needs what it started from no more
-            is_child = resume and config.runtime.checkpoint.init_from is not None
-            config = with_tokens(config, start=newest_valid(checkpoints) if is_child else None)
-            data = open_data(config)
+            sweep(checkpoints)
+            config, parent = begin(config, newest_valid(checkpoints) if resume else None)
+            config = with_tokens(config)
+            data = replace(open_data(config), parent=parent)
             sampler = make_sampler(config, data.tokenizer)
             trainer = build(config, data, run_dir, resume_run=resume, sampler=sampler)
             try:
@@ -129,7 +131,7 @@ def _open_all(config: RunConfig) -> tuple[Tokenizer, Mapping[str, TokenDataset]]
 
 
 def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
-    """Return all of a dataset for validation; of one that is trained on too, what it held out."""
+    """Return what a dataset held out if it is trained on, or is no more than that; else what it would train on."""
     is_source = any(dataset.id == source.id for source in sources)
     has_other = dataset.manifest.details["splits"]["train"]["tokens"]
     return dataset.split("train" if has_other and not is_source else "validation")

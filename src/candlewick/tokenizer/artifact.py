@@ -38,8 +38,8 @@ def write_artifact(
     Raises TokenizerError if a text does not survive it, ArtifactError if `output` is a folder of something else.
     """
     measured = measure(tokenizer, heldout)
-    if not measured.lossless:
-        raise TokenizerError(f"{measured.changed_texts} of {measured.texts} texts do not survive the tokenizer")
+    if changed := measured["changed_texts"]:
+        raise TokenizerError(f"{changed} of {measured['texts']} texts do not survive the tokenizer")
     trained = asdict(report)
     seconds = trained.pop("seconds")
     details = {
@@ -48,14 +48,7 @@ def write_artifact(
         "pattern": tokenizer.pattern,
         "delimiter_id": tokenizer.delimiter_id,
         "padding_id": tokenizer.padding_id,
-        "heldout": {
-            "texts": measured.texts,
-            "bytes": measured.bytes,
-            "tokens": measured.tokens,
-            "bytes_per_token": round(measured.bytes_per_token, 4) if measured.tokens else None,
-            "tokens_per_text": round(measured.tokens_per_text, 2) if measured.texts else None,
-            "coverage": round(measured.coverage, 4),
-        },
+        "heldout": measured,
     }
     made = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
     with staging(output) as aside:

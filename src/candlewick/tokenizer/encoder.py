@@ -9,8 +9,8 @@ nothing is added.
 
 import importlib
 import logging
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ _BATCH_CHARS = 1 << 18
 _BATCH_TEXTS = 1 << 10
 
 Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
+Item = TypeVar("Item")
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ReferenceEncoder:
         """See `Encoder`."""
         ids: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
-        for batch in _batches(texts):
+        for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):
             try:
                 encodings = self._rust.encode_batch_fast(batch, add_special_tokens=False)
             except TypeError:
@@ -75,15 +76,16 @@ class ReferenceEncoder:
         return flat, np.array(lengths, np.int64)
 
 
-def _batches(texts: list[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARS or len(batch) == _BATCH_TEXTS:
+def batched(items: Iterable[Item], size_of: Callable[[Item], int], size: int, count: int) -> Iterator[list[Item]]:
+    """Yield the items in lists that end with the one that reaches the size or the count."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size_of(item)
+        if total >= size or len(batch) == count:
             yield batch
-            batch, size = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,20 @@ def test_a_dataset_is_held_while_it_is_open(write, tmp_path, tokenizer_dir):
     del split
     trim(folder.parent, 1, set())
     assert not folder.exists()
+
+
+def test_what_another_process_removes_meanwhile_is_passed_over(folders, monkeypatch):
+    was = Path.stat
+
+    def stat(path, **more):
+        if "tokens-c" in path.parts:
+            raise FileNotFoundError(path)
+        return was(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    trim(folders[0].parent, 100, set())
+    monkeypatch.undo()
+    assert left(folders) == ["mine", "tokens-c", "tokens-d"]
 
 
 def test_what_a_kill_left_of_a_removal_is_removed(folders):

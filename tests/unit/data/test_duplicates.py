@@ -7,7 +7,7 @@ from candlewick.config import DataConfig
 from candlewick.data import documents, pieces
 from candlewick.data.documents import BadText, read
 from candlewick.data.duplicates import repeated, without_duplicates
-from candlewick.data.plan import plan, settings_of, whole_documents
+from candlewick.data.plan import plan, whole_documents
 from candlewick.data.prepare import prepare
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.data.token_shards import TokenDataset
@@ -16,13 +16,13 @@ from candlewick.data.token_shards import TokenDataset
 def unique(folder, **settings) -> Corpus:
     config = DataConfig(deduplicate=True, **settings)
     corpus = open_corpus([str(folder)], config)
-    return without_duplicates(corpus, whole_documents(corpus, settings_of(config)), 1)
+    return without_duplicates(corpus, whole_documents(corpus), 1)
 
 
 def kept(corpus: Corpus) -> list[str]:
     """The documents that the plan's tasks read, in order, joined from their parts."""
     whole: list[str] = []
-    for task in plan(corpus, None, "0" * 64, settings_of(corpus.config, hold_out=False))[1]:
+    for task in plan(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
         for piece in task.pieces:
             for document in read(piece, "text", "replace", BadText()):
                 whole += [""] * document.begins

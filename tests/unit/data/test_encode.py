@@ -7,7 +7,7 @@ from candlewick.artifacts import file_sha256
 from candlewick.config import DataConfig
 from candlewick.data import encode, pieces
 from candlewick.data.encode import ShardMaker, Target, Task, read_receipt, receipt_entry
-from candlewick.data.plan import plan, settings_of
+from candlewick.data.plan import plan
 from candlewick.data.sources import open_corpus
 from candlewick.errors import DataError
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
@@ -24,7 +24,7 @@ def target(tmp_path, tokenizer) -> Target:
 
 def tasks_of(path, **config) -> list[Task]:
     settings = DataConfig(**config)
-    return plan(open_corpus([str(path)], settings), None, "0" * 64, settings_of(settings))[1]
+    return plan(open_corpus([str(path)], settings), None, "0" * 64, settings)[1]
 
 
 def read_back(target: Target, split: str) -> tuple[list[int], list[int]]:
@@ -118,6 +118,22 @@ def test_a_long_compressed_file_becomes_several_shards(write, target, tokenizer,
     assert sorted(read_back(target, "train")[0]) == sorted(expected(tokenizer, train)[0])
 
 
+def test_a_compressed_file_of_chats_that_say_little_becomes_several_shards(
+    write, tmp_path, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
+    talk = [{"role": "user", "content": "many words of a question " * 9}, {"role": "assistant", "content": "no"}]
+    (tmp_path / "out" / "shards").mkdir(parents=True)
+    (tmp_path / "out" / "tokenizer").mkdir()
+    chat = tokenizer.with_chat_tokens()
+    chat.write(tmp_path / "out" / "tokenizer")
+    path = write("in/a.jsonl.gz", f"{json.dumps({'messages': talk})}\n" * 2000)
+    (task,) = tasks_of(path, format="chat", shard_text_bytes=1 << 16)
+    receipt = ShardMaker(Target(tmp_path / "out", chat.vocab_size, chat.delimiter_id)).run(task)
+    assert len(receipt.shards) > 2
+    assert sum(shard.text_bytes for shard in receipt.shards) == 2 * 2000
+
+
 def test_large_vocabularies_take_four_bytes(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     large = Target(target.folder, 1 << 17, 0)
@@ -155,7 +171,7 @@ class TestReceipt:
 
     def test_none_for_another_task(self, task, target):
         receipt = ShardMaker(target).run(task)
-        other = Task(task.index, task.pieces, task.text_bytes, "f" * 64, task.settings)
+        other = Task(task.index, task.pieces, task.text_bytes, "f" * 64, task.config)
         assert receipt.key == task.key
         assert read_receipt(target.folder, other) is None
 

@@ -70,7 +70,7 @@ def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
     assert pairs == [(i, (i + 1) % total) for i in range(total)]
     assert (rows.tokens[~counted] == DELIMITER).all()
     assert (rows.targets[~counted] == DELIMITER).all()
-    assert view.weight_sum(np.arange(view.num_rows), 0) == counted.sum() == weights.sum()
+    assert counted.sum() == weights.sum()
 
 
 @given(DOCUMENTS, st.integers(2, 12))
@@ -114,7 +114,7 @@ def test_masks_belong_to_targets():
         if token != DELIMITER
     }
     assert [found[i] for i in range(9)] == masks
-    assert view.weight_sum(np.arange(view.num_rows), 0) == rows.weights.sum() == 5
+    assert rows.weights.sum() == 5
 
 
 def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():

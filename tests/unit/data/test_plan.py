@@ -15,7 +15,7 @@ def tasks_of(*paths, sha256=SHA, validation=None, **config):
     config = DataConfig(**{"shard_text_bytes": 1 << 16, **config})
     corpus = open_corpus([str(path) for path in paths], config)
     other = open_corpus([str(validation)], config) if validation else None
-    return plan(corpus, other, sha256, settings_of(config, hold_out=validation is None))
+    return plan(corpus, other, sha256, config, hold_out=validation is None)
 
 
 def text_of(tasks) -> str:
@@ -106,7 +106,11 @@ def test_the_key_depends_on_everything_that_decides_the_content(write):
 
 
 def test_settings_are_those_that_shape_the_content():
-    assert settings_of(DataConfig(documents="line")).documents == "line"
+    found = settings_of(DataConfig(documents="line", format="chat", num_workers=3))
+    assert (found["documents"], found["field"], found["validation_fraction"]) == ("line", "messages", 0.01)
+    assert "num_workers" not in found
+    assert settings_of(DataConfig(), hold_out=False)["validation_fraction"] is None
+    assert settings_of(DataConfig(validation_shards=("v",)))["validation_fraction"] is None
 
 
 def test_text_that_is_in_both_splits_is_a_warning(write, caplog):

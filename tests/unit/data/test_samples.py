@@ -64,9 +64,7 @@ def test_cuts_change_nothing(cuts, data):
 def test_blocks_of_the_permutation_join_without_a_seam(monkeypatch):
     base = make_samples(A, B, C, mixture=MIXED).places(0, 500)
     monkeypatch.setattr(samples_module, "_BLOCK", 7)
-    samples_module._permuted_block.cache_clear()
     assert np.array_equal(make_samples(A, B, C, mixture=MIXED).places(0, 500), base)
-    samples_module._permuted_block.cache_clear()
 
 
 def test_a_source_of_a_mixture_is_read_as_it_would_be_alone():

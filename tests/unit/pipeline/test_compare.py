@@ -34,9 +34,9 @@ def test_settings_that_differ_are_named_with_both_values(run):
     first = run("a", [row(1, 1.0)], optimizer={"learning_rate": 0.01})
     second = run("b", [row(1, 1.0)], optimizer={"algorithm": "lion"}, runtime={"seed": 1})
     settings = compare_runs(first, second)["settings"]
-    assert settings["runtime.seed"] == [42, 1]
-    assert settings["optimizer.learning_rate"] == [0.01, 1e-4]
-    assert settings["optimizer.epsilon"] == [1e-8, None]
+    assert settings["runtime.seed"] == {"first": 42, "second": 1}
+    assert settings["optimizer.learning_rate"] == {"first": 0.01, "second": 1e-4}
+    assert settings["optimizer.epsilon"] == {"first": 1e-8}
     assert not any(key.startswith("model.") for key in settings)
 
 
@@ -68,10 +68,15 @@ def test_validation_and_speed_are_the_last_figures_of_each(run):
         row(1, 2.0),
         {"step": 1, "eval/loss": 3.0},
         row(2, 1.5),
-        {"step": 2, "eval/loss": 2.5, "eval/code/loss": 1.0},
+        {"step": 2, "eval/loss": 2.5, "eval/bits_per_byte": 0.5, "eval/tokens": 8, "eval/code/loss": 1.0},
     ]
     result = compare_runs(run("a", rows), run("b", [row(2, 1.0, 300)]))
-    assert result["validation_loss"] == {"eval/code/loss": [1.0, None], "eval/loss": [2.5, None]}
+    assert result["validation"] == {
+        "eval/bits_per_byte": [0.5, None],
+        "eval/code/loss": [1.0, None],
+        "eval/loss": [2.5, None],
+        "eval/tokens": [8, None],
+    }
     assert result["figures"] == {
         "tokens": [200, 600],
         "training_seconds": [1.0, 1.0],

@@ -11,7 +11,7 @@ from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig
 from candlewick.errors import CheckpointError, DataError
 from candlewick.pipeline.evaluation import evaluate_checkpoint
-from candlewick.pipeline.training import open_data
+from candlewick.pipeline.training import open_data, run_training
 from candlewick.train.trackers import read_metrics
 
 CPU = torch.device("cpu")
@@ -54,6 +54,21 @@ def test_of_a_token_dataset_it_reads_the_validation_split(tiny, trained, tokens)
     found, expected = evaluate(trained, str(tokens)), evaluate(trained)
     assert found["eval/tokens"] == expected["eval/tokens"] == open_data(tiny()).validation.num_tokens
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-6)
+
+
+def test_all_validation_sets_are_evaluated(tiny, text_dir, tmp_path):
+    mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in range(2)]
+    sets = {"six": [str(text_dir / "06.txt")]}
+    sides = {"train_shards": [], "mixture": mixture, "validation_sets": sets, "cache_max_bytes": 1}
+    data = {**tiny().data.model_dump(mode="json"), **sides, "cache_dir": str(tmp_path / "cache")}
+    run_training(tiny(data=data, scheduler={"total_steps": 2}), tmp_path / "run", resume=False)
+    last = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/loss" in row][-1]
+    assert {"step": 2, **evaluate(tmp_path / "run")} == pytest.approx(last)
+    assert {"eval/loss", "eval/six/loss", "eval/mixture_0/loss", "eval/mixture_1/loss"} <= last.keys()
+    kept = set((tmp_path / "cache").iterdir())
+    found = evaluate(tmp_path / "run", str(text_dir / "07.txt"), cache=tmp_path / "cache")
+    assert all(key.count("/") == 1 for key in found)
+    assert kept < set((tmp_path / "cache").iterdir())
 
 
 def test_tokens_of_another_tokenizer_are_refused(tiny, trained, tokenizer, tmp_path, cache):

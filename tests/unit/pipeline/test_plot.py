@@ -25,7 +25,13 @@ def test_a_line_falls_from_the_upper_left_to_the_lower_right():
 def test_several_curves_have_marks_a_legend_and_a_sign_where_they_meet():
     text = plot({"a": [(0, 0), (2, 2)], "b": [(0, 2), (2, 0)]}, width=15, height=3)
     assert rows(text) == ["* +"[::-1], " #", "* +"]
-    assert text.splitlines()[-1].strip() == "* a   + b"
+    assert text.splitlines()[-1].strip() == "* a   + b   # both"
+
+
+def test_the_legend_has_the_sign_of_several_only_where_they_meet():
+    apart = {"a": [(0, 0), (2, 0)], "b": [(0, 2), (2, 2)]}
+    assert "#" not in plot(apart, width=15, height=3)
+    assert plot({**apart, "c": [(0, 2), (2, 2)]}, width=15, height=3).endswith("* a   + b   o c   # several")
 
 
 def test_a_curve_is_drawn_only_where_it_has_points():

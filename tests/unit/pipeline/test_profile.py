@@ -1,10 +1,12 @@
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._C._autograd import DeviceType
 
-from candlewick.pipeline.profile import Stopwatch, profile_run
+from candlewick.pipeline.profile import Stopwatch, _costliest, profile_run
 
 
 @pytest.fixture
@@ -88,3 +90,23 @@ def test_time_goes_to_the_innermost_part_else_to_the_phase():
     assert spent.keys() == {"phase", "outer", "inner", "last"}
     assert spent["inner"] >= 0.02
     assert list(watch.seconds()) == ["last"]
+
+
+def test_the_gradients_that_the_loss_keeps_are_counted(profiled):
+    small, large = (profiled(model={"vocab_size": rows})["memory"]["activations"] for rows in (512, 1024))
+    assert large - small == 512 * 32 * 4  # of the head, in float32
+
+
+def test_a_kernel_is_counted_with_its_operator_alone():
+    events = [
+        SimpleNamespace(key="aten::mm", count=4, self_device_time_total=30.0, device_type=DeviceType.CPU),
+        SimpleNamespace(key="aten::add", count=2, self_device_time_total=10.0, device_type=DeviceType.CPU),
+        SimpleNamespace(key="forward: mlp", count=2, self_device_time_total=5.0, device_type=DeviceType.CPU),
+        SimpleNamespace(key="gemm_kernel", count=4, self_device_time_total=30.0, device_type=DeviceType.CUDA),
+        SimpleNamespace(key="forward: mlp", count=2, self_device_time_total=40.0, device_type=DeviceType.CUDA),
+    ]
+    found = _costliest(events, 2, "self_device_time_total", {"forward: mlp"})
+    assert [(entry["name"], entry["calls"], entry["share"]) for entry in found] == [
+        ("aten::mm", 2, 0.75),
+        ("aten::add", 1, 0.25),
+    ]

@@ -176,6 +176,9 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_cop
     said = Said()
     orchestrate(config, tmp_path / "run", said)
     assert said[0].startswith("tokenizer  given: ")
+    parent = {"parent": read_manifest(newest_valid(trained_copy / "checkpoints")).id}
+    for folder in (tmp_path / "run" / "result", newest_valid(tmp_path / "run" / "checkpoints")):
+        assert parent.items() <= read_manifest(folder).inputs.items()
     shutil.rmtree(trained_copy)
     said = Said()
     orchestrate(config, tmp_path / "run", said)

@@ -7,20 +7,18 @@ RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
 def test_a_stage_runs_once(tmp_path):
     calls = []
 
-    def files():
+    def compute():
         calls.append(1)
-        return {"thing.json": b"{}"}
+        return {"é": 1}
 
-    first, reused = make(tmp_path / "thing", RECIPE, files)
-    assert not reused
-    second, reused = make(tmp_path / "thing", RECIPE, files)
-    assert reused
-    assert first == second
+    for was_there in (False, True):
+        assert make(tmp_path / "thing" / "a.json", RECIPE, compute) == ({"é": 1}, was_there)
     assert len(calls) == 1
 
 
 def test_it_runs_again_when_anything_differs(tmp_path):
-    make(tmp_path / "thing", RECIPE, lambda: {"x": b"1"})
+    path = tmp_path / "thing" / "x"
+    make(path, RECIPE, lambda: 1)
     for other in (
         Recipe("other", RECIPE.inputs, RECIPE.config),
         Recipe("thing", {"tokens": "b" * 64}, RECIPE.config),
@@ -28,8 +26,7 @@ def test_it_runs_again_when_anything_differs(tmp_path):
     ):
         assert find(tmp_path / "thing", other) is None
     assert find(tmp_path / "nowhere", RECIPE) is None
-    (tmp_path / "thing" / "x").write_bytes(b"2")
+    path.write_bytes(b"2")
     assert find(tmp_path / "thing", RECIPE) is None
-    manifest, reused = make(tmp_path / "thing", RECIPE, lambda: {"x": b"1"})
-    assert not reused
-    assert find(tmp_path / "thing", RECIPE) == manifest
+    assert make(path, RECIPE, lambda: 3) == (3, False)
+    assert find(tmp_path / "thing", RECIPE) is not None

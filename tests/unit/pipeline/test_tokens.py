@@ -115,6 +115,23 @@ def test_chats_bring_their_tokens_and_masks(tiny, tokens, tmp_path, cache):
     assert with_tokens(again) == found
 
 
+def test_the_cache_keeps_what_the_run_names(tiny, text_dir, tmp_path):
+    cache = tmp_path / "cache"
+    first = with_tokens(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")]))
+    more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
+    more = with_tokens(first.model_copy(update={"data": first.data.model_copy(update=more)}))
+    assert open_data(more).train[0].num_tokens
+    sources = [*more.data.train_shards, *more.data.validation_sets["more"]]
+    assert sorted(map(str, cache.iterdir())) == sorted(sources)  # the tokenizer lies in the first
+
+
+def test_tokens_that_the_cache_has_lost_are_told(tiny, text_dir, tmp_path):
+    config = with_tokens(with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(text_dir / "00.txt")]))
+    shutil.rmtree(config.data.train_shards[0])
+    with pytest.raises(DataError, match=r"the prepared tokens .*tokens-\w+ are gone from the cache .*the text"):
+        with_tokens(config)
+
+
 def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
     first = with_tokens(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")]))

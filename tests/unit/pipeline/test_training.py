@@ -123,6 +123,13 @@ def test_settings_that_do_not_fit_the_run_leave_its_own_in_place(tiny, trained_c
     assert (trained_copy / "config.yaml").read_bytes() == before
 
 
+def test_settings_that_cannot_be_are_told_before_text_is_prepared(tiny, tmp_path):
+    own = {"cache_dir": str(tmp_path / "cache"), "global_batch_size": 6}
+    with pytest.raises(ConfigError, match="6 is not a multiple of"):
+        run_training(with_data(tiny, **own), tmp_path / "run", resume=False)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_samples_are_written_as_settings_say(tiny, trained):
     model, tokenizer = load_for_inference(trained, torch.device("cpu"))
     assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
