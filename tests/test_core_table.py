@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from types import NoneType
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -10,63 +11,87 @@ from candlewick.config import RunConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "core.md"
 
-NO_NUMBERS = {
-    "runtime.device": "what runs on another device is in tests/gpu",
-    "runtime.logging.level": "which messages are shown",
+NUMBERS = {"model.num_key_value_heads", "model.partial_rotary_factor", "data.micro_batch_size"}
+"""Modes that are a number and never off."""
+WHERE = "where something lies, not what is computed"
+SIZE = "a number that another mode's row is about"
+WHEN = "when something happens, not what is computed"
+EXEMPT = {
+    "tokenizer.tokenizer_json": WHERE,
+    "data.train_shards": WHERE,
+    "data.validation_shards": WHERE,
+    "data.cache_dir": WHERE,
+    "runtime.checkpoint.directory": WHERE,
+    "runtime.evaluation.best.directory": WHERE,
+    "runtime.logging.tensorboard": WHERE,
+    "runtime.logging.enable_stdout": WHERE,
+    "runtime.logging.level": WHERE,
+    "data.cache_max_bytes": "what is deleted; tests/unit/data/test_cache.py",
+    "data.num_workers": "the same bytes with any number: tests/unit/data/test_prepare.py",
     "data.documents": "checked text by text in tests/unit/data/test_documents.py",
     "data.bad_utf8": "checked byte by byte in tests/unit/data/test_documents.py",
+    "data.sequence_length": SIZE,
+    "data.shuffle_buffer_size": SIZE,
+    "data.global_batch_size": SIZE,
+    "data.global_batch_tokens": SIZE,
+    "model.vocab_size": SIZE,
+    "model.rope_scaling": "each of its kinds has a row",
+    "model.rope_scaling.attention_factor": "in the rows of rope_type=yarn",
+    "scheduler.warmup_steps": "in the rows of scheduler.strategy",
+    "scheduler.total_steps": WHEN,
+    "scheduler.total_tokens": WHEN,
+    "scheduler.total_epochs": WHEN,
+    "scheduler.total_seconds": WHEN,
+    "runtime.evaluation.every_n_steps": WHEN,
+    "runtime.evaluation.max_batches": SIZE,
+    "runtime.evaluation.best": "what is kept; tests/unit/train/test_trainer.py",
+    "runtime.logging.statistics_every_n_steps": WHEN,
+    "runtime.sample": "each of its settings has a row",
+    "runtime.device": "what runs on another device is in tests/gpu",
+    "runtime.tf32": "CUDA only: tests/gpu",
+    "runtime.deterministic": "CUDA only: tests/gpu",
 }
-NUMBERS = [
-    "model.partial_rotary_factor",
-    "model.sliding_window",
-    "model.attention_bias",
-    "model.mlp_bias",
-    "model.num_key_value_heads",
-    "data.document_mask",
-    "data.deduplicate",
-    "data.mixture",
-    "data.micro_batch_size",
-    "data.batch_ramp",
-    "optimizer.normuon_beta2",
-    "optimizer.cautious_decay",
-    "optimizer.learning_rate_scales",
-    "optimizer.ema_decay",
-    "runtime.sample.top_k",
-    "runtime.sample.top_p",
-    "runtime.sample.min_p",
-    "runtime.sample.repetition_penalty",
-    "runtime.checkpoint.init_from",
-]
-"""Modes that are turned on by a number, a list or true."""
+"""Modes without a row, and why."""
 
 
-def choices(annotation: object) -> Iterator[object]:
+def members(annotation: object) -> Iterator[object]:
     """Yield the types and literal values in an annotation."""
-    if get_origin(annotation) is Literal:
-        yield from (value for value in get_args(annotation) if isinstance(value, str))
-    elif get_args(annotation):
-        for part in get_args(annotation):
-            yield from choices(part)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (dict, tuple) or not arguments:
         yield annotation
+    for argument in arguments:
+        yield from members(argument)
 
 
 def modes(section: type[BaseModel], path: str) -> Iterator[str]:
-    """Yield `key=value` for each value that is chosen by name."""
+    """Yield `key=value` for each value that is chosen by name or by true; `key` for what can be off or empty."""
     for name, field in section.model_fields.items():
         key = f"{path}.{name}".lstrip(".")
-        for choice in choices(field.annotation):
-            if isinstance(choice, str):
-                yield f"{key}={choice}"
-            elif isinstance(choice, type) and issubclass(choice, BaseModel):
+        found = list(members(field.annotation))
+        if get_origin(field.annotation) is not dict:  # the names in one are values of its own key
+            yield from (f"{key}={value}" for value in found if isinstance(value, str))
+        if bool in found:
+            yield f"{key}=true"
+        if NoneType in found or field.default in ((), {}) or name.endswith(("dropout", "penalty")):
+            yield key
+        for choice in found:
+            if isinstance(choice, type) and issubclass(choice, BaseModel):
                 yield from modes(choice, key)
+
+
+MODES = NUMBERS.union(modes(RunConfig, ""))
 
 
 def test_every_mode_has_a_row():
     text = PAGE.read_text(encoding="utf-8")
-    named = {mode for mode in modes(RunConfig, "") if mode.split("=")[0] not in NO_NUMBERS}
-    # a key of a dict is a name too: of learning_rate_scales
-    named = {mode for mode in named if not mode.startswith("optimizer.learning_rate_scales=")}
-    missing = sorted(mode for mode in named if f"| `{mode}`" not in text)
-    missing += [key for key in NUMBERS if f"| `{key}" not in text]
+    missing = [
+        mode
+        for mode in sorted(MODES)
+        if mode.partition("=")[0] not in EXEMPT
+        and not any(f"| `{mode}{end}" in text for end in (("`",) if "=" in mode else ("`", "=", " (")))
+    ]
     assert not missing
+
+
+def test_what_is_exempt_is_a_mode():
+    assert EXEMPT.keys() <= {mode.partition("=")[0] for mode in MODES}

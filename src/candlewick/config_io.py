@@ -117,6 +117,11 @@ class _Settings:
         ends = range(len(key), -1, -1)
         return next((self.places[key[:end]] for end in ends if key[:end] in self.places), "the configuration")
 
+    def origin(self, key: Key) -> str:
+        """What set a value: where it was set, and an override of an entry in it."""
+        overridden = [p for k, p in self.places.items() if k[: len(key)] == key and p == _OVERRIDE]
+        return ", ".join(dict.fromkeys([self.place(key), *overridden]))
+
 
 def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
@@ -139,7 +144,7 @@ def load_with_origins(
     for key, _ in _leaves(to_tree(config), ()):
         section = look_up(settings.tree, key[:-1])
         is_set = isinstance(section, dict) and key[-1] in section
-        origins[dotted(key)] = settings.place(key) if is_set else "default"
+        origins[dotted(key)] = settings.origin(key) if is_set else "default"
     return config, origins
 
 
@@ -310,6 +315,24 @@ def to_tree(config: RunConfig) -> Tree:
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Return every setting by its dotted key; lists are one value."""
     return {dotted(key): value for key, value in _leaves(to_tree(config), ())}
+
+
+def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
+    """Return the settings that differ by dotted key: what each is in `first` and in `second`, where it exists.
+
+    A section that the other side does not have (null, say) is one value.
+    """
+    sides = {"first": to_tree(first), "second": to_tree(second)}
+    return {dotted(key): values for key, values in _differences(sides, ())}
+
+
+def _differences(sides: Tree, key: Key) -> Iterator[tuple[Key, Tree]]:
+    if len(sides) == 2 and all(isinstance(side, dict) for side in sides.values()):
+        for name in dict.fromkeys(name for side in sides.values() for name in side):
+            inner = {which: side[name] for which, side in sides.items() if name in side}
+            yield from _differences(inner, (*key, name))
+    elif len(sides) == 1 or sides["first"] != sides["second"]:
+        yield key, sides
 
 
 def _leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:

@@ -33,6 +33,7 @@ _SHARDS: set[Name] = {  # paths or URIs
     ("data", "validation_shards"),
     ("data", "validation_sets", "*"),
 }
+_EXTENDS: Name = ("extends",)
 _MAX_SUGGESTIONS = 20
 _BOOL_LIKE = {"yes", "no", "on", "off", "y", "n", "true", "false"}
 _SENTENCES = {
@@ -41,18 +42,15 @@ _SENTENCES = {
     "float_type": "should be a number",
     "string_type": "should be text",
     "tuple_type": "should be a list",
-    "model_type": "should be a section with keys",
-    "model_attributes_type": "should be a section with keys",
-    "dict_type": "should be a section with keys",
-    "too_short": "should not be empty",
-    "string_too_short": "should not be empty",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "should be a section with keys"),
+    **dict.fromkeys(("too_short", "string_too_short"), "should not be empty"),
 }
 
 
 @cache
 def key_types() -> Mapping[Name, frozenset[object]]:
     """Return every key of the tree, sections too, with the types that its value may have."""
-    table: dict[Name, frozenset[object]] = {}
+    table: dict[Name, frozenset[object]] = {_EXTENDS: frozenset([str, NoneType])}
     for name, members in _walk(RunConfig, ()):
         table[name] = table.get(name, frozenset()) | members
     return table
@@ -171,6 +169,8 @@ def _plain_key(detail: ErrorDetails) -> Key:
 
 
 def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
+    if name == _EXTENDS:
+        return "can stand in a file only"
     if name in key_types():
         kind = KINDS[name[:-1]]
         chosen = look_up(tree, (*name[:-1], kind))

@@ -22,6 +22,7 @@ Report = Callable[[Key, str], None]
 MAX_BYTES = 1 << 20
 SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _TOML_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")
 _TOML_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of document\)")
@@ -57,19 +58,11 @@ def guard(value: object, key: Key, report: Report) -> object:
         report(key, "is not a finite number")
     elif isinstance(value, int) and abs(value) >= 1 << 63:
         report(key, "is too large a number")
-    elif isinstance(value, str) and not _is_unicode(value):
+    elif isinstance(value, str) and _HALF_PAIR.search(value):
         report(key, "has half a surrogate pair in its text")
     else:
         return value
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _parse_json(text: str) -> Parsed:

@@ -10,10 +10,14 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what standard error is at the time: a live display puts itself in its place."""
+    """Writes to what standard error is at the time: a live display puts itself in its place.
+
+    A record that says `is_shown` was shown in another way.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        if not getattr(record, "is_shown", False):
+            sys.stderr.write(self.format(record) + "\n")
 
 
 class _LogFile(logging.FileHandler):

@@ -1,5 +1,6 @@
 """A progress bar for work on text: MB done, MB/s and time left on a terminal, an occasional line elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -14,15 +15,20 @@ Report = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 
+def is_wanted() -> bool:
+    """Tell whether progress is to be shown: not when `log.setup` lets through nothing but warnings."""
+    return all(handler.level <= logging.INFO for handler in logging.getLogger("candlewick").handlers)
+
+
 @contextmanager
 def bytes_progress(what: str) -> Generator[Report]:
     """Yield a function to call with (bytes done, bytes in all); what it shows goes to standard error."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if is_wanted() and not console.is_terminal:
         yield _plain(what)
         return
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not is_wanted()) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -4,19 +4,25 @@
 
 Configuration number n is a function of n alone: a campaign that was stopped goes on with `--seed` at the number
 that its last line names, and `--count 1 --seed n` repeats one. The exit code is 1 when there was a defect; each is
-printed with the text of its configuration.
+printed with the text of its configuration. Preparing text waits for the disk: TMPDIR=/dev/shm makes that shorter.
 """
 
 import argparse
+import logging
 import multiprocessing
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
+import torch
 from tests.fuzz.generator import configuration
 from tests.fuzz.workbench import Defect, Workbench
+
+from candlewick.parallel import precision
+from candlewick.train import reporter
 
 _CHUNK = 50
 _benches: list[Workbench] = []  # of this process
@@ -50,6 +56,11 @@ def main() -> int:
 
 
 def _start(folder: str) -> None:
+    """Begin a process that does nothing else: the machine stays the same, its speed and warnings do not matter."""
+    torch.set_num_threads(1)
+    reporter.measure_peak_flops = cache(reporter.measure_peak_flops)
+    precision._MEASURE_SECONDS = 0.0  # one product tells what half precision costs here
+    logging.getLogger("candlewick").setLevel(logging.ERROR)
     _benches.append(Workbench(Path(tempfile.mkdtemp(dir=folder))))
 
 

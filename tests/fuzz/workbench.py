@@ -1,13 +1,18 @@
-"""Where one random configuration is tried: read, built, trained for two updates, evaluated.
+"""Where one random configuration is tried: read, prepared, built, trained for two updates, evaluated.
 
-    text --load_config--> RunConfig --cap--> small RunConfig --build--> Trainer --2 x train_step--> "ran"
-              |                                                |            evaluate, snapshot, sample
-              `------------------ CandlewickError of one line -'                          --> "refused"
+    text --load_config--> RunConfig --cap--> small RunConfig --open_data, build--> Trainer --2 x step--> "ran"
+              |                                                   |            evaluate, snapshot, sample
+              `------------------ CandlewickError of one line ----'                          --> "refused"
 
-Anything else is a defect. `cap` keeps a model tiny after the configuration was read as it is: widths, layers, rows
-and tokens get an upper limit, the device is the CPU, every source of text is one prepared dataset, and what would
-write to places of its own (checkpoint folders, TensorBoard, the terminal) is off. The speed of the machine is
-measured once. Nothing else is replaced.
+Anything else is a defect, also a configuration that `cap` makes invalid. `cap` keeps a model tiny after the
+configuration was read as it is: widths, layers, rows, tokens and the trained vocabulary get an upper limit. What
+would leave the process is off and so not tried: another device than the CPU, `init_from`, a given
+`tokenizer_json`, folders of its own (checkpoints, the cache), TensorBoard, the terminal.
+
+Sources of text become tiny ones, with a duplicate and bytes that are not UTF-8, prepared with the
+configuration's own settings. The second of a mixture has a thousand short documents (held out by hash; of chats
+fewer), the others a few (by tails). With `bad_utf8: error` only that one has bad bytes. A configuration without
+training text gets some. What is prepared stays in the process and in a cache folder.
 """
 
 import json
@@ -17,20 +22,19 @@ import shutil
 import signal
 import traceback
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from candlewick.artifacts import canonical_json
-from candlewick.config import RunConfig, SampleConfig
+from candlewick.artifacts import canonical_json, json_sha256
+from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config_io import dump_json, dump_toml, load_config, to_tree
+from candlewick.data.sources import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
 from candlewick.pipeline.training import make_sampler, open_data
-from candlewick.train import reporter
 from candlewick.train.build import TrainingData, build
 from candlewick.train.step import train_step
 
@@ -39,13 +43,18 @@ SECONDS = 60  # for one configuration, on a slow and busy core
 _MOST = {
     "model": {"hidden_size": 64, "num_layers": 2, "num_attention_heads": 4, "head_dim": 32,
               "intermediate_size": 128, "vocab_size": 1024, "max_position_embeddings": 32},
-    "data": {"sequence_length": 32, "micro_batch_size": 4, "global_batch_size": 16, "global_batch_tokens": 512,
-             "shuffle_buffer_size": 1000},
+    "tokenizer": {"vocab_size": 300},
+    "data": {"sequence_length": 32, "global_batch_tokens": 512, "shuffle_buffer_size": 1000},
 }  # fmt: skip
 _OFF = {
     "runtime.logging.enable_stdout": False, "runtime.logging.tensorboard": False,
     "runtime.checkpoint.directory": None, "runtime.checkpoint.init_from": None,
-    "tokenizer.tokenizer_json": None, "data.cache_dir": None, "runtime.device": "cpu",
+    "tokenizer.tokenizer_json": None, "runtime.device": "cpu",
+}  # fmt: skip
+_PREPARING = {
+    "train_shards", "mixture", "validation_shards", "validation_sets", "format", "documents", "text_field",
+    "messages_field", "bad_utf8", "deduplicate", "validation_fraction", "shard_text_bytes", "cache_dir",
+    "cache_max_bytes",
 }  # fmt: skip
 
 
@@ -54,26 +63,14 @@ class Defect(Exception):
 
 
 class Workbench:
-    """A folder with a small token dataset, for any number of configurations one after another."""
+    """A folder with small texts, for any number of configurations one after another."""
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)
-        reporter.measure_peak_flops = cache(reporter.measure_peak_flops)  # the machine stays the same
         self.folder = folder
-        choose = random.Random(0)
-        words = ["".join(choose.choices("aeiounrst", k=choose.randint(1, 7))) for _ in range(200)]
-        (folder / "text").mkdir()
-        for number in range(20):
-            (folder / f"text/{number:02}.txt").write_text(" ".join(choose.choices(words, k=600)))
-        tree = {
-            "data": {"train_shards": [str(folder / "text")], "cache_dir": str(folder / "cache"), "num_workers": 1,
-                     "validation_fraction": 0.1},
-            "tokenizer": {"vocab_size": 300},
-        }  # fmt: skip
-        self.data = open_data(RunConfig.model_validate_json(json.dumps(tree)))
+        self._open = lru_cache(32)(_open)  # each holds files open
 
     def attempt(self, suffix: str, text: str) -> str:
-        """Return what became of a configuration: `ran`, `refused` or `capped`. Raises Defect."""
+        """Return what became of a configuration: `ran` or `refused`. Raises Defect."""
         path = self.folder / f"config{suffix}"
         path.write_text(text, encoding="utf-8")
         try:
@@ -95,21 +92,42 @@ class Workbench:
         again.write_text(DUMPS[again.suffix](config), encoding="utf-8")
         if load_config(again) != config:
             raise Defect(f"what it resolves to is another configuration:\n{again.read_text()}")
-        try:
-            config = cap(config)
-        except ValidationError:
-            return "capped"  # the limits broke a relation between settings
-        self._run(config)
+        config = cap(config)
+        data = config.data.model_copy(update=self._sources(config.data))
+        self._run(config.model_copy(update={"data": data}))
         return "ran"
 
+    def _sources(self, data: DataConfig) -> dict[str, Any]:
+        """Return tiny texts in the place of what a configuration names."""
+        first, second, third = (str(self._text(data, number)) for number in range(3))
+        mixture = zip(data.mixture, (first, second) * len(data.mixture), strict=False)
+        return {
+            "train_shards": () if data.mixture else (first,),
+            "mixture": tuple(source.model_copy(update={"shards": (text,)}) for source, text in mixture),
+            "validation_shards": (third,) if data.validation_shards else (),
+            "validation_sets": dict.fromkeys(data.validation_sets, (third,)),
+            "cache_dir": self.folder / "cache",
+        }
+
+    def _text(self, data: DataConfig, number: int) -> Path:
+        """Return the folder of a text in the format of a configuration, written at first use."""
+        is_bad = number == 1 or data.bad_utf8 != "error"
+        name = json_sha256([data.format, field_of(data), is_bad, number])[:16]
+        folder = self.folder / f"text-{name}"
+        if not folder.exists():
+            folder.mkdir()
+            _write_text(folder, data, number, b"\xff" if is_bad else b"")
+        return folder
+
     def _run(self, config: RunConfig) -> None:
-        split, sets = self.data.train[0], dict.fromkeys(config.data.validation_sets, self.data.validation)
-        sources = (split,) * max(1, len(config.data.mixture))
-        data = TrainingData(self.data.tokenizer, sources, self.data.validation, sets, self.data.dataset_id)
+        prepared = {
+            "data": config.data.model_dump(mode="json", include=_PREPARING),
+            "tokenizer": config.tokenizer.model_dump(mode="json"),
+        }
+        data = self._open(json.dumps(prepared))
         run_dir = self.folder / "run"
-        is_default = config.runtime.sample == SampleConfig(
-            max_new_tokens=4
-        )  # sampling takes as long as all the rest
+        # sampling takes as long as all the rest
+        is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
         sampler = None if is_default else make_sampler(config, data.tokenizer)
         trainer = build(config, data, run_dir, sampler=sampler)
         parts = trainer.parts
@@ -128,30 +146,63 @@ class Workbench:
         finally:
             parts.loader.close()
             shutil.rmtree(run_dir)
-        missing = [name for name in ("", *sets) if "/".join(filter(None, ("eval", name, "loss"))) not in metrics]
+        names = ("", *data.validation_sets)
+        missing = [name for name in names if "/".join(filter(None, ("eval", name, "loss"))) not in metrics]
         if missing:
             raise Defect(f"the evaluation has no loss of {missing}, but {sorted(metrics)}")
 
 
+def _open(text: str) -> TrainingData:
+    return open_data(RunConfig.model_validate_json(text))
+
+
+def _write_text(folder: Path, data: DataConfig, number: int, bad: bytes) -> None:
+    """Write files of some KB: documents of random words, one of them twice, `bad` in two of them."""
+    choose = random.Random(number)
+    words = ["".join(choose.choices("aeiounrst", k=choose.randint(1, 7))) for _ in range(200)]
+    count, length = (1000, 3) if number == 1 else (12, 150)
+    texts = [" ".join(choose.choices(words, k=length)) for _ in range(count)]
+    texts.insert(3, texts[0])
+    rows: list[Any] = texts
+    if data.format == "chat":
+        rows = [[{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text}] for text in texts]
+        rows.insert(2, [{"role": "system", "content": "nobody answers"}])
+    lines = [json.dumps({field_of(data): row}).encode() for row in rows]
+    lines[1] = lines[1].replace(texts[1].encode(), texts[1].encode() + bad)
+    lines = lines[: 60_000 // max(map(len, lines))]  # one shard, so no processes: those of a campaign have none
+    (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
+    if data.format == "text":
+        for name, end in (("a", b""), ("b", b""), ("c", bad)):
+            (folder / f"{name}.txt").write_bytes("\n".join(texts[:6]).encode() + end)
+
+
 def cap(config: RunConfig) -> RunConfig:
-    """Return a configuration that a slow core trains in milliseconds; see the top. Raises ValidationError."""
+    """Return a configuration that a slow core trains in milliseconds; see the top."""
     tree = to_tree(config)
+    model, data, runtime = tree["model"], tree["data"], tree["runtime"]
+    is_narrower = model["head_dim"] > _MOST["model"]["head_dim"]
     for section, limits in _MOST.items():
         for key, most in limits.items():
             if tree[section][key] is not None:
                 tree[section][key] = min(tree[section][key], most)
     for key, value in _OFF.items():
         _put(tree, key, value)
-    model, data, evaluation = tree["model"], tree["data"], tree["runtime"]["evaluation"]
     model["num_key_value_heads"] = math.gcd(model["num_attention_heads"], model["num_key_value_heads"])
-    if int(model["head_dim"] * model["partial_rotary_factor"]) % 2:
+    rotary = int(model["head_dim"] * model["partial_rotary_factor"])
+    if is_narrower and (rotary % 2 or rotary < 4):
         model["partial_rotary_factor"] = 1.0
-    for stage in data["batch_ramp"]:
-        stage["global_batch_size"] = min(stage["global_batch_size"], 16)
-    if tree["runtime"]["sample"] is not None:
-        tree["runtime"]["sample"]["max_new_tokens"] = min(tree["runtime"]["sample"]["max_new_tokens"], 4)
-    if evaluation["best"] is not None:
-        evaluation["best"]["directory"] = None
+    if data["sequence_length"] is not None:  # init_from, now gone, may have allowed more
+        data["sequence_length"] = min(data["sequence_length"], model["max_position_embeddings"])
+    if data["micro_batch_size"] > 4:  # what was a multiple of it stays one
+        data["micro_batch_size"] = math.gcd(data["micro_batch_size"], 4)
+    most_rows = 16 - 16 % data["micro_batch_size"]
+    for batch in (data, *data["batch_ramp"]):
+        if batch["global_batch_size"] is not None:
+            batch["global_batch_size"] = min(batch["global_batch_size"], most_rows)
+    if runtime["sample"] is not None:
+        runtime["sample"]["max_new_tokens"] = min(runtime["sample"]["max_new_tokens"], 4)
+    if runtime["evaluation"]["best"] is not None:
+        runtime["evaluation"]["best"]["directory"] = None
     return RunConfig.model_validate_json(json.dumps(tree))
 
 

@@ -216,3 +216,8 @@ def test_values_are_looked_up_by_key():
     assert look_up(tree, ("x", "y")) is None
     assert look_up(tree, ("a", "b", 9)) is None
     assert look_up(tree, ()) == tree
+
+
+def test_extends_is_a_key_of_files():
+    assert problems({"extend": "base.yaml"}) == {"extend": "unknown key, did you mean extends?"}
+    assert problems({"extends": "base.yaml"}) == {"extends": "can stand in a file only"}

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from candlewick import progress
+from candlewick.log import setup
 
 
 def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
@@ -22,3 +23,16 @@ def test_a_terminal_gets_a_bar(monkeypatch, done):
     with progress.bytes_progress("tokens") as report:
         report(done, 100)
     assert "tokens" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"), [("debug", True), ("info", True), ("warning", False), ("error", False)]
+)
+def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
+    setup(level)
+    assert progress.is_wanted() == wanted
+    with progress.bytes_progress("tokens") as report:
+        report(1, 2)
+    assert bool(out.getvalue()) == wanted

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,18 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def shown(text: str) -> str:
+    """Return text that may hold terminal commands: for a terminal without them, for a file as it is."""
+    from candlewick.train.display import printable
+
+    return printable(text) if sys.stdout.isatty() else text
+
+
+def side(sides: Mapping[str, object], name: str) -> str:
+    """Return the value of a setting in one of two configurations (`config_io.differences`), as JSON."""
+    return json.dumps(sides[name], ensure_ascii=False) if name in sides else "(no such setting)"
 
 
 def print_json(value: object) -> None:

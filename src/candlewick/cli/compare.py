@@ -1,27 +1,26 @@
 """`candlewick compare`: two runs side by side."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_json, print_json
+from candlewick.cli.arguments import add_json, add_logging, print_json, setup_logging, side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     for name in ("first", "second"):
         parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
+    add_logging(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Compare and print."""
-    from candlewick.log import setup
     from candlewick.pipeline.compare import compare_runs
     from candlewick.pipeline.plot import plot
 
-    setup()
+    setup_logging(args)
     result = compare_runs(args.first, args.second)
     if args.json:
         print_json(result)
@@ -29,13 +28,13 @@ def run(args: argparse.Namespace) -> None:
     names = result["runs"]
     _print_row("", names)
     print("\nsettings that differ" if result["settings"] else "\nall settings are the same")
-    for key, values in result["settings"].items():
-        _print_row(key, [json.dumps(value, ensure_ascii=False) for value in values])
+    for key, sides in result["settings"].items():
+        _print_row(key, [side(sides, name) for name in ("first", "second")])
     print(f"\ntraining loss, mean over {result['smoothed_over_tokens']:,.0f} tokens")
     for step, values in result["training_loss"].items():
         _print_numbers(f"step {step:,}", values)
-    print("\nlast validation loss")
-    for name, values in result["validation_loss"].items():
+    print("\nlast validation, a part of it before the end of a run")
+    for name, values in result["validation"].items():
         _print_numbers(name, values)
     print("\nspeed")
     for name, values in result["figures"].items():

@@ -129,7 +129,7 @@ def _values(action: argparse.Action) -> tuple[str, ...]:
         f"{group.name}.{key}="
         for group in groups()
         for key, field in group.settings.items()
-        if not is_section(field)
+        if group.name and not is_section(field)
     )
     return tuple(sorted({key.replace("[]", "[0]") for key in keys}))
 

@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from typing import Any
 
-from candlewick.cli.arguments import add_config, add_json, print_json, whole_number
+from candlewick.cli.arguments import add_config, add_json, print_json, side, whole_number
+from candlewick.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="print every setting: defaults, file and overrides together")
     add_config(show)
     form = show.add_mutually_exclusive_group()
-    form.add_argument("--format", choices=("yaml", "toml", "json"), default="yaml", help="default yaml")
+    form.add_argument("--format", choices=("yaml", "toml", "json"), help="default yaml")
     form.add_argument("--origins", action="store_true", help="say of each setting which file and line set it")
     add_json(show)
     show.set_defaults(action_run=_show)
@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schema = actions.add_parser("schema", help="print the JSON schema of a configuration, for editors")
     schema.set_defaults(action_run=_schema)
 
-    explain = actions.add_parser("explain", help="what a setting means, what it may be, and what reads it")
+    explain = actions.add_parser("explain", help="what a setting means, may be and is, and what reads it")
     explain.add_argument("key", metavar="KEY", help="for example optimizer.momentum, or momentum")
+    add_config(explain)
     add_json(explain)
     explain.set_defaults(action_run=_explain)
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     plot = actions.add_parser("plot-schedule", help="draw the learning rate over the run")
     add_config(plot)
-    plot.add_argument("--steps", metavar="N", type=whole_number(1), help="length of a run that has no total_steps")
+    plot.add_argument("--steps", metavar="N", type=whole_number(1), help="a run of this length instead")
     add_json(plot)
     plot.set_defaults(action_run=_plot)
 
@@ -48,10 +49,12 @@ def run(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from candlewick.config_io import dump_json, dump_toml, dump_yaml, flatten, load_with_origins
 
+    if args.json and args.format not in (None, "json"):
+        raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
     config, origins = load_with_origins(args.config, args.override)
     if not args.origins:
-        dump = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}["json" if args.json else args.format]
-        sys.stdout.write(dump(config))
+        dumps = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}
+        sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
         return
     values = flatten(config)
     if args.json:
@@ -71,8 +74,9 @@ def _schema(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     from candlewick.cli.explain import explain, print_entries
+    from candlewick.config_io import load_with_origins
 
-    found = explain(args.key)
+    found = explain(args.key, *load_with_origins(args.config, args.override))
     if args.json:
         print_json(found)
     else:
@@ -80,23 +84,14 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from candlewick.config_io import flatten, load_config
+    from candlewick.config_io import differences, load_config
 
-    first, second = (flatten(load_config(source)) for source in (args.first, args.second))
-    sides = {
-        key: {name: side[key] for name, side in (("first", first), ("second", second)) if key in side}
-        for key in [*first, *(key for key in second if key not in first)]
-        if key not in first or key not in second or first[key] != second[key]
-    }
+    found = differences(load_config(args.first), load_config(args.second))
     if args.json:
-        print_json(sides)
+        print_json(found)
         return
-    for key, values in sides.items():
-        print(f"{key}: {_side(values, 'first')} -> {_side(values, 'second')}")
-
-
-def _side(values: dict[str, Any], name: str) -> str:
-    return json.dumps(values[name], ensure_ascii=False) if name in values else "(no such setting)"
+    for key, sides in found.items():
+        print(f"{key}: {side(sides, 'first')} -> {side(sides, 'second')}")
 
 
 def _plot(args: argparse.Namespace) -> None:

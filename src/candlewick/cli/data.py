@@ -12,6 +12,7 @@ from candlewick.cli.arguments import (
     add_output,
     print_json,
     setup_logging,
+    shown,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -103,17 +104,15 @@ def _verify(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from candlewick.data.token_shards import TokenDataset
     from candlewick.tokenizer.bpe import Tokenizer
-    from candlewick.train.display import printable
 
     dataset = TokenDataset.open(args.dataset)
     tokenizer = Tokenizer.load(args.dataset / "tokenizer")
-    split = dataset.split("train")
+    split = dataset.split("train" if dataset.manifest.details["splits"]["train"]["tokens"] else "validation")
     ids = split.window(0, min(args.decode, split.num_tokens)).tolist()
     text = tokenizer.decode(ids, skip_special=False)
     if args.json:
         print_json({**_summary(dataset.manifest), **({"ids": ids, "text": text} if ids else {})})
         return
-    show = printable if sys.stdout.isatty() else str
     details = dataset.manifest.details
     print(f"id          {dataset.id}")
     print(f"vocabulary  {dataset.vocab_size:,} tokens, tokenizer {dataset.tokenizer_sha256[:12]}")
@@ -122,10 +121,10 @@ def _inspect(args: argparse.Namespace) -> None:
     for what, count in details.get("left_out", {}).items():
         print(f"{what:<12}{count:,} left out")
     for example in details["bad_utf8"]["examples"]:
-        print(f"            {show(example)}")
+        print(f"            {shown(example)}")
     _print_splits(dataset.manifest)
     if ids:
-        sys.stdout.write(f"\n{show(text)}\n")
+        sys.stdout.write(f"\n{shown(text)}\n")
 
 
 def _summary(manifest: "Manifest") -> dict[str, Any]:

@@ -78,25 +78,19 @@ def examine() -> Iterator[Finding]:
 
 def _required() -> Iterator[Finding]:
     """Compare each package that candlewick declares with the version that can be imported."""
-    for requirement in metadata.requires("candlewick") or []:
-        match = re.match(r"([\w.-]+).*>=([\d.]+)(?!.*extra ==)", requirement)
-        if match is None:
-            continue
-        name, lowest = match[1], match[2]
+    requires = "\n".join(metadata.requires("candlewick") or [])
+    for name, lowest in re.findall(r"^([\w.-]+).*>=([\d.]+)(?!.*extra ==)", requires, re.MULTILINE):
         fix = f"pip install '{name}>={lowest}'"
         try:
-            importlib.import_module({"pyyaml": "yaml"}.get(name, name))
+            importlib.import_module("yaml" if name == "pyyaml" else name)
             version = metadata.version(name)
         except (ImportError, OSError) as error:  # OSError: a shared library of the package is missing
             yield Finding(name, f"cannot be imported: {error}", "broken", fix)
             continue
-        old = _numbers(version) < _numbers(lowest)
-        yield Finding(
-            name,
-            version + (f", older than {lowest}" if old else ""),
-            "broken" if old else "ok",
-            fix if old else None,
-        )
+        if _numbers(version) < _numbers(lowest):
+            yield Finding(name, f"{version}, older than {lowest}", "broken", fix)
+        else:
+            yield Finding(name, version)
 
 
 def _optional() -> Iterator[Finding]:

@@ -41,4 +41,4 @@ def run(args: argparse.Namespace) -> None:
         print_json(metrics)
     else:
         for name, value in metrics.items():
-            print(f"{name.removeprefix('eval/'):>15}  {value:,.4f}")
+            print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")

@@ -1,24 +1,30 @@
-"""`candlewick config explain`: what a setting means, what it may be, and which modules read it."""
+"""`candlewick config explain`: what a setting means, may be and is, and which modules read it."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import candlewick
+from candlewick.config import RunConfig
 from candlewick.config.schema import Group, default_words, groups, is_section, type_words
+from candlewick.config_io import flatten
 from candlewick.config_keys import Name, find_nearest, key_types, name_of
 from candlewick.config_yaml import dotted
 from candlewick.errors import ConfigError
 
 _PACKAGE = Path(candlewick.__file__).parent
+_OWNERS = {"config", "settings", "source", "stage", "scaling"}
+"""What settings are called where they are read, besides their section's name."""
 
 
-def explain(word: str) -> list[dict[str, Any]]:
+def explain(word: str, config: RunConfig, origins: dict[str, str]) -> list[dict[str, Any]]:
     """Return what is known of a key: one entry for each kind of section that has it, or for each key of that name.
 
-    Raises ConfigError that names the nearest keys.
+    Those that `config` has get their value in it, and its source from `origins` (`load_with_origins`). Raises
+    ConfigError that names the nearest keys.
     """
     given = name_of(tuple(re.findall(r"[\w-]+", re.sub(r"\[\d*\]", "", word))))
     if given[:-1] in key_types() and dict in key_types()[given[:-1]]:
@@ -30,8 +36,14 @@ def explain(word: str) -> list[dict[str, Any]]:
             f"there is no key {word[:80]!r}", f"did you mean {near}?" if near else "see docs/config.md"
         )
     found = [entry for group in groups() for entry in _entries(group) if _name(entry["key"]) in named]
+    values = flatten(config)
     for entry in found:
-        entry["read_by"] = [] if "keys" in entry else list(readers(_name(entry["key"])[-1]))
+        key, (kind, _, chosen) = entry["key"], (entry["kind"] or "").partition(": ")
+        if "keys" in entry:
+            continue
+        entry["read_by"] = list(readers(_name(key)))
+        if key in values and values.get(f"{key.rpartition('.')[0]}.{kind}", "") == chosen:
+            entry |= {"value": json.dumps(values[key], ensure_ascii=False), "source": origins[key]}
     return found
 
 
@@ -54,27 +66,37 @@ def _entries(group: Group) -> Iterator[dict[str, Any]]:
             }
 
 
-def readers(name: str) -> Iterator[str]:
-    """Yield `module:lines` of the package's own files that read an attribute of this name, settings left out."""
+def readers(name: Name) -> Iterator[str]:
+    """Yield `module:lines` of the package's own files that read a key, the settings themselves left out.
+
+    That is an attribute of its name, of something that is called `config`, `settings` or like its section.
+    """
+    *section, last = name
+    owners = _OWNERS.union(section)
     for path in sorted(_PACKAGE.rglob("*.py")):
         place = path.relative_to(_PACKAGE).as_posix()
         text = "" if place.startswith("config") else path.read_text(encoding="utf-8")
-        if f".{name}" not in text:
+        if f".{last}" not in text:
             continue
         lines = {
             node.lineno
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
+            if isinstance(node, ast.Attribute) and node.attr == last and _owner(node) in owners
         }
         if lines:
             yield f"{place}:{','.join(map(str, sorted(lines)))}"
+
+
+def _owner(node: ast.Attribute) -> str:
+    """Return `b` of `a.b.name`, and of `(a.b or c).name`."""
+    return ast.unparse(node.value).split(" or ")[0].rpartition(".")[2]
 
 
 def print_entries(entries: list[dict[str, Any]]) -> None:
     """Write what `explain` found for a person."""
     for entry in entries:
         print(entry["key"] + (f"  (with {entry['kind']})" if entry["kind"] else ""))
-        for name in ("meaning", "type", "default", "keys", "read_by"):
+        for name in ("meaning", "type", "default", "value", "source", "keys", "read_by"):
             value = entry.get(name)
             if value:
                 print(f"  {name.replace('_', ' '):<8} {', '.join(value) if isinstance(value, list) else value}")

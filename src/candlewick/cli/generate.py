@@ -3,16 +3,21 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_json, print_json, whole_number
+from candlewick.cli.arguments import add_json, print_json, shown, whole_number
 from candlewick.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from candlewick.config import SampleConfig
     from candlewick.generate.engine import Engine
     from candlewick.tokenizer.bpe import Tokenizer
+
+Json = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help='many prompts: .txt with one per line, or .jsonl with "prompt"; writes JSON lines in their order',
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="with --prompts: write there")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="with --prompts: write there, as far as it comes if it is stopped",
+    )
     parser.add_argument(
         "--samples",
         metavar="N",
@@ -97,15 +107,17 @@ def run(args: argparse.Namespace) -> None:
     texts = write(engine, tokenizer, jobs, config, args.logprobs)
     console = Console(stderr=True)
     is_plain = not console.is_terminal
-    written = dict(track(texts, "texts", len(jobs), console=console, transient=True, disable=is_plain))
-    results = [{"prompt": prompts[number // args.samples], **written[number]} for number in range(len(jobs))]
+    written = track(texts, "texts", len(jobs), console=console, transient=True, disable=is_plain)
+    ordered = ({"prompt": prompts[number // args.samples], **result} for number, result in _in_order(written))
     if args.prompts is not None:
-        _write_lines(results, args.output)
-    elif args.json:
+        _write_lines(ordered, args.output)
+        return
+    results = list(ordered)
+    if args.json:
         print_json(results[0] if args.samples == 1 else results)
     else:
         for result in results:
-            sys.stdout.write(f"--- seed {result['seed']}\n{before}{_shown(result['text'])}\n")
+            sys.stdout.write(f"--- seed {result['seed']}\n{before}{shown(result['text'])}\n")
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
@@ -119,10 +131,13 @@ def _prompts(args: argparse.Namespace) -> list[str]:
         raise ConfigError("--logprobs are part of the JSON output", "add --json")
     if args.prompts is None:
         return [args.chat if args.chat is not None else args.prompt]
+    kind = args.prompts.suffix.lower()
+    if kind not in (".txt", ".jsonl"):
+        raise ConfigError(f"{args.prompts} is no file of prompts", "give a .txt or .jsonl file")
     try:
         lines = args.prompts.read_text(encoding="utf-8").split("\n")
         lines = lines if lines[-1] else lines[:-1]
-        prompts = [json.loads(line)["prompt"] for line in lines] if args.prompts.suffix == ".jsonl" else lines
+        prompts = [json.loads(line)["prompt"] for line in lines] if kind == ".jsonl" else lines
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{args.prompts} holds no prompts: {type(error).__name__} {error}",
@@ -183,24 +198,27 @@ def _stream(
     from candlewick.generate.engine import stream
 
     for piece in stream(engine, tokenizer, ids, config, seed=seed):
-        sys.stdout.write(before + _shown(piece))
+        sys.stdout.write(before + shown(piece))
         sys.stdout.flush()
         before = ""
     sys.stdout.write("\n")
 
 
-def _write_lines(results: list[dict[str, Any]], output: Path | None) -> None:
-    from candlewick.artifacts import replace_durable
+def _in_order(written: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
+    """Yield what comes in any order by its number from 0 on, each as soon as all before it are there."""
+    waiting: dict[int, Json] = {}
+    number = 0
+    for place, result in written:
+        waiting[place] = result
+        while number in waiting:
+            yield number, waiting.pop(number)
+            number += 1
 
-    lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
-    if output is None:
-        sys.stdout.write(lines)
-    else:
-        replace_durable(output, lines.encode())
 
-
-def _shown(text: str) -> str:
-    """What a model writes may hold terminal commands; a file gets it as it is."""
-    from candlewick.train.display import printable
-
-    return printable(text) if sys.stdout.isatty() else text
+def _write_lines(results: Iterator[Json], output: Path | None) -> None:
+    """Write each result when it is there."""
+    first = list(islice(results, 1))  # a prompt that cannot be read is told before the file is touched
+    with nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8") as file:
+        for result in chain(first, results):
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            file.flush()

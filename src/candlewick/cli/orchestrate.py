@@ -6,7 +6,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, add_logging, print_json, read_config, setup_logging
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    add_logging,
+    print_json,
+    read_config,
+    setup_logging,
+    shown,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
     from candlewick.pipeline.runner import orchestrate
-    from candlewick.train.display import printable
 
     given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
     config = read_config(args, given)
@@ -38,6 +45,4 @@ def run(args: argparse.Namespace) -> None:
         print_json(result)
         return
     for sample in result["samples"]:
-        # what a model writes may hold terminal commands; a file gets it as it is
-        text = sample["prompt"] + sample["text"]
-        print(f"\nthe model writes:\n{printable(text) if sys.stdout.isatty() else text}")
+        print(f"\nthe model writes:\n{shown(sample['prompt'] + sample['text'])}")

@@ -3,41 +3,48 @@
 from itertools import accumulate
 from typing import Any
 
-from candlewick.config import RunConfig
+from candlewick.config import MuonConfig, RunConfig
 from candlewick.data.batches import BatchPlan
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
 from candlewick.pipeline.plot import plot
+from candlewick.train.budget import planned_steps
 
 _MOST_POINTS = 101
 
 
 def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
-    """Return learning rate, its share of the peak, and rows of the batch, each at up to 101 updates of the run.
+    """Return learning rates, their share of the peak, and rows of the batch, each at up to 101 updates of the run.
 
-    `steps` is the length of a run whose configuration does not name it. Raises ConfigError when nothing does.
+    With `steps` the run is so long, whatever its configuration says. Raises ConfigError when nothing says it.
     """
-    total = config.scheduler.total_steps or steps
-    if total is None:
-        raise ConfigError("scheduler.total_steps is not set, so the run has no length", "give --steps N")
-    plan = BatchPlan.of(config.data, config.sequence_length, 1)
-    last = min(total, _MOST_POINTS) - 1
-    at = [round(i * (total - 1) / last) for i in range(last + 1)] if last else [0]
-    shares = [multiplier(config.scheduler, step, total) for step in at]
+    scheduler, length = config.scheduler, config.sequence_length
+    plan = BatchPlan.of(config.data, length, 1)
+    if steps is None and (scheduler.total_steps or scheduler.total_tokens):
+        steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
+    if steps is None:
+        raise ConfigError("no total_steps or total_tokens is set, so the run has no length", "give --steps N")
+    last = min(steps, _MOST_POINTS) - 1
+    at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
+    shares = [multiplier(scheduler, step, steps) for step in at]
+    peaks = {"learning_rate": config.optimizer.learning_rate}
+    if isinstance(config.optimizer, MuonConfig):
+        peaks["adam_learning_rate"] = config.optimizer.adam_learning_rate
     return {
-        "total_steps": total,
+        "total_steps": steps,
         "steps": at,
         "share": shares,
-        "learning_rate": [share * config.optimizer.learning_rate for share in shares],
+        **{name: [share * peak for share in shares] for name, peak in peaks.items()},
         "rows": [plan.rows_at(plan.samples_after(step)) for step in at],
     }
 
 
 def draw(config: RunConfig, found: dict[str, Any]) -> str:
-    """Return what `schedule` found as a curve of plain characters, and the rows in words."""
-    points = list(zip(found["steps"], found["learning_rate"], strict=True))
+    """Return what `schedule` found as curves of plain characters, and the rows in words."""
+    names = [name for name in found if name.endswith("learning_rate")]
+    curves = {name: list(zip(found["steps"], found[name], strict=True)) for name in names}
     ends = accumulate(stage.steps for stage in config.data.batch_ramp)
     ramp = [f"{s.global_batch_size:,} until {end:,}" for s, end in zip(config.data.batch_ramp, ends, strict=True)]
     rows = ", ".join([*ramp, f"{found['rows'][-1]:,} at the end"])
     title = f"optimizer.learning_rate by completed updates ({config.scheduler.strategy})"
-    return f"{plot({'': points}, x_label=title)}\nrows per update: {rows}"
+    return f"{plot(curves, x_label=title)}\nrows per update: {rows}"

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.artifacts import MANIFEST, Manifest, read_manifest
-from candlewick.cli.arguments import add_config, add_json, add_logging, add_output, print_json, setup_logging
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    add_logging,
+    add_output,
+    print_json,
+    setup_logging,
+    shown,
+)
 from candlewick.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -57,11 +65,12 @@ def run(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
     from candlewick.pipeline.tokenizer_stage import make_tokenizer
+    from candlewick.pipeline.tokens import training_text
     from candlewick.progress import bytes_progress
 
     config = load_config(args.config, args.override)
     setup_logging(args, config)
-    sources = args.sources or config.data.train_shards
+    sources = args.sources or training_text(config.data)
     if not sources:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
@@ -100,14 +109,7 @@ def _inspect(args: argparse.Namespace) -> None:
         if manifest.kind == "tokenizer":
             result["made"] = _summary(manifest)
     if args.text is not None:
-        report = measure(tokenizer, [_read_text(args.text.read_bytes(), str(args.text))])
-        result["text"] = {
-            "bytes": report.bytes,
-            "tokens": report.tokens,
-            "bytes_per_token": report.bytes_per_token,
-            "coverage": report.coverage,
-            "lossless": report.lossless,
-        }
+        result["text"] = measure(tokenizer, [_read_text(args.text.read_bytes(), str(args.text))])
     if args.json:
         print_json(result)
     else:
@@ -150,11 +152,9 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _decode(args: argparse.Namespace) -> None:
     from candlewick.tokenizer.bpe import Tokenizer
-    from candlewick.train.display import printable
 
     text = Tokenizer.load(args.tokenizer).decode(args.ids, skip_special=False)
     if args.json:
         print_json({"ids": args.ids, "text": text})
     else:
-        show = printable if sys.stdout.isatty() else str
-        print(show(text))
+        print(shown(text))

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
     run_dir = args.run_dir or Path("runs") / (Path(args.config).stem if args.config else "run")
     saved = run_dir / "config.yaml"
+    if args.resume and args.init_from is not None:
+        raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
     if args.resume and args.config is None:
         if not saved.is_file():
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
@@ -42,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.pipeline.training import run_training
 
-    given = [f"runtime.checkpoint.init_from={json.dumps(args.init_from)}"] if args.init_from else []
-    config = read_config(args, given)
+    start = f"runtime.checkpoint.init_from={json.dumps(args.init_from, ensure_ascii=False)}"
+    config = read_config(args, [] if args.init_from is None else [start])
     setup_logging(args, config)
     result = run_training(config, run_dir, resume=args.resume)
     if args.json:

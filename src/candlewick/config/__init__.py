@@ -1,14 +1,7 @@
 """Every setting of a run; see `run` for the tree."""
 
 from candlewick.config.data import BatchStage, DataConfig, MixtureSource, TokenizerConfig
-from candlewick.config.model import (
-    LinearScaling,
-    Llama3Scaling,
-    ModelConfig,
-    NtkScaling,
-    RopeScaling,
-    YarnScaling,
-)
+from candlewick.config.model import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
 from candlewick.config.optimizer import (
     AdamConfig,
     AdamWConfig,
@@ -28,7 +21,7 @@ from candlewick.config.run import (
     RuntimeConfig,
     SampleConfig,
 )
-from candlewick.config.section import Count, Fraction, Positive, Section, Steps
+from candlewick.config.section import Section, Steps
 
 __all__ = [
     "AdamConfig",
@@ -36,10 +29,8 @@ __all__ = [
     "BatchStage",
     "BestConfig",
     "CheckpointConfig",
-    "Count",
     "DataConfig",
     "EvaluationConfig",
-    "Fraction",
     "LinearScaling",
     "LionConfig",
     "Llama3Scaling",
@@ -49,9 +40,7 @@ __all__ = [
     "MuonConfig",
     "NtkScaling",
     "OptimizerConfig",
-    "Positive",
     "Role",
-    "RopeScaling",
     "RunConfig",
     "RuntimeConfig",
     "SGDConfig",

@@ -43,7 +43,7 @@ class DataConfig(Section):
     """Where text comes from and how it becomes batches."""
 
     train_shards: tuple[str, ...] = ()
-    """Files, folders, `stdlib://`, or prepared token datasets."""
+    """Files, folders, `stdlib://`, or one prepared token dataset."""
     mixture: tuple[MixtureSource, ...] = ()
     """Several sources with weights, in place of train_shards; each in an order of its own, again when it ends."""
     validation_shards: tuple[str, ...] = ()

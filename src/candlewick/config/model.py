@@ -8,6 +8,8 @@ from candlewick.config.section import Count, Fraction, Positive, Section
 
 Stretch = Annotated[float, Field(ge=1.0, le=1e6)]
 Turns = Annotated[float, Field(gt=0.0, le=1e6)]
+_MAX_TABLE = 1 << 29  # numbers in each of the two rotary tables: 4 million positions of heads of 128
+_MAX_THETA = 1e30  # so that float32 can hold it
 
 
 class LinearScaling(Section):
@@ -41,6 +43,12 @@ class YarnScaling(Section):
     attention_factor: Positive | None = None
     """Multiplies cosines and sines; null: 0.1 ln(factor) + 1."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(f"beta_fast={self.beta_fast} must be more than beta_slow={self.beta_slow}")
+        return self
+
 
 class Llama3Scaling(Section):
     """Llama 3.1's: long wavelengths are interpolated, short ones kept, a ramp between (arXiv:2407.21783)."""
@@ -57,11 +65,9 @@ class Llama3Scaling(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor={self.high_freq_factor} must be more than "
-                f"low_freq_factor={self.low_freq_factor}"
-            )
+        high, low = self.high_freq_factor, self.low_freq_factor
+        if high <= low:
+            raise ValueError(f"high_freq_factor={high} must be more than low_freq_factor={low}")
         return self
 
 
@@ -113,11 +119,11 @@ class ModelConfig(Section):
     rms_norm_eps: Positive = 1e-6
     """Added to the mean square in every RMSNorm."""
     qk_norm: bool = True
-    """RMSNorm over each query and key head before RoPE: true saves as Qwen3, false as Llama."""
+    """RMSNorm over each query and key head before RoPE; saved as Qwen3, without as Llama, Mistral or SmolLM3."""
     attention_bias: bool = False
-    """Biases in the four attention projections (Llama only)."""
+    """Biases in the four attention projections; for Llama and SmolLM3, so without qk_norm."""
     mlp_bias: bool = Field(default_factory=lambda model: model["mlp"] == "silu")
-    """Biases in the MLP's projections (Llama only); `mlp: silu` always has them."""
+    """Biases in the MLP's projections, as above; `mlp: silu` always has them."""
     tie_word_embeddings: bool = True
     """Use the embedding as the output head."""
     attn_dropout: Fraction = 0.0
@@ -130,6 +136,13 @@ class ModelConfig(Section):
         """Channels of each head that are rotated."""
         return int(self.head_dim * self.partial_rotary_factor)
 
+    @property
+    def effective_theta(self) -> float:
+        """Base of the frequencies, ntk's alpha folded in: what a saved model says as rope_theta."""
+        if not isinstance(self.rope_scaling, NtkScaling):
+            return self.rope_theta
+        return self.rope_theta * self.rope_scaling.alpha ** (self.rotary_dim / (self.rotary_dim - 2))
+
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -137,6 +150,8 @@ class ModelConfig(Section):
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}; set model.num_key_value_heads to a divisor of it"
             )
+        if self.rope_mode == "off":
+            return self
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd, rotary positions need pairs; set model.head_dim")
         if self.rotary_dim % 2 or not self.rotary_dim:
@@ -153,7 +168,7 @@ class ModelConfig(Section):
         if self.qk_norm and (self.attention_bias or self.mlp_bias):
             raise ValueError(
                 "biases cannot be combined with qk_norm: such a model is saved as Qwen3, whose readers load "
-                "no biases; set model.qk_norm: false (Llama)"
+                "no biases; set model.qk_norm: false"
             )
         return self
 
@@ -163,8 +178,13 @@ class ModelConfig(Section):
             raise ValueError("rope_mode: off leaves nothing to scale or to rotate in part")
         if isinstance(self.rope_scaling, NtkScaling) and self.rotary_dim < 4:
             raise ValueError("rope_scaling ntk needs at least 4 rotated channels per head")
+        if not 1 / _MAX_THETA <= self.effective_theta <= _MAX_THETA:
+            raise ValueError(f"rope_theta={self.rope_theta:g}, ntk's alpha in it, is not within 1e-30 to 1e30")
         if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
             raise ValueError(f"rope_scaling yarn needs a rope_theta above 1, not {self.rope_theta}")
+        if self.rope_mode == "preapply" and self.max_position_embeddings * self.rotary_dim > _MAX_TABLE:
+            places = f"{self.max_position_embeddings:,} positions of heads of {self.rotary_dim:,}"
+            raise ValueError(f"{places} are too many for a rotary table; set model.rope_mode: on_the_fly")
         if self.full_attention_every is not None and self.sliding_window is None:
             raise ValueError("full_attention_every without sliding_window: every layer sees everything anyway")
         return self

@@ -1,8 +1,8 @@
 """The optimizers, told apart by `algorithm`, and the learning rate over time."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from candlewick.config.section import Count, Fraction, NotNegative, Positive, Section, Steps
 
@@ -58,6 +58,14 @@ class SGDConfig(_Optimizer):
     """Share of the last direction that is kept."""
     nesterov: bool = False
     """Look ahead by one step of momentum."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov: true looks ahead by a momentum of 0; raise momentum, or set nesterov: false"
+            )
+        return self
 
 
 class LionConfig(_Optimizer):
@@ -131,3 +139,13 @@ class SchedulerConfig(Section):
     """End after so many passes over the training tokens."""
     total_seconds: Positive | None = None
     """End after about so many seconds of training; becomes a number of steps once, when the speed is known."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        falling = ("cosine", "cosine_with_warmup", "polynomial", "wsd")
+        for name, users in (("decay_fraction", ("wsd",)), ("power", ("polynomial",)), ("min_lr", falling)):
+            value = getattr(self, name)
+            if self.strategy not in users and value != type(self).model_fields[name].default:
+                fix = f"remove it, or set scheduler.strategy to {' or '.join(users)}"
+                raise ValueError(f"{name}={value:g} changes nothing with strategy: {self.strategy}; {fix}")
+        return self

@@ -140,6 +140,11 @@ class RunConfig(Section):
                 f"data.sequence_length={self.sequence_length} exceeds "
                 f"model.max_position_embeddings={self.model.max_position_embeddings}"
             )
+        if self.model.tie_word_embeddings and self.optimizer.learning_rate_scales.get("head", 1.0) != 1.0:
+            raise ValueError(
+                "optimizer.learning_rate_scales.head changes nothing: the head is the embedding "
+                "(model.tie_word_embeddings); scale embedding instead"
+            )
         totals = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
         given = [name for name in totals if getattr(self.scheduler, name) is not None]
         if len(given) > 1:

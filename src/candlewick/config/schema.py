@@ -3,9 +3,9 @@
     json_schema()   for editors: they complete and check a configuration while it is written
     groups()        one section after another with the schema of each setting, for pages and explanations
 
-The schema accepts whatever the loader accepts. As any file may leave out what its parent (`extends`) says, no
-setting is required, and which kind an optimizer is stays open as long as nothing names it. Relations between
-settings are the loader's: it is stricter.
+The schema accepts whatever the loader accepts in YAML and JSON; it does not know of the text "null" in TOML. As
+any file may leave out what its parent (`extends`) says, no setting is required, and which kind an optimizer is
+stays open as long as nothing names it. Relations between settings are the loader's: it is stricter.
 """
 
 from collections.abc import Iterator
@@ -39,8 +39,6 @@ def json_schema() -> Schema:
     for definition in schema["$defs"].values():
         if _kind(definition) is not None:
             definition.pop("required", None)
-    parent = {"type": "string", "description": "A file or profile that this one differs from."}
-    schema["properties"] = {"extends": parent, **schema["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Candlewick configuration",
@@ -49,7 +47,14 @@ def json_schema() -> Schema:
 
 
 def _full() -> Schema:
-    return cast(Schema, _plain(RunConfig.model_json_schema()))
+    schema = cast(Schema, _plain(RunConfig.model_json_schema()))
+    parent = {
+        "anyOf": [{"type": "string"}, {"type": "null"}],
+        "default": None,
+        "description": "A file or profile that this one differs from.",
+    }
+    schema["properties"] = {"extends": parent, **schema["properties"]}
+    return schema
 
 
 def _plain(node: object) -> object:

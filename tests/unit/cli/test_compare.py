@@ -38,14 +38,14 @@ def test_settings_losses_and_the_first_difference_are_shown(trained, other, caps
     (setting,) = (line.split() for line in out.splitlines() if "runtime.seed" in line)
     assert setting == ["runtime.seed", "42", "43"]
     assert "differ from step 7 on" in out
-    for name in ("step 12", "eval/loss", "tokens_per_second", "memory_bytes"):
+    for name in ("step 12", "eval/loss", "eval/bits_per_byte", "eval/tokens", "tokens_per_second", "memory_bytes"):
         assert name in out
     assert f"* {trained}   + {other}" in out
 
 
 def test_the_result_for_a_program(trained, other, capsys):
     result = json.loads(compare(capsys, trained, other, "--json"))
-    assert result["settings"] == {"runtime.seed": [42, 43]}
+    assert result["settings"] == {"runtime.seed": {"first": 42, "second": 43}}
     assert result["first_different_step"] == 7
 
 

@@ -100,3 +100,36 @@ def test_the_schedule_is_drawn(capsys):
     assert "by completed updates (cosine)" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_steps"] == 100
+
+
+def test_a_list_that_an_override_changed_has_two_origins(capsys, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("data:\n  mixture: [{shards: [a]}, {shards: [b]}]\n")
+    words = ["config", "show", "--config", str(file), "--origins", "--override", "data.mixture[1].weight=3"]
+    assert main([*words, "--override", "runtime.sample.prompts[0]=x"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["data.mixture"].endswith(f"  {file}:2, --override")
+    assert (
+        lines["runtime.sample.prompts"].endswith("]  --override")
+        or " --override" in lines["runtime.sample.prompts"]
+    )
+
+
+def test_a_section_against_none_is_one_difference(capsys, tmp_path):
+    (tmp_path / "a.yaml").write_text("runtime: {sample: null}\ndata: {validation_sets: {web: [a]}}\n")
+    (tmp_path / "b.yaml").write_text("runtime: {sample: {top_k: 7}}\n")
+    assert main(["config", "diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]) == 0
+    web, sample = capsys.readouterr().out.splitlines()
+    assert web == f'data.validation_sets.web: ["{tmp_path}/a"] -> (no such setting)'
+    assert sample.startswith('runtime.sample: null -> {"prompts": [""], ')
+
+
+def test_two_formats_are_one_too_many(capsys):
+    assert main(["config", "show", "--json", "--format", "toml"]) == 2
+    assert "--json and --format toml" in capsys.readouterr().err
+    assert main(["config", "show", "--json", "--format", "json"]) == 0
+
+
+def test_a_key_is_explained_with_its_value_in_a_configuration(capsys):
+    assert main(["config", "explain", "model.num_layers", "--config", "demo"]) == 0
+    assert "  source   profile demo:" in capsys.readouterr().out

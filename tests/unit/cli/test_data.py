@@ -104,6 +104,15 @@ def test_inspect_shows_counts_and_the_first_tokens(files, capsys):
     assert "ids" not in json.loads(capsys.readouterr().out)
 
 
+def test_a_dataset_for_validation_alone_is_inspected_too(files, capsys):
+    text, tokenizer, output = map(str, files)
+    words = ["data", "prepare", "--tokenizer", tokenizer, "--output", output, "--workers", "1"]
+    assert main([*words, "--override", f"data.validation_shards=[{text}]"]) == 0
+    capsys.readouterr()
+    assert main(["data", "inspect", output, "--decode", "8"]) == 0
+    assert "\n<|endoftext|>" in capsys.readouterr().out
+
+
 def test_inspect_says_what_was_left_out(files, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "row {i % 30}"}}\n' for i in range(50)))
     assert prepare((tmp_path / "a.jsonl", *files[1:]), "--override", "data.deduplicate=true") == 0

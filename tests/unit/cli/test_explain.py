@@ -1,9 +1,15 @@
 import pytest
 
-from candlewick.cli.explain import _entries, explain, print_entries, readers
+from candlewick.cli.explain import _entries, print_entries, readers
+from candlewick.cli.explain import explain as explain_in
 from candlewick.config.schema import groups
+from candlewick.config_io import load_with_origins
 from candlewick.config_keys import key_types
 from candlewick.errors import ConfigError
+
+
+def explain(word, *overrides):
+    return explain_in(word, *load_with_origins("local", overrides))
 
 
 def test_a_setting_has_meaning_type_default_and_readers():
@@ -70,10 +76,10 @@ def test_every_key_can_be_explained():
 
 
 def test_readers_are_attribute_reads_outside_the_settings():
-    found = list(readers("rms_norm_eps"))
+    found = list(readers(("model", "rms_norm_eps")))
     assert found
     assert not any(place.startswith("config") for place in found)
-    assert not list(readers("no_such_attribute_anywhere"))
+    assert not list(readers(("model", "no_such_attribute_anywhere")))
 
 
 def test_a_person_reads_lines(capsys):
@@ -81,3 +87,47 @@ def test_a_person_reads_lines(capsys):
     out = capsys.readouterr().out
     assert out.startswith("data.order\n  meaning  Rows shuffled")
     assert "  type     global, window\n" in out
+
+
+def test_the_value_has_a_source():
+    [entry] = explain("runtime.seed")
+    assert (entry["value"], entry["source"]) == ("42", "default")
+    [entry] = explain("runtime.seed", "runtime.seed=7")
+    assert (entry["value"], entry["source"]) == ("7", "--override")
+    muon, sgd = explain("optimizer.momentum", "optimizer.algorithm=sgd", "optimizer.momentum=0.5")
+    assert (sgd["value"], sgd["source"], sgd["kind"]) == ("0.5", "--override", "algorithm: sgd")
+    assert "value" not in muon
+    [entry] = explain("extends")
+    assert entry["meaning"].startswith("A file or profile")
+
+
+@pytest.mark.parametrize(
+    ("word", "reader", "other"),
+    [
+        ("runtime.evaluation.best.max_keep", "train/trainer.py", "checkpoint/save.py"),
+        ("data.documents", "data/sources.py", "model/transformer.py"),
+        ("scheduler.total_steps", "train/budget.py", "train/state.py"),
+        ("data.mixture[].weight", "data/samples.py", "model/norm.py"),
+        ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),
+    ],
+)
+def test_readers_read_the_setting_and_no_namesake(word, reader, other):
+    places = [place.split(":")[0] for entry in explain(word) for place in entry["read_by"]]
+    assert reader in places
+    assert other not in places
+
+
+def test_every_setting_has_a_reader():
+    unread = {
+        entry["key"]
+        for group in groups()
+        for entry in _entries(group)
+        if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
+    }
+    in_the_tree = {
+        "optimizer.algorithm",
+        "model.rope_scaling.rope_type",
+        "model.rope_theta",
+        "model.rope_scaling.alpha",
+    }
+    assert unread == {"extends", *in_the_tree}

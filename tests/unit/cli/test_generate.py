@@ -40,10 +40,12 @@ def test_the_result_for_a_program(generate):
     assert result == {"prompt": "The", "text": generate(*words)[3:-1], "seed": 5, "finish": "length"}
 
 
-def test_a_stop_text_ends_it_and_a_penalty_changes_it(generate):
+def test_a_stop_text_ends_it_and_a_penalty_changes_it(generate, core_row):
     text = json.loads(generate("The", "--json"))["text"]
     stopped = json.loads(generate("The", "--json", "--stop", text[5:8], "--stop", "?!"))
-    assert stopped["text"] == text[: text.index(text[5:8])]
+    missed = len(stopped["text"]) - text.index(text[5:8])
+    core_row("runtime.sample.stop", "the whole text cut at its first place; characters", abs(missed), 0)
+    assert text.startswith(stopped["text"])
     assert stopped["finish"] == "stop"
     assert json.loads(generate("The", "--json", "--repetition-penalty", "5"))["text"] != text
 
@@ -158,3 +160,33 @@ def test_a_draft_with_another_tokenizer_is_an_error_that_names_both(trained, cha
     said = capsys.readouterr().err
     for folder in (resolve(trained), chatting):
         assert Tokenizer.load(folder).sha256[:16] in said
+
+
+@pytest.mark.parametrize("name", ["p.TXT", "p.JSONL"])
+def test_capitals_in_a_suffix_do_not_matter(generate, tmp_path, name):
+    (tmp_path / name).write_text("A\n" if name == "p.TXT" else '{"prompt": "A"}\n')
+    assert json.loads(generate("--prompts", tmp_path / name, "--max-new-tokens", "2"))["prompt"] == "A"
+
+
+def test_prompts_in_another_kind_of_file_are_an_error(trained, capsys, tmp_path):
+    (tmp_path / "p.json").write_text('{"prompt": "A"}')
+    assert main(["generate", str(trained), "--prompts", str(tmp_path / "p.json")]) == 2
+    assert "give a .txt or .jsonl file" in capsys.readouterr().err
+
+
+def test_a_stop_leaves_the_first_texts_and_an_error_what_was_there(trained, tmp_path, monkeypatch):
+    def interrupted(*_):
+        yield 1, {"text": "b"}
+        yield 0, {"text": "a"}
+        yield 3, {"text": "d"}
+        raise KeyboardInterrupt
+
+    (tmp_path / "p.txt").write_text("A\nB\nC\nD\n")
+    words = ["generate", str(trained), "--prompts", str(tmp_path / "p.txt"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("candlewick.generate.batch.write", interrupted)
+    assert main(words) == 5
+    assert [json.loads(line)["text"] for line in (tmp_path / "out").read_text().splitlines()] == ["a", "b"]
+    monkeypatch.undo()
+    (tmp_path / "p.txt").write_text("A\n" + "x" * 100)
+    assert main(words) == 2
+    assert (tmp_path / "out").read_text().count("\n") == 2

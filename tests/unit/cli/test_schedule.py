@@ -51,3 +51,19 @@ def test_the_curve_is_plain_text():
     assert text.splitlines()[0].startswith("      0.02 |")
     assert "optimizer.learning_rate by completed updates (wsd)" in text
     assert text.isascii()
+
+
+def test_a_length_that_is_given_is_stronger_and_tokens_are_one_too():
+    steps = {"scheduler": {"total_steps": 1000}}
+    assert schedule(read(**steps), None)["total_steps"] == 1000
+    assert schedule(read(**steps), 7)["total_steps"] == 7
+    tokens = {"scheduler": {"total_tokens": 10 * 4 * 512}, "data": {"micro_batch_size": 4}}
+    assert schedule(read(**tokens), None)["total_steps"] == 10
+
+
+def test_muon_has_two_curves():
+    config = read(optimizer={"learning_rate": 0.02, "adam_learning_rate": 0.01})
+    found = schedule(config, 50)
+    assert found["adam_learning_rate"] == [rate / 2 for rate in found["learning_rate"]]
+    assert "* learning_rate   + adam_learning_rate" in draw(config, found)
+    assert "adam_learning_rate" not in schedule(read(optimizer={"algorithm": "lion"}), 50)

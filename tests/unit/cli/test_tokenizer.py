@@ -57,6 +57,10 @@ def test_text_comes_from_the_config_if_not_from_the_command_line(run, text_dir, 
     )
     run("train", "--config", tmp_path / "c.yaml", "--output", tmp_path / "tok")
     assert Tokenizer.load(tmp_path / "tok").vocab_size == 280
+    mixture = f"data.mixture=[{{shards: [{text_dir}/00.txt]}}]"
+    words = ("--override", "data.train_shards=[]", "--override", mixture)
+    run("train", "--config", tmp_path / "c.yaml", "--output", tmp_path / "mixed", *words)
+    assert read_manifest(tmp_path / "mixed").id == read_manifest(tmp_path / "tok").id
 
 
 def test_too_little_text_has_no_figure_to_show(run, tmp_path, capsys):
@@ -100,7 +104,7 @@ def test_inspecting_measures_a_text(run, folder, text_dir, tokenizer):
     text = json.loads(run("inspect", folder, "--text", text_dir / "00.txt", "--json"))["text"]
     assert text["bytes"] == (text_dir / "00.txt").stat().st_size
     assert text["tokens"] == len(tokenizer.encode((text_dir / "00.txt").read_text()))
-    assert text["lossless"] is True
+    assert text["changed_texts"] == 0
 
 
 def test_a_text_that_is_not_utf8_is_named(capsys, folder, tmp_path):

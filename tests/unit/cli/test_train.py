@@ -52,3 +52,17 @@ def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume"]) == 2
     assert "runs/run/config.yaml does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--init-from", ""], "runtime.checkpoint.init_from: should be a path, or null"),
+        (["--init-from", "no 🕯"], "no 🕯"),
+        (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts one"),
+    ],
+)
+def test_a_run_that_cannot_start_from_there_does_not_start(short, tmp_path, capsys, words, said):
+    assert main(["train", "--config", short, "--run-dir", str(tmp_path / "run"), *words]) in (2, 3)
+    assert said in capsys.readouterr().err
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")

@@ -10,6 +10,9 @@ def read(**model) -> ModelConfig:
     return ModelConfig.model_validate_json(json.dumps(model))
 
 
+YARN = {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64}
+
+
 @pytest.mark.parametrize(
     ("model", "derived"),
     [
@@ -37,6 +40,15 @@ def test_widths_follow_from_the_hidden_size(model, derived):
         ({"mlp": "silu", "qk_norm": False, "mlp_bias": False}, "remove mlp_bias: false"),
         ({"partial_rotary_factor": 0.1, "head_dim": 10}, "is 1 channels, rotary positions need pairs"),
         ({"partial_rotary_factor": 0.01}, "is 0 channels"),
+        ({"max_position_embeddings": 1 << 24}, "16,777,216 positions of heads of 64 are too many"),
+        ({"rope_theta": 1e31}, "rope_theta=1e+31, ntk's alpha in it, is not within"),
+        ({"rope_theta": 1e-31}, "is not within 1e-30 to 1e30"),
+        (
+            {"rope_theta": 1e300, "head_dim": 4, "rope_scaling": {"rope_type": "ntk", "alpha": 1e6}},
+            "rope_theta=1e+300, ntk's",
+        ),
+        ({"rope_scaling": {**YARN, "beta_fast": 1, "beta_slow": 1}}, "beta_fast=1.0 must be more than beta_slow"),
+        ({"rope_scaling": YARN, "rope_theta": 1}, "rope_scaling yarn needs a rope_theta above 1"),
         ({"rope_mode": "off", "partial_rotary_factor": 0.5}, "leaves nothing to scale"),
         ({"rope_mode": "off", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "leaves nothing to scale"),
         ({"head_dim": 2, "rope_scaling": {"rope_type": "ntk", "alpha": 2.0}}, "at least 4 rotated channels"),
@@ -88,3 +100,8 @@ def test_every_nth_layer_sees_everything():
     assert [model.window_of(layer) for layer in range(4)] == [8, None, 8, None]
     assert read(sliding_window=8).window_of(5) == 8
     assert read().window_of(0) is None
+
+
+def test_without_rotation_heads_may_be_odd_and_without_a_table_contexts_long():
+    assert read(rope_mode="off", head_dim=3).head_dim == 3
+    assert read(rope_mode="on_the_fly", max_position_embeddings=1 << 40).max_position_embeddings == 1 << 40

@@ -48,6 +48,7 @@ def test_muon_is_what_nobody_has_to_name():
         ({"learning_rate_scales": {"heads": 2.0}}, "Input should be 'matrix', 'embedding', 'head' or 'vector'"),
         ({"learning_rate_scales": {"head": -1}}, "greater than or equal to 0"),
         ({"ema_decay": 1}, "less than 1"),
+        ({"algorithm": "sgd", "nesterov": True, "momentum": 0}, "looks ahead by a momentum of 0"),
     ],
 )
 def test_wrong_settings_are_refused(optimizer, said):
@@ -57,10 +58,31 @@ def test_wrong_settings_are_refused(optimizer, said):
 
 
 def test_rates_can_be_scaled_by_kind_of_parameter():
-    assert read(learning_rate_scales={"head": 0, "vector": 2}).learning_rate_scales == {"head": 0.0, "vector": 2.0}
+    assert read(learning_rate_scales={"matrix": 0, "vector": 2}).learning_rate_scales == {"matrix": 0, "vector": 2}
 
 
 @pytest.mark.parametrize("share", [0, 1.5])
 def test_a_decay_lasts_a_share_of_the_run(share):
     with pytest.raises(ValidationError):
         SchedulerConfig(decay_fraction=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "users"),
+    [
+        ("decay_fraction", 0.5, ["wsd"]),
+        ("power", 2.0, ["polynomial"]),
+        ("min_lr", 0.1, ["cosine", "cosine_with_warmup", "polynomial", "wsd"]),
+    ],
+)
+def test_a_setting_that_a_strategy_does_not_use_is_refused(name, value, users):
+    for strategy in ("constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"):
+        default = SchedulerConfig.model_fields[name].default
+        SchedulerConfig.model_validate({"strategy": strategy, name: default})
+        if strategy in users:
+            SchedulerConfig.model_validate({"strategy": strategy, name: value})
+        else:
+            with pytest.raises(
+                ValidationError, match=f"{name}={value:g} changes nothing with strategy: {strategy}"
+            ):
+                SchedulerConfig.model_validate({"strategy": strategy, name: value})

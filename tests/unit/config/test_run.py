@@ -28,6 +28,7 @@ def test_the_defaults_are_valid_and_survive_json():
         ({"runtime": {"sample": {"min_p": 0}}}, "greater than 0"),
         ({"runtime": {"checkpoint": {"max_keep": 1}}}, "greater than or equal to 2"),
         ({"run": {}}, "not permitted"),
+        ({"optimizer": {"learning_rate_scales": {"head": 2}}}, "head changes nothing: the head is the embedding"),
     ],
 )
 def test_wrong_settings_are_refused(tree, said):
