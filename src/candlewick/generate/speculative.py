@@ -14,6 +14,7 @@ The trade: it pays where a pass over a few tokens costs the large model little m
 agrees often. One row at a time.
 """
 
+import logging
 from collections.abc import Generator
 
 import torch
@@ -24,6 +25,8 @@ from candlewick.generate.engine import Engine, Step, evaluating
 from candlewick.generate.sampling import distribution, draw
 from candlewick.model.cache import KVCache
 from candlewick.model.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 
 class SpeculativeEngine(Engine):
@@ -39,6 +42,8 @@ class SpeculativeEngine(Engine):
         super().__init__(model, num_tokens)
         self.draft = Engine(draft, num_tokens)
         self.draft_tokens = draft_tokens
+        if self.draft.longest < self.longest:
+            logger.warning("the draft reads %d tokens: beyond them the model writes alone", self.draft.longest)
 
     def _run(
         self, tokens: Tensor, config: SampleConfig, count: int, generators: list[torch.Generator]

@@ -109,12 +109,13 @@ def test_a_draft_that_is_the_model_is_always_right(model):
     assert engine.acceptance_rate > 0.95
 
 
-def test_a_draft_with_a_short_context_helps_as_far_as_it_reaches(models):
+def test_a_draft_with_a_short_context_helps_as_far_as_it_reaches_and_says_so(models, caplog):
     model, draft = models(0), models(0, longest=8)
     engine = SpeculativeEngine(model, draft, 20, 4)
     for prompt in ([1, 2], [1] * 9):
         assert ids_of(engine, prompt, GREEDY) == ids_of(Engine(model, 20), prompt, GREEDY)
     assert engine.acceptance_rate == 0
+    assert "the draft reads 8 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 21, 40])
