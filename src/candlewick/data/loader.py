@@ -138,15 +138,17 @@ class Loader:
         rows, size = self.plan.rows_at(first), self.config.micro_batch_size
         places = self._order.places(first, rows)
         own = rows // self.world_size
-        micro_batches = tuple(
-            _batch(self._order.read(places[:, low : low + size]), self._ones)
+        found = [
+            self._order.read(places[:, low : low + size])
             for low in range(self.rank * own, (self.rank + 1) * own, size)
-        )
+        ]
         if self.world_size > 1:
             weight_sum = self._order.weight_sum(places)
-        else:
-            weight_sum = sum(batch.weights.sum(dtype=torch.float64).item() for batch in micro_batches)
-        return Update(micro_batches, weight_sum or 1.0)
+        else:  # what is at hand need not be read again
+            weight_sum = sum(
+                float(rows.tokens.size if rows.weights is None else rows.weights.sum()) for rows in found
+            )
+        return Update(tuple(_batch(rows, self._ones) for rows in found), weight_sum or 1.0)
 
 
 def _batch(rows: Rows, ones: Tensor) -> Batch:
