@@ -6,8 +6,8 @@
 A revision may be a commit, a branch or a tag; without one it is `main`. It becomes a commit once, when the
 repository is listed, so that all files belong together. Every byte is checked: large files against the SHA-256 in
 the listing, small ones against git's own hash. `huggingface_hub` moves the bytes, and reads HF_HOME, HF_TOKEN and
-HF_ENDPOINT; it checks sizes only. What may pass (a dropped connection, a stall, too many requests, a server's error,
-wrong bytes) is tried again, later each time; what cannot (no such repository, no access) is an error at once.
+HF_ENDPOINT; it checks sizes only. What may pass (a dropped connection, a stall, too many requests, an error of the
+server, wrong bytes) is tried again, later each time; what cannot (no such repository, no access) is an error.
 """
 
 import fnmatch
