@@ -13,6 +13,8 @@ kernel takes windows too, so there each row with a window is a document, and no 
 many there are depends on the data, which a compiled graph must not: there it is a single opaque operation, whose
 backward pass computes the forward again.
 
+Any other mask (`masks`) is for `attend_masked`.
+
 Dropout of the attention weights, and masks, cost the fast kernels; in float32 on CUDA grouped heads do too.
 Training without dropout in bfloat16, and decoding, stay on them.
 """

@@ -10,7 +10,7 @@ back when the cache is rewound below them; the pool grows when none is free. Thi
 past at a time.
 
 The trade: `candlewick generate --max-new-tokens 30000` takes memory as the text grows, and mostly a text ends
-early; each token costs that copy. The tokens are those of the contiguous cache, to the bit.
+early; each token costs that copy. What attention reads is what the contiguous cache gives, to the bit.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,22 @@ from candlewick.model.cache import CacheStatistics, KVCache, LayerCache, Shape
 
 @dataclass(frozen=True, slots=True)
 class _Gathered:
-    """One layer's pools, and where in them the past and the new tokens of each row lie."""
+    """One layer's pools, the pages in them of each row, and where the new tokens belong."""
 
-    keys: Tensor  # (pool's tokens, K, d)
-    values: Tensor  # (pool's tokens, K, d)
-    places: Tensor  # (B, past + T)
+    keys: Tensor  # (pages of the pool, P, K, d)
+    values: Tensor  # (pages of the pool, P, K, d)
+    pages: Tensor  # (B, pages of a row)
+    new: Tensor  # (B, T), page * P + place in the page
+    end: int
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        new = self.places[:, -k.shape[2] :]  # (B, T)
-        self.keys[new], self.values[new] = k.transpose(1, 2), v.transpose(1, 2)  # (B, T, K, d)
-        return self.keys[self.places].transpose(1, 2), self.values[self.places].transpose(1, 2)
+        return self._append(self.keys, k), self._append(self.values, v)
+
+    def _append(self, pool: Tensor, new: Tensor) -> Tensor:
+        pool.flatten(0, 1)[self.new] = new.transpose(1, 2)  # (B, T, K, d)
+        # by whole pages, which is as fast as a plain copy; by tokens it is not
+        found = pool.index_select(0, self.pages.flatten()).view(len(self.pages), -1, *pool.shape[2:])
+        return found[:, : self.end].transpose(1, 2)  # (B, K, past + T, d)
 
 
 class PagedCache(KVCache):
@@ -44,12 +50,12 @@ class PagedCache(KVCache):
         if page_size < 1:
             raise ValueError(f"a page of the cache has at least 1 token, not {page_size}")
         self.page_size = min(page_size, max_tokens)
-        empty = torch.empty(0, heads, width, dtype=dtype, device=device)
+        empty = torch.empty(0, self.page_size, heads, width, dtype=dtype, device=device)
         self._keys, self._values = [empty] * layers, [empty] * layers
         self._tables: list[list[int]] = [[] for _ in range(rows)]  # the pages of each row, in order
         self._free: list[int] = []
-        self._places = torch.empty(rows, 0, dtype=torch.int64, device=device)  # of every token in the tables
-        self._end = 0
+        self._pages = torch.empty(rows, 0, dtype=torch.int64, device=device)  # the tables
+        self._new, self._end = self._pages, 0  # where the tokens reserved last belong, and where they end
 
     def reserve(self, count: int) -> int:
         """Return the position of the first of `count` new tokens, whose pages are there. Raises ValueError."""
@@ -60,25 +66,26 @@ class PagedCache(KVCache):
             self._grow(missing * len(self._tables) - len(self._free))
             for pages in self._tables:
                 pages += [self._free.pop() for _ in range(missing)]
-            device = self._places.device
-            firsts = torch.tensor(self._tables, device=device) * self.page_size  # (B, pages of a row)
-            self._places = (firsts[..., None] + torch.arange(self.page_size, device=device)).flatten(1)
+            self._pages = torch.tensor(self._tables, device=self._pages.device)
+        positions = torch.arange(start, self._end, device=self._pages.device)
+        firsts = self._pages[:, positions // self.page_size] * self.page_size
+        self._new = firsts + positions % self.page_size  # (B, count)
         return start
 
     def _grow(self, pages: int) -> None:
         """Add free pages to the pools. One layer after the other: only one is there twice."""
         if pages <= 0:
             return
-        first = len(self._keys[0]) // self.page_size
+        first = len(self._keys[0])
         for pools in (self._keys, self._values):
             for index, pool in enumerate(pools):
-                pools[index] = pool.new_empty(len(pool) + pages * self.page_size, *pool.shape[1:])
+                pools[index] = pool.new_empty(len(pool) + pages, *pool.shape[1:])
                 pools[index][: len(pool)] = pool
         self._free += range(first + pages - 1, first - 1, -1)
 
     def layer(self, index: int) -> LayerCache:
         """Return one layer, for the tokens reserved last."""
-        return _Gathered(self._keys[index], self._values[index], self._places[:, : self._end])
+        return _Gathered(self._keys[index], self._values[index], self._pages, self._new, self._end)
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`, and give their pages back."""
@@ -87,12 +94,11 @@ class PagedCache(KVCache):
         for pages in self._tables:
             self._free += pages[kept:]
             del pages[kept:]
-        self._places = self._places[:, : kept * self.page_size]
+        self._pages = self._pages[:, :kept]
 
     def statistics(self) -> CacheStatistics:
         """Return what it holds now."""
         pages = sum(map(len, self._tables))
         allocated = 2 * sum(pool.nbytes for pool in self._keys)
-        all_pages = len(self._keys[0]) // self.page_size
-        used = allocated // max(1, all_pages) * pages
+        used = allocated // max(1, len(self._keys[0])) * pages
         return CacheStatistics(len(self._tables) * self.length, pages, used, allocated)

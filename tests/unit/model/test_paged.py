@@ -76,15 +76,16 @@ def test_memory_grows_by_pages_and_freed_ones_are_used_again():
     assert num_elements(paged) == rows * 3 * page  # the pool did not grow
 
 
-def test_no_two_tokens_share_a_place():
+def test_every_page_is_of_one_row_or_free():
     paged = PagedCache(SHAPE, torch.float32, CPU, 4)
     keys, values = torch.randn(2, *SHAPE)
     for count, back in ((10, 3), (9, 8), (20, 20)):
         read(paged, keys, values, count)
         paged.rewind(back)
     read(paged, keys, values, 20)
-    assert paged._places.unique().numel() == paged._places.numel()
-    assert not {page for pages in paged._tables for page in pages} & set(paged._free)
+    used = [page for pages in paged._tables for page in pages]
+    assert sorted(used + paged._free) == list(range(len(paged._keys[0])))
+    assert paged._pages.tolist() == paged._tables
 
 
 def test_reserving_again_for_a_pass_that_failed_takes_nothing_more():
