@@ -166,11 +166,12 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path) -> Path:
 def fetch_model(uri: str, allow: Sequence[str]) -> Path:
     """Fetch the files of a model that match one of the patterns into the Hub's cache; return their folder.
 
-    Nothing else is fetched. The cache is where HF_HOME says, and shared with other programs; files that are in it
-    already are verified too. Raises DataError, EnvironmentFault.
+    A pattern is about a whole path below that of the address, its * about one part of it. Nothing else is fetched.
+    The cache is where HF_HOME says, and shared with other programs; files that are in it already are verified too.
+    Raises DataError, EnvironmentFault.
     """
-    repo = open_repo(uri)
-    chosen = [file for file in repo.files if any(fnmatch.fnmatchcase(file.path, pattern) for pattern in allow)]
+    repo, below = open_repo(uri), parse_uri(uri).path
+    chosen = [file for file in repo.files if any(_is_named(file.path, below, pattern) for pattern in allow)]
     if not chosen:
         raise DataError(f"{uri} has none of the files {', '.join(allow)[:200]}", "check the name and the revision")
     folder: Path | None = None
@@ -188,7 +189,12 @@ def fetch_model(uri: str, allow: Sequence[str]) -> Path:
         path = _persist(f"{repo.uri}/{file.path}", fetch)
         folder = folder or path.parents[file.path.count("/")]
     assert folder is not None
-    return folder
+    return folder / below
+
+
+def _is_named(path: str, below: str, pattern: str) -> bool:
+    whole = f"{below}/{pattern}".lstrip("/")
+    return path.count("/") == whole.count("/") and fnmatch.fnmatchcase(path, whole)
 
 
 def _api() -> huggingface_hub.HfApi:

@@ -32,8 +32,9 @@ class CheckpointConfig(Section):
     """Save after so many updates; the end of the run and a stop always save."""
     max_keep: Annotated[int, Field(ge=2)] = 3
     """Newest checkpoints to keep."""
-    init_from: Path | None = None
-    """Start a new run from the weights, model and tokenizer of this checkpoint; its optimizer is left behind."""
+    init_from: str | None = None
+    """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`;
+    its optimizer is left behind."""
 
 
 class BestConfig(Section):
