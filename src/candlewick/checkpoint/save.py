@@ -68,8 +68,8 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
-    """Write `directory/step_*`, keep the newest `max_keep`, and return the new folder.
+def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
+    """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
 
     Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
     """
@@ -79,7 +79,8 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
     manifest = write(target, snapshot)
     _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
     checked_manifest(target)  # nothing older goes before the new one has been read back
-    prune(directory, target, max_keep)
+    if max_keep is not None:
+        prune(directory, target, max_keep)
     return target
 
 

@@ -14,6 +14,7 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
+    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -68,7 +69,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.data.prepare import prepare
     from candlewick.progress import bytes_progress
 
-    config = load_config(args.config, args.override)
+    config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")

@@ -415,6 +415,8 @@ def verify_text(folder: Path) -> tuple[int, int]:
         raw: Any = json.loads((folder / MANIFEST).read_bytes())
         shards = None if "kind" in raw else raw["shards"]
         entries = [FileEntry(Path(s["path"]).name, int(s["bytes"]), str(s["sha256"])) for s in shards or ()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"
