@@ -1,0 +1,162 @@
+"""The flags of `candlewick orchestrate` as a table: each is a setting under another name, or says what is done.
+
+    --hidden-size 256   ->  model.hidden_size=256          over the configuration and over --override
+
+A flag that would change nothing is told of, one that contradicts another is an error: none is ignored.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from candlewick.cli.arguments import absolute, tell, whole_number
+from candlewick.cli.streaming import BATCH_NOTE, DATASET, stream_settings
+from candlewick.errors import ConfigError
+
+if TYPE_CHECKING:
+    from candlewick.config import RunConfig
+
+PROFILES = {"full": "orchestrate", "local": "local"}
+_SCHEDULES = ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd")
+_PRECISIONS = ("fp32", "fp16", "bf16", "mixed", "auto")
+_SEED_NOTE = "training a tokenizer counts pairs, in whatever order they come"
+
+_COUNT, _NATURAL = whole_number(1), whole_number(0)
+_Row = tuple[str, str | None, Callable[[str], Any] | tuple[str, ...] | None, str]
+"""Flag, the setting that it is, type or choices of its value (None: it has none), help."""
+_TABLE: dict[str, tuple[_Row, ...]] = {
+    "text": (
+        ("--input", "data.train_shards", absolute, "file or folder to train on, may come again"),
+        ("--validation", "data.validation_shards", absolute, "the same to evaluate on; default: a part of it"),
+        ("--stream", None, None, "train on a dataset of the Hub as it comes, without its text on the disk"),
+        ("--dataset", None, str, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {DATASET}"),
+        ("--split", None, str, "of that dataset; default train"),
+        ("--max-samples", None, _COUNT, "documents of it to read at most"),
+        ("--stream-batch-size", None, _COUNT, f"changes nothing: {BATCH_NOTE}"),
+    ),
+    "tokenizer": (
+        ("--tokenizer-json", "tokenizer.tokenizer_json", absolute, "a finished tokenizer: file or folder"),
+        ("--skip-tokenizer", None, None, "train no tokenizer: one must be given or be there"),
+        ("--force-retrain-tokenizer", None, None, "train it anew, even if it is there"),
+        ("--vocab-size", "tokenizer.vocab_size", _COUNT, "tokens of the vocabulary to train"),
+        ("--tokenizer-max-lines", "tokenizer.max_train_lines", _COUNT, "documents to train it on at most"),
+        ("--tokenizer-seed", None, _NATURAL, f"changes nothing: {_SEED_NOTE}"),
+    ),
+    "settings, over those of the configuration and of --override": (
+        ("--hidden-size", "model.hidden_size", _COUNT, "width of the model"),
+        ("--intermediate-size", "model.intermediate_size", _COUNT, "width of its MLP"),
+        ("--layers", "model.num_layers", _COUNT, "transformer blocks"),
+        ("--heads", "model.num_attention_heads", _COUNT, "attention heads"),
+        ("--seq-len", "model.max_position_embeddings", _COUNT, "tokens per row, and the longest context"),
+        ("--batch-size", None, _COUNT, "rows per update, of all accumulated passes together"),
+        ("--grad-accum", None, _COUNT, "passes per update: each reads --batch-size / --grad-accum rows"),
+        ("--steps", "scheduler.total_steps", _COUNT, "updates; without, profile full ends after one epoch"),
+        ("--learning-rate", "optimizer.learning_rate", float, "peak learning rate"),
+        ("--weight-decay", "optimizer.weight_decay", float, "weight decay"),
+        ("--warmup-steps", "scheduler.warmup_steps", _NATURAL, "updates of linear warm-up"),
+        ("--schedule", "scheduler.strategy", _SCHEDULES, "of the learning rate; with - for _ too"),
+        ("--checkpoint-every", "runtime.checkpoint.every_n_steps", _COUNT, "updates between checkpoints"),
+        ("--max-checkpoints", "runtime.checkpoint.max_keep", _COUNT, "newest checkpoints to keep"),
+        ("--evaluate-every", "runtime.evaluation.every_n_steps", _COUNT, "updates between evaluations"),
+        ("--eval-batches", "runtime.evaluation.max_batches", _COUNT, "micro-batches per evaluation at most"),
+        ("--log-every", "runtime.log_every_n_steps", _COUNT, "updates between lines of metrics"),
+        ("--shuffle-buffer", "data.shuffle_buffer_size", _COUNT, "shuffle rows in windows of so many"),
+        ("--loader-workers", "data.num_workers", _COUNT, "processes that prepare text"),
+        ("--precision", "runtime.precision", _PRECISIONS, "of the products"),
+        ("--seed", "runtime.seed", _NATURAL, "of weights, order of the data and dropout"),
+        ("--tensorboard", "runtime.logging.tensorboard", None, "write TensorBoard files"),
+    ),
+    "preparation, in folders below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": (
+        ("--mode", None, ("local", "cloud"), "local (default): the whole path; cloud: all but the training"),
+        ("--experiment", None, str, "name of the run in these folders; default: that of the configuration"),
+        ("--train-shard-lines", None, _COUNT, "documents per shard of training text; default 1,000,000"),
+        ("--validation-shard-lines", None, _COUNT, "the same of --validation; default: as many"),
+        ("--reuse-shards", None, None, "take the shards that are there, after a check of their hashes"),
+        ("--force-reshard", None, None, "make them anew"),
+    ),
+}  # fmt: skip
+_NAMES = {flag: key or flag[2:].replace("-", "_") for rows in _TABLE.values() for flag, key, *_ in rows}
+_ALSO = {
+    "model.max_position_embeddings": "data.sequence_length=null",
+    "data.shuffle_buffer_size": "data.order=window",
+}
+_CONTRADICTING = (
+    ("--config", "--profile"),
+    ("--stream", "--input"),
+    ("--reuse-shards", "--force-reshard"),
+    ("--skip-tokenizer", "--force-retrain-tokenizer"),
+    ("--tokenizer-json", "--force-retrain-tokenizer"),
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare all of them; those that are settings are kept under the name of the setting."""
+    for title, rows in _TABLE.items():
+        group = parser.add_argument_group(title)
+        for flag, _, kind, text in rows:
+            more: dict[str, Any] = {"type": kind, "metavar": "N" if kind in (_COUNT, _NATURAL) else "X"}
+            if kind is None:
+                more = {"action": "store_const", "const": True}
+            elif isinstance(kind, tuple):
+                more = {"choices": kind, "type": lambda word: word.replace("-", "_")}  # pyright: ignore
+            elif flag in ("--input", "--validation"):
+                more |= {"metavar": "PATH", "action": "append"}
+            group.add_argument(flag, dest=_NAMES[flag], help=text, **more)
+
+
+def settings(args: argparse.Namespace) -> list[str]:
+    """Return the overrides that the flags stand for, but for --batch-size and --grad-accum."""
+    overrides: list[str] = []
+    if args.stream:
+        overrides = stream_settings(args.dataset or DATASET, args.split or "train", args.max_samples)
+    for key, value in vars(args).items():
+        if "." in key and value is not None:
+            overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(key)])]
+    return overrides
+
+
+def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
+    """Return the overrides of --batch-size and --grad-accum; what is not given is as in `config`."""
+    if args.batch_size is None and args.grad_accum is None:
+        return []
+    from candlewick.data.batches import BatchPlan
+
+    before = BatchPlan.of(config.data, config.sequence_length, world_size=1).rows
+    rows, passes = args.batch_size or before, args.grad_accum or before // config.data.micro_batch_size
+    if rows % passes:
+        raise ConfigError(
+            f"an update of {rows} rows (--batch-size) is not {passes} equal passes (--grad-accum)",
+            "give a --batch-size that is a multiple of --grad-accum",
+        )
+    return [f"data.global_batch_size={rows}", f"data.micro_batch_size={rows // passes}"]
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ConfigError for flags that contradict each other; tell of those that change nothing."""
+
+    def is_given(flag: str) -> bool:
+        return getattr(args, _NAMES.get(flag, flag[2:])) is not None
+
+    for first, second in _CONTRADICTING:
+        if is_given(first) and is_given(second):
+            raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
+    for flag in ("--dataset", "--split", "--max-samples", "--stream-batch-size"):
+        if is_given(flag) and not args.stream:
+            raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
+    if is_given("--experiment") and not re.fullmatch(r"[\w-][\w.-]*", args.experiment):
+        raise ConfigError(
+            f"--experiment {args.experiment!r} is no name of a folder", "use letters, digits, - _ and ."
+        )
+    idle = {"--stream-batch-size": BATCH_NOTE, "--tokenizer-seed": _SEED_NOTE}
+    if is_given("--tokenizer-json"):
+        idle |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")
+    if args.stream or args.mode != "cloud":
+        shards = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
+        idle |= dict.fromkeys(shards, "text becomes shards with --mode cloud, and without --stream")
+    elif not is_given("--validation"):
+        idle["--validation-shard-lines"] = "what is held out without --validation stays in the training shards"
+    for flag, reason in idle.items():
+        if is_given(flag):
+            tell(f"{flag} changes nothing: {reason}")

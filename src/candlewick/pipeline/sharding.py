@@ -1,0 +1,100 @@
+"""The text of a run as shards with hashes, in folders that other runs share.
+
+    TRAIN/<experiment>/train_0000.jsonl ... manifest.json   made here, or by `data shard`, or by the seed
+    VALIDATION/<experiment>/                                of validation text, if there is some of its own
+
+Shards that are there are used only if that is asked for, and then every byte of them is checked first.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from candlewick.artifacts import MANIFEST
+from candlewick.config import DataConfig
+from candlewick.data.sources import holds_text, open_corpus
+from candlewick.data.text_shards import Outputs, ShardSettings, shard, verify_text
+from candlewick.errors import ConfigError, DataError
+from candlewick.pipeline.tokens import token_dataset
+from candlewick.progress import bytes_progress
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """Where shards go, how large they are, and what happens to those that are there."""
+
+    train: Path
+    validation: Path
+    train_documents: int = 1_000_000
+    """Per shard."""
+    validation_documents: int = 1_000_000
+    existing: Literal["refuse", "reuse", "remake"] = "refuse"
+
+
+def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
+    """Return the settings with shards in the place of `train_shards` and `validation_shards`.
+
+    A mixture, validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are
+    there, DataError and ArtifactError for text or shards that cannot be used.
+    """
+    sides = (
+        ("train_shards", sharding.train, sharding.train_documents),
+        ("validation_shards", sharding.validation, sharding.validation_documents),
+    )
+    update: dict[str, tuple[str, ...]] = {}
+    for side, folder, documents in sides:
+        uris: tuple[str, ...] = getattr(config, side)
+        is_there = folder.is_dir() and any(folder.iterdir())
+        if uris and (config.format == "chat" or token_dataset(uris) is not None):
+            say(f"shards     not made of {', '.join(uris)[:200]}: only text is written as shards")
+            continue
+        if is_there and sharding.existing == "reuse":
+            say(f"shards     reused: {folder} ({_check(folder, config)})")
+        elif uris:
+            if is_there:
+                _make_way(folder, uris, sharding.existing)
+            _make(config, uris, folder, documents, say)
+        else:
+            continue
+        update[side] = (str(folder),)
+    return config.model_copy(update=update)
+
+
+def _check(folder: Path, config: DataConfig) -> str:
+    """Verify shards and return what was verified."""
+    files = open_corpus([str(folder)], config).files
+    for path in folder.iterdir():
+        if path.is_file() and not path.stat().st_size:
+            raise DataError(f"the shard {path} is empty", "give --force-reshard, or restore it")
+    if not (folder / MANIFEST).is_file():
+        return f"{len(files)} files without hashes"
+    count, size = verify_text(folder)
+    return f"{count} files, {size:,} bytes, all hashes match"
+
+
+def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
+    if existing == "refuse":
+        raise ConfigError(
+            f"{folder} holds shards already",
+            "give --reuse-shards to take them, or --force-reshard to make them anew",
+        )
+    inside = [uri for uri in uris if "://" not in uri and Path(uri).resolve().is_relative_to(folder.resolve())]
+    if inside:
+        raise ConfigError(
+            f"{inside[0]} would be removed by --force-reshard before it is read", "give --reuse-shards"
+        )
+    if not ((folder / MANIFEST).is_file() and holds_text(folder)):
+        raise ConfigError(f"{folder} has no manifest of shards, so it is not removed", "move it away")
+    shutil.rmtree(folder)
+
+
+def _make(config: DataConfig, uris: tuple[str, ...], folder: Path, documents: int, say: Say) -> None:
+    with bytes_progress("shards") as progress:
+        settings = ShardSettings(documents_per_shard=documents)
+        manifests, _ = shard(list(uris), Outputs(folder, folder), settings, config, progress=progress)
+    details = manifests[0].details
+    say(f"shards     made: {folder} ({details['total_lines']:,} documents in {details['total_shards']} files)")
