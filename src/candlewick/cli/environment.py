@@ -55,7 +55,4 @@ def cloud_roots() -> dict[str, Path]:
         "VAL": "/workspace/datasets/val",
         "HF_CACHE": os.environ.get("HF_HOME") or "/workspace/hf_cache",
     }
-    return {
-        name: Path(os.environ.get(f"ORCHESTRATE_{name}_ROOT") or default).absolute()
-        for name, default in defaults.items()
-    }
+    return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or place).absolute() for n, place in defaults.items()}

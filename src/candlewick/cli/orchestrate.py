@@ -26,26 +26,10 @@ if TYPE_CHECKING:
     from candlewick.config import RunConfig
     from candlewick.pipeline.preparation import Options
 
-_DOCUMENTS = 1_000_000  # per shard
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    parser.add_argument(
-        "--profile",
-        choices=PROFILES,
-        help="without --config: full (default) is the shipped profile orchestrate, local the small one of that "
-        "name; its settings bound no flag, as they did in the seed",
-    )
-    parser.add_argument(
-        "--run-dir", metavar="DIR", type=Path, help="default: of the experiment's name, see --mode"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="there has to be a checkpoint to go on with; without, there may be one",
-    )
     add_flags(parser)
     add_logging(parser)
     add_json(parser)
@@ -67,48 +51,27 @@ def run(args: argparse.Namespace) -> None:
     given = settings(args)
     given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
     config = read_config(args, given, roots.get("CACHE"))
-    options = Options(
-        skip_tokenizer=bool(args.skip_tokenizer),
-        retrain_tokenizer=bool(args.force_retrain_tokenizer),
-        resume=args.resume,
-    )
-    if not roots:
-        go(args, config, args.run_dir or Path("runs") / name, options)
-        return
-    options.shared_tokenizer = roots["TOKENIZER"] / name
-    if not args.stream:
-        lines = (
-            args.train_shard_lines or _DOCUMENTS,
-            args.validation_shard_lines or args.train_shard_lines or _DOCUMENTS,
-        )
+    options = Options(bool(args.skip_tokenizer), bool(args.force_retrain_tokenizer), bool(args.resume))
+    if roots:
+        options.prepare_only, options.shared_tokenizer = True, roots["TOKENIZER"] / name
+    if roots and not args.stream:
         existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
-        options.sharding = Sharding(roots["TRAIN"] / name, roots["VAL"] / name, *lines, existing)
-    _prepare(args, config, args.run_dir or roots["RUNS"] / name, options)
+        folders = roots["TRAIN"] / name, roots["VAL"] / name
+        options.sharding = Sharding(*folders, args.train_shard_lines, args.validation_shard_lines, existing)
+    go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, options)
 
 
 def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, options: "Options | None" = None) -> None:
-    """Run the whole path, and print what the model writes."""
+    """Run the whole path or prepare a run, and print what the model writes or how to train it."""
     from candlewick.pipeline.runner import orchestrate
 
     setup_logging(args, config)
-    result = orchestrate(config, run_dir, _say(args), options)
+    say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    result = orchestrate(config, run_dir, say, options)
     if args.json:
         print_json(result)
         return
-    for sample in result["samples"]:
+    for sample in result.get("samples", ()):
         print(f"\nthe model writes:\n{shown(sample['prompt'] + sample['text'])}")
-
-
-def _prepare(args: argparse.Namespace, config: "RunConfig", run_dir: Path, options: "Options") -> None:
-    from candlewick.pipeline.runner import prepare_only
-
-    setup_logging(args, config)
-    result = prepare_only(config, run_dir, _say(args), options)
-    if args.json:
-        print_json(result)
-    else:
+    if "command" in result:
         print(f"next: {shlex.join(result['command'])}")
-
-
-def _say(args: argparse.Namespace) -> "partial[None]":
-    return partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)

@@ -8,7 +8,7 @@ A flag that would change nothing is told of, one that contradicts another is an 
 import argparse
 import json
 import re
-from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import absolute, tell, whole_number
@@ -19,32 +19,47 @@ if TYPE_CHECKING:
     from candlewick.config import RunConfig
 
 PROFILES = {"full": "orchestrate", "local": "local"}
-_SCHEDULES = ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd")
-_PRECISIONS = ("fp32", "fp16", "bf16", "mixed", "auto")
 _SEED_NOTE = "training a tokenizer counts pairs, in whatever order they come"
 
-_COUNT, _NATURAL = whole_number(1), whole_number(0)
-_Row = tuple[str, str | None, Callable[[str], Any] | tuple[str, ...] | None, str]
-"""Flag, the setting that it is, type or choices of its value (None: it has none), help."""
-_TABLE: dict[str, tuple[_Row, ...]] = {
+_Kind = dict[str, Any]
+_COUNT, _NATURAL = ({"type": whole_number(least), "metavar": "N"} for least in (1, 0))
+_NUMBER: _Kind = {"type": float, "metavar": "X"}
+_NAME: _Kind = {"metavar": "NAME"}
+_PATH: _Kind = {"type": absolute, "metavar": "PATH"}
+_PATHS: _Kind = {**_PATH, "action": "append"}
+_YES: _Kind = {"action": "store_const", "const": True}
+_MODE: _Kind = {"choices": ("local", "cloud")}
+_PRECISION: _Kind = {"choices": ("fp32", "fp16", "bf16", "mixed", "auto")}
+_SCHEDULE: _Kind = {
+    "choices": ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd"),
+    "type": lambda word: word.replace("-", "_"),
+}
+_PROFILE: _Kind = {"choices": tuple(PROFILES)}
+_DIR: _Kind = {"type": Path, "metavar": "DIR"}
+_TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, setting, kind of value, help
+    "the run": (
+        ("--profile", None, _PROFILE, "without --config: full, the shipped profile orchestrate (default), or local"),
+        ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
+        ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
+    ),
     "text": (
-        ("--input", "data.train_shards", absolute, "file or folder to train on, may come again"),
-        ("--validation", "data.validation_shards", absolute, "the same to evaluate on; default: a part of it"),
-        ("--stream", None, None, "train on a dataset of the Hub as it comes, without its text on the disk"),
-        ("--dataset", None, str, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {DATASET}"),
-        ("--split", None, str, "of that dataset; default train"),
+        ("--input", "data.train_shards", _PATHS, "file or folder to train on, may come again"),
+        ("--validation", "data.validation_shards", _PATHS, "the same to evaluate on; default: a part of it"),
+        ("--stream", None, _YES, "train on a dataset of the Hub as it comes, without its text on the disk"),
+        ("--dataset", None, _NAME, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {DATASET}"),
+        ("--split", None, _NAME, "of that dataset; default train"),
         ("--max-samples", None, _COUNT, "documents of it to read at most"),
         ("--stream-batch-size", None, _COUNT, f"changes nothing: {BATCH_NOTE}"),
     ),
     "tokenizer": (
-        ("--tokenizer-json", "tokenizer.tokenizer_json", absolute, "a finished tokenizer: file or folder"),
-        ("--skip-tokenizer", None, None, "train no tokenizer: one must be given or be there"),
-        ("--force-retrain-tokenizer", None, None, "train it anew, even if it is there"),
+        ("--tokenizer-json", "tokenizer.tokenizer_json", _PATH, "a finished tokenizer: file or folder"),
+        ("--skip-tokenizer", None, _YES, "train no tokenizer: one must be given or be there"),
+        ("--force-retrain-tokenizer", None, _YES, "train it anew, even if it is there"),
         ("--vocab-size", "tokenizer.vocab_size", _COUNT, "tokens of the vocabulary to train"),
         ("--tokenizer-max-lines", "tokenizer.max_train_lines", _COUNT, "documents to train it on at most"),
         ("--tokenizer-seed", None, _NATURAL, f"changes nothing: {_SEED_NOTE}"),
     ),
-    "settings, over those of the configuration and of --override": (
+    "settings, over those of --config, --profile and --override (the seed bounded them with --profile local)": (
         ("--hidden-size", "model.hidden_size", _COUNT, "width of the model"),
         ("--intermediate-size", "model.intermediate_size", _COUNT, "width of its MLP"),
         ("--layers", "model.num_layers", _COUNT, "transformer blocks"),
@@ -53,10 +68,10 @@ _TABLE: dict[str, tuple[_Row, ...]] = {
         ("--batch-size", None, _COUNT, "rows per update, of all accumulated passes together"),
         ("--grad-accum", None, _COUNT, "passes per update: each reads --batch-size / --grad-accum rows"),
         ("--steps", "scheduler.total_steps", _COUNT, "updates; without, profile full ends after one epoch"),
-        ("--learning-rate", "optimizer.learning_rate", float, "peak learning rate"),
-        ("--weight-decay", "optimizer.weight_decay", float, "weight decay"),
+        ("--learning-rate", "optimizer.learning_rate", _NUMBER, "peak learning rate"),
+        ("--weight-decay", "optimizer.weight_decay", _NUMBER, "weight decay"),
         ("--warmup-steps", "scheduler.warmup_steps", _NATURAL, "updates of linear warm-up"),
-        ("--schedule", "scheduler.strategy", _SCHEDULES, "of the learning rate; with - for _ too"),
+        ("--schedule", "scheduler.strategy", _SCHEDULE, "of the learning rate; with - for _ too"),
         ("--checkpoint-every", "runtime.checkpoint.every_n_steps", _COUNT, "updates between checkpoints"),
         ("--max-checkpoints", "runtime.checkpoint.max_keep", _COUNT, "newest checkpoints to keep"),
         ("--evaluate-every", "runtime.evaluation.every_n_steps", _COUNT, "updates between evaluations"),
@@ -64,17 +79,17 @@ _TABLE: dict[str, tuple[_Row, ...]] = {
         ("--log-every", "runtime.log_every_n_steps", _COUNT, "updates between lines of metrics"),
         ("--shuffle-buffer", "data.shuffle_buffer_size", _COUNT, "shuffle rows in windows of so many"),
         ("--loader-workers", "data.num_workers", _COUNT, "processes that prepare text"),
-        ("--precision", "runtime.precision", _PRECISIONS, "of the products"),
+        ("--precision", "runtime.precision", _PRECISION, "of the products"),
         ("--seed", "runtime.seed", _NATURAL, "of weights, order of the data and dropout"),
-        ("--tensorboard", "runtime.logging.tensorboard", None, "write TensorBoard files"),
+        ("--tensorboard", "runtime.logging.tensorboard", _YES, "write TensorBoard files"),
     ),
     "preparation, in folders below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": (
-        ("--mode", None, ("local", "cloud"), "local (default): the whole path; cloud: all but the training"),
-        ("--experiment", None, str, "name of the run in these folders; default: that of the configuration"),
+        ("--mode", None, _MODE, "local (default): the whole path; cloud: all but the training"),
+        ("--experiment", None, _NAME, "name of the run in these folders; default: that of the configuration"),
         ("--train-shard-lines", None, _COUNT, "documents per shard of training text; default 1,000,000"),
         ("--validation-shard-lines", None, _COUNT, "the same of --validation; default: as many"),
-        ("--reuse-shards", None, None, "take the shards that are there, after a check of their hashes"),
-        ("--force-reshard", None, None, "make them anew"),
+        ("--reuse-shards", None, _YES, "take the shards that are there, after a check of their hashes"),
+        ("--force-reshard", None, _YES, "make them anew"),
     ),
 }  # fmt: skip
 _NAMES = {flag: key or flag[2:].replace("-", "_") for rows in _TABLE.values() for flag, key, *_ in rows}
@@ -82,6 +97,8 @@ _ALSO = {
     "model.max_position_embeddings": "data.sequence_length=null",
     "data.shuffle_buffer_size": "data.order=window",
 }
+_OF_A_STREAM = ("--dataset", "--split", "--max-samples", "--stream-batch-size")
+_OF_SHARDS = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
 _CONTRADICTING = (
     ("--config", "--profile"),
     ("--stream", "--input"),
@@ -96,14 +113,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for title, rows in _TABLE.items():
         group = parser.add_argument_group(title)
         for flag, _, kind, text in rows:
-            more: dict[str, Any] = {"type": kind, "metavar": "N" if kind in (_COUNT, _NATURAL) else "X"}
-            if kind is None:
-                more = {"action": "store_const", "const": True}
-            elif isinstance(kind, tuple):
-                more = {"choices": kind, "type": lambda word: word.replace("-", "_")}  # pyright: ignore
-            elif flag in ("--input", "--validation"):
-                more |= {"metavar": "PATH", "action": "append"}
-            group.add_argument(flag, dest=_NAMES[flag], help=text, **more)
+            group.add_argument(flag, dest=_NAMES[flag], help=text, **kind)
 
 
 def settings(args: argparse.Namespace) -> list[str]:
@@ -142,9 +152,8 @@ def check(args: argparse.Namespace) -> None:
     for first, second in _CONTRADICTING:
         if is_given(first) and is_given(second):
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
-    for flag in ("--dataset", "--split", "--max-samples", "--stream-batch-size"):
-        if is_given(flag) and not args.stream:
-            raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
+    if not args.stream and (flag := next(filter(is_given, _OF_A_STREAM), None)):
+        raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
     if is_given("--experiment") and not re.fullmatch(r"[\w-][\w.-]*", args.experiment):
         raise ConfigError(
             f"--experiment {args.experiment!r} is no name of a folder", "use letters, digits, - _ and ."
@@ -153,8 +162,7 @@ def check(args: argparse.Namespace) -> None:
     if is_given("--tokenizer-json"):
         idle |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")
     if args.stream or args.mode != "cloud":
-        shards = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
-        idle |= dict.fromkeys(shards, "text becomes shards with --mode cloud, and without --stream")
+        idle |= dict.fromkeys(_OF_SHARDS, "text becomes shards with --mode cloud, and without --stream")
     elif not is_given("--validation"):
         idle["--validation-shard-lines"] = "what is held out without --validation stays in the training shards"
     for flag, reason in idle.items():

@@ -7,7 +7,7 @@ The text then is that of a dataset on the Hub. What is held out for validation i
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from candlewick.cli.arguments import tell
 from candlewick.errors import ConfigError
@@ -31,20 +31,14 @@ def beside(config: str) -> list[str]:
     if not (Path(config).is_file() and path.is_file()):
         return []
     try:
-        raw: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {str(error)[:100]}", "correct it, or remove it") from None
-    given = (
-        {k: v for k, v in cast("dict[str, Any]", raw).items() if v is not None} if isinstance(raw, dict) else {}
-    )
-    wrong = [f"{name}={value!r}" for name, value in given.items() if type(value) is not _TYPES.get(name)]
+        given: dict[str, Any] = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
+    wrong = [name for name, value in given.items() if type(value) is not _TYPES.get(name)]
     if wrong or not given.get("dataset"):
-        raise ConfigError(
-            f"{path} names no dataset to stream{''.join(f', but {entry[:80]}' for entry in wrong[:1])}",
-            f"it may hold {', '.join(_TYPES)}; correct it, or remove it",
-        )
+        what = f"has {wrong[0]}={given[wrong[0]]!r}"[:80] if wrong else "names no dataset"
+        raise ConfigError(f"{path} {what}", f"it may hold {', '.join(_TYPES)}; correct it, or remove it")
     settings = stream_settings(given["dataset"], given.get("split", "train"), given.get("max_samples"))
-    tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation")
-    if "stream_batch_size" in given:
-        tell(f"stream_batch_size changes nothing: {BATCH_NOTE}")
+    idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in given else ""
+    tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
     return [*settings, "data.validation_shards=[]"]

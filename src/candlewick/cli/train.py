@@ -74,8 +74,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_dir(config: str | None) -> Path:
     """Return where a run goes that does not say: one that was prepared lies beside its settings."""
-    if config is None:
-        return Path("runs/run")
-    path = Path(config)
+    path = Path(config or "run")
     is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
     return path.parent if is_prepared else Path("runs") / path.stem

@@ -56,16 +56,18 @@ Say = Callable[[str], None]
 class Options:
     """What is asked for besides the settings."""
 
-    sharding: Sharding | None = None
-    """Write text as shards first; None: it is read where it is."""
-    shared_tokenizer: Path | None = None
-    """A folder of several runs: its tokenizer is taken, or trained there, and copied to the run's folder."""
     skip_tokenizer: bool = False
     """Train none: what is there is taken."""
     retrain_tokenizer: bool = False
     """Train one anew, whatever is there."""
     resume: bool = False
     """There has to be a checkpoint to go on with."""
+    prepare_only: bool = False
+    """Train nothing."""
+    shared_tokenizer: Path | None = None
+    """A folder of several runs: its tokenizer is taken, or trained there, and copied to the run's folder."""
+    sharding: Sharding | None = None
+    """Write text as shards first; None: it is read where it is."""
 
 
 @dataclass(frozen=True, slots=True)

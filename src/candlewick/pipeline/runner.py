@@ -23,7 +23,7 @@ from candlewick.data.recipe import Recipe, find
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
-from candlewick.pipeline.preparation import Options, Say, deciding, prepare_run, say_stage
+from candlewick.pipeline.preparation import Options, Prepared, Say, deciding, prepare_run, say_stage
 from candlewick.pipeline.stages import make
 from candlewick.pipeline.training import make_sampler, open_data, run_training
 from candlewick.train.build import forecast
@@ -36,37 +36,30 @@ Json = dict[str, Any]
 def orchestrate(config: RunConfig, run_dir: Path, say: Say, options: Options | None = None) -> Json:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    `say` receives one line per stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens: then the result has what `_foresee` says. `say` receives one line per
+    stage. Raises what the stages raise.
     """
-    run_dir = run_dir.resolve()
-    prepared = prepare_run(config, run_dir, say, options or Options())
-    config, tokens = prepared.config, prepared.tokens
-    checkpoint = _train(config, run_dir, tokens | prepared.parent, prepared.is_started, say)
-    device = find_device(config.runtime.device)
-    metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
-    samples = _sample(config, run_dir, checkpoint, device, say)
-    return {"run_dir": str(run_dir), "tokens": tokens, "metrics": metrics, "samples": samples}
-
-
-def prepare_only(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Json:
-    """Make all that training needs, check all that it would check first, and train nothing.
-
-    Returns ids, updates (None: a time budget decides), parameters, and the words of the command that trains.
-    """
-    run_dir = run_dir.resolve()
+    run_dir, options = run_dir.resolve(), options or Options()
     prepared = prepare_run(config, run_dir, say, options)
-    config = prepared.config
-    data = open_data(config)
-    make_sampler(config, data.tokenizer)
-    steps, parameters = forecast(config, data)
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    require_room(directory if directory.is_dir() else run_dir, _LEAST_BYTES * parameters)
+    config, result = prepared.config, {"run_dir": str(run_dir), "tokens": prepared.tokens}
+    if options.prepare_only:
+        return result | _foresee(prepared, run_dir, say)
+    checkpoint = _train(config, run_dir, prepared.tokens | prepared.parent, prepared.is_started, say)
+    device = find_device(config.runtime.device)
+    metrics = _evaluate(run_dir, checkpoint, prepared.tokens, device, say)
+    return result | {"metrics": metrics, "samples": _sample(config, run_dir, checkpoint, device, say)}
+
+
+def _foresee(prepared: Prepared, run_dir: Path, say: Say) -> Json:
+    """Check what training would check first; return its updates (None: a time budget decides), size and command."""
+    data = open_data(prepared.config)
+    make_sampler(prepared.config, data.tokenizer)
+    steps, parameters = forecast(prepared.config, data)
+    require_room(run_dir, _LEAST_BYTES * parameters)
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
     command = ["candlewick", "train", "--config", str(run_dir / "training.yaml")]
-    if prepared.is_started:
-        command.append("--resume")
-    result = {"steps": steps, "parameters": parameters, "command": command}
-    return {"run_dir": str(run_dir), "tokens": prepared.tokens, **result}
+    command += ["--resume"] if prepared.is_started else []
+    return {"steps": steps, "parameters": parameters, "command": command}
 
 
 def _train(config: RunConfig, run_dir: Path, inputs: Mapping[str, str], is_started: bool, say: Say) -> Path:

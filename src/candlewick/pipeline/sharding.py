@@ -29,10 +29,15 @@ class Sharding:
 
     train: Path
     validation: Path
-    train_documents: int = 1_000_000
-    """Per shard."""
-    validation_documents: int = 1_000_000
+    train_documents: int | None = None
+    """Per shard; None: a million."""
+    validation_documents: int | None = None
+    """None: as many."""
     existing: Literal["refuse", "reuse", "remake"] = "refuse"
+
+    def documents(self, side: str) -> int:
+        """Return the documents per shard of a side."""
+        return (self.validation_documents if side == "validation" else None) or self.train_documents or 1_000_000
 
 
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
@@ -41,13 +46,10 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     A mixture, validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are
     there, DataError and ArtifactError for text or shards that cannot be used.
     """
-    sides = (
-        ("train_shards", sharding.train, sharding.train_documents),
-        ("validation_shards", sharding.validation, sharding.validation_documents),
-    )
     update: dict[str, tuple[str, ...]] = {}
-    for side, folder, documents in sides:
-        uris: tuple[str, ...] = getattr(config, side)
+    for side in ("train", "validation"):
+        uris: tuple[str, ...] = getattr(config, f"{side}_shards")
+        folder: Path = getattr(sharding, side)
         is_there = folder.is_dir() and any(folder.iterdir())
         if uris and (config.format == "chat" or token_dataset(uris) is not None):
             say(f"shards     not made of {', '.join(uris)[:200]}: only text is written as shards")
@@ -57,10 +59,10 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
         elif uris:
             if is_there:
                 _make_way(folder, uris, sharding.existing)
-            _make(config, uris, folder, documents, say)
+            say(f"shards     made: {folder} ({_make(config, uris, folder, sharding.documents(side))})")
         else:
             continue
-        update[side] = (str(folder),)
+        update[f"{side}_shards"] = (str(folder),)
     return config.model_copy(update=update)
 
 
@@ -92,9 +94,9 @@ def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
     shutil.rmtree(folder)
 
 
-def _make(config: DataConfig, uris: tuple[str, ...], folder: Path, documents: int, say: Say) -> None:
+def _make(config: DataConfig, uris: tuple[str, ...], folder: Path, documents: int) -> str:
+    """Write shards and return what was written."""
     with bytes_progress("shards") as progress:
         settings = ShardSettings(documents_per_shard=documents)
         manifests, _ = shard(list(uris), Outputs(folder, folder), settings, config, progress=progress)
-    details = manifests[0].details
-    say(f"shards     made: {folder} ({details['total_lines']:,} documents in {details['total_shards']} files)")
+    return f"{manifests[0].details['total_lines']:,} documents in {manifests[0].details['total_shards']} files"
