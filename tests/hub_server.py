@@ -153,6 +153,8 @@ class _Refused(Exception):
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet, not two of which the second waits for an acknowledgment
+        disable_nagle_algorithm = True
 
         def log_message(self, *args: object) -> None:
             pass

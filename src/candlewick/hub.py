@@ -18,7 +18,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeVar
 from candlewick.artifacts import file_sha256
 from candlewick.errors import CandlewickError, DataError, EnvironmentFault
 
+SCHEME = "hf://"
 TRIES = 6
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
@@ -77,12 +78,11 @@ class HubRepo:
     name: str
     commit: str
     files: tuple[HubFile, ...]
-    token: str | None = field(default=None, repr=False, compare=False)
-    """None: the one that `huggingface_hub` finds."""
 
-    def uri(self, path: str = "") -> str:
-        """Return the URI, at the commit, of a file or of the repository."""
-        return str(HubUri(self.kind, self.name, self.commit, path))
+    @property
+    def uri(self) -> HubUri:
+        """The address of just this state."""
+        return HubUri(self.kind, self.name, self.commit, "")
 
 
 class _WrongBytes(OSError):
@@ -101,10 +101,10 @@ def parse_uri(uri: str) -> HubUri:
     return HubUri("dataset" if found["datasets"] else "model", found["name"], found["revision"], path)
 
 
-def open_repo(uri: str | HubUri, token: str | None = None) -> HubRepo:
+def open_repo(uri: str | HubUri) -> HubRepo:
     """List a repository, all of it, at the commit that its revision stands for now.
 
-    Raises DataError if it is not there or not for this token, EnvironmentFault if the Hub cannot be reached.
+    Raises DataError if it is not there or not for this user, EnvironmentFault if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
     from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
@@ -113,7 +113,7 @@ def open_repo(uri: str | HubUri, token: str | None = None) -> HubRepo:
     _set_up()
 
     def ask() -> HubRepo:
-        api = HfApi(token=token)
+        api = HfApi()
         commit = api.repo_info(wanted.name, revision=wanted.revision, repo_type=wanted.kind).sha or ""
         if not _COMMIT.fullmatch(commit):
             raise _WrongBytes(f"the server names no commit: {commit[:40]!r}")
@@ -124,9 +124,9 @@ def open_repo(uri: str | HubUri, token: str | None = None) -> HubRepo:
             if isinstance(entry, RepoFile)
         ]
         files.sort(key=lambda file: file.path)
-        return HubRepo(wanted.kind, wanted.name, commit, tuple(files), token)
+        return HubRepo(wanted.kind, wanted.name, commit, tuple(files))
 
-    repo = _persist(str(wanted), ask, token)
+    repo = _persist(str(wanted), ask)
     if repo.commit != wanted.revision:
         _log.info("%s is commit %s now: write @%s to have the same files again", wanted, repo.commit, repo.commit)
     return repo
@@ -137,10 +137,10 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path) -> Path:
 
     Raises DataError for bytes that stay wrong, EnvironmentFault if the Hub cannot be reached.
     """
-    return _persist(repo.uri(file.path), lambda: _fetch(repo, file, folder), repo.token)
+    return _persist(f"{repo.uri}/{file.path}", lambda: _fetch(repo, file, folder))
 
 
-def fetch_model(uri: str, allow: Sequence[str], token: str | None = None) -> Path:
+def fetch_model(uri: str, allow: Sequence[str]) -> Path:
     """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
 
     Every file is verified, also one that was there. Code and pickles are never brought, whatever `allow` says.
@@ -149,7 +149,7 @@ def fetch_model(uri: str, allow: Sequence[str], token: str | None = None) -> Pat
     wanted = parse_uri(uri)
     if wanted.kind != "model":
         raise DataError(f"{uri} is a dataset, not a model", "write hf://OWNER/NAME@REVISION")
-    repo = open_repo(wanted, token)
+    repo = open_repo(wanted)
     prefix = f"{wanted.path}/" if wanted.path else ""
     chosen = [
         file
@@ -163,7 +163,7 @@ def fetch_model(uri: str, allow: Sequence[str], token: str | None = None) -> Pat
         raise DataError(
             f"{uri} has no file of {', '.join(allow)}, only {names}", "check the name and the revision"
         )
-    paths = [_persist(repo.uri(file.path), lambda file=file: _fetch(repo, file, None), token) for file in chosen]
+    paths = [_persist(f"{repo.uri}/{file.path}", lambda file=file: _fetch(repo, file, None)) for file in chosen]
     depth = len(PurePosixPath(chosen[0].path.removeprefix(prefix)).parts)
     return paths[0].parents[depth - 1]
 
@@ -173,7 +173,7 @@ def _fetch(repo: HubRepo, file: HubFile, folder: Path | None) -> Path:
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
     if file.path.startswith("/") or ".." in file.path.split("/"):
-        raise DataError(f"{repo.uri()} lists {file.path!r}, a path that leads out of it", "use another repository")
+        raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
     path = Path(
         hf_hub_download(
             repo.name,
@@ -182,7 +182,6 @@ def _fetch(repo: HubRepo, file: HubFile, folder: Path | None) -> Path:
             revision=repo.commit,
             local_dir=folder,
             cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
-            token=repo.token,
         )
     )
     if (wrong := _difference(path, file)) is None:
@@ -204,7 +203,7 @@ def _difference(path: Path, file: HubFile) -> str | None:
     return None if found == expected else f"{kind} {found[:12]} came, the listing says {expected[:12]}"
 
 
-def _persist(what: str, ask: Callable[[], _Result], token: str | None) -> _Result:
+def _persist(what: str, ask: Callable[[], _Result]) -> _Result:
     """Ask until there is an answer, `TRIES` times at most."""
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
@@ -215,7 +214,7 @@ def _persist(what: str, ask: Callable[[], _Result], token: str | None) -> _Resul
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             cause = _cause(error)
             _raise_what_stays(what, cause)
-            reason = _reason(cause, token)
+            reason = _reason(cause)
             if number == TRIES:
                 raise _give_up(what, cause, reason) from None
             seconds = _seconds_to_wait(cause, number)
@@ -267,15 +266,15 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _reason(error: Exception, token: str | None) -> str:
+def _reason(error: Exception) -> str:
     """Return one line without the address (it may be signed) and without the token."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
     if (status := _status(error)) is not None:
         return f"HTTP {status}"
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
-    for secret in filter(None, (token, get_token())):
-        text = text.replace(secret, "***")
+    if token := get_token():
+        text = text.replace(token, "***")
     return re.sub(r"\?\S+", "?...", text)
 
 

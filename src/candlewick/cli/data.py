@@ -1,10 +1,11 @@
-"""`candlewick data`: turn text into token shards, check them, look into them."""
+"""`candlewick data`: text into shards of text and of tokens; check them, look into them."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from candlewick.cli import data_shard
 from candlewick.cli.arguments import (
     add_config,
     add_json,
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
 
-    verify = actions.add_parser("verify", help="read every byte of a token dataset and check it")
+    data_shard.add_arguments(actions)
+
+    verify = actions.add_parser("verify", help="read every byte of shards, of tokens or of text, and check it")
     _add_dataset(verify)
     verify.set_defaults(action_run=_verify)
 
@@ -89,8 +92,16 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from candlewick.data.token_shards import TokenDataset, verify_shards
+    from candlewick.data.text_shards import verify_text
+    from candlewick.data.token_shards import TokenDataset, is_token_dataset, verify_shards
 
+    if not is_token_dataset(args.dataset):
+        count, size = verify_text(args.dataset)
+        if args.json:
+            print_json({"dataset": str(args.dataset), "ok": True, "files": count, "bytes": size})
+        else:
+            print(f"ok: {count} files, {size:,} bytes")
+        return
     dataset = TokenDataset.open(args.dataset, rehash=True)
     verify_shards(dataset)
     manifest = dataset.manifest
