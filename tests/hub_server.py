@@ -125,6 +125,9 @@ class HubServer:
         """Point `huggingface_hub` in this process at this server; yields the waits that were not waited."""
         with pytest.MonkeyPatch.context() as patch:
             yield point_here(patch, self.url, home, timeout)
+            for thread in threading.enumerate():
+                if thread.name == "fetch":  # what was fetched ahead and not wanted any more
+                    thread.join()
 
 
 def point_here(patch: pytest.MonkeyPatch, url: str, home: Path, timeout: float) -> list[float]:
