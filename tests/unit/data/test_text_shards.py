@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hub_server import HubServer
 
-from candlewick.artifacts import Manifest, publish, read_manifest, staging
+from candlewick.artifacts import Manifest, file_sha256, publish, read_manifest, staging, verify
 from candlewick.config import DataConfig
 from candlewick.data import recipe, text_shards
 from candlewick.data.holdout import split_of
