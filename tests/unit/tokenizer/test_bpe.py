@@ -6,8 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer import bpe
-from candlewick.tokenizer.bpe import DELIMITER, PADDING, Tokenizer, surrogate_error
+from candlewick.tokenizer import check, files
+from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
+from candlewick.tokenizer.special import DELIMITER, PADDING
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_tokenizer_may_have_no_padding_token(tree, tmp_path):
                 "pretokenizers": [
                     {
                         "type": "Split",
-                        "pattern": {"Regex": bpe.PATTERNS["cl100k"]},
+                        "pattern": {"Regex": check.PATTERNS["cl100k"]},
                         "behavior": "Isolated",
                         "invert": False,
                     },
@@ -235,7 +236,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(bpe, "_MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(TokenizerError, match="is larger than 1 MiB"):
         Tokenizer.load(tmp_path)
@@ -249,7 +250,7 @@ def test_a_panic_in_rust_is_an_error_like_others(tokenizer, monkeypatch):
     def panic(text):
         raise Panic("index out of bounds")
 
-    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
+    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
     assert "is not a tokenizer: index out of bounds" in refusal(tokenizer.json_bytes)
 
 
@@ -257,7 +258,7 @@ def test_an_interrupt_while_loading_is_not_swallowed(tokenizer, monkeypatch):
     def interrupt(text):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
+    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
     with pytest.raises(KeyboardInterrupt):
         Tokenizer(tokenizer.json_bytes)
 
