@@ -5,6 +5,7 @@
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
+#   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
 
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz check format bench docs
+.PHONY: demo test core fuzz check format bench attention docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -48,6 +49,9 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/nanogpt.py --nanogpt "$(NANOGPT)"
+
+attention: $(VENV)/.dev
+	$(BIN)/python benchmarks/attention.py --plots benchmarks/results
 
 # torch first and alone: whichever build of the pinned version was asked for, the rest accepts it. Modules are
 # compiled when they are first imported (most never are), which saves a third of the installation.

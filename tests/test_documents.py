@@ -1,5 +1,7 @@
-"""The documents tell the truth: links lead somewhere, commands parse, named files and targets exist."""
+"""The documents tell the truth: links lead somewhere, commands parse, code runs, named files and targets exist."""
 
+import contextlib
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -34,6 +36,20 @@ def test_every_command_in_the_documents_parses(page: str, command: str):
     except SystemExit as stop:
         if stop.code:
             pytest.fail(f"{page}: `{command}` is no command")
+
+
+@pytest.mark.parametrize("page", ["docs/rope.md"])
+def test_the_python_of_a_page_prints_what_stands_below_it(page: str):
+    blocks = _FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    shown = 0
+    for (language, block), below in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(block, page, "exec"), names)  # the blocks of a page go on from each other
+            assert below == ("text", printed.getvalue())
+            shown += 1
+    assert shown == 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

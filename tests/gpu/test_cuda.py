@@ -8,8 +8,11 @@ from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import Interrupted
-from candlewick.model.attention import attend
+from candlewick.model import masks
+from candlewick.model.attention import attend, attend_masked
+from candlewick.model.cache import ContiguousCache
 from candlewick.model.documents import Documents
+from candlewick.model.paged import PagedCache
 from candlewick.pipeline.training import open_data, run_training
 from candlewick.train.build import build
 from candlewick.train.step import train_step
@@ -197,3 +200,31 @@ def _dense(q, k, v, window, positions):
         hidden = hidden | (distance >= window)
     scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(hidden[:, None], -torch.inf)
     return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_queries_that_see_nothing_give_zeros_on_every_kernel(dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 33, 64, generator=generator).to("cuda", dtype).requires_grad_() for _ in range(3))
+    mask = masks.causal(33, 33, device=q.device) & masks.padding(torch.tensor([33, 0], device=q.device), 33)
+    y = attend_masked(q, k, v, mask)
+    assert y[1].eq(0).all()
+    assert torch.allclose(y[:1].float(), attend(q[:1], k[:1], v[:1]).float(), atol=2e-2)
+    for grad in torch.autograd.grad(y.float().sum(), (q, k, v)):
+        assert torch.isfinite(grad).all()
+        assert grad[1].eq(0).all()
+
+
+def test_a_paged_cache_gives_back_what_the_contiguous_one_does():
+    device, shape = torch.device("cuda"), (2, 3, 2, 40, 16)
+    caches = [ContiguousCache(shape, torch.bfloat16, device), PagedCache(shape, torch.bfloat16, device, 7)]
+    for count, back in ((20, 9), (1, 10), (30, 40)):
+        keys, values = torch.randn(2, *shape, device=device).bfloat16()[:, :, :, :, :count]
+        for index in range(2):
+            for cache in caches:
+                assert cache.reserve(count) + count <= 40
+            one, other = (cache.layer(index).append(keys[index], values[index]) for cache in caches)
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        for cache in caches:
+            cache.advance(count)
+            cache.rewind(back)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:  # reading it takes time that `--help` does not have
 def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
     """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
     parser.add_argument(
+        "-c",
         "--config",
         metavar="FILE",
         default=default,
-        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (demo, local, m3_medium)"
+        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)"
         + (f"; default {default}" if default else ""),
     )
     parser.add_argument(
@@ -27,8 +28,19 @@ def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set one key, for example optimizer.learning_rate=1e-3; may be given again",
+        help="set one key, for example optimizer.learning_rate=1e-3; may be given again; paths are relative to "
+        "the folder of FILE, as those in it are",
     )
+
+
+def tell(note: str) -> None:
+    """Say how something was read that could have been meant otherwise."""
+    sys.stderr.write(f"note: {note}\n")
+
+
+def absolute(path: str) -> str:
+    """Return a path of the command line so that no configuration's folder changes it; an address as it is."""
+    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
 def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
@@ -36,7 +48,7 @@ def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConf
     from candlewick.cli.environment import cache_home
     from candlewick.config_io import load_config
 
-    config = load_config(args.config, [*args.override, *extra])
+    config = load_config(args.config, [*args.override, *extra], tell)
     if config.data.cache_dir is not None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache_home()})})

@@ -1,10 +1,11 @@
-"""`candlewick data`: turn text into token shards, check them, look into them."""
+"""`candlewick data`: text into shards of text and of tokens; check them, look into them."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from candlewick.cli import data_shard
 from candlewick.cli.arguments import (
     add_config,
     add_json,
@@ -13,6 +14,7 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
+    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -38,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
 
-    verify = actions.add_parser("verify", help="read every byte of a token dataset and check it")
+    data_shard.add_arguments(actions)
+
+    verify = actions.add_parser("verify", help="read every byte of shards, of tokens or of text, and check it")
     _add_dataset(verify)
     verify.set_defaults(action_run=_verify)
 
@@ -66,7 +70,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.progress import bytes_progress
     from candlewick.tokenizer.bpe import open_tokenizer
 
-    config = load_config(args.config, args.override)
+    config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
@@ -90,8 +94,16 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from candlewick.data.token_shards import TokenDataset, verify_shards
+    from candlewick.data.text_shards import verify_text
+    from candlewick.data.token_shards import TokenDataset, is_token_dataset, verify_shards
 
+    if not is_token_dataset(args.dataset):
+        count, size = verify_text(args.dataset)
+        if args.json:
+            print_json({"dataset": str(args.dataset), "ok": True, "files": count, "bytes": size})
+        else:
+            print(f"ok: {count} files, {size:,} bytes")
+        return
     dataset = TokenDataset.open(args.dataset, rehash=True)
     verify_shards(dataset)
     manifest = dataset.manifest

@@ -32,3 +32,11 @@ def share_cores() -> None:
     docs/decisions/0004-waiting-threads.md.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
+    """Let the Hub's library use a token and a folder; call it before that is imported."""
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    if home is not None:
+        os.environ["HF_HOME"] = str(home)

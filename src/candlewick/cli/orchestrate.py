@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from candlewick.cli.arguments import (
+    absolute,
     add_config,
     add_json,
     add_logging,
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
     from candlewick.pipeline.runner import orchestrate
 
-    given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
+    texts = json.dumps([absolute(path) for path in args.input], ensure_ascii=False)
+    given = [f"data.train_shards={texts}"] if args.input else []
     config = read_config(args, given)
     setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)

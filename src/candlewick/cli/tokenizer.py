@@ -14,6 +14,7 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
+    tell,
 )
 from candlewick.errors import ConfigError, DataError
 
@@ -68,7 +69,7 @@ def _train(args: argparse.Namespace) -> None:
     from candlewick.pipeline.tokens import training_text
     from candlewick.progress import bytes_progress
 
-    config = load_config(args.config, args.override)
+    config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     sources = args.sources or training_text(config.data)
     if not sources:

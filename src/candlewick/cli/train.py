@@ -4,7 +4,15 @@ import argparse
 import json
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, add_logging, print_json, read_config, setup_logging
+from candlewick.cli.arguments import (
+    absolute,
+    add_config,
+    add_json,
+    add_logging,
+    print_json,
+    read_config,
+    setup_logging,
+)
 from candlewick.errors import ConfigError
 
 
@@ -25,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from",
         metavar="DIR",
-        help="start from the weights of this checkpoint; it brings the model section and the tokenizer",
+        help="start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model "
+        "section and the tokenizer",
     )
     add_logging(parser)
     add_json(parser)
@@ -44,8 +53,10 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.pipeline.training import run_training
 
-    start = f"runtime.checkpoint.init_from={json.dumps(args.init_from, ensure_ascii=False)}"
-    config = read_config(args, [] if args.init_from is None else [start])
+    extra: list[str] = []
+    if args.init_from is not None:
+        extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
+    config = read_config(args, extra)
     setup_logging(args, config)
     result = run_training(config, run_dir, resume=args.resume)
     if args.json:

@@ -11,10 +11,7 @@ With `data.deduplicate` all text is read twice, first to find what stands there 
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,11 +24,11 @@ from candlewick.data.duplicates import without_duplicates
 from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of, whole_documents
-from candlewick.data.recipe import Recipe, once
+from candlewick.data.recipe import Recipe, once, stoppable
 from candlewick.data.sources import Corpus, open_corpus
 from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
 from candlewick.data.workers import count_cores, in_processes
-from candlewick.errors import DataError, Interrupted
+from candlewick.errors import DataError
 from candlewick.tokenizer.artifact import provenance
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
@@ -113,7 +110,7 @@ def prepare(
     recipe = text.recipe()
 
     def make(folder: Path) -> Manifest:
-        with _stoppable(folder):
+        with stoppable(folder):
             files, details, backend = _encode(text, folder, progress)
         _require_text(text, details)
         _sweep(folder, files)
@@ -144,26 +141,6 @@ def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[F
     if own.roles.end is not None:
         details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
     return files, details, backend
-
-
-@contextmanager
-def _stoppable(partial: Path) -> Generator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted`."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if is_main else None
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"preparation stopped; the finished shards are kept in {partial}", "run it again to go on"
-        ) from None
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _run(

@@ -11,6 +11,8 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts import MANIFEST, Manifest, read_manifest, require_replaceable, verify
-from candlewick.errors import ArtifactError
+from candlewick.errors import ArtifactError, Interrupted
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +95,26 @@ def alone(output: Path) -> Generator[Path]:
                 return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def stoppable(partial: Path) -> Generator[None]:
+    """Turn SIGINT and SIGTERM into `Interrupted`, which names the folder that is gone on with."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"preparation stopped; what is finished is kept in {partial}", "run it again to go on"
+        ) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _is_open_at(descriptor: int, path: Path) -> bool:

@@ -10,6 +10,7 @@ text in another place has the same fingerprint: the SHA-256 over names, sizes an
 changed byte changes it.
 """
 
+import json
 import logging
 import os
 import sys
@@ -18,12 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import cast
 
-from candlewick.artifacts import MANIFEST, file_sha256, json_sha256
+from candlewick.artifacts import MANIFEST, file_sha256, json_sha256, read_manifest
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText, Document, read
 from candlewick.data.pieces import Compression, Kind, Piece, SourceFile
-from candlewick.errors import DataError
+from candlewick.errors import ArtifactError, DataError
 
 STDLIB = "stdlib://"
 _EXTENSIONS = {
@@ -115,7 +117,7 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
         return _find_in_folder(path, config)
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
-    file = _describe(path, path.name, config)
+    file = describe_file(path, path.name, config)
     if file is None:
         raise DataError(
             f"{path} has an unknown extension", f"{config.format} is read from {_EXTENSIONS[config.format]}"
@@ -127,14 +129,18 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
 
 def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     if (folder / MANIFEST).exists():
-        raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
+        if not _holds_text(folder):
+            raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
+        config = config.model_copy(
+            update={"documents": "line"}
+        )  # of shards, whatever the config says of other text
     files: list[SourceFile] = []
     others = 0
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") for part in parts) or path.is_dir():
             continue
-        file = _describe(path, "/".join(parts), config)
+        file = describe_file(path, "/".join(parts), config)
         others += file is None
         if file is not None and file.bytes:
             files.append(file)
@@ -147,7 +153,20 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     return files
 
 
-def _describe(path: Path, name: str, config: DataConfig) -> SourceFile | None:
+def _holds_text(folder: Path) -> bool:
+    """Say whether a folder with a manifest holds shards of text: ours, or those of the seed's sharder."""
+    try:
+        return read_manifest(folder).kind == "text"
+    except ArtifactError:
+        try:
+            found: object = json.loads((folder / MANIFEST).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and {"shards", "total_lines"} <= cast("dict[str, object]", found).keys()
+
+
+def describe_file(path: Path, name: str, config: DataConfig) -> SourceFile | None:
+    """Return a file that may be text under its name in the corpus; None for other kinds of files."""
     compression = _COMPRESSIONS.get(path.suffix)
     extension = Path(path.stem).suffix if compression else path.suffix
     match extension, compression:

@@ -35,15 +35,18 @@ class Step:
 
 
 class Engine:
-    """A Transformer that writes tokens with ids below `num_tokens`, the tokenizer's size."""
+    """A Transformer that writes tokens with ids below `num_tokens`, the tokenizer's size.
+
+    With a `page_size` its key-value cache grows by pages of so many tokens.
+    """
 
     max_rows = 16
     """Rows that `steps` is best given at a time."""
     acceptance_rate: float | None = None
     """Of tokens that a draft model proposed: here there is none."""
 
-    def __init__(self, model: Transformer, num_tokens: int) -> None:
-        self.model, self.num_tokens = model, num_tokens
+    def __init__(self, model: Transformer, num_tokens: int, page_size: int | None = None) -> None:
+        self.model, self.num_tokens, self.page_size = model, num_tokens, page_size
         self.longest = model.config.max_position_embeddings
         self.device = model.lm_head.weight.device
 
@@ -74,7 +77,7 @@ class Engine:
         rows, length = tokens.shape
         seen = torch.zeros(rows, self.num_tokens, dtype=torch.bool, device=self.device).scatter_(1, tokens, True)
         with evaluating(self.model):
-            cache = self.model.new_cache(batch_size=rows, max_tokens=length + count - 1)
+            cache = self.model.new_cache(rows, length + count - 1, self.page_size)
             for _ in range(count):
                 logits = self.read(tokens, cache)[:, 0]
                 drawn = sample(logits, config, generators, seen)

@@ -38,9 +38,16 @@ class SpeculativeEngine(Engine):
 
     max_rows = 1
 
-    def __init__(self, model: Transformer, draft: Transformer, num_tokens: int, draft_tokens: int) -> None:
-        super().__init__(model, num_tokens)
-        self.draft = Engine(draft, num_tokens)
+    def __init__(
+        self,
+        model: Transformer,
+        draft: Transformer,
+        num_tokens: int,
+        draft_tokens: int,
+        page_size: int | None = None,
+    ) -> None:
+        super().__init__(model, num_tokens, page_size)
+        self.draft = Engine(draft, num_tokens, page_size)
         self.draft_tokens = draft_tokens
         if self.draft.longest < self.longest:
             logger.warning("the draft reads %d tokens: beyond them the model writes alone", self.draft.longest)
@@ -54,7 +61,7 @@ class SpeculativeEngine(Engine):
         end = len(ids) + count
         proposed = accepted = 0
         with evaluating(self.model), evaluating(self.draft.model):
-            cache, draft_cache = (engine.model.new_cache(1, end) for engine in (self, self.draft))
+            cache, draft_cache = (each.model.new_cache(1, end, each.page_size) for each in (self, self.draft))
             while len(ids) < end:
                 # the model adds one token to the proposed ones, and the draft does not read its last
                 number = max(0, min(self.draft_tokens, end - len(ids) - 1, self.draft.longest + 1 - len(ids)))

@@ -13,6 +13,8 @@ kernel takes windows too, so there each row with a window is a document, and no 
 many there are depends on the data, which a compiled graph must not: there it is a single opaque operation, whose
 backward pass computes the forward again.
 
+Any other mask (`masks`) is for `attend_masked`.
+
 Dropout of the attention weights, and masks, cost the fast kernels; in float32 on CUDA grouped heads do too.
 Training without dropout in bfloat16, and decoding, stay on them.
 """
@@ -27,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from candlewick.model.documents import Documents, document_lengths
+from candlewick.model.masks import causal
 
 
 def attend(
@@ -77,9 +80,24 @@ def attend(
 @lru_cache(maxsize=1)  # for the other layers of a pass
 @torch.inference_mode(False)
 def _band(new: int, seen: int, window: int | None, device: torch.device) -> Tensor:
-    """Return which of the seen tokens each new one may see: (T, S)."""
-    mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
-    return mask if window is None else mask.triu(seen - new - window + 1)
+    return causal(new, seen, window=window, device=device)
+
+
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """Mix the values that a mask shows: q (B, H, T, d), k and v (B, K, S, d) -> (B, H, T, d).
+
+    The mask is bool, True = may be seen, and broadcasts to (B, H, T, S); see `masks`. It alone decides: combine it
+    with `masks.causal` where the future is to be hidden. A query that sees nothing gets zeros, and so do the
+    gradients through it. Raises ValueError for a mask of numbers.
+    """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask is {mask.dtype}: give bools, True where a key may be seen")
+    is_blind = ~mask.any(dim=-1, keepdim=True)  # (B|1, H|1, T|1, 1)
+    # softmax over nothing is NaN, and stays NaN in gradients that are masked later: such a query sees all first
+    y = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask | is_blind, dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return y.masked_fill(is_blind, 0.0)
 
 
 def _attend_each(

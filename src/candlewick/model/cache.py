@@ -5,44 +5,47 @@
                      0 .. length      +T
 
 The model takes the cache as an argument, and the positions of new tokens from its length; each layer appends
-its keys and values, and after the last layer the length moves on. Memory is allocated whole at the start: a
-cache that grew would copy itself at every step.
+its keys and values, and after the last layer the length moves on. Memory is allocated whole at the start, and what
+attention reads is a view of it: no step copies the past. `paged` is the same for texts that may end early.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+Shape = tuple[int, int, int, int, int]
+"""(L, B, K, max_tokens, d)"""
+
 
 @dataclass(frozen=True, slots=True)
-class LayerCache:
-    """One layer's slice of the cache, for tokens that come after the first `start`."""
+class CacheStatistics:
+    """What a cache holds: tokens of all rows, and what keys and values of all layers take."""
 
-    keys: Tensor  # (B, K, max_tokens, d)
-    values: Tensor  # (B, K, max_tokens, d)
-    start: int
+    tokens: int
+    pages: int | None
+    """Pages in use; None: there are none."""
+    used_bytes: int
+    """Of the tokens; of paged ones, of their pages."""
+    allocated_bytes: int
+    """Used or free."""
+
+
+class LayerCache(Protocol):
+    """One layer of a cache."""
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, d); return past and new together, (B, K, start + T, d)."""
-        end = self.start + k.shape[2]
-        self.keys[:, :, self.start : end] = k
-        self.values[:, :, self.start : end] = v
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        """Store new keys and values (B, K, T, d); return past and new together, (B, K, past + T, d)."""
+        ...
 
 
-class KVCache:
-    """Keys and values of all layers for B rows of equal length."""
+class KVCache(ABC):
+    """Keys and values of all layers for B rows of equal length, up to `max_tokens`."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        """Take two tensors (L, B, K, max_tokens, d); `Transformer.new_cache` makes them for a model."""
-        self.keys, self.values = keys, values
-        self.length = 0
-
-    @property
-    def max_tokens(self) -> int:
-        """How many tokens fit."""
-        return self.keys.shape[3]
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens, self.length = max_tokens, 0
 
     def reserve(self, count: int) -> int:
         """Return the position of the first of `count` new tokens. Raises ValueError if they do not fit."""
@@ -52,9 +55,9 @@ class KVCache:
             )
         return self.length
 
+    @abstractmethod
     def layer(self, index: int) -> LayerCache:
-        """Return the slice of one layer."""
-        return LayerCache(self.keys[index], self.values[index], self.length)
+        """Return one layer, for the tokens reserved last."""
 
     def advance(self, count: int) -> None:
         """Count `count` tokens as read; called once per pass, after the last layer."""
@@ -64,7 +67,39 @@ class KVCache:
         """Forget all tokens but the first `length`."""
         self.length = length
 
+    @abstractmethod
+    def statistics(self) -> CacheStatistics:
+        """Return what it holds now."""
 
-def allocate(shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> KVCache:
-    """Make an empty cache of shape (L, B, K, max_tokens, d)."""
-    return KVCache(*(torch.empty(shape, dtype=dtype, device=device) for _ in range(2)))
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """One layer's slice of the cache, for tokens that come after the first `start`."""
+
+    keys: Tensor  # (B, K, max_tokens, d)
+    values: Tensor  # (B, K, max_tokens, d)
+    start: int
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.start + k.shape[2]
+        self.keys[:, :, self.start : end] = k
+        self.values[:, :, self.start : end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class ContiguousCache(KVCache):
+    """A cache whose memory is allocated at the start."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(shape[3])
+        self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
+
+    def layer(self, index: int) -> LayerCache:
+        """Return a view of one layer."""
+        return _Slice(self.keys[index], self.values[index], self.length)
+
+    def statistics(self) -> CacheStatistics:
+        """Return what it holds now."""
+        allocated = 2 * self.keys.nbytes
+        used = allocated // self.max_tokens * self.length
+        return CacheStatistics(self.keys.shape[1] * self.length, None, used, allocated)

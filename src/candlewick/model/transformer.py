@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from candlewick.config import ModelConfig
 from candlewick.model.attention import attend
-from candlewick.model.cache import KVCache, LayerCache, allocate
+from candlewick.model.cache import ContiguousCache, KVCache, LayerCache
 from candlewick.model.documents import Documents
 from candlewick.model.norm import RMSNorm
+from candlewick.model.paged import PagedCache
 from candlewick.model.rope import Rotary, Rotation, rotate
 
 
@@ -177,11 +178,13 @@ class Transformer(nn.Module):
         """
         return self.lm_head(self.hidden(tokens, cache=cache, documents=documents))
 
-    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
-        """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens."""
+    def new_cache(self, batch_size: int, max_tokens: int, page_size: int | None = None) -> KVCache:
+        """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens; with a page size a paged one."""
         config, table = self.config, self.model.embed_tokens.weight
         shape = (config.num_layers, batch_size, config.num_key_value_heads, max_tokens, config.head_dim)
-        return allocate(shape, table.dtype, table.device)
+        if page_size is None:
+            return ContiguousCache(shape, table.dtype, table.device)
+        return PagedCache(shape, table.dtype, table.device, page_size)
 
     def init_buffers(self) -> None:
         """Restore what `to_empty` loses and no file holds: the rotary angles, and the tie of the weights."""

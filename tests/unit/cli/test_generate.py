@@ -91,6 +91,12 @@ def test_with_a_draft_the_likeliest_text_is_the_same(generate, trained):
     assert [result["text"] for result in two] == [plain["text"]] * 2
 
 
+def test_with_a_paged_cache_the_text_is_the_same(generate, trained):
+    words = ("The", "--max-new-tokens", "12", "--samples", "2", "--json")
+    for more in ((), ("--draft", trained)):
+        assert generate(*words, *more) == generate(*words, *more, "--kv-page-size", "4")
+
+
 @pytest.fixture
 def chatting(trained, tmp_path):
     """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
@@ -128,6 +134,7 @@ def test_what_a_terminal_shows_cannot_command_it(generate, monkeypatch):
         (["--max-new-tokens", "0"], 2, "--max-new-tokens"),
         (["--seed", "-1"], 2, "--seed"),
         (["--samples", "0"], 2, "--samples"),
+        (["--kv-page-size", "0"], 2, "--kv-page-size: '0' is not a whole number from 1 on"),
         (["x" * 100], 2, "the prompt has 101 tokens, this model reads 1 to 32"),
         (["\udcff"], 3, "half a surrogate pair"),
         (["hello", "--chat", "hello"], 2, "exclude each other"),

@@ -41,6 +41,32 @@ def test_rows_of_a_batch_are_what_each_is_alone(model, core_row):
     core_row("generate.cache=batched", "one row at a time; number of tokens that differ", different, 0)
 
 
+@pytest.mark.parametrize("page_size", [1, 4, 100])
+def test_with_a_paged_cache_the_tokens_are_the_same(models, page_size):
+    config = SampleConfig(temperature=1.5, top_k=None, max_new_tokens=15)
+    for seed in (0, 1):
+        model = models(seed)
+        whole, paged = (
+            [step.ids for step in Engine(model, 20, size).steps([[1, 2, 3], [4, 5, 6]], config, [3, 4])]
+            for size in (None, page_size)
+        )
+        assert whole == paged
+
+
+def test_a_text_that_ends_early_took_the_pages_it_needed(model, monkeypatch):
+    caches, make = [], model.new_cache
+    monkeypatch.setattr(model, "new_cache", lambda *given: caches.append(make(*given)) or caches[-1])
+    for page_size in (None, 4):
+        steps = Engine(model, 20, page_size).steps([[1, 2, 3]], GREEDY, [0])
+        for _ in range(5):
+            next(steps)
+        steps.close()
+    whole, paged = (cache.statistics() for cache in caches)
+    assert whole.tokens == paged.tokens == 7
+    assert paged.pages == 2
+    assert whole.allocated_bytes * 8 == paged.allocated_bytes * 24  # two pages of 4 instead of the longest text
+
+
 def test_logits_of_a_step_are_those_of_the_whole_text_read_at_once(model, core_row):
     (step, *rest) = Engine(model, 20).steps([[1, 2, 3]], HOT, [0])
     ids = [1, 2, 3, *(s.ids[0] for s in (step, *rest))]

@@ -11,7 +11,7 @@ from candlewick.config import SampleConfig
 from candlewick.generate.engine import Engine
 from candlewick.generate.sampling import distribution
 from candlewick.generate.speculative import SpeculativeEngine
-from candlewick.model.cache import allocate
+from candlewick.model.cache import ContiguousCache
 
 GREEDY = SampleConfig(temperature=0.0, max_new_tokens=20)
 NUM_TOKENS = 4
@@ -35,6 +35,19 @@ def test_at_temperature_zero_the_text_is_that_of_plain_decoding(models, draft_to
     core_row("generate.speculative, temperature 0", "plain decoding; number of tokens that differ", different, 0)
 
 
+@pytest.mark.parametrize("page_size", [1, 3, 64])
+def test_with_paged_caches_the_tokens_are_the_same(models, page_size):
+    config = SampleConfig(temperature=1.0, top_k=None, max_new_tokens=20)
+    for seed in range(4):
+        texts, rates = [], []
+        for size in (None, page_size):
+            engine = SpeculativeEngine(models(0), models(1, scale=0.45), 20, 4, size)
+            texts.append(ids_of(engine, [1, 2, 3], config, seed))
+            rates.append(engine.acceptance_rate)
+        assert texts[0] == texts[1]
+        assert 0 <= rates[0] == rates[1] < 1  # some are refused, so both caches are rewound
+
+
 class Bigram(nn.Module):
     """Logits that depend on the last token only, in float64: fast enough for thousands of texts."""
 
@@ -46,8 +59,8 @@ class Bigram(nn.Module):
         self.lm_head = nn.Linear(NUM_TOKENS, NUM_TOKENS, bias=False, dtype=torch.float64)
         nn.init.eye_(self.lm_head.weight)
 
-    def new_cache(self, batch_size, max_tokens):
-        return allocate((1, batch_size, 1, max_tokens, 1), torch.float64, torch.device("cpu"))
+    def new_cache(self, batch_size, max_tokens, page_size):
+        return ContiguousCache((1, batch_size, 1, max_tokens, 1), torch.float64, torch.device("cpu"))
 
     def hidden(self, tokens, *, cache):
         cache.advance(tokens.shape[1])

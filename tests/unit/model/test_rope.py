@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,3 +121,76 @@ def test_angles_on_the_fly_are_filled_after_to_empty():
     rotary.init_buffers()
     expected = make(8, 10_000.0, 16)
     assert torch.equal(rotary(3, 4, torch.float32)[1], expected(3, 4, torch.float32)[1])
+
+
+def interleaved_loop(x, theta=10_000.0, width=None, factor=1.0):
+    """Rotation of neighboring channels, GPT-J's order, one number at a time in float64: x (B, T, heads, d)."""
+    y = x.double().clone()
+    width = width or x.shape[-1]
+    for b, t, h in itertools.product(*map(range, x.shape[:3])):
+        for pair in range(width // 2):
+            angle = t / factor * theta ** (-2 * pair / width)
+            even, odd = x[b, t, h, 2 * pair].item(), x[b, t, h, 2 * pair + 1].item()
+            y[b, t, h, 2 * pair] = even * math.cos(angle) - odd * math.sin(angle)
+            y[b, t, h, 2 * pair + 1] = odd * math.cos(angle) + even * math.sin(angle)
+    return y
+
+
+def halves(width, head_dim):
+    """The order that makes neighboring pairs half-split ones: the first of each pair, the second, the rest."""
+    return torch.tensor([*range(0, width, 2), *range(1, width, 2), *range(width, head_dim)])
+
+
+@pytest.mark.parametrize("mode", ["preapply", "on_the_fly"])
+@pytest.mark.parametrize(
+    ("head_dim", "width", "theta", "factor"),
+    [(16, 16, 10_000.0, 1.0), (16, 8, 10_000.0, 1.0), (8, 8, 500.0, 1.0), (8, 8, 10_000.0, 8.0), (6, 2, 3.0, 1.0)],
+)
+def test_half_split_is_interleaved_after_a_permutation(mode, head_dim, width, theta, factor, core_row):
+    scaling = None if factor == 1 else {"rope_type": "linear", "factor": factor}
+    rotary = make(
+        head_dim, theta, 48, partial_rotary_factor=width / head_dim, rope_scaling=scaling, rope_mode=mode
+    )
+    x = torch.randn(2, 48, 2, head_dim, generator=torch.Generator().manual_seed(0))
+    order = halves(width, head_dim)
+    found = rotate(x[..., order], rotary(0, 48, x.dtype))
+    expected = interleaved_loop(x, theta, width, factor)[..., order]
+    error = (found - expected).abs().max().item()
+    core_row("model.rope_mode, seed's order", "interleaved rotation in loops, float64; absolute", error, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("mode", ["preapply", "on_the_fly"])
+def test_the_dtype_stays_and_the_tail_to_the_bit(mode, dtype):
+    rotary = make(16, 10_000.0, 32, partial_rotary_factor=0.5, rope_mode=mode)
+    x = torch.randn(1, 32, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = rotate(x, rotary(0, 32, x.dtype))
+    assert y.dtype == dtype
+    assert torch.equal(y[..., 8:], x[..., 8:])
+    assert not torch.equal(y[:, 1:, :, :8], x[:, 1:, :, :8])
+
+
+@pytest.mark.parametrize("factor", [8.0, 64.0, 1e6])
+@pytest.mark.parametrize("kind", ["linear", "ntk", "yarn", "llama3"])
+def test_strong_scaling_stays_finite(kind, factor):
+    scaling = {"rope_type": kind, "alpha" if kind == "ntk" else "factor": factor}
+    if kind in ("yarn", "llama3"):
+        scaling["original_max_position_embeddings"] = 512
+    rotary = make(64, 10_000.0, 4096, rope_scaling=scaling)
+    y = rotate(torch.randn(1, 4096, 1, 64), rotary(0, 4096, torch.float32))
+    assert torch.isfinite(y).all()
+
+
+def test_the_demo_of_the_seed_has_its_value():
+    # 1 row, 2 heads, 8 tokens, 16 channels, the first 8 rotated; the published line ends with tail_preserved=true
+    queries = (torch.arange(256, dtype=torch.float32) * 0.05).view(1, 2, 8, 16).transpose(1, 2)
+    rotary = make(16, 10_000.0, 8, partial_rotary_factor=0.5)
+    order = halves(8, 16)
+    turned = rotate(queries[..., order], rotary(0, 8, torch.float32))[..., order.argsort()]
+    assert torch.equal(turned[..., 8:], queries[..., 8:])
+    distance = (turned - queries)[..., :8].norm().item()
+    assert distance == pytest.approx(52.708580, abs=1e-5)
+    exact = (interleaved_loop(queries, width=8) - queries.double()).norm().item()
+    assert exact == pytest.approx(52.708584, abs=1e-6)
+    without = rotate(queries, rotary(0, 8, torch.float32)) - queries
+    assert without.norm().item() == pytest.approx(53.1689, abs=1e-4)  # another pairing is another model
