@@ -34,7 +34,7 @@ from candlewick.tokenizer.files import (
     read_files,
     read_special_tokens,
 )
-from candlewick.tokenizer.special import CHAT_TOKENS, find_roles
+from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_of
 
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -105,6 +105,11 @@ class Tokenizer:
     def going_on_json(self) -> bytes | None:
         """What encodes a text that goes on; None if that is no different, else without a space before it."""
         return json.dumps(without_prefix(self._tree)).encode() if self._facts.adds_space else None
+
+    @property
+    def template(self) -> list[str]:
+        """What the library makes of a text, $A, if it is asked to add special tokens; empty: nothing."""
+        return template_of(self._tree)
 
     @property
     def special_tokens(self) -> dict[str, int]:

@@ -6,8 +6,8 @@
     training       inputs  seed  shuffle  max_lines  num_threads
     artifacts      dir  tokenizer_json  vocab_json  merges_txt  manifest
 
-In YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to `artifacts.dir`.
-`pipeline.seed_tokenizer` trains one. All 256 bytes are tokens of it, so it loses none, whatever `byte_fallback` says.
+In YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to `artifacts.dir`. It is trained by
+`pipeline.seed_tokenizer`; all 256 bytes are tokens then, so that it loses none, whatever `byte_fallback` says.
 """
 
 import difflib
@@ -15,16 +15,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from candlewick.config.section import Count, Fraction, Section
+from candlewick.config.section import Count, Fraction, Section, Steps
 from candlewick.config_text import MAX_BYTES, SUFFIXES, line_of, parse
 from candlewick.config_yaml import dotted
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON
 
-BOS, EOS = "<bos>", "<eos>"
+FILES = {"tokenizer_json": TOKENIZER_JSON, "vocab_json": VOCAB_JSON, "merges_txt": MERGES_TXT}
 
 
 class SeedModel(Section):
@@ -52,12 +52,17 @@ class SeedPostprocessor(Section):
     add_eos: bool = True
     pair_template: bool = True
 
+    @property
+    def tokens(self) -> tuple[str | None, str | None]:
+        """What stands before a text and after it."""
+        return "<bos>" if self.add_bos else None, "<eos>" if self.add_eos else None
+
 
 class SeedTraining(Section):
     """What it is trained on, line by line."""
 
     inputs: tuple[str, ...] = Field(min_length=1)
-    seed: Annotated[int, Field(ge=0)] = 17
+    seed: Steps = 17
     shuffle: bool = True
     max_lines: Count | None = None
     num_threads: Count | None = None
@@ -87,16 +92,14 @@ class SeedTokenizerConfig(Section):
         special = self.model.special_tokens
         if len(set(special)) < len(special):
             raise ValueError("model.special_tokens names one twice")
-        missing = [name for name in self.around if name is not None and name not in special]
-        if missing:
-            raise ValueError(f"postprocessor adds {missing[0]}, which model.special_tokens does not name")
+        for name in self.postprocessor.tokens if self.postprocessor else ():
+            if name is not None and name not in special:
+                raise ValueError(f"postprocessor adds {name}, which model.special_tokens does not name")
         return self
 
-    @property
-    def around(self) -> tuple[str | None, str | None]:
-        """What the template puts before and after a text."""
-        wanted = self.postprocessor
-        return BOS if wanted and wanted.add_bos else None, EOS if wanted and wanted.add_eos else None
+
+_SECTIONS = (SeedTokenizerConfig, SeedModel, SeedPretokenizer, SeedPostprocessor, SeedTraining, SeedArtifacts)
+_KEYS = [name for section in _SECTIONS for name in section.model_fields]
 
 
 def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
@@ -108,60 +111,46 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
     parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
     if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
         return None
-    problems = [f"{path}:{line}: {dotted(key or ())}: {what}" for line, key, what in parsed.problems]
+    problems = [(line, key or (), what) for line, key, what in parsed.problems]
+    folder, tree = path.absolute().parent, parsed.tree
     try:
-        config = SeedTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
+        config = SeedTokenizerConfig.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        config = None
-        for detail in error.errors(include_url=False):
-            key = tuple(detail["loc"])
-            what = detail["msg"].removeprefix("Value error, ")
+        for detail in error.errors():
+            key, what = detail["loc"], detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(str(key[-1]), _keys(SeedTokenizerConfig), 1)
+                near = difflib.get_close_matches(str(key[-1]), _KEYS, 1)
                 what = f"unknown key{f', did you mean {near[0]}?' if near else ''}"
-            problems.append(": ".join(filter(None, (f"{path}:{line_of(parsed.lines, key)}", dotted(key), what))))
+            problems.append((line_of(parsed.lines, key), key, what))
+        config = None
     if config is None or problems:
-        raise ConfigError("; ".join(problems[:20]))
-    folder = path.absolute().parent
-    artifacts = config.artifacts.model_copy(update={"dir": folder / config.artifacts.dir.expanduser()})
-    update: dict[str, Any] = {"artifacts": artifacts}
-    if config.training is not None:
-        inputs = [uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in config.training.inputs]
-        update["training"] = config.training.model_copy(update={"inputs": tuple(inputs)})
+        named = (f"{path}:{line}: {dotted(key)}{': ' if key else ''}{what}" for line, key, what in problems)
+        raise ConfigError("; ".join(named))
+    update: dict[str, Any] = {
+        "artifacts": config.artifacts.model_copy(update={"dir": folder / config.artifacts.dir.expanduser()})
+    }
+    if (training := config.training) is not None:
+        inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
+        update["training"] = training.model_copy(update={"inputs": tuple(inputs)})
     return config.model_copy(update=update)
 
 
-def _keys(section: type[BaseModel]) -> list[str]:
-    names = list(section.model_fields)
-    inner = [field.annotation for field in section.model_fields.values()]
-    for annotation in inner:
-        for member in (annotation, *getattr(annotation, "__args__", ())):
-            if isinstance(member, type) and issubclass(member, BaseModel):
-                names += _keys(member)
-    return names
+def open_seed_tokenizer(config: SeedTokenizerConfig, folder: Path | None = None) -> Tokenizer:
+    """Load what a configuration names, in `folder` if that is not `artifacts.dir`.
 
-
-def place(config: SeedTokenizerConfig, name: str, default: str) -> Path:
-    """Return where a file of the artifacts lies."""
-    return config.artifacts.dir / (getattr(config.artifacts, name) or default)
-
-
-def open_seed_tokenizer(config: SeedTokenizerConfig) -> Tokenizer:
-    """Load what a configuration names: its tokenizer.json, else vocab.json and merges.txt.
-
-    Raises TokenizerError if it cannot be used, or is not what the configuration describes.
+    That is its tokenizer.json, else vocab.json and merges.txt. Raises TokenizerError if it cannot be used, or is
+    not what the configuration describes.
     """
-    whole = place(config, "tokenizer_json", TOKENIZER_JSON)
-    if whole.exists() or not (vocab := place(config, "vocab_json", VOCAB_JSON)).exists():
+    folder = folder or config.artifacts.dir
+    whole, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)
+    special, spaced = config.model.special_tokens, config.pretokenizer.add_prefix_space
+    if whole.exists() or not vocab.exists():
         tokenizer = Tokenizer.load(whole)
     else:
-        spaced = config.pretokenizer.add_prefix_space
-        tokenizer = Tokenizer.from_files(
-            vocab, place(config, "merges_txt", MERGES_TXT), config.model.special_tokens, add_prefix_space=spaced
-        )
-    special, most = config.model.special_tokens, config.model.vocab_size + len(config.model.special_tokens)
-    missing = [name for name in special if name not in tokenizer.special_tokens]
-    if missing or tokenizer.vocab_size > most:
-        found = f"it lacks {missing[0]}" if missing else f"it has {tokenizer.vocab_size} tokens, more than {most}"
-        raise TokenizerError(f"{whole.parent} is not what the configuration describes: {found}", "train it again")
+        tokenizer = Tokenizer.from_files(vocab, merges, special, add_prefix_space=spaced)
+    missing = [f"it lacks {name}" for name in special if name not in tokenizer.special_tokens]
+    if tokenizer.vocab_size > (most := config.model.vocab_size + len(special)):
+        missing.append(f"it has {tokenizer.vocab_size} tokens, more than {most}")
+    if missing:
+        raise TokenizerError(f"{folder} is not what the configuration describes: {missing[0]}", "train it again")
     return tokenizer

@@ -90,7 +90,7 @@ def fit(
     min_frequency: int,
     special: Sequence[str],
 ) -> tuple[Tokenizer, TrainReport]:
-    """Train a byte-level tokenizer on what `reader` takes of the texts; all 256 bytes are in. See `train_tokenizer`."""
+    """Train a byte-level tokenizer on what `reader` takes of the texts; see `train_tokenizer`."""
     start, always = time.monotonic(), 256 + len(special)
     if vocab_size < always:
         raise ConfigError(
