@@ -1,4 +1,4 @@
-"""Tokenizers as others make them, with the library alone: the seed's, like Llama 2's, Llama 3's, Qwen2's and 3's."""
+"""Tokenizers as others make them, with the library alone: the seed's, and like those of Llama and Qwen."""
 
 import json
 import random

@@ -81,7 +81,7 @@ def put_around(rust: RustTokenizer, begin: str | None, end: str | None, *, pair:
     single = " ".join(filter(None, (begin, "$A", end)))
     special = [(name, cast(int, rust.token_to_id(name))) for name in (begin, end) if name]
     rust.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single, f"{single} {single.replace('$A', '$B:1') if pair else '$B:1'}", special
+        single, f"{single} {single.replace('$A', '$B') if pair else '$B'}", special
     )
 
 
