@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli import data_shard
+from candlewick.cli import data_fetch, data_preprocess, data_shard
 from candlewick.cli.arguments import (
     add_config,
     add_json,
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
 
-    data_shard.add_arguments(actions)
+    for action in (data_shard, data_fetch, data_preprocess):
+        action.add_arguments(actions)
 
     verify = actions.add_parser("verify", help="read every byte of shards, of tokens or of text, and check it")
     _add_dataset(verify)

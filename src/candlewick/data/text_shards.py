@@ -38,6 +38,7 @@ from candlewick.artifacts import (
     write_durable,
 )
 from candlewick.config import DataConfig
+from candlewick.data.clean import Cleaning, CleaningReport, clean
 from candlewick.data.documents import BadText, Document, read
 from candlewick.data.holdout import split_of_hash
 from candlewick.data.hub_files import HubFiles
@@ -72,6 +73,8 @@ class ShardSettings:
     gzip: bool = False
     split: str = "train"
     """Of a dataset on the Hub."""
+    cleaning: Cleaning | None = None
+    """None: every document stays what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,7 @@ class _Work:
         self.state_path = folders["train"] / _STATE
         self.sides = {side: _Side(folder, side, settings) for side, folder in folders.items()}
         self.file = self.skip = self.taken = self.newlines = 0
-        self.bad = BadText()
+        self.bad, self.cleaned = BadText(), CleaningReport()
         self._restore()
 
     def _restore(self) -> None:
@@ -288,6 +291,7 @@ class _Work:
                     side.restore(state["sides"][name])
                 self.file, self.skip, self.taken = state["file"], state["skip"], state["taken"]
                 self.newlines, self.bad = state["newlines"], BadText(**state["bad"])
+                self.cleaned = CleaningReport(**state["cleaned"])
                 _log.info("going on after %d documents, with file %d", self.taken, self.file + 1)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if self.state_path.exists():
@@ -300,6 +304,7 @@ class _Work:
         """Make what is done durable; a later process goes on after `skip` documents of `file`."""
         sides = {name: side.sync() for name, side in self.sides.items()}
         place = {"file": file, "skip": skip, "taken": self.taken, "newlines": self.newlines, "bad": asdict(bad)}
+        place["cleaned"] = self.cleaned.to_json()
         replace_durable(self.state_path, canonical_json({"key": self.key, "sides": sides, **place}))
         for side in self.sides.values():
             side.sweep()
@@ -337,10 +342,15 @@ class _Work:
         return self.settings.take is not None and self.taken >= self.settings.take
 
     def _take(self, text: str) -> bool:
-        """Write a document; return whether a shard became full."""
+        """Write a document, cleaned if that is wanted; return whether a shard became full."""
+        self.taken += 1
+        if self.settings.cleaning is not None:
+            cleaned = clean(text, self.settings.cleaning, self.cleaned)
+            if cleaned is None:
+                return False
+            text = cleaned
         side = self.sides["val" if self._is_held_out(text) else "train"]
         side.add(self._line(text))
-        self.taken += 1
         if side.documents < self.settings.documents_per_shard:
             return False
         side.finish()
@@ -383,6 +393,7 @@ class _Work:
             "total_lines": sum(shard["lines"] for shard in side.finished),
             "total_bytes": sum(shard["bytes"] for shard in side.finished),
             "newlines_replaced": self.newlines,
+            **({} if settings.cleaning is None else {"cleaning": self.cleaned.to_json()}),
             "bad_utf8": {"documents": self.bad.documents, "sequences": self.bad.sequences},
             "shards": side.finished,
         }
