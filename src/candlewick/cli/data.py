@@ -69,6 +69,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
     from candlewick.data.prepare import prepare
     from candlewick.progress import bytes_progress
+    from candlewick.tokenizer.bpe import open_tokenizer
 
     config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
@@ -81,7 +82,7 @@ def _prepare(args: argparse.Namespace) -> None:
             "num_workers": args.workers or config.data.num_workers,
         }
     )
-    tokenizer = args.tokenizer or config.tokenizer.tokenizer_json
+    tokenizer = args.tokenizer or open_tokenizer(config.tokenizer)
     if tokenizer is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
     with bytes_progress("data") as progress:

@@ -30,7 +30,7 @@ from candlewick.pipeline.evaluation import evaluate_checkpoint
 from candlewick.pipeline.stages import make
 from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import (
-    first_tokenizer,
+    given_tokenizer,
     make_tokens,
     naming_tokens,
     parts_of,
@@ -77,9 +77,10 @@ def _say_stage(say: Say, name: str, folder: Path, reused: bool, what: str) -> No
 
 def _tokenize(config: RunConfig, run_dir: Path, folders: Mapping[str, Path], say: Say) -> None:
     """Make the tokenizer unless one is given, and the tokens of all text."""
-    tokenizer = config.tokenizer.tokenizer_json or first_tokenizer(config.data)
+    tokenizer = given_tokenizer(config)
     if tokenizer is not None:
-        say(f"tokenizer  given: {tokenizer}")
+        shown = tokenizer if isinstance(tokenizer, Path) else config.tokenizer.vocab
+        say(f"tokenizer  given: {shown}")
     else:
         tokenizer = run_dir / "tokenizer"
         manifest, reused = train_tokenizer(config.data, config.tokenizer, tokenizer)
