@@ -60,27 +60,33 @@ def contents(*folders):
 def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, monkeypatch):
     assert cloud(small, "--input", str(text_dir), "--train-shard-lines", "700") == 0
     first, run = capsys.readouterr().out.splitlines(), roots / "runs" / "small"
-    assert [line.split()[0] for line in first] == ["shards", "tokenizer", "tokens", "ready", "next:"]
+    assert [line.split()[0] for line in first] == [
+        *("shards", "shards", "tokenizer", "tokens", "validation", "ready", "next:")
+    ]
     assert first[-1] == f"next: candlewick train --config {run}/training.yaml"
     assert " parameters, 2 updates" in first[-2]
     assert not (run / "checkpoints").exists()
     assert {p.name for p in run.iterdir()} == {
-        *("tokenizer", "tokens", "special_tokens.txt", "training.yaml", "training.toml")
+        *("tokenizer", "tokens", "validation", "special_tokens.txt", "training.yaml", "training.toml")
     }
     made = read_manifest(roots / "train" / "small")
     assert made.details["lines_per_shard"] == 700
-    assert read_manifest(run / "tokens").details["splits"]["validation"]["documents"] > 0
+    held = read_manifest(roots / "val" / "small").details["total_lines"]
+    assert 0 < held < made.details["total_lines"]
+    assert read_manifest(run / "validation").details["splits"]["validation"]["documents"] == held
 
     assert cloud(small, "--input", str(text_dir)) == 2
-    assert "--reuse-shards to take them, or --force-reshard" in capsys.readouterr().err
-    before = contents(run / "tokens", run / "tokenizer", roots / "train", roots / "artifacts")
+    assert "holds shards already (fix: --reuse-shards takes" in capsys.readouterr().err
+    places = [run / name for name in ("tokens", "validation", "tokenizer")]
+    places += [roots / name for name in ("train", "val", "artifacts")]
+    before = contents(*places)
     assert cloud(small, "--reuse-shards", "--json") == 0
-    assert contents(run / "tokens", run / "tokenizer", roots / "train", roots / "artifacts") == before
+    assert contents(*places) == before
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert captured.err.count("reused") == 3
+    assert captured.err.count("reused") == 5
     assert result["steps"] == 2
-    assert result["tokens"] == {"tokens": read_manifest(run / "tokens").id}
+    assert result["tokens"] == {name: read_manifest(run / name).id for name in ("tokens", "validation")}
 
     elsewhere = roots / "elsewhere"
     elsewhere.mkdir()

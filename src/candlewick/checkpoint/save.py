@@ -109,11 +109,9 @@ def write(target: Path, snapshot: Snapshot) -> Manifest:
 
 def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     tokenizer, config = snapshot.tokenizer, snapshot.model_config
-    ids = (tokenizer.delimiter_id, tokenizer.padding_id)
+    ids = (tokenizer.delimiter_id, tokenizer.padding_id, tokenizer.end_id)
     description = to_hugging_face(config, snapshot.vocab_size, *ids)
-    # an answer ends with the second token of a chat, a document with the delimiter
-    stop_ids = [*(tokenizer.chat_ids or ())[1:], tokenizer.delimiter_id]
-    generation = generation_config(config.max_position_embeddings, stop_ids, tokenizer.padding_id)
+    generation = generation_config(config.max_position_embeddings, tokenizer.stop_ids, tokenizer.padding_id)
     yield write_durable(aside / "config.json", _json(description))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)

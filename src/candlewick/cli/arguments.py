@@ -75,9 +75,9 @@ def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -
     setup(args.log_level or (config.runtime.logging.level if config else "info"))
 
 
-def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
+def add_output(parser: argparse.ArgumentParser, help_text: str, *, required: bool = True) -> None:
     """`--output DIR`, the same in every verb that writes a folder."""
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=help_text)
+    parser.add_argument("--output", metavar="DIR", type=Path, required=required, help=help_text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -106,15 +106,15 @@ def _candle(args: argparse.Namespace) -> "Imported":
 
 def _tokenizer(args: argparse.Namespace, config: "RunConfig | None", folder: Path) -> "Tokenizer":
     """Return the tokenizer of the command line, else of the configuration, else beside the weights."""
-    from candlewick.tokenizer.bpe import Tokenizer
+    from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 
     if args.tokenizer is not None:
         return Tokenizer.load(args.tokenizer)
-    if config is not None and config.tokenizer.tokenizer_json is not None:
-        return Tokenizer.load(config.tokenizer.tokenizer_json)
+    if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
+        return named
     beside = (place / name for place in _around(folder) for name in ("", "tokenizer"))
     for place in beside:
-        if (place / "tokenizer.json").is_file():
+        if any((place / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return Tokenizer.load(place)
     raise ConfigError(f"no tokenizer is named, and none lies in {folder}", "give --tokenizer PATH")
 

@@ -38,13 +38,13 @@ _PROFILE: _Kind = {"choices": tuple(PROFILES)}
 _DIR: _Kind = {"type": Path, "metavar": "DIR"}
 _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, setting, kind of value, help
     "the run": (
-        ("--profile", None, _PROFILE, "without --config: full, the shipped profile orchestrate (default), or local"),
+        ("--profile", None, _PROFILE, "without --config: full (default), the shipped profile orchestrate, or local"),
         ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
         ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
     ),
     "text": (
         ("--input", "data.train_shards", _PATHS, "file or folder to train on, may come again"),
-        ("--validation", "data.validation_shards", _PATHS, "the same to evaluate on; default: a part of it"),
+        ("--validation", "data.validation_shards", _PATHS, "the same to evaluate on; default: what is held out of --input"),
         ("--stream", None, _YES, "train on a dataset of the Hub as it comes, without its text on the disk"),
         ("--dataset", None, _NAME, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {DATASET}"),
         ("--split", None, _NAME, "of that dataset; default train"),
@@ -164,7 +164,7 @@ def check(args: argparse.Namespace) -> None:
     if args.stream or args.mode != "cloud":
         idle |= dict.fromkeys(_OF_SHARDS, "text becomes shards with --mode cloud, and without --stream")
     elif not is_given("--validation"):
-        idle["--validation-shard-lines"] = "what is held out without --validation stays in the training shards"
+        idle["--validation-shard-lines"] = "what is held out without --validation has shards as long as the others"
     for flag, reason in idle.items():
         if is_given(flag):
             tell(f"{flag} changes nothing: {reason}")

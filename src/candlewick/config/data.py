@@ -12,13 +12,29 @@ class TokenizerConfig(Section):
     """Which tokenizer: an existing one, or how to train one."""
 
     tokenizer_json: Path | None = None
-    """A tokenizer.json, or the folder that holds it; null: train one from the training text."""
+    """A tokenizer.json, or the folder of a tokenizer; null without a vocab: train one from the training text."""
+    vocab: Path | None = None
+    """A vocab.json, where there is no tokenizer.json: byte-level BPE as the seed reads it."""
+    merges: Path | None = None
+    """The merges.txt that belongs to the vocab."""
+    special_tokens: Path | None = None
+    """A list of the special tokens that the tokenizer must have: a JSON array, or one to a line."""
     vocab_size: Annotated[int, Field(ge=258, le=1 << 20)] = 32_000
     """Size of the vocabulary to train, the 256 bytes and the special tokens included."""
     min_frequency: Count = 2
     """A pair of tokens that occurs less often is never merged."""
     max_train_bytes: Count = 1 << 30
     """Bytes of text to train on at most, taken evenly over the documents."""
+    max_train_lines: Count | None = None
+    """Documents to train on at most, the first ones (with `data.documents: line`, lines); null: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.vocab is None) != (self.merges is None):
+            raise ValueError("vocab and merges belong together: set both, or neither")
+        if self.special_tokens is not None and self.tokenizer_json is None and self.vocab is None:
+            raise ValueError("special_tokens lists those of a tokenizer: it needs tokenizer_json or vocab")
+        return self
 
 
 class MixtureSource(Section):

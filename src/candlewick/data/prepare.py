@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
-from candlewick.artifacts import FileEntry, Manifest, publish
+from candlewick.artifacts import FileEntry, Manifest, json_sha256, publish
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
 from candlewick.data.duplicates import without_duplicates
@@ -30,8 +30,9 @@ from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
 from candlewick.data.workers import count_cores, in_processes
 from candlewick.errors import DataError
 from candlewick.tokenizer.artifact import provenance
-from candlewick.tokenizer.bpe import DELIMITER, Tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
+from candlewick.tokenizer.special import DELIMITER
 
 Progress = Callable[[int, int], None]  # bytes of text done and in all, about
 
@@ -49,9 +50,9 @@ class Text:
     hold_out: bool
 
     @classmethod
-    def of(cls, config: DataConfig, tokenizer: Path, *, hold_out: bool = True) -> Self:
+    def of(cls, config: DataConfig, tokenizer: Path | Tokenizer, *, hold_out: bool = True) -> Self:
         """Open the text of a config; see `prepare`."""
-        loaded = Tokenizer.load(tokenizer)
+        loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
         train, validation = config.train_shards, config.validation_shards
         return cls(
             None if validation and not train else open_corpus(train, config),
@@ -73,7 +74,16 @@ class Text:
             "tokenizer": self.tokenizer.sha256,
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
-        return Recipe(KIND, inputs, settings_of(self.config, hold_out=self.hold_out), VERSION)
+        settings = settings_of(self.config, hold_out=self.hold_out)
+        return Recipe(KIND, inputs, settings | self.convention, VERSION)
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """Return what stands around a document, where that is not our own delimiter alone."""
+        own = self.tokenizer
+        if own.end_id is None and own.delimiter == DELIMITER:
+            return {}
+        return {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
 
     def deduplicated(self, side: Corpus | None) -> Corpus | None:
         """Return a side without its duplicates, if that is wanted."""
@@ -83,13 +93,18 @@ class Text:
 
 
 def prepare(
-    config: DataConfig, tokenizer: Path, output: Path, *, hold_out: bool = True, progress: Progress | None = None
+    config: DataConfig,
+    tokenizer: Path | Tokenizer,
+    output: Path,
+    *,
+    hold_out: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
 
-    `tokenizer` is the folder of one; for chats it gets what it lacks. Without training text all is for validation,
-    without `hold_out` all is for training. Raises DataError for text that cannot be used, ArtifactError if
-    something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
+    `tokenizer` is one, or the folder of one; for chats it gets what it lacks. Without training text all is for
+    validation, without `hold_out` all is for training. Raises DataError for text of no use, ArtifactError
+    if something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
     """
     text = Text.of(config, tokenizer, hold_out=hold_out)
     recipe = text.recipe()
@@ -113,13 +128,19 @@ def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[F
     written = text.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
     train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
-    holdout, tasks = plan(train, validation, text.tokenizer.sha256, text.config, hold_out=text.hold_out)
-    target = Target(folder, text.tokenizer.vocab_size, text.tokenizer.delimiter_id)
+    own, convention = text.tokenizer, text.convention
+    identity = json_sha256([own.sha256, convention]) if convention else own.sha256
+    holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
+    target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
     receipts, backend = _run(tasks, target, text.workers, progress)
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
     duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
-    return files, _details(target, holdout, receipts, duplicates), backend
+    details = _details(target, holdout, receipts, duplicates)
+    details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
+    if own.roles.end is not None:
+        details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
+    return files, details, backend
 
 
 def _run(
@@ -183,7 +204,6 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
     return {
         "dtype": token_dtype(target.vocab_size).str,
         "vocab_size": target.vocab_size,
-        "delimiter": {"id": target.delimiter_id, "token": DELIMITER, "where": "doc_start"},
         "specials_in_text": "plain",
         "holdout": holdout,
         "bad_utf8": {"documents": bad.documents, "sequences": bad.sequences, "examples": bad.examples},

@@ -14,7 +14,7 @@ settings is then an error. Otherwise one that is not what the settings would giv
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from candlewick.artifacts import (
     replace_durable,
     require_replaceable,
     staging,
+    write_durable,
 )
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import read_state
@@ -37,7 +38,7 @@ from candlewick.errors import CheckpointError, ConfigError
 from candlewick.pipeline.sharding import Sharding, shard_text
 from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import (
-    first_tokenizer,
+    given_tokenizer,
     make_tokens,
     naming_tokens,
     parts_of,
@@ -154,18 +155,19 @@ def _is_same(config: RunConfig, training: RunConfig, folders: Mapping[str, Path]
     return True
 
 
-def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Path:
+def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Path | Tokenizer:
     """Return the folder of the run's tokenizer, or the place of one that is given; train it if there is none."""
     own, shared = run_dir / "tokenizer", options.shared_tokenizer
     places = [own] if shared is None else [own, shared]
-    given = config.tokenizer.tokenizer_json or first_tokenizer(config.data)
+    given = given_tokenizer(config)
     if given is not None:
+        name = given if isinstance(given, Path) else config.tokenizer.vocab
         if options.retrain_tokenizer:
             raise ConfigError(
-                f"--force-retrain-tokenizer trains a tokenizer, but {given} is given",
+                f"--force-retrain-tokenizer trains a tokenizer, but {name} is given",
                 "set tokenizer.tokenizer_json to null, or leave the flag out",
             )
-        say(f"tokenizer  given: {given}")
+        say(f"tokenizer  given: {name}")
         return given if shared is None else _copy(given, own)
     if options.retrain_tokenizer:
         for place in places:
@@ -200,24 +202,26 @@ def _require_settings(found: Path, wanted: TokenizerConfig) -> None:
             )
 
 
-def _copy(source: Path, own: Path) -> Path:
+def _copy(source: Path | Tokenizer, own: Path) -> Path:
     """Put a tokenizer into the run's folder, unless it is there; return that folder."""
-    tokenizer = Tokenizer.load(source)
+    tokenizer = Tokenizer.load(source) if isinstance(source, Path) else source
     if source == own or ((own / MANIFEST).is_file() and Tokenizer.load(own).sha256 == tokenizer.sha256):
         return own
     with staging(own) as aside:
-        files = tuple(tokenizer.write(aside))
-        manifest = Manifest(KIND, VERSION, {"tokenizer": tokenizer.sha256}, {}, files)
-        if (source / MANIFEST).is_file():
-            manifest = replace(read_manifest(source, KIND), files=files)
+        if isinstance(source, Path) and (source / MANIFEST).is_file() and read_manifest(source).kind == KIND:
+            manifest = read_manifest(source)
+            for entry in manifest.files:
+                write_durable(aside / entry.name, (source / entry.name).read_bytes())
+        else:
+            files = tuple(tokenizer.write(aside))
+            manifest = Manifest(KIND, VERSION, {"tokenizer": tokenizer.sha256}, {}, files)
         publish(aside, own, manifest)
     return own
 
 
 def _describe(config: RunConfig, run_dir: Path, tokenizer: Path) -> None:
     """Write what `train` and readers of the seed's run folders want to know."""
-    added: list[Json] = json.loads(Tokenizer.load(tokenizer).json_bytes)["added_tokens"]
-    special = [token["content"] for token in added if token["special"]]
+    special = list(Tokenizer.load(tokenizer).special_tokens)
     texts = {
         "special_tokens.txt": json.dumps(special, ensure_ascii=False),
         "training.yaml": dump_yaml(config),

@@ -36,8 +36,8 @@ Json = dict[str, Any]
 def orchestrate(config: RunConfig, run_dir: Path, say: Say, options: Options | None = None) -> Json:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    With `prepare_only` none after the tokens: then the result has what `_foresee` says. `say` receives one line per
-    stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens: the result then has what `_foresee` says. `say` receives one line
+    per stage. Raises what the stages raise.
     """
     run_dir, options = run_dir.resolve(), options or Options()
     prepared = prepare_run(config, run_dir, say, options)
@@ -51,7 +51,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, options: Options | N
 
 
 def _foresee(prepared: Prepared, run_dir: Path, say: Say) -> Json:
-    """Check what training would check first; return its updates (None: a time budget decides), size and command."""
+    """Check what training would check first; return its updates (None: time decides), size and command."""
     data = open_data(prepared.config)
     make_sampler(prepared.config, data.tokenizer)
     steps, parameters = forecast(prepared.config, data)

@@ -43,27 +43,41 @@ class Sharding:
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     """Return the settings with shards in the place of `train_shards` and `validation_shards`.
 
-    A mixture, validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are
-    there, DataError and ArtifactError for text or shards that cannot be used.
+    Without validation text documents are held out, by the hash of each, into shards of their own. A mixture,
+    validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are there,
+    DataError and ArtifactError for text or shards that cannot be used.
     """
     update: dict[str, tuple[str, ...]] = {}
     for side in ("train", "validation"):
         uris: tuple[str, ...] = getattr(config, f"{side}_shards")
         folder: Path = getattr(sharding, side)
-        is_there = folder.is_dir() and any(folder.iterdir())
         if uris and (config.format == "chat" or token_dataset(uris) is not None):
             say(f"shards     not made of {', '.join(uris)[:200]}: only text is written as shards")
-            continue
-        if is_there and sharding.existing == "reuse":
+        elif sharding.existing == "reuse" and _is_filled(folder):
             say(f"shards     reused: {folder} ({_check(folder, config)})")
+            update[f"{side}_shards"] = (str(folder),)
         elif uris:
-            if is_there:
-                _make_way(folder, uris, sharding.existing)
-            say(f"shards     made: {folder} ({_make(config, uris, folder, sharding.documents(side))})")
-        else:
-            continue
-        update[f"{side}_shards"] = (str(folder),)
+            is_all = side == "train" and not config.validation_shards
+            outputs = [folder, sharding.validation] if is_all else [folder]
+            for output in filter(_is_filled, outputs):
+                _make_way(output, uris, sharding.existing)
+            fraction = config.validation_fraction if is_all else 0.0
+            settings = ShardSettings(sharding.documents(side), validation_fraction=fraction)
+            with bytes_progress("shards") as progress:
+                made, _ = shard(
+                    list(uris), Outputs(folder, sharding.validation), settings, config, progress=progress
+                )
+            for output, manifest, name in zip(outputs, made, (side, "validation"), strict=False):
+                details = manifest.details
+                say(f"shards     made: {output} ({details['total_lines']:,} documents)")
+                update[f"{name}_shards"] = (str(output),)
+            if is_all:
+                break
     return config.model_copy(update=update)
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _check(folder: Path, config: DataConfig) -> str:
@@ -79,10 +93,11 @@ def _check(folder: Path, config: DataConfig) -> str:
 
 
 def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
-    if existing == "refuse":
+    """Remove shards if they are to be made anew. Raises ConfigError if not, and for what is no folder of shards."""
+    if existing != "remake":
         raise ConfigError(
             f"{folder} holds shards already",
-            "give --reuse-shards to take them, or --force-reshard to make them anew",
+            "--reuse-shards takes those of both sides, --force-reshard makes them anew",
         )
     inside = [uri for uri in uris if "://" not in uri and Path(uri).resolve().is_relative_to(folder.resolve())]
     if inside:
@@ -92,11 +107,3 @@ def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
     if not ((folder / MANIFEST).is_file() and holds_text(folder)):
         raise ConfigError(f"{folder} has no manifest of shards, so it is not removed", "move it away")
     shutil.rmtree(folder)
-
-
-def _make(config: DataConfig, uris: tuple[str, ...], folder: Path, documents: int) -> str:
-    """Write shards and return what was written."""
-    with bytes_progress("shards") as progress:
-        settings = ShardSettings(documents_per_shard=documents)
-        manifests, _ = shard(list(uris), Outputs(folder, folder), settings, config, progress=progress)
-    return f"{manifests[0].details['total_lines']:,} documents in {manifests[0].details['total_shards']} files"

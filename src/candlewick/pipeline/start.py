@@ -23,7 +23,7 @@ from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, open_repo, parse_uri
 from candlewick.parallel.env import detect
 from candlewick.pipeline.tokens import first_tokenizer
-from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 from candlewick.train.budget import planned_steps
 
 _FREE = {
@@ -88,10 +88,11 @@ def starting_from(config: RunConfig, checkpoint: Path, tokenizer: Path | None) -
     model = _combine(config.model, shape if saved is None else saved.model, folder)
     base = Tokenizer.load(folder)
     given = config.tokenizer.tokenizer_json or tokenizer
-    loaded = base if given is None else Tokenizer.load(given)
+    loaded = open_tokenizer(config.tokenizer) or (base if tokenizer is None else Tokenizer.load(tokenizer))
     if loaded.sha256 not in (base.sha256, base.with_chat_tokens().sha256):
         raise ConfigError(
-            f"{given} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has {base.sha256[:12]}",
+            f"{given or config.tokenizer.vocab} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has "
+            f"{base.sha256[:12]}",
             "leave tokenizer.tokenizer_json null, and prepare token datasets with the checkpoint's tokenizer",
         )
     size = (loaded.with_chat_tokens() if config.data.format == "chat" else loaded).vocab_size

@@ -23,6 +23,7 @@ from candlewick.data.token_shards import is_token_dataset
 from candlewick.errors import ConfigError, DataError
 from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of
 from candlewick.progress import bytes_progress
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ def with_tokens(config: RunConfig) -> RunConfig:
     named = naming_tokens(config, folders)
     if data.cache_max_bytes is not None and not reused:
         datasets = (Path(uris[0]) for uris in parts_of(named.data).values())
-        trim(cache, data.cache_max_bytes, {tokenizer, *tokenizer.parents, *datasets})
+        kept = {tokenizer, *tokenizer.parents} if isinstance(tokenizer, Path) else set[Path]()
+        trim(cache, data.cache_max_bytes, {*kept, *datasets})
     return named
 
 
@@ -90,11 +92,12 @@ def naming_tokens(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
         "validation_sets": {name: named[f"validation_{name}"] for name in data.validation_sets},
     }
     first = Path(next(iter(named.values()))[0])
-    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": first / "tokenizer"})
+    given = {"tokenizer_json": first / "tokenizer", "vocab": None, "merges": None, "special_tokens": None}
+    tokenizer = config.tokenizer.model_copy(update=given)
     return config.model_copy(update={"data": data.model_copy(update=update), "tokenizer": tokenizer})
 
 
-def make_tokens(data: DataConfig, name: str, tokenizer: Path, output: Path) -> tuple[Manifest, bool]:
+def make_tokens(data: DataConfig, name: str, tokenizer: Path | Tokenizer, output: Path) -> tuple[Manifest, bool]:
     """Prepare one part of the text at `output`; whether it was there already."""
     hold_out = not data.validation_shards
     with bytes_progress(name) as progress:
@@ -137,10 +140,16 @@ def first_tokenizer(data: DataConfig) -> Path | None:
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
-def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path, bool]:
+def given_tokenizer(config: RunConfig) -> Path | Tokenizer | None:
+    """Return the tokenizer that a run names, else that of its first token dataset; a folder where it has one."""
+    opened = open_tokenizer(config.tokenizer)
+    return config.tokenizer.tokenizer_json or opened or first_tokenizer(config.data)
+
+
+def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path | Tokenizer, bool]:
     """Return the tokenizer for the run's text, made in the cache if none is given, and whether it was there."""
     data, settings = config.data, config.tokenizer
-    given = settings.tokenizer_json or first_tokenizer(data)
+    given = given_tokenizer(config)
     if given is not None:
         return given, True
     folder = _place(cache, recipe_of(open_corpus(training_text(data), data), settings))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from candlewick.config import DataConfig
 from candlewick.data.sources import open_corpus
 from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.pipeline.sharding import Sharding, shard_text
+
+FIVE = ["one", "two", "three", "four", "five"]
 
 
 def write_seed_shards(folder: Path, shards: dict[str, str], name: str = "train") -> None:
@@ -31,7 +34,7 @@ def write_seed_shards(folder: Path, shards: dict[str, str], name: str = "train")
 def text(tmp_path):
     """Five lines in a file."""
     path = tmp_path / "text.txt"
-    path.write_text("one\ntwo\nthree\nfour\nfive\n")
+    path.write_text("".join(f"{word}\n" for word in FIVE))
     return path
 
 
@@ -59,38 +62,67 @@ def test_files_and_folders_become_shards_with_hashes(text, sharding, tmp_path):
     config = shard_text(config_of(text, validation=[text]), sharding, said.append)
     assert config.train_shards == (str(sharding.train),)
     assert config.validation_shards == (str(sharding.validation),)
-    assert documents(config) == documents(config, "validation_shards") == ["one", "two", "three", "four", "five"]
+    assert documents(config) == documents(config, "validation_shards") == FIVE
     assert [shard["lines"] for shard in read_manifest(sharding.train).details["shards"]] == [2, 2, 1]
     assert [shard["lines"] for shard in read_manifest(sharding.validation).details["shards"]] == [3, 2]
     assert said == [
-        f"shards     made: {sharding.train} (5 documents in 3 files)",
-        f"shards     made: {sharding.validation} (5 documents in 2 files)",
+        f"shards     made: {sharding.train} (5 documents)",
+        f"shards     made: {sharding.validation} (5 documents)",
     ]
 
 
-def test_without_validation_none_is_made(text, sharding):
-    assert shard_text(config_of(text), sharding, print).validation_shards == ()
-    assert not sharding.validation.exists()
+def test_without_validation_documents_are_held_out_by_their_hash(text, sharding):
+    said = []
+    config = shard_text(config_of(text), sharding, said.append)
+    train, held = documents(config), documents(config, "validation_shards")
+    assert sorted([*train, *held]) == sorted(FIVE)
+    assert train
+    assert held
+    assert said == [
+        f"shards     made: {sharding.train} ({len(train)} documents)",
+        f"shards     made: {sharding.validation} ({len(held)} documents)",
+    ]
+    # the same text twice has no document on both sides
+    text.write_text(text.read_text() * 2)
+    twice = shard_text(config_of(text), replace(sharding, existing="remake"), said.append)
+    assert not set(documents(twice)) & set(documents(twice, "validation_shards"))
+    assert sorted(documents(twice)) == sorted(train * 2)
+
+
+def test_nothing_held_out_is_an_error(text, sharding):
+    with pytest.raises(DataError, match="no validation document came out of"):
+        shard_text(config_of(text, validation_fraction=1e-9), sharding, print)
 
 
 def test_shards_that_are_there_are_used_only_if_that_is_asked_for(text, sharding):
-    shard_text(config_of(text), sharding, print)
-    with pytest.raises(ConfigError, match="holds shards already .*--reuse-shards.*--force-reshard"):
+    made = shard_text(config_of(text), sharding, print)
+    with pytest.raises(ConfigError, match="train/e holds shards already .*--reuse-shards.*--force-reshard"):
         shard_text(config_of(text), sharding, print)
-    said, times = [], {p: p.stat().st_mtime_ns for p in sharding.train.iterdir()}
+    said, folders = [], (sharding.train, sharding.validation)
+    times = {p: p.stat().st_mtime_ns for folder in folders for p in folder.iterdir()}
     # with the text or without it
     for config in (config_of(text), config_of()):
         found = shard_text(config, replace(sharding, existing="reuse"), said.append)
-        assert found.train_shards == (str(sharding.train),)
-    assert {p: p.stat().st_mtime_ns for p in sharding.train.iterdir()} == times
-    assert said[0].endswith("(3 files, 84 bytes, all hashes match)")
+        assert (found.train_shards, found.validation_shards) == (made.train_shards, made.validation_shards)
+    assert {p: p.stat().st_mtime_ns for folder in folders for p in folder.iterdir()} == times
+    assert said[0].startswith(f"shards     reused: {sharding.train} (")
+    assert said[0].endswith("bytes, all hashes match)")
     text.write_text("six\n")
-    again = shard_text(config_of(text), replace(sharding, existing="remake"), print)
-    assert documents(again) == ["six"]
+    again = shard_text(config_of(text, validation=[text]), replace(sharding, existing="remake"), print)
+    assert documents(again) == documents(again, "validation_shards") == ["six"]
+
+
+def test_shards_of_one_side_are_never_taken_for_what_was_held_out(text, sharding):
+    shard_text(config_of(text), sharding, print)
+    shutil.rmtree(sharding.train)
+    for existing in ("refuse", "reuse"):
+        with pytest.raises(ConfigError, match="val/e holds shards already"):
+            shard_text(config_of(text), replace(sharding, existing=existing), print)
 
 
 def test_nothing_to_reuse_is_made(text, sharding):
-    assert documents(shard_text(config_of(text), replace(sharding, existing="reuse"), print))[0] == "one"
+    config = config_of(text, validation=[text])
+    assert documents(shard_text(config, replace(sharding, existing="reuse"), print)) == FIVE
 
 
 def test_shards_of_the_seeds_sharder_are_taken_without_their_manifest(sharding):
@@ -110,15 +142,16 @@ def test_shards_of_the_seeds_orchestrator_have_no_hashes(sharding):
 
 
 def test_damaged_shards_are_refused_and_can_be_made_anew(text, sharding):
-    shard_text(config_of(text), sharding, print)
-    shard = next(sharding.train.glob("*.jsonl"))
+    shard_text(config_of(text, validation=[text]), sharding, print)
+    shard = sharding.train / "train_0000.jsonl"
     shard.write_bytes(shard.read_bytes().replace(b"one", b"eno"))
     with pytest.raises(ArtifactError, match="its content changed"):
         shard_text(config_of(text), replace(sharding, existing="reuse"), print)
     shard.write_bytes(b"")
     with pytest.raises(DataError, match="train_0000.jsonl is empty .*--force-reshard"):
         shard_text(config_of(text), replace(sharding, existing="reuse"), print)
-    assert documents(shard_text(config_of(text), replace(sharding, existing="remake"), print))[0] == "one"
+    config = config_of(text, validation=[text])
+    assert documents(shard_text(config, replace(sharding, existing="remake"), print)) == FIVE
 
 
 def test_what_is_no_folder_of_shards_is_not_removed(text, sharding):
