@@ -22,7 +22,7 @@ from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
 from candlewick.data.recipe import Recipe, find
-from candlewick.data.sources import open_corpus
+from candlewick.data.source_files import open_text
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
@@ -37,6 +37,7 @@ from candlewick.pipeline.tokens import (
     text_parts,
     train_tokenizer,
     training_parts,
+    with_budget,
 )
 from candlewick.pipeline.training import run_training
 
@@ -53,6 +54,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
         raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
     run_dir = run_dir.resolve()
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    config = with_budget(config)
     config, parent = begin(config, newest_valid(directory) if list_checkpoints(directory) else None)
     folders = {name: run_dir / name for name in text_parts(config.data)}
     training = naming_tokens(config, folders) if folders else config
@@ -142,7 +144,7 @@ def _is_started(config: RunConfig, training: RunConfig, folders: Mapping[str, Pa
     for name, folder in folders.items():
         if (folder / MANIFEST).is_file():
             side = "corpus" if name in training_parts(config.data) else "validation_corpus"
-            found = open_corpus(texts[name], config.data).fingerprint
+            found = open_text(texts[name], config.data).fingerprint
             if read_manifest(folder).inputs.get(side) != found:
                 raise ConfigError(f"{directory} holds a run on other text", fix)
     return True
