@@ -2,12 +2,12 @@
 
     --hidden-size 256   ->  model.hidden_size=256          over the configuration and over --override
 
-A flag that would change nothing is told of, one that contradicts another is an error: none is ignored.
+A flag that would change nothing is told of, one that contradicts another is an error: none is ignored. The seed's
+defaults are the profile `orchestrate`; `--profile local` is small, and bounds no flag, as it did in the seed.
 """
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,21 +30,14 @@ _PATHS: _Kind = {**_PATH, "action": "append"}
 _YES: _Kind = {"action": "store_const", "const": True}
 _MODE: _Kind = {"choices": ("local", "cloud")}
 _PRECISION: _Kind = {"choices": ("fp32", "fp16", "bf16", "mixed", "auto")}
-_SCHEDULE: _Kind = {
-    "choices": ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd"),
-    "type": lambda word: word.replace("-", "_"),
-}
+_SCHEDULES = ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd")
+_SCHEDULE: _Kind = {"choices": _SCHEDULES, "type": lambda word: word.replace("-", "_")}
 _PROFILE: _Kind = {"choices": tuple(PROFILES)}
 _DIR: _Kind = {"type": Path, "metavar": "DIR"}
 _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, setting, kind of value, help
-    "the run": (
-        ("--profile", None, _PROFILE, "without --config: full (default), the shipped profile orchestrate, or local"),
-        ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
-        ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
-    ),
     "text": (
         ("--input", "data.train_shards", _PATHS, "file or folder to train on, may come again"),
-        ("--validation", "data.validation_shards", _PATHS, "the same to evaluate on; default: what is held out of --input"),
+        ("--validation", "data.validation_shards", _PATHS, "the same to evaluate on; default: some of it"),
         ("--stream", None, _YES, "train on a dataset of the Hub as it comes, without its text on the disk"),
         ("--dataset", None, _NAME, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {DATASET}"),
         ("--split", None, _NAME, "of that dataset; default train"),
@@ -83,9 +76,12 @@ _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, s
         ("--seed", "runtime.seed", _NATURAL, "of weights, order of the data and dropout"),
         ("--tensorboard", "runtime.logging.tensorboard", _YES, "write TensorBoard files"),
     ),
-    "preparation, in folders below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": (
-        ("--mode", None, _MODE, "local (default): the whole path; cloud: all but the training"),
-        ("--experiment", None, _NAME, "name of the run in these folders; default: that of the configuration"),
+    "the run": (
+        ("--profile", None, _PROFILE, "without --config: full (default: the profile orchestrate) or local"),
+        ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
+        ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
+        ("--mode", None, _MODE, "local (default): the whole path; cloud: all but the training, in shared folders"),
+        ("--experiment", None, _NAME, "name of the run in ORCHESTRATE_{RUNS,TRAIN,VAL,TOKENIZER}_ROOT, or in runs/"),
         ("--train-shard-lines", None, _COUNT, "documents per shard of training text; default 1,000,000"),
         ("--validation-shard-lines", None, _COUNT, "the same of --validation; default: as many"),
         ("--reuse-shards", None, _YES, "take the shards that are there, after a check of their hashes"),
@@ -93,10 +89,7 @@ _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, s
     ),
 }  # fmt: skip
 _NAMES = {flag: key or flag[2:].replace("-", "_") for rows in _TABLE.values() for flag, key, *_ in rows}
-_ALSO = {
-    "model.max_position_embeddings": "data.sequence_length=null",
-    "data.shuffle_buffer_size": "data.order=window",
-}
+_ALSO = {"--seq-len": "data.sequence_length=null", "--shuffle-buffer": "data.order=window"}
 _OF_A_STREAM = ("--dataset", "--split", "--max-samples", "--stream-batch-size")
 _OF_SHARDS = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
 _CONTRADICTING = (
@@ -121,9 +114,9 @@ def settings(args: argparse.Namespace) -> list[str]:
     overrides: list[str] = []
     if args.stream:
         overrides = stream_settings(args.dataset or DATASET, args.split or "train", args.max_samples)
-    for key, value in vars(args).items():
-        if "." in key and value is not None:
-            overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(key)])]
+    for flag, key in _NAMES.items():
+        if "." in key and (value := getattr(args, key)) is not None:
+            overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(flag)])]
     return overrides
 
 
@@ -136,10 +129,7 @@ def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
     before = BatchPlan.of(config.data, config.sequence_length, world_size=1).rows
     rows, passes = args.batch_size or before, args.grad_accum or before // config.data.micro_batch_size
     if rows % passes:
-        raise ConfigError(
-            f"an update of {rows} rows (--batch-size) is not {passes} equal passes (--grad-accum)",
-            "give a --batch-size that is a multiple of --grad-accum",
-        )
+        raise ConfigError(f"{rows} rows (--batch-size) are not {passes} equal passes (--grad-accum)", "change one")
     return [f"data.global_batch_size={rows}", f"data.micro_batch_size={rows // passes}"]
 
 
@@ -154,10 +144,6 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
     if not args.stream and (flag := next(filter(is_given, _OF_A_STREAM), None)):
         raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
-    if is_given("--experiment") and not re.fullmatch(r"[\w-][\w.-]*", args.experiment):
-        raise ConfigError(
-            f"--experiment {args.experiment!r} is no name of a folder", "use letters, digits, - _ and ."
-        )
     idle = {"--stream-batch-size": BATCH_NOTE, "--tokenizer-seed": _SEED_NOTE}
     if is_given("--tokenizer-json"):
         idle |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")

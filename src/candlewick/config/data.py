@@ -86,6 +86,12 @@ class DataConfig(Section):
     """When the cache grows beyond this, what was not used for the longest time goes; null: nothing goes."""
     num_workers: Count | None = None
     """Processes that prepare text; null: one per core."""
+    max_tokens: Count | None = None
+    """Of a source on the Hub: tokens to train on to prepare, no less; null: what the schedule reads, or all."""
+    max_documents: Count | None = None
+    """Of a source on the Hub: rows to prepare for training at most; null: all."""
+    hub_split: Annotated[str, Field(min_length=1)] = "train"
+    """Of a source on the Hub: the split whose files are read, if the address names no path in it."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of text per token shard."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None

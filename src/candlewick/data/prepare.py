@@ -25,10 +25,12 @@ from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_recei
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of, whole_documents
 from candlewick.data.recipe import Recipe, once, stoppable
-from candlewick.data.sources import Corpus, open_corpus
-from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
+from candlewick.data.source_files import SourceFiles, open_text
+from candlewick.data.sources import Corpus
+from candlewick.data.stream import Stream, Streamed
+from candlewick.data.token_shards import KIND, SPLITS, VERSION, Split, token_dtype
 from candlewick.data.workers import count_cores, in_processes
-from candlewick.errors import DataError
+from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.artifact import provenance
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
@@ -43,8 +45,8 @@ _log = logging.getLogger(__name__)
 class Text:
     """What is to be encoded: either side may be missing, and with what."""
 
-    train: Corpus | None
-    validation: Corpus | None
+    train: Corpus | SourceFiles | None
+    validation: Corpus | SourceFiles | None
     tokenizer: Tokenizer
     config: DataConfig
     hold_out: bool
@@ -55,8 +57,8 @@ class Text:
         loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
         train, validation = config.train_shards, config.validation_shards
         return cls(
-            None if validation and not train else open_corpus(train, config),
-            open_corpus(validation, config) if validation else None,
+            None if validation and not train else open_text(train, config),
+            open_text(validation, config) if validation else None,
             loaded.with_chat_tokens() if config.format == "chat" else loaded,
             config,
             hold_out,
@@ -75,6 +77,8 @@ class Text:
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
         settings = settings_of(self.config, hold_out=self.hold_out)
+        if isinstance(self.train, SourceFiles):
+            settings |= self.config.model_dump(include={"max_tokens", "max_documents"})
         return Recipe(KIND, inputs, settings | self.convention, VERSION)
 
     @property
@@ -85,8 +89,21 @@ class Text:
             return {}
         return {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
 
-    def deduplicated(self, side: Corpus | None) -> Corpus | None:
-        """Return a side without its duplicates, if that is wanted."""
+    @property
+    def is_streamed(self) -> bool:
+        """Whether any of it comes from the Hub. Raises ConfigError for settings that need all text at once."""
+        if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
+            return False
+        if self.config.deduplicate:
+            raise ConfigError(
+                "data.deduplicate reads all text twice, text of the Hub is read once",
+                "write it to this disk with `candlewick data shard` first",
+            )
+        return True
+
+    def deduplicated(self, side: Corpus | SourceFiles | None) -> Corpus | None:
+        """Return a side of this disk without its duplicates, if that is wanted."""
+        assert not isinstance(side, SourceFiles), "text of the Hub is streamed"
         if side is None or not side.config.deduplicate:
             return side
         return without_duplicates(side, whole_documents(side), self.workers)
@@ -127,20 +144,45 @@ def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[F
         (folder / name).mkdir(exist_ok=True)
     written = text.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
-    train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
     own, convention = text.tokenizer, text.convention
     identity = json_sha256([own.sha256, convention]) if convention else own.sha256
-    holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
     target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
-    receipts, backend = _run(tasks, target, text.workers, progress)
+    duplicates = 0
+    if text.is_streamed:
+        holdout, tasks, receipts, backend = _stream(text, target, identity, progress)
+    else:
+        train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
+        holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
+        receipts, backend = _run(tasks, target, text.workers, progress)
+        duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
     details = _details(target, holdout, receipts, duplicates)
     details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
     if own.roles.end is not None:
         details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
     return files, details, backend
+
+
+def _stream(
+    text: Text, target: Target, identity: str, progress: Progress | None
+) -> tuple[Holdout, list[Task], list[Receipt], str]:
+    """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.stream`."""
+    backend = ""
+
+    def run(tasks: Sequence[Task]) -> list[Receipt]:
+        nonlocal backend
+        receipts, backend = _run(tasks, target, text.workers, None)
+        return receipts
+
+    done, holds_out = Streamed(), text.hold_out and text.validation is None
+    sides: dict[Split, Corpus | SourceFiles | None] = {"train": text.train, "validation": text.validation}
+    for side, files in sides.items():
+        if files is not None:
+            opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
+            stream = Stream(opened, target.folder, identity, hold_out=holds_out, run=run)
+            stream.prepare(side, done, 2 * text.workers, progress)
+    return ("hash" if holds_out else "given"), done.tasks, done.receipts, backend
 
 
 def _run(

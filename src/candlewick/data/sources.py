@@ -103,11 +103,6 @@ def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
 
 
 def _find(uri: str, config: DataConfig) -> list[SourceFile]:
-    if uri.startswith("hf://"):
-        raise DataError(
-            f"{uri}: reading from the Hub is not supported in this version",
-            "download the files first and give their folder",
-        )
     if uri == STDLIB and config.format == "text":
         return _find_stdlib()
     if "://" in uri:

@@ -33,8 +33,8 @@ from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints,
 from candlewick.checkpoint.load import read_state
 from candlewick.config import RunConfig, TokenizerConfig
 from candlewick.config_io import dump_toml, dump_yaml
-from candlewick.data.sources import open_corpus
-from candlewick.errors import CheckpointError, ConfigError
+from candlewick.data.source_files import open_text
+from candlewick.errors import ConfigError
 from candlewick.pipeline.sharding import Sharding, shard_text
 from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import (
@@ -45,6 +45,7 @@ from candlewick.pipeline.tokens import (
     text_parts,
     train_tokenizer,
     training_parts,
+    with_budget,
 )
 from candlewick.tokenizer.artifact import KIND, VERSION
 from candlewick.tokenizer.bpe import Tokenizer
@@ -90,9 +91,7 @@ def prepare_run(config: RunConfig, run_dir: Path, say: Say, options: Options) ->
     Raises ConfigError for other settings or text than those of the run in the folder, and what the stages raise.
     """
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    newest = newest_valid(directory) if list_checkpoints(directory) else None
-    if options.resume and newest is None:
-        raise CheckpointError(f"{directory} holds no checkpoint to resume", "leave --resume out to start the run")
+    newest = newest_valid(directory) if options.resume or list_checkpoints(directory) else None
     config, parent = begin(config, newest)
     if options.sharding is not None:
         data = shard_text(config.data, options.sharding, say)
@@ -101,6 +100,7 @@ def prepare_run(config: RunConfig, run_dir: Path, say: Say, options: Options) ->
         raise ConfigError(
             "there is no text to train on", "give --input PATH or --stream, or set data.train_shards"
         )
+    config = with_budget(config)
     folders = {name: run_dir / name for name in text_parts(config.data)}
     training = naming_tokens(config, folders) if folders else config
     # before anything that the run needs is replaced
@@ -149,7 +149,7 @@ def _is_same(config: RunConfig, training: RunConfig, folders: Mapping[str, Path]
     for name, folder in folders.items():
         if (folder / MANIFEST).is_file():
             side = "corpus" if name in training_parts(config.data) else "validation_corpus"
-            found = open_corpus(texts[name], config.data).fingerprint
+            found = open_text(texts[name], config.data).fingerprint
             if read_manifest(folder).inputs.get(side) != found:
                 raise ConfigError(f"{newest.parent} holds a run on other text", fix)
     return True
@@ -163,10 +163,7 @@ def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options
     if given is not None:
         name = given if isinstance(given, Path) else config.tokenizer.vocab
         if options.retrain_tokenizer:
-            raise ConfigError(
-                f"--force-retrain-tokenizer trains a tokenizer, but {name} is given",
-                "set tokenizer.tokenizer_json to null, or leave the flag out",
-            )
+            raise ConfigError(f"--force-retrain-tokenizer, but {name} is given", "leave one of them out")
         say(f"tokenizer  given: {name}")
         return given if shared is None else _copy(given, own)
     if options.retrain_tokenizer:
@@ -180,9 +177,9 @@ def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options
             say_stage(say, "tokenizer", found, True, f"{Tokenizer.load(found).vocab_size:,} tokens")
             return _copy(found, own)
         if options.skip_tokenizer:
+            where = " or ".join(map(str, places))
             raise ConfigError(
-                f"--skip-tokenizer trains none, and there is no tokenizer.json in {' or '.join(map(str, places))}",
-                "give --tokenizer-json PATH, or leave --skip-tokenizer out",
+                f"--skip-tokenizer, but no tokenizer.json is in {where}", "give --tokenizer-json PATH"
             )
     manifest, reused = train_tokenizer(config.data, config.tokenizer, places[-1])
     say_stage(say, "tokenizer", places[-1], reused, f"{manifest.details['vocab_size']:,} tokens")

@@ -7,7 +7,7 @@ Shards that are there are used only if that is asked for, and then every byte of
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from candlewick.artifacts import MANIFEST
 from candlewick.config import DataConfig
 from candlewick.data.sources import holds_text, open_corpus
 from candlewick.data.text_shards import Outputs, ShardSettings, shard, verify_text
+from candlewick.hub import SCHEME
 from candlewick.errors import ConfigError, DataError
 from candlewick.pipeline.tokens import token_dataset
 from candlewick.progress import bytes_progress
@@ -25,19 +26,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Where shards go, how large they are, and what happens to those that are there."""
+    """Where shards go, and what happens to those that are there; of each side, "train" and "validation"."""
 
-    train: Path
-    validation: Path
-    train_documents: int | None = None
-    """Per shard; None: a million."""
-    validation_documents: int | None = None
-    """None: as many."""
+    folders: Mapping[str, Path]
+    documents: Mapping[str, int]
+    """Per shard."""
     existing: Literal["refuse", "reuse", "remake"] = "refuse"
-
-    def documents(self, side: str) -> int:
-        """Return the documents per shard of a side."""
-        return (self.validation_documents if side == "validation" else None) or self.train_documents or 1_000_000
 
 
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
@@ -50,7 +44,7 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     update: dict[str, tuple[str, ...]] = {}
     for side in ("train", "validation"):
         uris: tuple[str, ...] = getattr(config, f"{side}_shards")
-        folder: Path = getattr(sharding, side)
+        folder, validation = sharding.folders[side], sharding.folders["validation"]
         if uris and (config.format == "chat" or token_dataset(uris) is not None):
             say(f"shards     not made of {', '.join(uris)[:200]}: only text is written as shards")
         elif sharding.existing == "reuse" and _is_filled(folder):
@@ -58,15 +52,14 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
             update[f"{side}_shards"] = (str(folder),)
         elif uris:
             is_all = side == "train" and not config.validation_shards
-            outputs = [folder, sharding.validation] if is_all else [folder]
+            outputs = [folder, validation] if is_all else [folder]
             for output in filter(_is_filled, outputs):
                 _make_way(output, uris, sharding.existing)
             fraction = config.validation_fraction if is_all else 0.0
-            settings = ShardSettings(sharding.documents(side), validation_fraction=fraction)
+            take = config.max_documents if uris[0].startswith(SCHEME) and side == "train" else None
+            settings = ShardSettings(sharding.documents[side], take, fraction, split=config.hub_split)
             with bytes_progress("shards") as progress:
-                made, _ = shard(
-                    list(uris), Outputs(folder, sharding.validation), settings, config, progress=progress
-                )
+                made, _ = shard(list(uris), Outputs(folder, validation), settings, config, progress=progress)
             for output, manifest, name in zip(outputs, made, (side, "validation"), strict=False):
                 details = manifest.details
                 say(f"shards     made: {output} ({details['total_lines']:,} documents)")
@@ -93,17 +86,14 @@ def _check(folder: Path, config: DataConfig) -> str:
 
 
 def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
-    """Remove shards if they are to be made anew. Raises ConfigError if not, and for what is no folder of shards."""
+    """Remove shards that are to be made anew. Raises ConfigError if they are not, or are no shards."""
     if existing != "remake":
         raise ConfigError(
             f"{folder} holds shards already",
             "--reuse-shards takes those of both sides, --force-reshard makes them anew",
         )
-    inside = [uri for uri in uris if "://" not in uri and Path(uri).resolve().is_relative_to(folder.resolve())]
-    if inside:
-        raise ConfigError(
-            f"{inside[0]} would be removed by --force-reshard before it is read", "give --reuse-shards"
-        )
-    if not ((folder / MANIFEST).is_file() and holds_text(folder)):
-        raise ConfigError(f"{folder} has no manifest of shards, so it is not removed", "move it away")
+    is_source = any(Path(uri).resolve().is_relative_to(folder.resolve()) for uri in uris if "://" not in uri)
+    if is_source or not ((folder / MANIFEST).is_file() and holds_text(folder)):
+        why = "it is read from" if is_source else "it has no manifest of shards"
+        raise ConfigError(f"{folder} is not removed for new shards: {why}", "give --reuse-shards, or move it away")
     shutil.rmtree(folder)

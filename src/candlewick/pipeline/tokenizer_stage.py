@@ -5,14 +5,18 @@ Of a hundred pieces (a document, or a part of a long one: at most 64 KiB and a h
 out of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 from candlewick.artifacts import Manifest
 from candlewick.config import DataConfig, TokenizerConfig
 from candlewick.data.documents import Document
 from candlewick.data.recipe import Recipe, once
-from candlewick.data.sources import Corpus, open_corpus
+from candlewick.data.source_files import SourceFiles, open_text
+from candlewick.data.sources import Corpus
 from candlewick.errors import ConfigError
 from candlewick.progress import Report
 from candlewick.tokenizer.artifact import KIND, write_artifact
@@ -44,9 +48,40 @@ def make_tokenizer(
                 f"tokenizer.{name}={finished} is a finished tokenizer",
                 f"use it, or set tokenizer.{name} to null to train one",
             )
-    corpus = open_corpus(corpus_uris, data_config)
-    recipe = recipe_of(corpus, tokenizer_config)
-    return once(output, recipe, lambda _: _make(corpus, tokenizer_config, recipe, output, progress))
+    text = training_text_of(corpus_uris, data_config, tokenizer_config)
+    recipe = recipe_of(text, tokenizer_config)
+
+    def make(partial: Path) -> Manifest:
+        with _at_hand(text, partial / "fetched") as corpus:
+            return _make(corpus, tokenizer_config, recipe, output, progress)
+
+    return once(output, recipe, make)
+
+
+def training_text_of(
+    uris: Sequence[str], data_config: DataConfig, tokenizer_config: TokenizerConfig
+) -> Corpus | SourceFiles:
+    """Return what a tokenizer is trained on: all of the text; of the Hub the first files that are enough of it."""
+    text = open_text(uris, data_config)
+    if isinstance(text, Corpus):
+        return text
+    before = accumulate((file.bytes for file in text.files), initial=0)
+    enough = [
+        file for file, size in zip(text.files, before, strict=False) if size < tokenizer_config.max_train_bytes
+    ]
+    return SourceFiles(tuple(enough), data_config)
+
+
+@contextmanager
+def _at_hand(text: Corpus | SourceFiles, folder: Path) -> Generator[Corpus]:
+    """Yield the text with all of its files on this disk; what was fetched goes afterwards."""
+    if isinstance(text, Corpus):
+        yield text
+        return
+    try:
+        yield text.fetch(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(
@@ -67,7 +102,7 @@ def _make(
     return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
 
 
-def recipe_of(corpus: Corpus, config: TokenizerConfig) -> Recipe:
+def recipe_of(corpus: Corpus | SourceFiles, config: TokenizerConfig) -> Recipe:
     """Return what decides the result: the text, how it is read, and the settings."""
     reading = {"documents", "text_field", "bad_utf8"}
     if corpus.config.format == "chat":

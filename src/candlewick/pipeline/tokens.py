@@ -15,15 +15,18 @@ from pathlib import Path
 
 from candlewick.artifacts import Manifest, json_sha256
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.data.batches import BatchPlan
 from candlewick.data.cache import is_cached, touch, trim
 from candlewick.data.prepare import Text, prepare
 from candlewick.data.recipe import Recipe
-from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import is_token_dataset
 from candlewick.errors import ConfigError, DataError
-from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of
+from candlewick.hub import SCHEME
+from candlewick.parallel.env import detect
+from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of, training_text_of
 from candlewick.progress import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.train.budget import planned_steps
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ def with_tokens(config: RunConfig) -> RunConfig:
 
     Raises what reading the text raises.
     """
+    config = with_budget(config)
     data, cache = config.data, config.data.cache_dir
     text = text_parts(data)
     if not text:
@@ -57,6 +61,24 @@ def with_tokens(config: RunConfig) -> RunConfig:
         kept = {tokenizer, *tokenizer.parents} if isinstance(tokenizer, Path) else set[Path]()
         trim(cache, data.cache_max_bytes, {*kept, *datasets})
     return named
+
+
+def with_budget(config: RunConfig) -> RunConfig:
+    """Return the config with `data.max_tokens` set to what the schedule reads, if that is left open and known."""
+    data, scheduler = config.data, config.scheduler
+    is_streamed = any(uri.startswith(SCHEME) for uris in training_parts(data).values() for uri in uris)
+    if not is_streamed or data.max_tokens is not None:
+        return config
+    length = config.sequence_length
+    plan = BatchPlan.of(data, length, detect(config.runtime).world_size)
+    if scheduler.total_steps is None and scheduler.total_tokens is None:
+        logger.info("the run has no number of steps or tokens, so all of the source is prepared before it begins")
+        return config
+    steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
+    assert steps is not None, "it has steps or tokens"
+    tokens = plan.samples_after(steps) * length
+    logger.info("the run reads %d tokens: so many are prepared of text on the Hub", tokens)
+    return config.model_copy(update={"data": data.model_copy(update={"max_tokens": tokens})})
 
 
 def training_parts(data: DataConfig) -> Parts:
@@ -152,7 +174,7 @@ def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path | Tokenizer, bool]:
     given = given_tokenizer(config)
     if given is not None:
         return given, True
-    folder = _place(cache, recipe_of(open_corpus(training_text(data), data), settings))
+    folder = _place(cache, recipe_of(training_text_of(training_text(data), data, settings), settings))
     _, reused = train_tokenizer(data, settings, folder)
     logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
     touch(folder)
