@@ -1,231 +1,305 @@
-"""A local server that speaks as much of the Hub as `huggingface_hub` needs, and fails as it is told to.
+"""A small Hugging Face Hub on this machine, for tests: what `huggingface_hub` asks for, and faults on request.
 
-    with HubServer(tmp_path, monkeypatch) as hub:
-        hub.add("datasets/me/text", {"data/a.parquet": b"..."})
-        hub.faults += [Fault("a.parquet", "drop"), Fault("/tree/", "busy")]
+    with HubServer() as hub, hub.client(tmp_path):
+        hub.commit("datasets/o/n", {"a.txt": b"..."})         # returns the commit
+        hub.fail("GET .*resolve.*a.txt", "cut", "503", "flip")   # the next three such requests
+        ...
 
-Faults are used up in their order by the requests whose path contains their text. Large files (here: all but .md
-and .json) have an LFS hash in the listing. `requests` keeps (method, path) of everything that was asked for.
+It speaks HTTP/1.1 on 127.0.0.1. Files of `lfs_bytes` or more are kept as on the Hub: listed with their SHA-256,
+and served by redirect from another host ("localhost"), to which no token may go. A listing comes in pages.
+`client` points `huggingface_hub` in this process at it, with waits that take no time; `environment` does it for
+another process.
 """
 
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from typing import NamedTuple
 
-import huggingface_hub
 import pytest
 
-from candlewick import hub as hub_module
+FAULTS = ("drop", "cut", "short", "stall", "429", "500", "502", "503", "flip", "other")
+"""drop: no answer; cut: half the body, then the connection ends; short: half the body, and the length says so;
+stall: half the body, then silence; flip: one bit; other: the same length, all different. And every HTTP status."""
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+class Request(NamedTuple):
+    """What was asked."""
 
-@dataclass
-class Fault:
-    """What happens to one request whose path contains `where`: see `_Handler`."""
-
-    where: str
-    kind: str
-    method: str = "GET"
+    method: str
+    path: str
+    authorization: str | None
+    range: str | None
+    host: str
 
 
 @dataclass
 class Repo:
-    """Files of a repository at its one commit."""
+    """The commits of a repository, the newest last, and its branches."""
 
-    files: dict[str, bytes]
-    commit: str = COMMIT
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    token: str | None = None  # gated: only for this one
 
 
-@dataclass
+def git_sha1(content: bytes) -> str:
+    """Return the id that git gives to a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class HubServer:
-    """Serves repositories by `datasets/OWNER/NAME` or `OWNER/NAME` until the block ends."""
+    """Serves in threads of this process from `start` to `stop`."""
 
-    monkeypatch: pytest.MonkeyPatch
-    repos: dict[str, Repo] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    requests: list[tuple[str, str]] = field(default_factory=list)
-    stall_seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.ended = threading.Event()
-        self.lock = threading.Lock()
-
-    def add(self, name: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
-        """Put a repository there."""
-        self.repos[name] = Repo(files, commit)
+    def __init__(self, lfs_bytes: int = 1000, page: int = 3) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.requests: list[Request] = []
+        self.lfs_bytes, self.page = lfs_bytes, page
+        self.plan: Callable[[Request], str | None] = lambda request: None
+        """Says which fault a request meets; asked when no `fail` matches."""
+        self.retry_after: int | None = None
+        self.stall_seconds = 30.0
+        self._planned: list[tuple[re.Pattern[str], list[str]]] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "HubServer":
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        constants = huggingface_hub.constants
-        self.monkeypatch.setattr(constants, "ENDPOINT", self.url)
-        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
-        self.monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        self.monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
-        self.monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-        self.monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
-        self.monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        self.monkeypatch.setattr(hub_module, "PATIENCE", hub_module.Patience(8, 0.001, 0.002))
-        # huggingface_hub waits a second or more between tries of its own
-        self.monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.server.shutdown()
-        self.server.server_close()
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
 
-    def take_fault(self, method: str, path: str) -> str | None:
-        """Use up and return the first fault for a request."""
-        with self.lock:
-            self.requests.append((method, path))
-            for fault in self.faults:
-                if fault.method == method and fault.where in path:
-                    self.faults.remove(fault)
-                    return fault.kind
-        return None
+    def commit(self, repo: str, files: Mapping[str, bytes], ref: str = "main", token: str | None = None) -> str:
+        """Make a commit of `datasets/OWNER/NAME` or `OWNER/NAME` with these files; return its 40 hex digits."""
+        found = self.repos.setdefault(repo, Repo())
+        listing = json.dumps([sorted((name, git_sha1(c)) for name, c in files.items()), len(found.commits)])
+        sha = hashlib.sha1(listing.encode()).hexdigest()
+        found.commits[sha] = dict(files)
+        found.refs[ref] = sha
+        found.token = token
+        return sha
 
-    def fetched(self) -> list[str]:
-        """Return the names of the files whose content was asked for, each time."""
-        with self.lock:
-            return [
-                path.split("/resolve/")[1].split("/", 1)[1]
-                for m, path in self.requests
-                if m == "GET" and "/resolve/" in path
-            ]
+    def fail(self, pattern: str, *faults: str) -> None:
+        """Let the next requests whose "METHOD /path" matches meet these faults, in turn."""
+        self._planned.append((re.compile(pattern), list(faults)))
+
+    def asked(self, pattern: str) -> int:
+        """Count the requests whose "METHOD /path" matches."""
+        return sum(bool(re.search(pattern, f"{request.method} {request.path}")) for request in self.requests)
+
+    def fault(self, request: Request) -> str | None:
+        """Note a request; return the fault it meets."""
+        with self._lock:
+            self.requests.append(request)
+            for pattern, faults in self._planned:
+                if faults and pattern.search(f"{request.method} {request.path}"):
+                    return faults.pop(0)
+            return self.plan(request)
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not longer than the server lives."""
+        self._stopped.wait(seconds)
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables that point another process at this server."""
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+
+    @contextlib.contextmanager
+    def client(self, home: Path, timeout: float = 0.5) -> Iterator[list[float]]:
+        """Point `huggingface_hub` in this process at this server; yields the waits that were not waited."""
+        with pytest.MonkeyPatch.context() as patch:
+            yield point_here(patch, self.url, home, timeout)
+            for thread in threading.enumerate():
+                if thread.name == "fetch":  # what was fetched ahead and not wanted any more
+                    thread.join()
 
 
-STATUS = {
-    "busy": 429,
-    "error": 500,
-    "gateway": 502,
-    "unavailable": 503,
-    "missing": 404,
-    "denied": 401,
-    "gated": 403,
-}
+def point_here(patch: pytest.MonkeyPatch, url: str, home: Path, timeout: float) -> list[float]:
+    """Patch the settings that `huggingface_hub` read from the environment, and `time.sleep`."""
+    from huggingface_hub import constants
+
+    waits: list[float] = []
+    patch.setattr(constants, "ENDPOINT", url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", timeout)
+    patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", timeout)
+    patch.setattr(time, "sleep", waits.append)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+    return waits
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """drop: no answer; cut: half of the body, then the end; stall: half, then silence; flip: one wrong byte.
+class _Refused(Exception):
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(status, code)
+        self.status, self.code = status, code
 
-    short: half, and a length that says so; a name in STATUS: that status.
-    """
 
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
+def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet, not two of which the second waits for an acknowledgment
+        disable_nagle_algorithm = True
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        def log_message(self, *args: object) -> None:
+            pass
 
-    def do_HEAD(self) -> None:
-        """Answer without a body."""
-        self._answer()
+        def do_HEAD(self) -> None:
+            self._answer()
 
-    def do_GET(self) -> None:
-        """Answer."""
-        self._answer()
+        def do_GET(self) -> None:
+            self._answer()
 
-    def _answer(self) -> None:
-        url = urlsplit(self.path)
-        path = unquote(url.path)
-        fault = self.hub.take_fault(self.command, path)
-        if fault == "drop":
-            self.close_connection = True
-            return
-        if fault in STATUS:
-            self._send(b"{}", STATUS[fault], {"Retry-After": "0"} if fault == "busy" else {})
-            return
-        if found := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/revision/(.+))?", path):
-            self._info(found[1], found[2], found[3])
-        elif found := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/tree/([^/]+)/?", path):
-            self._tree(found[1], found[2], found[3], fault)
-        elif found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._file(found[1], found[2], found[3], fault)
-        else:
-            self._send(b"{}", 404)
+        def _answer(self) -> None:
+            get = self.headers.get
+            request = Request(
+                self.command, self.path, get("authorization"), get("range"), (get("host") or "").split(":")[0]
+            )
+            fault = hub.fault(request)
+            try:
+                with contextlib.suppress(ConnectionError):
+                    self._serve(urllib.parse.urlsplit(self.path), fault)
+            except _Refused as refused:
+                self._send(refused.status, b"{}", {"X-Error-Code": refused.code})
 
-    def _repo(self, kind: str, name: str, revision: str | None) -> Repo | None:
-        repo = self.hub.repos.get(f"datasets/{name}" if kind == "datasets" else name)
-        return repo if repo is not None and revision in (None, "main", repo.commit) else None
+        def _serve(self, url: urllib.parse.SplitResult, fault: str | None) -> None:
+            if fault == "drop":
+                self._hang_up()
+            elif fault is not None and fault.isdecimal():
+                extra = {} if hub.retry_after is None else {"Retry-After": str(hub.retry_after)}
+                code = {"401": "RepoNotFound", "403": "GatedRepo", "404": "EntryNotFound"}.get(fault, "")
+                self._send(int(fault), b"{}", {**extra, **({"X-Error-Code": code} if code else {})})
+            elif url.path.startswith("/cdn/"):
+                sha = url.path.rsplit("/", 1)[1]
+                self._send_file(self._large(sha), {"ETag": f'"{sha}"'}, fault)
+            elif url.path.startswith("/api/"):
+                self._api(url.path.removeprefix("/api/"), urllib.parse.parse_qs(url.query), fault)
+            else:
+                self._resolve(urllib.parse.unquote(url.path).lstrip("/"), fault)
 
-    def _info(self, kind: str, name: str, revision: str | None) -> None:
-        repo = self._repo(kind, name, revision)
-        if repo is None:
-            self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-            return
-        body = {"id": name, "sha": repo.commit, "siblings": [{"rfilename": file} for file in repo.files]}
-        self._send(json.dumps(body).encode(), 200, {"Content-Type": "application/json"})
+        def _repo(self, name: str) -> Repo:
+            repo = hub.repos.get(name)
+            if repo is None:
+                raise _Refused(404, "RepoNotFound")
+            if repo.token is not None and self.headers.get("authorization") != f"Bearer {repo.token}":
+                raise _Refused(403 if self.headers.get("authorization") else 401, "GatedRepo")
+            return repo
 
-    def _tree(self, kind: str, name: str, revision: str, fault: str | None) -> None:
-        repo = self._repo(kind, name, revision)
-        if repo is None:
-            self._send(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
-            return
-        entries = [
-            {"type": "file", "path": path, "size": len(data), **_hashes(path, data)}
-            for path, data in repo.files.items()
-        ]
-        self._send(json.dumps(entries).encode(), 200, {"Content-Type": "application/json"}, fault)
+        def _commit(self, repo: Repo, revision: str) -> str:
+            sha = repo.refs.get(revision, revision)
+            if sha not in repo.commits:
+                raise _Refused(404, "RevisionNotFound")
+            return sha
 
-    def _file(self, name: str, revision: str, path: str, fault: str | None) -> None:
-        kind, _, rest = name.partition("/") if name.startswith("datasets/") else ("models", "", name)
-        repo = self._repo(kind, rest, revision)
-        data = None if repo is None else repo.files.get(path)
-        if repo is None or data is None:
-            self._send(b"", 404, {"X-Error-Code": "EntryNotFound"})
-            return
-        hashes = _hashes(path, data)
-        etag = hashes["lfs"]["oid"] if "lfs" in hashes else hashes["oid"]
-        headers = {
-            "X-Repo-Commit": repo.commit,
-            "ETag": f'"{etag}"',
-            "X-Linked-Size": str(len(data)),
-            "Accept-Ranges": "bytes",
-        }
-        headers["X-Linked-ETag"] = f'"{etag}"'
-        status = 200
-        if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(found[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            data, status = data[start:], 206
-        self._send(data, status, headers, fault)
+        def _api(self, path: str, query: dict[str, list[str]], fault: str | None) -> None:
+            found = re.fullmatch(r"(models/|datasets/)([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+            if found is None:
+                raise _Refused(404, "")
+            kind, name, what, revision = found.groups()
+            repo = self._repo(name if kind == "models/" else f"datasets/{name}")
+            sha = self._commit(repo, urllib.parse.unquote(revision or "main"))
+            if what != "tree":
+                self._send(200, json.dumps({"id": name, "sha": sha, "siblings": []}).encode(), {}, fault)
+                return
+            entries = list(_tree(repo.commits[sha], hub.lfs_bytes))
+            start = int(query.get("cursor", ["0"])[0])
+            extra = {}
+            if start + hub.page < len(entries):
+                more = urllib.parse.urlencode({"recursive": "True", "cursor": start + hub.page})
+                extra["Link"] = f'<{hub.url}/api/{path}?{more}>; rel="next"'
+            self._send(200, json.dumps(entries[start : start + hub.page]).encode(), extra, fault)
 
-    def _send(
-        self, body: bytes, status: int = 200, headers: dict[str, str] | None = None, fault: str | None = None
-    ) -> None:
-        if fault == "flip" and body:
-            body = bytes([body[0] ^ 1]) + body[1:]
-        sent = body[: len(body) // 2] if fault in ("cut", "stall", "short") else body
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(sent) if fault == "short" else len(body)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        try:
-            self.wfile.write(sent)
+        def _resolve(self, path: str, fault: str | None) -> None:
+            found = re.fullmatch(r"((?:datasets/)?[^/]+/[^/]+)/resolve/((?:refs/[^/]+/)?[^/]+)/(.+)", path)
+            if found is None:
+                raise _Refused(404, "")
+            repo = self._repo(found[1])
+            sha = self._commit(repo, found[2])
+            content = repo.commits[sha].get(found[3])
+            if content is None:
+                raise _Refused(404, "EntryNotFound")
+            extra = {"X-Repo-Commit": sha, "ETag": f'"{git_sha1(content)}"'}
+            if len(content) < hub.lfs_bytes:
+                self._send_file(content, extra, fault)
+                return
+            digest = hashlib.sha256(content).hexdigest()
+            extra |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            extra["Location"] = f"http://localhost:{hub.port}/cdn/{urllib.parse.quote(found[3])}/{digest}"
+            self._send(302, b"", extra, fault)
+
+        def _large(self, sha: str) -> bytes:
+            for repo in hub.repos.values():
+                for files in repo.commits.values():
+                    for content in files.values():
+                        if hashlib.sha256(content).hexdigest() == sha:
+                            return content
+            raise _Refused(404, "")
+
+        def _send_file(self, content: bytes, extra: dict[str, str], fault: str | None) -> None:
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or "")
+            if asked is None:
+                self._send(200, content, extra, fault)
+                return
+            start = int(asked[1])
+            extra["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self._send(206, content[start:], extra, fault)
+
+        def _send(self, status: int, body: bytes, extra: dict[str, str], fault: str | None = None) -> None:
+            half = len(body) // 2
+            if fault == "flip" and body:
+                body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
+            elif fault == "other":
+                body = bytes(255 - byte for byte in body)
+            elif fault == "short" and self.command == "GET":
+                body = body[:half]
+            self.send_response(status)
+            for name, value in {**extra, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if fault not in ("cut", "stall"):
+                self.wfile.write(body)
+                return
+            self.wfile.write(body[:half])
             self.wfile.flush()
             if fault == "stall":
-                self.hub.ended.wait(self.hub.stall_seconds)
-        except OSError:
-            pass
-        if fault in ("cut", "stall", "short"):
+                hub.wait(hub.stall_seconds)
+            self._hang_up()
+
+        def _hang_up(self) -> None:
             self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    return Handler
 
 
-def _hashes(path: str, data: bytes) -> dict[str, Any]:
-    """Return what the listing says of a file's content."""
-    blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
-    if path.endswith((".md", ".json")):
-        return {"oid": blob}
-    return {"oid": blob, "lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}}
+def _tree(files: Mapping[str, bytes], lfs_bytes: int) -> Iterator[dict[str, object]]:
+    folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."}
+    for folder in sorted(folders):
+        yield {"type": "directory", "oid": hashlib.sha1(folder.encode()).hexdigest(), "size": 0, "path": folder}
+    for name, content in sorted(files.items()):
+        entry: dict[str, object] = {"type": "file", "oid": git_sha1(content), "size": len(content), "path": name}
+        if len(content) >= lfs_bytes:
+            digest = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+        yield entry

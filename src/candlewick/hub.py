@@ -1,69 +1,68 @@
 """Files of the Hugging Face Hub: listed once at a pinned commit, fetched whole, verified by hash, retried.
 
-    hf://datasets/OWNER/NAME@REVISION/path      a dataset, or the part of it below a path
-    hf://OWNER/NAME@REVISION                    a model
+    hf://datasets/OWNER/NAME@REVISION/path     a dataset, or what lies under a path in it
+    hf://OWNER/NAME@REVISION                   a model
 
-A revision may be a commit, a branch or a tag; without one it is `main`. It becomes a commit once, when the
-repository is listed, so that all files belong together. Every byte is checked: large files against the SHA-256 in
-the listing, small ones against git's own hash. `huggingface_hub` moves the bytes, and reads HF_HOME, HF_TOKEN and
-HF_ENDPOINT; it checks sizes only. What may pass (a dropped connection, a stall, too many requests, an error of the
-server, wrong bytes) is tried again, later each time; what cannot (no such repository, no access) is an error.
+A branch, a tag or nothing as the revision stands for another commit tomorrow: it is resolved once, and everything
+after that is asked for by commit. The listing says size and hash of each file (SHA-256, for small files git's blob
+SHA-1). Bytes that do not match are thrown away and fetched again. So a changed file never goes by unnoticed.
+
+What may pass by itself (a lost connection, a stall, 429, 5xx, wrong bytes) is tried again, with waits that grow
+and are spread at random; a wait that the server names is kept. What cannot (401, 403, 404) fails at once. HF_HOME,
+HF_TOKEN, HF_ENDPOINT and the time-outs are `huggingface_hub`'s own. A token is in no message.
 """
 
-import fnmatch
 import hashlib
 import logging
 import random
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-import huggingface_hub
-from huggingface_hub import errors as hub_errors
-from huggingface_hub import utils as hub_utils
-
 from candlewick.artifacts import file_sha256
-from candlewick.errors import DataError, EnvironmentFault
+from candlewick.errors import CandlewickError, DataError, EnvironmentFault
 
 SCHEME = "hf://"
+TRIES = 6
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+LONGEST_ASKED_SECONDS = 900.0
+
 _URI = re.compile(
-    r"hf://(?P<datasets>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?"
+    r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
+    r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SAFE = re.compile(r"[\w][\w.=+ -]*(/[\w][\w.=+ -]*)*")
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_BLOCK = 1 << 20
-_HTTP_ERROR: type[Exception] = hub_errors.HfHubHTTPError.__bases__[0]
-"""What every error of the HTTP library is, whichever one this version of huggingface_hub uses."""
+_COMMIT = re.compile("[0-9a-f]{40}")
+_NEVER = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
+_TRANSIENT = {408, 429, *range(500, 600)}
 
-Kind = Literal["dataset", "model"]
-Result = TypeVar("Result")
-
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class HubUri:
-    """Which repository, at which revision, and what in it."""
+    """What a URI names; `revision` None is the default branch, `path` "" the whole repository."""
 
-    kind: Kind
+    kind: Literal["dataset", "model"]
     name: str
     revision: str | None
-    path: str = ""
+    path: str
 
     def __str__(self) -> str:
-        kind = "datasets/" if self.kind == "dataset" else ""
         revision = f"@{self.revision}" if self.revision else ""
-        return f"{SCHEME}{kind}{self.name}{revision}{'/' * bool(self.path)}{self.path}"
+        path = f"/{self.path}" if self.path else ""
+        return f"hf://{'datasets/' if self.kind == 'dataset' else ''}{self.name}{revision}{path}"
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file as the listing has it: `sha256` of a large file, else git's hash of the content, `blob_id`."""
+    """A file in a repository; `sha256` is known for large ones, `blob_id` (git's SHA-1) for all."""
 
     path: str
     bytes: int
@@ -73,9 +72,9 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """A repository at a commit, and its files by name."""
+    """A repository at one commit."""
 
-    kind: Kind
+    kind: Literal["dataset", "model"]
     name: str
     commit: str
     files: tuple[HubFile, ...]
@@ -83,197 +82,234 @@ class HubRepo:
     @property
     def uri(self) -> HubUri:
         """The address of just this state."""
-        return HubUri(self.kind, self.name, self.commit)
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How often to try, and how long to wait between: twice as long each time, give or take a half."""
-
-    tries: int = 8
-    first_seconds: float = 1.0
-    longest_seconds: float = 60.0
-
-    def wait(self, number: int, asked_seconds: float) -> None:
-        """Wait after the `number`-th try failed, at least as long as the server asked for."""
-        due = min(self.first_seconds * 2 ** (number - 1), self.longest_seconds) * random.uniform(0.5, 1.5)
-        time.sleep(max(due, min(asked_seconds, 10 * self.longest_seconds)))
-
-
-PATIENCE = Patience()
-
-
-def parse_uri(uri: str) -> HubUri:
-    """Read an address of the Hub. Raises DataError for what is none."""
-    found = _URI.fullmatch(uri)
-    path = (found["path"] or "").strip("/") if found else ""
-    if found is None or (path and ".." in path.split("/")):
-        raise DataError(
-            f"{uri} is no address of the Hub",
-            "write hf://datasets/OWNER/NAME@REVISION, or hf://OWNER/NAME for a model",
-        )
-    return HubUri("dataset" if found["datasets"] else "model", found["name"], found["revision"], path)
-
-
-def open_repo(uri: str) -> HubRepo:
-    """List a repository, at the commit that the address says or that its branch has now.
-
-    Raises DataError if there is none or no access to it, EnvironmentFault if the Hub cannot be reached.
-    """
-    address = parse_uri(uri)
-
-    def look() -> HubRepo:
-        api = _api()
-        commit = address.revision or "main"
-        if not _COMMIT.fullmatch(commit):
-            info: Any = api.repo_info(address.name, repo_type=address.kind, revision=address.revision)
-            commit = str(info.sha)
-        tree = api.list_repo_tree(address.name, repo_type=address.kind, revision=commit, recursive=True)
-        return HubRepo(address.kind, address.name, commit, tuple(sorted(_files(tree), key=lambda file: file.path)))
-
-    repo = _persist(str(address), look)
-    if address.revision != repo.commit:
-        _log.info("%s is at commit %s", address, repo.commit)
-    return repo
-
-
-def _files(tree: Any) -> Iterator[HubFile]:
-    for entry in tree:
-        if isinstance(entry, huggingface_hub.RepoFile):
-            sha256 = None if entry.lfs is None else str(entry.lfs.sha256)
-            yield HubFile(entry.path, int(entry.size), sha256, str(entry.blob_id))
-
-
-def fetch_file(repo: HubRepo, file: HubFile, folder: Path) -> Path:
-    """Fetch a file to `folder`/its path in the repository, verified; wrong bytes are fetched again.
-
-    Raises DataError for a file that is not to be had, EnvironmentFault if the network stays away.
-    """
-    _require_safe(file)
-    target = folder / file.path
-
-    def fetch() -> Path:
-        _download(repo, file, local_dir=folder)
-        if (problem := _difference(target, file)) is not None:
-            target.unlink(missing_ok=True)
-            shutil.rmtree(folder / ".cache", ignore_errors=True)  # or it would be taken for the right one
-            raise _WrongBytes(problem)
-        return target
-
-    return _persist(f"{repo.uri}/{file.path}", fetch)
-
-
-def fetch_model(uri: str, allow: Sequence[str]) -> Path:
-    """Fetch the files of a model that match one of the patterns into the Hub's cache; return their folder.
-
-    A pattern is about a whole path below that of the address, its * about one part of it. Nothing else is fetched.
-    The cache is where HF_HOME says, and shared with other programs; files that are in it already are verified too.
-    Raises DataError, EnvironmentFault.
-    """
-    repo, below = open_repo(uri), parse_uri(uri).path
-    chosen = [file for file in repo.files if any(_is_named(file.path, below, pattern) for pattern in allow)]
-    if not chosen:
-        raise DataError(f"{uri} has none of the files {', '.join(allow)[:200]}", "check the name and the revision")
-    folder: Path | None = None
-    for file in chosen:
-        _require_safe(file)
-
-        def fetch(file: HubFile = file) -> Path:
-            path = _download(repo, file)
-            if (problem := _difference(path, file)) is not None:
-                path.resolve().unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-                raise _WrongBytes(problem)
-            return path
-
-        path = _persist(f"{repo.uri}/{file.path}", fetch)
-        folder = folder or path.parents[file.path.count("/")]
-    assert folder is not None
-    return folder / below
-
-
-def _is_named(path: str, below: str, pattern: str) -> bool:
-    whole = f"{below}/{pattern}".lstrip("/")
-    return path.count("/") == whole.count("/") and fnmatch.fnmatchcase(path, whole)
-
-
-def _api() -> huggingface_hub.HfApi:
-    hub_utils.disable_progress_bars()
-    hub_utils.logging.set_verbosity_error()  # what it tries again is told here
-    return huggingface_hub.HfApi()
-
-
-def _download(repo: HubRepo, file: HubFile, local_dir: Path | None = None) -> Path:
-    api = _api()
-    return Path(
-        api.hf_hub_download(repo.name, file.path, repo_type=repo.kind, revision=repo.commit, local_dir=local_dir)
-    )
-
-
-def _require_safe(file: HubFile) -> None:
-    if not _SAFE.fullmatch(file.path):
-        raise DataError(f"the repository has a file called {file.path[:80]!r}, which is no safe name")
-
-
-def _difference(path: Path, file: HubFile) -> str | None:
-    """Say how a file differs from the listing; None: it does not."""
-    if (size := path.stat().st_size) != file.bytes:
-        return f"{file.path} has {size} bytes, the listing says {file.bytes}"
-    found, expected = (file_sha256(path), file.sha256) if file.sha256 else (_blob_id(path), file.blob_id)
-    return None if found == expected else f"{file.path} has hash {found[:12]}, the listing says {expected[:12]}"
-
-
-def _blob_id(path: Path) -> str:
-    """Return git's hash of a file."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return HubUri(self.kind, self.name, self.commit, "")
 
 
 class _WrongBytes(OSError):
     """What came is not what the listing says."""
 
 
-def _persist(what: str, attempt: Callable[[], Result]) -> Result:
-    """Try again and again what may pass. Raises DataError for what cannot, EnvironmentFault after the last try."""
-    patience = PATIENCE
-    number = 0
-    while True:
-        number += 1
+def parse_uri(uri: str) -> HubUri:
+    """Read `hf://...`. Raises DataError if it is none, or its path leads out of the repository."""
+    found = _URI.fullmatch(uri)
+    path = (found["path"] or "").strip("/") if found else ""
+    if found is None or ".." in path.split("/"):
+        raise DataError(
+            f"{uri} names nothing on the Hub",
+            "write hf://datasets/OWNER/NAME@REVISION/path for a dataset, hf://OWNER/NAME@REVISION for a model",
+        )
+    return HubUri("dataset" if found["datasets"] else "model", found["name"], found["revision"], path)
+
+
+def open_repo(uri: str | HubUri) -> HubRepo:
+    """List a repository, all of it, at the commit that its revision stands for now.
+
+    Raises DataError if it is not there or not for this user, EnvironmentFault if the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
+
+    wanted = parse_uri(uri) if isinstance(uri, str) else uri
+    _set_up()
+
+    def ask() -> HubRepo:
+        api = HfApi()
+        commit = api.repo_info(wanted.name, revision=wanted.revision, repo_type=wanted.kind).sha or ""
+        if not _COMMIT.fullmatch(commit):
+            raise _WrongBytes(f"the server names no commit: {commit[:40]!r}")
+        tree = api.list_repo_tree(wanted.name, recursive=True, revision=commit, repo_type=wanted.kind)
+        files = [
+            HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        ]
+        files.sort(key=lambda file: file.path)
+        return HubRepo(wanted.kind, wanted.name, commit, tuple(files))
+
+    repo = _persist(str(wanted), ask)
+    if repo.commit != wanted.revision:
+        _log.info("%s is commit %s now: write @%s to have the same files again", wanted, repo.commit, repo.commit)
+    return repo
+
+
+def fetch_file(repo: HubRepo, file: HubFile, folder: Path) -> Path:
+    """Bring one file into `folder`, under its path in the repository, and verify it.
+
+    Raises DataError for bytes that stay wrong, EnvironmentFault if the Hub cannot be reached.
+    """
+    return _persist(f"{repo.uri}/{file.path}", lambda: _fetch(repo, file, folder))
+
+
+def fetch_model(uri: str, allow: Sequence[str]) -> Path:
+    """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
+
+    Every file is verified, also one that was there. Code and pickles are never brought, whatever `allow` says.
+    Raises DataError if no file matches.
+    """
+    wanted = parse_uri(uri)
+    if wanted.kind != "model":
+        raise DataError(f"{uri} is a dataset, not a model", "write hf://OWNER/NAME@REVISION")
+    repo = open_repo(wanted)
+    prefix = f"{wanted.path}/" if wanted.path else ""
+    chosen = [
+        file
+        for file in repo.files
+        if file.path.startswith(prefix)
+        and not file.path.endswith(_NEVER)
+        and any(_is_named(file.path.removeprefix(prefix), pattern) for pattern in allow)
+    ]
+    if not chosen:
+        names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
+        raise DataError(
+            f"{uri} has no file of {', '.join(allow)}, only {names}", "check the name and the revision"
+        )
+    paths = [_persist(f"{repo.uri}/{file.path}", lambda file=file: _fetch(repo, file, None)) for file in chosen]
+    depth = len(PurePosixPath(chosen[0].path.removeprefix(prefix)).parts)
+    return paths[0].parents[depth - 1]
+
+
+def _is_named(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a * stays in its folder
+
+
+def _fetch(repo: HubRepo, file: HubFile, folder: Path | None) -> Path:
+    """Ask once, for a file in `folder` or in the Hub's cache; one that does not match the listing is removed."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+    if file.path.startswith("/") or ".." in file.path.split("/"):
+        raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
+    path = Path(
+        hf_hub_download(
+            repo.name,
+            file.path,
+            repo_type=repo.kind,
+            revision=repo.commit,
+            local_dir=folder,
+            cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
+        )
+    )
+    if (wrong := _difference(path, file)) is None:
+        return path
+    path.resolve().unlink()  # in a cache the path is a link to the bytes
+    path.unlink(missing_ok=True)
+    raise _WrongBytes(wrong)
+
+
+def _difference(path: Path, file: HubFile) -> str | None:
+    size = path.stat().st_size
+    if size != file.bytes:
+        return f"{size} bytes came, the listing says {file.bytes}"
+    if file.sha256:
+        kind, expected, found = "sha256", file.sha256, file_sha256(path)
+    else:
+        git = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False)
+        kind, expected, found = "git sha1", file.blob_id, git.hexdigest()
+    return None if found == expected else f"{kind} {found[:12]} came, the listing says {expected[:12]}"
+
+
+def _persist(what: str, ask: Callable[[], _Result]) -> _Result:
+    """Ask until there is an answer, `TRIES` times at most."""
+    from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
+
+    # hf_xet raises RuntimeError for its network's troubles; an answer that is no JSON is a ValueError
+    for number in range(1, TRIES + 1):
         try:
-            return attempt()
-        except (OSError, _HTTP_ERROR, RuntimeError) as error:  # RuntimeError: how hf_xet fails
-            _require_passing(what, error)
-            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-            response = getattr(error, "response", None)
-            asked = "" if response is None else str(response.headers.get("Retry-After", ""))
-        if number >= patience.tries:
-            raise EnvironmentFault(
-                f"{what} could not be fetched in {patience.tries} tries, the last one failed with: {reason}",
-                "check the network and run the same again: it goes on where it stopped",
-            )
-        _log.info("%s: %s; trying again (%d of %d)", what, reason, number + 1, patience.tries)
-        patience.wait(number, float(asked) if asked.isdecimal() else 0.0)
+            return ask()
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            cause = _cause(error)
+            _raise_what_stays(what, cause)
+            reason = _reason(cause)
+            if number == TRIES:
+                raise _give_up(what, cause, reason) from None
+            seconds = _seconds_to_wait(cause, number)
+        _log.warning("%s: %s; trying again in %.0f s (%d of %d)", what, reason, seconds, number, TRIES - 1)
+        time.sleep(seconds)
+    raise AssertionError
 
 
-def _require_passing(what: str, error: Exception) -> None:
-    """Raise the error, or what it means to a user, unless it may be gone next time."""
-    if isinstance(error, hub_errors.OfflineModeIsEnabled):
-        raise EnvironmentFault(
-            f"{what}: HF_HUB_OFFLINE is set", "unset it, or give files of this machine"
-        ) from None
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, hub_errors.GatedRepoError) or status == 403:
+def _cause(error: Exception) -> Exception:
+    """Return what `huggingface_hub` has wrapped into "no such file in the local cache"."""
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    wrapped = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+    return wrapped if isinstance(wrapped, Exception) else error
+
+
+def _raise_what_stays(what: str, error: Exception) -> None:
+    """Raise if asking again is of no use."""
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
+
+    if isinstance(error, OfflineModeIsEnabled):
+        raise EnvironmentFault(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files") from None
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        raise error  # the disk, not the network
+    status = _status(error)
+    if status is None or status in _TRANSIENT:
+        return
+    page = what.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
+    if status == 404:
         raise DataError(
-            f"{what}: access is not granted", "accept its terms on the Hub, and set HF_TOKEN to a token of yours"
+            f"{what} is not on the Hub (HTTP 404)", "check the name, the revision and the path"
         ) from None
-    if status is not None and status not in _AGAIN:
-        raise DataError(
-            f"{what} does not exist, or needs a token (status {status})",
-            "check the name, the revision and the path; for a private repository set HF_TOKEN",
-        ) from None
-    is_local = isinstance(error, OSError) and error.errno is not None
-    if is_local and not isinstance(error, ConnectionError | TimeoutError):
-        raise error
+    fix = "check the name and the revision"
+    if status in (401, 403):
+        fix = (
+            f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"
+        )
+    raise DataError(f"{what}: the Hub refuses access (HTTP {status})", fix) from None
+
+
+def _give_up(what: str, error: Exception, reason: str) -> CandlewickError:
+    problem = f"{what}: {TRIES} tries failed, the last one with: {reason}"
+    if isinstance(error, _WrongBytes):
+        return DataError(problem, "something between here and the Hub changes bytes: try another network")
+    return EnvironmentFault(problem, "check the network and run it again: what is finished is kept")
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _reason(error: Exception) -> str:
+    """Return one line without the address (it may be signed) and without the token."""
+    from huggingface_hub import get_token  # noqa: PLC0415
+
+    if (status := _status(error)) is not None:
+        return f"HTTP {status}"
+    text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
+    if token := get_token():
+        text = text.replace(token, "***")
+    return re.sub(r"\?\S+", "?...", text)
+
+
+def _seconds_to_wait(error: Exception, number: int) -> float:
+    """Return what the server asks for, else 1, 2, 4 ... seconds, of which a random half is taken off."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", ""))
+    if asked is None and _status(error) == 429:
+        asked = re.search(r";\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
+    if asked is not None:
+        return min(float(asked[1]), LONGEST_ASKED_SECONDS) + random.random()
+    longest = min(FIRST_WAIT_SECONDS * 2.0 ** (number - 1), LONGEST_WAIT_SECONDS)
+    return longest * (0.5 + 0.5 * random.random())
+
+
+@cache
+def _set_up() -> None:
+    """Give every request of `huggingface_hub` a time-out: a listing has none, and would wait for ever. No bars."""
+    from huggingface_hub import constants, get_session, set_client_factory  # noqa: PLC0415
+    from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
+
+    disable_progress_bars()
+    client, hooks = type(get_session()), get_session().event_hooks["request"]
+
+    def limit(request: Any) -> None:
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            name: given.get(name) or constants.HF_HUB_DOWNLOAD_TIMEOUT
+            for name in ("connect", "read", "write", "pool")
+        }
+
+    set_client_factory(
+        lambda: client(event_hooks={"request": [*hooks, limit]}, follow_redirects=True, timeout=None)
+    )

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.hub_server import Fault, HubServer
+from tests.hub_server import HubServer
 from tests.seed import Candle, forward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -224,23 +224,25 @@ def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text,
     assert main([*start, *(word for setting in settings for word in ("--override", setting))]) == 0
 
 
-def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, monkeypatch, config_file, tokenizer, capsys):
+def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file):
     candle = Candle(320, 32, 1, 64, 2)
     folder = candle.write(tmp_path / "seed")
     files = {f"checkpoints/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     files |= {"training.json": b"{}", "setup.py": b"raise SystemExit", "weights.bin": b"pickle"}
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    with HubServer(monkeypatch) as hub:
-        hub.add("vivienhenz/sconce", files)
-        hub.faults += [Fault("model.safetensors", "flip"), Fault("optimizer.json", "cut")]
+    with HubServer() as hub, hub.client(tmp_path / "home"):
+        hub.commit("vivienhenz/sconce", files)
+        hub.fail("GET .*model.safetensors", "flip", "503")
+        hub.fail("GET .*optimizer.json", "cut")
         words = ["import", "candle", "hf://vivienhenz/sconce@main", "--config", config_file(2)]
         assert main([*words, "--output", str(tmp_path / "run")]) == 0
-        assert {name.rsplit("/", 1)[-1] for name in hub.fetched()} == {path.name for path in folder.iterdir()}
+        asked = {request.path.rsplit("/", 1)[-1] for request in hub.requests if "/resolve/" in request.path}
+        assert asked == {path.name for path in folder.iterdir()}
+        assert not hub.asked(r"setup\.py|weights\.bin")
     model, _ = load_for_inference(tmp_path / "run", torch.device("cpu"))
     assert torch.equal(model.model.embed_tokens.weight.detach(), candle.tensors["embedding.weight"])
 
 
-def test_a_run_starts_from_published_weights(tmp_path, monkeypatch, tokenizer, text, capsys):
+def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, capsys):
     Candle(320, 32, 1, 64, 2).write(tmp_path / "seed")
     words = [
         "import",
@@ -250,7 +252,6 @@ def test_a_run_starts_from_published_weights(tmp_path, monkeypatch, tokenizer, t
     ]
     published = tmp_path / "published"
     assert main([*words, "--heads", "2", "--tokenizer", str(tokenizer), "--output", str(published)]) == 0
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     settings = [
         f"data.train_shards=[{text}]",
         "scheduler.total_steps=4",
@@ -263,14 +264,14 @@ def test_a_run_starts_from_published_weights(tmp_path, monkeypatch, tokenizer, t
         "runtime.checkpoint.every_n_steps=2",
     ]
     overrides = [word for setting in settings for word in ("--override", setting)]
-    with HubServer(monkeypatch) as hub:
+    with HubServer() as hub, hub.client(tmp_path / "home"):
         files = {path.name: path.read_bytes() for path in published.iterdir() if path.name != "manifest.json"}
-        hub.add("me/model", {**files, "modeling.py": b"raise SystemExit"})
+        commit = hub.commit("me/model", {**files, "modeling.py": b"raise SystemExit"})
         start = ["train", "--init-from", "hf://me/model", "--run-dir", str(tmp_path / "run")]
         assert main([*start, *overrides]) == 0
-        assert "modeling.py" not in hub.fetched()
+        assert not hub.asked("modeling")
         saved = read_state(newest_valid(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
-        assert saved["init_from"] == f"hf://me/model@{hub.repos['me/model'].commit}"
+        assert saved["init_from"] == f"hf://me/model@{commit}"
     # a run that goes on needs neither the network nor what it began with
     resume = ["train", "--run-dir", str(tmp_path / "run"), "--resume", "--override", "scheduler.total_steps=6"]
     assert main(resume) == 0

@@ -57,7 +57,14 @@ def place(tmp_path_factory) -> Path:
     (folder / "short.txt").write_text(make_text(9, 250))
     for name, size in (("tokenizer", 300), ("other", 310)):
         (folder / name).mkdir()
-        train_tokenizer([make_text(0, 3000)], vocab_size=size)[0].write(folder / name)
+        tokenizer, _ = train_tokenizer([make_text(0, 3000)], vocab_size=size)
+        tokenizer.write(folder / name)
+        model = json.loads(tokenizer.json_bytes)["model"]
+        (folder / name / "vocab.json").write_text(json.dumps(model["vocab"]))
+        lines = [" ".join(pair) for pair in model["merges"]]
+        (folder / name / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines))
+    (folder / "few.txt").write_text("\n".join(lines[:20]))
+    (folder / "more.txt").write_text("# special tokens\n<|endoftext|>\n")
     return folder
 
 

@@ -1,178 +1,298 @@
-"""Files of the Hub: one listing at a commit, every byte verified, what may pass tried again."""
+"""The Hub's files: the same bytes whatever the network does, and one sentence for what cannot be mended."""
 
+import errno
 import logging
+import os
+from pathlib import Path
 
-import huggingface_hub
 import pytest
-from tests.hub_server import COMMIT, Fault, HubServer
+from tests.hub_server import FAULTS, HubServer, git_sha1
 
-from candlewick import hub as hub_module
+from candlewick import hub as module
 from candlewick.errors import DataError, EnvironmentFault
-from candlewick.hub import fetch_file, fetch_model, open_repo, parse_uri
+from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file, fetch_model, open_repo, parse_uri
 
-URI = "hf://datasets/me/text"
+SMALL = b"small\n" * 20
+LARGE = bytes(range(256)) * 40
+FILES = {"README.md": SMALL, "data/a.parquet": LARGE, "data/b/c.txt": b"c" * 5, "z.txt": b""}
+TOKEN = "hf_canaryCANARYcanary"
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with HubServer(monkeypatch) as server:
-        server.add("datasets/me/text", {"README.md": b"# text\n", "data/a.parquet": bytes(range(256)) * 100})
-        server.add(
-            "me/model", {"config.json": b"{}", "model.safetensors": b"w" * 5000, "evil.py": b"1", "x.bin": b"2"}
-        )
-        yield server
+def server():
+    with HubServer() as hub:
+        yield hub
+
+
+@pytest.fixture
+def waits(server, tmp_path):
+    with server.client(tmp_path / "home") as waits:
+        yield waits
+
+
+@pytest.fixture
+def repo(server, waits) -> HubRepo:
+    server.commit("datasets/o/n", FILES)
+    return open_repo("hf://datasets/o/n")
+
+
+def named(repo: HubRepo, path: str) -> HubFile:
+    return next(file for file in repo.files if file.path == path)
 
 
 @pytest.mark.parametrize(
     ("uri", "parts"),
     [
-        ("hf://datasets/HuggingFaceFW/fineweb", ("dataset", "HuggingFaceFW/fineweb", None, "")),
-        ("hf://datasets/a/b@main/sample/10BT/", ("dataset", "a/b", "main", "sample/10BT")),
-        (f"hf://vivienhenz/sconce@{COMMIT}", ("model", "vivienhenz/sconce", COMMIT, "")),
+        ("hf://datasets/o/n", ("dataset", "o/n", None, "")),
+        ("hf://datasets/o/n@main/sample/10BT", ("dataset", "o/n", "main", "sample/10BT")),
+        (
+            "hf://datasets/o.x/n-1@refs/convert/parquet/a/b.parquet",
+            ("dataset", "o.x/n-1", "refs/convert/parquet", "a/b.parquet"),
+        ),
+        ("hf://o/n@" + "a" * 40, ("model", "o/n", "a" * 40, "")),
+        ("hf://o/n/sub", ("model", "o/n", None, "sub")),
     ],
 )
-def test_an_address_is_read(uri, parts):
-    found = parse_uri(uri)
-    assert (found.kind, found.name, found.revision, found.path) == parts
-    assert parse_uri(str(found)) == found
+def test_a_uri_has_its_parts_and_is_written_back(uri, parts):
+    assert parse_uri(uri) == HubUri(*parts)
+    assert str(parse_uri(uri)) == uri
 
 
-@pytest.mark.parametrize("uri", ["hf://", "hf://alone", "s3://a/b", "hf://datasets/a/b@r/../x", "hf://a b/c"])
-def test_what_is_no_address_is_refused(uri):
-    with pytest.raises(DataError, match="no address of the Hub"):
+@pytest.mark.parametrize(
+    "uri", ["hf://", "hf://n", "hf://datasets/n", "o/n", "hf://o/n@", "hf://o/n/../x", "hf://o/n@a@b"]
+)
+def test_what_is_no_uri_is_refused(uri):
+    with pytest.raises(DataError, match="names nothing on the Hub"):
         parse_uri(uri)
 
 
-def test_a_branch_becomes_a_commit_once(hub, caplog):
-    with caplog.at_level(logging.INFO, "candlewick"):
-        repo = open_repo(URI)
-    assert (repo.commit, str(repo.uri)) == (COMMIT, f"{URI}@{COMMIT}")
-    assert [file.path for file in repo.files] == ["README.md", "data/a.parquet"]
-    assert "is at commit" in caplog.text
-    hub.requests.clear()
-    assert open_repo(f"{URI}@{COMMIT}") == repo
-    assert all("/tree/" in path for _, path in hub.requests)
+def test_the_listing_is_complete_and_of_one_commit(server, waits, caplog):
+    first = server.commit("datasets/o/n", FILES)
+    server.commit("datasets/o/n", {"other": b""})
+    repo = open_repo(f"hf://datasets/o/n@{first}")
+    assert [(f.path, f.bytes, f.blob_id) for f in repo.files] == [
+        (name, len(content), git_sha1(content)) for name, content in sorted(FILES.items())
+    ]
+    assert [f.path for f in repo.files if f.sha256] == ["data/a.parquet"]
+    assert str(repo.uri) == f"hf://datasets/o/n@{first}"
+    assert not caplog.records
 
 
-@pytest.mark.parametrize("name", ["README.md", "data/a.parquet"])
+def test_a_branch_is_resolved_and_said(server, waits, caplog):
+    caplog.set_level(logging.INFO, "candlewick")
+    commit = server.commit("o/m", {"config.json": b"{}"}, ref="dev")
+    assert open_repo("hf://o/m@dev").commit == commit
+    assert f"hf://o/m@dev is commit {commit} now" in caplog.text
+
+
+def test_every_file_arrives_whole(repo, tmp_path):
+    for file in repo.files:
+        assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
+        assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("path", ["README.md", "data/a.parquet"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_fault_on_the_way_changes_no_byte(server, repo, tmp_path, fault, path, times):
+    server.fail(rf"(HEAD|GET) /(datasets|cdn)/.*{path}", *[fault] * times)
+    server.stall_seconds = 2
+    assert fetch_file(repo, named(repo, path), tmp_path / "to").read_bytes() == FILES[path]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_listing_changes_nothing(server, repo, fault):
+    if fault in ("flip", "other"):
+        pytest.skip("what the listing says cannot be checked against anything else")
+    server.fail("GET /api/.*/tree/", *[fault] * 2)
+    server.fail("GET /api/", fault)
+    assert open_repo("hf://datasets/o/n") == repo
+
+
+def test_a_damaged_file_that_is_there_is_fetched_again(server, repo, tmp_path):
+    file = named(repo, "data/a.parquet")
+    path = fetch_file(repo, file, tmp_path)
+    path.write_bytes(LARGE[::-1])
+    assert fetch_file(repo, file, tmp_path).read_bytes() == LARGE
+
+
+def test_bytes_that_stay_wrong_are_told_with_both_hashes(server, repo, tmp_path):
+    server.fail("GET /cdn/", *["flip"] * module.TRIES)
+    with pytest.raises(
+        DataError, match=r"6 tries failed.*WrongBytes: sha256 \w{12} came, the listing says \w{12}"
+    ):
+        fetch_file(repo, named(repo, "data/a.parquet"), tmp_path)
+    assert not list(tmp_path.rglob("a.parquet"))
+    server.fail("GET /datasets/", *["other"] * module.TRIES)
+    with pytest.raises(DataError, match=r"git sha1 \w{12} came"):
+        fetch_file(repo, named(repo, "README.md"), tmp_path)
+
+
+def test_a_file_of_another_size_is_refused(server, repo, tmp_path):
+    server.plan = lambda request: None
+    server.repos["datasets/o/n"].commits[repo.commit]["z.txt"] = b"grown"
+    with pytest.raises(DataError, match="5 bytes came, the listing says 0"):
+        fetch_file(repo, named(repo, "z.txt"), tmp_path)
+
+
+def test_after_the_last_try_the_reason_is_told(server, repo, waits, tmp_path):
+    server.plan = lambda request: "503"
+    waits.clear()
+    with pytest.raises(EnvironmentFault, match=r"hf://datasets/o/n: 6 tries failed, the last one with: HTTP 503"):
+        open_repo("hf://datasets/o/n")
+    assert len(waits) == module.TRIES - 1
+    for number, wait in enumerate(waits):
+        assert 0.5 * 2**number <= wait <= 2**number
+    server.plan = lambda request: "drop"
+    with pytest.raises(EnvironmentFault, match="RemoteProtocolError"):
+        fetch_file(repo, named(repo, "z.txt"), tmp_path)
+
+
+def test_a_wait_that_the_server_names_is_kept(server, repo, waits):
+    server.retry_after = 33
+    server.fail("GET /api/datasets/o/n$", "429", "503")
+    waits.clear()
+    assert open_repo("hf://datasets/o/n") == repo
+    assert len(waits) == 2
+    assert all(33 <= wait < 34 for wait in waits)
+
+
 @pytest.mark.parametrize(
-    "kinds",
+    ("headers", "low", "high"),
     [
-        ["drop"],
-        ["cut"],
-        ["stall"],
-        ["short"],
-        ["flip"],
-        ["busy"],
-        ["error", "gateway"],
-        ["flip", "cut", "unavailable", "short"],
+        ({"RateLimit": '"api";r=0;t=55'}, 55, 56),
+        ({"Retry-After": "99999"}, 900, 901),
+        ({"Retry-After": "soon"}, 2, 4),
     ],
-    ids=",".join,
 )
-def test_what_may_pass_is_tried_again(hub, tmp_path, name, kinds):
-    repo = open_repo(URI)
-    file = next(file for file in repo.files if file.path == name)
-    hub.faults += [Fault(name, kind) for kind in kinds]
-    path = fetch_file(repo, file, tmp_path / "files")
-    assert path.read_bytes() == hub.repos["datasets/me/text"].files[name]
-    assert not hub.faults
+def test_how_long_to_wait(headers, low, high):
+    error = OSError()
+    error.response = type("Response", (), {"status_code": 429, "headers": headers})
+    assert low <= module._seconds_to_wait(error, 3) <= high
+    assert module._seconds_to_wait(OSError(), 60) <= module.LONGEST_WAIT_SECONDS
 
 
-@pytest.mark.parametrize("kind", ["drop", "error", "cut"])
-def test_a_listing_is_tried_again_too(hub, kind):
-    hub.faults += [Fault("/tree/", kind)] * 2
-    assert len(open_repo(URI).files) == 2
+@pytest.mark.parametrize(
+    ("uri", "token", "message"),
+    [
+        ("hf://datasets/o/none", None, r"is not on the Hub \(HTTP 404\) \(fix: check the name"),
+        ("hf://datasets/o/n@gone", None, "HTTP 404"),
+        (
+            "hf://datasets/o/gated",
+            None,
+            r"HTTP 401.*terms at https://huggingface.co/datasets/o/gated; set HF_TOKEN",
+        ),
+        ("hf://datasets/o/gated", "hf_wrong", "HTTP 403"),
+    ],
+)
+def test_what_cannot_be_mended_fails_at_once(server, repo, waits, uri, token, message, monkeypatch):
+    server.commit("datasets/o/gated", FILES, token=TOKEN)
+    waits.clear()
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(DataError, match=message) as error:
+        open_repo(uri)
+    assert not waits
+    assert "hf_wrong" not in str(error.value)
 
 
-@pytest.mark.parametrize("method", ["HEAD", "GET"])
-def test_the_network_may_stay_away(hub, tmp_path, method):
-    repo = open_repo(URI)
-    hub.faults += [Fault("a.parquet", "unavailable", method)] * 500
-    with pytest.raises(EnvironmentFault, match="could not be fetched in 8 tries"):
-        fetch_file(repo, repo.files[1], tmp_path)
+def test_a_strange_refusal_is_told(server, repo):
+    server.fail("GET /api/", "418")
+    with pytest.raises(DataError, match=r"refuses access \(HTTP 418\) \(fix: check the name and the revision"):
+        open_repo("hf://datasets/o/n")
 
 
-def test_bytes_that_stay_wrong_are_not_taken(hub, tmp_path):
-    repo = open_repo(URI)
-    hub.faults += [Fault("a.parquet", "flip")] * 100
-    with pytest.raises(EnvironmentFault, match="has hash"):
-        fetch_file(repo, repo.files[1], tmp_path)
-    assert not (tmp_path / "data/a.parquet").exists()
+@pytest.mark.parametrize("status", ["403", "404"])
+def test_a_file_that_is_refused_fails_at_once(server, repo, tmp_path, waits, status):
+    server.plan = lambda request: status
+    with pytest.raises(DataError, match=f"README.md.*HTTP {status}"):
+        fetch_file(repo, named(repo, "README.md"), tmp_path)
+    assert not waits
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [("gated", "access is not granted"), ("denied", "needs a token")])
-def test_what_cannot_be_had_is_an_error_at_once(hub, kind, sentence):
-    hub.faults += [Fault("/revision/", kind), Fault("/api/datasets/me/text", kind)]
-    with pytest.raises(DataError, match=sentence):
-        open_repo(URI)
-    assert len(hub.requests) == 1
+def test_the_token_opens_a_gated_repository_and_is_told_to_nobody(server, waits, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    server.commit("datasets/o/gated", FILES, token=TOKEN)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    repo = open_repo("hf://datasets/o/gated")
+    server.fail("GET /cdn/", "cut", "503", "flip")
+    for file in repo.files:
+        fetch_file(repo, file, tmp_path / "to")
+    assert all(request.authorization is None for request in server.requests if request.host == "localhost")
+    reason = module._reason(RuntimeError(f"GET http://x/y?signature=1 with {TOKEN}"))
+    assert reason == "RuntimeError: GET http://x/y?... with ***"
+    assert TOKEN not in caplog.text
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]
 
 
-def test_no_such_repository_revision_or_file(hub, tmp_path):
-    for uri in ("hf://datasets/me/none", f"{URI}@{'f' * 40}", f"{URI}@v2"):
-        with pytest.raises(DataError, match="does not exist"):
-            open_repo(uri)
-    repo = open_repo(URI)
-    del hub.repos["datasets/me/text"].files["data/a.parquet"]
-    with pytest.raises(DataError, match="does not exist"):
-        fetch_file(repo, repo.files[1], tmp_path)
+def test_without_network_on_purpose_it_is_said(repo, monkeypatch, tmp_path):
+    from huggingface_hub import constants
 
-
-def test_an_unsafe_name_is_refused(hub, tmp_path):
-    hub.add("datasets/me/bad", {"../up.parquet": b"x"})
-    repo = open_repo("hf://datasets/me/bad")
-    with pytest.raises(DataError, match="no safe name"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE is set"):
+        open_repo("hf://datasets/o/n")
+    with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE is set"):
         fetch_file(repo, repo.files[0], tmp_path)
 
 
-def test_a_full_disk_is_no_reason_to_try_again(hub, tmp_path):
-    repo = open_repo(URI)
-    (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(OSError, match="exists|directory"):
-        fetch_file(repo, repo.files[1], tmp_path)
+def test_a_full_disk_is_no_trouble_of_the_network(repo, tmp_path, monkeypatch, waits):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        fetch_file(repo, repo.files[0], tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert not waits
 
 
-def test_offline_says_so(hub, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    huggingface_hub.close_session()
-    try:
-        with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE"):
-            open_repo(URI)
-    finally:
-        monkeypatch.undo()
-        huggingface_hub.close_session()
+def test_a_server_that_names_no_commit_is_not_believed(server, repo, monkeypatch):
+    server.repos["datasets/o/n"].refs["main"] = "main"
+    server.repos["datasets/o/n"].commits["main"] = {}
+    with pytest.raises(DataError, match="names no commit: 'main'"):
+        open_repo("hf://datasets/o/n")
 
 
-def test_of_a_model_only_what_is_allowed_is_fetched_and_verified(hub):
-    hub.faults.append(Fault("model.safetensors", "flip"))
-    folder = fetch_model("hf://me/model", ["*.json", "*.safetensors"])
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert (folder / "model.safetensors").read_bytes() == b"w" * 5000
-    assert {"evil.py", "x.bin"}.isdisjoint(hub.fetched())
-    hub.requests.clear()
-    assert fetch_model(f"hf://me/model@{COMMIT}", ["*.json", "*.safetensors"]) == folder
-    assert not hub.fetched()  # it was in the cache
+def test_a_path_out_of_the_folder_is_refused(repo, tmp_path):
+    for path in ("../x", "/etc/x", "a/../../x"):
+        with pytest.raises(DataError, match="leads out of it"):
+            fetch_file(repo, HubFile(path, 1, None, ""), tmp_path)
 
 
-def test_a_cached_file_that_changed_is_fetched_again(hub):
-    folder = fetch_model("hf://me/model", ["*.safetensors"])
-    (folder / "model.safetensors").resolve().write_bytes(b"v" * 5000)
-    assert (fetch_model("hf://me/model", ["*.safetensors"]) / "model.safetensors").read_bytes() == b"w" * 5000
+MODEL = {
+    "config.json": b"{}",
+    "model.safetensors": LARGE,
+    "modeling.py": b"import os",
+    "pytorch_model.bin": LARGE,
+    "sub/config.json": b"[]",
+}
 
 
-def test_a_model_without_any_allowed_file_is_refused(hub):
-    with pytest.raises(DataError, match="none of the files"):
-        fetch_model("hf://me/model", ["*.gguf"])
+def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
+    commit = server.commit("o/m", MODEL)
+    server.fail("GET /cdn/", "flip", "cut")
+    folder = fetch_model("hf://o/m", ["*", "*/*"])
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert names == ["config.json", "model.safetensors", "sub/config.json"]
+    assert (folder / "model.safetensors").read_bytes() == LARGE
+    assert folder == tmp_path / "home" / "hub" / "models--o--m" / "snapshots" / commit
+    assert not server.asked(r"\.(py|bin)$")
+    assert fetch_model("hf://o/m/sub", ["*.json"]) == folder / "sub"
+    (folder / "model.safetensors").resolve().write_bytes(LARGE[::-1])
+    assert (fetch_model("hf://o/m", ["*.safetensors"]) / "model.safetensors").read_bytes() == LARGE
 
 
-def test_waiting_grows_and_heeds_the_server(monkeypatch):
-    waited: list[float] = []
-    monkeypatch.setattr(hub_module.time, "sleep", waited.append)
-    patience = hub_module.Patience(8, 1.0, 8.0)
-    for number in range(1, 8):
-        patience.wait(number, 0.0)
-    patience.wait(1, 30.0)
-    bases = [1, 2, 4, 8, 8, 8, 8]
-    assert all(base / 2 <= seconds <= base * 1.5 for base, seconds in zip(bases, waited[:-1], strict=True))
-    assert waited[-1] == 30.0
+def test_a_model_without_the_files_is_refused(server, waits):
+    server.commit("o/m", MODEL)
+    with pytest.raises(DataError, match=r"has no file of \*.gguf, only config.json"):
+        fetch_model("hf://o/m", ["*.gguf"])
+    with pytest.raises(DataError, match=r"only nothing"):
+        server.commit("o/e", {})
+        fetch_model("hf://o/e", ["*"])
+    with pytest.raises(DataError, match="is a dataset, not a model"):
+        fetch_model("hf://datasets/o/n", ["*"])
+
+
+def test_folder_of_a_model_is_a_path(server, waits):
+    server.commit("o/m", {"a/b.json": b"{}"})
+    assert isinstance(fetch_model("hf://o/m", ["*/*.json"]), Path)

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     for name, folders in _corpora(args.input, is_mixed=args.mixed, is_fetched=args.hf).items():
         sources = [str(folder) for folder in folders]
         with bytes_progress(name) as progress:
-            manifests, _ = shard(sources, Outputs(args.output / name, None), settings, config, progress=progress)
+            outputs = Outputs(args.output / name, args.output / "val")  # nothing is held out
+            manifests, _ = shard(sources, outputs, settings, config, progress=progress)
         results[name] = manifests[0]
     if args.json:
         print_json({name: manifest.details for name, manifest in results.items()})

@@ -1,6 +1,7 @@
 """`candlewick data shard`: text, of this machine or of the Hub, into shards with manifests of their hashes."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "metavar": "SOURCE",
         "action": "append",
         "default": [],
-        "help": "files, folders or stdlib:// (may come again), or one hf://datasets/OWNER/NAME@REVISION, "
-        "whose part after one more / names files in it",
+        "help": "a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it "
+        "after one more /; may be given again",
     },
     "--dataset": {"metavar": "OWNER/NAME", "help": "of the Hub; default HuggingFaceFW/fineweb without --source"},
     "--split": {"default": "train", "help": "of the dataset: as its card or its file names say; default train"},
@@ -40,7 +41,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with "
         "--source): all, nothing held out; split: all, --val-ratio held out",
     },
-    "--take": {"metavar": "N", "type": whole_number(1), "help": "documents to read at most"},
+    "--take": {"metavar": "N", "type": whole_number(1), "help": "documents to write at most"},
     "--val-ratio": {"metavar": "X", "type": _share, "help": "share of documents held out, by the hash of each"},
     "--seed": {"metavar": "N", "type": whole_number(0), "default": 17, "help": "decides which; default 17"},
     "--lines-per-shard": {
@@ -67,7 +68,11 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "help": "files of the Hub fetched ahead of the one that is read; default 1",
     },
     "--hf-token": {"metavar": "TOKEN", "help": "better: set HF_TOKEN, which other users here cannot see"},
-    "--cache-root": {"metavar": "DIR", "type": Path, "help": "instead of HF_HOME"},
+    "--cache-root": {
+        "metavar": "DIR",
+        "type": Path,
+        "help": "where files of the Hub are while they are read, and HF_HOME; default beside the train output",
+    },
 }
 
 
@@ -98,13 +103,18 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.data.text_shards import Outputs, ShardSettings, shard
     from candlewick.progress import bytes_progress
 
-    settings = ShardSettings(args.lines_per_shard, take, share, args.seed, args.format, args.gzip, args.split)
+    settings = ShardSettings(
+        args.lines_per_shard, take, share, args.seed, args.format, args.gzip, args.split, _mode(args)
+    )
     config = DataConfig(documents=args.documents, text_field=args.text_field)
     root = args.output or _ROOT / "datasets"
-    outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
+    train, validation = args.train_output or root / "train", args.val_output or root / "val"
+    # one folder for each output: two commands may share a cache
+    own = hashlib.sha256(str(train.absolute()).encode()).hexdigest()[:16]
+    outputs = Outputs(train, validation, args.cache_root and args.cache_root / f"candlewick-shards-{own}")
     with bytes_progress("shards") as progress:
         manifests, reused = shard(sources, outputs, settings, config, ahead=args.workers, progress=progress)
-    folders = [folder for folder in (outputs.train, outputs.validation) if folder is not None]
+    folders = [train, validation]
     if args.json:
         found = zip(folders, manifests, strict=False)
         results = [{"output": str(folder), "id": m.id, **m.details} for folder, m in found]
@@ -118,12 +128,19 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
+def _mode(args: argparse.Namespace) -> str:
+    return args.mode or ("prod" if args.source else "smoke")
+
+
 def _amount(args: argparse.Namespace) -> tuple[int | None, float]:
-    """Return how many documents to read at most, and the share to hold out, as the mode says."""
-    mode = args.mode or ("prod" if args.source else "smoke")
-    if mode == "split" and args.val_ratio is None:
+    """Return how many documents to write at most, and the share to hold out, as the mode says."""
+    mode = _mode(args)
+    if mode == "split" and not args.val_ratio:
         raise ConfigError("--mode split holds out a share", "give --val-ratio X")
-    if mode == "smoke":
-        share = _SMOKE_SHARE if args.val_ratio is None else args.val_ratio
-        return min(args.take or _SMOKE_DOCUMENTS, _SMOKE_DOCUMENTS), share
-    return args.take, args.val_ratio or 0.0
+    if mode != "smoke":
+        return args.take, args.val_ratio or 0.0
+    if (args.take or 0) > _SMOKE_DOCUMENTS:
+        raise ConfigError(
+            f"--take {args.take} is more than the {_SMOKE_DOCUMENTS} documents of --mode smoke", "give --mode prod"
+        )
+    return args.take or _SMOKE_DOCUMENTS, _SMOKE_SHARE if args.val_ratio is None else args.val_ratio

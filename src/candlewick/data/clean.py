@@ -9,8 +9,7 @@ It changes text on purpose and cannot be undone. Copies of documents are `data.d
 """
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line end
 _SPACES = re.compile(r"\s+")
@@ -42,10 +41,6 @@ class CleaningReport:
     """Dropped."""
     bytes_before: int = 0
     bytes_after: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts for a manifest."""
-        return asdict(self)
 
 
 def clean(text: str, cleaning: Cleaning, report: CleaningReport) -> str | None:

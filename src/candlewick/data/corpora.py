@@ -111,7 +111,7 @@ def fetch(
     for dataset in datasets:
         config = DataConfig(text_field=dataset.text_field, documents="line")
         settings = ShardSettings(take=dataset.take, split=dataset.split)
-        outputs = Outputs(output / dataset.name, None)
+        outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
         try:
             manifests, reused = shard([dataset.source], outputs, settings, config, ahead=ahead, progress=progress)
         except Interrupted:

@@ -40,6 +40,8 @@ def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
                         if low < high:
                             yield row + low, batch.column(0).slice(low, high - low)
                         row += len(batch)
+                    if row != first + rows:
+                        raise OSError(f"row group {group} has {row - first} rows, its metadata say {rows}")
                 first += rows
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{piece.file.path} cannot be read: {error}", "it is damaged: get it again") from None

@@ -9,9 +9,9 @@ from candlewick.cli.main import main
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    with HubServer(monkeypatch) as server:
-        server.add("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n{"text": "two"}\n'})
+def hub(tmp_path):
+    with HubServer() as server, server.client(tmp_path / "home"):
+        server.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n{"text": "two"}\n'})
         yield server
 
 

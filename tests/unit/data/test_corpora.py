@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.hub_server import Fault, HubServer
+from tests.hub_server import HubServer
 
 from candlewick.artifacts import read_manifest
 from candlewick.data.corpora import DOWNLOADS, NAMED, fetch, find_datasets
@@ -11,11 +11,11 @@ from candlewick.errors import ConfigError
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    with HubServer(monkeypatch) as server:
+def hub(tmp_path):
+    with HubServer() as server, server.client(tmp_path / "home"):
         for name in ("a", "b"):
             rows = "".join(json.dumps({"text": f"{name} {i}", "content": f"code {i}"}) + "\n" for i in range(20))
-            server.add(f"datasets/me/{name}", {"train.jsonl": rows.encode()})
+            server.commit(f"datasets/me/{name}", {"train.jsonl": rows.encode()})
         yield server
 
 
@@ -58,7 +58,7 @@ def test_what_is_unknown_or_double():
 def test_all_are_fetched_and_named(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/a", "hf://datasets/me/b"])
     datasets[1] = datasets[1].model_copy(update={"text_field": "content", "take": 7})
-    hub.faults.append(Fault("train.jsonl", "cut"))
+    hub.fail("GET .*train.jsonl", "cut")
     results = fetch(datasets, tmp_path)
     assert [result.problem for result in results] == [None, None]
     lines = (tmp_path / "b" / "train_0000.jsonl").read_text().splitlines()
@@ -69,12 +69,12 @@ def test_all_are_fetched_and_named(hub, tmp_path):
     assert downloads["datasets"][0]["id"] == read_manifest(tmp_path / "a").id
     hub.requests.clear()
     assert all(result.reused for result in fetch(datasets, tmp_path))
-    assert not hub.fetched()
+    assert not hub.asked("resolve")
 
 
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/gone", "hf://datasets/me/a"])
     failed, came = fetch(datasets, tmp_path)
-    assert "does not exist" in failed.problem
+    assert "is not on the Hub" in failed.problem
     assert came.manifest is not None
     assert json.loads((tmp_path / DOWNLOADS).read_text())["total_files"] == 1

@@ -1,0 +1,117 @@
+"""The files that are read one after another: those of this machine as they are, those of the Hub fetched ahead.
+
+    |file 7, read|file 8, fetched|file 9, being fetched|  ...      with `ahead` = 2
+
+A file of the Hub is on the disk from shortly before it is read until the next one is. The listing has its hash, so
+what would be read is known before a byte of it comes.
+"""
+
+import shutil
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+
+from candlewick.artifacts import json_sha256
+from candlewick.config import DataConfig
+from candlewick.data.hub_files import choose_files
+from candlewick.data.pieces import SourceFile
+from candlewick.data.sources import Corpus, describe_file, open_corpus
+from candlewick.errors import DataError
+from candlewick.hub import SCHEME, HubFile, HubRepo, fetch_file, open_repo, parse_uri
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file of text on the Hub."""
+
+    repo: HubRepo
+    file: HubFile
+
+    @property
+    def name(self) -> str:
+        """Its address, at the commit."""
+        return f"{self.repo.uri}/{self.file.path}"
+
+    @property
+    def bytes(self) -> int:
+        """Its size there."""
+        return self.file.bytes
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """Files of text in a fixed order, and how they are read."""
+
+    files: tuple[SourceFile | HubSource, ...]
+    config: DataConfig
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and hashes; reads every local byte once."""
+        rows: list[list[str | int]] = []
+        for file in self.files:
+            if isinstance(file, HubSource):  # the commit is left out: the same files in a later one are the same
+                own = file.file
+                rows.append([f"{file.repo.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
+            else:
+                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
+        return json_sha256(rows)
+
+    def at_hand(self, start: int, folder: Path, ahead: int) -> Generator[tuple[int, SourceFile]]:
+        """Yield (number, file on this disk) from number `start` on, while the next `ahead` are being fetched.
+
+        What comes from the Hub lies in `folder`, and goes when the next one is asked for.
+        """
+        waiting: dict[int, Future[SourceFile]] = {}
+        for number in range(start, len(self.files)):
+            for wanted in range(number, min(number + 1 + ahead, len(self.files))):
+                if wanted not in waiting:
+                    waiting[wanted] = self._begin(wanted, folder / f"{wanted:06d}")
+            yield number, waiting.pop(number).result()
+            shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
+
+    def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
+        future: Future[SourceFile] = Future()
+
+        def bring() -> None:
+            try:
+                future.set_result(self._bring(self.files[number], folder))
+            except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
+                future.set_exception(error)
+
+        Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
+        return future
+
+    def _bring(self, file: SourceFile | HubSource, folder: Path) -> SourceFile:
+        if isinstance(file, SourceFile):
+            return file
+        found = describe_file(fetch_file(file.repo, file.file, folder), file.name, self.config)
+        assert found is not None, "choose_files takes the same extensions"
+        return found
+
+
+def open_sources(uris: Sequence[str], split: str, config: DataConfig) -> SourceFiles:
+    """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
+
+    Raises DataError for what is missing, no text, or given twice; EnvironmentFault if the Hub cannot be reached.
+    """
+    files: list[SourceFile | HubSource] = []
+    for uri in uris:
+        if not uri.startswith(SCHEME):
+            files += open_corpus([uri], config).files
+            continue
+        wanted = parse_uri(uri)
+        if wanted.kind != "dataset":
+            raise DataError(f"{uri} is a model, not a dataset", "write hf://datasets/OWNER/NAME@REVISION")
+        repo = open_repo(wanted)
+        files += [HubSource(repo, file) for file in choose_files(repo, wanted.path, split)]
+    seen: set[Path | tuple[str, str]] = set()
+    for file in files:
+        place = (file.repo.name, file.file.path) if isinstance(file, HubSource) else file.path
+        if place in seen:
+            raise DataError(f"{file.name} is given twice", "name each file once, or the folder alone")
+        seen.add(place)
+    return SourceFiles(tuple(files), config)
