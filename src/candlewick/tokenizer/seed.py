@@ -111,7 +111,7 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
     parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
     if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
         return None
-    problems, folder = list(parsed.problems), path.absolute().parent
+    problems: list[tuple[int, tuple[int | str, ...] | None, str]] = [*parsed.problems]
     try:
         config = SeedTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
     except ValidationError as error:
@@ -128,7 +128,7 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
             for line, key, what in problems
         )
         raise ConfigError("; ".join(named))
-    artifacts, training = config.artifacts, config.training
+    folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
     artifacts = artifacts.model_copy(update={"dir": folder / artifacts.dir.expanduser()})
     if training is not None:
         inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
