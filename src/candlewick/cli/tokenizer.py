@@ -78,14 +78,12 @@ def _train(args: argparse.Namespace) -> None:
     from candlewick.tokenizer.seed import read_seed_config
 
     seed = read_seed_config(args.config)
-    if seed is None:
-        manifest, reused = _train_ours(args)
-    elif args.sources or args.override:
+    if seed is not None and (args.sources or args.override):
         raise ConfigError(f"{args.config} says itself what it is trained on", "change training.inputs in it")
-    else:
+    if seed is not None:
         setup_logging(args)
         args.output = args.output or seed.artifacts.dir
-        manifest, reused = train_seed_tokenizer(seed, args.output)
+    manifest, reused = _train_ours(args) if seed is None else train_seed_tokenizer(seed, args.output)
     if args.json:
         print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
         return

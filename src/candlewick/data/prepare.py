@@ -37,6 +37,7 @@ from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER
 
 Progress = Callable[[int, int], None]  # bytes of text done and in all, about
+Named = Path | Tokenizer  # a tokenizer, or the folder of one
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Text:
     hold_out: bool
 
     @classmethod
-    def of(cls, config: DataConfig, tokenizer: Path | Tokenizer, *, hold_out: bool = True) -> Self:
+    def of(cls, config: DataConfig, tokenizer: Named, *, hold_out: bool = True) -> Self:
         """Open the text of a config; see `prepare`."""
         loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
         train, validation = config.train_shards, config.validation_shards
@@ -85,9 +86,8 @@ class Text:
     def convention(self) -> dict[str, Any]:
         """Return what stands around a document, where that is not our own delimiter alone."""
         own = self.tokenizer
-        if own.end_id is None and own.delimiter == DELIMITER:
-            return {}
-        return {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
+        is_ours = own.end_id is None and own.delimiter == DELIMITER
+        return {} if is_ours else {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
 
     @property
     def is_streamed(self) -> bool:
@@ -110,12 +110,7 @@ class Text:
 
 
 def prepare(
-    config: DataConfig,
-    tokenizer: Path | Tokenizer,
-    output: Path,
-    *,
-    hold_out: bool = True,
-    progress: Progress | None = None,
+    config: DataConfig, tokenizer: Named, output: Path, *, hold_out: bool = True, progress: Progress | None = None
 ) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
 

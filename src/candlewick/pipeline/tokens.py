@@ -17,7 +17,7 @@ from candlewick.artifacts import Manifest, json_sha256
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.batches import BatchPlan
 from candlewick.data.cache import is_cached, touch, trim
-from candlewick.data.prepare import Text, prepare
+from candlewick.data.prepare import Named, Text, prepare
 from candlewick.data.recipe import Recipe
 from candlewick.data.token_shards import is_token_dataset
 from candlewick.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ from candlewick.hub import SCHEME
 from candlewick.parallel.env import detect
 from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of, training_text_of
 from candlewick.progress import bytes_progress
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.tokenizer.bpe import open_tokenizer
 from candlewick.train.budget import planned_steps
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def naming_tokens(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
     return config.model_copy(update={"data": data.model_copy(update=update), "tokenizer": tokenizer})
 
 
-def make_tokens(data: DataConfig, name: str, tokenizer: Path | Tokenizer, output: Path) -> tuple[Manifest, bool]:
+def make_tokens(data: DataConfig, name: str, tokenizer: Named, output: Path) -> tuple[Manifest, bool]:
     """Prepare one part of the text at `output`; whether it was there already."""
     hold_out = not data.validation_shards
     with bytes_progress(name) as progress:
@@ -162,13 +162,13 @@ def first_tokenizer(data: DataConfig) -> Path | None:
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
-def given_tokenizer(config: RunConfig) -> Path | Tokenizer | None:
+def given_tokenizer(config: RunConfig) -> Named | None:
     """Return the tokenizer that a run names, else that of its first token dataset; a folder where it has one."""
     opened = open_tokenizer(config.tokenizer)
     return config.tokenizer.tokenizer_json or opened or first_tokenizer(config.data)
 
 
-def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path | Tokenizer, bool]:
+def _tokenizer(config: RunConfig, cache: Path) -> tuple[Named, bool]:
     """Return the tokenizer for the run's text, made in the cache if none is given, and whether it was there."""
     data, settings = config.data, config.tokenizer
     given = given_tokenizer(config)

@@ -27,13 +27,8 @@ from candlewick.artifacts import FileEntry, write_durable
 from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import BYTE_OF, SPACE, Json, check, load_rust, parse_object, without_prefix
-from candlewick.tokenizer.files import (
-    TOKENIZER_CONFIG_JSON,
-    TOKENIZER_JSON,
-    join_files,
-    read_files,
-    read_special_tokens,
-)
+from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
+from candlewick.tokenizer.files import TOKENIZER_JSON, Listed, join_files, read_files, read_special_tokens
 from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_of
 
 _CHAT_TEMPLATE = (
@@ -88,12 +83,7 @@ class Tokenizer:
 
     @classmethod
     def from_files(
-        cls,
-        vocab: Path,
-        merges: Path,
-        special_tokens: Path | Sequence[str] | None = None,
-        *,
-        add_prefix_space: bool = True,
+        cls, vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
     ) -> "Tokenizer":
         """Load the two files of a byte-level BPE, as the seed does. Raises and warns as `load` does.
 
@@ -184,7 +174,7 @@ class Tokenizer:
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         return [
             write_durable(folder / TOKENIZER_JSON, self.json_bytes),
-            write_durable(folder / TOKENIZER_CONFIG_JSON, text.encode()),
+            write_durable(folder / CONFIG_JSON, text.encode()),
         ]
 
     def _chat_template(self) -> str:

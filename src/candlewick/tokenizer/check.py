@@ -12,7 +12,7 @@ differ on odd input, so what was checked is handed over, not the file.
 """
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +27,10 @@ PATTERNS = {
     "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
     "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # that of Llama 3, too
 }
+_CUTS: Mapping[str, object] = {
+    name: {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    for name, regex in PATTERNS.items()
+} | {"digits": {"type": "Digits", "individual_digits": True}}
 SPACE = "\u2581"  # what stands for a space in pieces
 MAX_BYTES = 64 << 20
 
@@ -116,14 +120,13 @@ def check(tree: Json, where: str) -> Facts:
     special: dict[str, int] = {}
     for token in cast("list[object]", added):
         match token:
-            case {"content": str(content), "id": int(number), "special": True}:
-                special[content] = number
-            case {"content": str(content), "id": int(number), "special": False, "lstrip": False, "rstrip": False}:
-                pass
+            case {"content": str(name), "id": int(i), "special": bool(is_special), "lstrip": l, "rstrip": r} if (
+                is_special or not (l or r)
+            ):
+                require(ids.setdefault(name, i) == i, f"{name[:40]!r} has two ids")
+                special |= {name: i} if is_special else {}
             case _:
-                content, number = "", 0
                 require(False, f"the added token {str(token)[:80]} is not special, and takes spaces with it")
-        require(ids.setdefault(content, number) == number, f"{content[:40]!r} has two ids")
     numbers = {i for i in ids.values() if type(i) is int and i >= 0}
     require(len(numbers) == len(ids), f"its {len(ids)} ids are not whole numbers from 0 on, each once")
     size = max(numbers, default=-1) + 1
@@ -160,25 +163,16 @@ def _is_known(step: object, kinds: set[str]) -> bool:
 
 def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
     """Name the pre-tokenizer, if it is a known one to the letter."""
-    names: list[str] = []
-    if not is_byte_level:
-        is_known = not steps or (kind_of(steps[0]) == "Metaspace" and len(steps) == 1)
-        return ("metaspace" if steps else "none") if is_known else None
-    for number, step in enumerate(steps, 1):
-        match step:
-            case {"type": "ByteLevel", "add_prefix_space": bool()} if number == len(steps):
-                uses_regex = cast(Json, step).get("use_regex", True)
-                return "+".join([*names, *(["gpt2"] if uses_regex else [])]) or "none"
-            case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False}:
-                found = next((name for name, known in PATTERNS.items() if known == regex), None)
-            case {"type": "Digits"}:
-                found = "digits"
-            case _:
-                found = None
-        if found is None:
+    match steps:
+        case [*cuts, {"type": "ByteLevel", "add_prefix_space": bool()}] if is_byte_level:
+            uses_regex = cast(Json, steps[-1]).get("use_regex", True)
+            names = [next((name for name, known in _CUTS.items() if known == cut), None) for cut in cuts]
+            known = [name for name in (*names, "gpt2" if uses_regex else "") if name is not None]
+            return "+".join(filter(None, known)) or "none" if len(known) > len(cuts) else None
+        case [] | [{"type": "Metaspace"}] if not is_byte_level:
+            return "metaspace" if steps else "none"
+        case _:
             return None
-        names.append(found)
-    return None
 
 
 def _missing_bytes(bpe: Json, is_byte_level: bool) -> int:
@@ -193,32 +187,31 @@ def _missing_bytes(bpe: Json, is_byte_level: bool) -> int:
 
 def without_prefix(tree: Json) -> Json:
     """Return the tokenizer of a text that goes on: one that adds no space before it."""
-
-    def plain(step: Json) -> Json:
-        never = {"add_prefix_space": False, "prepend_scheme": "never"}
-        return step | {name: value for name, value in never.items() if step.get(name, value) != value}
-
-    changed = dict(tree)
-    for name in ("pre_tokenizer", "normalizer"):
+    never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
+    for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
         steps = cast("list[Json]", steps_of(tree, name))
-        kept = [plain(step) for step in steps if kind_of(step) != "Prepend"]
+        kept = [
+            step | {option: value for option, value in never.items() if option in step}
+            for step in steps
+            if kind_of(step) != "Prepend"
+        ]
         if kept != steps:
-            key = "pretokenizers" if name == "pre_tokenizer" else "normalizers"
             changed[name] = {"type": "Sequence", key: kept}
     return changed
 
 
-def _changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> list[str]:
-    unknown = tree["model"].get("unk_token")
+def _changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> Iterator[str]:
     kinds = [kind_of(step) or "" for step in steps_of(tree, "normalizer")]
-    normalizers = [kind for kind in kinds if is_byte_level or kind not in ("Prepend", "Replace")]
-    changes = {
-        f"{missing} of the 256 bytes {'are dropped' if unknown is None else f'become {unknown}'}": missing,
-        f"text is normalized ({', '.join(normalizers)})": normalizers,
-        "a space comes before text that begins without one": adds_space and is_byte_level,
-        f"{SPACE} (U+2581) becomes a space": not is_byte_level,
-    }
-    return [change for change, happens in changes.items() if happens]
+    kinds = [kind for kind in kinds if is_byte_level or kind not in ("Prepend", "Replace")]
+    if missing:
+        unknown = tree["model"].get("unk_token")
+        yield f"{missing} of the 256 bytes {'are dropped' if unknown is None else f'become {unknown}'}"
+    if kinds:
+        yield f"text is normalized ({', '.join(kinds)})"
+    if not is_byte_level:
+        yield f"{SPACE} (U+2581) becomes a space"
+    elif adds_space:
+        yield "a space comes before text that begins without one"
 
 
 @contextmanager
@@ -236,12 +229,9 @@ def load_rust(tree: Json, where: str) -> RustTokenizer:
     """Hand over what was checked. Raises TokenizerError if the library reads it otherwise, or not at all."""
     with library(where):
         rust = RustTokenizer.from_str(json.dumps(tree))
-    for token in tree["added_tokens"]:
-        content, number = token["content"], token["id"]
-        if (found := rust.token_to_id(content)) != number:
-            raise TokenizerError(
-                f"{where} cannot be used: {content[:40]!r} has id {number}, which the library reads as {found}",
-                "give the added tokens ids without gaps",
-            )
+    for name, number in ((token["content"], token["id"]) for token in tree["added_tokens"]):
+        if (found := rust.token_to_id(name)) != number:
+            problem = f"{name[:40]!r} has id {number}, which the library reads as {found}"
+            raise TokenizerError(f"{where} cannot be used: {problem}", "give the added tokens ids without gaps")
     rust.encode_special_tokens = True  # in text they are plain text
     return rust

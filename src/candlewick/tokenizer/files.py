@@ -28,6 +28,8 @@ SPECIAL_TOKENS_TXT = "special_tokens.txt"
 
 _KNOWN = {*PAIRS, *PAIRS.values(), *PADDINGS, *CHAT_TOKENS, "<unk>"}
 
+Listed = Path | Sequence[str] | None
+"""Special tokens: a file of them, or their names; None: those that are known by name."""
 Layout = tuple[bytes, str, Json]
 """The content of a tokenizer.json, what messages call it, and the content of its tokenizer_config.json."""
 
@@ -42,7 +44,7 @@ def read_files(path: Path) -> Layout:
 
 
 def join_files(
-    vocab: Path, merges: Path, special_tokens: Path | Sequence[str] | None = None, *, add_prefix_space: bool = True
+    vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
 ) -> Layout:
     """Read a vocabulary and merges as one tokenizer. Raises TokenizerError."""
     where = f"{vocab} with {merges}"

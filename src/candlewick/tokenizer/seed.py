@@ -13,7 +13,7 @@ In YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -111,10 +111,9 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
     parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
     if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
         return None
-    problems = [(line, key or (), what) for line, key, what in parsed.problems]
-    folder, tree = path.absolute().parent, parsed.tree
+    problems: list[tuple[int, tuple[int | str, ...] | None, str]] = [*parsed.problems]
     try:
-        config = SeedTokenizerConfig.model_validate_json(json.dumps(tree))
+        config = SeedTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
     except ValidationError as error:
         for detail in error.errors():
             key, what = detail["loc"], detail["msg"].removeprefix("Value error, ")
@@ -124,15 +123,17 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
             problems.append((line_of(parsed.lines, key), key, what))
         config = None
     if config is None or problems:
-        named = (f"{path}:{line}: {dotted(key)}{': ' if key else ''}{what}" for line, key, what in problems)
+        named = (
+            f"{path}:{line}: {dotted(key)}: {what}" if key else f"{path}:{line}: {what}"
+            for line, key, what in problems
+        )
         raise ConfigError("; ".join(named))
-    update: dict[str, Any] = {
-        "artifacts": config.artifacts.model_copy(update={"dir": folder / config.artifacts.dir.expanduser()})
-    }
-    if (training := config.training) is not None:
+    folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
+    artifacts = artifacts.model_copy(update={"dir": folder / artifacts.dir.expanduser()})
+    if training is not None:
         inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
-        update["training"] = training.model_copy(update={"inputs": tuple(inputs)})
-    return config.model_copy(update=update)
+        training = training.model_copy(update={"inputs": tuple(inputs)})
+    return config.model_copy(update={"artifacts": artifacts, "training": training})
 
 
 def open_seed_tokenizer(config: SeedTokenizerConfig, folder: Path | None = None) -> Tokenizer:
@@ -149,8 +150,8 @@ def open_seed_tokenizer(config: SeedTokenizerConfig, folder: Path | None = None)
     else:
         tokenizer = Tokenizer.from_files(vocab, merges, special, add_prefix_space=spaced)
     missing = [f"it lacks {name}" for name in special if name not in tokenizer.special_tokens]
-    if tokenizer.vocab_size > (most := config.model.vocab_size + len(special)):
-        missing.append(f"it has {tokenizer.vocab_size} tokens, more than {most}")
+    if (size := tokenizer.vocab_size) > (most := config.model.vocab_size + len(special)):
+        missing.append(f"it has {size} tokens, more than {most}")
     if missing:
         raise TokenizerError(f"{folder} is not what the configuration describes: {missing[0]}", "train it again")
     return tokenizer

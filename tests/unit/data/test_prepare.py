@@ -123,7 +123,7 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
             yield number, work(task)
 
     monkeypatch.setattr(module, "in_processes", run_here)
-    with pytest.raises(Interrupted, match=r"stopped; the finished shards are kept in .*ds\.partial") as stop:
+    with pytest.raises(Interrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
     assert not out.exists()
