@@ -31,8 +31,9 @@ from candlewick.artifacts import (
 )
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import read_state
-from candlewick.config import RunConfig, TokenizerConfig
+from candlewick.config import RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
+from candlewick.data.prepare import Named
 from candlewick.data.source_files import open_text
 from candlewick.errors import ConfigError
 from candlewick.pipeline.sharding import Sharding, shard_text
@@ -94,12 +95,9 @@ def prepare_run(config: RunConfig, run_dir: Path, say: Say, options: Options) ->
     newest = newest_valid(directory) if options.resume or list_checkpoints(directory) else None
     config, parent = begin(config, newest)
     if options.sharding is not None:
-        data = shard_text(config.data, options.sharding, say)
-        config = config.model_copy(update={"data": data})
+        config = config.model_copy(update={"data": shard_text(config.data, options.sharding, say)})
     if not training_parts(config.data):
-        raise ConfigError(
-            "there is no text to train on", "give --input PATH or --stream, or set data.train_shards"
-        )
+        raise ConfigError("there is no text to train on", "give --input PATH, --stream or data.train_shards")
     config = with_budget(config)
     folders = {name: run_dir / name for name in text_parts(config.data)}
     training = naming_tokens(config, folders) if folders else config
@@ -155,12 +153,14 @@ def _is_same(config: RunConfig, training: RunConfig, folders: Mapping[str, Path]
     return True
 
 
-def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Path | Tokenizer:
-    """Return the folder of the run's tokenizer, or the place of one that is given; train it if there is none."""
+def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Named:
+    """Return the folder of the run's tokenizer, or the one that is given; train it if there is none."""
     own, shared = run_dir / "tokenizer", options.shared_tokenizer
     places = [own] if shared is None else [own, shared]
-    given = given_tokenizer(config)
-    if given is not None:
+    if config.tokenizer.tokenizer_json in places:  # not a given one, but where it is going to be
+        settings = config.tokenizer.model_copy(update={"tokenizer_json": None})
+        config = config.model_copy(update={"tokenizer": settings})
+    if (given := given_tokenizer(config)) is not None:
         name = given if isinstance(given, Path) else config.tokenizer.vocab
         if options.retrain_tokenizer:
             raise ConfigError(f"--force-retrain-tokenizer, but {name} is given", "leave one of them out")
@@ -171,35 +171,22 @@ def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options
             require_replaceable(place, KIND)
             shutil.rmtree(place, ignore_errors=True)
     elif options.skip_tokenizer or shared is not None:
-        found = next((place for place in places if (place / "tokenizer.json").is_file()), None)
-        if found is not None:
-            _require_settings(found, config.tokenizer)
+        for found in (place for place in places if (place / "tokenizer.json").is_file()):
+            made = read_manifest(found, KIND).config if (found / MANIFEST).is_file() else {}
+            wanted = config.tokenizer.model_dump(mode="json").items()
+            if other := [f"{k}={made[k]}, not {v}" for k, v in wanted if made.get(k, v) != v]:
+                raise ConfigError(f"{found} was trained with {'; '.join(other)}", "give --force-retrain-tokenizer")
             say_stage(say, "tokenizer", found, True, f"{Tokenizer.load(found).vocab_size:,} tokens")
             return _copy(found, own)
         if options.skip_tokenizer:
             where = " or ".join(map(str, places))
-            raise ConfigError(
-                f"--skip-tokenizer, but no tokenizer.json is in {where}", "give --tokenizer-json PATH"
-            )
+            raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
     manifest, reused = train_tokenizer(config.data, config.tokenizer, places[-1])
     say_stage(say, "tokenizer", places[-1], reused, f"{manifest.details['vocab_size']:,} tokens")
     return _copy(places[-1], own)
 
 
-def _require_settings(found: Path, wanted: TokenizerConfig) -> None:
-    """Raise ConfigError for a tokenizer of ours that was trained with other settings."""
-    if not (found / MANIFEST).is_file():
-        return
-    made = read_manifest(found, KIND).config
-    for name, value in wanted.model_dump(mode="json").items():
-        if made.get(name, value) != value:
-            raise ConfigError(
-                f"{found} holds a tokenizer trained with {name}={made[name]}, the settings say {value}",
-                "give --force-retrain-tokenizer, or the same settings",
-            )
-
-
-def _copy(source: Path | Tokenizer, own: Path) -> Path:
+def _copy(source: Named, own: Path) -> Path:
     """Put a tokenizer into the run's folder, unless it is there; return that folder."""
     tokenizer = Tokenizer.load(source) if isinstance(source, Path) else source
     if source == own or ((own / MANIFEST).is_file() and Tokenizer.load(own).sha256 == tokenizer.sha256):
@@ -218,12 +205,8 @@ def _copy(source: Path | Tokenizer, own: Path) -> Path:
 
 def _describe(config: RunConfig, run_dir: Path, tokenizer: Path) -> None:
     """Write what `train` and readers of the seed's run folders want to know."""
-    special = list(Tokenizer.load(tokenizer).special_tokens)
-    texts = {
-        "special_tokens.txt": json.dumps(special, ensure_ascii=False),
-        "training.yaml": dump_yaml(config),
-        "training.toml": dump_toml(config),
-    }
+    special = json.dumps(list(Tokenizer.load(tokenizer).special_tokens), ensure_ascii=False)
+    texts = {"special_tokens.txt": special, "training.yaml": dump_yaml(config), "training.toml": dump_toml(config)}
     make_directory(run_dir)
     for name, text in texts.items():
         replace_durable(run_dir / name, text.encode())

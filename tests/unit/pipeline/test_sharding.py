@@ -57,12 +57,8 @@ def val(sharding):
 
 
 def config_of(*train, validation=(), **more):
-    return DataConfig(
-        train_shards=tuple(map(str, train)),
-        validation_shards=tuple(map(str, validation)),
-        documents="line",
-        **more,
-    )
+    shards = {"train_shards": tuple(map(str, train)), "validation_shards": tuple(map(str, validation))}
+    return DataConfig(**shards, **{"documents": "line", "validation_fraction": 0.7, **more})
 
 
 def documents(config, side="train_shards"):
@@ -174,6 +170,18 @@ def test_what_is_no_folder_of_shards_is_not_removed(text, sharding, train, val):
     with pytest.raises(ConfigError, match="is not removed for new shards: it is read from"):
         shard_text(config_of(train / "mine.txt"), replace(sharding, existing="remake"), print)
     assert (train / "mine.txt").exists()
+
+
+def test_settings_may_name_the_folders_of_the_shards(text, sharding, train, val):
+    named = config_of(train, validation=[val])
+    assert shard_text(named, sharding, print).train_shards == ()  # nothing is there yet
+    made = shard_text(config_of(text, validation=[val]), sharding, print)
+    assert made == named
+    said = []
+    assert shard_text(named, sharding, said.append) == named
+    assert [line.startswith("shards     reused: ") for line in said] == [True, True]
+    with pytest.raises(ConfigError, match="is not removed for new shards: it is read from"):
+        shard_text(named, replace(sharding, existing="remake"), print)
 
 
 def test_chats_and_tokens_stay_where_they_are(tokens, sharding, train, val, tmp_path):
