@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def write(target: Path, snapshot: Snapshot) -> Manifest:
     """Write one checkpoint folder, whole or not at all. Raises what `save` raises, and ArtifactError."""
     make_directory(target.parent)
     weights = to_saved(snapshot.model_config, snapshot.weights)
-    _require_room(target.parent, [*weights.values(), *(snapshot.optimizer or {}).values()])
+    tensors = [*weights.values(), *(snapshot.optimizer or {}).values()]
+    require_room(target.parent, sum(t.numel() * t.element_size() for t in tensors))
     with staging(target) as aside:
         files = [*_write_description(aside, snapshot), write_tensors(aside / MODEL, weights)]
         if snapshot.optimizer is not None and snapshot.state is not None:
@@ -120,8 +121,9 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _require_room(directory: Path, tensors: Iterable[torch.Tensor]) -> None:
-    needed = sum(t.numel() * t.element_size() for t in tensors) * 3 // 2
+def require_room(directory: Path, tensor_bytes: int) -> None:
+    """Raise EnvironmentFault if a checkpoint with tensors of so many bytes might not fit the disk of a folder."""
+    needed = tensor_bytes * 3 // 2
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise EnvironmentFault(

@@ -43,15 +43,15 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
-def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
-    """Load what `add_config` declared; the cache folder is this user's unless the config names one."""
+def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
+    """Load what `add_config` declared; the cache is `cache`, else this user's, unless the config names one."""
     from candlewick.cli.environment import cache_home
     from candlewick.config_io import load_config
 
     config = load_config(args.config, [*args.override, *extra], tell)
     if config.data.cache_dir is not None:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache_home()})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache or cache_home()})})
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:

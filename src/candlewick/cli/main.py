@@ -69,6 +69,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for name, help_text in VERBS.items():
         sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        sub.add_argument("--version", action="version", version=f"candlewick {__version__}")
         if name == verb:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)

@@ -13,6 +13,7 @@ from candlewick.cli.arguments import (
     read_config,
     setup_logging,
 )
+from candlewick.cli.streaming import beside
 from candlewick.errors import ConfigError
 
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir",
         metavar="DIR",
         type=Path,
-        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config",
+        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config, and for the "
+        "training.yaml of `orchestrate` the folder that it lies in",
     )
     parser.add_argument(
         "--resume",
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
-    run_dir = args.run_dir or Path("runs") / (Path(args.config).stem if args.config else "run")
+    run_dir = args.run_dir or _run_dir(args.config)
     saved = run_dir / "config.yaml"
     if args.resume and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.pipeline.training import run_training
 
+    if args.config != str(saved):
+        args.override = [*beside(args.config or ""), *args.override]
     extra: list[str] = []
     if args.init_from is not None:
         extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
@@ -66,3 +70,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")
         print(f"try: candlewick generate {run_dir}")
+
+
+def _run_dir(config: str | None) -> Path:
+    """Return where a run goes that does not say: one that was prepared lies beside its settings."""
+    path = Path(config or "run")
+    is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
+    return path.parent if is_prepared else Path("runs") / path.stem

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,19 @@ def build(
         best=best,
     )
     return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer)
+
+
+def forecast(config: RunConfig, data: TrainingData) -> tuple[int | None, int]:
+    """Return the updates (None: a time budget decides) and the parameters of a new run, and build no model.
+
+    Raises what `build` would raise about text, batches, the run's length and the vocabulary.
+    """
+    distributed = detect(config.runtime)
+    plan = BatchPlan.of(config.data, config.sequence_length, distributed.world_size)
+    with closing(_build_loader(config, data, plan, distributed)) as loader:
+        steps = _planned(config, Course(plan), loader)
+        _max_steps(config, Course(plan), loader, steps)
+    return steps, model_size(config.model, vocabulary_rows(config.model.vocab_size, data.tokenizer)).total
 
 
 def _snapshotter(
