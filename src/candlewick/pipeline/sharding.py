@@ -37,10 +37,10 @@ class Sharding:
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     """Return the settings with shards in the place of `train_shards` and `validation_shards`.
 
-    Without validation text documents are held out, by the hash of each, into shards of their own. Settings may name
-    the folders of the shards: those that are there are taken. A mixture, validation sets, chats and token datasets
-    stay as they are. Raises ConfigError for shards that are there,
-    DataError and ArtifactError for text or shards that cannot be used.
+    Without validation text documents are held out, by the hash of each, into shards of their own. Settings may
+    name the folders of the shards: those that are there are taken. A mixture, validation sets, chats and token
+    datasets stay as they are. Raises ConfigError for shards that are there, DataError and ArtifactError for text
+    or shards that cannot be used.
     """
     update: dict[str, tuple[str, ...]] = {}
     for side in ("train", "validation"):

@@ -72,8 +72,12 @@ def with_budget(config: RunConfig) -> RunConfig:
     length = config.sequence_length
     plan = BatchPlan.of(data, length, detect(config.runtime).world_size)
     if scheduler.total_steps is None and scheduler.total_tokens is None:
-        logger.info("the run has no number of steps or tokens, so all of the source is prepared before it begins")
-        return config
+        if data.max_documents is not None:
+            return config
+        raise ConfigError(
+            "text of the Hub has no end here: neither its size nor a number of steps or tokens is set",
+            "set scheduler.total_steps or total_tokens, data.max_tokens, or data.max_documents",
+        )
     steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
     assert steps is not None, "it has steps or tokens"
     tokens = plan.samples_after(steps) * length
