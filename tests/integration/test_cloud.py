@@ -124,10 +124,10 @@ def test_shards_of_the_seed_are_reused_and_nothing_else_is_asked_for(roots, smal
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "there is no text to train on (fix: give --input PATH or --stream"),
+        ([], 2, "there is no text to train on (fix: give --input PATH, --stream"),
         (["--reuse-shards"], 2, "there is no text to train on"),
-        (["--input", "TEXT", "--skip-tokenizer"], 2, "no tokenizer.json in"),
-        (["--input", "TEXT", "--resume"], 3, "holds no checkpoint to resume"),
+        (["--input", "TEXT", "--skip-tokenizer"], 2, "--skip-tokenizer, but there is none in"),
+        (["--input", "TEXT", "--resume"], 3, "no checkpoint in"),
         (["--input", "missing"], 3, "does not exist"),
         (["--override", "data.sequence_length=64"], 2, "exceeds model.max_position_embeddings=32"),
         (

@@ -56,8 +56,10 @@ def run(args: argparse.Namespace) -> None:
         options.prepare_only, options.shared_tokenizer = True, roots["TOKENIZER"] / name
     if roots and not args.stream:
         existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
-        folders = roots["TRAIN"] / name, roots["VAL"] / name
-        options.sharding = Sharding(*folders, args.train_shard_lines, args.validation_shard_lines, existing)
+        folders = {"train": roots["TRAIN"] / name, "validation": roots["VAL"] / name}
+        lines = args.train_shard_lines or 1_000_000
+        documents = {"train": lines, "validation": args.validation_shard_lines or lines}
+        options.sharding = Sharding(folders, documents, existing)
     go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, options)
 
 

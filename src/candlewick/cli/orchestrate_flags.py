@@ -81,7 +81,7 @@ _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, s
         ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
         ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
         ("--mode", None, _MODE, "local (default): the whole path; cloud: all but the training, in shared folders"),
-        ("--experiment", None, _NAME, "name of the run in ORCHESTRATE_{RUNS,TRAIN,VAL,TOKENIZER}_ROOT, or in runs/"),
+        ("--experiment", None, _NAME, "name of the run below ORCHESTRATE_{RUNS,TRAIN,...}_ROOT, or in runs/"),
         ("--train-shard-lines", None, _COUNT, "documents per shard of training text; default 1,000,000"),
         ("--validation-shard-lines", None, _COUNT, "the same of --validation; default: as many"),
         ("--reuse-shards", None, _YES, "take the shards that are there, after a check of their hashes"),

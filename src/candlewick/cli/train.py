@@ -44,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
-    run_dir = args.run_dir or _run_dir(args.config)
+    path = Path(args.config or "run")
+    is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
+    run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
+    args.override = [*beside(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
     if args.resume and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
@@ -55,8 +58,6 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.pipeline.training import run_training
 
-    if args.config != str(saved):
-        args.override = [*beside(args.config or ""), *args.override]
     extra: list[str] = []
     if args.init_from is not None:
         extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
@@ -70,10 +71,3 @@ def run(args: argparse.Namespace) -> None:
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")
         print(f"try: candlewick generate {run_dir}")
-
-
-def _run_dir(config: str | None) -> Path:
-    """Return where a run goes that does not say: one that was prepared lies beside its settings."""
-    path = Path(config or "run")
-    is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
-    return path.parent if is_prepared else Path("runs") / path.stem

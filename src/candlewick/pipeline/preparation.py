@@ -31,10 +31,11 @@ from candlewick.artifacts import (
 )
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
 from candlewick.checkpoint.load import read_state
-from candlewick.config import RunConfig, TokenizerConfig
+from candlewick.config import RunConfig
 from candlewick.config_io import dump_toml, dump_yaml
+from candlewick.data.prepare import Named
 from candlewick.data.source_files import open_text
-from candlewick.errors import CheckpointError, ConfigError
+from candlewick.errors import ConfigError
 from candlewick.pipeline.sharding import Sharding, shard_text
 from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import (
@@ -91,17 +92,13 @@ def prepare_run(config: RunConfig, run_dir: Path, say: Say, options: Options) ->
     Raises ConfigError for other settings or text than those of the run in the folder, and what the stages raise.
     """
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    newest = newest_valid(directory) if list_checkpoints(directory) else None
-    if options.resume and newest is None:
-        raise CheckpointError(f"{directory} holds no checkpoint to resume", "leave --resume out to start the run")
-    config, parent = begin(with_budget(config), newest)
+    newest = newest_valid(directory) if options.resume or list_checkpoints(directory) else None
+    config, parent = begin(config, newest)
     if options.sharding is not None:
-        data = shard_text(config.data, options.sharding, say)
-        config = config.model_copy(update={"data": data})
+        config = config.model_copy(update={"data": shard_text(config.data, options.sharding, say)})
     if not training_parts(config.data):
-        raise ConfigError(
-            "there is no text to train on", "give --input PATH or --stream, or set data.train_shards"
-        )
+        raise ConfigError("there is no text to train on", "give --input PATH, --stream or data.train_shards")
+    config = with_budget(config)
     folders = {name: run_dir / name for name in text_parts(config.data)}
     training = naming_tokens(config, folders) if folders else config
     # before anything that the run needs is replaced
@@ -156,18 +153,17 @@ def _is_same(config: RunConfig, training: RunConfig, folders: Mapping[str, Path]
     return True
 
 
-def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Path | Tokenizer:
-    """Return the folder of the run's tokenizer, or the place of one that is given; train it if there is none."""
+def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options) -> Named:
+    """Return the folder of the run's tokenizer, or the one that is given; train it if there is none."""
     own, shared = run_dir / "tokenizer", options.shared_tokenizer
     places = [own] if shared is None else [own, shared]
-    given = given_tokenizer(config)
-    if given is not None:
+    if config.tokenizer.tokenizer_json in places:  # not a given one, but where it is going to be
+        settings = config.tokenizer.model_copy(update={"tokenizer_json": None})
+        config = config.model_copy(update={"tokenizer": settings})
+    if (given := given_tokenizer(config)) is not None:
         name = given if isinstance(given, Path) else config.tokenizer.vocab
         if options.retrain_tokenizer:
-            raise ConfigError(
-                f"--force-retrain-tokenizer trains a tokenizer, but {name} is given",
-                "set tokenizer.tokenizer_json to null, or leave the flag out",
-            )
+            raise ConfigError(f"--force-retrain-tokenizer, but {name} is given", "leave one of them out")
         say(f"tokenizer  given: {name}")
         return given if shared is None else _copy(given, own)
     if options.retrain_tokenizer:
@@ -175,35 +171,22 @@ def _find_tokenizer(config: RunConfig, run_dir: Path, say: Say, options: Options
             require_replaceable(place, KIND)
             shutil.rmtree(place, ignore_errors=True)
     elif options.skip_tokenizer or shared is not None:
-        found = next((place for place in places if (place / "tokenizer.json").is_file()), None)
-        if found is not None:
-            _require_settings(found, config.tokenizer)
+        for found in (place for place in places if (place / "tokenizer.json").is_file()):
+            made = read_manifest(found, KIND).config if (found / MANIFEST).is_file() else {}
+            wanted = config.tokenizer.model_dump(mode="json").items()
+            if other := [f"{k}={made[k]}, not {v}" for k, v in wanted if made.get(k, v) != v]:
+                raise ConfigError(f"{found} was trained with {'; '.join(other)}", "give --force-retrain-tokenizer")
             say_stage(say, "tokenizer", found, True, f"{Tokenizer.load(found).vocab_size:,} tokens")
             return _copy(found, own)
         if options.skip_tokenizer:
-            raise ConfigError(
-                f"--skip-tokenizer trains none, and there is no tokenizer.json in {' or '.join(map(str, places))}",
-                "give --tokenizer-json PATH, or leave --skip-tokenizer out",
-            )
+            where = " or ".join(map(str, places))
+            raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
     manifest, reused = train_tokenizer(config.data, config.tokenizer, places[-1])
     say_stage(say, "tokenizer", places[-1], reused, f"{manifest.details['vocab_size']:,} tokens")
     return _copy(places[-1], own)
 
 
-def _require_settings(found: Path, wanted: TokenizerConfig) -> None:
-    """Raise ConfigError for a tokenizer of ours that was trained with other settings."""
-    if not (found / MANIFEST).is_file():
-        return
-    made = read_manifest(found, KIND).config
-    for name, value in wanted.model_dump(mode="json").items():
-        if made.get(name, value) != value:
-            raise ConfigError(
-                f"{found} holds a tokenizer trained with {name}={made[name]}, the settings say {value}",
-                "give --force-retrain-tokenizer, or the same settings",
-            )
-
-
-def _copy(source: Path | Tokenizer, own: Path) -> Path:
+def _copy(source: Named, own: Path) -> Path:
     """Put a tokenizer into the run's folder, unless it is there; return that folder."""
     tokenizer = Tokenizer.load(source) if isinstance(source, Path) else source
     if source == own or ((own / MANIFEST).is_file() and Tokenizer.load(own).sha256 == tokenizer.sha256):
@@ -222,12 +205,8 @@ def _copy(source: Path | Tokenizer, own: Path) -> Path:
 
 def _describe(config: RunConfig, run_dir: Path, tokenizer: Path) -> None:
     """Write what `train` and readers of the seed's run folders want to know."""
-    special = list(Tokenizer.load(tokenizer).special_tokens)
-    texts = {
-        "special_tokens.txt": json.dumps(special, ensure_ascii=False),
-        "training.yaml": dump_yaml(config),
-        "training.toml": dump_toml(config),
-    }
+    special = json.dumps(list(Tokenizer.load(tokenizer).special_tokens), ensure_ascii=False)
+    texts = {"special_tokens.txt": special, "training.yaml": dump_yaml(config), "training.toml": dump_toml(config)}
     make_directory(run_dir)
     for name, text in texts.items():
         replace_durable(run_dir / name, text.encode())

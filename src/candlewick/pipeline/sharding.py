@@ -16,8 +16,8 @@ from candlewick.artifacts import MANIFEST
 from candlewick.config import DataConfig
 from candlewick.data.sources import holds_text, open_corpus
 from candlewick.data.text_shards import Outputs, ShardSettings, shard, verify_text
-from candlewick.hub import SCHEME
 from candlewick.errors import ConfigError, DataError
+from candlewick.hub import SCHEME
 from candlewick.pipeline.tokens import token_dataset
 from candlewick.progress import bytes_progress
 
@@ -37,32 +37,35 @@ class Sharding:
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     """Return the settings with shards in the place of `train_shards` and `validation_shards`.
 
-    Without validation text documents are held out, by the hash of each, into shards of their own. A mixture,
-    validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are there,
-    DataError and ArtifactError for text or shards that cannot be used.
+    Without validation text documents are held out, by the hash of each, into shards of their own. Settings may
+    name the folders of the shards: those that are there are taken. A mixture, validation sets, chats and token
+    datasets stay as they are. Raises ConfigError for shards that are there, DataError and ArtifactError for text
+    or shards that cannot be used.
     """
     update: dict[str, tuple[str, ...]] = {}
     for side in ("train", "validation"):
-        uris: tuple[str, ...] = getattr(config, f"{side}_shards")
         folder, validation = sharding.folders[side], sharding.folders["validation"]
+        uris: tuple[str, ...] = getattr(config, f"{side}_shards")
+        is_there, is_named = _is_filled(folder), uris == (str(folder),)
         if uris and (config.format == "chat" or token_dataset(uris) is not None):
             say(f"shards     not made of {', '.join(uris)[:200]}: only text is written as shards")
-        elif sharding.existing == "reuse" and _is_filled(folder):
+        elif is_there and (sharding.existing == "reuse" or (is_named and sharding.existing == "refuse")):
             say(f"shards     reused: {folder} ({_check(folder, config)})")
             update[f"{side}_shards"] = (str(folder),)
-        elif uris:
-            is_all = side == "train" and not config.validation_shards
+        elif not uris or (is_named and not is_there):  # what is going to be made is no source of it
+            update[f"{side}_shards"] = ()
+        else:
+            is_all = side == "train" and config.validation_shards in ((), (str(validation),))
             outputs = [folder, validation] if is_all else [folder]
             for output in filter(_is_filled, outputs):
                 _make_way(output, uris, sharding.existing)
-            fraction = config.validation_fraction if is_all else 0.0
             take = config.max_documents if uris[0].startswith(SCHEME) and side == "train" else None
+            fraction = config.validation_fraction if is_all else 0.0
             settings = ShardSettings(sharding.documents[side], take, fraction, split=config.hub_split)
             with bytes_progress("shards") as progress:
                 made, _ = shard(list(uris), Outputs(folder, validation), settings, config, progress=progress)
             for output, manifest, name in zip(outputs, made, (side, "validation"), strict=False):
-                details = manifest.details
-                say(f"shards     made: {output} ({details['total_lines']:,} documents)")
+                say(f"shards     made: {output} ({manifest.details['total_lines']:,} documents)")
                 update[f"{name}_shards"] = (str(output),)
             if is_all:
                 break

@@ -68,11 +68,9 @@ def test_a_tokenizer_of_others_is_taken_as_it_is(prepared, run_dir, tiny, tokeni
 
 
 def test_none_is_trained_if_that_is_asked_for(prepared, run_dir, tmp_path):
-    with pytest.raises(
-        ConfigError, match=rf"no tokenizer.json in {run_dir}/tokenizer or {tmp_path}/shared .*--tok"
-    ):
+    with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer or {tmp_path}/shared .*--tok"):
         prepared(skip_tokenizer=True, shared_tokenizer=tmp_path / "shared")
-    with pytest.raises(ConfigError, match=rf"no tokenizer.json in {run_dir}/tokenizer \("):
+    with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer \("):
         prepared(skip_tokenizer=True)
     prepared()
     assert "reused" in prepared(skip_tokenizer=True)
@@ -81,13 +79,20 @@ def test_none_is_trained_if_that_is_asked_for(prepared, run_dir, tmp_path):
 def test_one_that_was_trained_with_other_settings_is_refused_unless_it_may_be_trained(prepared, tiny, tmp_path):
     prepared(shared_tokenizer=tmp_path / "shared")
     other = tiny(tokenizer={"vocab_size": 310})
-    with pytest.raises(ConfigError, match="trained with vocab_size=300, the settings say 310 .*--force-retrain"):
+    with pytest.raises(ConfigError, match="was trained with vocab_size=300, not 310 .*--force-retrain"):
         prepared(other, shared_tokenizer=tmp_path / "shared")
     assert "made: " in prepared(other, shared_tokenizer=tmp_path / "shared", retrain_tokenizer=True)
     assert Tokenizer.load(tmp_path / "shared").vocab_size == 310
     assert Tokenizer.load(tmp_path / "run" / "tokenizer").vocab_size == 310
     assert "reused" in prepared(other)  # the run's own, now of these settings
     assert "made: " in prepared(other, retrain_tokenizer=True)
+
+
+def test_settings_may_name_where_the_tokenizer_is_going_to_be(prepared, run_dir, tiny, tmp_path):
+    config = tiny(tokenizer={"vocab_size": 300, "tokenizer_json": str(tmp_path / "shared")})
+    assert "made: " in prepared(config, shared_tokenizer=tmp_path / "shared")
+    assert "reused" in prepared(config, shared_tokenizer=tmp_path / "shared")
+    assert prepared(config) == f"tokenizer  given: {tmp_path / 'shared'}"
 
 
 def test_what_is_no_tokenizer_is_not_removed_for_a_new_one(prepared, run_dir):
@@ -99,12 +104,12 @@ def test_what_is_no_tokenizer_is_not_removed_for_a_new_one(prepared, run_dir):
 
 def test_a_given_tokenizer_cannot_be_trained_anew(prepared, tiny, tokens):
     config = tiny(tokenizer={"tokenizer_json": str(tokens / "tokenizer")})
-    with pytest.raises(ConfigError, match=r"is given \(fix: set tokenizer.tokenizer_json to null"):
+    with pytest.raises(ConfigError, match=r"--force-retrain-tokenizer, but .* is given"):
         prepared(config, retrain_tokenizer=True)
 
 
 def test_there_must_be_something_to_resume(prepared, run_dir, trained_copy, tiny):
-    with pytest.raises(CheckpointError, match="holds no checkpoint to resume .*leave --resume out"):
+    with pytest.raises(CheckpointError, match="no checkpoint in .*train without --resume"):
         prepared(resume=True)
     shutil.copytree(trained_copy / "checkpoints", run_dir / "checkpoints")
     with pytest.raises(ConfigError, match="holds a run with other settings"):  # its tokens lie elsewhere
