@@ -67,14 +67,15 @@ def dataset(choose: random.Random) -> dict[str, bytes]:
 
 def settings_of(choose: random.Random, documents: int) -> ShardSettings:
     """Return settings under which both sides get a document, almost always."""
+    fraction = choose.choice((0.0, 0.3))
     return ShardSettings(
         documents_per_shard=choose.randint(1, 30),
         take=choose.choice((None, None, choose.randint(1, documents))),
-        validation_fraction=choose.choice((0.0, 0.3)),
+        validation_fraction=fraction,
         seed=choose.randint(0, 5),
         format=choose.choice(("jsonl", "text")),
         gzip=choose.random() < 0.3,
-        mode="split",
+        mode="split" if fraction else "prod",
     )
 
 
@@ -165,7 +166,8 @@ def _words(uri: str, output: Path, settings: ShardSettings, ahead: int) -> list[
     words += ["--lines-per-shard", str(settings.documents_per_shard), "--seed", str(settings.seed)]
     words += ["--format", settings.format, "--workers", str(ahead), "-q"]
     words += ["--take", str(settings.take)] if settings.take else []
-    words += ["--mode", "split", "--val-ratio", str(settings.validation_fraction)]
+    words += ["--mode", settings.mode]
+    words += ["--val-ratio", str(settings.validation_fraction)] if settings.validation_fraction else []
     return words + (["--gzip"] if settings.gzip else [])
 
 
