@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from tests.conftest import make_text
+from tests.hub_server import HubServer
 from tests.unit.pipeline.test_sharding import write_seed_shards
 
 from candlewick.artifacts import read_manifest
@@ -152,6 +154,66 @@ def test_a_disk_without_room_for_a_checkpoint(roots, small, text_dir, capsys, mo
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     assert cloud(small, "--input", str(text_dir / "00.txt")) == 4
     assert "MiB free, a checkpoint needs" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A dataset on the Hub: four files of 50 documents."""
+    files = {
+        f"data/{n}.jsonl": "".join(f"{json.dumps({'text': make_text(100 * n + i, 60)})}\n" for i in range(50))
+        for n in range(4)
+    }
+    with HubServer() as server, server.client(tmp_path / "home"):
+        server.commit("datasets/me/web", {name: text.encode() for name, text in files.items()})
+        yield server
+
+
+def test_a_stream_is_prepared_to_its_budget_and_trained_on(roots, small, hub, capsys):
+    words = ["orchestrate", "--config", small, "--stream", "--dataset", "me/web", "--stream-batch-size", "9"]
+    assert main([*words, "--steps", "3", "--run-dir", "streamed"]) == 0
+    captured = capsys.readouterr()
+    assert "--stream-batch-size changes nothing" in captured.err
+    assert "training   made: " in captured.out
+    made = read_manifest(roots / "streamed" / "tokens").details["splits"]["train"]
+    assert made["tokens"] >= 3 * 4 * 32
+    assert made["documents"] < 200  # no more than the schedule reads, in whole tasks
+    # sealed: the Hub may be gone
+    hub.commit("datasets/me/web", {"README.md": b"gone"})
+    assert (
+        main(["train", "--config", "streamed/training.yaml", "--resume", "--override", "scheduler.total_steps=4"])
+        == 0
+    )
+    assert list_checkpoints(roots / "streamed" / "checkpoints")[-1].name == "step_000000004"
+
+
+def test_a_stream_in_the_cloud_is_prepared_only(roots, small, hub, capsys):
+    words = ["--stream", "--dataset", "me/web", "--max-samples", "120", "--override", "scheduler.total_epochs=1"]
+    assert cloud(small, *words, "--reuse-shards") == 0
+    captured = capsys.readouterr()
+    assert "--reuse-shards changes nothing: text becomes shards" in captured.err
+    assert "next: candlewick train" in captured.out
+    tokens = read_manifest(roots / "runs" / "small" / "tokens").details["splits"]
+    assert tokens["train"]["documents"] + tokens["validation"]["documents"] == 120
+    assert not (roots / "train").exists()
+    assert not (roots / "runs" / "small" / "checkpoints").exists()
+    first = (roots / "artifacts" / "small" / "manifest.json").stat().st_mtime_ns
+    assert cloud(small, *words, "--force-retrain-tokenizer") == 0
+    assert (roots / "artifacts" / "small" / "manifest.json").stat().st_mtime_ns > first
+
+
+def test_a_dataset_of_the_hub_becomes_shards_in_the_cloud(roots, small, hub):
+    words = ["--input", "hf://datasets/me/web/data/1.jsonl", "--override", "data.max_documents=40"]
+    assert cloud(small, *words) == 0
+    totals = [read_manifest(roots / side / "small").details["total_lines"] for side in ("train", "val")]
+    assert sum(totals) == 40
+
+
+def test_the_seeds_streaming_config_beside_a_configuration(roots, small, hub, capsys):
+    written = {"dataset": "me/web", "split": "train", "max_samples": 120, "stream_batch_size": 512}
+    (roots / "streaming_config.json").write_text(json.dumps(written))
+    assert main(["train", "--config", small, "--run-dir", "run", "--override", "data.cache_dir=cache"]) == 0
+    assert "streaming_config.json is read: data.train_shards=[" in capsys.readouterr().err
+    assert main(["train", "--run-dir", "run", "--resume"]) == 0  # sealed in the run's own config
 
 
 @pytest.fixture
