@@ -17,7 +17,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ from candlewick.config_keys import KINDS, find_problems, is_path, look_up, may_b
 from candlewick.config_seed import Note
 from candlewick.config_text import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse, write_json, write_toml
 from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten, write_yaml
+from candlewick.configs import profiles, read_profile
 from candlewick.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -66,11 +66,13 @@ class _File:
 class _Settings:
     """The tree so far, where each key of it comes from, and what is wrong with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_seed: bool | None = None) -> None:
         self.tree: Tree = {}
         self.places: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
         self.notes: list[str] = []
+        self.batches = config_seed.Batches()
+        self.as_seed = as_seed
         self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
 
     def add_file(self, file: _File) -> None:
@@ -83,10 +85,11 @@ class _Settings:
         def report(key: Key, what: str) -> None:
             self.problems.append((file.at(key), key, what))
 
-        translated = config_seed.translate(file.parsed.tree, file.shown, report, self.notes.append)
-        tree = _resolve(translated, (), file.folder, report)
+        is_seed = False if self.places else self.as_seed  # what extends another file is ours
+        tree = config_seed.translate(file.parsed.tree, file.shown, report, self.notes.append, is_seed=is_seed)
+        tree = cast(Tree, _resolve(tree, (), file.folder, report))
         self.folder = file.folder
-        self.tree = cast(Tree, _merge(self.tree, tree))
+        self.tree = self.batches.settle(cast(Tree, _merge(self.tree, tree)), tree, report)
         self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
 
     def add_override(self, text: str) -> None:
@@ -108,6 +111,7 @@ class _Settings:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
             report(key, str(error))
+        self.tree = self.batches.settle(self.tree, cast(Tree, _nested(key, value)), report)
         self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
@@ -115,9 +119,7 @@ class _Settings:
     def validate(self, note: Note | None) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
         is_seed = bool(self.notes)
-        self.tree = config_seed.settle(
-            self.tree, lambda key, what: self.problems.append((self.place(key), key, what)), self.notes.append
-        )
+        self.batches.tell(self.tree, self.notes.append)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
@@ -144,13 +146,19 @@ class _Settings:
         return ", ".join(dict.fromkeys([self.place(key), *overridden]))
 
 
-def load_config(source: str | Path | None, overrides: Sequence[str] = (), note: Note | None = None) -> RunConfig:
+def load_config(
+    source: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Note | None = None,
+    *,
+    as_seed: bool | None = None,
+) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
-    `overrides` are `key=value`, the later ones over the earlier. `note` is told how keys of the seed were read.
-    Raises ConfigError that names every problem.
+    `overrides` are `key=value`, the later ones over the earlier. `note` is told how keys of the seed were read;
+    `as_seed` says if the file is the seed's; None: its keys do. Raises ConfigError that names every problem.
     """
-    return _read(source, overrides).validate(note)
+    return _read(source, overrides, as_seed=as_seed).validate(note)
 
 
 def load_with_origins(
@@ -170,8 +178,8 @@ def load_with_origins(
     return config, origins
 
 
-def _read(source: str | Path | None, overrides: Sequence[str]) -> _Settings:
-    settings = _Settings()
+def _read(source: str | Path | None, overrides: Sequence[str], *, as_seed: bool | None = None) -> _Settings:
+    settings = _Settings(as_seed=as_seed)
     for file in reversed(_read_files(source)):
         settings.add_file(file)
     # what names another kind drops settings, so it comes first
@@ -179,17 +187,6 @@ def _read(source: str | Path | None, overrides: Sequence[str]) -> _Settings:
     for override in sorted(overrides, key=lambda text: not text.strip().startswith(kinds)):
         settings.add_override(override)
     return settings
-
-
-def profiles() -> list[str]:
-    """Return the names of the shipped profiles."""
-    names = (Path(entry.name) for entry in resources.files("candlewick.configs").iterdir())
-    return sorted(name.stem for name in names if name.suffix == ".yaml")
-
-
-def read_profile(name: str) -> str:
-    """Return the text of a shipped profile; its first line says what it is for."""
-    return resources.files("candlewick.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _read_files(source: str | Path | None) -> list[_File]:

@@ -11,6 +11,7 @@ documents, no evaluation unless asked for). All its other keys are ours by name.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from candlewick.config import ModelConfig, RunConfig
@@ -62,9 +63,15 @@ def rename_value(key: Key, value: object) -> object:
     return value
 
 
-def translate(tree: Tree, where: str, report: Report, note: Note) -> Tree:
-    """Return the tree of a file with our names, and the seed's meanings below it if it is the seed's."""
-    is_seed = any(_has(tree, key) for key in _ONLY)
+def translate(tree: Tree, where: str, report: Report, note: Note, *, is_seed: bool | None) -> Tree:
+    """Return the tree of a file with our names, and the seed's meanings below it if it is the seed's.
+
+    `is_seed` None: it is if it has keys that only the seed has.
+    """
+    if is_seed is None:
+        is_seed = any(_has(tree, key) for key in _ONLY)
+    if is_seed:
+        tree = _without_nulls(tree)  # which the seed wrote for everything that was not set
     for old, new in _RENAMED.items():
         if not _has(tree, old):
             continue
@@ -72,6 +79,7 @@ def translate(tree: Tree, where: str, report: Report, note: Note) -> Tree:
         given = _get(tree, new)
         if given is not None and given != value:
             report(new, f"is {given}, and {'.'.join(map(str, old))} is {value}: keep one{_hint(old)}")
+        note(f"{'.'.join(map(str, old))}={value} is read as {'.'.join(map(str, new))}{_hint(old)}")
         tree = _merged(tree, _nested(new, value))
     mode = _get(tree, ("model", "rope_mode"))
     if mode is not None:
@@ -79,56 +87,90 @@ def translate(tree: Tree, where: str, report: Report, note: Note) -> Tree:
     if not is_seed:
         return tree
     note(f"{where} {_MEANINGS}")
-    return _merged(_defaults(tree, note), tree)
+    return _merged(_defaults(tree), _without_idle(tree, note))
+
+
+def _without_nulls(tree: Tree) -> Tree:
+    kept = {name: _without_nulls(cast(Tree, v)) if isinstance(v, dict) else v for name, v in tree.items()}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _without_idle(tree: Tree, note: Note) -> Tree:
+    """Take away what the seed accepted and did nothing with."""
+    scheduler = cast(Tree, _get(tree, ("scheduler",)) or {})
+    idle: list[tuple[Key, str]] = []
+    if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
+        idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
+    if {"total_steps", "total_epochs"} <= scheduler.keys():
+        idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
+    if _get(tree, ("optimizer", "algorithm")) == "sgd":
+        betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
+        idle += [(key, "sgd has no such setting") for key in betas]
+    for key, reason in idle:
+        tree, _ = _without(tree, key)
+        note(f"{'.'.join(map(str, key))} is left out: {reason}")
+    return tree
 
 
 def _hint(key: Key) -> str:
     return " (the power of polynomial is scheduler.power)" if key == _MAX_LR else ""
 
 
-def _defaults(tree: Tree, note: Note) -> Tree:
-    """Return what the seed's files mean where they say nothing. Takes betas away from sgd, which has none."""
+def _defaults(tree: Tree) -> Tree:
+    """Return what the seed's files mean where they say nothing."""
     hidden = _get(tree, ("model", "hidden_size"))
     width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
     algorithm = _get(tree, ("optimizer", "algorithm")) or "adam_w"
     optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
-    section = cast(Tree, _get(tree, ("optimizer",)) or {})
-    idle = sorted(_ADAM.keys() & section.keys()) if algorithm == "sgd" else []
-    for name in idle:
-        note(f"optimizer.{name}: sgd has no such setting, it is left out")
-        del section[name]
     return _merged(_DEFAULTS, {"model": width, "optimizer": optimizer})
 
 
-def settle(tree: Tree, report: Report, note: Note) -> Tree:
-    """Return the whole tree with the batch sizes of the seed turned into ours. What is given as ours stays.
+@dataclass(slots=True)
+class Batches:
+    """The seed's batch sizes as the last file or override that named each gave them."""
 
-    `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them reads.
-    """
-    data = tree.get("data")
-    if not isinstance(data, dict) or not {_BATCH, _ACCUMULATION} & cast(Tree, data).keys():
-        return tree
-    rest = dict(cast(Tree, data))
-    sizes = {_BATCH: rest.pop(_BATCH, 8), _ACCUMULATION: rest.pop(_ACCUMULATION, 1)}
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            report(("data", name), "should be a whole number, at least 1")
-            return tree | {"data": rest}
-    batch, passes = sizes.values()
-    is_global = batch % passes == 0
-    rows, micro = (batch, batch // passes) if is_global else (batch * passes, batch)
-    if rest.get("global_batch_size") is None and rest.get("global_batch_tokens") is None:
-        rest["global_batch_size"] = rows
-    if rest.get("micro_batch_size") is None:
-        rest["micro_batch_size"] = micro
-    reading = "rows per update" if is_global else f"rows per pass, as {passes} passes do not divide them"
-    note(
-        f"data.{_BATCH}={batch} is read as {reading}; with {_ACCUMULATION}={passes} that is "
-        f"global_batch_size={rows}, micro_batch_size={micro}"
-    )
-    return tree | {"data": rest}
+    batch: int | None = None
+    passes: int | None = None
+    is_global: bool = True
+
+    def settle(self, tree: Tree, own: Tree, report: Report) -> Tree:
+        """Return the tree with the seed's sizes, if a layer (`own`) has any, turned into ours.
+
+        `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
+        reads. What is not given follows from the sizes below; what the same layer says in our words stays.
+        """
+        data, given = dict(cast(Tree, tree.get("data") or {})), cast(Tree, own.get("data") or {})
+        sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
+        if not sizes:
+            return tree
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                report(("data", name), "should be a whole number, at least 1")
+                return tree | {"data": data}
+        rows, micro = data.get("global_batch_size"), data.get("micro_batch_size")
+        if self.batch is None and self.passes is None and isinstance(micro, int) and micro > 0:
+            rows = rows if isinstance(rows, int) else micro
+            self.batch, self.passes = rows, max(1, rows // micro)
+        self.batch = batch = sizes.get(_BATCH, self.batch or 8)
+        self.passes = passes = sizes.get(_ACCUMULATION, self.passes or 1)
+        self.is_global = batch % passes == 0
+        ours = {"global_batch_size": batch, "micro_batch_size": batch // passes}
+        if not self.is_global:
+            ours = {"global_batch_size": batch * passes, "micro_batch_size": batch}
+        if "global_batch_tokens" in given:
+            del ours["global_batch_size"]
+        else:
+            data.pop("global_batch_tokens", None)
+        return tree | {"data": data | {name: size for name, size in ours.items() if name not in given}}
+
+    def tell(self, tree: Tree, note: Note) -> None:
+        """Tell how they were read."""
+        if self.batch is not None:
+            how = "rows per update" if self.is_global else f"rows per pass, which {self.passes} do not divide"
+            found = ", ".join(f"{n}={_get(tree, ('data', n))}" for n in ("global_batch_size", "micro_batch_size"))
+            note(f"data.{_BATCH}={self.batch} with {_ACCUMULATION}={self.passes} is read as {how}: {found}")
 
 
 def explain_width(tree: Tree, config: RunConfig, note: Note) -> None:

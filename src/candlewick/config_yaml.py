@@ -101,7 +101,8 @@ def parse_value(text: str) -> object:
     Raises ValueError with what is wrong.
     """
     if not text.startswith(("[", "{", '"', "'")):
-        return read_scalar(text) if text else ""
+        word = text.lower()
+        return read_scalar(word if word in ("true", "false", "null") else text) if text else ""
     parsed = Parsed()
     value = _parse(text, parsed)
     if parsed.problems:

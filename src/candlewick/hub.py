@@ -237,10 +237,14 @@ def _cause(error: Exception) -> Exception:
 
 def _raise_what_stays(what: str, error: Exception) -> None:
     """Raise if asking again is of no use."""
-    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled  # noqa: PLC0415
 
     if isinstance(error, OfflineModeIsEnabled):
         raise EnvironmentFault(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files") from None
+    if isinstance(error, HFValidationError):
+        raise DataError(
+            f"{what}: {str(error).splitlines()[0][:120]}", "check the name of the repository"
+        ) from None
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         raise error  # the disk, not the network
     status = _status(error)

@@ -52,11 +52,11 @@ def text(tmp_path):
 
 @pytest.fixture
 def config_file(tmp_path, tokenizer, text):
-    """Write a run's configuration: `config_file(heads)`."""
+    """Write a run's configuration: `config_file(heads, width)`."""
 
-    def write(heads: int, **sections) -> str:
+    def write(heads: int, width: int = 32, **sections) -> str:
         tree = {
-            "model": {"num_attention_heads": heads, "max_position_embeddings": 32},
+            "model": {"hidden_size": width, "num_attention_heads": heads, "max_position_embeddings": 32},
             "tokenizer": {"tokenizer_json": str(tokenizer / "tokenizer.json")},
             "data": {
                 "train_shards": [str(text)],
@@ -88,7 +88,15 @@ def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
     candle = Candle(*shape, seed=rows)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    words = ["import", "candle", str(tmp_path / "seed"), "--config", config_file(heads), "--output", str(run)]
+    words = [
+        "import",
+        "candle",
+        str(tmp_path / "seed"),
+        "--config",
+        config_file(heads, width),
+        "--output",
+        str(run),
+    ]
     assert main(words) == 0
     folder = newest_valid(run / "checkpoints")
     tokens = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -136,7 +144,15 @@ def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, 
     candle = Candle(320, width, 2, 96, heads)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    words = ["import", "candle", str(tmp_path / "seed"), "--config", config_file(heads), "--output", str(run)]
+    words = [
+        "import",
+        "candle",
+        str(tmp_path / "seed"),
+        "--config",
+        config_file(heads, width),
+        "--output",
+        str(run),
+    ]
     assert main(words) == 0
     tokens = torch.randint(300, (4, 25), generator=torch.Generator().manual_seed(2))
 

@@ -49,7 +49,7 @@ def test_nothing_given_is_the_defaults():
 
 @pytest.mark.parametrize("name", profiles())
 def test_every_profile_loads_and_says_how_it_is_used(name):
-    assert load_config(name).data.train_shards
+    assert load_config(name).data.train_shards or name == "orchestrate"  # which is given its text
     head = resources.files("candlewick.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     for line in ("# command: ", "# hardware: ", "# parameters: "):
         assert f"\n{line}" in head

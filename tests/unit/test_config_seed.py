@@ -3,7 +3,7 @@
 import pytest
 
 from candlewick.config_io import load_config
-from candlewick.config_seed import explain_width, settle, translate
+from candlewick.config_seed import Batches, explain_width, translate
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
 
@@ -23,8 +23,9 @@ def load(tmp_path, notes):
 
 
 def read(data, notes):
-    problems = []
-    tree = settle({"data": data}, lambda key, what: problems.append((key, what)), notes.append)
+    problems, batches = [], Batches()
+    tree = batches.settle({"data": data}, {"data": data}, lambda key, what: problems.append((key, what)))
+    batches.tell(tree, notes.append)
     return tree["data"], problems
 
 
@@ -52,10 +53,10 @@ def test_what_is_given_in_our_words_stays(notes):
     assert read({"micro_batch_size": 3}, notes)[0] == {"micro_batch_size": 3}
 
 
-@pytest.mark.parametrize("size", [0, -1, "8", 1.5, True, None])
+@pytest.mark.parametrize("size", [0, -1, "8", 1.5, True])
 def test_a_size_that_is_none_is_named(size, load):
     with pytest.raises(ConfigError, match=r"data\.batch_size: should be a whole number, at least 1"):
-        load(f"data: {{batch_size: {'text' if size == '8' else str(size).lower().replace('none', 'null')}}}")
+        load(f"data: {{batch_size: {'text' if size == '8' else str(size).lower()}}}")
 
 
 def test_what_a_file_leaves_out_has_the_seeds_meaning(load, notes):
@@ -76,6 +77,65 @@ def test_an_override_alone_changes_no_meaning(notes):
     assert config.optimizer.decay == "matrices"
     assert (config.data.global_batch_size, config.data.micro_batch_size) == (8, 4)
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "micro"),
+    [
+        (["data.batch_size=4"], 4, 4),
+        (["data.batch_size=4", "data.gradient_accumulation_steps=2"], 4, 2),
+        (["data.gradient_accumulation_steps=4"], 16, 4),
+        (["data.batch_size=4", "data.global_batch_size=8"], 8, 4),
+        (["data.global_batch_tokens=9999", "data.batch_size=6"], 6, 6),
+    ],
+)
+def test_sizes_of_the_seed_over_those_of_a_profile(overrides, rows, micro, notes):
+    data = load_config("orchestrate", overrides, notes.append).data  # 16 rows in one pass
+    assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
+    assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[-1]
+
+
+def test_a_file_that_extends_another_is_ours(tmp_path, notes):
+    (tmp_path / "own.yaml").write_text("extends: m3_medium\ndata: {batch_size: 4}\n")
+    config = load_config(tmp_path / "own.yaml", (), notes.append)
+    assert (config.model.hidden_size, config.optimizer.algorithm) == (384, "muon")
+    assert (config.data.global_batch_size, config.data.micro_batch_size) == (4, 4)
+
+
+def test_what_the_seed_wrote_for_nothing_is_nothing(load):
+    text = """
+model: {hidden_size: 64, num_attention_heads: 2, num_key_value_heads: null, rope_theta: null, rope_mode: null}
+data: {batch_size: 4, shuffle_buffer_size: null}
+scheduler: {strategy: polynomial, min_lr: null, max_lr: null, total_steps: 5, total_epochs: null}
+runtime: {checkpoint: null, evaluation: null, logging: {tensorboard: null}}
+"""
+    config = load(text)
+    assert config.optimizer.learning_rate == 3e-4
+    assert (config.model.num_key_value_heads, config.model.rope_theta) == (2, 10_000.0)
+    assert config.runtime.evaluation.every_n_steps is None
+
+
+def test_what_the_seed_ignored_is_left_out_and_told(load, notes):
+    config = load("data: {batch_size: 4}\nscheduler: {min_lr: 1e-5, total_steps: 5, total_epochs: 2}\n")
+    assert (config.scheduler.min_lr, config.scheduler.total_steps, config.scheduler.total_epochs) == (0.0, 5, None)
+    assert "scheduler.min_lr is left out: a constant rate does not fall" in notes
+    assert "scheduler.total_epochs is left out: the run ends by scheduler.total_steps" in notes
+
+
+def test_a_power_that_was_called_max_lr_is_told(load, notes):
+    load("data: {batch_size: 4}\nscheduler: {strategy: polynomial, max_lr: 0.5}\n")
+    assert any("max_lr=0.5 is read as optimizer.learning_rate (the power of polynomial" in note for note in notes)
+
+
+def test_any_file_can_be_taken_for_one_of_the_seed(tmp_path, notes):
+    (tmp_path / "bare.yaml").write_text("optimizer: {learning_rate: 1e-4}\n")
+    assert load_config(tmp_path / "bare.yaml").optimizer.algorithm == "muon"
+    assert load_config(tmp_path / "bare.yaml", (), notes.append, as_seed=True).optimizer.algorithm == "adam_w"
+
+
+def test_words_of_overrides_may_be_capital():
+    config = load_config("local", ["runtime.logging.enable_stdout=FALSE", "model.vocab_size=Null"])
+    assert (config.runtime.logging.enable_stdout, config.model.vocab_size) == (False, None)
 
 
 def test_a_later_word_wins_over_an_earlier_one(load):
@@ -123,7 +183,7 @@ def test_other_optimizers_keep_what_they_have(algorithm, load, notes):
         assert config.optimizer.decay == "matrices"  # the seed had none: our recipe
     else:
         assert config.optimizer.decay == "all"
-    told = [note for note in notes if "sgd has no such setting" in note]
+    told = [note for note in notes if "sgd has no such" in note]
     assert len(told) == (2 if algorithm == "sgd" else 0)
 
 
@@ -150,5 +210,5 @@ def test_the_seeds_own_block_is_nothing_to_explain(load, notes):
 
 def test_a_file_of_ours_is_left_as_it_is(notes):
     tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
-    assert translate(tree, "x.yaml", lambda *_: None, notes.append) == tree
+    assert translate(tree, "x.yaml", lambda *_: None, notes.append, is_seed=None) == tree
     assert not notes

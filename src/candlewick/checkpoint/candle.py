@@ -43,8 +43,11 @@ _PLAIN = {
     r"blocks\.(\d+)\.out_proj\.(weight|bias)": r"model.layers.\1.self_attn.o_proj.\2",
     r"blocks\.(\d+)\.mlp\.(up|down)_proj\.(weight|bias)": r"model.layers.\1.mlp.\2_proj.\3",
 }
+_NORM = re.compile(r"blocks\.\d+\.norm_attn\.weight")  # one for each block
 _QKV = re.compile(r"blocks\.(\d+)\.qkv\.(weight|bias)")
 _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of early builds
+_UNSAID = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
+"""What the seed's configurations mean where they say nothing: the weights know better."""
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
 _AGAIN = "copy the checkpoint again, or import an older one"
@@ -67,7 +70,7 @@ class CandleCheckpoint:
     def shape(self) -> dict[str, int]:
         """What the tensors say of the model, as settings of ModelConfig."""
         rows, width = self.tensors["embedding.weight"].shape
-        layers = 1 + max(int(name.split(".")[1]) for name in self.tensors if name.startswith("blocks."))
+        layers = sum(_NORM.fullmatch(name) is not None for name in self.tensors)
         inner = self.tensors["blocks.0.mlp.up_proj.weight"].shape[0]
         return {"vocab_size": rows, "hidden_size": width, "num_layers": layers, "intermediate_size": inner}
 
@@ -77,17 +80,17 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
 
     With `weights_only` a folder with nothing but model.safetensors will do. Raises CheckpointError.
     """
-    if weights_only and (path / "model.safetensors").is_file():
+    if weights_only and (path / "model.safetensors").is_file() and not (path / "manifest.json").is_file():
         return CandleCheckpoint(path, _read_tensors(path), 0)
     if CANDLE_STEP.fullmatch(path.name) or (path / "model.safetensors").is_file():
-        return _open(path)
+        return _open(path, weights_only=weights_only)
     places = (path, path / "checkpoints")
     steps = sorted(
         f for place in places if place.is_dir() for f in place.iterdir() if CANDLE_STEP.fullmatch(f.name)
     )
     for folder in reversed(steps):
         try:
-            return _open(folder)
+            return _open(folder, weights_only=weights_only)
         except CheckpointError as error:
             logger.warning("%s is rejected: %s", folder.name, error.problem)
     found = f"{len(steps)} rejected" if steps else "none there"
@@ -97,18 +100,20 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
     )
 
 
-def _open(folder: Path) -> CandleCheckpoint:
+def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     path = folder / "manifest.json"
     try:
         raw: Json = json.loads(path.read_bytes())
         if raw["version"] != 1:
             raise CheckpointError(f"{path} has version {raw['version']}, the seed wrote 1", _AGAIN)
-        named = [raw[part] for part in ("model", "optimizer", "scheduler", "scaler") if raw.get(part)]
+        named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
         entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in named]
         step = int(raw["progress"]["optimizer_step"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if not 0 <= step < 10**9:
+            raise ValueError(f"optimizer_step {step}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} is no manifest of the seed: {error!r}", _AGAIN) from None
-    for file, size, sha256 in entries:  # links are fine here: the Hub's cache has them
+    for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
         if not file.is_file():
             raise CheckpointError(f"{file} is missing", _AGAIN)
         if file.stat().st_size != size or file_sha256(file) != sha256:
@@ -127,6 +132,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         )
     if lacking := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
         raise CheckpointError(f"{path} has no {min(lacking)}: it is no model of the seed", "try `import hf`")
+    if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
+        raise CheckpointError(f"{path} holds no matrices where the seed has them", _AGAIN)
     expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
     for name in sorted(expected.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
@@ -167,8 +174,10 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
             "give the run's --config, or --heads N: the seed's profiles had heads of 64, of 32 with 256 channels, "
             f"which makes {likely}",
         )
-    for name, size in {**shape, "num_attention_heads": heads}.items():
-        if written.get(name) not in (None, size):
+    if written.get("num_attention_heads", heads) != heads:
+        raise CheckpointError(f"--heads {heads} and model.num_attention_heads differ", "leave --heads out")
+    for name, size in shape.items():
+        if written.get(name) not in (None, size, _UNSAID.get(name)):
             raise CheckpointError(
                 f"the settings say model.{name}={written[name]}, the weights in {checkpoint.folder} say {size}",
                 "give the configuration that the run was made with",
@@ -294,6 +303,6 @@ def _numbers(path: Path, text: bytes, what: str) -> Tensor:
         warnings.simplefilter("error")  # how numpy says that it stopped at something else
         try:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
-        except (DeprecationWarning, ValueError):
+        except (DeprecationWarning, RuntimeWarning, ValueError):
             bad = "null, which stands for what is not finite" if b"null" in text else "something else"
             raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _AGAIN) from None

@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from candlewick.artifacts import MANIFEST, Manifest, fsync_directory, read_manifest, verify
+from candlewick.config_io import load_config
 from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 1
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+IMPORT_CANDLE = "candlewick import candle DIR --config training.yaml --output RUN makes it one"
 CANDLE_STEP = re.compile(r"step_\d+_global_\d+")
 """A checkpoint of the seed (`checkpoint.candle`)."""
 _STEP = re.compile(r"step_\d{9}")
@@ -73,6 +75,8 @@ def newest_valid(directory: Path) -> Path:
         raise CheckpointError(
             f"no valid checkpoint in {directory}: {', '.join(rejected)} rejected", "restore one of them"
         )
+    if _holds_candle(directory):
+        raise CheckpointError(f"{directory} holds checkpoints of the seed", IMPORT_CANDLE)
     raise CheckpointError(f"no checkpoint in {directory}", "train without --resume, or give the right run folder")
 
 
@@ -86,20 +90,26 @@ def resolve(path: Path) -> Path:
 
     A run's newest checkpoint is taken, not its best: `RUN/best` names that.
     """
-    is_candle = CANDLE_STEP.fullmatch(path.name) is not None
-    if is_candle or (path.is_dir() and any(CANDLE_STEP.fullmatch(entry.name) for entry in path.iterdir())):
-        raise CheckpointError(
-            f"{path} is a checkpoint of the seed, not one of candlewick",
-            "candlewick import candle DIR --config training.yaml --output RUN makes it one",
-        )
+    if CANDLE_STEP.fullmatch(path.name) or (_holds_candle(path) and not list_checkpoints(path)):
+        raise CheckpointError(f"{path} is a checkpoint of the seed, not one of candlewick", IMPORT_CANDLE)
     if (path / MANIFEST).is_file() or (path / "config.json").is_file():
         return path
-    for directory in (path, path / "checkpoints"):
+    for directory in (path, checkpoint_directory(path, _configured(path))):
         if list_checkpoints(directory):
             return newest_valid(directory)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder")
+
+
+def _holds_candle(path: Path) -> bool:
+    return path.is_dir() and any(CANDLE_STEP.fullmatch(entry.name) for entry in path.iterdir())
+
+
+def _configured(run_dir: Path) -> Path | None:
+    """Return where the settings of a run say that its checkpoints lie; None if they do not."""
+    saved = run_dir / "config.yaml"
+    return load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
 
 
 def prune(directory: Path, last: Path, max_keep: int) -> None:

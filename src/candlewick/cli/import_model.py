@@ -11,7 +11,7 @@ from candlewick.cli.arguments import (
     add_logging,
     add_output,
     print_json,
-    read_config,
+    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _candle(args: argparse.Namespace) -> "Imported":
+    from candlewick.config_io import load_config
     from candlewick.pipeline.importing import fetch_candle, import_candle
 
     folder = fetch_candle(args.source)
@@ -99,7 +100,7 @@ def _candle(args: argparse.Namespace) -> "Imported":
         raise ConfigError(
             f"{folder} says nothing of its run", "give --config training.yaml, or --weights-only with --heads N"
         )
-    config = None if args.config is None else read_config(args)
+    config = None if args.config is None else load_config(args.config, args.override, tell, as_seed=True)
     tokenizer = _tokenizer(args, config, folder)
     return import_candle(folder, config, tokenizer, args.output, heads=args.heads, weights_only=args.weights_only)
 

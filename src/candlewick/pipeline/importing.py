@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from candlewick.artifacts import file_sha256, make_directory, replace_durable
 from candlewick.checkpoint.candle import model_config, native_state, native_weights, open_candle
-from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import MODEL_FILES, STATE_VERSION, saved_model
 from candlewick.checkpoint.safetensors import INDEX, MODEL
 from candlewick.checkpoint.save import Snapshot, save, write
@@ -104,11 +103,25 @@ def _config_of_run(config: RunConfig, model: ModelConfig, output: Path) -> RunCo
             f"the checkpoint has AdamW's state, the settings say optimizer.algorithm={config.optimizer.algorithm}",
             "set optimizer.algorithm to adam_w, or give --weights-only",
         )
-    if list_checkpoints(output / "checkpoints"):
+    if (output / "checkpoints").exists():
         raise ConfigError(f"{output} holds a run already", "choose another --output")
-    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": output.absolute() / "tokenizer"})
-    checkpoint = config.runtime.checkpoint.model_copy(update={"directory": None, "init_from": None})
-    runtime = config.runtime.model_copy(update={"checkpoint": checkpoint})
+    # nothing of the old run's folder is named any more
+    given = {
+        "tokenizer_json": output.absolute() / "tokenizer",
+        "vocab": None,
+        "merges": None,
+        "special_tokens": None,
+    }
+    tokenizer = config.tokenizer.model_copy(update=given)
+    old = config.runtime
+    best = old.evaluation.best and old.evaluation.best.model_copy(update={"directory": None})
+    runtime = old.model_copy(
+        update={
+            "checkpoint": old.checkpoint.model_copy(update={"directory": None, "init_from": None}),
+            "evaluation": old.evaluation.model_copy(update={"best": best}),
+            "logging": old.logging.model_copy(update={"tensorboard": bool(old.logging.tensorboard)}),
+        }
+    )
     update = {"model": model, "tokenizer": tokenizer, "runtime": runtime}
     try:
         return RunConfig.model_validate(config.model_copy(update=update).model_dump())

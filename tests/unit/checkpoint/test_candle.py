@@ -137,7 +137,7 @@ def test_heads_come_from_the_settings_or_the_command_line(tmp_path, candle, capl
         (ModelConfig(hidden_size=64), 2, "the settings say model.hidden_size=64, the weights .* say 32"),
         (ModelConfig(num_layers=3), 2, "model.num_layers=3"),
         (ModelConfig(vocab_size=301), 2, "model.vocab_size=301"),
-        (ModelConfig(num_attention_heads=4), 2, "model.num_attention_heads=4"),
+        (ModelConfig(num_attention_heads=4), 2, "--heads 2 and model.num_attention_heads"),
         (None, 3, "3 heads do not divide 32 channels into even parts"),
         (None, 32, "32 heads do not divide"),
     ],
