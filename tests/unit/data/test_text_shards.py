@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hub_server import HubServer
 
-from candlewick.artifacts import file_sha256, read_manifest, verify
+from candlewick.artifacts import Manifest, file_sha256, publish, read_manifest, staging, verify
 from candlewick.config import DataConfig
 from candlewick.data import recipe, text_shards
 from candlewick.data.holdout import split_of
@@ -168,19 +168,23 @@ class Killed(BaseException):
 def kill_after(monkeypatch, count: int):
     """Make the `count`-th write of a state or rename of a folder the last thing that happens."""
     left = [count]
-    for module, name in ((text_shards, "replace_durable"), (text_shards, "publish"), (os, "fsync")):
 
-        def act(*args, real=getattr(module, name), **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    def watched(real):
+        def act(*args, **kwargs):
+            tick()
             result = real(*args, **kwargs)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
+            tick()
             return result
 
-        monkeypatch.setattr(module, name, act)
+        return act
+
+    for module, name in ((text_shards, "replace_durable"), (text_shards, "publish"), (os, "fsync")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -401,6 +405,8 @@ def test_what_is_no_manifest_of_shards_is_refused(tmp_path, raw):
         verify_text(tmp_path)
 
 
-def test_another_artifact_is_not_text(tokenizer_dir):
+def test_another_artifact_is_not_text(tmp_path):
+    with staging(tmp_path / "other") as aside:
+        publish(aside, tmp_path / "other", Manifest("tokenizer", 1, {}, {}, ()))
     with pytest.raises(ArtifactError, match="expected 'text'"):
-        verify_text(tokenizer_dir)
+        verify_text(tmp_path / "other")
