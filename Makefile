@@ -5,6 +5,7 @@
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
+#   make faults 500 disturbed downloads (SEED=)
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz check format bench attention docs
+.PHONY: demo test core fuzz faults check format bench attention docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -32,6 +33,9 @@ core: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.configs --count $(COUNT) --seed $(SEED) --processes 2
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.sharder --count 500 --seed $(SEED)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 59
-MAX_CODE_LINES = 12_000  # docs/decisions/0005-size.md
+MAX_CODE_LINES = 13_000  # docs/decisions/0005-size.md
 READS_ENVIRONMENT = {"parallel/env.py", "cli/environment.py"}
 GROWTH_SITES = re.compile(r"(utils?|common|helpers?|misc|base|manager|core)$")
 

@@ -3,7 +3,7 @@
     defaults  <  profile or file, after what it `extends`  <  --override key=value
 
 All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
-relative to the folder of its file; of a shipped profile or an override, to the current folder. A layer that names
+relative to the folder of its file, in an override too; without a file, to the current folder. A layer that names
 another kind (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it:
 they were meant for the other one. Of settings that say the same thing in different ways (how the run ends, what to
 train on, the size of the global batch) a layer that names one replaces what layers below it said.
@@ -13,6 +13,7 @@ The tree that `dump_*` writes holds every setting, absolute paths included, so i
 
 import difflib
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
+from candlewick import config_seed
 from candlewick.config import RunConfig
 from candlewick.config_keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config_seed import Note
 from candlewick.config_text import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse, write_json, write_toml
 from candlewick.config_yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten, write_yaml
 from candlewick.errors import ConfigError
 
 Tree = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 _MAX_PARENTS = 8
 _MAX_SHOWN = 20
@@ -65,6 +70,8 @@ class _Settings:
         self.tree: Tree = {}
         self.places: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
+        self.notes: list[str] = []
+        self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
 
     def add_file(self, file: _File) -> None:
         """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
@@ -72,9 +79,13 @@ class _Settings:
             if key is None:
                 raise ConfigError(f"{file.shown}:{line}: {what}")
             self.problems.append((f"{file.shown}:{line}", key, what))
-        tree = _resolve(
-            file.parsed.tree, (), file.folder, lambda key, what: self.problems.append((file.at(key), key, what))
-        )
+
+        def report(key: Key, what: str) -> None:
+            self.problems.append((file.at(key), key, what))
+
+        translated = config_seed.translate(file.parsed.tree, file.shown, report, self.notes.append)
+        tree = _resolve(translated, (), file.folder, report)
+        self.folder = file.folder
         self.tree = cast(Tree, _merge(self.tree, tree))
         self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
 
@@ -87,7 +98,9 @@ class _Settings:
         key, value = _read_override(text, report)
         if not key:
             return
-        value = _resolve(guard(value, key, report), key, Path.cwd(), report)
+        key = config_seed.rename_key(key)
+        value = config_seed.rename_value(key, value)
+        value = _resolve(guard(value, key, report), key, self.folder, report)
         try:
             if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
                 self.tree = cast(Tree, _merge(self.tree, _nested(key, value)))
@@ -99,8 +112,12 @@ class _Settings:
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
 
-    def validate(self) -> RunConfig:
+    def validate(self, note: Note | None) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
+        is_seed = bool(self.notes)
+        self.tree = config_seed.settle(
+            self.tree, lambda key, what: self.problems.append((self.place(key), key, what)), self.notes.append
+        )
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
@@ -110,6 +127,10 @@ class _Settings:
             self.problems += [problem for problem in found if problem[1] not in known]
         if config is None or self.problems:
             raise ConfigError(_describe(self.problems))
+        if is_seed:
+            config_seed.explain_width(self.tree, config, self.notes.append)
+        for text in self.notes:
+            (note or _log.info)(text)
         return config
 
     def place(self, key: Key) -> str:
@@ -123,23 +144,24 @@ class _Settings:
         return ", ".join(dict.fromkeys([self.place(key), *overridden]))
 
 
-def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str | Path | None, overrides: Sequence[str] = (), note: Note | None = None) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
-    `overrides` are `key=value`, the later ones over the earlier. Raises ConfigError that names every problem.
+    `overrides` are `key=value`, the later ones over the earlier. `note` is told how keys of the seed were read.
+    Raises ConfigError that names every problem.
     """
-    return _read(source, overrides).validate()
+    return _read(source, overrides).validate(note)
 
 
 def load_with_origins(
-    source: str | Path | None, overrides: Sequence[str] = ()
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note | None = None
 ) -> tuple[RunConfig, dict[str, str]]:
     """Read a configuration as `load_config` does; also return what set each key of it.
 
     That is a file with its line, `--override`, or `default`.
     """
     settings = _read(source, overrides)
-    config = settings.validate()
+    config = settings.validate(note)
     origins: dict[str, str] = {}
     for key, _ in _leaves(to_tree(config), ()):
         section = look_up(settings.tree, key[:-1])
@@ -165,6 +187,11 @@ def profiles() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".yaml")
 
 
+def read_profile(name: str) -> str:
+    """Return the text of a shipped profile; its first line says what it is for."""
+    return resources.files("candlewick.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def _read_files(source: str | Path | None) -> list[_File]:
     """Read a file and what it extends, the nearest first."""
     files: list[_File] = []
@@ -187,8 +214,8 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     """Read a profile, or the file at a path relative to `folder`."""
     names = profiles()
     if str(source) in names:
-        text = resources.files("candlewick.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
-        return _File(f"profile {source}", Path(f"{source}.yaml"), Path.cwd(), parse(text, "yaml"))
+        parsed = parse(read_profile(str(source)), "yaml")
+        return _File(f"profile {source}", Path(f"{source}.yaml"), Path.cwd(), parsed)
     try:
         path = folder / Path(source).expanduser()
         if path.is_dir():
@@ -204,7 +231,9 @@ def _read_file(source: str | Path, folder: Path) -> _File:
         ) from None
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise ConfigError(f"{path}: a configuration ends in {', '.join(SUFFIXES)}", "rename the file")
+        raise ConfigError(
+            f"{path}: a configuration ends in {', '.join(filter(None, SUFFIXES))}", "rename the file"
+        )
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is no configuration", "check the path")
     try:

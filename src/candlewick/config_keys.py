@@ -27,7 +27,8 @@ Name = tuple[str, ...]
 KINDS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
 """Sections that are one of several, and the key in them that says which."""
 
-_SHARDS: set[Name] = {  # paths or URIs
+_URIS: set[Name] = {  # paths or addresses
+    ("runtime", "checkpoint", "init_from"),
     ("data", "train_shards"),
     ("data", "mixture", "shards"),
     ("data", "validation_shards"),
@@ -100,7 +101,7 @@ def may_be_null(name: Name) -> bool:
 
 def is_path(name: Name) -> bool:
     """Tell whether text under this key is a path, which may be relative."""
-    return Path in key_types().get(name, ()) or name in _SHARDS
+    return Path in key_types().get(name, ()) or name in _URIS
 
 
 def resolve_path(name: Name, text: str, folder: Path) -> str:
@@ -109,7 +110,7 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
         raise ValueError("should be a path, or null" if may_be_null(name) else "should be a path")
     if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
         raise ValueError("should be true, false or a path")
-    if "://" in text and name in _SHARDS:
+    if "://" in text and name in _URIS:
         return text
     if "://" in text:
         raise ValueError("should be a path of this machine, not an address")

@@ -20,7 +20,11 @@ Format = Literal["yaml", "toml", "json"]
 Report = Callable[[Key, str], None]
 
 MAX_BYTES = 1 << 20
-SUFFIXES: dict[str, Format] = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+SUFFIXES: dict[str, Format] = {
+    **dict.fromkeys((".yaml", ".yml"), "yaml"),
+    **dict.fromkeys((".toml", ".tml", ""), "toml"),
+    ".json": "json",
+}
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _TOML_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")

@@ -156,7 +156,7 @@ def fetch_model(uri: str, allow: Sequence[str]) -> Path:
         for file in repo.files
         if file.path.startswith(prefix)
         and not file.path.endswith(_NEVER)
-        and any(fnmatchcase(file.path.removeprefix(prefix), pattern) for pattern in allow)
+        and any(_is_named(file.path.removeprefix(prefix), pattern) for pattern in allow)
     ]
     if not chosen:
         names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
@@ -166,6 +166,10 @@ def fetch_model(uri: str, allow: Sequence[str]) -> Path:
     paths = [_persist(f"{repo.uri}/{file.path}", lambda file=file: _fetch(repo, file, None)) for file in chosen]
     depth = len(PurePosixPath(chosen[0].path.removeprefix(prefix)).parts)
     return paths[0].parents[depth - 1]
+
+
+def _is_named(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a * stays in its folder
 
 
 def _fetch(repo: HubRepo, file: HubFile, folder: Path | None) -> Path:

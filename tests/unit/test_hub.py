@@ -271,7 +271,7 @@ MODEL = {
 def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
     commit = server.commit("o/m", MODEL)
     server.fail("GET /cdn/", "flip", "cut")
-    folder = fetch_model("hf://o/m", ["*"])
+    folder = fetch_model("hf://o/m", ["*", "*/*"])
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert names == ["config.json", "model.safetensors", "sub/config.json"]
     assert (folder / "model.safetensors").read_bytes() == LARGE

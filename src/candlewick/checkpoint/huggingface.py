@@ -16,7 +16,7 @@ only the old one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -119,9 +119,9 @@ def from_saved(config: ModelConfig, saved: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def to_hugging_face(
-    config: ModelConfig, vocab_size: int, delimiter_id: int, padding_id: int | None
+    config: ModelConfig, vocab_size: int, delimiter_id: int, padding_id: int | None, end_id: int | None = None
 ) -> dict[str, Any]:
-    """Return the content of config.json."""
+    """Return the content of config.json. Without an `end_id` the delimiter ends a document."""
     kind = family(config)
     own = {"candlewick": config.model_dump(mode="json", exclude={"vocab_size"})}
     return {
@@ -130,7 +130,7 @@ def to_hugging_face(
         **(own if kind == "candlewick" else _shape(config, kind)),
         "vocab_size": vocab_size,
         "bos_token_id": delimiter_id,
-        "eos_token_id": delimiter_id,
+        "eos_token_id": delimiter_id if end_id is None else end_id,
         "pad_token_id": padding_id,
         "dtype": "float32",
         "torch_dtype": "float32",
@@ -168,11 +168,11 @@ def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
     return shape
 
 
-def generation_config(max_positions: int, stop_ids: list[int], padding_id: int | None) -> dict[str, Any]:
+def generation_config(max_positions: int, stop_ids: Sequence[int], padding_id: int | None) -> dict[str, Any]:
     """Return the content of generation_config.json. The last of `stop_ids` is the delimiter."""
     return {
         "bos_token_id": stop_ids[-1],
-        "eos_token_id": stop_ids if len(stop_ids) > 1 else stop_ids[0],
+        "eos_token_id": list(stop_ids) if len(stop_ids) > 1 else stop_ids[0],
         "pad_token_id": padding_id,
         "do_sample": True,
         "temperature": 0.8,

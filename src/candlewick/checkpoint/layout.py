@@ -21,7 +21,9 @@ from candlewick.artifacts import MANIFEST, Manifest, fsync_directory, read_manif
 from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 1
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+CANDLE_STEP = re.compile(r"step_\d+_global_\d+")
+"""A checkpoint of the seed (`checkpoint.candle`)."""
 _STEP = re.compile(r"step_\d{9}")
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,12 @@ def resolve(path: Path) -> Path:
 
     A run's newest checkpoint is taken, not its best: `RUN/best` names that.
     """
+    is_candle = CANDLE_STEP.fullmatch(path.name) is not None
+    if is_candle or (path.is_dir() and any(CANDLE_STEP.fullmatch(entry.name) for entry in path.iterdir())):
+        raise CheckpointError(
+            f"{path} is a checkpoint of the seed, not one of candlewick",
+            "candlewick import candle DIR --config training.yaml --output RUN makes it one",
+        )
     if (path / MANIFEST).is_file() or (path / "config.json").is_file():
         return path
     for directory in (path, path / "checkpoints"):

@@ -16,15 +16,29 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from candlewick.artifacts import MANIFEST, canonical_json
 from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
-from candlewick.checkpoint.layout import MODEL, OPTIMIZER, STATE, checked_manifest, resolve
-from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.checkpoint.layout import OPTIMIZER, STATE, checked_manifest, resolve
+from candlewick.checkpoint.safetensors import MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
+from candlewick.hub import SCHEME, fetch_model
 from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
 
 STATE_VERSION = 1
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""What is fetched of a model on the Hub; nothing in it is code."""
 _STATE_TYPES = {"counters": dict, "loader": dict, "random": dict, "config": dict, "threads": int}
 _OTHER = "use another checkpoint"
 _SAME = "use the configuration that the checkpoint was written with"
@@ -104,7 +118,7 @@ def initialize_from(model: Transformer, path: Path) -> None:
     Vocabulary rows that the model has more get the mean of the saved ones. Raises CheckpointError.
     """
     folder = resolve(path)
-    _, vocab_size, tensors = _saved_model(folder)
+    _, vocab_size, tensors = saved_model(folder)
     if (more := model.vocab_size - vocab_size) < 0:
         raise CheckpointError(
             f"{folder} has {vocab_size} vocabulary rows, the model {model.vocab_size}",
@@ -120,7 +134,7 @@ def initialize_from(model: Transformer, path: Path) -> None:
 def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
     """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder."""
     folder = resolve(path)
-    config, vocab_size, tensors = _saved_model(folder)
+    config, vocab_size, tensors = saved_model(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > vocab_size:
         raise CheckpointError(
@@ -135,12 +149,24 @@ def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, T
     return model.eval(), tokenizer
 
 
-def _saved_model(folder: Path) -> tuple[ModelConfig, int, dict[str, torch.Tensor]]:
-    """Return the shape, the vocabulary rows and the weights of a verified folder, by our names."""
+def open_start(start: str) -> Path:
+    """Return the checkpoint folder that a run starts from; of hf://OWNER/NAME@REVISION, after fetching it.
+
+    Raises CheckpointError, DataError, EnvironmentFault.
+    """
+    return resolve(fetch_model(start, MODEL_FILES) if start.startswith(SCHEME) else Path(start))
+
+
+def saved_model(folder: Path) -> tuple[ModelConfig, int, dict[str, torch.Tensor]]:
+    """Return the shape, the vocabulary rows and the weights of a verified folder, by our names.
+
+    Raises CheckpointError.
+    """
     if (folder / MANIFEST).is_file():
         checked_manifest(folder, without=(OPTIMIZER, STATE))
     config, vocab_size = from_hugging_face(folder / "config.json")
-    tensors = from_saved(config, read_tensors(folder / MODEL))
+    saved = {name: t for name, t in read_model(folder).items() if not name.endswith("rotary_emb.inv_freq")}
+    tensors = from_saved(config, saved)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     expected, found = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())

@@ -8,6 +8,7 @@ Format: https://github.com/huggingface/safetensors#format
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from candlewick.artifacts import FileEntry, write_durable
 from candlewick.errors import CheckpointError
 
+MODEL = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -52,3 +55,28 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{path} is not a readable safetensors file: {error}", "get the file again"
         ) from None
+
+
+def read_model(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a model: model.safetensors, or all the files that its index names.
+
+    Raises CheckpointError for an index that is damaged, or names files elsewhere or tensors that are not there.
+    """
+    index = folder / INDEX
+    if (folder / MODEL).is_file() or not index.is_file():
+        return read_tensors(folder / MODEL)
+    try:
+        places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        files = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no index of weights: {error!r}", "get the file again") from None
+    if unsafe := [name for name in files if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name)]:
+        raise CheckpointError(
+            f"{index} names {unsafe[0][:80]!r}, which is no file beside it", "get the file again"
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= read_tensors(folder / file)
+    if lacking := sorted(places.keys() - tensors.keys()):
+        raise CheckpointError(f"{folder} has no {lacking[0]}, which its index names", "get the files again")
+    return tensors

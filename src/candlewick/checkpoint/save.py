@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from candlewick.artifacts import (
 from candlewick.checkpoint.huggingface import generation_config, to_hugging_face, to_saved
 from candlewick.checkpoint.layout import (
     KIND,
-    MODEL,
     OPTIMIZER,
     STATE,
     VERSION,
@@ -40,7 +39,7 @@ from candlewick.checkpoint.layout import (
     prune,
     step_folder,
 )
-from candlewick.checkpoint.safetensors import write_tensors
+from candlewick.checkpoint.safetensors import MODEL, write_tensors
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, EnvironmentFault
 from candlewick.parallel.fsdp import whole
@@ -51,12 +50,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a checkpoint holds."""
+    """All that a checkpoint holds. Without optimizer and state it is a model, which training can start from."""
 
     step: int
     weights: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, torch.Tensor]
-    state: Mapping[str, Any]
+    optimizer: Mapping[str, torch.Tensor] | None
+    state: Mapping[str, Any] | None
     model_config: ModelConfig
     vocab_size: int
     tokenizer: Tokenizer
@@ -69,23 +68,33 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
-    """Write `directory/step_*`, keep the newest `max_keep`, and return the new folder.
+def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
+    """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
 
     Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
     """
     make_directory(directory)
-    weights = to_saved(snapshot.model_config, snapshot.weights)
-    _require_room(directory, [*weights.values(), *snapshot.optimizer.values()])
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
+    manifest = write(target, snapshot)
+    _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    checked_manifest(target)  # nothing older goes before the new one has been read back
+    if max_keep is not None:
+        prune(directory, target, max_keep)
+    return target
+
+
+def write(target: Path, snapshot: Snapshot) -> Manifest:
+    """Write one checkpoint folder, whole or not at all. Raises what `save` raises, and ArtifactError."""
+    make_directory(target.parent)
+    weights = to_saved(snapshot.model_config, snapshot.weights)
+    tensors = [*weights.values(), *(snapshot.optimizer or {}).values()]
+    require_room(target.parent, sum(t.numel() * t.element_size() for t in tensors))
     with staging(target) as aside:
-        files = [
-            *_write_description(aside, snapshot),
-            write_tensors(aside / MODEL, weights),
-            write_tensors(aside / OPTIMIZER, snapshot.optimizer),
-            write_durable(aside / STATE, _json(snapshot.state)),
-        ]
+        files = [*_write_description(aside, snapshot), write_tensors(aside / MODEL, weights)]
+        if snapshot.optimizer is not None and snapshot.state is not None:
+            files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer))
+            files.append(write_durable(aside / STATE, _json(snapshot.state)))
         manifest = Manifest(
             kind=KIND,
             version=VERSION,
@@ -95,20 +104,14 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int) -> Path:
             details={"step": snapshot.step},
             provenance={"candlewick": __version__, "torch": torch.__version__, "time": time.time()},
         )
-        publish(aside, target, manifest)
-    _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
-    checked_manifest(target)  # nothing older goes before the new one has been read back
-    prune(directory, target, max_keep)
-    return target
+        return publish(aside, target, manifest)
 
 
 def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     tokenizer, config = snapshot.tokenizer, snapshot.model_config
-    ids = (tokenizer.delimiter_id, tokenizer.padding_id)
+    ids = (tokenizer.delimiter_id, tokenizer.padding_id, tokenizer.end_id)
     description = to_hugging_face(config, snapshot.vocab_size, *ids)
-    # an answer ends with the second token of a chat, a document with the delimiter
-    stop_ids = [*(tokenizer.chat_ids or ())[1:], tokenizer.delimiter_id]
-    generation = generation_config(config.max_position_embeddings, stop_ids, tokenizer.padding_id)
+    generation = generation_config(config.max_position_embeddings, tokenizer.stop_ids, tokenizer.padding_id)
     yield write_durable(aside / "config.json", _json(description))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)
@@ -118,8 +121,9 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _require_room(directory: Path, tensors: Iterable[torch.Tensor]) -> None:
-    needed = sum(t.numel() * t.element_size() for t in tensors) * 3 // 2
+def require_room(directory: Path, tensor_bytes: int) -> None:
+    """Raise EnvironmentFault if a checkpoint with tensors of so many bytes might not fit the disk of a folder."""
+    needed = tensor_bytes * 3 // 2
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise EnvironmentFault(

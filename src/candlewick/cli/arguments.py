@@ -16,10 +16,11 @@ if TYPE_CHECKING:  # reading it takes time that `--help` does not have
 def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
     """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
     parser.add_argument(
+        "-c",
         "--config",
         metavar="FILE",
         default=default,
-        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (demo, local, m3_medium)"
+        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)"
         + (f"; default {default}" if default else ""),
     )
     parser.add_argument(
@@ -27,19 +28,30 @@ def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set one key, for example optimizer.learning_rate=1e-3; may be given again",
+        help="set one key, for example optimizer.learning_rate=1e-3; may be given again; paths are relative to "
+        "the folder of FILE, as those in it are",
     )
 
 
-def read_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
-    """Load what `add_config` declared; the cache folder is this user's unless the config names one."""
+def tell(note: str) -> None:
+    """Say how something was read that could have been meant otherwise."""
+    sys.stderr.write(f"note: {note}\n")
+
+
+def absolute(path: str) -> str:
+    """Return a path of the command line so that no configuration's folder changes it; an address as it is."""
+    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+
+
+def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
+    """Load what `add_config` declared; the cache is `cache`, else this user's, unless the config names one."""
     from candlewick.cli.environment import cache_home
     from candlewick.config_io import load_config
 
-    config = load_config(args.config, [*args.override, *extra])
+    config = load_config(args.config, [*args.override, *extra], tell)
     if config.data.cache_dir is not None:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache_home()})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache or cache_home()})})
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +75,9 @@ def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -
     setup(args.log_level or (config.runtime.logging.level if config else "info"))
 
 
-def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
+def add_output(parser: argparse.ArgumentParser, help_text: str, *, required: bool = True) -> None:
     """`--output DIR`, the same in every verb that writes a folder."""
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=help_text)
+    parser.add_argument("--output", metavar="DIR", type=Path, required=required, help=help_text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

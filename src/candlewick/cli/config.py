@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from candlewick.cli.arguments import add_config, add_json, print_json, side, whole_number
+from candlewick.cli.arguments import add_config, add_json, print_json, side, tell, whole_number
 from candlewick.errors import ConfigError
 
 
@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--origins", action="store_true", help="say of each setting which file and line set it")
     add_json(show)
     show.set_defaults(action_run=_show)
+
+    listed = actions.add_parser("list", help="the shipped profiles, and what each is for")
+    add_json(listed)
+    listed.set_defaults(action_run=_list)
 
     schema = actions.add_parser("schema", help="print the JSON schema of a configuration, for editors")
     schema.set_defaults(action_run=_schema)
@@ -51,7 +55,7 @@ def _show(args: argparse.Namespace) -> None:
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
-    config, origins = load_with_origins(args.config, args.override)
+    config, origins = load_with_origins(args.config, args.override, tell)
     if not args.origins:
         dumps = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}
         sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
@@ -65,6 +69,17 @@ def _show(args: argparse.Namespace) -> None:
         print(f"{key:<{width}}  {json.dumps(value, ensure_ascii=False):<24}  {origins[key]}")
 
 
+def _list(args: argparse.Namespace) -> None:
+    from candlewick.config_io import profiles, read_profile
+
+    heads = {name: read_profile(name).partition("\n")[0].removeprefix("# ") for name in profiles()}
+    if args.json:
+        print_json(heads)
+        return
+    for name, head in heads.items():
+        print(f"{name:<16}{head}")
+
+
 def _schema(args: argparse.Namespace) -> None:
     from candlewick.config.schema import json_schema
 
@@ -76,7 +91,7 @@ def _explain(args: argparse.Namespace) -> None:
     from candlewick.cli.explain import explain, print_entries
     from candlewick.config_io import load_with_origins
 
-    found = explain(args.key, *load_with_origins(args.config, args.override))
+    found = explain(args.key, *load_with_origins(args.config, args.override, tell))
     if args.json:
         print_json(found)
     else:
@@ -86,7 +101,7 @@ def _explain(args: argparse.Namespace) -> None:
 def _diff(args: argparse.Namespace) -> None:
     from candlewick.config_io import differences, load_config
 
-    found = differences(load_config(args.first), load_config(args.second))
+    found = differences(load_config(args.first, note=tell), load_config(args.second, note=tell))
     if args.json:
         print_json(found)
         return
@@ -98,7 +113,7 @@ def _plot(args: argparse.Namespace) -> None:
     from candlewick.cli.schedule import draw, schedule
     from candlewick.config_io import load_config
 
-    config = load_config(args.config, args.override)
+    config = load_config(args.config, args.override, tell)
     found = schedule(config, args.steps)
     if args.json:
         print_json(found)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli import data_shard
+from candlewick.cli import data_fetch, data_preprocess, data_shard
 from candlewick.cli.arguments import (
     add_config,
     add_json,
@@ -14,6 +14,7 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
+    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(prepare)
     prepare.set_defaults(action_run=_prepare)
 
-    data_shard.add_arguments(actions)
+    for action in (data_shard, data_fetch, data_preprocess):
+        action.add_arguments(actions)
 
     verify = actions.add_parser("verify", help="read every byte of shards, of tokens or of text, and check it")
     _add_dataset(verify)
@@ -67,8 +69,9 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.config_io import load_config
     from candlewick.data.prepare import prepare
     from candlewick.progress import bytes_progress
+    from candlewick.tokenizer.bpe import open_tokenizer
 
-    config = load_config(args.config, args.override)
+    config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
@@ -79,7 +82,7 @@ def _prepare(args: argparse.Namespace) -> None:
             "num_workers": args.workers or config.data.num_workers,
         }
     )
-    tokenizer = args.tokenizer or config.tokenizer.tokenizer_json
+    tokenizer = args.tokenizer or open_tokenizer(config.tokenizer)
     if tokenizer is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
     with bytes_progress("data") as progress:

@@ -1,10 +1,11 @@
 """`candlewick demo`: from text to a sampled model in one command. What `make demo` calls."""
 
 import argparse
+import json
 from pathlib import Path
 
-from candlewick.cli import orchestrate
-from candlewick.cli.arguments import add_json, add_logging
+from candlewick.cli.arguments import absolute, add_json, add_logging, read_config
+from candlewick.cli.orchestrate import go
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Orchestrate the `demo` profile, then say what to try next."""
-    args.config, args.input = "demo", args.text
-    orchestrate.run(args)
+    args.config = "demo"
+    texts = json.dumps([absolute(path) for path in args.text], ensure_ascii=False)
+    go(args, read_config(args, [f"data.train_shards={texts}"] if args.text else []), args.run_dir)
     if not args.json:
         print(f"\ntry next:\n  candlewick generate {args.run_dir} 'def main('")
         print(f"  candlewick demo YOUR_TEXT.txt --run-dir runs/mine\n  candlewick eval {args.run_dir}")

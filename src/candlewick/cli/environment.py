@@ -39,4 +39,19 @@ def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
     if token is not None:
         os.environ["HF_TOKEN"] = token
     if home is not None:
-        os.environ["HF_HOME"] = str(home)
+        os.environ |= {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub")}
+
+
+def cloud_roots() -> dict[str, Path]:
+    """Return the folders of a machine in the cloud by NAME: as ORCHESTRATE_NAME_ROOT says, else the seed's.
+
+    An HF_HOME that is set counts as HF_CACHE.
+    """
+    hub = os.environ.get("HF_HOME") or "/workspace/hf_cache"
+    own = {"RUNS": "runs", "CACHE": "cache", "TOKENIZER": "artifacts/tokenizer", "TRAIN": "datasets/train"}
+    places = {
+        **{n: f"/workspace/{place}" for n, place in own.items()},
+        "VAL": "/workspace/datasets/val",
+        "HF_CACHE": hub,
+    }
+    return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or place).absolute() for n, place in places.items()}

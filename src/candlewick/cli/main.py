@@ -22,6 +22,7 @@ VERBS = {
     "orchestrate": "tokenizer, shards, training, evaluation and samples, skipping what is up to date",
     "tokenizer": "train, inspect and use tokenizers",
     "data": "turn text into token shards, verify and inspect them",
+    "import": "checkpoints of the Rust system on candle, and of Hugging Face, become ones of ours",
     "generate": "write text with a checkpoint",
     "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "where a training step's time and memory go",
@@ -30,6 +31,7 @@ VERBS = {
     "completion": "print a completion script for a shell",
     "doctor": "what this machine has, and what a run here would use",
 }
+_MODULES = {"import": "import_model"}  # a word of Python cannot name a module
 _PATHS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -67,8 +69,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for name, help_text in VERBS.items():
         sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        sub.add_argument("--version", action="version", version=f"candlewick {__version__}")
         if name == verb:
-            module = importlib.import_module(f"candlewick.cli.{name}")
+            module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser

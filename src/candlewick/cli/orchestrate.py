@@ -1,10 +1,14 @@
-"""`candlewick orchestrate`: the whole path, stage by stage; what is up to date is skipped."""
+"""`candlewick orchestrate`: the whole path, stage by stage; what is up to date is skipped.
+
+With `--mode cloud` all but the training, in folders that the environment names: see `cli.environment`.
+"""
 
 import argparse
-import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from candlewick.cli.arguments import (
     add_config,
@@ -15,34 +19,61 @@ from candlewick.cli.arguments import (
     setup_logging,
     shown,
 )
+from candlewick.cli.environment import cloud_roots, use_hub
+from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_settings, check, settings
+
+if TYPE_CHECKING:
+    from candlewick.config import RunConfig
+    from candlewick.pipeline.preparation import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_config(parser, default="local")
-    parser.add_argument(
-        "--input",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="text to train on, instead of the config's data.train_shards; may be given again",
-    )
-    parser.add_argument("--run-dir", metavar="DIR", type=Path, help="default runs/NAME after the config")
+    add_config(parser)
+    add_flags(parser)
     add_logging(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
+    check(args)
+    args.config = args.config or PROFILES[args.profile or "full"]
+    name = args.experiment or Path(args.config).stem
+    roots = cloud_roots() if args.mode == "cloud" else {}
+    if roots:
+        use_hub(home=roots["HF_CACHE"])
+
+    from candlewick.config_io import load_config
+    from candlewick.pipeline.preparation import Options
+    from candlewick.pipeline.sharding import Sharding
+
+    given = settings(args)
+    given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
+    config = read_config(args, given, roots.get("CACHE"))
+    options = Options(bool(args.skip_tokenizer), bool(args.force_retrain_tokenizer), bool(args.resume))
+    if roots:
+        options.prepare_only, options.shared_tokenizer = True, roots["TOKENIZER"] / name
+    if roots and not args.stream:
+        existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
+        folders = {"train": roots["TRAIN"] / name, "validation": roots["VAL"] / name}
+        lines = args.train_shard_lines or 1_000_000
+        documents = {"train": lines, "validation": args.validation_shard_lines or lines}
+        options.sharding = Sharding(folders, documents, existing)
+    go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, options)
+
+
+def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, options: "Options | None" = None) -> None:
+    """Run the whole path or prepare a run, and print what the model writes or how to train it."""
     from candlewick.pipeline.runner import orchestrate
 
-    given = [f"data.train_shards={json.dumps(args.input, ensure_ascii=False)}"] if args.input else []
-    config = read_config(args, given)
     setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    result = orchestrate(config, args.run_dir or Path("runs") / Path(args.config).stem, say)
+    result = orchestrate(config, run_dir, say, options)
     if args.json:
         print_json(result)
         return
-    for sample in result["samples"]:
+    for sample in result.get("samples", ()):
         print(f"\nthe model writes:\n{shown(sample['prompt'] + sample['text'])}")
+    if "command" in result:
+        print(f"next: {shlex.join(result['command'])}")

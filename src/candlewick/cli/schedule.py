@@ -26,8 +26,8 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         raise ConfigError("no total_steps or total_tokens is set, so the run has no length", "give --steps N")
     last = min(steps, _MOST_POINTS) - 1
     at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
-    shares = [multiplier(scheduler, step, steps) for step in at]
     peaks = {"learning_rate": config.optimizer.learning_rate}
+    shares = [multiplier(scheduler, step, steps, peak=peaks["learning_rate"]) for step in at]
     if isinstance(config.optimizer, MuonConfig):
         peaks["adam_learning_rate"] = config.optimizer.adam_learning_rate
     return {

@@ -14,6 +14,7 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
+    tell,
 )
 from candlewick.errors import ConfigError, DataError
 
@@ -28,14 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "sources", nargs="*", metavar="SOURCE", help="files, folders or stdlib://; default data.train_shards"
     )
-    add_output(train, "folder to write the tokenizer to")
+    add_output(
+        train, "folder to write the tokenizer to; default artifacts.dir of a seed configuration", required=False
+    )
     add_config(train)
     add_logging(train)
     add_json(train)
     train.set_defaults(action_run=_train)
 
     inspect = actions.add_parser("inspect", help="what a tokenizer is, and how well it fits a text")
-    _add_tokenizer(inspect)
+    _add_tokenizer(inspect, nargs="?")
+    add_config(inspect)
     inspect.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text to measure bytes per token on")
     add_json(inspect)
     inspect.set_defaults(action_run=_inspect)
@@ -53,8 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode.set_defaults(action_run=_decode)
 
 
-def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tokenizer", metavar="DIR", type=Path, help="folder with a tokenizer.json, or that file")
+def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    more = "; default what --config names" if nargs else ""
+    parser.add_argument(
+        "tokenizer",
+        metavar="DIR",
+        type=Path,
+        nargs=nargs,
+        help=f"folder of a tokenizer, or a tokenizer.json{more}",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,20 +74,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from candlewick.config_io import load_config
-    from candlewick.pipeline.tokenizer_stage import make_tokenizer
-    from candlewick.pipeline.tokens import training_text
-    from candlewick.progress import bytes_progress
+    from candlewick.pipeline.seed_tokenizer import train_seed_tokenizer
+    from candlewick.tokenizer.seed import read_seed_config
 
-    config = load_config(args.config, args.override)
-    setup_logging(args, config)
-    sources = args.sources or training_text(config.data)
-    if not sources:
-        raise ConfigError(
-            "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
-        )
-    with bytes_progress("tokenizer") as progress:
-        manifest, reused = make_tokenizer(sources, config.data, config.tokenizer, args.output, progress=progress)
+    seed = read_seed_config(args.config)
+    if seed is not None and (args.sources or args.override):
+        raise ConfigError(f"{args.config} says itself what it is trained on", "change training.inputs in it")
+    if seed is not None:
+        setup_logging(args)
+        args.output = args.output or seed.artifacts.dir
+    manifest, reused = _train_ours(args) if seed is None else train_seed_tokenizer(seed, args.output)
     if args.json:
         print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
         return
@@ -87,24 +94,49 @@ def _train(args: argparse.Namespace) -> None:
         print(f"{details['heldout']['bytes_per_token']:.3f} bytes per token on held-out text")
 
 
+def _train_ours(args: argparse.Namespace) -> tuple[Manifest, bool]:
+    from candlewick.config_io import load_config
+    from candlewick.pipeline.tokenizer_stage import make_tokenizer
+    from candlewick.pipeline.tokens import training_text
+    from candlewick.progress import bytes_progress
+
+    config = load_config(args.config, args.override, tell)
+    setup_logging(args, config)
+    if args.output is None:
+        raise ConfigError("there is no place to write the tokenizer to", "give --output DIR")
+    sources = args.sources or training_text(config.data)
+    if not sources:
+        raise ConfigError(
+            "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
+        )
+    with bytes_progress("tokenizer") as progress:
+        return make_tokenizer(sources, config.data, config.tokenizer, args.output, progress=progress)
+
+
 def _summary(manifest: Manifest) -> dict[str, Any]:
     return {"id": manifest.id, "details": manifest.details, "config": manifest.config}
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from candlewick.tokenizer.bpe import Tokenizer
     from candlewick.tokenizer.report import measure
 
-    tokenizer = Tokenizer.load(args.tokenizer)
+    tokenizer = _open(args)
     result: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
         "pattern": tokenizer.pattern,
         "delimiter_id": tokenizer.delimiter_id,
+        "end_id": tokenizer.end_id,
+        "stop_ids": list(tokenizer.stop_ids),
         "padding_id": tokenizer.padding_id,
+        "special_tokens": tokenizer.special_tokens,
+        "template": " ".join(tokenizer.template) or None,
+        "document": " ".join(filter(None, (tokenizer.roles.delimiter, "TEXT", tokenizer.roles.end))),
+        "missing_bytes": tokenizer.missing_bytes,
+        "changes": list(tokenizer.changes),
         "sha256": tokenizer.sha256,
         "longest_tokens": _longest(tokenizer),
     }
-    if args.tokenizer.is_dir() and (args.tokenizer / MANIFEST).is_file():
+    if args.tokenizer is not None and args.tokenizer.is_dir() and (args.tokenizer / MANIFEST).is_file():
         manifest = read_manifest(args.tokenizer)
         if manifest.kind == "tokenizer":
             result["made"] = _summary(manifest)
@@ -114,6 +146,21 @@ def _inspect(args: argparse.Namespace) -> None:
         print_json(result)
     else:
         _print_flat(result)
+
+
+def _open(args: argparse.Namespace) -> "Tokenizer":
+    """Open the tokenizer of the command line, else the one that a configuration names."""
+    from candlewick.config_io import load_config
+    from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+    from candlewick.tokenizer.seed import open_seed_tokenizer, read_seed_config
+
+    if args.tokenizer is not None:
+        return Tokenizer.load(args.tokenizer)
+    if (seed := read_seed_config(args.config)) is not None:
+        return open_seed_tokenizer(seed)
+    if (tokenizer := open_tokenizer(load_config(args.config, args.override, tell).tokenizer)) is not None:
+        return tokenizer
+    raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
 
 
 def _print_flat(result: dict[str, Any], prefix: str = "") -> None:

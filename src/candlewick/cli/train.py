@@ -4,7 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-from candlewick.cli.arguments import add_config, add_json, add_logging, print_json, read_config, setup_logging
+from candlewick.cli.arguments import (
+    absolute,
+    add_config,
+    add_json,
+    add_logging,
+    print_json,
+    read_config,
+    setup_logging,
+)
+from candlewick.cli.streaming import beside
 from candlewick.errors import ConfigError
 
 
@@ -15,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir",
         metavar="DIR",
         type=Path,
-        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config",
+        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config, and for the "
+        "training.yaml of `orchestrate` the folder that it lies in",
     )
     parser.add_argument(
         "--resume",
@@ -25,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init-from",
         metavar="DIR",
-        help="start from the weights of this checkpoint; it brings the model section and the tokenizer",
+        help="start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model "
+        "section and the tokenizer",
     )
     add_logging(parser)
     add_json(parser)
@@ -33,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
-    run_dir = args.run_dir or Path("runs") / (Path(args.config).stem if args.config else "run")
+    path = Path(args.config or "run")
+    is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
+    run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
+    args.override = [*beside(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
     if args.resume and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
@@ -44,8 +58,10 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.pipeline.training import run_training
 
-    start = f"runtime.checkpoint.init_from={json.dumps(args.init_from, ensure_ascii=False)}"
-    config = read_config(args, [] if args.init_from is None else [start])
+    extra: list[str] = []
+    if args.init_from is not None:
+        extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
+    config = read_config(args, extra)
     setup_logging(args, config)
     result = run_training(config, run_dir, resume=args.resume)
     if args.json:

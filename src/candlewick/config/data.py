@@ -12,13 +12,29 @@ class TokenizerConfig(Section):
     """Which tokenizer: an existing one, or how to train one."""
 
     tokenizer_json: Path | None = None
-    """A tokenizer.json, or the folder that holds it; null: train one from the training text."""
+    """A tokenizer.json, or the folder of a tokenizer; null without a vocab: train one from the training text."""
+    vocab: Path | None = None
+    """A vocab.json, where there is no tokenizer.json: byte-level BPE as the seed reads it."""
+    merges: Path | None = None
+    """The merges.txt that belongs to the vocab."""
+    special_tokens: Path | None = None
+    """A list of the special tokens that the tokenizer must have: a JSON array, or one to a line."""
     vocab_size: Annotated[int, Field(ge=258, le=1 << 20)] = 32_000
     """Size of the vocabulary to train, the 256 bytes and the special tokens included."""
     min_frequency: Count = 2
     """A pair of tokens that occurs less often is never merged."""
     max_train_bytes: Count = 1 << 30
     """Bytes of text to train on at most, taken evenly over the documents."""
+    max_train_lines: Count | None = None
+    """Documents to train on at most, the first ones (with `data.documents: line`, lines); null: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.vocab is None) != (self.merges is None):
+            raise ValueError("vocab and merges belong together: set both, or neither")
+        if self.special_tokens is not None and self.tokenizer_json is None and self.vocab is None:
+            raise ValueError("special_tokens lists those of a tokenizer: it needs tokenizer_json or vocab")
+        return self
 
 
 class MixtureSource(Section):
@@ -70,6 +86,12 @@ class DataConfig(Section):
     """When the cache grows beyond this, what was not used for the longest time goes; null: nothing goes."""
     num_workers: Count | None = None
     """Processes that prepare text; null: one per core."""
+    max_tokens: Count | None = None
+    """Of a source on the Hub: tokens to train on to prepare, no less; null: what the schedule reads, or all."""
+    max_documents: Count | None = None
+    """Of a source on the Hub: rows to prepare for training at most; null: all."""
+    hub_split: Annotated[str, Field(min_length=1)] = "train"
+    """Of a source on the Hub: the split whose files are read, if the address names no path in it."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of text per token shard."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None

@@ -130,7 +130,7 @@ class SchedulerConfig(Section):
     power: Positive = 1.0
     """Of `polynomial`: 1 is a straight line from the peak to the end, 2 a parabola."""
     min_lr: NotNegative = 0.0
-    """Learning rate at the end, as a share of the peak."""
+    """Learning rate at the end, at most the peak; a second rate (of muon) falls by the same share."""
     total_steps: Count | None = None
     """End after so many updates."""
     total_tokens: Count | None = None

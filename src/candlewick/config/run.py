@@ -28,12 +28,15 @@ class CheckpointConfig(Section):
 
     directory: Path | None = None
     """Where; null: `checkpoints` in the run folder."""
-    every_n_steps: Count = 1000
-    """Save after so many updates; the end of the run and a stop always save."""
-    max_keep: Annotated[int, Field(ge=2)] = 3
-    """Newest checkpoints to keep."""
-    init_from: Path | None = None
-    """Start a new run from the weights, model and tokenizer of this checkpoint; its optimizer is left behind."""
+    every_n_epochs: Count | None = None
+    """Save whenever so many more passes over the training rows are complete; null: never because of that."""
+    every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 1000)
+    """Save after so many updates; the end of the run and a stop always save. Null: by epochs, or only then."""
+    max_keep: Count | None = 3
+    """Newest checkpoints to keep; null: all."""
+    init_from: str | None = None
+    """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`;
+    its optimizer is left behind."""
 
 
 class BestConfig(Section):
@@ -41,15 +44,17 @@ class BestConfig(Section):
 
     directory: Path | None = None
     """Where; null: `best` in the run folder."""
-    max_keep: Count = 1
-    """How many to keep."""
+    max_keep: Count | None = 1
+    """How many to keep; null: all."""
 
 
 class EvaluationConfig(Section):
     """When to evaluate, and on how much."""
 
-    every_n_steps: Count | None = 250
-    """Evaluate after so many updates; null: at the end only."""
+    every_n_epochs: Count | None = None
+    """Evaluate whenever so many more passes over the training rows are complete; null: never because of that."""
+    every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 250)
+    """Evaluate after so many updates; null: by epochs, or at the end only."""
     max_batches: Count | None = 50
     """Micro-batches of validation rows at most; null: all. The last evaluation of a run always reads all."""
     best: BestConfig | None = BestConfig()
@@ -84,6 +89,8 @@ class LoggingConfig(Section):
     """Show progress on the terminal."""
     tensorboard: bool | Path = False
     """Write TensorBoard files: true puts them into `tensorboard` in the run folder, a path there."""
+    tensorboard_flush_every_n: Count | None = None
+    """Bring TensorBoard's files up to date after so many rows; null: every 10 seconds."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages that the terminal shows; the run's log.txt has all of them."""
     statistics_every_n_steps: Count | None = None
@@ -139,6 +146,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"data.sequence_length={self.sequence_length} exceeds "
                 f"model.max_position_embeddings={self.model.max_position_embeddings}"
+            )
+        if self.scheduler.min_lr > self.optimizer.learning_rate:
+            raise ValueError(
+                f"scheduler.min_lr={self.scheduler.min_lr:g} is more than the peak, "
+                f"optimizer.learning_rate={self.optimizer.learning_rate:g}"
             )
         if self.model.tie_word_embeddings and self.optimizer.learning_rate_scales.get("head", 1.0) != 1.0:
             raise ValueError(

@@ -14,6 +14,7 @@ reference too, for at most 3 % of the time, but always in the first batch of a p
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from candlewick.data.token_shards import SPLITS, Shard, Split, Tokens, token_dty
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
-from candlewick.tokenizer.encoder import Encoder, ReferenceEncoder, batched, make_encoder
+from candlewick.tokenizer.encoder import Encoded, Encoder, ReferenceEncoder, batched, make_encoder
 
 _BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
@@ -67,6 +68,7 @@ class Target:
     folder: Path
     vocab_size: int
     delimiter_id: int
+    end_id: int | None = None
 
 
 class ShardMaker:
@@ -78,12 +80,18 @@ class ShardMaker:
     def __init__(self, target: Target) -> None:
         self.target = target
         tokenizer = Tokenizer.load(target.folder / "tokenizer")
-        tokenizer_json = tokenizer.json_bytes
-        self._chat = None if tokenizer.chat_ids is None else ChatTokens(tokenizer)
+        tokenizer_json = tokenizer.encoder_json
+        self._tokenizer = tokenizer
         self._encoder = make_encoder(tokenizer_json)
         is_checked = not isinstance(self._encoder, ReferenceEncoder)
         self._check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
         self.backend = self._encoder.name
+        going_on = tokenizer.going_on_json
+        self._going_on = self._encoder if going_on is None else make_encoder(going_on)
+
+    @cached_property
+    def _chat(self) -> ChatTokens:
+        return ChatTokens(self._tokenizer)
 
     def run(self, task: Task, on_bytes: Callable[[int], None] | None = None) -> Receipt:
         """Write the shards of a task and return the receipt. Raises DataError for text that cannot be used."""
@@ -96,7 +104,7 @@ class ShardMaker:
         for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
             for split, own in open_shards.items():
                 if mine := [document for place, document in batch if place == split]:
-                    own.add(mine, *self._encode(mine))
+                    own.add(mine, *self._encode(mine, is_chat=chat is not None))
                 # a compressed file, of unknown length; of a chat the text is that of the answers alone
                 if max(own.text_bytes, own.tokens) > 2 * task.config.shard_text_bytes:
                     own.write(task.index, shards, files)
@@ -108,11 +116,14 @@ class ShardMaker:
         replace_durable(_receipt_path(self.target.folder, task), canonical_json(asdict(receipt)))
         return receipt
 
-    def _encode(self, documents: list[Document]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        ids, lengths = self._encoder.encode([document.text for document in documents])
+    def _encode(self, documents: list[Document], *, is_chat: bool) -> Encoded:
         if self._check is not None:
             self._check.run(documents)
-        return ids, lengths
+        if is_chat or self._going_on is self._encoder or all(document.begins for document in documents):
+            return self._encoder.encode([document.text for document in documents])
+        encoders = (self._encoder if document.begins else self._going_on for document in documents)
+        encoded = [own.encode([document.text]) for own, document in zip(encoders, documents, strict=True)]
+        return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])
 
 
 def read_receipt(folder: Path, task: Task) -> Receipt | None:
@@ -167,12 +178,16 @@ class _OpenShard:
         begins = np.fromiter((document.begins for document in documents), bool, len(documents))
         ends = np.fromiter((document.ends for document in documents), bool, len(documents))
         around = 0 if self.chat is None else 3  # <|im_start|> before a message, <|im_end|> and a line end after it
-        stops = np.cumsum(lengths + begins + around)
-        firsts = stops - lengths - begins - around
+        end_id = self.target.end_id
+        after = np.zeros_like(ends) if end_id is None else ends  # an end token after the text
+        stops = np.cumsum(lengths + begins + around + after)
+        firsts = stops - lengths - begins - around - after
         special = {self.target.delimiter_id: firsts[begins]}
+        if end_id is not None:
+            special[end_id] = stops[after] - 1
         if self.chat is not None:
             special[self.chat.start_id] = firsts + begins
-            special |= {self.chat.end_id: stops - 2, self.chat.newline_id: stops - 1}
+            special |= {self.chat.end_id: stops - after - 2, self.chat.newline_id: stops - after - 1}
         out = np.empty(stops[-1], token_dtype(self.target.vocab_size))
         is_text = np.ones(out.size, bool)
         for token, places in special.items():
@@ -188,7 +203,7 @@ class _OpenShard:
         if self.chat is None:
             self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
         else:
-            self._mask(documents, out, stops - 2 - lengths, stops - 2)
+            self._mask(documents, out, stops - after - 2 - lengths, stops - after - 2)
 
     def _mask(
         self, documents: Sequence[Document], out: Tokens, starts: NDArray[np.int64], stops: NDArray[np.int64]

@@ -82,7 +82,7 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held
-            cut = _row_offset(file, rows - held, dropped) if held else None
+            cut = row_offset(file, rows - held, dropped) if held else None
         is_owing &= cut is None
         yield from _divide(file, cut)
 
@@ -111,7 +111,7 @@ def _cut_near(file: SourceFile, target: int) -> int:
     return low + min(good, key=lambda place: abs(place - at))
 
 
-def _row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
+def row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
     """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
     seen = -1
     for offset in count() if file.kind == "parquet" else _offsets(file):

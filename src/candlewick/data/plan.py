@@ -11,7 +11,7 @@ workers, and any run after an interruption, makes the same shards. A task's key 
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,18 +60,30 @@ def plan(
     hashes: dict[SourceFile, str] = {}
     if corpus is not None:
         holdout = choose(corpus) if hold_out and validation is None else "given"
-        groups += _groups(assign(corpus, holdout), corpus)
+        groups += groups_of(assign(corpus, holdout), corpus)
         hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:
         if corpus is not None and validation.fingerprint != corpus.fingerprint:  # the same text is on purpose
             _warn_of_copies(corpus, validation)
-        groups += _groups((Piece(file, split="validation") for file in validation.files), validation)
+        groups += groups_of((Piece(file, split="validation") for file in validation.files), validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
+    return holdout, tasks_of(groups, hashes, tokenizer_sha256, config, hold_out)
+
+
+def tasks_of(
+    groups: Sequence[Group],
+    hashes: Mapping[SourceFile, str],
+    tokenizer_sha256: str,
+    config: DataConfig,
+    hold_out: bool,
+    first: int = 0,
+) -> list[Task]:
+    """Return a task for each group; they are numbered from `first` on."""
     tasks, settings = list[Task](), settings_of(config, hold_out=hold_out)
-    for i, (pieces, text_bytes) in enumerate(groups):
+    for i, (pieces, text_bytes) in enumerate(groups, first):
         inputs = [VERSION, i, tokenizer_sha256, settings, [_identity(p, hashes) for p in pieces]]
         tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), config))
-    return holdout, tasks
+    return tasks
 
 
 def whole_documents(corpus: Corpus) -> list[tuple[Piece, ...]]:
@@ -83,7 +95,7 @@ def whole_documents(corpus: Corpus) -> list[tuple[Piece, ...]]:
     return [pieces for pieces, _ in _group(parts, corpus.config.shard_text_bytes)]
 
 
-def _identity(piece: Piece, hashes: dict[SourceFile, str]) -> list[object]:
+def _identity(piece: Piece, hashes: Mapping[SourceFile, str]) -> list[object]:
     file = piece.file
     return [
         *(file.name, hashes[file], file.kind, file.compression),
@@ -98,7 +110,7 @@ def _warn_of_copies(corpus: Corpus, validation: Corpus) -> None:
         _log.warning("%d files are in the training and the validation text: %s", len(copies), copies[0])
 
 
-def _groups(pieces: Iterable[Piece], corpus: Corpus) -> Iterator[Group]:
+def groups_of(pieces: Iterable[Piece], corpus: Corpus) -> Iterator[Group]:
     """Cut and group pieces, each with the places in it that the corpus drops."""
     parts = (part for piece in pieces for part in _divide(piece, corpus.config))
     for group, size in _group(parts, corpus.config.shard_text_bytes):

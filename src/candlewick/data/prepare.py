@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
-from candlewick.artifacts import FileEntry, Manifest, publish
+from candlewick.artifacts import FileEntry, Manifest, json_sha256, publish
 from candlewick.config import DataConfig
 from candlewick.data.documents import BadText
 from candlewick.data.duplicates import without_duplicates
@@ -25,15 +25,19 @@ from candlewick.data.encode import Receipt, ShardMaker, Target, Task, read_recei
 from candlewick.data.holdout import Holdout
 from candlewick.data.plan import plan, settings_of, whole_documents
 from candlewick.data.recipe import Recipe, once, stoppable
-from candlewick.data.sources import Corpus, open_corpus
-from candlewick.data.token_shards import KIND, SPLITS, VERSION, token_dtype
+from candlewick.data.source_files import SourceFiles, open_text
+from candlewick.data.sources import Corpus
+from candlewick.data.stream import Stream, Streamed
+from candlewick.data.token_shards import KIND, SPLITS, VERSION, Split, token_dtype
 from candlewick.data.workers import count_cores, in_processes
-from candlewick.errors import DataError
+from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.artifact import provenance
-from candlewick.tokenizer.bpe import DELIMITER, Tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
+from candlewick.tokenizer.special import DELIMITER
 
 Progress = Callable[[int, int], None]  # bytes of text done and in all, about
+Named = Path | Tokenizer  # a tokenizer, or the folder of one
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +46,20 @@ _log = logging.getLogger(__name__)
 class Text:
     """What is to be encoded: either side may be missing, and with what."""
 
-    train: Corpus | None
-    validation: Corpus | None
+    train: Corpus | SourceFiles | None
+    validation: Corpus | SourceFiles | None
     tokenizer: Tokenizer
     config: DataConfig
     hold_out: bool
 
     @classmethod
-    def of(cls, config: DataConfig, tokenizer: Path, *, hold_out: bool = True) -> Self:
+    def of(cls, config: DataConfig, tokenizer: Named, *, hold_out: bool = True) -> Self:
         """Open the text of a config; see `prepare`."""
-        loaded = Tokenizer.load(tokenizer)
+        loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
         train, validation = config.train_shards, config.validation_shards
         return cls(
-            None if validation and not train else open_corpus(train, config),
-            open_corpus(validation, config) if validation else None,
+            None if validation and not train else open_text(train, config),
+            open_text(validation, config) if validation else None,
             loaded.with_chat_tokens() if config.format == "chat" else loaded,
             config,
             hold_out,
@@ -73,23 +77,46 @@ class Text:
             "tokenizer": self.tokenizer.sha256,
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
-        return Recipe(KIND, inputs, settings_of(self.config, hold_out=self.hold_out), VERSION)
+        settings = settings_of(self.config, hold_out=self.hold_out)
+        if isinstance(self.train, SourceFiles):
+            settings |= self.config.model_dump(include={"max_tokens", "max_documents"})
+        return Recipe(KIND, inputs, settings | self.convention, VERSION)
 
-    def deduplicated(self, side: Corpus | None) -> Corpus | None:
-        """Return a side without its duplicates, if that is wanted."""
+    @property
+    def convention(self) -> dict[str, Any]:
+        """Return what stands around a document, where that is not our own delimiter alone."""
+        own = self.tokenizer
+        is_ours = own.end_id is None and own.delimiter == DELIMITER
+        return {} if is_ours else {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether any of it comes from the Hub. Raises ConfigError for settings that need all text at once."""
+        if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
+            return False
+        if self.config.deduplicate:
+            raise ConfigError(
+                "data.deduplicate reads all text twice, text of the Hub is read once",
+                "write it to this disk with `candlewick data shard` first",
+            )
+        return True
+
+    def deduplicated(self, side: Corpus | SourceFiles | None) -> Corpus | None:
+        """Return a side of this disk without its duplicates, if that is wanted."""
+        assert not isinstance(side, SourceFiles), "text of the Hub is streamed"
         if side is None or not side.config.deduplicate:
             return side
         return without_duplicates(side, whole_documents(side), self.workers)
 
 
 def prepare(
-    config: DataConfig, tokenizer: Path, output: Path, *, hold_out: bool = True, progress: Progress | None = None
+    config: DataConfig, tokenizer: Named, output: Path, *, hold_out: bool = True, progress: Progress | None = None
 ) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
 
-    `tokenizer` is the folder of one; for chats it gets what it lacks. Without training text all is for validation,
-    without `hold_out` all is for training. Raises DataError for text that cannot be used, ArtifactError if
-    something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
+    `tokenizer` is one, or the folder of one; for chats it gets what it lacks. Without training text all is for
+    validation, without `hold_out` all is for training. Raises DataError for text of no use, ArtifactError
+    if something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
     """
     text = Text.of(config, tokenizer, hold_out=hold_out)
     recipe = text.recipe()
@@ -112,14 +139,45 @@ def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[F
         (folder / name).mkdir(exist_ok=True)
     written = text.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
-    train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
-    holdout, tasks = plan(train, validation, text.tokenizer.sha256, text.config, hold_out=text.hold_out)
-    target = Target(folder, text.tokenizer.vocab_size, text.tokenizer.delimiter_id)
-    receipts, backend = _run(tasks, target, text.workers, progress)
+    own, convention = text.tokenizer, text.convention
+    identity = json_sha256([own.sha256, convention]) if convention else own.sha256
+    target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
+    duplicates = 0
+    if text.is_streamed:
+        holdout, tasks, receipts, backend = _stream(text, target, identity, progress)
+    else:
+        train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
+        holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
+        receipts, backend = _run(tasks, target, text.workers, progress)
+        duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
-    return files, _details(target, holdout, receipts, duplicates), backend
+    details = _details(target, holdout, receipts, duplicates)
+    details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
+    if own.roles.end is not None:
+        details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
+    return files, details, backend
+
+
+def _stream(
+    text: Text, target: Target, identity: str, progress: Progress | None
+) -> tuple[Holdout, list[Task], list[Receipt], str]:
+    """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.stream`."""
+    backend = ""
+
+    def run(tasks: Sequence[Task]) -> list[Receipt]:
+        nonlocal backend
+        receipts, backend = _run(tasks, target, text.workers, None)
+        return receipts
+
+    done, holds_out = Streamed(), text.hold_out and text.validation is None
+    sides: dict[Split, Corpus | SourceFiles | None] = {"train": text.train, "validation": text.validation}
+    for side, files in sides.items():
+        if files is not None:
+            opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
+            stream = Stream(opened, target.folder, identity, hold_out=holds_out, run=run)
+            stream.prepare(side, done, 2 * text.workers, progress)
+    return ("hash" if holds_out else "given"), done.tasks, done.receipts, backend
 
 
 def _run(
@@ -183,7 +241,6 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
     return {
         "dtype": token_dtype(target.vocab_size).str,
         "vocab_size": target.vocab_size,
-        "delimiter": {"id": target.delimiter_id, "token": DELIMITER, "where": "doc_start"},
         "specials_in_text": "plain",
         "holdout": holdout,
         "bad_utf8": {"documents": bad.documents, "sequences": bad.sequences, "examples": bad.examples},

@@ -73,6 +73,11 @@ class SourceFiles:
             yield number, waiting.pop(number).result()
             shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
 
+    def fetch(self, folder: Path) -> Corpus:
+        """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
+        found = (self._bring(file, folder / f"{number:06d}") for number, file in enumerate(self.files))
+        return Corpus(tuple(found), self.config)
+
     def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
         future: Future[SourceFile] = Future()
 
@@ -91,6 +96,13 @@ class SourceFiles:
         found = describe_file(fetch_file(file.repo, file.file, folder), file.name, self.config)
         assert found is not None, "choose_files takes the same extensions"
         return found
+
+
+def open_text(uris: Sequence[str], config: DataConfig) -> Corpus | SourceFiles:
+    """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later."""
+    if any(uri.startswith(SCHEME) for uri in uris):
+        return open_sources(uris, config.hub_split, config)
+    return open_corpus(uris, config)
 
 
 def open_sources(uris: Sequence[str], split: str, config: DataConfig) -> SourceFiles:

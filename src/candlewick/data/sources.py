@@ -103,11 +103,6 @@ def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
 
 
 def _find(uri: str, config: DataConfig) -> list[SourceFile]:
-    if uri.startswith("hf://"):
-        raise DataError(
-            f"{uri}: reading from the Hub is not supported in this version",
-            "download the files first and give their folder",
-        )
     if uri == STDLIB and config.format == "text":
         return _find_stdlib()
     if "://" in uri:
@@ -129,7 +124,7 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
 
 def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     if (folder / MANIFEST).exists():
-        if not _holds_text(folder):
+        if not holds_text(folder):
             raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
         config = config.model_copy(
             update={"documents": "line"}
@@ -153,7 +148,7 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     return files
 
 
-def _holds_text(folder: Path) -> bool:
+def holds_text(folder: Path) -> bool:
     """Say whether a folder with a manifest holds shards of text: ours, or those of the seed's sharder."""
     try:
         return read_manifest(folder).kind == "text"

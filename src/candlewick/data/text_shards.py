@@ -19,9 +19,11 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from candlewick.artifacts import (
     MANIFEST,
@@ -36,6 +38,7 @@ from candlewick.artifacts import (
     verify,
 )
 from candlewick.config import DataConfig
+from candlewick.data.clean import Cleaning, CleaningReport, clean
 from candlewick.data.documents import BadText, Document, read
 from candlewick.data.holdout import split_of
 from candlewick.data.pieces import Piece
@@ -72,6 +75,8 @@ class ShardSettings:
     """Of a dataset on the Hub."""
     mode: str = "prod"
     """Where the settings come from; for the manifest alone."""
+    cleaning: Cleaning | None = None
+    """None: every document stays what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,7 @@ class _Place:
     newlines: int = 0
     blank: int = 0
     text_bytes: int = 0
+    cleaned: CleaningReport = field(default_factory=CleaningReport)
 
 
 class _Work:
@@ -183,7 +189,8 @@ class _Work:
             if state["key"] != self.key:
                 _log.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
-            place, bad, writers = _Place(**state["place"]), BadText(**state["bad"]), self._writers()
+            place = TypeAdapter(_Place).validate_python(state["place"])
+            bad, writers = BadText(**state["bad"]), self._writers()
             for name, writer in writers.items():
                 if name not in self.published:
                     writer.restore(state["sides"][name])
@@ -250,7 +257,6 @@ class _Work:
         """Write a document; return whether a shard became full."""
         line = self._line(text)
         if line is None:
-            self.place.blank += 1
             return False
         held_out = split_of(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
         side = self.sides["val" if held_out else "train"]
@@ -265,11 +271,17 @@ class _Work:
         return True
 
     def _line(self, text: str) -> bytes | None:
+        if self.settings.cleaning is not None:
+            cleaned = clean(text, self.settings.cleaning, self.place.cleaned)
+            if cleaned is None:
+                return None
+            text = cleaned
         if self.settings.format == "jsonl":
             return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         flat = " ".join(lines)
         if not flat.strip():
+            self.place.blank += 1
             return None
         self.place.newlines += len(lines) - 1
         return flat.encode() + b"\n"
@@ -302,6 +314,7 @@ class _Work:
             "total_bytes": sum(shard["bytes"] for shard in side.finished),
             "newlines_replaced": place.newlines,
             "blank_left_out": place.blank,
+            **({} if settings.cleaning is None else {"cleaning": asdict(place.cleaned)}),
             "bad_utf8": {"documents": self.bad.documents, "sequences": self.bad.sequences},
             "shards": side.finished,
         }
@@ -348,6 +361,8 @@ def verify_text(folder: Path) -> tuple[int, int]:
         raw: Any = json.loads((folder / MANIFEST).read_bytes())
         shards = None if "kind" in raw else raw["shards"]
         entries = [FileEntry(Path(s["path"]).name, int(s["bytes"]), str(s["sha256"])) for s in shards or ()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"

@@ -106,7 +106,7 @@ def evaluating(model: nn.Module) -> Generator[None]:
 def text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
     """Return what turns tokens into text, up to a special token or a stop text."""
     return TextStream(
-        tokenizer.decode, stop_ids={tokenizer.delimiter_id, *(tokenizer.chat_ids or ())}, stops=config.stop
+        tokenizer.decode_part, stop_ids={*tokenizer.stop_ids, *(tokenizer.chat_ids or ())}, stops=config.stop
     )
 
 

@@ -37,11 +37,12 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
     return min(_MAX_WARMUP_STEPS, round(_WARMUP_SHARE * total_steps))
 
 
-def multiplier(config: SchedulerConfig, step: int, total_steps: int | None) -> float:
+def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:
     """Return the share of the peak learning rate for the update after `step` completed ones.
 
     The warm-up goes from 1 / W to 1 and multiplies the shape, so that a decay that begins before the warm-up has
-    ended is still continuous. `total_steps` is None while the end is not known: warm-up, then the peak.
+    ended is still continuous. `total_steps` is None while the end is not known: warm-up, then the peak. The floor
+    is `min_lr` as a share of `peak`, the peak learning rate.
     """
     warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
@@ -57,4 +58,5 @@ def multiplier(config: SchedulerConfig, step: int, total_steps: int | None) -> f
             share = (1.0 - done) ** config.power
         case _:  # wsd
             share = min(1.0, max(0.0, total_steps - step) / (config.decay_fraction * total_steps))
-    return ramp * (config.min_lr + (1.0 - config.min_lr) * share)
+    floor = config.min_lr / peak
+    return ramp * (floor + (1.0 - floor) * share)

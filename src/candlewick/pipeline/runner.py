@@ -1,101 +1,71 @@
 """The whole path in one call: tokenizer, shards, training, evaluation, samples.
 
-    RUN/  tokenizer/  tokens/  training.yaml  training.toml  checkpoints/  best/  result/  evaluation/  samples/
+    RUN/  tokenizer/  tokens/  ...  checkpoints/  best/  result/  evaluation/  samples/
 
-Each is an artifact of the ids before it, and is made only when its manifest does not match. Several sources lie
-side by side under the names that `pipeline.tokens` gives them. `training.yaml` and
-`training.toml` hold the resolved config with absolute paths: `candlewick train --config` accepts either, from
-any working directory.
+Each is an artifact of the ids before it, and is made only when its manifest does not match. What comes before
+training is in `pipeline.preparation`, and can be had alone: then another machine goes on with `candlewick train`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from candlewick.artifacts import MANIFEST, read_manifest, replace_durable
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, newest_valid
-from candlewick.checkpoint.load import load_for_inference, read_state
+from candlewick.artifacts import read_manifest
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.checkpoint.load import load_for_inference
+from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
-from candlewick.config_io import dump_toml, dump_yaml
 from candlewick.data.recipe import Recipe, find
-from candlewick.data.sources import open_corpus
-from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.env import find_device
 from candlewick.pipeline.evaluation import evaluate_checkpoint
+from candlewick.pipeline.preparation import Options, Prepared, Say, deciding, prepare_run, say_stage
 from candlewick.pipeline.stages import make
-from candlewick.pipeline.start import begin
-from candlewick.pipeline.tokens import (
-    first_tokenizer,
-    make_tokens,
-    naming_tokens,
-    parts_of,
-    text_parts,
-    train_tokenizer,
-    training_parts,
-)
-from candlewick.pipeline.training import run_training
+from candlewick.pipeline.training import make_sampler, open_data, run_training
+from candlewick.train.build import forecast
+
+_LEAST_BYTES = 8  # of a checkpoint per parameter: float32 of the weight, and of one moment
 
 Json = dict[str, Any]
-Say = Callable[[str], None]
 
 
-def orchestrate(config: RunConfig, run_dir: Path, say: Say) -> Json:
+def orchestrate(config: RunConfig, run_dir: Path, say: Say, options: Options | None = None) -> Json:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    `say` receives one line per stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens: the result then has what `_foresee` says. `say` receives one line
+    per stage. Raises what the stages raise.
     """
-    if not training_parts(config.data):
-        raise ConfigError("there is no text to train on", "give --input PATH, or set data.train_shards")
-    run_dir = run_dir.resolve()
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    config, parent = begin(config, newest_valid(directory) if list_checkpoints(directory) else None)
-    folders = {name: run_dir / name for name in text_parts(config.data)}
-    training = naming_tokens(config, folders) if folders else config
-    # before anything that the run needs is replaced
-    is_started = _is_started(config, training, folders, directory)
-    if folders:
-        _tokenize(config, run_dir, folders, say)
-    for name, text in (("training.yaml", dump_yaml(training)), ("training.toml", dump_toml(training))):
-        replace_durable(run_dir / name, text.encode())
-
-    tokens = {name: read_manifest(Path(uris[0])).id for name, uris in parts_of(training.data).items()}
-    checkpoint = _train(training, run_dir, tokens | parent, is_started, say)
+    run_dir, options = run_dir.resolve(), options or Options()
+    prepared = prepare_run(config, run_dir, say, options)
+    config, result = prepared.config, {"run_dir": str(run_dir), "tokens": prepared.tokens}
+    if options.prepare_only:
+        return result | _foresee(prepared, run_dir, say)
+    checkpoint = _train(config, run_dir, prepared.tokens | prepared.parent, prepared.is_started, say)
     device = find_device(config.runtime.device)
-    metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
-    samples = _sample(config, run_dir, checkpoint, device, say)
-    return {"run_dir": str(run_dir), "tokens": tokens, "metrics": metrics, "samples": samples}
+    metrics = _evaluate(run_dir, checkpoint, prepared.tokens, device, say)
+    return result | {"metrics": metrics, "samples": _sample(config, run_dir, checkpoint, device, say)}
 
 
-def _say_stage(say: Say, name: str, folder: Path, reused: bool, what: str) -> None:
-    say(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({what})")
-
-
-def _tokenize(config: RunConfig, run_dir: Path, folders: Mapping[str, Path], say: Say) -> None:
-    """Make the tokenizer unless one is given, and the tokens of all text."""
-    tokenizer = config.tokenizer.tokenizer_json or first_tokenizer(config.data)
-    if tokenizer is not None:
-        say(f"tokenizer  given: {tokenizer}")
-    else:
-        tokenizer = run_dir / "tokenizer"
-        manifest, reused = train_tokenizer(config.data, config.tokenizer, tokenizer)
-        _say_stage(say, "tokenizer", tokenizer, reused, f"{manifest.details['vocab_size']:,} tokens")
-    for name, folder in folders.items():
-        manifest, reused = make_tokens(config.data, name, tokenizer, folder)
-        counts = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
-        _say_stage(
-            say, name, folder, reused, f"{counts['train']:,} to train on, {counts['validation']:,} held out"
-        )
+def _foresee(prepared: Prepared, run_dir: Path, say: Say) -> Json:
+    """Check what training would check first; return its updates (None: time decides), size and command."""
+    data = open_data(prepared.config)
+    make_sampler(prepared.config, data.tokenizer)
+    steps, parameters = forecast(prepared.config, data)
+    require_room(run_dir, _LEAST_BYTES * parameters)
+    say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
+    command = ["candlewick", "train", "--config", str(run_dir / "training.yaml")]
+    command += ["--resume"] if prepared.is_started else []
+    return {"steps": steps, "parameters": parameters, "command": command}
 
 
 def _train(config: RunConfig, run_dir: Path, inputs: Mapping[str, str], is_started: bool, say: Say) -> Path:
     """Train unless the run folder holds the finished run of this config and inputs; return its checkpoint."""
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    recipe = Recipe("result", inputs, _deciding(config))
+    recipe = Recipe("result", inputs, deciding(config))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
@@ -109,44 +79,6 @@ def _train(config: RunConfig, run_dir: Path, inputs: Mapping[str, str], is_start
     return newest
 
 
-def _deciding(config: RunConfig) -> Json:
-    """The settings that decide what comes out: not where things are shown or how many workers help."""
-    return config.model_dump(
-        mode="json",
-        exclude={
-            "data": {"cache_dir", "cache_max_bytes", "num_workers"},
-            "runtime": {"logging", "log_every_n_steps"},
-        },
-    )
-
-
-def _is_started(config: RunConfig, training: RunConfig, folders: Mapping[str, Path], directory: Path) -> bool:
-    """Whether the folder holds a run of this config and text to go on with.
-
-    Raises ConfigError if it holds another's.
-    """
-    if not list_checkpoints(directory):
-        return False
-    fix = "choose another --run-dir, or delete that folder"
-    saved: Json = read_state(newest_valid(directory))["config"]
-    different = [
-        f"{section}.{key}"
-        for section, values in _deciding(training).items()
-        for key, value in values.items()
-        if value != saved.get(section, {}).get(key)
-    ]
-    if different:
-        raise ConfigError(f"{directory} holds a run with other settings ({', '.join(different)})", fix)
-    texts = text_parts(config.data)
-    for name, folder in folders.items():
-        if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_parts(config.data) else "validation_corpus"
-            found = open_corpus(texts[name], config.data).fingerprint
-            if read_manifest(folder).inputs.get(side) != found:
-                raise ConfigError(f"{directory} holds a run on other text", fix)
-    return True
-
-
 def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device: torch.device, say: Say) -> Json:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
@@ -157,7 +89,7 @@ def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device
         lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None),
     )
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
-    _say_stage(say, "evaluation", folder, reused, figures)
+    say_stage(say, "evaluation", folder, reused, figures)
     return metrics
 
 
@@ -179,5 +111,5 @@ def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.de
 
     folder = run_dir / "samples"
     samples, reused = make(folder / "samples.json", recipe, write)
-    _say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
+    say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
     return samples

@@ -7,20 +7,23 @@ checkpoint/tokenizer.json  -> the tokenizer; for chats it gets the tokens that i
 A run that goes on takes them from its own newest checkpoint, so that its parent may be gone by then.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from candlewick.artifacts import MANIFEST, canonical_json, file_sha256, read_manifest
 from candlewick.checkpoint.huggingface import from_hugging_face
-from candlewick.checkpoint.layout import MODEL, STATE, resolve
-from candlewick.checkpoint.load import read_state
+from candlewick.checkpoint.layout import STATE, resolve
+from candlewick.checkpoint.load import open_start, read_state
+from candlewick.checkpoint.safetensors import INDEX, MODEL
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.data.batches import BatchPlan
 from candlewick.errors import CheckpointError, ConfigError
+from candlewick.hub import SCHEME, open_repo, parse_uri
 from candlewick.parallel.env import detect
 from candlewick.pipeline.tokens import first_tokenizer
-from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 from candlewick.train.budget import planned_steps
 
 _FREE = {
@@ -39,21 +42,39 @@ def begin(config: RunConfig, newest: Path | None) -> tuple[RunConfig, dict[str, 
     start, parent = config.runtime.checkpoint.init_from, dict[str, str]()
     if newest is not None:
         saved = read_state(newest)["config"].get("runtime", {}).get("checkpoint", {}).get("init_from")
-        if saved != (start and str(start)):
+        if start is not None and saved is not None and _is_pinned(start, saved):
+            start = saved
+        if saved != start:
             raise ConfigError(
                 f"the run of {newest} has runtime.checkpoint.init_from={saved}, it goes on with {start}",
                 "set it to what the run began with, or resume without --config",
             )
         parent = {name: sha256 for name, sha256 in read_manifest(newest).inputs.items() if name == "parent"}
     elif start is not None:
-        folder = resolve(start)
+        if start.startswith(SCHEME):
+            start = str(replace(parse_uri(start), revision=open_repo(start).commit))
+        folder = open_start(start)
+        weights = folder / (MODEL if (folder / MODEL).is_file() else INDEX)
         is_ours = (folder / MANIFEST).is_file()
-        parent = {"parent": read_manifest(folder).id if is_ours else file_sha256(folder / MODEL)}
+        parent = {"parent": read_manifest(folder).id if is_ours else file_sha256(weights)}
     if start is not None:
-        config = starting_from(config, newest or start, first_tokenizer(config.data))
+        checkpoint = config.runtime.checkpoint.model_copy(update={"init_from": start})
+        runtime = config.runtime.model_copy(update={"checkpoint": checkpoint})
+        config = config.model_copy(update={"runtime": runtime})
+        config = starting_from(config, newest or open_start(start), first_tokenizer(config.data))
     plan = BatchPlan.of(config.data, config.sequence_length, detect(config.runtime).world_size)
     planned_steps(config.scheduler, plan, sequence_length=config.sequence_length, epoch_rows=1)
     return config, parent
+
+
+def _is_pinned(start: str, saved: str) -> bool:
+    """Whether `saved` is the address `start` with the commit that its branch had when the run began."""
+    if not (start.startswith(SCHEME) and saved.startswith(SCHEME)):
+        return False
+    ours, theirs = parse_uri(start), parse_uri(saved)
+    return (ours.name, ours.path) == (theirs.name, theirs.path) and len(ours.revision or "") != len(
+        theirs.revision or ""
+    )
 
 
 def starting_from(config: RunConfig, checkpoint: Path, tokenizer: Path | None) -> RunConfig:
@@ -67,10 +88,11 @@ def starting_from(config: RunConfig, checkpoint: Path, tokenizer: Path | None) -
     model = _combine(config.model, shape if saved is None else saved.model, folder)
     base = Tokenizer.load(folder)
     given = config.tokenizer.tokenizer_json or tokenizer
-    loaded = base if given is None else Tokenizer.load(given)
+    loaded = open_tokenizer(config.tokenizer) or (base if tokenizer is None else Tokenizer.load(tokenizer))
     if loaded.sha256 not in (base.sha256, base.with_chat_tokens().sha256):
         raise ConfigError(
-            f"{given} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has {base.sha256[:12]}",
+            f"{given or config.tokenizer.vocab} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has "
+            f"{base.sha256[:12]}",
             "leave tokenizer.tokenizer_json null, and prepare token datasets with the checkpoint's tokenizer",
         )
     size = (loaded.with_chat_tokens() if config.data.format == "chat" else loaded).vocab_size

@@ -15,14 +15,18 @@ from pathlib import Path
 
 from candlewick.artifacts import Manifest, json_sha256
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.data.batches import BatchPlan
 from candlewick.data.cache import is_cached, touch, trim
-from candlewick.data.prepare import Text, prepare
+from candlewick.data.prepare import Named, Text, prepare
 from candlewick.data.recipe import Recipe
-from candlewick.data.sources import open_corpus
 from candlewick.data.token_shards import is_token_dataset
 from candlewick.errors import ConfigError, DataError
-from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of
+from candlewick.hub import SCHEME
+from candlewick.parallel.env import detect
+from candlewick.pipeline.tokenizer_stage import make_tokenizer, recipe_of, training_text_of
 from candlewick.progress import bytes_progress
+from candlewick.tokenizer.bpe import open_tokenizer
+from candlewick.train.budget import planned_steps
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ def with_tokens(config: RunConfig) -> RunConfig:
 
     Raises what reading the text raises.
     """
+    config = with_budget(config)
     data, cache = config.data, config.data.cache_dir
     text = text_parts(data)
     if not text:
@@ -53,8 +58,31 @@ def with_tokens(config: RunConfig) -> RunConfig:
     named = naming_tokens(config, folders)
     if data.cache_max_bytes is not None and not reused:
         datasets = (Path(uris[0]) for uris in parts_of(named.data).values())
-        trim(cache, data.cache_max_bytes, {tokenizer, *tokenizer.parents, *datasets})
+        kept = {tokenizer, *tokenizer.parents} if isinstance(tokenizer, Path) else set[Path]()
+        trim(cache, data.cache_max_bytes, {*kept, *datasets})
     return named
+
+
+def with_budget(config: RunConfig) -> RunConfig:
+    """Return the config with `data.max_tokens` set to what the schedule reads, if that is left open and known."""
+    data, scheduler = config.data, config.scheduler
+    is_streamed = any(uri.startswith(SCHEME) for uris in training_parts(data).values() for uri in uris)
+    if not is_streamed or data.max_tokens is not None:
+        return config
+    length = config.sequence_length
+    plan = BatchPlan.of(data, length, detect(config.runtime).world_size)
+    if scheduler.total_steps is None and scheduler.total_tokens is None:
+        if data.max_documents is not None:
+            return config
+        raise ConfigError(
+            "text of the Hub has no end here: neither its size nor a number of steps or tokens is set",
+            "set scheduler.total_steps or total_tokens, data.max_tokens, or data.max_documents",
+        )
+    steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
+    assert steps is not None, "it has steps or tokens"
+    tokens = plan.samples_after(steps) * length
+    logger.info("the run reads %d tokens: so many are prepared of text on the Hub", tokens)
+    return config.model_copy(update={"data": data.model_copy(update={"max_tokens": tokens})})
 
 
 def training_parts(data: DataConfig) -> Parts:
@@ -90,11 +118,12 @@ def naming_tokens(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
         "validation_sets": {name: named[f"validation_{name}"] for name in data.validation_sets},
     }
     first = Path(next(iter(named.values()))[0])
-    tokenizer = config.tokenizer.model_copy(update={"tokenizer_json": first / "tokenizer"})
+    given = {"tokenizer_json": first / "tokenizer", "vocab": None, "merges": None, "special_tokens": None}
+    tokenizer = config.tokenizer.model_copy(update=given)
     return config.model_copy(update={"data": data.model_copy(update=update), "tokenizer": tokenizer})
 
 
-def make_tokens(data: DataConfig, name: str, tokenizer: Path, output: Path) -> tuple[Manifest, bool]:
+def make_tokens(data: DataConfig, name: str, tokenizer: Named, output: Path) -> tuple[Manifest, bool]:
     """Prepare one part of the text at `output`; whether it was there already."""
     hold_out = not data.validation_shards
     with bytes_progress(name) as progress:
@@ -137,13 +166,19 @@ def first_tokenizer(data: DataConfig) -> Path | None:
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
-def _tokenizer(config: RunConfig, cache: Path) -> tuple[Path, bool]:
+def given_tokenizer(config: RunConfig) -> Named | None:
+    """Return the tokenizer that a run names, else that of its first token dataset; a folder where it has one."""
+    opened = open_tokenizer(config.tokenizer)
+    return config.tokenizer.tokenizer_json or opened or first_tokenizer(config.data)
+
+
+def _tokenizer(config: RunConfig, cache: Path) -> tuple[Named, bool]:
     """Return the tokenizer for the run's text, made in the cache if none is given, and whether it was there."""
     data, settings = config.data, config.tokenizer
-    given = settings.tokenizer_json or first_tokenizer(data)
+    given = given_tokenizer(config)
     if given is not None:
         return given, True
-    folder = _place(cache, recipe_of(open_corpus(training_text(data), data), settings))
+    folder = _place(cache, recipe_of(training_text_of(training_text(data), data, settings), settings))
     _, reused = train_tokenizer(data, settings, folder)
     logger.info("tokenizer %s: %s", "reused" if reused else "made", folder)
     touch(folder)

@@ -19,7 +19,7 @@ from candlewick.log import add_file
 from candlewick.model.transformer import Transformer
 from candlewick.pipeline.start import begin
 from candlewick.pipeline.tokens import parts_of, text_parts, training_parts, with_tokens
-from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 from candlewick.train.build import Sampler, TrainingData, build
 
 
@@ -121,7 +121,7 @@ def open_validation(config: RunConfig) -> TokenSplit:
 def _open_all(config: RunConfig) -> tuple[Tokenizer, Mapping[str, TokenDataset]]:
     folders = {name: Path(uris[0]) for name, uris in parts_of(config.data).items()}
     first = next(iter(folders.values()))
-    tokenizer = Tokenizer.load(config.tokenizer.tokenizer_json or first / "tokenizer")
+    tokenizer = open_tokenizer(config.tokenizer) or Tokenizer.load(first / "tokenizer")
     for folder in folders.values():
         touch(folder)
     opened = {

@@ -1,10 +1,11 @@
 """A tokenizer as an artifact: a folder that Hugging Face readers load, with a manifest of how it was made.
 
-    tokenizer.json  tokenizer_config.json  manifest.json (kind "tokenizer", version 1)
+    tokenizer.json  tokenizer_config.json  vocab.json  merges.txt  manifest.json (kind "tokenizer", version 1)
 
 `inputs` and `config` come from who made it; `details` say what was counted, `bytes_per_token` on held-out text.
 """
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from candlewick import __version__
-from candlewick.artifacts import Manifest, publish, staging
+from candlewick.artifacts import FileEntry, Manifest, publish, staging, write_durable
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.files import MERGES_TXT, VOCAB_JSON
 from candlewick.tokenizer.report import measure
 from candlewick.tokenizer.train import TrainReport
 
@@ -52,8 +54,19 @@ def write_artifact(
     }
     made = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
     with staging(output) as aside:
-        files = tuple(tokenizer.write(aside))
+        files = (*tokenizer.write(aside), *write_vocabulary(tokenizer, aside))
         return publish(aside, output, Manifest(KIND, VERSION, inputs, config, files, details, made))
+
+
+def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[FileEntry]:
+    """Write the two files that older readers know, of a byte-level tokenizer: no token holds a space."""
+    model = json.loads(tokenizer.json_bytes)["model"]
+    merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
+    vocab = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))
+    return [
+        write_durable(folder / VOCAB_JSON, vocab.encode()),
+        write_durable(folder / MERGES_TXT, f"#version: 0.2\n{merges}".encode()),
+    ]
 
 
 def provenance(**more: Any) -> dict[str, Any]:

@@ -1,93 +1,116 @@
-"""Byte-level BPE: any text <-> ids, without loss.
+"""Text <-> ids: byte-level BPE without loss, and the tokenizers of others as they are.
 
     text --pattern--> pre-tokens --UTF-8 bytes--> 256 base tokens --merges--> ids
 
-No normalizer, so decomposed accents and odd spaces stay what they are; all 256 bytes are tokens, so nothing is
-unknown. Merges never cross the borders that the pattern draws around words, digits, punctuation and line ends. It
-is the pattern of Qwen2, since readers such as llama.cpp know patterns by name and refuse new ones. `<|endoftext|>`
-(id 0) goes before each document. Text can never produce it: the same letters in a text become ordinary tokens.
+Ours has no normalizer, so decomposed accents and odd spaces stay what they are; all 256 bytes are tokens, so
+nothing is unknown. Merges never cross the borders that the pattern draws around words, digits, punctuation and
+line ends. It is the pattern of Qwen2, since readers such as llama.cpp know patterns by name and refuse new ones.
+`<|endoftext|>` (id 0) goes before each document. Text can never produce it: the same letters in a text become
+ordinary tokens.
 
-On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json` that names the class which reads the
-former as it is. A file from elsewhere is checked before use: its pattern must be a known one (others can hang or
-kill the process), its ids dense, its special tokens special.
+On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json` that names the class which reads
+the former as it is. One from elsewhere is checked before use (`tokenizer.check`), keeps every byte of its file,
+and says itself what begins and ends a document (`tokenizer.special`). It may lose text: `changes` says what.
 
 For chats there are two more special tokens (`tokenizer.chat`); a tokenizer without them gets them as its last ids.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from tokenizers import Tokenizer as RustTokenizer
-
 from candlewick.artifacts import FileEntry, write_durable
+from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
+from candlewick.tokenizer.check import BYTE_OF, SPACE, Json, check, load_rust, parse_object, without_prefix
+from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
+from candlewick.tokenizer.files import TOKENIZER_JSON, Listed, join_files, read_files, read_special_tokens
+from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_of
 
-DELIMITER = "<|endoftext|>"
-PADDING = "<|padding|>"
-MESSAGE_START = "<|im_start|>"
-MESSAGE_END = "<|im_end|>"
-CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
-TOKENIZER_JSON = "tokenizer.json"
-TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
-
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PATTERNS = {
-    "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
-    "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,
-}
-_MAX_BYTES = 64 << 20
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_BPE_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
 
-Json = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """A checked tokenizer. Ids are 0 to `vocab_size` - 1."""
+    """A checked tokenizer. Ids are 0 to `vocab_size` - 1; a foreign one may lack some of them."""
 
-    def __init__(self, json_bytes: bytes, where: str = "the tokenizer") -> None:
-        """Read the content of a tokenizer.json. Raises TokenizerError, which calls it `where`."""
-        tree = _parse(json_bytes, where)
-        self.pattern = _check(tree, where)
-        self._rust = _load_rust(tree, where)
-        self._rust.encode_special_tokens = True  # in text they are plain text
+    def __init__(
+        self, json_bytes: bytes, where: str = "the tokenizer", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read the content of a tokenizer.json, and of its tokenizer_config.json.
+
+        Raises TokenizerError, which calls it `where`.
+        """
+        tree = parse_object(json_bytes, where)
+        self._facts = facts = check(tree, where)
+        if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
+            tree["model"]["dropout"] = None
+        self._rust = load_rust(tree, where)
+        self.roles = roles = find_roles(tree, facts.special, settings or {}, where)
+        self._tree, self._template = tree, (settings or {}).get("chat_template")
         self.json_bytes = json_bytes
+        self.encoder_json = json.dumps(tree).encode() if dropout else json_bytes
+        """What encoders read: without dropout."""
         self.sha256 = hashlib.sha256(json_bytes).hexdigest()
-        self.vocab_size: int = self._rust.get_vocab_size()
-        self.padding_id: int | None = self._rust.token_to_id(PADDING)
-        self.delimiter_id = cast(int, self._rust.token_to_id(DELIMITER))
-        special = {token["content"] for token in tree["added_tokens"]}
+        self.pattern, self.vocab_size = facts.pattern, facts.size
+        self.delimiter, self.delimiter_id = roles.delimiter, facts.special[roles.delimiter]
+        self.end_id = None if roles.end is None else facts.special[roles.end]
+        """What ends each document; None in our own convention, where nothing does."""
+        self.padding_id = None if roles.padding is None else facts.special[roles.padding]
+        self.stop_ids = tuple(facts.special[token] for token in roles.stops)
+        """What ends a text that a model writes."""
+        self.missing_bytes, self.changes, self.is_lossless = facts.missing_bytes, facts.changes, not facts.changes
         self.chat_ids: tuple[int, int] | None = None  # of CHAT_TOKENS
-        if special.issuperset(CHAT_TOKENS):
-            self.chat_ids = cast("tuple[int, int]", tuple(map(self._rust.token_to_id, CHAT_TOKENS)))
+        if facts.special.keys() >= set(CHAT_TOKENS):
+            self.chat_ids = cast("tuple[int, int]", tuple(map(facts.special.get, CHAT_TOKENS)))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Load a tokenizer.json, or the one in a folder. Raises TokenizerError if it cannot be used."""
-        file = path / TOKENIZER_JSON if path.is_dir() else path
-        try:
-            with file.open("rb") as stream:
-                content = stream.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise TokenizerError(
-                f"{file} does not exist", "give a tokenizer.json or a folder that holds one"
-            ) from None
-        if len(content) > _MAX_BYTES:
-            raise TokenizerError(f"{file} is larger than {_MAX_BYTES >> 20} MiB, too large for a tokenizer")
-        return cls(content, str(file))
+        """Load a tokenizer.json, or what lies in a folder: that, else vocab.json and merges.txt.
+
+        Raises TokenizerError if it cannot be used. Warns, once, of bytes that it cannot say.
+        """
+        return _warned(cls(*read_files(path)))
+
+    @classmethod
+    def from_files(
+        cls, vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
+    ) -> "Tokenizer":
+        """Load the two files of a byte-level BPE, as the seed does. Raises and warns as `load` does.
+
+        `special_tokens` are names, or a file of them (`files.read_special_tokens`); else known names are special.
+        """
+        return _warned(cls(*join_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space)))
+
+    @cached_property
+    def going_on_json(self) -> bytes | None:
+        """What encodes a text that goes on; None if that is no different, else without a space before it."""
+        return json.dumps(without_prefix(self._tree)).encode() if self._facts.adds_space else None
+
+    @property
+    def template(self) -> list[str]:
+        """What the library makes of a text, $A, if it is asked to add special tokens; empty: nothing."""
+        return template_of(self._tree)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Every special token and its id."""
+        return dict(self._facts.special)
 
     def with_chat_tokens(self) -> "Tokenizer":
         """Return this tokenizer if it has the tokens of a chat, else one with the missing ones as its last ids."""
+        names = self.roles.names
         if self.chat_ids is not None:
-            return self
+            return self if self._template is None else Tokenizer(self.json_bytes, settings=names)
         tree = json.loads(self.json_bytes)
         known = {token["content"] for token in tree["added_tokens"]}
         next_id = self.vocab_size
@@ -97,7 +120,7 @@ class Tokenizer:
                 next_id += number == next_id
                 token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
                 tree["added_tokens"].append({"id": number, "content": content, **token, "special": True})
-        return Tokenizer(json.dumps(tree, indent=2, ensure_ascii=False).encode())
+        return Tokenizer(json.dumps(tree, indent=2, ensure_ascii=False).encode(), settings=names)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; nothing is added. Raises TokenizerError for half a surrogate pair in it."""
@@ -113,31 +136,83 @@ class Tokenizer:
             raise TokenizerError(f"there is no token {wrong}", f"ids are 0 to {self.vocab_size - 1}")
         return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
+    def decode_part(self, ids: Sequence[int]) -> str:
+        """Return the text of ids that other ids precede, special tokens left out.
+
+        It is `decode`, but for tokenizers that take a space from the beginning of a text.
+        """
+        special = self._special_ids
+        return b"".join(self.token_bytes(i) for i in ids if i not in special).decode(errors="replace")
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self._facts.special.values())
+
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; of a special token, its name."""
-        text = cast(str, self._rust.id_to_token(token))
-        return bytes(_BYTE_OF[char] for char in text) if set(text) <= _BYTE_OF.keys() else text.encode()
+        """Return the bytes that a token stands for; of a special token, its name; of an id without one, none."""
+        text = self._rust.id_to_token(token) or ""
+        if self._facts.is_byte_level:
+            return bytes(BYTE_OF[char] for char in text) if set(text) <= BYTE_OF.keys() else text.encode()
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            return bytes.fromhex(text[3:5])
+        return text.replace(SPACE, " ").encode()
 
     def write(self, folder: Path, *, model_max_length: int | None = None) -> list[FileEntry]:
         """Write tokenizer.json and tokenizer_config.json into `folder`, durably."""
-        special = {"bos_token": DELIMITER, "eos_token": DELIMITER}
-        if self.padding_id is not None:
-            special["pad_token"] = PADDING
         # without this class, readers build their own tokenizer from the model's type, with other ids
         config: Json = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **special,
+            **self.roles.names,
         }
-        if self.chat_ids is not None:
-            config["chat_template"] = _CHAT_TEMPLATE
+        if self._facts.adds_space and self._facts.is_byte_level:
+            config["add_prefix_space"] = True  # older readers set it to what stands here
+        if self._template is not None or self.chat_ids is not None:
+            config["chat_template"] = self._template or self._chat_template()
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         return [
             write_durable(folder / TOKENIZER_JSON, self.json_bytes),
-            write_durable(folder / TOKENIZER_CONFIG_JSON, text.encode()),
+            write_durable(folder / CONFIG_JSON, text.encode()),
         ]
+
+    def _chat_template(self) -> str:
+        """Return what makes Hugging Face readers give the ids of `tokenizer.chat`."""
+        roles = self.roles
+        own = "" if roles.end is None else f"{{% else %}}{{{{ {roles.end!r} }}}}"
+        begin = "bos_token" if roles.names["bos_token"] == roles.delimiter else repr(roles.delimiter)
+        return _CHAT_TEMPLATE.replace("bos_token", begin).removesuffix("{% endif %}") + own + "{% endif %}"
+
+
+def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
+    """Return the tokenizer that a configuration names, None if it names none. Raises TokenizerError."""
+    if config.tokenizer_json is not None:
+        tokenizer = Tokenizer.load(config.tokenizer_json)
+        if config.special_tokens is not None:
+            read_special_tokens(config.special_tokens, tokenizer.special_tokens)
+        return tokenizer
+    if config.vocab is None or config.merges is None:
+        return None
+    return Tokenizer.from_files(config.vocab, config.merges, config.special_tokens)
+
+
+def _warned(tokenizer: Tokenizer) -> Tokenizer:
+    """Return it; warn of bytes that it cannot say, once in a process."""
+    if tokenizer.missing_bytes:
+        _warn(tokenizer.sha256, tokenizer.changes[0])
+    elif tokenizer.changes:
+        _log.debug("with this tokenizer, %s", "; ".join(tokenizer.changes))
+    return tokenizer
+
+
+@lru_cache(maxsize=64)
+def _warn(_sha256: str, change: str) -> None:
+    _log.warning(
+        "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only "
+        "for a model that was trained with it",
+        change,
+    )
 
 
 def surrogate_error(texts: Sequence[str]) -> TokenizerError:
@@ -151,99 +226,3 @@ def surrogate_error(texts: Sequence[str]) -> TokenizerError:
                 "remove or replace it",
             )
     return TokenizerError("the input is not text")
-
-
-def _byte_of() -> dict[str, int]:
-    """The printable character that stands for each byte in a vocabulary (GPT-2's table), inverted."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_of()
-
-
-def _parse(content: bytes, where: str) -> Json:
-    def unique(pairs: list[tuple[str, Any]]) -> Json:
-        section = dict(pairs)
-        if len(section) < len(pairs):
-            raise ValueError("a key is given twice")
-        return section
-
-    try:
-        tree: object = json.loads(content, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{where} is not valid JSON: {str(error)[:200]}", "get the file again") from None
-    if not isinstance(tree, dict):
-        raise TokenizerError(f"{where} is not a tokenizer: it holds no object", "get the file again")
-    return cast(Json, tree)
-
-
-def _check(tree: Json, where: str) -> str:
-    """Refuse everything but lossless byte-level BPE with a known pattern; return the pattern's name."""
-
-    def require(condition: bool, what: str) -> None:
-        if not condition:
-            raise TokenizerError(
-                f"{where} cannot be used: {what}", "use a tokenizer made by `candlewick tokenizer`"
-            )
-
-    require(tree.get("normalizer") is None, "it has a normalizer, which changes text")
-    require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
-    require(_type(tree.get("post_processor")) in (None, "ByteLevel"), "it adds tokens to texts (post_processor)")
-    require(_type(tree.get("decoder")) == "ByteLevel", "its decoder is not ByteLevel")
-    pattern = _find_pattern(tree.get("pre_tokenizer"))
-    require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2")))
-    model = tree.get("model")
-    require(isinstance(model, dict) and _type(model) == "BPE", "its model is not BPE")
-    bpe = cast(Json, model)
-    off = [name for name in (*_BPE_OFF, "ignore_merges") if bpe.get(name)]
-    require(not off, f"its model sets {', '.join(off)}")
-    vocab, merges = bpe.get("vocab"), bpe.get("merges")
-    require(isinstance(vocab, dict) and isinstance(merges, list), "it has no vocabulary or no merges")
-    ids: dict[str, object] = dict(cast(Json, vocab))
-    require(_BYTE_OF.keys() <= ids.keys(), "its vocabulary lacks some of the 256 bytes")
-    added = tree.get("added_tokens")
-    require(isinstance(added, list), "it has no added tokens")
-    for token in cast("list[object]", added):
-        match token:
-            case {"content": str(content), "id": int(number), "special": True, "lstrip": False, "rstrip": False}:
-                require(ids.setdefault(content, number) == number, f"{content[:40]!r} has two ids")
-            case _:
-                require(False, f"the added token {str(token)[:80]} is not special, or takes spaces with it")
-    require(DELIMITER in ids, f"it has no document delimiter {DELIMITER}")
-    numbers = [i for i in ids.values() if type(i) is int]
-    dense = len(numbers) == len(ids) and set(numbers) == set(range(len(ids)))
-    require(dense, f"its {len(ids)} ids are not 0 to {len(ids) - 1}, each once")
-    return cast(str, pattern)
-
-
-def _type(part: object) -> object:
-    return cast(Json, part).get("type") if isinstance(part, dict) else part
-
-
-def _find_pattern(part: object) -> str | None:
-    """Name the pre-tokenizer, if it is a known one to the letter."""
-    match part:
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False},
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-            ],
-        }:
-            return next((name for name, known in PATTERNS.items() if known == regex), None)
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
-            return "gpt2"
-        case _:
-            return None
-
-
-def _load_rust(tree: Json, where: str) -> RustTokenizer:
-    """Hand over what was checked, not the file: two JSON readers may differ on odd input."""
-    try:
-        return RustTokenizer.from_str(json.dumps(tree))
-    except BaseException as error:  # a panic in Rust derives from BaseException alone
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise TokenizerError(f"{where} is not a tokenizer: {str(error)[:200]}", "get the file again") from None

@@ -31,7 +31,13 @@ class ChatTokens:
                 "the tokenizer has no tokens for chats", "prepare chat data with it: data.format: chat adds them"
             )
         self.start_id, self.end_id = tokenizer.chat_ids
-        (self.newline_id,) = tokenizer.encode("\n")  # every byte is a token
+        newline = tokenizer.encode("\n")
+        if [tokenizer.token_bytes(token) for token in newline] != [b"\n"] or tokenizer.missing_bytes:
+            raise TokenizerError(
+                "the tokenizer is not one for chats: it changes text, or a line end is not one token of it",
+                "train one with `candlewick tokenizer train`",
+            )
+        (self.newline_id,) = newline
         sizes = (len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size))
         self._bytes = np.fromiter(sizes, np.int64, tokenizer.vocab_size)
 
@@ -65,4 +71,6 @@ def encode_chat(
     if add_generation_prompt:
         prompt = [chat.start_id, *tokenizer.encode(message_text(ANSWER, ""))]
         ids, mask = ids + prompt, mask + [0] * len(prompt)
+    elif tokenizer.end_id is not None:
+        ids, mask = [*ids, tokenizer.end_id], [*mask, 0]
     return ids, mask

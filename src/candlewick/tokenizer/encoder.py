@@ -9,6 +9,7 @@ nothing is added.
 
 import importlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,13 @@ from candlewick.tokenizer.bpe import surrogate_error
 # the reference makes some 100 bytes of objects per byte of text
 _BATCH_CHARS = 1 << 18
 _BATCH_TEXTS = 1 << 10
+# what tokenizers do differently: spaces at the ends, marks, compatibility forms, scripts, names of tokens
+_PROBES: list[str] = re.split(
+    r"\|",
+    "| |a| a b  c\n\n d\t|It's 1234\r\n x|e\u0301 \ufb01 \uff21 \u0130\u00c5 \u212b|\u2581a \u2581|\u65e5\u672c"
+    "\u3000\u0e44\u0e17 \U0001f44d\U0001f3fd\u200d|\0\x1c\x85\u2028\ufeff\ufffd\U0010ffff|<bos> <s></s><unk>"
+    "|a<pad>b <think> c</think>\n<tool_call>|<0x41>",
+)
 
 Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
 Item = TypeVar("Item")
@@ -44,11 +52,15 @@ class Encoder(Protocol):
 
 def make_encoder(tokenizer_json: bytes) -> Encoder:
     """Return the fastest encoder that there is for the content of a checked tokenizer.json."""
+    reference = ReferenceEncoder(tokenizer_json)
     try:
-        return FastEncoder(tokenizer_json)
+        fast = FastEncoder(tokenizer_json)
+        if not all(map(np.array_equal, fast.encode(_PROBES), reference.encode(_PROBES))):
+            raise EnvironmentFault("fastokens gives other ids with this tokenizer", "use tokenizers")
     except EnvironmentFault as fault:
         _log.warning("encoding with the reference, which is some 40 times slower: %s", fault)
-        return ReferenceEncoder(tokenizer_json)
+        return reference
+    return fast
 
 
 class ReferenceEncoder:

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Regex, decoders, models, trainers
@@ -21,12 +21,13 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import pre_tokenizers as pre
 
 from candlewick.errors import ConfigError, TokenizerError
-from candlewick.tokenizer.bpe import DELIMITER, PADDING, PATTERNS, Tokenizer, surrogate_error
+from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
+from candlewick.tokenizer.check import PATTERNS
+from candlewick.tokenizer.special import DELIMITER, PADDING
 
 PATTERN = "qwen2"
 PIECE_CHARS = 1 << 16
 MAX_TRAIN_BYTES = (1 << 31) - 1
-MIN_VOCAB_SIZE = 256 + 2
 MAX_RUN_CHARS = 512
 _TELL_BYTES = 1 << 20
 
@@ -70,20 +71,35 @@ def train_tokenizer(
     ConfigError for sizes that cannot be, TokenizerError if there is no text. A text too small for the vocabulary
     is in the report, and a warning.
     """
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise ConfigError(f"vocab_size={vocab_size} is too small: 256 bytes and 2 special tokens are always in")
     if not 0 < max_train_bytes <= MAX_TRAIN_BYTES:
         raise ConfigError(
             f"max_train_bytes={max_train_bytes} is not in 1 to {MAX_TRAIN_BYTES}: pairs are counted in 32 bits",
             "lower tokenizer.max_train_bytes; the text is then taken evenly from the corpus",
         )
-    start = time.monotonic()
     reader = TrainingText(max_train_bytes, total_bytes, progress)
-    rust = _untrained()
+    special = (DELIMITER, PADDING)
+    return fit(_untrained(), reader, texts, vocab_size=vocab_size, min_frequency=min_frequency, special=special)
+
+
+def fit(
+    rust: RustTokenizer,
+    reader: "TrainingText",
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    min_frequency: int,
+    special: Sequence[str],
+) -> tuple[Tokenizer, TrainReport]:
+    """Train a byte-level tokenizer on what `reader` takes of the texts; see `train_tokenizer`."""
+    start, always = time.monotonic(), 256 + len(special)
+    if vocab_size < always:
+        raise ConfigError(
+            f"vocab_size={vocab_size} is too small: 256 bytes and {len(special)} special tokens are always in"
+        )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[DELIMITER, PADDING],
+        special_tokens=list(special),
         initial_alphabet=pre.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -103,7 +119,7 @@ def train_tokenizer(
         _log.warning(
             "the text is too small for %d tokens: only %d pairs occur at least %d times, the vocabulary has %d",
             vocab_size,
-            tokenizer.vocab_size - MIN_VOCAB_SIZE,
+            tokenizer.vocab_size - always,
             min_frequency,
             tokenizer.vocab_size,
         )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from candlewick.checkpoint.huggingface import obstacle
 from candlewick.checkpoint.layout import checkpoint_directory, newest_valid, sweep
-from candlewick.checkpoint.load import STATE_VERSION, Resumed, initialize_from, resume
+from candlewick.checkpoint.load import STATE_VERSION, Resumed, initialize_from, open_start, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.config import BestConfig, RunConfig
 from candlewick.data.batches import BatchPlan
@@ -89,7 +90,10 @@ def build(
     if resume_run:
         resumed = resume(objective.model, newest_valid(checkpoints))
         _check_same_shape(config, resumed)
-        loader.restore(resumed.state["loader"])
+        if resumed.state["loader"]:
+            loader.restore(resumed.state["loader"])
+        else:
+            logger.info("the data begins at its first row: the checkpoint was imported")
         state = _restore(resumed, optimizer, distributed.device)
         course = Course(plan, state.step, loader.samples)
         # a time budget became a number of steps when the run was young; another end or budget is read anew
@@ -114,6 +118,19 @@ def build(
         best=best,
     )
     return Trainer(parts, state, config.runtime, config.scheduler, config.optimizer)
+
+
+def forecast(config: RunConfig, data: TrainingData) -> tuple[int | None, int]:
+    """Return the updates (None: a time budget decides) and the parameters of a new run, and build no model.
+
+    Raises what `build` would raise about text, batches, the run's length and the vocabulary.
+    """
+    distributed = detect(config.runtime)
+    plan = BatchPlan.of(config.data, config.sequence_length, distributed.world_size)
+    with closing(_build_loader(config, data, plan, distributed)) as loader:
+        steps = _planned(config, Course(plan), loader)
+        _max_steps(config, Course(plan), loader, steps)
+    return steps, model_size(config.model, vocabulary_rows(config.model.vocab_size, data.tokenizer)).total
 
 
 def _snapshotter(
@@ -241,7 +258,7 @@ def _build_objective(
     model.init_buffers()
     initialize(model, config.runtime.seed)
     if is_new and config.runtime.checkpoint.init_from is not None:
-        initialize_from(model, config.runtime.checkpoint.init_from)
+        initialize_from(model, open_start(config.runtime.checkpoint.init_from))
     objective = NextTokenLoss(model, num_tokens=tokenizer.vocab_size)
     parallelize(objective, model, distributed, config.runtime.recompute)
     return objective.train()

@@ -37,7 +37,8 @@ class Reporter:
         self._trackers: list[Tracker] = [JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
-            self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step))
+            every = runtime.logging.tensorboard_flush_every_n
+            self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
 
     @contextmanager
     def running(self, state: TrainState) -> Generator[None]:

@@ -130,9 +130,12 @@ class JsonlTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard event files. With `resume_step`, TensorBoard forgets what came after that step."""
+    """Writes TensorBoard event files. With `resume_step`, TensorBoard forgets what came after that step.
 
-    def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
+    The files are brought up to date every 10 seconds, or after each `flush_every` rows.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None, flush_every: int | None = None) -> None:
         try:
             writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         except ImportError as error:
@@ -141,12 +144,17 @@ class TensorBoardTracker:
                 "pip install 'candlewick[tensorboard]', or set runtime.logging.tensorboard=false",
             ) from None
         purge = None if resume_step is None else resume_step + 1
-        self._writer: Any = writer(str(folder), purge_step=purge, flush_secs=10)
+        seconds = 10 if flush_every is None else 1 << 30
+        self._writer: Any = writer(str(folder), purge_step=purge, flush_secs=seconds)
+        self._flush_every, self._rows = flush_every, 0
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Record each figure as a scalar."""
         for name, value in row.items():
             self._writer.add_scalar(name, value, step)
+        self._rows += 1
+        if self._flush_every is not None and self._rows % self._flush_every == 0:
+            self._writer.flush()
 
     def text(self, step: int, name: str, text: str) -> None:
         """Record a text; indented, because TensorBoard shows Markdown."""

@@ -86,7 +86,9 @@ class Trainer:
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = parts.loader.next()
-                share = multiplier(self.scheduler, state.step, state.total_steps)
+                share = multiplier(
+                    self.scheduler, state.step, state.total_steps, peak=self.optimizer.learning_rate
+                )
                 parts.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
@@ -98,13 +100,20 @@ class Trainer:
                 self._plan_end()
                 self._stop_if_asked()
                 self._evaluate_if_due()
-                if self._due(runtime.checkpoint.every_n_steps):
+                if self._due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                     self._save()
                 self._stop_if_asked()
             return self._finish()
 
-    def _due(self, every: int | None) -> bool:
-        return every is not None and self.state.step % every == 0
+    def _due(self, steps: int | None, epochs: int | None = None) -> bool:
+        """Whether so many updates have passed again, or the last one completed so many passes over the rows."""
+        step = self.state.step
+        if steps is not None and step % steps == 0:
+            return True
+        if epochs is None or not step:
+            return False
+        period, samples_after = epochs * self.parts.loader.num_rows, self.parts.course.samples_after
+        return samples_after(step) // period > samples_after(step - 1) // period
 
     def _step(self, update: Update) -> StepResult:
         """Make one update, with an eye on the model when its statistics are due."""
@@ -140,7 +149,9 @@ class Trainer:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
         parts, state, settings = self.parts, self.state, self.runtime.evaluation
         is_last = state.step == state.total_steps
-        if state.step == state.evaluated_step or not (is_last or self._due(settings.every_n_steps)):
+        if state.step == state.evaluated_step or not (
+            is_last or self._due(settings.every_n_steps, settings.every_n_epochs)
+        ):
             return
         parts.reporter.trained()
         metrics = parts.evaluate(settings.max_batches)

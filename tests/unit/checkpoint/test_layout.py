@@ -78,3 +78,11 @@ def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
     sweep(tmp_path)
     sweep(tmp_path / "none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "step_000000003", "step_000000004"]
+
+
+def test_a_checkpoint_of_the_seed_is_named_as_one(tmp_path):
+    folder = tmp_path / "step_000000000007_global_000000000007"
+    folder.mkdir()
+    for path in (folder, tmp_path):
+        with pytest.raises(CheckpointError, match="is a checkpoint of the seed.*candlewick import candle"):
+            resolve(path)

@@ -1,10 +1,11 @@
 import hashlib
+import json
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from candlewick.checkpoint.safetensors import read_tensors, write_tensors
+from candlewick.checkpoint.safetensors import read_model, read_tensors, write_tensors
 from candlewick.errors import CheckpointError
 
 
@@ -40,3 +41,45 @@ def test_a_truncated_file_is_refused(tmp_path):
         (tmp_path / "x").write_bytes(content[:size])
         with pytest.raises(CheckpointError, match="not a readable safetensors file"):
             read_tensors(tmp_path / "x")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """A model in two files with an index, as Hugging Face writes large ones."""
+    write_tensors(tmp_path / "model-00001-of-00002.safetensors", {"a": torch.ones(2)})
+    write_tensors(tmp_path / "model-00002-of-00002.safetensors", {"b": torch.zeros(3)})
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return tmp_path
+
+
+def test_a_model_in_several_files_is_read_as_one(sharded):
+    tensors = read_model(sharded)
+    assert torch.equal(tensors["a"], torch.ones(2))
+    assert torch.equal(tensors["b"], torch.zeros(3))
+    write_tensors(sharded / "model.safetensors", {"c": torch.ones(1)})
+    assert read_model(sharded).keys() == {"c"}  # one whole file is the model
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        ("{", "is no index of weights"),
+        ("[]", "is no index of weights"),
+        ('{"weight_map": []}', "is no index of weights"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "which is no file beside it"),
+        ('{"weight_map": {"a": "/etc/a.safetensors"}}', "which is no file beside it"),
+        ('{"weight_map": {"a": "model.bin"}}', "which is no file beside it"),
+        ('{"weight_map": {"a": "model-00003.safetensors"}}', "does not exist"),
+        ('{"weight_map": {"z": "model-00001-of-00002.safetensors"}}', "has no z, which its index names"),
+    ],
+)
+def test_an_index_that_cannot_be_trusted(sharded, index, sentence):
+    (sharded / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_model(sharded)
+
+
+def test_a_folder_without_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_model(tmp_path)

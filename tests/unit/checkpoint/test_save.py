@@ -3,9 +3,11 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from tests import foreign
 
 from candlewick.artifacts import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_saved
@@ -13,6 +15,7 @@ from candlewick.checkpoint.layout import list_checkpoints, newest_valid
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
 from candlewick.errors import EnvironmentFault
+from candlewick.tokenizer.bpe import Tokenizer
 
 
 def step_of(folder):
@@ -165,3 +168,16 @@ def test_weights_are_not_copied_to_be_saved(make_model):
     model = make_model()
     pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     assert {name: tensor.data_ptr() for name, tensor in weights_of(model).items()} == pointers
+
+
+def test_a_checkpoint_with_a_tokenizer_of_others_names_its_tokens(make_snapshot, tmp_path):
+    foreign.write("llama3", tmp_path / "tok")
+    tokenizer = Tokenizer.load(tmp_path / "tok")
+    folder = save(tmp_path, replace(make_snapshot(3), tokenizer=tokenizer), max_keep=2)
+    config = json.loads((folder / "config.json").read_bytes())
+    generation = json.loads((folder / "generation_config.json").read_bytes())
+    names = {token["content"]: token["id"] for token in json.loads(tokenizer.json_bytes)["added_tokens"]}
+    begin, end, turn = (names[name] for name in ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"))
+    assert (config["bos_token_id"], config["eos_token_id"]) == (begin, end)
+    assert (generation["bos_token_id"], generation["eos_token_id"]) == (begin, [end, turn, begin])
+    assert Tokenizer.load(folder).roles == tokenizer.roles

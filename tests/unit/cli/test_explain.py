@@ -125,7 +125,6 @@ def test_every_setting_has_a_reader():
         if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
     }
     in_the_tree = {
-        "optimizer.algorithm",
         "model.rope_scaling.rope_type",
         "model.rope_theta",
         "model.rope_scaling.alpha",

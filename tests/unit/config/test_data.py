@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -55,3 +56,22 @@ def test_a_vocabulary_holds_at_least_the_bytes_and_the_special_tokens():
     assert TokenizerConfig(vocab_size=258).vocab_size == 258
     with pytest.raises(ValidationError, match="greater than or equal to 258"):
         TokenizerConfig(vocab_size=257)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"vocab": "v.json"}, "vocab and merges belong together"),
+        ({"merges": "m.txt"}, "vocab and merges belong together"),
+        ({"special_tokens": "s.txt"}, "it needs tokenizer_json or vocab"),
+        ({"max_train_lines": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_files_of_a_tokenizer_that_do_not_fit_are_refused(settings, said):
+    with pytest.raises(ValidationError, match=said):
+        TokenizerConfig.model_validate_json(json.dumps(settings))
+
+
+def test_both_layouts_of_a_tokenizer_may_be_named():
+    paths = {"tokenizer_json": "t.json", "vocab": "v.json", "merges": "m.txt", "special_tokens": "s.txt"}
+    assert TokenizerConfig.model_validate_json(json.dumps(paths)).vocab == Path("v.json")

@@ -26,7 +26,7 @@ def test_the_defaults_are_valid_and_survive_json():
         ({"runtime": {"precision": "int8"}}, "Input should be 'auto', 'fp32', 'bf16', 'fp16' or 'mixed'"),
         ({"runtime": {"sample": {"stop": [""]}}}, "at least 1 character"),
         ({"runtime": {"sample": {"min_p": 0}}}, "greater than 0"),
-        ({"runtime": {"checkpoint": {"max_keep": 1}}}, "greater than or equal to 2"),
+        ({"runtime": {"checkpoint": {"max_keep": 0}}}, "greater than or equal to 1"),
         ({"run": {}}, "not permitted"),
         ({"optimizer": {"learning_rate_scales": {"head": 2}}}, "head changes nothing: the head is the embedding"),
     ],

@@ -2,14 +2,16 @@ import json
 
 import numpy as np
 import pytest
+from tests import foreign
 
 from candlewick.artifacts import file_sha256
 from candlewick.config import DataConfig
-from candlewick.data import encode, pieces
+from candlewick.data import documents, encode, pieces
 from candlewick.data.encode import ShardMaker, Target, Task, read_receipt, receipt_entry
 from candlewick.data.plan import plan
 from candlewick.data.sources import open_corpus
 from candlewick.errors import DataError
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
 
 
@@ -252,3 +254,45 @@ class TestSelfCheck:
         check._spent = 1e9
         check.run([document for _, document in encode._documents(task, encode.BadText())][:1])
         assert not check._is_first
+
+
+@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2", "llama3", "qwen2"])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_documents_of_others_begin_and_end_as_their_convention_says(write, tmp_path, kind, is_cut, monkeypatch):
+    if is_cut:  # parts, and several shards
+        monkeypatch.setattr(pieces, "PART_BYTES", 200)
+        monkeypatch.setattr(documents, "PART_BYTES", 200)
+        monkeypatch.setattr(pieces, "MAX_PART_BYTES", 400)
+        monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1000)
+    foreign.write(kind, tmp_path / "out" / "tokenizer")
+    (tmp_path / "out" / "shards").mkdir()
+    own = Tokenizer.load(tmp_path / "out" / "tokenizer")
+    target = Target(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id)
+    texts = [text.replace("\n", " ").replace("\r", "") for text in foreign.texts(4, 30)]
+    maker = ShardMaker(target)
+    for task in tasks_of(write("in/a.jsonl", texts), validation_fraction=0.2):
+        receipt = maker.run(task)
+        assert sum(shard.text_bytes for shard in receipt.shards) == sum(len(text.encode()) for text in texts)
+    end = [] if own.end_id is None else [own.end_id]
+    tokens, ends = [], []
+    for text in texts[:24]:
+        tokens += [own.delimiter_id, *own.encode(text), *end]
+        ends.append(len(tokens))
+    assert read_back(target, "train") == (tokens, ends)
+
+
+def test_a_document_across_shards_ends_once(write, tmp_path):
+    foreign.write("seed_full", tmp_path / "out" / "tokenizer")
+    (tmp_path / "out" / "shards").mkdir()
+    own = Tokenizer.load(tmp_path / "out" / "tokenizer")
+    text = " ".join(foreign.texts(6, 300)).replace("\n", " ").replace("\r", "")
+    tasks = tasks_of(write("in/a.txt", text), shard_text_bytes=1 << 16)
+    assert len(tasks) > 1
+    maker = ShardMaker(Target(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id))
+    for task in tasks:
+        maker.run(task)
+    for split in ("train", "validation"):  # the tail of the file is held out
+        own_tokens, own_ends = read_back(maker.target, split)
+        assert own_ends == [len(own_tokens)]
+        assert (own_tokens.count(1), own_tokens.count(2)) == (1, 1)
+        assert (own_tokens[0], own_tokens[-1]) == (1, 2)

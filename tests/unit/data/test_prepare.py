@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests import foreign
 
 from candlewick.artifacts import read_manifest, verify
 from candlewick.config import DataConfig
@@ -122,7 +123,7 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
             yield number, work(task)
 
     monkeypatch.setattr(module, "in_processes", run_here)
-    with pytest.raises(Interrupted, match=r"stopped; the finished shards are kept in .*ds\.partial") as stop:
+    with pytest.raises(Interrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
     assert not out.exists()
@@ -321,3 +322,36 @@ def is_alive(group: int) -> bool:
         if int(its_group) == group and state != "Z":
             return True
     return False
+
+
+def test_the_manifest_names_what_ends_a_document_where_something_does(text_dir, tmp_path, tokenizer_dir):
+    foreign.write("seed_full", tmp_path / "tok")
+    seeds, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
+    assert seeds.details["delimiter"] == {"id": 1, "token": "<bos>", "where": "doc_start"}
+    assert seeds.details["end"] == {"id": 2, "token": "<eos>", "where": "doc_end"}
+    assert (seeds.config["delimiter_id"], seeds.config["end_id"]) == (1, 2)
+    ours, _ = prepare(config_of(text_dir), tokenizer_dir, tmp_path / "ours")
+    assert "end" not in ours.details
+    assert not ours.config.keys() & {"delimiter_id", "end_id"}
+    split = TokenDataset.open(tmp_path / "ds").split("train")
+    assert split.delimiter_id == 1
+    found = split.window(0, split.num_tokens).tolist()
+    assert found.count(1) == found.count(2) == seeds.details["splits"]["train"]["documents"]
+
+
+def test_another_convention_for_the_same_file_is_another_dataset(text_dir, tmp_path):
+    foreign.write("qwen2", tmp_path / "tok")
+    first, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
+    settings = {"bos_token": "<|endoftext|>", "eos_token": "<|im_start|>"}
+    (tmp_path / "tok" / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds") == (first, True)
+    settings = {"bos_token": "<|im_x|>"}
+    rust = foreign.qwen2()
+    rust.add_special_tokens(["<|im_x|>"])
+    (tmp_path / "tok" / "tokenizer.json").write_text(rust.to_str(), encoding="utf-8")
+    plain, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
+    (tmp_path / "tok" / "tokenizer_config.json").write_text(json.dumps(settings))
+    other, reused = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
+    assert not reused
+    assert plain.inputs == other.inputs
+    assert other.details["delimiter"]["token"] == "<|im_x|>"

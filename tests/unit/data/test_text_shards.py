@@ -405,7 +405,9 @@ def test_what_is_no_manifest_of_shards_is_refused(tmp_path, raw):
         verify_text(tmp_path)
 
 
-def test_another_artifact_is_not_text(tmp_path):
+def test_another_artifact_is_not_text(tokenizer_dir, tmp_path):
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
+        verify_text(tokenizer_dir)
     with staging(tmp_path / "other") as aside:
         publish(aside, tmp_path / "other", Manifest("tokenizer", 1, {}, {}, ()))
     with pytest.raises(ArtifactError, match="expected 'text'"):

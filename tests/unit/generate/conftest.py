@@ -8,13 +8,16 @@ from candlewick.model.transformer import Transformer
 class Letters:
     """A tokenizer of one letter per token; 0 is the delimiter."""
 
-    vocab_size, delimiter_id, chat_ids = 20, 0, None
+    vocab_size, delimiter_id, chat_ids, stop_ids = 20, 0, None, (0,)
 
     def encode(self, text):
         return [ord(letter) - 96 for letter in text]
 
     def decode(self, ids, *, skip_special=True):
         return "".join(chr(96 + token) for token in ids if token or not skip_special)
+
+    def decode_part(self, ids):
+        return self.decode(ids)
 
 
 @pytest.fixture

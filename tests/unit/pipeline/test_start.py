@@ -8,7 +8,7 @@ from candlewick.checkpoint.huggingface import from_hugging_face
 from candlewick.checkpoint.layout import newest_valid
 from candlewick.config import RunConfig
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.pipeline.start import begin, starting_from
+from candlewick.pipeline.start import _is_pinned, begin, starting_from
 from candlewick.pipeline.training import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -63,7 +63,7 @@ def test_the_context_may_be_stretched_and_the_rows_are_no_longer_than_it(checkpo
 
 
 def child_of(parent, **sections) -> RunConfig:
-    runtime = {"checkpoint": {"init_from": parent}, "device": "cpu"}
+    runtime = {"checkpoint": {"init_from": parent and str(parent)}, "device": "cpu"}
     return RunConfig.model_validate({"runtime": runtime, "scheduler": {"total_steps": 1}, **sections})
 
 
@@ -131,3 +131,12 @@ def test_rows_longer_than_the_models_context_are_refused(checkpoint):
 def test_there_must_be_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         starting_from(RunConfig(), tmp_path / "nowhere", None)
+
+
+def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
+    commit, name = "a" * 40, "hf://me/model"
+    assert _is_pinned(name, f"{name}@{commit}")
+    assert _is_pinned(f"{name}@main", f"{name}@{commit}")
+    assert not _is_pinned(f"{name}@{'b' * 40}", f"{name}@{commit}")
+    assert not _is_pinned("hf://me/other", f"{name}@{commit}")
+    assert not _is_pinned("folder", f"{name}@{commit}")

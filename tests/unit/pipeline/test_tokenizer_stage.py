@@ -160,3 +160,20 @@ def test_the_same_text_gives_the_same_artifact(make, tmp_path):
     assert not reused
     assert again.id == first.id
     assert json.loads((tmp_path / "tok" / "manifest.json").read_text())["files"] == content["files"]
+
+
+def test_the_first_documents_are_trained_on(make, text_dir):
+    whole, _ = make(uris=[str(text_dir / f"{number:02}.txt") for number in range(2)])
+    first, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_lines=2))
+    for name in ("bytes", "corpus_sha256", "heldout"):
+        assert first.details[name] == whole.details[name]
+    assert first.config == whole.config | {"max_train_lines": 2}
+    one, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_lines=7), data=DataConfig(documents="line"))
+    lines = "".join((text_dir / "00.txt").read_text().splitlines()[:7])
+    assert one.details["bytes"] == len(lines)
+
+
+def test_a_vocabulary_in_two_files_is_a_finished_tokenizer_too(make):
+    settings = TokenizerConfig(vocab=Path("v.json"), merges=Path("m.txt"))
+    with pytest.raises(ConfigError, match="vocab=v.json is a finished tokenizer .*to null to train one"):
+        make(settings=settings)

@@ -2,8 +2,10 @@ import json
 import shutil
 
 import pytest
+from tests import foreign
 
 from candlewick.artifacts import json_sha256, read_manifest
+from candlewick.config import TokenizerConfig
 from candlewick.data.token_shards import TokenDataset
 from candlewick.errors import ConfigError, DataError
 from candlewick.pipeline.tokens import parts_of, text_parts, token_dataset, with_tokens
@@ -144,3 +146,14 @@ def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
     with_tokens(with_data(tiny, **own, train_shards=[str(text_dir / "02.txt")]))
     names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir())
     assert names == ["tokenizer", "tokens"]
+
+
+def test_a_tokenizer_in_two_files_makes_the_tokens_and_then_lies_in_them(tiny, text_dir, tmp_path, cache):
+    foreign.seed(alphabet=True).model.save(str(tmp_path))
+    two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
+    config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
+    found = with_tokens(config.model_copy(update={"tokenizer": TokenizerConfig(**two)}))
+    assert found.tokenizer.vocab is None
+    own = open_data(found).tokenizer
+    assert own.sha256 == Tokenizer.from_files(**two).sha256
+    assert (own.delimiter_id, own.end_id) == (1, 2)

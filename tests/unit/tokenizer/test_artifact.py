@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models
 
 from candlewick.artifacts import read_manifest, verify
 from candlewick.errors import ArtifactError, TokenizerError
@@ -60,3 +62,12 @@ def test_a_folder_of_something_else_is_not_replaced(trained, tmp_path):
     with pytest.raises(ArtifactError, match="so it is not replaced by"):
         write(trained, tmp_path / "tok", [])
     assert [path.name for path in tmp_path.iterdir()] == ["tok"]
+
+
+def test_the_two_files_of_older_readers_have_the_same_ids(trained, texts, tmp_path):
+    manifest = write(trained, tmp_path / "tok", [])
+    assert {"vocab.json", "merges.txt"} < {entry.name for entry in manifest.files}
+    model = models.BPE.from_file(str(tmp_path / "tok" / "vocab.json"), str(tmp_path / "tok" / "merges.txt"))
+    rust = RustTokenizer.from_file(str(tmp_path / "tok" / "tokenizer.json"))
+    rust.model = model
+    assert all(rust.encode(text).ids == trained[0].encode(text) for text in texts[:20])

@@ -1,13 +1,18 @@
 import hashlib
 import json
+import logging
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests import foreign
 
+from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer import bpe
-from candlewick.tokenizer.bpe import DELIMITER, PADDING, Tokenizer, surrogate_error
+from candlewick.tokenizer import bpe, check, files
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer, surrogate_error
+from candlewick.tokenizer.encoder import ReferenceEncoder
+from candlewick.tokenizer.special import DELIMITER, PADDING
 
 
 @pytest.fixture
@@ -125,7 +130,7 @@ def test_a_tokenizer_may_have_no_padding_token(tree, tmp_path):
                 "pretokenizers": [
                     {
                         "type": "Split",
-                        "pattern": {"Regex": bpe.PATTERNS["cl100k"]},
+                        "pattern": {"Regex": check.PATTERNS["cl100k"]},
                         "behavior": "Isolated",
                         "invert": False,
                     },
@@ -166,32 +171,52 @@ SPLIT = ("pre_tokenizer", "pretokenizers", 0)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (put("normalizer", {"type": "NFC"}), "it has a normalizer"),
+        (put("normalizer", {"type": "Precompiled"}), "its normalizer is none of Lowercase, NFC,"),
+        (put("normalizer", {"type": "Replace", "pattern": {"Regex": "(a|a)*$"}, "content": ""}), "its normalizer"),
+        (put("normalizer", {"type": "Prepend", "prepend": "x" * 2000}), "its normalizer is none of"),
+        (put("normalizer", {"type": ["NFC"]}), "its normalizer is none of"),
+        (put("normalizer", {"type": "Sequence"}), "its normalizer is none of"),
         (put("truncation", {"max_length": 3}), "it truncates or pads"),
         (put("padding", {"strategy": "BatchLongest"}), "it truncates or pads"),
-        (put("post_processor", {"type": "TemplateProcessing"}), "it adds tokens to texts"),
+        (put("post_processor", {"type": "TemplateProcessing"}), "is not a tokenizer: "),
+        (
+            put("post_processor", {"type": "RobertaProcessing"}),
+            "its post_processor is none of ByteLevel, Template",
+        ),
         (put("decoder", None), "its decoder is not ByteLevel"),
+        (put("decoder", {"type": "Replace", "pattern": {"Regex": "x"}, "content": ""}), "its decoder is not"),
+        (put("decoder", {"type": "Fuse"}), "its pre-tokenizer is none of"),
         (put("pre_tokenizer", None), "its pre-tokenizer is none of qwen2, cl100k, gpt2"),
         (put(*SPLIT, "pattern", {"Regex": "(a|a)*$"}), "its pre-tokenizer is none of"),
         (put(*SPLIT, "behavior", "Removed"), "its pre-tokenizer is none of"),
         (put(*SPLIT, "invert", True), "its pre-tokenizer is none of"),
-        (put("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", True), "its pre-tokenizer is none of"),
+        (put("pre_tokenizer", "pretokenizers", 1, "type", "Metaspace"), "its pre-tokenizer is none of"),
+        (put("pre_tokenizer", {"type": "Digits", "individual_digits": True}), "its pre-tokenizer is none of"),
         (put("model", "type", "WordPiece"), "its model is not BPE"),
         (put("model", None), "its model is not BPE"),
-        (put("model", "dropout", 0.1), "its model sets dropout"),
-        (put("model", "unk_token", "?"), "its model sets unk_token"),
-        (put("model", "byte_fallback", True), "its model sets byte_fallback"),
-        (put("model", "ignore_merges", True), "its model sets ignore_merges"),
+        (put("model", "dropout", "often"), "its dropout is no number"),
+        (put("model", "unk_token", "<nowhere>"), "its unk_token is not in its vocabulary"),
+        (put("model", "unk_token", []), "its unk_token is not in its vocabulary"),
+        (put("model", "end_of_word_suffix", "</w>"), "its model sets end_of_word_suffix"),
         (put("model", "vocab", []), "it has no vocabulary or no merges"),
         (put("model", "merges", None), "it has no vocabulary or no merges"),
         (put("added_tokens", None), "it has no added tokens"),
         (put("added_tokens", ["x"]), "the added token x is not special"),
-        (put("added_tokens", 0, "special", False), "is not special, or takes spaces with it"),
-        (put("added_tokens", 0, "lstrip", True), "is not special, or takes spaces with it"),
+        (put("added_tokens", 0, "special", False), "it has no document delimiter <|endoftext|>"),
+        (
+            lambda tree: tree["added_tokens"][1].update(special=False, lstrip=True),
+            "is not special, and takes spaces with it",
+        ),
+        (
+            lambda tree: tree["added_tokens"].append(tree["added_tokens"][1] | {"content": "<x>", "id": 352}),
+            "'<x>' has id 352, which the library reads as 350",
+        ),
         (put("added_tokens", 0, "id", 3), "'<|endoftext|>' has two ids"),
         (put("model", "vocab", PADDING, 500), "has two ids"),
-        (lambda tree: tree["model"]["vocab"].pop("a"), "lacks some of the 256 bytes"),
-        (lambda tree: tree["model"]["vocab"].update(new=351), "its 351 ids are not 0 to 350, each once"),
+        (
+            lambda tree: tree["model"]["vocab"].update(new=702),
+            "its 351 ids go up to 702: more than half are missing",
+        ),
         (lambda tree: tree["model"]["vocab"].update(new=7), "each once"),
         (lambda tree: tree["model"]["vocab"].update(new=-1), "each once"),
         (lambda tree: tree["model"]["vocab"].update(new="350"), "each once"),
@@ -201,14 +226,18 @@ SPLIT = ("pre_tokenizer", "pretokenizers", 0)
         (put("version", "9.0"), "is not a tokenizer: "),
     ],
 )
-def test_what_is_not_lossless_byte_level_bpe_is_refused(tree, change, said):
+def test_what_this_program_cannot_use_is_refused(tree, change, said):
     change(tree)
     assert said in refusal(tree)
 
 
 def test_a_tokenizer_without_delimiter_is_refused(tree):
     text = json.dumps(tree).replace(DELIMITER, "<s>")
-    assert "it has no document delimiter <|endoftext|>" in refusal(text.encode())
+    said = refusal(text.encode())
+    assert (
+        "no document delimiter <|endoftext|>, and neither its template (none) nor its special tokens (<s>, "
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +264,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(bpe, "_MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(TokenizerError, match="is larger than 1 MiB"):
         Tokenizer.load(tmp_path)
@@ -249,7 +278,7 @@ def test_a_panic_in_rust_is_an_error_like_others(tokenizer, monkeypatch):
     def panic(text):
         raise Panic("index out of bounds")
 
-    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
+    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
     assert "is not a tokenizer: index out of bounds" in refusal(tokenizer.json_bytes)
 
 
@@ -257,7 +286,7 @@ def test_an_interrupt_while_loading_is_not_swallowed(tokenizer, monkeypatch):
     def interrupt(text):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bpe, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
+    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
     with pytest.raises(KeyboardInterrupt):
         Tokenizer(tokenizer.json_bytes)
 
@@ -276,7 +305,8 @@ def test_no_change_of_a_value_ends_in_a_traceback(tokenizer, data):
         found = Tokenizer(json.dumps(tree).encode())
     except TokenizerError:
         return
-    assert found.decode(found.encode("any text")) == "any text"
+    if found.is_lossless:
+        assert found.decode(found.encode("any text")) == "any text"
 
 
 def test_transformers_reads_the_same_ids(tokenizer, tmp_path, odd_texts, monkeypatch):
@@ -299,3 +329,193 @@ def test_transformers_reads_the_same_ids(tokenizer, tmp_path, odd_texts, monkeyp
 def test_a_part_that_is_only_a_name_is_refused(tokenizer, part, name):
     with pytest.raises(TokenizerError):
         Tokenizer(json.dumps(json.loads(tokenizer.json_bytes) | {part: name}).encode())
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 349)))
+def test_a_part_of_a_text_is_decoded_as_a_text_alone(tokenizer, ids):
+    assert tokenizer.decode_part(ids) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", foreign.KINDS)
+def test_tokenizers_of_others_load_unchanged_with_the_ids_of_the_library(kind, tmp_path, odd_texts):
+    rust = foreign.write(kind, tmp_path)
+    rust.encode_special_tokens = True
+    found = Tokenizer.load(tmp_path)
+    assert found.json_bytes == (tmp_path / "tokenizer.json").read_bytes()
+    assert found.vocab_size == rust.get_vocab_size()
+    for text in (*odd_texts(2, 3000), *foreign.texts(1, 10), "<think>a</think> <s><bos><|endoftext|><|im_start|>"):
+        ids = rust.encode(text, add_special_tokens=False).ids
+        assert found.encode(text) == ids
+        assert found.decode(ids) == rust.decode(ids)
+        assert not {found.delimiter_id, found.end_id} & set(ids)
+        if found.is_lossless:
+            assert found.decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", foreign.KINDS)
+def test_what_is_written_of_others_has_the_same_ids_and_roles(kind, tmp_path, odd_texts, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    rust = foreign.write(kind, tmp_path / "in")
+    rust.encode_special_tokens = True
+    found = Tokenizer.load(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    found.write(tmp_path / "out", model_max_length=99)
+    again = Tokenizer.load(tmp_path / "out")
+    assert (again.json_bytes, again.roles) == (found.json_bytes, found.roles)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = odd_texts(4, 1000)
+    given = theirs(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    assert given == [found.encode(text) for text in texts]
+    given = theirs(texts, add_special_tokens=True, verbose=False)["input_ids"]
+    assert given == [encoding.ids for encoding in rust.encode_batch(texts)]
+    assert theirs.bos_token == found.roles.names["bos_token"]
+    assert theirs.eos_token == found.roles.names["eos_token"]
+    assert theirs.pad_token_id == found.padding_id
+    assert theirs.decode(found.encode("Hello the word")) == found.decode(found.encode("Hello the word"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "delimiter", "end", "stops", "padding", "missing"),
+    [
+        ("seed", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", True),
+        ("seed_stream", "<|endoftext|>", None, ("<|endoftext|>",), "<|pad|>", True),
+        ("seed_full", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", False),
+        ("qwen2", "<|endoftext|>", None, ("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", False),
+        ("qwen3", "<|endoftext|>", None, ("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", False),
+        (
+            *("llama3", "<|begin_of_text|>", "<|end_of_text|>"),
+            *(("<|end_of_text|>", "<|eot_id|>", "<|begin_of_text|>"), None, False),
+        ),
+        ("llama2", "<s>", "</s>", ("</s>", "<s>"), None, False),
+    ],
+)
+def test_what_begins_and_ends_a_document_of_others(kind, delimiter, end, stops, padding, missing, tmp_path):
+    rust = foreign.write(kind, tmp_path)
+    found = Tokenizer.load(tmp_path)
+
+    def id_of(token):
+        return None if token is None else rust.token_to_id(token)
+
+    assert (found.delimiter, found.delimiter_id) == (delimiter, id_of(delimiter))
+    assert (found.end_id, found.padding_id) == (id_of(end), id_of(padding))
+    assert found.stop_ids == tuple(map(id_of, stops))
+    assert (found.missing_bytes > 0) is missing
+    assert {delimiter, *([end] if end else [])} <= found.special_tokens.keys()
+
+
+def test_our_own_convention(tokenizer):
+    assert (tokenizer.end_id, tokenizer.stop_ids, tokenizer.missing_bytes) == (None, (0,), 0)
+    assert tokenizer.is_lossless
+    assert tokenizer.changes == ()
+    assert tokenizer.going_on_json is None
+    assert tokenizer.encoder_json is tokenizer.json_bytes
+    assert tokenizer.with_chat_tokens().stop_ids == (351, 0)
+
+
+def test_a_lossy_tokenizer_warns_once_with_the_remedy(tmp_path, caplog):
+    foreign.write("seed", tmp_path)
+    bpe._warn.cache_clear()
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(3):
+            found = Tokenizer.load(tmp_path)
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{found.missing_bytes} of the 256 bytes are dropped" in record.getMessage()
+    assert "candlewick tokenizer train" in record.getMessage()
+    vocab = json.loads(found.json_bytes)["model"]["vocab"]
+    assert found.missing_bytes == 256 - sum(len(token) == 1 for token in vocab)
+    assert found.decode(found.encode("the \U0001f600 of")) == " the  of"
+
+
+def test_bytes_that_become_the_unknown_token_are_named(tmp_path):
+    tree = json.loads(foreign.llama2().to_str())
+    tree["model"]["byte_fallback"] = False
+    found = Tokenizer(json.dumps(tree).encode())
+    assert 128 <= found.missing_bytes < 256
+    assert found.changes[0] == f"{found.missing_bytes} of the 256 bytes become <unk>"
+    assert not found.is_lossless
+
+
+@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2", "llama2_metaspace"])
+def test_a_text_that_goes_on_gets_no_space_before_it(kind, tmp_path):
+    foreign.write(kind, tmp_path)
+    found = Tokenizer.load(tmp_path)
+    going_on = ReferenceEncoder(found.going_on_json)
+    text = "Hello the word of the import"
+    for cut in (5, 9, 14):
+        ids = found.encode(text[:cut]) + going_on.encode([text[cut:]])[0].tolist()
+        assert ids == found.encode(text)
+    assert going_on.encode(["the"])[0].tolist() != found.encode("the")
+
+
+@pytest.mark.parametrize("kind", ["llama2", "llama2_metaspace", "seed_full", "qwen2"])
+def test_the_parts_of_a_written_text_are_the_text(kind, tmp_path):
+    foreign.write(kind, tmp_path)
+    found = Tokenizer.load(tmp_path)
+    ids = found.encode("the of naïve 日本 \U0001f600 x")
+    whole = found.decode(ids)
+    assert "".join(found.decode_part([i]) for i in ids if i not in found.stop_ids).strip("\ufffd ")
+    assert found.decode_part(ids[:2]) + found.decode_part(ids[2:]) == found.decode_part(ids)
+    assert found.decode_part(ids).removeprefix(" ") == whole.removeprefix(" ")
+    assert found.decode_part([found.delimiter_id]) == ""
+
+
+def test_dropout_is_kept_in_the_file_and_encodes_without_chance(tmp_path):
+    rust = foreign.seed(alphabet=True)
+    expected = rust.encode("the attention of the gradient", add_special_tokens=False).ids
+    rust.model.dropout = 0.5
+    found = Tokenizer(rust.to_str().encode())
+    assert json.loads(found.json_bytes)["model"]["dropout"] == 0.5
+    assert all(found.encode("the attention of the gradient") == expected for _ in range(20))
+    assert ReferenceEncoder(found.encoder_json).encode(["the attention of the gradient"])[0].tolist() == expected
+
+
+def test_ids_without_a_token_are_allowed_and_stand_for_nothing(tree):
+    tree["model"]["vocab"]["new"] = 400
+    found = Tokenizer(json.dumps(tree).encode())
+    assert found.vocab_size == 401
+    assert found.decode([360, 400]) == "new"
+    assert (found.token_bytes(360), found.token_bytes(400)) == (b"", b"new")
+
+
+def test_the_bytes_of_pieces(tmp_path):
+    foreign.write("llama2", tmp_path)
+    found = Tokenizer.load(tmp_path)
+    text = "the naïve 日 \U0001f600"
+    assert b"".join(map(found.token_bytes, found.encode(text))) == f" {text}".encode()
+
+
+def test_chat_tokens_are_added_to_one_of_others_with_its_roles(tmp_path):
+    rust = foreign.write("llama3", tmp_path)
+    found = Tokenizer.load(tmp_path).with_chat_tokens()
+    assert found.chat_ids == (rust.get_vocab_size(), rust.get_vocab_size() + 1)
+    assert found.delimiter == "<|begin_of_text|>"
+    assert found.roles.names["eos_token"] == "<|eot_id|>"
+    assert found.with_chat_tokens() is found
+
+
+def test_a_template_of_others_stays_until_chats_are_wanted(tmp_path):
+    foreign.write("qwen3", tmp_path)
+    found = Tokenizer.load(tmp_path)
+    found.write(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "theirs"
+    found.with_chat_tokens().write(tmp_path)
+    assert "<|im_start|>" in json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_a_configuration_names_a_tokenizer(tmp_path):
+    foreign.write("seed", tmp_path)
+    listed = tmp_path / "special_tokens.txt"
+    listed.write_text("# as the seed writes it\n<pad>\n\n<bos>\n<eos>\n")
+    rust = foreign.seed()
+    rust.model.save(str(tmp_path))
+    whole = open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path / "tokenizer.json", special_tokens=listed))
+    split = open_tokenizer(
+        TokenizerConfig(vocab=tmp_path / "vocab.json", merges=tmp_path / "merges.txt", special_tokens=listed)
+    )
+    assert open_tokenizer(TokenizerConfig()) is None
+    assert (whole.delimiter_id, whole.end_id) == (split.delimiter_id, split.end_id) == (1, 2)
+    listed.write_text('["<bos>", "<nowhere>", "the"]')
+    with pytest.raises(TokenizerError, match="lists <nowhere>, the, which the tokenizer does not have as special"):
+        open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path, special_tokens=listed))

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from tests import foreign
 
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
@@ -87,3 +88,29 @@ def test_the_header_may_take_every_byte_as_a_token(chat):
 def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
     with pytest.raises(TokenizerError, match="has no tokens for chats"):
         encode_chat(tokenizer, MESSAGES)
+
+
+@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2"])
+def test_tokenizers_that_change_text_are_none_for_chats(kind, tmp_path):
+    foreign.write(kind, tmp_path)
+    with pytest.raises(
+        TokenizerError, match="is not one for chats: it changes text, or a line end is not one token"
+    ):
+        ChatTokens(Tokenizer.load(tmp_path).with_chat_tokens())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama3", "seed_plain"])
+def test_chats_of_others_have_the_ids_of_their_written_template(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    foreign.write(kind, tmp_path)
+    found = Tokenizer.load(tmp_path).with_chat_tokens()
+    found.write(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "the of"}, {"role": "assistant", "content": "import\n"}]
+    for is_open in (False, True):
+        text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_open)
+        ids, mask = encode_chat(found, messages, add_generation_prompt=is_open)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids
+        assert (ids[0], ids[-1] == found.end_id) == (found.delimiter_id, not is_open and found.end_id is not None)
+        assert (len(mask), sum(mask)) == (len(ids), len(found.encode("import\n")) + 1)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import foreign
 
 from candlewick.errors import EnvironmentFault, TokenizerError
 from candlewick.tokenizer import encoder
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder, make_encoder
 
 SPECIAL_CASES = [
@@ -92,3 +94,20 @@ def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch
     monkeypatch.setitem(sys.modules, "fastokens", fake)
     with pytest.raises(EnvironmentFault, match="fastokens cannot use this tokenizer: unsupported pattern"):
         FastEncoder(tokenizer.json_bytes)
+
+
+@pytest.mark.parametrize("kind", foreign.KINDS)
+def test_the_encoder_of_any_tokenizer_gives_the_ids_of_the_library(kind, tmp_path, odd_texts):
+    foreign.write(kind, tmp_path)
+    found = Tokenizer.load(tmp_path)
+    samples = [*odd_texts(5, 2000), *foreign.texts(3, 5), "<think> <s></s> <bos><|im_start|>\n"]
+    bulk = make_encoder(found.encoder_json)
+    assert bulk.name == ("tokenizers" if kind.startswith("llama2") else "fastokens")
+    assert split(*bulk.encode(samples)) == [found.encode(text) for text in samples]
+
+
+def test_a_fast_one_that_gives_other_ids_is_not_used(tokenizer, monkeypatch, caplog):
+    real = ReferenceEncoder(tokenizer.json_bytes)
+    monkeypatch.setattr(FastEncoder, "encode", lambda self, texts: real.encode([text.strip() for text in texts]))
+    assert make_encoder(tokenizer.json_bytes).name == "tokenizers"
+    assert "fastokens gives other ids with this tokenizer" in caplog.text

@@ -1,6 +1,8 @@
 import pytest
+from tests import foreign
 
 from candlewick.errors import TokenizerError
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.report import measure
 
 
@@ -35,3 +37,9 @@ def test_a_text_that_changes_is_counted(tokenizer, monkeypatch):
 def test_half_a_surrogate_pair_is_refused(tokenizer):
     with pytest.raises(TokenizerError, match="half a surrogate pair"):
         measure(tokenizer, ["\ud800"])
+
+
+def test_texts_that_a_lossy_tokenizer_changes_are_counted(tmp_path):
+    foreign.write("seed", tmp_path)
+    found = measure(Tokenizer.load(tmp_path), [" the of", " the \u65e5", "the"])
+    assert (found["texts"], found["changed_texts"]) == (3, 2)

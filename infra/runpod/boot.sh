@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# What a pod runs when it starts, and again whenever it was stopped: text -> shards -> tokens -> training.
+# Each step does what is not done yet, so the same command goes on where the last one was stopped.
+#
+#   RUN_CONFIG            configuration or shipped profile; default orchestrate
+#   RUN_EXPERIMENT        name of the run and of its folders; default: that of RUN_CONFIG
+#   RUN_SHARD             1 (default): write the text as shards first; 0: they are there
+#   RUN_SOURCE            text to shard: file, folder or hf://datasets/OWNER/NAME; needed with RUN_SHARD=1
+#   RUN_MAX_DOCUMENTS     documents of it at most; default: all
+#   RUN_VAL_RATIO         share of documents held out; default 0.01
+#   SHARD_LINES           documents per shard; default 250000
+#   RUN_LOADER_WORKERS    processes that prepare text; default: one per core
+#   RUN_TRAIN             1 (default): train; 0: stop when all is prepared
+#   ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT    folders; default below /workspace
+set -euo pipefail
+
+config=${RUN_CONFIG:-orchestrate}
+name=$(basename "$config")
+experiment=${RUN_EXPERIMENT:-${name%.*}}
+run=${ORCHESTRATE_RUNS_ROOT:-/workspace/runs}/$experiment
+
+if [[ ${RUN_SHARD:-1} == 1 ]]; then
+  shard=(
+    --source "${RUN_SOURCE:?say what to shard, or set RUN_SHARD=0}"
+    --mode split --val-ratio "${RUN_VAL_RATIO:-0.01}" --lines-per-shard "${SHARD_LINES:-250000}"
+    --train-output "${ORCHESTRATE_TRAIN_ROOT:-/workspace/datasets/train}/$experiment"
+    --val-output "${ORCHESTRATE_VAL_ROOT:-/workspace/datasets/val}/$experiment"
+    --cache-root "${ORCHESTRATE_HF_CACHE_ROOT:-${HF_HOME:-/workspace/hf_cache}}"
+  )
+  if [[ -n ${RUN_MAX_DOCUMENTS:-} ]]; then
+    shard+=(--take "$RUN_MAX_DOCUMENTS")
+  fi
+  candlewick data shard "${shard[@]}"
+fi
+
+prepare=(--mode cloud --config "$config" --experiment "$experiment" --reuse-shards)
+if [[ -n ${RUN_LOADER_WORKERS:-} ]]; then
+  prepare+=(--loader-workers "$RUN_LOADER_WORKERS")
+fi
+candlewick orchestrate "${prepare[@]}"
+
+if [[ ${RUN_TRAIN:-1} == 1 ]]; then
+  train=(--config "$run/training.yaml")
+  if compgen -G "$run/checkpoints/step_*/manifest.json" > /dev/null; then
+    train+=(--resume)
+  fi
+  exec candlewick train "${train[@]}"
+fi

@@ -1,0 +1,193 @@
+"""Configurations of the Rust system on candle, "the seed", in our words.
+
+    data.batch_size, data.gradient_accumulation_steps     data.global_batch_size, data.micro_batch_size
+    scheduler.max_lr                                       optimizer.learning_rate, the peak
+    training.checkpoint_dir                                runtime.checkpoint.init_from
+    model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
+
+These names are read in every file and override. A file with one of the first three is the seed's: what it leaves
+out then has the seed's meaning and not ours (AdamW, decay on all tensors, no clipping, lines of .txt are
+documents, no evaluation unless asked for). All its other keys are ours by name. What was read as what is told.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from candlewick.config import ModelConfig, RunConfig
+from candlewick.config_text import Report
+from candlewick.config_yaml import Key
+
+Tree = dict[str, Any]
+Note = Callable[[str], None]
+
+_BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
+_MAX_LR: Key = ("scheduler", "max_lr")
+_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)
+_RENAMED: dict[Key, Key] = {
+    _MAX_LR: ("optimizer", "learning_rate"),
+    ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
+}
+_ROPE_MODES = {
+    **dict.fromkeys(("disabled",), "off"),
+    **dict.fromkeys(("pre-applied", "pre", "preapplied"), "preapply"),
+    **dict.fromkeys(("onthefly", "online", "auto"), "on_the_fly"),
+}
+_ADAM = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
+_OPTIMIZER = {"learning_rate": 3e-4, "weight_decay": 0.0, "decay": "all", "max_grad_norm": None}
+_DEFAULTS: Tree = {
+    "model": {"hidden_size": 4096, "num_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048},
+    "data": {"documents": "line"},
+    "scheduler": {"strategy": "constant", "warmup_steps": 0},
+    "runtime": {
+        "log_every_n_steps": 100,
+        "checkpoint": {"max_keep": None},
+        "evaluation": {"every_n_steps": None, "max_batches": None, "best": None},
+    },
+}
+_MEANINGS = (
+    "is read as a configuration of the seed: what it leaves out is AdamW with decay on all tensors and no "
+    "clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
+)
+
+
+def rename_key(key: Key) -> Key:
+    """Return our name of a key."""
+    return _RENAMED.get(key, key)
+
+
+def rename_value(key: Key, value: object) -> object:
+    """Return our word for a value."""
+    if key == ("model", "rope_mode") and isinstance(value, str):
+        return _ROPE_MODES.get(value.lower(), value)
+    return value
+
+
+def translate(tree: Tree, where: str, report: Report, note: Note) -> Tree:
+    """Return the tree of a file with our names, and the seed's meanings below it if it is the seed's."""
+    is_seed = any(_has(tree, key) for key in _ONLY)
+    for old, new in _RENAMED.items():
+        if not _has(tree, old):
+            continue
+        tree, value = _without(tree, old)
+        given = _get(tree, new)
+        if given is not None and given != value:
+            report(new, f"is {given}, and {'.'.join(map(str, old))} is {value}: keep one{_hint(old)}")
+        tree = _merged(tree, _nested(new, value))
+    mode = _get(tree, ("model", "rope_mode"))
+    if mode is not None:
+        tree = _merged(tree, _nested(("model", "rope_mode"), rename_value(("model", "rope_mode"), mode)))
+    if not is_seed:
+        return tree
+    note(f"{where} {_MEANINGS}")
+    return _merged(_defaults(tree, note), tree)
+
+
+def _hint(key: Key) -> str:
+    return " (the power of polynomial is scheduler.power)" if key == _MAX_LR else ""
+
+
+def _defaults(tree: Tree, note: Note) -> Tree:
+    """Return what the seed's files mean where they say nothing. Takes betas away from sgd, which has none."""
+    hidden = _get(tree, ("model", "hidden_size"))
+    width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
+    algorithm = _get(tree, ("optimizer", "algorithm")) or "adam_w"
+    optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
+    if algorithm in ("adam_w", "adam"):
+        optimizer |= _ADAM
+    section = cast(Tree, _get(tree, ("optimizer",)) or {})
+    idle = sorted(_ADAM.keys() & section.keys()) if algorithm == "sgd" else []
+    for name in idle:
+        note(f"optimizer.{name}: sgd has no such setting, it is left out")
+        del section[name]
+    return _merged(_DEFAULTS, {"model": width, "optimizer": optimizer})
+
+
+def settle(tree: Tree, report: Report, note: Note) -> Tree:
+    """Return the whole tree with the batch sizes of the seed turned into ours. What is given as ours stays.
+
+    `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them reads.
+    """
+    data = tree.get("data")
+    if not isinstance(data, dict) or not {_BATCH, _ACCUMULATION} & cast(Tree, data).keys():
+        return tree
+    rest = dict(cast(Tree, data))
+    sizes = {_BATCH: rest.pop(_BATCH, 8), _ACCUMULATION: rest.pop(_ACCUMULATION, 1)}
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            report(("data", name), "should be a whole number, at least 1")
+            return tree | {"data": rest}
+    batch, passes = sizes.values()
+    is_global = batch % passes == 0
+    rows, micro = (batch, batch // passes) if is_global else (batch * passes, batch)
+    if rest.get("global_batch_size") is None and rest.get("global_batch_tokens") is None:
+        rest["global_batch_size"] = rows
+    if rest.get("micro_batch_size") is None:
+        rest["micro_batch_size"] = micro
+    reading = "rows per update" if is_global else f"rows per pass, as {passes} passes do not divide them"
+    note(
+        f"data.{_BATCH}={batch} is read as {reading}; with {_ACCUMULATION}={passes} that is "
+        f"global_batch_size={rows}, micro_batch_size={micro}"
+    )
+    return tree | {"data": rest}
+
+
+def explain_width(tree: Tree, config: RunConfig, note: Note) -> None:
+    """Tell how large the gated block makes a model whose width was chosen for the seed's block."""
+    model = config.model
+    if _get(tree, ("model", "mlp")) is not None or model.mlp != "swiglu":
+        return
+    width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
+    table = "" if model.vocab_size is None else f" and {model.vocab_size * model.hidden_size:,} in the embedding"
+    note(
+        f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
+        f"{_layers(model, model.intermediate_size):,} parameters{table}; intermediate_size: {width} gives "
+        f"{_layers(model, width):,}, about the size that was meant, and mlp: silu is the block of the seed"
+    )
+
+
+def _layers(model: ModelConfig, width: int) -> int:
+    """Count the parameters of all blocks, with a gated MLP of this width (see `model_size`)."""
+    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
+    hidden = model.hidden_size
+    block = 2 * hidden * (queries + keys) + 3 * hidden * width + 2 * hidden
+    block += 2 * model.head_dim if model.qk_norm else 0
+    block += queries + 2 * keys + hidden if model.attention_bias else 0
+    block += 2 * width + hidden if model.mlp_bias else 0
+    return model.num_layers * block
+
+
+def _get(tree: Tree, key: Key) -> Any:
+    node: Any = tree
+    for part in key:
+        node = cast(Tree, node).get(str(part)) if isinstance(node, dict) else None
+    return node
+
+
+def _has(tree: Tree, key: Key) -> bool:
+    around = _get(tree, key[:-1])
+    return isinstance(around, dict) and key[-1] in around
+
+
+def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
+    """Return the tree without a key that it has, and its value; a section that becomes empty goes too."""
+    name = str(key[0])
+    if len(key) == 1:
+        return {k: v for k, v in tree.items() if k != name}, tree[name]
+    inner, value = _without(cast(Tree, tree[name]), key[1:])
+    return ({**tree, name: inner} if inner else {k: v for k, v in tree.items() if k != name}), value
+
+
+def _nested(key: Key, value: object) -> Tree:
+    for part in reversed(key):
+        value = {str(part): value}
+    return cast(Tree, value)
+
+
+def _merged(under: Tree, over: Tree) -> Tree:
+    """Lay one tree over another, section by section."""
+    merged = dict(under)
+    for name, value in over.items():
+        old = merged.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[name] = _merged(cast(Tree, old), cast(Tree, value)) if both else value
+    return merged

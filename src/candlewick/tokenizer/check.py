@@ -1,0 +1,237 @@
+"""A tokenizer.json -> what is known about it, or why it cannot be used.
+
+                 normalizer          pre-tokenizer                     decoder
+    byte level   none, NFC, ...      known patterns, then ByteLevel    ByteLevel      ours, the seed's, GPT-2's,
+                                                                                      Llama 3's, Qwen2's
+    pieces       Prepend, Replace    none, or Metaspace                Replace, ...   Llama 2's; what is not in it
+                                                                                      is bytes, tokens <0xNN>
+
+The model is BPE in all of them. A file from elsewhere may hang or kill the process: a pattern must be a known one
+to the letter, normalizers and decoders take no patterns at all, ids lie close together, and two JSON readers may
+differ on odd input, so what was checked is handed over, not the file.
+"""
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from candlewick.errors import TokenizerError
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PATTERNS = {
+    "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
+    "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # that of Llama 3, too
+}
+_CUTS: Mapping[str, object] = {
+    name: {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    for name, regex in PATTERNS.items()
+} | {"digits": {"type": "Digits", "individual_digits": True}}
+SPACE = "\u2581"  # what stands for a space in pieces
+MAX_BYTES = 64 << 20
+
+_KINDS = {
+    "normalizer": {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace"},
+    "post_processor": {"ByteLevel", "TemplateProcessing"},
+    "decoder": {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"},
+}
+_BPE_OFF = ("continuing_subword_prefix", "end_of_word_suffix")
+_MAX_STEP_CHARS = 1000
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a checked file says."""
+
+    pattern: str  # names of the patterns, joined by +; "none" cuts nowhere
+    is_byte_level: bool
+    adds_space: bool  # before a text that does not begin with one
+    missing_bytes: int  # of 256: no token can say them
+    changes: tuple[str, ...]  # what of a text does not come back as it was, in words
+    size: int  # the largest id + 1
+    special: Mapping[str, int]
+
+
+def byte_of() -> dict[str, int]:
+    """The printable character that stands for each byte in a vocabulary (GPT-2's table), inverted."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = byte_of()
+
+
+def parse_object(content: bytes, where: str) -> Json:
+    """Read a JSON object. Raises TokenizerError, also for a key that is there twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> Json:
+        section = dict(pairs)
+        if len(section) < len(pairs):
+            raise ValueError("a key is given twice")
+        return section
+
+    try:
+        tree: object = json.loads(content, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{where} is not valid JSON: {str(error)[:200]}", "get the file again") from None
+    if not isinstance(tree, dict):
+        raise TokenizerError(f"{where} is not a tokenizer: it holds no object", "get the file again")
+    return cast(Json, tree)
+
+
+def check(tree: Json, where: str) -> Facts:
+    """Return what a tokenizer is. Raises TokenizerError for what this program cannot use."""
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise TokenizerError(
+                f"{where} cannot be used: {what}", "use a tokenizer made by `candlewick tokenizer`"
+            )
+
+    require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
+    for part in ("normalizer", "post_processor"):
+        known = all(_is_known(step, _KINDS[part]) for step in steps_of(tree, part))
+        require(known, f"its {part} is none of {', '.join(sorted(_KINDS[part]))}")
+    is_byte_level = kind_of(tree.get("decoder")) == "ByteLevel"
+    decoders = steps_of(tree, "decoder")
+    is_pieces = bool(decoders) and all(_is_known(step, _KINDS["decoder"]) for step in decoders)
+    require(is_byte_level or is_pieces, "its decoder is not ByteLevel, nor that of SentencePiece")
+    pattern = _find_pattern(steps_of(tree, "pre_tokenizer"), is_byte_level)
+    require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
+    require(kind_of(tree.get("model")) == "BPE", "its model is not BPE")
+    bpe = cast(Json, tree["model"])
+    off = [name for name in _BPE_OFF if bpe.get(name)]
+    require(not off, f"its model sets {', '.join(off)}")
+    vocab, merges = bpe.get("vocab"), bpe.get("merges")
+    require(isinstance(vocab, dict) and isinstance(merges, list), "it has no vocabulary or no merges")
+    unknown = bpe.get("unk_token")
+    require(unknown is None or unknown in list(cast(Json, vocab)), "its unk_token is not in its vocabulary")
+    require(isinstance(bpe.get("dropout"), int | float | None), "its dropout is no number")
+    added = tree.get("added_tokens")
+    require(isinstance(added, list), "it has no added tokens")
+    ids: dict[str, object] = dict(cast(Json, vocab))
+    special: dict[str, int] = {}
+    for token in cast("list[object]", added):
+        match token:
+            case {"content": str(name), "id": int(i), "special": bool(is_special), "lstrip": l, "rstrip": r} if (
+                is_special or not (l or r)
+            ):
+                require(ids.setdefault(name, i) == i, f"{name[:40]!r} has two ids")
+                special |= {name: i} if is_special else {}
+            case _:
+                require(False, f"the added token {str(token)[:80]} is not special, and takes spaces with it")
+    numbers = {i for i in ids.values() if type(i) is int and i >= 0}
+    require(len(numbers) == len(ids), f"its {len(ids)} ids are not whole numbers from 0 on, each once")
+    size = max(numbers, default=-1) + 1
+    require(size <= 2 * len(ids), f"its {len(ids)} ids go up to {size - 1}: more than half are missing")
+    missing = _missing_bytes(bpe, is_byte_level)
+    adds_space = tree != without_prefix(tree)
+    changes = tuple(_changes(tree, is_byte_level, adds_space, missing))
+    return Facts(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
+
+
+def kind_of(part: object) -> str | None:
+    """Return the type of a part, None for what is no part."""
+    kind = cast(Json, part).get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def steps_of(tree: Json, name: str) -> list[object]:
+    """Return what a part does one after another."""
+    part: object = tree.get(name)
+    if kind_of(part) == "Sequence":
+        lists = [value for value in cast(Json, part).values() if isinstance(value, list)]
+        return lists[0] if len(lists) == 1 else [part]
+    return [] if part is None else [part]
+
+
+def _is_known(step: object, kinds: set[str]) -> bool:
+    """Tell whether a step is of a known kind, short, and without a regular expression."""
+    match step:
+        case {"type": "Replace", "pattern": {"Regex": _}}:
+            return False
+        case _:
+            return kind_of(step) in kinds and len(json.dumps(step)) <= _MAX_STEP_CHARS
+
+
+def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
+    """Name the pre-tokenizer, if it is a known one to the letter."""
+    match steps:
+        case [*cuts, {"type": "ByteLevel", "add_prefix_space": bool()}] if is_byte_level:
+            uses_regex = cast(Json, steps[-1]).get("use_regex", True)
+            names = [next((name for name, known in _CUTS.items() if known == cut), None) for cut in cuts]
+            known = [name for name in (*names, "gpt2" if uses_regex else "") if name is not None]
+            return "+".join(filter(None, known)) or "none" if len(known) > len(cuts) else None
+        case [] | [{"type": "Metaspace"}] if not is_byte_level:
+            return "metaspace" if steps else "none"
+        case _:
+            return None
+
+
+def _missing_bytes(bpe: Json, is_byte_level: bool) -> int:
+    vocab = cast(Json, bpe["vocab"])
+    if is_byte_level:
+        return len(BYTE_OF.keys() - vocab.keys())
+    plain = {byte for byte in range(128) if chr(byte).replace(" ", SPACE) in vocab}
+    if bpe.get("byte_fallback"):
+        plain.update(byte for byte in range(256) if f"<0x{byte:02X}>" in vocab)
+    return 256 - len(plain)
+
+
+def without_prefix(tree: Json) -> Json:
+    """Return the tokenizer of a text that goes on: one that adds no space before it."""
+    never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
+    for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
+        steps = cast("list[Json]", steps_of(tree, name))
+        kept = [
+            step | {option: value for option, value in never.items() if option in step}
+            for step in steps
+            if kind_of(step) != "Prepend"
+        ]
+        if kept != steps:
+            changed[name] = {"type": "Sequence", key: kept}
+    return changed
+
+
+def _changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> Iterator[str]:
+    kinds = [kind_of(step) or "" for step in steps_of(tree, "normalizer")]
+    kinds = [kind for kind in kinds if is_byte_level or kind not in ("Prepend", "Replace")]
+    if missing:
+        unknown = tree["model"].get("unk_token")
+        yield f"{missing} of the 256 bytes {'are dropped' if unknown is None else f'become {unknown}'}"
+    if kinds:
+        yield f"text is normalized ({', '.join(kinds)})"
+    if not is_byte_level:
+        yield f"{SPACE} (U+2581) becomes a space"
+    elif adds_space:
+        yield "a space comes before text that begins without one"
+
+
+@contextmanager
+def library(where: str) -> Generator[None]:
+    """Raise TokenizerError for what the library says against a file."""
+    try:
+        yield
+    except BaseException as error:  # a panic in Rust derives from BaseException alone
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TokenizerError):
+            raise
+        raise TokenizerError(f"{where} is not a tokenizer: {str(error)[:200]}", "get the file again") from None
+
+
+def load_rust(tree: Json, where: str) -> RustTokenizer:
+    """Hand over what was checked. Raises TokenizerError if the library reads it otherwise, or not at all."""
+    with library(where):
+        rust = RustTokenizer.from_str(json.dumps(tree))
+    for name, number in ((token["content"], token["id"]) for token in tree["added_tokens"]):
+        if (found := rust.token_to_id(name)) != number:
+            problem = f"{name[:40]!r} has id {number}, which the library reads as {found}"
+            raise TokenizerError(f"{where} cannot be used: {problem}", "give the added tokens ids without gaps")
+    rust.encode_special_tokens = True  # in text they are plain text
+    return rust

@@ -1,0 +1,88 @@
+"""Which special token does what: begins a document, ends one, ends what a model writes, fills up rows.
+
+    ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document and nothing ends one
+    the seed, Llama        <bos> text <eos> <bos> text <eos>
+
+What a file says comes first: the template in its post-processor, then tokenizer_config.json, then names that are
+known. A token that ends a turn of a chat is no end of a document.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from candlewick.errors import TokenizerError
+from candlewick.tokenizer.check import Json, kind_of, steps_of
+
+DELIMITER = "<|endoftext|>"
+PADDING = "<|padding|>"
+MESSAGE_START = "<|im_start|>"
+MESSAGE_END = "<|im_end|>"
+CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
+PAIRS = {
+    "<bos>": "<eos>",
+    "<s>": "</s>",
+    "<|begin_of_text|>": "<|end_of_text|>",
+    "<|startoftext|>": DELIMITER,
+}
+PADDINGS = (PADDING, "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
+_TURNS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
+_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What special tokens are for; `names` are those that Hugging Face readers know."""
+
+    delimiter: str
+    end: str | None
+    padding: str | None
+    stops: tuple[str, ...]
+    names: Mapping[str, str | None]
+
+
+def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, Any], where: str) -> Roles:
+    """Return the roles; `settings` is tokenizer_config.json.
+
+    Raises TokenizerError if nothing begins a document, and for a template of more than a text with a token before
+    and one after it.
+    """
+    template = template_of(tree)
+    at = template.index("$A") if "$A" in template else 0
+    first, last = template[:at], template[at + 1 :]
+    given = {name: _token(settings[name]) for name in _NAMES if name in settings}
+    names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
+    bos, eos = names.get("bos_token"), names.get("eos_token")
+    known = [begin for begin, end in PAIRS.items() if {begin, end} <= special.keys()]
+    own = [token for token in (bos, DELIMITER) if token is not None and token in special and token not in _TURNS]
+    found = [*first, *own, *known, *last, *([eos] if eos else [])]
+    if not found or found[0] not in special or max(len(first), len(last)) > 1:
+        raise TokenizerError(
+            f"{where} cannot be used: it has no document delimiter {DELIMITER}, and neither its template "
+            f"({' '.join(template)[:80] or 'none'}) nor its special tokens ({', '.join(special)[:80] or 'none'}) "
+            "name one token that begins a text",
+            "put a tokenizer_config.json with a bos_token beside it",
+        )
+    delimiter = found[0]
+    ends = [*last, eos if delimiter in (*first, bos) and eos not in _TURNS else None, PAIRS.get(delimiter)]
+    end = next((token for token in ends if token in special), None)
+    end = None if end == delimiter else end
+    padding = next((token for token in (names.get("pad_token"), *PADDINGS) if token in special), None)
+    chat_end = MESSAGE_END if MESSAGE_START in special else None
+    stops = tuple(dict.fromkeys(token for token in (chat_end, end, eos, delimiter) if token in special))
+    names = {"bos_token": delimiter, "eos_token": end or delimiter, "pad_token": padding} | names
+    if names["pad_token"] is None:
+        del names["pad_token"]
+    return Roles(delimiter, end, padding, cast("tuple[str, ...]", stops), names)
+
+
+def _token(value: object) -> object:
+    """Return the text of a token in tokenizer_config.json, which is text or an object around it."""
+    return cast(Json, value).get("content") if isinstance(value, dict) else value
+
+
+def template_of(tree: Json) -> list[str]:
+    """Return what a template makes of a text, which is $A: its tokens in order, of a tokenizer that was loaded."""
+    templates = [cast(Json, step) for step in steps_of(tree, "post_processor") if kind_of(step) != "ByteLevel"]
+    pieces = templates[0]["single"] if templates else []
+    return [piece["SpecialToken"]["id"] if "SpecialToken" in piece else "$A" for piece in pieces]

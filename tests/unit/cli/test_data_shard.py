@@ -1,0 +1,106 @@
+"""`candlewick data shard`: every flag of the seed's sharder, and ours."""
+
+import gzip
+import json
+
+import pytest
+from tests.hub_server import HubServer
+
+from candlewick.artifacts import read_manifest
+from candlewick.cli import data_shard
+from candlewick.cli.main import main
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"document {number} of the text\n" for number in range(60)))
+    return path
+
+
+@pytest.fixture
+def shard(text, tmp_path):
+    """Shard the text: `shard("--take", "5")` returns the manifests' details of train and val."""
+
+    def run(*words, source=True):
+        given = ["--source", str(text)] if source else []
+        assert main(["data", "shard", *given, "--output", str(tmp_path / "out"), *words]) == 0
+        folders = (tmp_path / "out" / "train", tmp_path / "out" / "val")
+        return [read_manifest(folder, "text").details for folder in folders if folder.exists()]
+
+    return run
+
+
+def test_the_modes(shard, text, tmp_path, monkeypatch, capsys):
+    (train,) = shard()
+    assert (train["total_lines"], train["mode"]) == (60, "prod")
+    monkeypatch.setattr(data_shard, "_SMOKE_DOCUMENTS", 50)
+    train, val = shard("--mode", "smoke")
+    assert (train["total_lines"] + val["total_lines"], train["mode"]) == (50, "smoke")
+    train, val = shard("--mode", "split", "--val-ratio", "0.5")
+    assert train["total_lines"] + val["total_lines"] == 60
+    assert val["total_lines"] > 15
+    assert main(["data", "shard", "--source", str(text), "--output", str(tmp_path / "x"), "--mode", "split"]) == 2
+    assert "--val-ratio" in capsys.readouterr().err
+
+
+def test_how_many_and_how_long(shard, tmp_path):
+    (train,) = shard("--take", "25", "--lines-per-shard", "10")
+    assert [one["lines"] for one in train["shards"]] == [10, 10, 5]
+    assert [one["path"] for one in train["shards"]] == [f"train_{number:04}.jsonl" for number in range(3)]
+    assert train["lines_per_shard"] == 10
+
+
+def test_the_seed_decides_who_is_held_out(shard, tmp_path):
+    held = set()
+    for seed in ("17", "18"):
+        shard("--mode", "split", "--val-ratio", "0.3", "--seed", seed)
+        held.add((tmp_path / "out" / "val" / "val_0000.jsonl").read_text())
+    assert len(held) == 2
+
+
+def test_the_forms(shard, tmp_path):
+    shard("--format", "text", "--gzip")
+    lines = gzip.decompress((tmp_path / "out" / "train" / "train_0000.txt.gz").read_bytes()).decode().splitlines()
+    assert lines[0] == "document 0 of the text"
+    (train,) = shard("--documents", "file")
+    assert train["total_lines"] == 1
+
+
+def test_a_column_of_another_name(tmp_path, capsys):
+    (tmp_path / "code.jsonl").write_text('{"content": "x = 1"}\n')
+    words = ["data", "shard", "--source", str(tmp_path / "code.jsonl"), "--text-field", "content"]
+    assert main([*words, "--train-output", str(tmp_path / "train"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["outputs"]
+    assert (result["output"], result["total_lines"]) == (str(tmp_path / "train"), 1)
+    assert json.loads((tmp_path / "train" / "train_0000.jsonl").read_text()) == {"text": "x = 1"}
+
+
+def test_a_dataset_of_the_hub_with_the_flags_of_the_seed(tmp_path, capsys, monkeypatch):
+    token = "hf_canaryCANARYcanary"
+    used = {}
+    monkeypatch.setattr("candlewick.cli.environment.use_hub", lambda **given: used.update(given))
+    rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(40)).encode()
+    with HubServer() as hub, hub.client(tmp_path / "home"):
+        hub.commit("datasets/me/web", {"data/train-0.jsonl": rows, "data/test-0.jsonl": rows[:12]})
+        words = ["data", "shard", "--dataset", "me/web", "--split", "train", "--mode", "prod", "--workers", "2"]
+        words += ["--train-output", str(tmp_path / "t"), "--val-output", str(tmp_path / "v"), "--hf-token", token]
+        assert main([*words, "--cache-root", str(tmp_path / "cache")]) == 0
+    output = capsys.readouterr()
+    assert "40 documents in 1 shards" in output.out
+    assert token not in output.out + output.err + (tmp_path / "t" / "manifest.json").read_text()
+    assert used == {"token": token, "home": tmp_path / "cache"}
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--source", "a", "--dataset", "b/c"], "--source and --dataset both say what to read"),
+        (["--source", "a", "--val-ratio", "1"], "'1' is not a share from 0 to below 1"),
+        (["--source", "a", "--val-ratio", "x"], "'x' is not a share from 0 to below 1"),
+    ],
+)
+def test_mistakes(words, said, capsys):
+    assert main(["data", "shard", *words]) == 2
+    assert said in capsys.readouterr().err

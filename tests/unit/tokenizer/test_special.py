@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from tests import foreign
+
+from candlewick.errors import TokenizerError
+from candlewick.tokenizer.check import check
+from candlewick.tokenizer.special import DELIMITER, find_roles, template_of
+
+
+def roles(*special: str, template: str | None = None, **settings):
+    tree: dict = {}
+    if template is not None:
+        pieces = [
+            {"Sequence": {"id": "A"}} if p == "$A" else {"SpecialToken": {"id": p}} for p in template.split()
+        ]
+        tree["post_processor"] = {"type": "TemplateProcessing", "single": pieces}
+    return find_roles(tree, {name: i for i, name in enumerate(special)}, settings, "it")
+
+
+def around(found) -> tuple:
+    return found.delimiter, found.end
+
+
+def test_a_template_comes_before_settings_and_those_before_names():
+    assert around(roles("<a>", "<b>", "<s>", "</s>", DELIMITER, template="<a> $A <b>", bos_token="<s>")) == (
+        "<a>",
+        "<b>",
+    )
+    assert around(roles("<a>", "<b>", "<s>", "</s>", bos_token="<a>", eos_token="<b>")) == ("<a>", "<b>")
+    assert around(roles("<s>", "</s>")) == ("<s>", "</s>")
+    assert around(roles("<s>", "</s>", DELIMITER)) == (DELIMITER, None)
+
+
+def test_one_token_may_begin_and_end_everything():
+    assert around(roles("<x>", template="$A <x>")) == ("<x>", None)
+    assert around(roles("<x>", eos_token="<x>")) == ("<x>", None)
+    assert around(roles("<x>", bos_token="<x>", eos_token="<x>")) == ("<x>", None)
+
+
+def test_tokens_of_a_turn_neither_begin_nor_end_a_document():
+    chat = ("<|im_start|>", "<|im_end|>", DELIMITER)
+    found = roles(*chat, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    assert around(found) == (DELIMITER, None)
+    assert found.stops == ("<|im_end|>", DELIMITER)
+    assert found.names["bos_token"] == "<|im_start|>"
+
+
+def test_names_of_settings_that_are_not_special_are_left_out():
+    found = roles("<s>", "</s>", bos_token="<s>", eos_token="word", pad_token={"content": 3}, unk_token=None)
+    assert found.names == {"bos_token": "<s>", "eos_token": None, "unk_token": None}
+    assert (found.end, found.padding) == ("</s>", None)
+
+
+def test_padding_is_what_settings_say_else_a_known_name():
+    assert roles(DELIMITER, "<pad>").padding == "<pad>"
+    assert roles(DELIMITER, "<pad>", pad_token=DELIMITER).padding == DELIMITER
+    assert roles(DELIMITER).padding is None
+
+
+@pytest.mark.parametrize(
+    ("special", "settings", "said"),
+    [
+        ((), {}, r"its template \(none\) nor its special tokens \(none\) name one"),
+        (("<x>",), {}, r"its special tokens \(<x>\)"),
+        (("<x>",), {"template": "<gone> $A"}, r"its template \(<gone> \$A\)"),
+        (("<x>", "<y>"), {"template": "<x> <y> $A"}, r"its template \(<x> <y> \$A\)"),
+        (("<x>", "<y>"), {"template": "<x> $A <y> <y>"}, "name one token that begins a text"),
+    ],
+)
+def test_without_a_token_that_begins_a_document_it_is_refused(special, settings, said):
+    with pytest.raises(TokenizerError, match=said):
+        roles(*special, **settings)
+
+
+def test_the_template_of_a_tokenizer():
+    for kind, expected in {"seed": "<bos> $A <eos>", "qwen2": "", "llama3": "<|begin_of_text|> $A"}.items():
+        tree = json.loads(foreign.KINDS[kind]().to_str())
+        assert " ".join(template_of(tree)) == expected
+        assert check(tree, "it").special
