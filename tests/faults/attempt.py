@@ -53,6 +53,9 @@ def attempt(words: list[str], url: str, folder: Path, moment: int) -> None:
         def act(*args: Any, **settings: Any) -> Any:
             tick()
             result = real(*args, **settings)
+            if isinstance(args[0], shard_writer.ShardWriter):
+                assert args[0].stream is not None
+                args[0].stream.flush()  # as the system may at any time: the lines are smaller than its buffer
             tick()
             return result
 
