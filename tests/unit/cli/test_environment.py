@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home, share_cores
+from candlewick.cli.environment import cache_home, share_cores, use_hub
 from candlewick.errors import EnvironmentFault
 
 
@@ -41,3 +41,13 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     share_cores()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_the_hub_uses_the_token_and_the_folder_that_are_given(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, "mine")
+    use_hub()
+    assert {os.environ[name] for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE")} == {"mine"}
+    use_hub(token="hf_x", home=tmp_path)
+    assert os.environ["HF_TOKEN"] == "hf_x"
+    assert (os.environ["HF_HOME"], os.environ["HF_HUB_CACHE"]) == (str(tmp_path), str(tmp_path / "hub"))
