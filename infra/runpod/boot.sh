@@ -2,7 +2,7 @@
 # What a pod runs when it starts, and again whenever it was stopped: text -> shards -> tokens -> training.
 # Each step does what is not done yet, so the same command goes on where the last one was stopped.
 #
-#   RUN_CONFIG            configuration or shipped profile; default orchestrate
+#   RUN_CONFIG            configuration or shipped profile, configs/NAME.yaml too; default orchestrate
 #   RUN_EXPERIMENT        name of the run and of its folders; default: that of RUN_CONFIG
 #   RUN_SHARD             1 (default): write the text as shards first; 0: they are there
 #   RUN_SOURCE            text to shard: file, folder or hf://datasets/OWNER/NAME; needed with RUN_SHARD=1
@@ -16,7 +16,11 @@ set -euo pipefail
 
 config=${RUN_CONFIG:-orchestrate}
 name=$(basename "$config")
-experiment=${RUN_EXPERIMENT:-${name%.*}}
+name=${name%.*}
+if [[ ! -e $config ]]; then
+  config=$name # the seed's configs/runpod_1b.yaml is the shipped profile runpod_1b
+fi
+experiment=${RUN_EXPERIMENT:-$name}
 run=${ORCHESTRATE_RUNS_ROOT:-/workspace/runs}/$experiment
 
 if [[ ${RUN_SHARD:-1} == 1 ]]; then

@@ -78,7 +78,7 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert read_manifest(run / "validation").details["splits"]["validation"]["documents"] == held
 
     assert cloud(small, "--input", str(text_dir)) == 2
-    assert "holds shards already (fix: --reuse-shards takes" in capsys.readouterr().err
+    assert "holds shards already (fix: give --reuse-shards" in capsys.readouterr().err
     places = [run / name for name in ("tokens", "validation", "tokenizer")]
     places += [roots / name for name in ("train", "val", "artifacts")]
     before = contents(*places)
@@ -236,16 +236,27 @@ def boot(roots, small):
 
 
 def test_a_pod_shards_prepares_and_trains_and_goes_on_when_it_is_started_again(boot, roots, text_dir):
-    words = {"RUN_SOURCE": str(text_dir / "00.txt"), "RUN_VAL_RATIO": "0.2", "RUN_LOADER_WORKERS": "1"}
-    code, said = boot(**words, RUN_TRAIN="0")
-    assert (code, "next: candlewick train" in said) == (0, True), said
+    words = {"RUN_LOADER_WORKERS": "1", "RUN_VAL_RATIO": "0.2"}
+    code, said = boot(**words, RUN_SOURCE=str(text_dir / "00.txt"))
+    assert (code, "done: 2 steps" in said) == (0, True), said
+    assert read_manifest(roots / "train" / "small").details["lines_per_shard"] == 100
     assert read_manifest(roots / "val" / "small").details["total_lines"] > 0
-    assert not (roots / "runs" / "small" / "checkpoints").exists()
-    code, said = boot(**words)
+    code, said = boot(**words, RUN_SHARD="0")
     assert (code, "done: 2 steps" in said) == (0, True), said
     assert said.count("reused") == 5
-    code, said = boot(RUN_SHARD="0", RUN_LOADER_WORKERS="1")
-    assert (code, "done: 2 steps" in said) == (0, True), said
+
+
+def test_a_pod_takes_the_path_of_a_profile_of_the_seed(boot, roots, text_dir):
+    words = {
+        "RUN_CONFIG": "configs/local.yaml",
+        "RUN_EXPERIMENT": "e",
+        "RUN_TRAIN": "0",
+        "RUN_MAX_DOCUMENTS": "150",
+    }
+    code, said = boot(**words, RUN_SOURCE=str(text_dir), RUN_VAL_RATIO="0.2")
+    assert code == 0, said
+    assert sum(read_manifest(roots / side / "e").details["total_lines"] for side in ("train", "val")) == 150
+    assert f"next: candlewick train --config {roots}/runs/e/training.yaml\n" in said
 
 
 def test_a_pod_stops_at_the_first_step_that_fails(boot, roots):

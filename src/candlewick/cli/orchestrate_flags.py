@@ -28,12 +28,9 @@ _NAME: _Kind = {"metavar": "NAME"}
 _PATH: _Kind = {"type": absolute, "metavar": "PATH"}
 _PATHS: _Kind = {**_PATH, "action": "append"}
 _YES: _Kind = {"action": "store_const", "const": True}
-_MODE: _Kind = {"choices": ("local", "cloud")}
 _PRECISION: _Kind = {"choices": ("fp32", "fp16", "bf16", "mixed", "auto")}
 _SCHEDULES = ("constant", "cosine", "linear_warmup", "cosine_with_warmup", "polynomial", "wsd")
 _SCHEDULE: _Kind = {"choices": _SCHEDULES, "type": lambda word: word.replace("-", "_")}
-_PROFILE: _Kind = {"choices": tuple(PROFILES)}
-_DIR: _Kind = {"type": Path, "metavar": "DIR"}
 _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, setting, kind of value, help
     "text": (
         ("--input", "data.train_shards", _PATHS, "file or folder to train on, may come again"),
@@ -76,12 +73,12 @@ _TABLE: dict[str, tuple[tuple[str, str | None, _Kind, str], ...]] = {  # flag, s
         ("--seed", "runtime.seed", _NATURAL, "of weights, order of the data and dropout"),
         ("--tensorboard", "runtime.logging.tensorboard", _YES, "write TensorBoard files"),
     ),
-    "the run": (
-        ("--profile", None, _PROFILE, "without --config: full (default: the profile orchestrate) or local"),
-        ("--run-dir", None, _DIR, "its folder; default: one in runs/ with the name of the configuration"),
+    "the run, in runs/, or with --mode cloud below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": (
+        ("--profile", None, {"choices": tuple(PROFILES)}, "without --config: full (default), or the small local"),
+        ("--run-dir", None, {"type": Path, "metavar": "DIR"}, "its folder; default: by its --experiment"),
         ("--resume", None, _YES, "there has to be a checkpoint to go on with; without this there may be one"),
-        ("--mode", None, _MODE, "local (default): the whole path; cloud: all but the training, in shared folders"),
-        ("--experiment", None, _NAME, "name of the run below ORCHESTRATE_{RUNS,TRAIN,...}_ROOT, or in runs/"),
+        ("--mode", None, {"choices": ("local", "cloud")}, "cloud: all but the training, in shared folders"),
+        ("--experiment", None, _NAME, "name of the run and of its folders; default: that of the configuration"),
         ("--train-shard-lines", None, _COUNT, "documents per shard of training text; default 1,000,000"),
         ("--validation-shard-lines", None, _COUNT, "the same of --validation; default: as many"),
         ("--reuse-shards", None, _YES, "take the shards that are there, after a check of their hashes"),
@@ -111,9 +108,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def settings(args: argparse.Namespace) -> list[str]:
     """Return the overrides that the flags stand for, but for --batch-size and --grad-accum."""
-    overrides: list[str] = []
-    if args.stream:
-        overrides = stream_settings(args.dataset or DATASET, args.split or "train", args.max_samples)
+    stream = args.dataset or DATASET, args.split or "train", args.max_samples
+    overrides = stream_settings(*stream) if args.stream else []
     for flag, key in _NAMES.items():
         if "." in key and (value := getattr(args, key)) is not None:
             overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(flag)])]

@@ -14,8 +14,7 @@ from candlewick.errors import ConfigError
 
 DATASET = "HuggingFaceFW/fineweb"
 BATCH_NOTE = "the text comes in whole files, which are read row by row"
-_FILE = "streaming_config.json"
-_TYPES = {"dataset": str, "split": str, "max_samples": int, "stream_batch_size": int}
+_KEYS = ("dataset", "split", "max_samples", "stream_batch_size")
 
 
 def stream_settings(dataset: str, split: str, max_samples: int | None) -> list[str]:
@@ -27,18 +26,18 @@ def stream_settings(dataset: str, split: str, max_samples: int | None) -> list[s
 
 def beside(config: str) -> list[str]:
     """Return the overrides of a streaming_config.json beside a config, and tell of it. Raises ConfigError."""
-    path = Path(config).parent / _FILE
+    path = Path(config).parent / "streaming_config.json"
     if not (Path(config).is_file() and path.is_file()):
         return []
     try:
         given: dict[str, Any] = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
     except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
-    wrong = [name for name, value in given.items() if type(value) is not _TYPES.get(name)]
-    if wrong or not given.get("dataset"):
-        what = f"has {wrong[0]}={given[wrong[0]]!r}"[:80] if wrong else "names no dataset"
-        raise ConfigError(f"{path} {what}", f"it may hold {', '.join(_TYPES)}; correct it, or remove it")
-    settings = stream_settings(given["dataset"], given.get("split", "train"), given.get("max_samples"))
+    if given.keys() - set(_KEYS) or not given.get("dataset"):
+        raise ConfigError(
+            f"{path} should have a dataset, and no keys but {', '.join(_KEYS)}", "correct or remove it"
+        )
+    settings = stream_settings(str(given["dataset"]), given.get("split", "train"), given.get("max_samples"))
     idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in given else ""
     tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
     return [*settings, "data.validation_shards=[]"]

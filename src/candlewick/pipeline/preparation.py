@@ -21,7 +21,6 @@ from typing import Any
 from candlewick.artifacts import (
     MANIFEST,
     Manifest,
-    make_directory,
     publish,
     read_manifest,
     replace_durable,
@@ -207,6 +206,6 @@ def _describe(config: RunConfig, run_dir: Path, tokenizer: Path) -> None:
     """Write what `train` and readers of the seed's run folders want to know."""
     special = json.dumps(list(Tokenizer.load(tokenizer).special_tokens), ensure_ascii=False)
     texts = {"special_tokens.txt": special, "training.yaml": dump_yaml(config), "training.toml": dump_toml(config)}
-    make_directory(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         replace_durable(run_dir / name, text.encode())

@@ -57,8 +57,8 @@ def _foresee(prepared: Prepared, run_dir: Path, say: Say) -> Json:
     steps, parameters = forecast(prepared.config, data)
     require_room(run_dir, _LEAST_BYTES * parameters)
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
-    command = ["candlewick", "train", "--config", str(run_dir / "training.yaml")]
-    command += ["--resume"] if prepared.is_started else []
+    resume = ["--resume"] if prepared.is_started else []
+    command = ["candlewick", "train", "--config", str(run_dir / "training.yaml"), *resume]
     return {"steps": steps, "parameters": parameters, "command": command}
 
 

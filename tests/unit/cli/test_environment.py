@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home, share_cores, use_hub
+from candlewick.cli.environment import cache_home, cloud_roots, share_cores, use_hub
 from candlewick.errors import EnvironmentFault
 
 
@@ -43,11 +43,32 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
-def test_the_hub_uses_the_token_and_the_folder_that_are_given(monkeypatch, tmp_path):
+def test_the_folders_of_the_cloud_are_the_seeds_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
+    for name in ("RUNS", "CACHE", "TOKENIZER", "TRAIN", "VAL", "HF_CACHE"):
+        monkeypatch.delenv(f"ORCHESTRATE_{name}_ROOT", raising=False)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    assert cloud_roots() == {
+        "RUNS": Path("/workspace/runs"),
+        "CACHE": Path("/workspace/cache"),
+        "TOKENIZER": Path("/workspace/artifacts/tokenizer"),
+        "TRAIN": Path("/workspace/datasets/train"),
+        "VAL": Path("/workspace/datasets/val"),
+        "HF_CACHE": Path("/workspace/hf_cache"),
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "/mine")
+    monkeypatch.setenv("ORCHESTRATE_VAL_ROOT", "held")
+    roots = cloud_roots()
+    assert (roots["VAL"], roots["HF_CACHE"]) == (tmp_path / "held", Path("/mine"))
+    monkeypatch.setenv("ORCHESTRATE_HF_CACHE_ROOT", "/theirs")
+    assert cloud_roots()["HF_CACHE"] == Path("/theirs")
+
+
+def test_the_hub_gets_a_token_and_a_folder(monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, "mine")
+        monkeypatch.setenv(name, "before")
     use_hub()
-    assert {os.environ[name] for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE")} == {"mine"}
-    use_hub(token="hf_x", home=tmp_path)
-    assert os.environ["HF_TOKEN"] == "hf_x"
-    assert (os.environ["HF_HOME"], os.environ["HF_HUB_CACHE"]) == (str(tmp_path), str(tmp_path / "hub"))
+    assert {os.environ[name] for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE")} == {"before"}
+    use_hub(token="secret", home=tmp_path)
+    assert (os.environ["HF_TOKEN"], os.environ["HF_HOME"]) == ("secret", str(tmp_path))
+    assert os.environ["HF_HUB_CACHE"] == str(tmp_path / "hub")

@@ -23,6 +23,12 @@ def test_every_verb_explains_itself(verb, capsys):
     assert f"candlewick {verb}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--version"], ["train", "--version"], ["orchestrate", "--version"]])
+def test_the_version_is_told_to_verbs_as_well(words, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith("candlewick ")
+
+
 def test_help_names_every_verb(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ from candlewick.artifacts import read_manifest
 from candlewick.config_io import load_config
 from candlewick.errors import ArtifactError, CheckpointError, ConfigError
 from candlewick.pipeline.preparation import Options, prepare_run
+from candlewick.pipeline.runner import orchestrate
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -122,3 +123,20 @@ def test_tokens_that_are_there_need_no_stage(tiny, tokens, run_dir):
     found = prepare_run(config, run_dir, said.append, Options())
     assert (said, found.tokens, found.is_started) == ([], {"tokens": read_manifest(tokens).id}, False)
     assert load_config(run_dir / "training.yaml").data.train_shards == (str(tokens),)
+
+
+def test_a_run_on_other_text_is_refused_and_goes_on_when_only_its_tokens_are_gone(
+    tiny, run_dir, text_dir, tmp_path
+):
+    text = tmp_path / "text.txt"
+    shutil.copy(text_dir / "00.txt", text)
+    data = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text)]}
+    config = tiny(data=data, scheduler={"total_steps": 2, "warmup_steps": 1})
+    orchestrate(config, run_dir, print)
+    shutil.rmtree(run_dir / "tokens")
+    said = []
+    assert prepare_run(config, run_dir, said.append, Options(resume=True)).is_started
+    assert [line.split()[:2] for line in said] == [["tokenizer", "reused,"], ["tokens", "made:"]]
+    text.write_text(text.read_text() + "more\n")
+    with pytest.raises(ConfigError, match="holds a run on other text"):
+        prepare_run(config, run_dir, said.append, Options())

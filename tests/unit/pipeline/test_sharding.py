@@ -146,7 +146,7 @@ def test_shards_of_the_seeds_orchestrator_have_no_hashes(sharding, train, val):
     (train / "train-00000.txt").write_text("one\ntwo\n")
     said = []
     assert documents(shard_text(config_of(), replace(sharding, existing="reuse"), said.append)) == ["one", "two"]
-    assert said[0].endswith("(1 files without hashes)")
+    assert said[0].endswith("(there are no hashes to check)")
 
 
 def test_damaged_shards_are_refused_and_can_be_made_anew(text, sharding, train, val):

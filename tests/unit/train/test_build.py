@@ -13,7 +13,7 @@ from candlewick.parallel import precision
 from candlewick.parallel.env import Distributed
 from candlewick.pipeline.training import open_data, run_training
 from candlewick.train import build as build_module
-from candlewick.train.build import build, vocabulary_rows
+from candlewick.train.build import build, forecast, vocabulary_rows
 from candlewick.train.evaluate import evaluate
 from candlewick.train.step import train_step
 from candlewick.train.trackers import read_metrics
@@ -41,6 +41,15 @@ def test_the_vocabulary_is_as_configured_or_rounded_up(tokenizer):
     assert vocabulary_rows(300, tokenizer) == 300
     with pytest.raises(ConfigError, match=r"model\.vocab_size=299 is smaller than the tokenizer's 300 tokens"):
         vocabulary_rows(299, tokenizer)
+
+
+@pytest.mark.parametrize("end", [{"total_steps": 12}, {"total_epochs": 2}, {"total_seconds": 9}])
+def test_what_a_run_will_be_is_known_before_its_model_is_built(tiny, built, end):
+    config = tiny(scheduler={"total_steps": None, "warmup_steps": 2, **end})
+    data = open_data(config)
+    trainer = built(config, data=data)
+    model = trainer.parts.objective.model
+    assert forecast(config, data) == (trainer.state.total_steps, sum(p.numel() for p in model.parameters()))
 
 
 def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
