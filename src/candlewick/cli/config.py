@@ -11,7 +11,10 @@ from candlewick.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = actions.add_parser("show", help="print every setting, defaults, file and overrides together; turns a file of the seed into one of ours")
+    show = actions.add_parser(
+        "show",
+        help="print every setting, defaults, file and overrides together; turns a file of the seed into one of ours",
+    )
     add_config(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("yaml", "toml", "json"), help="default yaml")

@@ -42,7 +42,17 @@ def complete(capsys, tmp_path):
 def test_bash_offers_verbs_actions_and_options(complete):
     assert complete("") == list(VERBS)
     assert complete("ge") == ["generate"]
-    assert complete("config ") == ["show", "list", "schema", "explain", "diff", "plot-schedule", "-h", "--help", "--version"]
+    assert complete("config ") == [
+        "show",
+        "list",
+        "schema",
+        "explain",
+        "diff",
+        "plot-schedule",
+        "-h",
+        "--help",
+        "--version",
+    ]
     assert complete("tokenizer tr") == ["train"]
     assert {"--resume", "--run-dir", "--config"} <= set(complete("train --"))
     assert "--resume" not in complete("tokenizer train --")
