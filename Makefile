@@ -5,7 +5,7 @@
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
-#   make faults 500 disturbed downloads (SEED=)
+#   make faults 500 disturbed downloads (COUNT=, SEED=)
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
@@ -34,8 +34,9 @@ core: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz.configs --count $(COUNT) --seed $(SEED) --processes 2
 
+faults: COUNT = 500
 faults: $(VENV)/.dev
-	$(BIN)/python -m tests.faults.sharder --count 500 --seed $(SEED)
+	$(BIN)/python -m tests.faults.sharder --count $(COUNT) --seed $(SEED)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

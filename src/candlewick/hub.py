@@ -38,6 +38,7 @@ _URI = re.compile(
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
+_QUERY = re.compile(r"\?\S+")  # of an address: it may be signed, and open to who has it
 _NEVER = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 _TRANSIENT = {408, 429, *range(500, 600)}
 
@@ -211,10 +212,12 @@ def _persist(what: str, ask: Callable[[], _Result]) -> _Result:
     """Ask until there is an answer, `TRIES` times at most."""
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
-    # hf_xet raises RuntimeError for its network's troubles; an answer that is no JSON is a ValueError
-    for number in range(1, TRIES + 1):
+    number = 0
+    while True:
+        number += 1
         try:
             return ask()
+        # hf_xet raises RuntimeError for its network's troubles; an answer that is no JSON is a ValueError
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             cause = _cause(error)
             _raise_what_stays(what, cause)
@@ -224,7 +227,6 @@ def _persist(what: str, ask: Callable[[], _Result]) -> _Result:
             seconds = _seconds_to_wait(cause, number)
         _log.warning("%s: %s; trying again in %.0f s (%d of %d)", what, reason, seconds, number, TRIES - 1)
         time.sleep(seconds)
-    raise AssertionError
 
 
 def _cause(error: Exception) -> Exception:
@@ -283,7 +285,7 @@ def _reason(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
     if token := get_token():
         text = text.replace(token, "***")
-    return re.sub(r"\?\S+", "?...", text)
+    return _QUERY.sub("?...", text)
 
 
 def _seconds_to_wait(error: Exception, number: int) -> float:
@@ -298,13 +300,23 @@ def _seconds_to_wait(error: Exception, number: int) -> float:
     return longest * (0.5 + 0.5 * random.random())
 
 
+def _without_query(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _QUERY.sub("?...", record.getMessage()), None
+    return True
+
+
 @cache
 def _set_up() -> None:
-    """Give every request of `huggingface_hub` a time-out: a listing has none, and would wait for ever. No bars."""
+    """Give every request of `huggingface_hub` a time-out, and let it tell no signed address and show no bars.
+
+    A listing has no time-out of its own, and would wait for ever.
+    """
     from huggingface_hub import constants, get_session, set_client_factory  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
 
     disable_progress_bars()
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_without_query)
     client, hooks = type(get_session()), get_session().event_hooks["request"]
 
     def limit(request: Any) -> None:

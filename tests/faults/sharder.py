@@ -2,22 +2,19 @@
 
     python -m tests.faults.sharder --count 500 --seed 0
 
-Scenario number n is a function of n alone. Each makes a small dataset of several files and formats, shards it once
-from a Hub without faults, and once from one that drops, cuts, stalls, errs and flips bits, in a process that dies
-at random moments and is started again: in this process, where a death is an exception that nothing handles, every
-tenth in another one, with SIGKILL. Both folders have to be the same, byte for byte.
+Each scenario makes a small dataset of several files and formats from its number, shards it once from a Hub without
+faults, and once from one that drops, cuts, stalls, errs and flips bits, by a process that is killed (SIGKILL) at
+random moments and started again with other numbers of workers. Then both folders are the same, byte for byte, but
+for the manifests' provenance; nothing else is left beside them; and the token that opens the repository is told
+nowhere. Processes are forked from one that has loaded everything, so that a start takes no second.
 """
 
 import argparse
-import contextlib
 import gzip
 import io
 import json
-import logging
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,23 +23,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
+from tests.faults.attempt import attempt
 from tests.hub_server import HubServer, Request
 
-from candlewick.config import DataConfig
-from candlewick.data import text_shards
-from candlewick.data.text_shards import Outputs, ShardSettings, shard
-from candlewick.errors import DataError, EnvironmentFault
-
 _FAULTS = ("drop", "cut", "short", "429", "500", "502", "503")
-_OF_FILES = (*_FAULTS, "flip", "other")
+_OF_FILES = (*_FAULTS, "flip", "flip", "other", "other")
 _ALPHABET = 'abc \n\r\t{}"\\äß日本\U0001f56f\u2028\x00'
 _NAME = "datasets/me/web"
+_TOKEN = "hf_canaryCANARYcanary"
 _MOST_STARTS = 60
+_GAVE_UP = "6 tries failed"  # bytes that stay wrong, a network that stays away: the user starts it again
+_NOTHING = "document came out of"  # of a side: an error with faults and without
 
-
-class Killed(BaseException):
-    """Like `kill -9`: nothing in the program handles it."""
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    ["tests.faults.attempt", "huggingface_hub.hf_api", "httpcore2", "hf_xet", "rich.progress"]
+)
 
 
 def dataset(choose: random.Random) -> dict[str, bytes]:
@@ -51,7 +47,7 @@ def dataset(choose: random.Random) -> dict[str, bytes]:
     for number in range(choose.randint(1, 4)):
         texts = ["".join(choose.choices(_ALPHABET, k=choose.randint(0, 60))) for _ in range(choose.randint(3, 50))]
         texts[0] += "some text"
-        kind = choose.choice((".parquet", ".jsonl", ".jsonl.gz", ".txt"))
+        kind = choose.choice((".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt"))
         if kind == ".parquet":
             buffer = io.BytesIO()
             table = pa.table({"text": texts, "id": range(len(texts))})
@@ -61,131 +57,98 @@ def dataset(choose: random.Random) -> dict[str, bytes]:
             content = "\n".join(text.replace("\n", " ") for text in texts).encode()
         else:
             content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-        files[f"data/{number:02}{kind}"] = gzip.compress(content, mtime=0) if kind.endswith(".gz") else content
+        if kind.endswith(".gz"):
+            content = gzip.compress(content, mtime=0)
+        elif kind.endswith(".zst"):
+            content = pa.Codec("zstd").compress(content, asbytes=True)
+        files[f"data/{number:02}{kind}"] = content
     return files
 
 
-def settings_of(choose: random.Random, documents: int) -> ShardSettings:
-    """Return settings under which both sides get a document, almost always."""
-    fraction = choose.choice((0.0, 0.3))
-    return ShardSettings(
-        documents_per_shard=choose.randint(1, 30),
-        take=choose.choice((None, None, choose.randint(1, documents))),
-        validation_fraction=fraction,
-        seed=choose.randint(0, 5),
-        format=choose.choice(("jsonl", "text")),
-        gzip=choose.random() < 0.3,
-        mode="split" if fraction else "prod",
-    )
+def flags(choose: random.Random) -> list[str]:
+    """Return flags that decide the shards; nearly always both sides get a document."""
+    words = ["--lines-per-shard", str(choose.randint(1, 30)), "--seed", str(choose.randint(0, 5))]
+    words += choose.choice((["--mode", "prod"], ["--mode", "split", "--val-ratio", "0.3"]))
+    words += ["--format", choose.choice(("jsonl", "text"))]
+    words += choose.choice(([], [], ["--take", str(choose.randint(1, 60))]))
+    return words + choose.choice(([], [], ["--gzip"]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of the shards but what the manifests say of time and place."""
-    found = {}
+    found: dict[str, bytes] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            if path.name == "manifest.json":
-                manifest = json.loads(data)
-                del manifest["provenance"]
-                data = json.dumps(manifest, sort_keys=True).encode()
-            found[path.relative_to(folder).as_posix()] = data
+        data = path.read_bytes() if path.is_file() else b"a folder"
+        if path.name == "manifest.json":
+            manifest = json.loads(data)
+            del manifest["provenance"]
+            data = json.dumps(manifest, sort_keys=True).encode()
+        found[path.relative_to(folder).as_posix()] = data
     return found
 
 
-def scenario(number: int, folder: Path, *, real_kills: bool) -> str:
-    """Run one scenario; return how it went. Raises AssertionError if the shards differ."""
+def scenario(number: int, folder: Path) -> tuple[str, int]:
+    """Run one; return how it went and how often it was killed. Raises AssertionError if anything differs."""
     choose = random.Random(number)
-    files = dataset(choose)
-    settings = settings_of(choose, 20)
-    uri, config = f"hf://{_NAME}", DataConfig(documents="line")
-    ahead, chance = choose.randint(1, 3), choose.choice((0.05, 0.2, 0.4))
-    with HubServer(lfs_bytes=choose.choice((1, 500, 10**6))) as hub, hub.client(folder / "home", timeout=0.15):
-        hub.stall_seconds = 0.4
-        hub.commit(_NAME, files)
-        clean = Outputs(folder / "clean" / "train", folder / "clean" / "val")
-        try:
-            shard([uri], clean, settings, config)
-        except DataError as error:  # nothing came out on one side: then with faults too
-            if "document came out of" not in str(error):
-                raise
-            return "refused"
-        plan = random.Random(-number)
+    files, words = dataset(choose), flags(choose)
+    chance = choose.choice((0.1, 0.3, 0.5))
+    kills = 0
+    with HubServer(lfs_bytes=choose.choice((1, 500, 10**6))) as hub:
+        hub.stall_seconds = 1.0
+        hub.commit(_NAME, files, token=_TOKEN)
+        code = _start(hub, words, folder, "clean", 0)
+        if code == 3 and _NOTHING in (folder / "output").read_text():
+            return "refused", 0
+        assert code == 0, (folder / "output").read_text()[-500:]
+        faults = random.Random(-number)
 
         def meet(request: Request) -> str | None:
-            if plan.random() >= chance:
+            if faults.random() >= chance:
                 return None
-            if plan.random() < 0.02:
+            if faults.random() < 0.02:
                 return "stall"
-            return plan.choice(_FAULTS if "/api/" in request.path else _OF_FILES)
+            return faults.choice(_FAULTS if "/api/" in request.path else _OF_FILES)
 
         hub.plan = meet
-        words = _words(uri, folder / "faulty", settings, ahead)
-        if real_kills:
-            starts = _run_and_kill(words, hub.environment(folder / "home"), choose)
-        else:
-            outputs = Outputs(folder / "faulty" / "train", folder / "faulty" / "val")
-            starts = 1
-            while not _attempt(uri, outputs, settings, config, ahead, choose.choice((0, 5, 15, 40))):
-                starts += 1
-                assert starts < _MOST_STARTS, "it never ends"
-    assert contents(folder / "faulty") == contents(folder / "clean")
-    return "killed" if starts > 1 else "undisturbed"
+        for start in range(_MOST_STARTS):
+            # any moment for the first ones; then only the network troubles it
+            moment = int(2 ** choose.uniform(0, 8)) if start < choose.randint(1, 6) else 0
+            code = _start(hub, [*words, "--workers", str(choose.randint(1, 3))], folder, "faulty", moment)
+            if code == 0:
+                break
+            said = (folder / "output").read_text()
+            (folder / "output").rename(folder / f"output-{start}")
+            assert code == -9 or (code in (3, 4) and _GAVE_UP in said), f"exit code {code}: {said[-500:]}"
+            kills += code == -9
+        assert code == 0, "it never ends"
+    clean, faulty = contents(folder / "clean"), contents(folder / "faulty")
+    unlike = sorted(name for name in clean.keys() | faulty.keys() if clean.get(name) != faulty.get(name))
+    assert not unlike, f"not the same: {unlike[:5]}"
+    outputs = [path.read_bytes() for path in folder.glob("output*")]
+    written = b"".join([*clean.values(), *faulty.values(), *outputs])
+    assert _TOKEN.encode() not in written, "the token is told"
+    return "killed" if kills else "undisturbed", kills
 
 
-def _attempt(
-    uri: str, outputs: Outputs, settings: ShardSettings, config: DataConfig, ahead: int, moment: int
-) -> bool:
-    """Shard, and die at the `moment`-th write or rename (0: do not); return whether it came to its end."""
-    left = [moment]
-    with pytest.MonkeyPatch.context() as patch:
-        places = ((text_shards, "replace_durable"), (text_shards, "publish"), (os, "fsync"))
-        for module, name in places if moment else ():
-            real = getattr(module, name)
-
-            def act(*args, _real=real, **kwargs):
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Killed
-                return _real(*args, **kwargs)
-
-            patch.setattr(module, name, act)
-        try:
-            shard([uri], outputs, settings, config, ahead=ahead)
-        except (Killed, EnvironmentFault):
-            return False
-        except DataError as error:
-            if "tries failed" not in str(error):
-                raise
-            return False
-    return True
-
-
-def _words(uri: str, output: Path, settings: ShardSettings, ahead: int) -> list[str]:
-    words = [sys.executable, "-m", "candlewick", "data", "shard", "--source", uri, "--output", str(output)]
-    words += ["--lines-per-shard", str(settings.documents_per_shard), "--seed", str(settings.seed)]
-    words += ["--format", settings.format, "--workers", str(ahead), "-q"]
-    words += ["--take", str(settings.take)] if settings.take else []
-    words += ["--mode", settings.mode]
-    words += ["--val-ratio", str(settings.validation_fraction)] if settings.validation_fraction else []
-    return words + (["--gzip"] if settings.gzip else [])
-
-
-def _run_and_kill(words: list[str], environment: dict[str, str], choose: random.Random) -> int:
-    """Start the command until it ends by itself, killing it after a random time; return how often."""
-    for starts in range(1, _MOST_STARTS):
-        process = subprocess.Popen(words, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # the first ones are killed, for the later ones the network is the only trouble
-            process.wait(choose.uniform(0.3, 1.5) if starts < 4 else 120)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        elif process.returncode == 0:
-            return starts
-        else:
-            assert process.returncode in (3, 4), f"exit code {process.returncode}"
-    raise AssertionError("it never ends")
+def _start(hub: HubServer, words: list[str], folder: Path, name: str, moment: int) -> int:
+    own = [
+        "data",
+        "shard",
+        "--source",
+        f"hf://{_NAME}",
+        "--output",
+        str(folder / name),
+        "--hf-token",
+        _TOKEN,
+        "-q",
+    ]
+    process = _context.Process(target=attempt, args=([*own, *words], hub.url, folder, moment))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "it hangs"
+    code = process.exitcode
+    process.close()
+    return code
 
 
 def main() -> int:
@@ -194,19 +157,20 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="number of the first scenario")
     args = parser.parse_args()
-    logging.getLogger("candlewick").setLevel(logging.CRITICAL)
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     outcomes: Counter[str] = Counter()
-    began = time.monotonic()
+    kills, began = 0, time.monotonic()
     for number in range(args.seed, args.seed + args.count):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                outcomes[scenario(number, Path(folder), real_kills=number % 10 == 9)] += 1
+                outcome, killed = scenario(number, Path(folder))
+                outcomes[outcome] += 1
+                kills += killed
             except AssertionError as error:
                 outcomes["different"] += 1
-                print(f"\nscenario {number}: {str(error)[:300]}", flush=True)
+                print(f"\nscenario {number}: {str(error)[:1000]}", flush=True)
         counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-        print(f"\r{counts}; {(time.monotonic() - began) / outcomes.total():.2f} s each", end="", flush=True)
+        seconds = (time.monotonic() - began) / outcomes.total()
+        print(f"\r{counts}; {kills} kills; {seconds:.2f} s each", end="", flush=True)
     print()
     return 1 if outcomes["different"] else 0
 

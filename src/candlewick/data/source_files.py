@@ -6,9 +6,10 @@ A file of the Hub is on the disk from shortly before it is read until the next o
 what would be read is known before a byte of it comes.
 """
 
+import logging
 import shutil
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,14 @@ from threading import Thread
 
 from candlewick.artifacts import json_sha256
 from candlewick.config import DataConfig
+from candlewick.data.documents import count_documents
 from candlewick.data.hub_files import choose_files
-from candlewick.data.pieces import SourceFile
-from candlewick.data.sources import Corpus, describe_file, open_corpus
+from candlewick.data.pieces import Piece, SourceFile
+from candlewick.data.sources import Corpus, describe_file, field_of, open_corpus
 from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubFile, HubRepo, fetch_file, open_repo, parse_uri
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +64,28 @@ class SourceFiles:
                 rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
         return json_sha256(rows)
 
-    def at_hand(self, start: int, folder: Path, ahead: int) -> Generator[tuple[int, SourceFile]]:
+    def at_hand(
+        self, start: int, folder: Path, ahead: int, goes_on: Callable[[int], bool] = lambda _: True
+    ) -> Generator[tuple[int, SourceFile]]:
         """Yield (number, file on this disk) from number `start` on, while the next `ahead` are being fetched.
 
-        What comes from the Hub lies in `folder`, and goes when the next one is asked for.
+        What comes from the Hub lies in `folder`, and goes when the next one is asked for. `goes_on` says whether
+        another file is wanted after so many more rows. At the end what is on its way is awaited: it would come
+        into a folder that is taken for empty.
         """
         waiting: dict[int, Future[SourceFile]] = {}
         for number in range(start, len(self.files)):
-            for wanted in range(number, min(number + 1 + ahead, len(self.files))):
-                if wanted not in waiting:
-                    waiting[wanted] = self._begin(wanted, folder / f"{wanted:06d}")
-            yield number, waiting.pop(number).result()
+            if not goes_on(0):
+                break
+            file = (waiting.pop(number, None) or self._begin(number, folder)).result()
+            if goes_on(count_documents(Piece(file), field_of(self.config)) if file.kind == "parquet" else 0):
+                for wanted in range(number + 1, min(number + 1 + ahead, len(self.files))):
+                    waiting[wanted] = waiting.get(wanted) or self._begin(wanted, folder)
+            yield number, file
             shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
+        if waiting:
+            _log.info("waiting for %d files that were fetched ahead", len(waiting))
+            wait(waiting.values())
 
     def fetch(self, folder: Path) -> Corpus:
         """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
@@ -79,11 +93,12 @@ class SourceFiles:
         return Corpus(tuple(found), self.config)
 
     def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
+        """Fetch a file in the background; `folder` is that of all."""
         future: Future[SourceFile] = Future()
 
         def bring() -> None:
             try:
-                future.set_result(self._bring(self.files[number], folder))
+                future.set_result(self._bring(self.files[number], folder / f"{number:06d}"))
             except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
                 future.set_exception(error)
 

@@ -218,27 +218,24 @@ class _Work:
         place, total = self.place, sum(file.bytes for file in self.files.files)
         done = sum(file.bytes for file in self.files.files[: place.file])
         config = self.files.config
-        if not self._is_enough():
-            for number, file in self.files.at_hand(place.file, fetched, ahead):
-                before, skip, began = self.bad, place.skip, place.text_bytes
-                self.bad = BadText()
-                self.bad.merge(before)
-                documents = _whole(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
-                for row, text in enumerate(documents):
-                    if row < skip:
-                        continue
-                    if self._take(text):
-                        self._note(number, row + 1, before)
-                    if self._is_enough():
-                        break
-                    if progress and row % _DOCUMENTS_PER_REPORT == 0:
-                        self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
-                done += file.bytes
-                self._note(number + 1, 0, self.bad)
-                if progress:
-                    self._report(progress, done, total)
-                if self._is_enough():
+        for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
+            before, skip, began = self.bad, place.skip, place.text_bytes
+            self.bad = BadText()
+            self.bad.merge(before)
+            documents = _whole(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
+            for row, text in enumerate(documents):
+                if row < skip:
+                    continue
+                if self._take(text):
+                    self._note(number, row + 1, before)
+                if not self._goes_on(0):
                     break
+                if progress and row % _DOCUMENTS_PER_REPORT == 0:
+                    self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
+            done += file.bytes
+            self._note(number + 1, 0, self.bad)
+            if progress:
+                self._report(progress, done, total)
         for side in self.sides.values():
             side.finish()
         self._note(len(self.files.files), 0, self.bad)
@@ -250,8 +247,9 @@ class _Work:
             done, total = place.text_bytes, place.text_bytes * take // place.taken
         progress(done, total)
 
-    def _is_enough(self) -> bool:
-        return self.settings.take is not None and self.place.taken >= self.settings.take
+    def _goes_on(self, rows: int) -> bool:
+        """Say whether there is more to take after so many more rows."""
+        return self.settings.take is None or self.place.taken + rows < self.settings.take
 
     def _take(self, text: str) -> bool:
         """Write a document; return whether a shard became full."""

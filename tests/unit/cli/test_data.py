@@ -86,6 +86,25 @@ def test_verify_says_ok_or_names_the_file(files, capsys):
     assert "train-00000.bin has sha256" in capsys.readouterr().err
 
 
+def test_verify_reads_shards_of_text_too(files, tmp_path, capsys):
+    assert (
+        main(
+            ["data", "shard", "--source", str(files[0]), "--output", str(tmp_path / "text"), "--documents", "file"]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    folder = tmp_path / "text" / "train"
+    size = (folder / "train_0000.jsonl").stat().st_size
+    assert main(["data", "verify", str(folder)]) == 0
+    assert capsys.readouterr().out == f"ok: 1 files, {size:,} bytes\n"
+    assert main(["data", "verify", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"dataset": str(folder), "ok": True, "files": 1, "bytes": size}
+    (folder / "train_0000.jsonl").write_text("{}\n")
+    assert main(["data", "verify", str(folder)]) == 3
+    assert "train_0000.jsonl has 3 bytes" in capsys.readouterr().err
+
+
 def test_inspect_shows_counts_and_the_first_tokens(files, capsys):
     prepare(files)
     capsys.readouterr()

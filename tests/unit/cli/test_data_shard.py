@@ -9,6 +9,7 @@ from tests.hub_server import HubServer
 from candlewick.artifacts import read_manifest
 from candlewick.cli import data_shard
 from candlewick.cli.main import main
+from candlewick.data.shard_writer import ShardWriter
 
 
 @pytest.fixture
@@ -98,9 +99,35 @@ def test_a_dataset_of_the_hub_with_the_flags_of_the_seed(tmp_path, capsys, monke
     [
         (["--source", "a", "--dataset", "b/c"], "--source and --dataset both say what to read"),
         (["--source", "a", "--val-ratio", "1"], "'1' is not a share from 0 to below 1"),
+        (
+            ["--take", "20001"],
+            "--take 20001 is more than the 20000 documents of --mode smoke (fix: give --mode prod",
+        ),
+        (["--source", "a", "--mode", "split", "--val-ratio", "0"], "--mode split holds out a share"),
+        (["--source", "hf://a"], "hf://a names nothing on the Hub"),
         (["--source", "a", "--val-ratio", "x"], "'x' is not a share from 0 to below 1"),
     ],
 )
 def test_mistakes(words, said, capsys):
-    assert main(["data", "shard", *words]) == 2
+    assert main(["data", "shard", *words]) == (3 if "hf://a" in words else 2)
     assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_5_and_the_same_command_goes_on(text, tmp_path, capsys, monkeypatch):
+    words = ["data", "shard", "--source", str(text), "--output", str(tmp_path / "out"), "--lines-per-shard", "7"]
+    written = []
+
+    def stop(self, line, real=ShardWriter.add):
+        written.append(line)
+        if len(written) == 30:
+            raise KeyboardInterrupt
+        real(self, line)
+
+    monkeypatch.setattr(ShardWriter, "add", stop)
+    assert main(words) == 5
+    assert "run it again to go on" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "train.partial").glob("train_*.jsonl"))) >= 4
+    assert main(words) == 0
+    assert len(written) == 30 + 60 - 28  # four shards of seven were finished
+    lines = b"".join(path.read_bytes() for path in sorted((tmp_path / "out" / "train").glob("*.jsonl")))
+    assert [json.loads(line)["text"] for line in lines.splitlines()] == text.read_text().splitlines()

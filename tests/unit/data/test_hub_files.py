@@ -106,7 +106,7 @@ def test_a_card_without_a_header_says_nothing():
     assert card_patterns("# Words\n---\nconfigs: [{data_files: x}]\n---\n", "train", "hf://x") is None
 
 
-@pytest.mark.parametrize("header", ["a: [", "a: !!python/object:os.system {}", "[" * 5000])
+@pytest.mark.parametrize("header", ["a: [", "a: !!python/object:os.system {}", "[" * 500])
 def test_a_header_that_is_no_yaml_is_refused(header):
     with pytest.raises(DataError, match=r"the header of hf://x/README.md cannot be read"):
         card_patterns(f"---\n{header}\n---\n", "train", "hf://x")

@@ -54,3 +54,16 @@ def test_a_damaged_page_is_named(source, tmp_path):
     file = open_corpus([str(path)], DataConfig()).files[0]
     with pytest.raises(DataError, match=r"(?s)a\.parquet cannot be read: .*it is damaged"):
         list(columns(Piece(file), "text"))
+
+
+def test_rows_that_do_not_come_are_noticed(source, monkeypatch):
+    """A reader that ends too early would otherwise cut the text short without a word."""
+    real = pq.ParquetFile.iter_batches
+
+    def short(self, size, groups, *args, **settings):
+        batches = list(real(self, size, groups, *args, **settings))
+        return iter([batches[0].slice(1), *batches[1:]] if groups == [2] else batches)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read: row group 2 has 6 rows, its metadata say 7"):
+        list(columns(Piece(source("a.parquet", ROWS)), "text"))

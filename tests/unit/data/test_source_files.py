@@ -1,11 +1,14 @@
 """Files one after another on this disk, whether they come from it or from the Hub."""
 
+import logging
+import threading
+
 import pytest
 from tests.hub_server import HubServer
 
 from candlewick.config import DataConfig
-from candlewick.data.source_files import HubSource, open_sources
-from candlewick.data.sources import open_corpus
+from candlewick.data.source_files import HubSource, SourceFiles, open_sources, open_text
+from candlewick.data.sources import Corpus, open_corpus
 from candlewick.errors import DataError, EnvironmentFault
 
 CONFIG = DataConfig(documents="line")
@@ -75,3 +78,39 @@ def test_what_is_given_twice_or_is_a_model_is_refused(server, tmp_path):
             open_sources([uri, uri], "train", CONFIG)
     with pytest.raises(DataError, match="hf://o/n is a model, not a dataset"):
         open_sources(["hf://o/n"], "train", CONFIG)
+
+
+def test_what_is_on_its_way_when_it_is_enough_is_awaited(server, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
+    server.fail("GET .*/2.txt", "stall", "stall", "stall")
+    server.stall_seconds = 2
+    wanted = iter([True, True, False])
+    seen = [n for n, _ in files.at_hand(0, tmp_path / "to", 1, lambda rows: next(wanted))]
+    assert seen == [0]
+    assert "waiting for 1 files that were fetched ahead" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    assert (tmp_path / "to" / "000001" / "data" / "2.txt").read_bytes() == FILES["data/2.txt"]
+
+
+def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, server, tmp_path):
+    rows = write("a.parquet", ["x"] * 10).read_bytes()
+    server.commit("datasets/o/rows", {"1.parquet": rows, "2.parquet": rows, "3.txt": b"x"})
+    files = open_sources(["hf://datasets/o/rows"], "train", CONFIG)
+    for enough, fetched in ((10, 1), (11, 2)):
+        server.requests.clear()
+        read = 0
+        for _ in files.at_hand(0, tmp_path / "to", 2, lambda rows: read + rows < enough):  # noqa: B023
+            read += 10
+        assert len({request.path for request in server.requests if "GET" in request.method}) >= fetched
+        assert bool(server.asked("2.parquet")) == (enough > 10)
+
+
+def test_a_corpus_is_all_files_at_once(server, tmp_path):
+    corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).fetch(tmp_path / "to")
+    assert [file.path.read_bytes() for file in corpus.files] == list(FILES.values())
+
+
+def test_local_text_is_a_corpus_and_that_of_the_hub_is_fetched_later(server, write):
+    assert isinstance(open_text([str(write("a.txt", "x"))], CONFIG), Corpus)
+    assert isinstance(open_text(["hf://datasets/o/n"], CONFIG), SourceFiles)

@@ -99,7 +99,7 @@ def test_an_interpreter_without_a_library_is_an_error(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("hf://HuggingFaceFW/fineweb", "not supported in this version .*download"),
+        ("hf://HuggingFaceFW/fineweb", "hf://HuggingFaceFW/fineweb is no kind of source"),
         ("s3://bucket/x", "s3://bucket/x is no kind of source"),
         ("missing.txt", r"missing\.txt does not exist"),
         ("missing/", "missing does not exist"),
@@ -134,8 +134,9 @@ def test_a_folder_without_text_is_named(write, tmp_path):
         open_corpus([str(tmp_path)], CONFIG)
 
 
-def test_an_artifact_is_not_text(write, tmp_path):
-    write("manifest.json", "{}")
+@pytest.mark.parametrize("manifest", ["{}", "{", "[]", '{"shards": []}', "[" * 9999])
+def test_an_artifact_is_not_text(write, tmp_path, manifest):
+    write("manifest.json", manifest)
     write("a.txt", "x")
     with pytest.raises(DataError, match=r"is an artifact \(manifest\.json lies in it\), not text"):
         open_corpus([str(tmp_path)], CONFIG)

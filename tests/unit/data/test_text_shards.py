@@ -168,19 +168,23 @@ class Killed(BaseException):
 def kill_after(monkeypatch, count: int):
     """Make the `count`-th write of a state or rename of a folder the last thing that happens."""
     left = [count]
-    for module, name in ((text_shards, "replace_durable"), (text_shards, "publish"), (os, "fsync")):
 
-        def act(*args, real=getattr(module, name), **kwargs):  # noqa: B008
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
+    def tick() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    def watched(real):
+        def act(*args, **kwargs):
+            tick()
             result = real(*args, **kwargs)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
+            tick()
             return result
 
-        monkeypatch.setattr(module, name, act)
+        return act
+
+    for module, name in ((text_shards, "replace_durable"), (text_shards, "publish"), (os, "fsync")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
 
 
 @pytest.mark.parametrize("compress", [False, True])
