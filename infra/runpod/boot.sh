@@ -21,16 +21,20 @@ if [[ ! -e $config ]]; then
   config=$name # the seed's configs/runpod_1b.yaml is the shipped profile runpod_1b
 fi
 experiment=${RUN_EXPERIMENT:-$name}
-run=${ORCHESTRATE_RUNS_ROOT:-/workspace/runs}/$experiment
 
 if [[ ${RUN_SHARD:-1} == 1 ]]; then
   shard=(
     --source "${RUN_SOURCE:?say what to shard, or set RUN_SHARD=0}"
-    --mode split --val-ratio "${RUN_VAL_RATIO:-0.01}" --lines-per-shard "${SHARD_LINES:-250000}"
+    --lines-per-shard "${SHARD_LINES:-250000}"
     --train-output "${ORCHESTRATE_TRAIN_ROOT:-/workspace/datasets/train}/$experiment"
     --val-output "${ORCHESTRATE_VAL_ROOT:-/workspace/datasets/val}/$experiment"
     --cache-root "${ORCHESTRATE_HF_CACHE_ROOT:-${HF_HOME:-/workspace/hf_cache}}"
   )
+  if [[ ${RUN_VAL_RATIO:-0.01} =~ ^0*(\.0*)?$ ]]; then
+    shard+=(--mode prod) # nothing is held out
+  else
+    shard+=(--mode split --val-ratio "${RUN_VAL_RATIO:-0.01}")
+  fi
   if [[ -n ${RUN_MAX_DOCUMENTS:-} ]]; then
     shard+=(--take "$RUN_MAX_DOCUMENTS")
   fi
@@ -41,12 +45,8 @@ prepare=(--mode cloud --config "$config" --experiment "$experiment" --reuse-shar
 if [[ -n ${RUN_LOADER_WORKERS:-} ]]; then
   prepare+=(--loader-workers "$RUN_LOADER_WORKERS")
 fi
-candlewick orchestrate "${prepare[@]}"
+next=$(candlewick orchestrate "${prepare[@]}" | tee /dev/stderr | sed -n 's/^next: //p')
 
 if [[ ${RUN_TRAIN:-1} == 1 ]]; then
-  train=(--config "$run/training.yaml")
-  if compgen -G "$run/checkpoints/step_*/manifest.json" > /dev/null; then
-    train+=(--resume)
-  fi
-  exec candlewick train "${train[@]}"
+  eval "exec $next" # candlewick train --config ..., with --resume if there is a checkpoint
 fi

@@ -259,6 +259,12 @@ def test_a_pod_takes_the_path_of_a_profile_of_the_seed(boot, roots, text_dir):
     assert f"next: candlewick train --config {roots}/runs/e/training.yaml\n" in said
 
 
+def test_a_pod_may_hold_nothing_out(boot, roots, text_dir):
+    code, said = boot(RUN_SOURCE=str(text_dir), RUN_VAL_RATIO="0.0", RUN_TRAIN="0", RUN_LOADER_WORKERS="1")
+    assert (code, (roots / "val").exists()) == (0, False), said
+    assert read_manifest(roots / "train" / "small").details["mode"] == "prod"
+
+
 def test_a_pod_stops_at_the_first_step_that_fails(boot, roots):
     code, said = boot()
     assert code != 0

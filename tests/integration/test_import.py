@@ -88,15 +88,8 @@ def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
     candle = Candle(*shape, seed=rows)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    words = [
-        "import",
-        "candle",
-        str(tmp_path / "seed"),
-        "--config",
-        config_file(heads, width),
-        "--output",
-        str(run),
-    ]
+    settings = config_file(heads, width)
+    words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     folder = newest_valid(run / "checkpoints")
     tokens = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -144,15 +137,8 @@ def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, 
     candle = Candle(320, width, 2, 96, heads)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    words = [
-        "import",
-        "candle",
-        str(tmp_path / "seed"),
-        "--config",
-        config_file(heads, width),
-        "--output",
-        str(run),
-    ]
+    settings = config_file(heads, width)
+    words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     tokens = torch.randint(300, (4, 25), generator=torch.Generator().manual_seed(2))
 

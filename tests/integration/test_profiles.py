@@ -79,7 +79,7 @@ def test_a_small_copy_makes_two_updates(name, tiny, tokens, tmp_path):
     )
     batch = {"micro_batch_size": 2, "global_batch_size": 4 if config.data.global_batch_size else None}
     data = config.data.model_copy(update={"train_shards": (str(tokens),), "validation_shards": (), **batch})
-    end = {"total_steps": 2, "total_seconds": None, "warmup_steps": 1}
+    end = {"total_steps": 2, "total_epochs": None, "total_seconds": None, "warmup_steps": 1}
     runtime = config.runtime.model_copy(update={"device": "cpu", "logging": small.runtime.logging, "sample": None})
     copy = RunConfig.model_validate(
         config.model_copy(

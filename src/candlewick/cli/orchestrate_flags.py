@@ -110,6 +110,9 @@ def settings(args: argparse.Namespace) -> list[str]:
     """Return the overrides that the flags stand for, but for --batch-size and --grad-accum."""
     stream = args.dataset or DATASET, args.split or "train", args.max_samples
     overrides = stream_settings(*stream) if args.stream else []
+    is_own = getattr(args, "data.train_shards") and args.profile == "local"  # which is about source code without
+    if is_own and not any(given.startswith("data.documents=") for given in args.override):
+        overrides += ["data.documents=line"]  # as the seed read text, and as profile full does
     for flag, key in _NAMES.items():
         if "." in key and (value := getattr(args, key)) is not None:
             overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(flag)])]

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
-from candlewick.artifacts import Manifest, make_directory, replace_durable
+from candlewick.artifacts import MANIFEST, Manifest, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
 from candlewick.data.text_shards import Outputs, Progress, ShardSettings, shard
 from candlewick.errors import CandlewickError, ConfigError, Interrupted
@@ -46,7 +46,7 @@ NAMED = {
     "openwebtext": Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
     "wikipedia": Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
     "pg19": Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
-    "tinystories": Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories"),
+    "tinystories": Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
     **{
         f"the-stack-{language}": Dataset(
             name=f"the-stack-{language}",
@@ -77,7 +77,8 @@ def find_datasets(words: Sequence[str]) -> list[Dataset]:
             datasets.append(NAMED[word])
         elif word.startswith(SCHEME):
             address = parse_uri(word)
-            datasets.append(Dataset(name=address.name.rpartition("/")[2], source=word))
+            name = address.name.rpartition("/")[2].lstrip("._-") or "dataset"
+            datasets.append(Dataset(name=name, source=word))
         else:
             datasets += _read_list(Path(word))
     names = [dataset.name for dataset in datasets]
@@ -131,6 +132,8 @@ def fetch(
         for result in results
         if result.manifest is not None
     ]
+    new = {dataset["name"] for dataset in found}
+    found = [dataset for dataset in _downloaded(output) if dataset["name"] not in new] + found
     downloads = {
         "download_timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "datasets": found,
@@ -140,3 +143,12 @@ def fetch(
     make_directory(output)
     replace_durable(output / DOWNLOADS, json.dumps(downloads, indent=1).encode())
     return results
+
+
+def _downloaded(output: Path) -> list[dict[str, Any]]:
+    """Return what the download manifest says of datasets that are still there."""
+    try:
+        rows = json.loads((output / DOWNLOADS).read_bytes())["datasets"]
+        return [row for row in rows if row["files"] >= 0 and (output / row["name"] / MANIFEST).is_file()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

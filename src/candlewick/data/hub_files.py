@@ -7,6 +7,7 @@ A card is the repository's README.md. Its YAML header may have `configs`, each w
 paths, by split or for `train`. The configuration that is the default is taken, or the only one.
 """
 
+import logging
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +18,14 @@ import yaml
 from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, fetch_file
 
+_log = logging.getLogger(__name__)
+
 _CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
-_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
+_KINDS = ("parquet", "jsonl", "txt")
+_VALIDATION = {"validation", "valid", "val", "dev"}
+_SPLITS = {"train", "test", "eval", *_VALIDATION}
 _WILD = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 
 Json = dict[str, Any]
@@ -34,7 +39,7 @@ def choose_files(repo: HubRepo, path: str, split: str) -> tuple[HubFile, ...]:
     elif (patterns := _patterns(repo, split)) is not None:
         chosen = _matching(texts, patterns)
     else:
-        chosen = _by_name(texts, split)
+        chosen = _by_name(texts, split, str(repo.uri))
     if not chosen:
         folders = sorted({file.path.rpartition("/")[0] or file.path for file in texts})
         raise DataError(
@@ -46,12 +51,14 @@ def choose_files(repo: HubRepo, path: str, split: str) -> tuple[HubFile, ...]:
 
 
 def _matching(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
-    """Return the files whose path matches a pattern; `*` stays in its folder, `**` does not."""
-    wild = re.compile("|".join(re.escape(key) for key in _WILD))
-    expressions = [
-        re.compile(wild.sub(lambda found: _WILD[found[0]], re.escape(pattern.removeprefix("./"))))
-        for pattern in patterns
-    ]
+    """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one of these."""
+    wild = re.compile("|".join([*map(re.escape, _WILD), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
+
+    def regex(found: re.Match[str]) -> str:
+        return "[" + found["set"].replace("\\", "") + "]" if found["set"] else _WILD[found[0]]
+
+    escaped = [re.escape(pattern.removeprefix("./")) for pattern in patterns]
+    expressions = [re.compile(wild.sub(regex, pattern)) for pattern in escaped]
     return tuple(file for file in files if any(e.fullmatch(file.path) for e in expressions))
 
 
@@ -106,13 +113,24 @@ def _list(value: object) -> list[object]:
     return [] if value is None else cast("list[object]", value) if isinstance(value, list) else [value]
 
 
-def _by_name(texts: tuple[HubFile, ...], split: str) -> tuple[HubFile, ...]:
+def _by_name(texts: tuple[HubFile, ...], split: str, name: str) -> tuple[HubFile, ...]:
     """Return the files with the split in their path; for `train` else those with no other split in it."""
 
     def words(file: HubFile) -> set[str]:
         return set(re.split(r"[^a-z0-9]+", file.path.lower()))
 
-    named = tuple(file for file in texts if split in words(file))
-    if named or split != "train":
-        return named
-    return tuple(file for file in texts if not words(file) & _SPLITS)
+    names = _VALIDATION if split == "validation" else {split}
+    chosen = tuple(file for file in texts if words(file) & names)
+    if not chosen and split == "train":
+        chosen = tuple(file for file in texts if not words(file) & _SPLITS)
+    kinds = {next(kind for kind in _KINDS if f".{kind}" in file.path) for file in chosen}
+    if len(kinds) > 1:
+        _log.warning(
+            "%s has the split %r in several formats (%s), maybe the same text twice: %s/*.%s would be one of them",
+            name,
+            split,
+            ", ".join(sorted(kinds)),
+            name,
+            min(kinds),
+        )
+    return chosen

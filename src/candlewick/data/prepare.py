@@ -59,7 +59,7 @@ class Text:
         train, validation = config.train_shards, config.validation_shards
         return cls(
             None if validation and not train else open_text(train, config),
-            open_text(validation, config) if validation else None,
+            open_text(validation, config, "validation") if validation else None,
             loaded.with_chat_tokens() if config.format == "chat" else loaded,
             config,
             hold_out,

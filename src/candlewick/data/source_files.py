@@ -113,10 +113,13 @@ class SourceFiles:
         return found
 
 
-def open_text(uris: Sequence[str], config: DataConfig) -> Corpus | SourceFiles:
-    """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later."""
+def open_text(uris: Sequence[str], config: DataConfig, split: str | None = None) -> Corpus | SourceFiles:
+    """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later.
+
+    A dataset on the Hub without a path is its `split`, by default `data.hub_split`.
+    """
     if any(uri.startswith(SCHEME) for uri in uris):
-        return open_sources(uris, config.hub_split, config)
+        return open_sources(uris, split or config.hub_split, config)
     return open_corpus(uris, config)
 
 

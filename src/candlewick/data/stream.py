@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from candlewick.artifacts import canonical_json, replace_durable
+from candlewick.artifacts import canonical_json, json_sha256, replace_durable
 from candlewick.config import DataConfig
 from candlewick.data.documents import count_documents
 from candlewick.data.encode import Receipt, Task, read_receipt
 from candlewick.data.holdout import Holdout, assign, row_offset
 from candlewick.data.pieces import Piece, SourceFile
-from candlewick.data.plan import groups_of, tasks_of
+from candlewick.data.plan import groups_of, settings_of, tasks_of
 from candlewick.data.source_files import SourceFiles
 from candlewick.data.sources import Corpus, field_of
 from candlewick.data.token_shards import Split
@@ -67,7 +67,8 @@ class Stream:
     def prepare(self, side: Split, done: Streamed, wave: int, progress: Progress | None = None) -> None:
         """Prepare the files as text for training (some of it held out), or all of it for validation."""
         notes = self.folder / f"{side}-{_NOTES}"
-        finished = self._restore(notes, done)
+        key = self._key(done)
+        finished = self._restore(notes, key, done)
         fetched = self.folder / "fetched"
         sizes = [file.bytes for file in self.files.files]
         is_bounded = side == "train" and (self.config.max_tokens or self.config.max_documents) is not None
@@ -77,7 +78,7 @@ class Stream:
                 self._prepare_file(file, side, done, wave, progress)
                 keys = [[task.index, task.key] for task in done.tasks[first:]]
                 finished.append({"tasks": keys, "documents": done.documents - before})
-                replace_durable(notes, canonical_json({"identity": self._key, "files": finished}))
+                replace_durable(notes, canonical_json({"key": key, "files": finished}))
                 if progress and self.config.max_tokens is None:
                     progress(sum(sizes[: number + 1]), sum(sizes))
                 if side == "train" and self._is_enough(done):
@@ -87,23 +88,18 @@ class Stream:
         if side == "train" and wanted is not None and done.tokens < wanted and not self._has_documents(done):
             _log.warning("the source has %d tokens to train on, fewer than the %d wanted", done.tokens, wanted)
 
-    @property
-    def _key(self) -> list[object]:
+    def _key(self, done: Streamed) -> str:
+        """Return a hash of all that decides what the files become."""
         config = self.config
-        return [
-            self.identity,
-            self.files.fingerprint,
-            config.shard_text_bytes,
-            config.max_tokens,
-            config.max_documents,
-        ]
+        settings, limits = settings_of(config, hold_out=self.hold_out), [config.max_tokens, config.max_documents]
+        return json_sha256([self.identity, self.files.fingerprint, settings, limits, self._next(done)])
 
-    def _restore(self, notes: Path, done: Streamed) -> list[dict[str, object]]:
+    def _restore(self, notes: Path, key: str, done: Streamed) -> list[dict[str, object]]:
         """Take over the files that a former process has finished; stops at the first whose shards are damaged."""
         finished: list[dict[str, object]] = []
         try:
             raw = json.loads(notes.read_bytes())
-            if raw["identity"] != self._key:
+            if raw["key"] != key:
                 return []
             for noted in raw["files"]:
                 tasks = [Task(index, (), 0, key, self.config) for index, key in noted["tasks"]]

@@ -133,6 +133,7 @@ def shard(
         for side in reversed(wanted):  # train last: the state lies with it
             if side not in there:
                 there[side] = work.publish(side, wanted[side], recipes[side], " ".join(sources))
+        shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
     return [there[side] for side in wanted], False
 
 
@@ -295,7 +296,11 @@ class _Work:
         if not side.finished:
             raise DataError(
                 f"no {'validation' if name == 'val' else 'training'} document came out of {dataset}",
-                "give more text" + (", or raise --val-ratio" if name == "val" else ""),
+                "give more text"
+                + (
+                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
+                    * (name == "val")
+                ),
             )
         if name == "train":
             self._tell()

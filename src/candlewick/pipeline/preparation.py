@@ -145,8 +145,9 @@ def _is_same(config: RunConfig, training: RunConfig, folders: Mapping[str, Path]
     texts = text_parts(config.data)
     for name, folder in folders.items():
         if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_parts(config.data) else "validation_corpus"
-            found = open_text(texts[name], config.data).fingerprint
+            is_training = name in training_parts(config.data)
+            side, split = ("corpus", None) if is_training else ("validation_corpus", "validation")
+            found = open_text(texts[name], config.data, split).fingerprint
             if read_manifest(folder).inputs.get(side) != found:
                 raise ConfigError(f"{newest.parent} holds a run on other text", fix)
     return True

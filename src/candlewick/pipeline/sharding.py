@@ -6,6 +6,7 @@
 Shards that are there are used only if that is asked for, and then every byte of them is checked first.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from candlewick.errors import ConfigError, DataError
 from candlewick.hub import SCHEME
 from candlewick.pipeline.tokens import token_dataset
 from candlewick.progress import bytes_progress
+
+_SHARD = re.compile(r"(train|val|validation)[-_]\d+\.(jsonl|txt)(\.gz)?|manifest\.json")
 
 Say = Callable[[str], None]
 
@@ -61,7 +64,8 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
                 _make_way(output, uris, sharding.existing)
             take = config.max_documents if uris[0].startswith(SCHEME) and side == "train" else None
             fraction = config.validation_fraction if is_all else 0.0
-            settings = ShardSettings(sharding.documents[side], take, fraction, split=config.hub_split)
+            split = config.hub_split if side == "train" else side
+            settings = ShardSettings(sharding.documents[side], take, fraction, split=split)
             with bytes_progress("shards") as progress:
                 made, _ = shard(list(uris), Outputs(folder, validation), settings, config, progress=progress)
             for output, manifest, name in zip(outputs, made, (side, "validation"), strict=False):
@@ -91,8 +95,14 @@ def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
     """Remove shards that are to be made anew. Raises ConfigError if they are not, or are no shards."""
     if existing != "remake":
         raise ConfigError(f"{folder} holds shards already", "give --reuse-shards to take them, or --force-reshard")
-    is_source = any(Path(uri).resolve().is_relative_to(folder.resolve()) for uri in uris if "://" not in uri)
-    if is_source or not ((folder / MANIFEST).is_file() and holds_text(folder)):
-        why = "it is read from" if is_source else "it has no manifest of shards"
+    strange = next((path.name for path in folder.iterdir() if not _SHARD.fullmatch(path.name)), None)
+    why = None
+    if any(Path(uri).resolve().is_relative_to(folder.resolve()) for uri in uris if "://" not in uri):
+        why = "it is read from"
+    elif not ((folder / MANIFEST).is_file() and holds_text(folder)):
+        why = "it has no manifest of shards"
+    elif strange is not None:
+        why = f"{strange} is no shard"
+    if why is not None:
         raise ConfigError(f"{folder} is not removed for new shards: {why}", "give --reuse-shards, or move it away")
     shutil.rmtree(folder)

@@ -72,6 +72,16 @@ def test_all_are_fetched_and_named(hub, tmp_path):
     assert not hub.asked("resolve")
 
 
+def test_what_was_fetched_before_stays_in_the_list(hub, tmp_path):
+    for name in ("a", "b", "a"):
+        fetch(find_datasets([f"hf://datasets/me/{name}"]), tmp_path)
+    downloads = json.loads((tmp_path / DOWNLOADS).read_text())
+    assert [dataset["name"] for dataset in downloads["datasets"]] == ["b", "a"]
+    (tmp_path / DOWNLOADS).write_text('{"datasets": [3]}')
+    fetch(find_datasets(["hf://datasets/me/a"]), tmp_path)
+    assert len(json.loads((tmp_path / DOWNLOADS).read_text())["datasets"]) == 1
+
+
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/gone", "hf://datasets/me/a"])
     failed, came = fetch(datasets, tmp_path)

@@ -35,10 +35,16 @@ TREE = (
         ("*.parquet", ["top.parquet"]),
         ("**/*.parquet", ["data/A/a.parquet", "sample/10BT/a.parquet", "top.parquet"]),
         ("data/?/a.parquet", ["data/A/a.parquet"]),
+        ("data/[A-C]/[a].parquet", ["data/A/a.parquet"]),
+        ("data/[B-C]/a.*", []),
         ("sample/10BT", ["sample/10BT/a.parquet"]),
     ],
 )
 def test_a_path_wins_over_the_split(path, expected):
+    if not expected:
+        with pytest.raises(DataError, match="no text files at"):
+            chosen(repo(*TREE), path, "nonsense")
+        return
     assert chosen(repo(*TREE), path, "nonsense") == expected
 
 
@@ -62,12 +68,18 @@ NAMED = (
     [
         (NAMED, "train", list(NAMED[:2])),
         (NAMED, "validation", [NAMED[2]]),
-        (("a.parquet", "b.txt"), "train", ["a.parquet", "b.txt"]),
-        (("a.parquet", "test/b.txt", "val_0.txt", "training.txt"), "train", ["a.parquet", "training.txt"]),
+        (("a.txt", "b.txt.gz"), "train", ["a.txt", "b.txt.gz"]),
+        (("a.txt", "test/b.txt", "val_0.txt", "training.txt"), "train", ["a.txt", "training.txt"]),
+        (("a.txt", "dev/b.txt", "val_0.txt", "test.txt"), "validation", ["dev/b.txt", "val_0.txt"]),
     ],
 )
 def test_without_a_card_names_decide(paths, split, expected):
     assert chosen(repo(*paths), "", split) == expected
+
+
+def test_the_same_split_in_several_formats_is_told(caplog):
+    assert chosen(repo("a.jsonl", "a.txt"), "", "train") == ["a.jsonl", "a.txt"]
+    assert "has the split 'train' in several formats (jsonl, txt), maybe the same text twice" in caplog.text
 
 
 def test_a_split_that_no_name_has_is_refused():

@@ -180,6 +180,21 @@ def test_validation_from_the_hub_and_training_from_this_disk(hub, make, tmp_path
     assert (splits["train"]["documents"], splits["validation"]["documents"]) == (1, ROWS)
 
 
+def test_validation_without_a_path_is_the_validation_split(hub, make):
+    hub.commit("datasets/me/split", {"train.jsonl": jsonl(rows(0)), "valid.jsonl": jsonl(rows(1)[:7])})
+    both = ("hf://datasets/me/split",)
+    splits = make("split", train_shards=both, validation_shards=both).details["splits"]
+    assert (splits["train"]["documents"], splits["validation"]["documents"]) == (ROWS, 7)
+
+
+def test_notes_of_other_settings_are_not_taken(hub, make, tmp_path):
+    hub.fail("GET .*002.parquet", *["503"] * 40)
+    with pytest.raises(EnvironmentFault):
+        make("out", validation_fraction=0.5)
+    hub._planned.clear()
+    assert make("out").id == make("clean").id
+
+
 def test_too_little_is_told(hub, make, caplog):
     make("all", max_tokens=10**9)
     assert "fewer than the 1000000000 wanted" in caplog.text

@@ -302,7 +302,7 @@ def test_progress_ends_where_it_says(text, tmp_path):
     [
         (
             ShardSettings(take=3, validation_fraction=1e-9),
-            "no validation document came out of .*raise --val-ratio",
+            "no validation document came out of .*hold out more",
         ),
         (ShardSettings(take=3, validation_fraction=1 - 1e-9), "no training document came out of .*give more text"),
     ],

@@ -170,6 +170,12 @@ def test_what_is_no_folder_of_shards_is_not_removed(text, sharding, train, val):
     with pytest.raises(ConfigError, match="is not removed for new shards: it is read from"):
         shard_text(config_of(train / "mine.txt"), replace(sharding, existing="remake"), print)
     assert (train / "mine.txt").exists()
+    (train / "mine.txt").rename(text.parent / "mine.txt")
+    shard_text(config_of(text), replace(sharding, existing="remake"), print)
+    (train / "notes.md").write_text("mine")
+    with pytest.raises(ConfigError, match="is not removed for new shards: notes.md is no shard"):
+        shard_text(config_of(text), replace(sharding, existing="remake"), print)
+    assert (train / "notes.md").exists()
 
 
 def test_settings_may_name_the_folders_of_the_shards(text, sharding, train, val):
