@@ -52,11 +52,16 @@ def text(tmp_path):
 
 @pytest.fixture
 def config_file(tmp_path, tokenizer, text):
-    """Write a run's configuration: `config_file(heads, width)`."""
+    """Write a run's configuration: `config_file(heads, width, inner)`."""
 
-    def write(heads: int, width: int = 32, **sections) -> str:
+    def write(heads: int, width: int = 32, inner: int = 64, **sections) -> str:
         tree = {
-            "model": {"hidden_size": width, "num_attention_heads": heads, "max_position_embeddings": 32},
+            "model": {
+                "hidden_size": width,
+                "intermediate_size": inner,
+                "num_attention_heads": heads,
+                "max_position_embeddings": 32,
+            },
             "tokenizer": {"tokenizer_json": str(tokenizer / "tokenizer.json")},
             "data": {
                 "train_shards": [str(text)],
@@ -84,11 +89,11 @@ def config_file(tmp_path, tokenizer, text):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
-    rows, width, layers, _, heads = shape
+    rows, width, layers, inner, heads = shape
     candle = Candle(*shape, seed=rows)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    settings = config_file(heads, width)
+    settings = config_file(heads, width, inner)
     words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     folder = newest_valid(run / "checkpoints")
@@ -137,7 +142,7 @@ def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, 
     candle = Candle(320, width, 2, 96, heads)
     candle.write(tmp_path / "seed")
     run = tmp_path / "run"
-    settings = config_file(heads, width)
+    settings = config_file(heads, width, 96)
     words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     tokens = torch.randint(300, (4, 25), generator=torch.Generator().manual_seed(2))
