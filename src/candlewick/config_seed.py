@@ -90,6 +90,11 @@ def translate(tree: Tree, where: str, report: Report, note: Note, *, is_seed: bo
     return _merged(_defaults(tree), _without_idle(tree, note))
 
 
+def _section(tree: Tree, name: str) -> Tree:
+    found = tree.get(name)
+    return cast(Tree, found) if isinstance(found, dict) else {}
+
+
 def _without_nulls(tree: Tree) -> Tree:
     kept = {name: _without_nulls(cast(Tree, v)) if isinstance(v, dict) else v for name, v in tree.items()}
     return {name: value for name, value in kept.items() if value is not None}
@@ -97,7 +102,7 @@ def _without_nulls(tree: Tree) -> Tree:
 
 def _without_idle(tree: Tree, note: Note) -> Tree:
     """Take away what the seed accepted and did nothing with."""
-    scheduler = cast(Tree, _get(tree, ("scheduler",)) or {})
+    scheduler = _section(tree, "scheduler")
     idle: list[tuple[Key, str]] = []
     if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
         idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
@@ -141,7 +146,7 @@ class Batches:
         `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
         reads. What is not given follows from the sizes below; what the same layer says in our words stays.
         """
-        data, given = dict(cast(Tree, tree.get("data") or {})), cast(Tree, own.get("data") or {})
+        data, given = dict(_section(tree, "data")), _section(own, "data")
         sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
         if not sizes:
             return tree

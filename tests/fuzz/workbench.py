@@ -49,7 +49,7 @@ _MOST = {
 _OFF = {
     "runtime.logging.enable_stdout": False, "runtime.logging.tensorboard": False,
     "runtime.checkpoint.directory": None, "runtime.checkpoint.init_from": None,
-    "tokenizer.tokenizer_json": None, "runtime.device": "cpu",
+    "tokenizer.tokenizer_json": None, "tokenizer.special_tokens": None, "runtime.device": "cpu",
 }  # fmt: skip
 _PREPARING = {
     "train_shards", "mixture", "validation_shards", "validation_sets", "format", "documents", "text_field",

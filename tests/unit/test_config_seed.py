@@ -1,5 +1,7 @@
 """Reading the seed's keys: names, meanings, batch sizes, and what cannot be read."""
 
+import json
+
 import pytest
 
 from candlewick.config_io import load_config
@@ -212,3 +214,13 @@ def test_a_file_of_ours_is_left_as_it_is(notes):
     tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
     assert translate(tree, "x.yaml", lambda *_: None, notes.append, is_seed=None) == tree
     assert not notes
+
+
+@pytest.mark.parametrize("junk", ["text", 3, [1, 2], True, [["a", "b"]]])
+@pytest.mark.parametrize("section", ["model", "data", "optimizer", "scheduler", "runtime", "tokenizer"])
+@pytest.mark.parametrize("as_seed", [True, None])
+def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, as_seed):
+    tree = {"data": {"batch_size": 2}, "optimizer": {"algorithm": "sgd"}, section: junk}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=section):
+        load_config(str(tmp_path / "a.json"), as_seed=as_seed)

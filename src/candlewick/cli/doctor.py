@@ -82,7 +82,7 @@ def _required() -> Iterator[Finding]:
     for name, lowest in re.findall(r"^([\w.-]+).*>=([\d.]+)(?!.*extra ==)", requires, re.MULTILINE):
         fix = f"pip install '{name}>={lowest}'"
         try:
-            importlib.import_module("yaml" if name == "pyyaml" else name)
+            importlib.import_module("yaml" if name == "pyyaml" else name.replace("-", "_"))
             version = metadata.version(name)
         except (ImportError, OSError) as error:  # OSError: a shared library of the package is missing
             yield Finding(name, f"cannot be imported: {error}", "broken", fix)
