@@ -103,6 +103,10 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert capsys.readouterr().out.endswith(" --resume\n")
     assert cloud(small, "--reuse-shards", "--seed", "1") == 2
     assert "holds a run with other settings (runtime.seed)" in capsys.readouterr().err
+    before = contents(*places)
+    assert cloud(small, "--force-reshard") == 2
+    assert "has a run on the shards there are (fix: choose another --experiment)" in capsys.readouterr().err
+    assert contents(*places) == before
 
 
 def test_shards_of_the_seed_are_reused_and_nothing_else_is_asked_for(roots, small, text_dir, capsys):

@@ -91,7 +91,8 @@ class DataConfig(Section):
     max_documents: Count | None = None
     """Of a source on the Hub: rows to prepare for training at most; null: all."""
     hub_split: Annotated[str, Field(min_length=1)] = "train"
-    """Of a source on the Hub: the split whose files are read, if the address names no path in it."""
+    """Of a source on the Hub: the split whose files are trained on, if the address names no path in it.
+    For validation text that is the split `validation`."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of text per token shard."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None

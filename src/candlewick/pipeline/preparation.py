@@ -94,6 +94,8 @@ def prepare_run(config: RunConfig, run_dir: Path, say: Say, options: Options) ->
     newest = newest_valid(directory) if options.resume or list_checkpoints(directory) else None
     config, parent = begin(config, newest)
     if options.sharding is not None:
+        if newest is not None and options.sharding.existing == "remake":
+            raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
         config = config.model_copy(update={"data": shard_text(config.data, options.sharding, say)})
     if not training_parts(config.data):
         raise ConfigError("there is no text to train on", "give --input PATH, --stream or data.train_shards")
