@@ -6,6 +6,7 @@
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
 #   make faults 500 disturbed downloads (COUNT=, SEED=)
+#   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults check format bench attention docs
+.PHONY: demo test core fuzz faults records check format bench attention docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -37,6 +38,10 @@ fuzz: $(VENV)/.dev
 faults: COUNT = 500
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.sharder --count $(COUNT) --seed $(SEED)
+
+records: BASE ?= feef26f
+records: $(VENV)/.dev
+	$(BIN)/python tests/records/runs.py against $(BASE)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
