@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from candlewick.config import DataConfig
-from candlewick.data.batches import BatchPlan
-from candlewick.data.loader import Loader
-from candlewick.data.token_shards import TokenSplit
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.loader import Loader
+from candlewick.data.tokens.dataset import TokenSplit
 
 ROWS, LENGTH = 32, 2048
 DELIMITER = 0

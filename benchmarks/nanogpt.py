@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from candlewick.config_io import load_config
-from candlewick.data.token_shards import TokenDataset
+from candlewick.config.load import load_config
+from candlewick.data.tokens.dataset import TokenDataset
 
 HERE = Path(__file__).resolve().parent
 SIZES = {

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from candlewick.data.packing import PackedRows
-from candlewick.data.token_shards import TokenSplit
+from candlewick.data.rows.packing import PackedRows
+from candlewick.data.tokens.dataset import TokenSplit
 
 DISTRIBUTIONS = {
     "log-normal, median 423": lambda rng, n: rng.lognormal(6.05, 1.0, n),

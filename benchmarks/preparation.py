@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer as PlainTokenizer
 
 from candlewick.config import DataConfig
-from candlewick.data.prepare import prepare
-from candlewick.data.sources import open_corpus
+from candlewick.data.text.corpus import open_corpus
+from candlewick.data.tokens.prepare import prepare
 from candlewick.tokenizer.train import train_tokenizer
 
 VOCABULARY = 32_000

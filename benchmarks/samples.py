@@ -19,7 +19,7 @@ import torch
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig, SampleConfig
-from candlewick.data.sources import open_corpus
+from candlewick.data.text.corpus import open_corpus
 from candlewick.generate.engine import sample_text
 
 WORD = re.compile(r"[A-Za-z]{3,}")

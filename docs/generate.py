@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from candlewick.config.schema import Group, default_words, groups, is_section, json_schema, type_words
-from candlewick.train.trackers import METRICS
+from candlewick.train.monitor.trackers import METRICS
 
 FOLDER = Path(__file__).parent
 CONFIG_HEAD = """# Configuration
@@ -41,7 +41,7 @@ with the path or address of the schema as it is seen from the file.
 METRICS_HEAD = """# Metrics
 
 Every figure that a run records, in `metrics.jsonl` and in TensorBoard. Written by `make docs` from
-`src/candlewick/train/trackers.py`; edit that. The rows of the file: [formats](formats.md#run-folder).
+`src/candlewick/train/monitor/trackers.py`; edit that. The rows of the file: [formats](formats.md#run-folder).
 
 | name | meaning |
 |---|---|"""

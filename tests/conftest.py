@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from candlewick.config import RunConfig
-from candlewick.config_io import dump_yaml
-from candlewick.pipeline.runner import orchestrate
-from candlewick.pipeline.training import open_data, run_training
+from candlewick.config.tree import dump_yaml
+from candlewick.runs.orchestrate import orchestrate
+from candlewick.runs.train import open_data, run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
-from candlewick.train import telemetry
+from candlewick.train.monitor import telemetry
 
 CORE_ROWS = pytest.StashKey[list[tuple[str, str, float, float]]]()
 

@@ -183,7 +183,15 @@ def test_help_starts_without_any_heavy_package():
 
 
 @pytest.mark.parametrize(
-    "module", ["config_io", "artifacts", "tokenizer.train", "data.sources", "data.prepare", "data.token_shards"]
+    "module",
+    [
+        "config.load",
+        "artifacts.build",
+        "tokenizer.train",
+        "data.text.corpus",
+        "data.tokens.prepare",
+        "data.tokens.dataset",
+    ],
 )
 def test_what_runs_in_workers_starts_without_torch(module: str):
     assert "torch" not in modules_after(f"import candlewick.{module}"), f"candlewick.{module} imports torch"

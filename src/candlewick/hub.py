@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-from candlewick.artifacts import file_sha256
+from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import CandlewickError, DataError, EnvironmentFault
 
 SCHEME = "hf://"

@@ -16,7 +16,8 @@ import pytest
 from tests.hub_server import point_here
 
 from candlewick.cli.main import main
-from candlewick.data import shard_writer, source_files, text_shards
+from candlewick.data import shard_writer, source_files
+from candlewick.data.shards import write as text_shards
 
 EVENTS = (
     (os, "fsync"),

@@ -9,9 +9,9 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
+from candlewick.config.formats import write_json, write_toml
 from candlewick.config.schema import json_schema
-from candlewick.config_text import write_json, write_toml
-from candlewick.config_yaml import write_yaml
+from candlewick.config.yaml import write_yaml
 
 SCHEMA = json_schema()
 WRITE = {".yaml": write_yaml, ".toml": write_toml, ".json": write_json}

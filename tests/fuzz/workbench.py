@@ -28,13 +28,14 @@ from typing import Any
 
 import torch
 
-from candlewick.artifacts import canonical_json, json_sha256
+from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
-from candlewick.config_io import dump_json, dump_toml, load_config, to_tree
-from candlewick.data.sources import field_of
+from candlewick.config.load import load_config
+from candlewick.config.tree import dump_json, dump_toml, to_tree
+from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
-from candlewick.pipeline.training import make_sampler, open_data
+from candlewick.runs.train import make_sampler, open_data
 from candlewick.train.build import TrainingData, build
 from candlewick.train.step import train_step
 

@@ -13,10 +13,10 @@ from candlewick.model.attention import attend, attend_masked
 from candlewick.model.cache import ContiguousCache
 from candlewick.model.documents import Documents
 from candlewick.model.paged import PagedCache
-from candlewick.pipeline.training import open_data, run_training
+from candlewick.runs.train import open_data, run_training
 from candlewick.train.build import build
+from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.step import train_step
-from candlewick.train.trackers import read_metrics
 from candlewick.train.trainer import Trainer
 
 pytestmark = [

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
-from candlewick.config_io import load_config
+from candlewick.config.load import load_config
 from candlewick.parallel.env import find_device
-from candlewick.pipeline.training import run_training
+from candlewick.runs.train import run_training
 from candlewick.tokenizer.chat import encode_chat
 
 CHAT = [

@@ -13,7 +13,7 @@ from tests.conftest import make_text
 from tests.hub_server import HubServer
 from tests.unit.pipeline.test_sharding import write_seed_shards
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.artifacts import MANIFEST
+from candlewick.artifacts.lock import run_lock
+from candlewick.artifacts.manifest import MANIFEST
 from candlewick.checkpoint.layout import list_checkpoints
-from candlewick.checkpoint.lock import run_lock
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
 

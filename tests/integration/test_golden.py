@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.pipeline.training import run_training
-from candlewick.train.trackers import read_metrics
+from candlewick.runs.train import run_training
+from candlewick.train.monitor.trackers import read_metrics
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 

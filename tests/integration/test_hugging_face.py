@@ -17,7 +17,7 @@ from candlewick.checkpoint.save import weights_of
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
-from candlewick.pipeline.training import run_training
+from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 
 SHAPES = {

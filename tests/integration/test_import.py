@@ -9,11 +9,11 @@ from tests.hub_server import HubServer
 from tests.seed import Candle, forward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from candlewick.checkpoint.candle import native_state, open_candle, to_native
 from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference, read_state
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
+from candlewick.compat.candle.checkpoint import native_state, open_candle, to_native
 from candlewick.config import AdamWConfig
 from candlewick.optim.build import build_optimizer
 from candlewick.tokenizer.bpe import Tokenizer

@@ -7,9 +7,9 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints, step_folder
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
-from candlewick.pipeline.training import run_training
+from candlewick.runs.train import run_training
+from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.objective import NextTokenLoss
-from candlewick.train.trackers import read_metrics
 
 
 def poison(monkeypatch, steps) -> None:

@@ -8,19 +8,19 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig, MuonConfig, RuntimeConfig
-from candlewick.data.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, Update
 from candlewick.errors import Interrupted
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.env import Distributed, detect
-from candlewick.pipeline.training import run_training
+from candlewick.runs.train import run_training
 from candlewick.train.loss_scale import LossScale
+from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.state import TrainState
 from candlewick.train.step import train_step
-from candlewick.train.trackers import read_metrics
 from candlewick.train.trainer import Trainer
 
 

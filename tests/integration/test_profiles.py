@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from candlewick.config import RunConfig
-from candlewick.config_io import load_config, profiles, read_profile
+from candlewick.config.load import load_config, profiles, read_profile
 from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
-from candlewick.pipeline.training import run_training
+from candlewick.runs.train import run_training
 
 TARGETS = {  # parameters that the seed promised, or that a misnamed profile of it really had; tokens per update
     "m3_medium": (22.93e6, 6 * 512),

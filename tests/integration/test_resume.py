@@ -9,8 +9,8 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import Interrupted
-from candlewick.pipeline.training import run_training
-from candlewick.train.trackers import read_metrics
+from candlewick.runs.train import run_training
+from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.trainer import Trainer
 
 

@@ -15,11 +15,11 @@ import yaml
 from tests.conftest import make_text
 from torch.utils.tensorboard import SummaryWriter
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
-from candlewick.config_io import load_config, write_toml
-from candlewick.pipeline.training import open_data, run_training
+from candlewick.config.load import load_config, write_toml
+from candlewick.runs.train import open_data, run_training
 from candlewick.tokenizer.train import train_tokenizer
 
 Json = dict[str, Any]

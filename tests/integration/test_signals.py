@@ -11,7 +11,7 @@ import pytest
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
-from candlewick.train.trackers import read_metrics
+from candlewick.train.monitor.trackers import read_metrics
 
 
 @pytest.fixture

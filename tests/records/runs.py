@@ -4,9 +4,9 @@
     python -m tests.records.runs check FILE          run every case, compare with FILE (of this kind of machine)
     python -m tests.records.runs against COMMIT      record COMMIT and the working tree on this machine, compare
 
-Only the command line is used, so the same file records any version of the program: `against` runs it on the sources
-of another commit. Equality is to the last bit, which holds on one machine with one torch: `check` therefore refuses
-a record of another processor, and `against` is what `make records` calls.
+Only the command line is used, so the same file records any version of the program: `against` runs it on the
+sources of another commit. Equality is to the last bit, which holds on one machine with one torch: `check`
+therefore refuses a record of another processor, and `against` is what `make records` calls.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 40
-WORDS = "the of and to in is was that for it with as his on be at by had not are but from or have an they which".split()
+WORDS = "the of and to in is was that for it with as his on be at by had not are but from or have an they".split()
 
 BASE = {
     "model.hidden_size": 32,

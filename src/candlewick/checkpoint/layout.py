@@ -17,15 +17,15 @@ from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
-from candlewick.artifacts import MANIFEST, Manifest, fsync_directory, read_manifest, verify
-from candlewick.config_io import load_config
+from candlewick.artifacts.manifest import MANIFEST, Manifest, fsync_directory, read_manifest, verify
+from candlewick.config.load import load_config
 from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 1
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 IMPORT_CANDLE = "candlewick import candle DIR --config training.yaml --output RUN makes it one"
 CANDLE_STEP = re.compile(r"step_\d+_global_\d+")
-"""A checkpoint of the seed (`checkpoint.candle`)."""
+"""A checkpoint of the seed (`compat.candle.checkpoint`)."""
 _STEP = re.compile(r"step_\d{9}")
 
 logger = logging.getLogger(__name__)

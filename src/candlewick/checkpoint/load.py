@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from candlewick.artifacts import MANIFEST, canonical_json
+from candlewick.artifacts.manifest import MANIFEST, canonical_json
 from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, checked_manifest, resolve
 from candlewick.checkpoint.safetensors import MODEL, read_model, read_tensors

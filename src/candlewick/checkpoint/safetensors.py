@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from candlewick.artifacts import FileEntry, write_durable
+from candlewick.artifacts.manifest import FileEntry, write_durable
 from candlewick.errors import CheckpointError
 
 MODEL = "model.safetensors"

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from candlewick import __version__
-from candlewick.artifacts import (
+from candlewick.artifacts.manifest import (
     FileEntry,
     Manifest,
     make_directory,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from candlewick.log import setup
+from candlewick.terminal import setup
 
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
     from candlewick.config import RunConfig
@@ -46,7 +46,7 @@ def absolute(path: str) -> str:
 def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
     """Load what `add_config` declared; the cache is `cache`, else this user's, unless the config names one."""
     from candlewick.cli.environment import cache_home
-    from candlewick.config_io import load_config
+    from candlewick.config.load import load_config
 
     config = load_config(args.config, [*args.override, *extra], tell)
     if config.data.cache_dir is not None:
@@ -98,7 +98,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 def shown(text: str) -> str:
     """Return text that may hold terminal commands: for a terminal without them, for a file as it is."""
-    from candlewick.train.display import printable
+    from candlewick.terminal import printable
 
     return printable(text) if sys.stdout.isatty() else text
 

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compare and print."""
-    from candlewick.pipeline.compare import compare_runs
-    from candlewick.pipeline.plot import plot
+    from candlewick.runs.report.compare import compare_runs
+    from candlewick.runs.report.plot import plot
 
     setup_logging(args)
     result = compare_runs(args.first, args.second)

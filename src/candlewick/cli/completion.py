@@ -118,8 +118,8 @@ def _inner(parser: argparse.ArgumentParser) -> dict[str, tuple[argparse.Argument
 
 
 def _values(action: argparse.Action) -> tuple[str, ...]:
+    from candlewick.config.load import profiles
     from candlewick.config.schema import groups, is_section
-    from candlewick.config_io import profiles
 
     if action.dest == "config":
         return tuple(profiles())

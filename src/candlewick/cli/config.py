@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from candlewick.config_io import dump_json, dump_toml, dump_yaml, flatten, load_with_origins
+    from candlewick.config.load import load_with_origins
+    from candlewick.config.tree import dump_json, dump_toml, dump_yaml, flatten
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
@@ -71,7 +72,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from candlewick.config_io import profiles, read_profile
+    from candlewick.config.load import profiles, read_profile
 
     heads = {name: read_profile(name).partition("\n")[0].removeprefix("# ") for name in profiles()}
     if args.json:
@@ -90,7 +91,7 @@ def _schema(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     from candlewick.cli.explain import explain, print_entries
-    from candlewick.config_io import load_with_origins
+    from candlewick.config.load import load_with_origins
 
     found = explain(args.key, *load_with_origins(args.config, args.override, tell))
     if args.json:
@@ -100,7 +101,8 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from candlewick.config_io import differences, load_config
+    from candlewick.config.load import load_config
+    from candlewick.config.tree import differences
 
     found = differences(load_config(args.first, note=tell), load_config(args.second, note=tell))
     if args.json:
@@ -112,7 +114,7 @@ def _diff(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from candlewick.cli.schedule import draw, schedule
-    from candlewick.config_io import load_config
+    from candlewick.config.load import load_config
 
     config = load_config(args.config, args.override, tell)
     found = schedule(config, args.steps)

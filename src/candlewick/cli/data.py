@@ -20,7 +20,7 @@ from candlewick.cli.arguments import (
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
-    from candlewick.artifacts import Manifest
+    from candlewick.artifacts.manifest import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from candlewick.config_io import load_config
-    from candlewick.data.prepare import prepare
-    from candlewick.progress import bytes_progress
+    from candlewick.config.load import load_config
+    from candlewick.data.tokens.prepare import prepare
+    from candlewick.terminal import bytes_progress
     from candlewick.tokenizer.bpe import open_tokenizer
 
     config = load_config(args.config, args.override, tell)
@@ -95,8 +95,8 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from candlewick.data.text_shards import verify_text
-    from candlewick.data.token_shards import TokenDataset, is_token_dataset, verify_shards
+    from candlewick.data.shards.write import verify_text
+    from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
 
     if not is_token_dataset(args.dataset):
         count, size = verify_text(args.dataset)
@@ -116,7 +116,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from candlewick.data.token_shards import TokenDataset
+    from candlewick.data.tokens.dataset import TokenDataset
     from candlewick.tokenizer.bpe import Tokenizer
 
     dataset = TokenDataset.open(args.dataset)

@@ -29,8 +29,8 @@ def add_arguments(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch, and say what came and what did not."""
-    from candlewick.data.corpora import NAMED, fetch, find_datasets
-    from candlewick.progress import bytes_progress
+    from candlewick.data.shards.fetch import NAMED, fetch, find_datasets
+    from candlewick.terminal import bytes_progress
 
     setup_logging(args)
     if args.list:

@@ -8,7 +8,7 @@ from candlewick.cli.arguments import add_json, add_logging, print_json, setup_lo
 from candlewick.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from candlewick.artifacts import Manifest
+    from candlewick.artifacts.manifest import Manifest
 
 _MIXED = "mixed_corpus"
 
@@ -51,9 +51,9 @@ def add_arguments(actions: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Clean, and print what was read, kept and dropped."""
     from candlewick.config import DataConfig
-    from candlewick.data.clean import Cleaning
-    from candlewick.data.text_shards import Outputs, ShardSettings, shard
-    from candlewick.progress import bytes_progress
+    from candlewick.data.shards.clean import Cleaning
+    from candlewick.data.shards.write import Outputs, ShardSettings, shard
+    from candlewick.terminal import bytes_progress
 
     setup_logging(args)
     cleaning = Cleaning(args.min_line_bytes, not args.keep_control, not args.keep_spaces)

@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> None:
     setup_logging(args)
 
     from candlewick.config import DataConfig
-    from candlewick.data.text_shards import Outputs, ShardSettings, shard
-    from candlewick.progress import bytes_progress
+    from candlewick.data.shards.write import Outputs, ShardSettings, shard
+    from candlewick.terminal import bytes_progress
 
     settings = ShardSettings(
         args.lines_per_shard, take, share, args.seed, args.format, args.gzip, args.split, _mode(args)

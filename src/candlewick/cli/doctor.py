@@ -146,7 +146,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from candlewick.parallel.env import find_device, has_native_bf16
-    from candlewick.train.telemetry import measure_peak_flops
+    from candlewick.train.monitor.telemetry import measure_peak_flops
 
     for index in range(torch.cuda.device_count()):  # pragma: cuda
         properties = torch.cuda.get_device_properties(index)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.cli.environment import cache_home
     from candlewick.config import DataConfig
     from candlewick.parallel.env import find_device
-    from candlewick.pipeline.evaluation import evaluate_checkpoint
+    from candlewick.runs.evaluate import evaluate_checkpoint
 
     setup_logging(args)
     metrics = evaluate_checkpoint(

@@ -9,10 +9,10 @@ from typing import Any
 
 import candlewick
 from candlewick.config import RunConfig
+from candlewick.config.keys import Name, find_nearest, key_types, name_of
 from candlewick.config.schema import Group, default_words, groups, is_section, type_words
-from candlewick.config_io import flatten
-from candlewick.config_keys import Name, find_nearest, key_types, name_of
-from candlewick.config_yaml import dotted
+from candlewick.config.tree import flatten
+from candlewick.config.yaml import dotted
 from candlewick.errors import ConfigError
 
 _PACKAGE = Path(candlewick.__file__).parent

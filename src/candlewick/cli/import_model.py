@@ -15,11 +15,11 @@ from candlewick.cli.arguments import (
     whole_number,
 )
 from candlewick.errors import ConfigError
-from candlewick.log import setup
+from candlewick.terminal import setup
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
-    from candlewick.pipeline.importing import Imported
+    from candlewick.runs.importing import Imported
     from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _candle(args: argparse.Namespace) -> "Imported":
-    from candlewick.config_io import load_config
-    from candlewick.pipeline.importing import fetch_candle, import_candle
+    from candlewick.config.load import load_config
+    from candlewick.runs.importing import fetch_candle, import_candle
 
     folder = fetch_candle(args.source)
     if args.config is None:
@@ -131,7 +131,7 @@ def _around(folder: Path) -> Iterator[Path]:
 
 
 def _hugging_face(args: argparse.Namespace) -> "Imported":
-    from candlewick.pipeline.importing import import_hugging_face
+    from candlewick.runs.importing import import_hugging_face
     from candlewick.tokenizer.bpe import Tokenizer
 
     tokenizer = None if args.tokenizer is None else Tokenizer.load(args.tokenizer)

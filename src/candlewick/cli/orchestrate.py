@@ -24,7 +24,7 @@ from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_settings
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
-    from candlewick.pipeline.preparation import Options
+    from candlewick.runs.prepare import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> None:
     if roots:
         use_hub(home=roots["HF_CACHE"])
 
-    from candlewick.config_io import load_config
-    from candlewick.pipeline.preparation import Options
-    from candlewick.pipeline.sharding import Sharding
+    from candlewick.config.load import load_config
+    from candlewick.runs.prepare import Options
+    from candlewick.runs.sharding import Sharding
 
     given = settings(args)
     given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, options: "Options | None" = None) -> None:
     """Run the whole path or prepare a run, and print what the model writes or how to train it."""
-    from candlewick.pipeline.runner import orchestrate
+    from candlewick.runs.orchestrate import orchestrate
 
     setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)

@@ -123,7 +123,7 @@ def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
     """Return the overrides of --batch-size and --grad-accum; what is not given is as in `config`."""
     if args.batch_size is None and args.grad_accum is None:
         return []
-    from candlewick.data.batches import BatchPlan
+    from candlewick.data.rows.batches import BatchPlan
 
     before = BatchPlan.of(config.data, config.sequence_length, world_size=1).rows
     rows, passes = args.batch_size or before, args.grad_accum or before // config.data.micro_batch_size

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Profile and print."""
-    from candlewick.pipeline.profile import profile_run
+    from candlewick.runs.report.profile import profile_run
 
     config = read_config(args)
     setup_logging(args, config)

@@ -4,10 +4,10 @@ from itertools import accumulate
 from typing import Any
 
 from candlewick.config import MuonConfig, RunConfig
-from candlewick.data.batches import BatchPlan
+from candlewick.data.rows.batches import BatchPlan
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
-from candlewick.pipeline.plot import plot
+from candlewick.runs.report.plot import plot
 from candlewick.train.budget import planned_steps
 
 _MOST_POINTS = 101

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.artifacts import MANIFEST, Manifest, read_manifest
+from candlewick.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from candlewick.cli.arguments import (
     add_config,
     add_json,
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from candlewick.pipeline.seed_tokenizer import train_seed_tokenizer
-    from candlewick.tokenizer.seed import read_seed_config
+    from candlewick.compat.candle.tokenizer import read_seed_config
+    from candlewick.compat.candle.tokenizer_training import train_seed_tokenizer
 
     seed = read_seed_config(args.config)
     if seed is not None and (args.sources or args.override):
@@ -95,10 +95,10 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _train_ours(args: argparse.Namespace) -> tuple[Manifest, bool]:
-    from candlewick.config_io import load_config
-    from candlewick.pipeline.tokenizer_stage import make_tokenizer
-    from candlewick.pipeline.tokens import training_text
-    from candlewick.progress import bytes_progress
+    from candlewick.config.load import load_config
+    from candlewick.runs.tokenizer import make_tokenizer
+    from candlewick.runs.tokens import training_text
+    from candlewick.terminal import bytes_progress
 
     config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
@@ -150,9 +150,9 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> "Tokenizer":
     """Open the tokenizer of the command line, else the one that a configuration names."""
-    from candlewick.config_io import load_config
+    from candlewick.compat.candle.tokenizer import open_seed_tokenizer, read_seed_config
+    from candlewick.config.load import load_config
     from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
-    from candlewick.tokenizer.seed import open_seed_tokenizer, read_seed_config
 
     if args.tokenizer is not None:
         return Tokenizer.load(args.tokenizer)

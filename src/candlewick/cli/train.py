@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    from candlewick.pipeline.training import run_training
+    from candlewick.runs.train import run_training
 
     extra: list[str] = []
     if args.init_from is not None:

@@ -19,10 +19,8 @@ Dropout of the attention weights, and masks, cost the fast kernels; in float32 o
 Training without dropout in bfloat16, and decoding, stay on them.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from inspect import signature
-from typing import Any, cast
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from candlewick.model.documents import Documents, document_lengths
 from candlewick.model.masks import causal
+from candlewick.model.varlen import document_kernel, opaque_attention
 
 
 def attend(
@@ -121,59 +120,9 @@ def _attend_each(
     return y.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def document_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., Tensor] | None:
-    """Return flash attention over documents if it takes such queries."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return None
-    is_new_enough = torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: cuda
-    return _varlen() if is_new_enough and head_dim % 8 == 0 and head_dim <= 256 else None  # pragma: cuda
-
-
-@cache
-def _varlen() -> Callable[..., Tensor] | None:  # pragma: cuda
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  # it loads the compiler: half a second
-
-    # before torch 2.12 it knows neither windows nor grouped heads
-    is_enough = "enable_gqa" in signature(varlen_attn).parameters
-    return cast("Callable[..., Tensor]", varlen_attn) if is_enough else None
-
-
-@torch.library.custom_op("candlewick::attend_documents", mutates_args=())
-def _attend_opaquely(qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None) -> Tensor:
+def _attend_each_opaquely(qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None) -> Tensor:
     q, k, v = qkv
     return _attend_each(q, k, v, ends, document_lengths(host_ends), window)
 
 
-@torch.library.custom_op("candlewick::attend_documents_backward", mutates_args=())
-def _opaque_gradients(
-    grad: Tensor, qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None
-) -> list[Tensor]:
-    q, k, v = inputs = [x.detach().requires_grad_() for x in qkv]
-    # inside of an operation autograd is switched off for the thread; torch's own checkpoint undoes it this way too
-    undone = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)  # pyright: ignore[reportPrivateUsage]
-    with undone, torch.enable_grad():
-        y = _attend_each(q, k, v, ends, document_lengths(host_ends), window)
-        return [x.contiguous() for x in torch.autograd.grad(y, inputs, grad)]
-
-
-@_attend_opaquely.register_fake
-def _(qkv: Sequence[Tensor], *_: Any) -> Tensor:
-    return qkv[0].new_empty(qkv[0].transpose(1, 2).shape).transpose(1, 2)
-
-
-@_opaque_gradients.register_fake
-def _(_grad: Tensor, qkv: Sequence[Tensor], *_: Any) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in qkv]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
-    qkv, ends, host_ends, ctx.window = inputs
-    ctx.save_for_backward(*qkv, ends, host_ends)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[object, ...]:
-    *qkv, ends, host_ends = ctx.saved_tensors
-    return _opaque_gradients(grad, qkv, ends, host_ends, ctx.window), None, None, None
-
-
-_attend_opaquely.register_autograd(_gradients, setup_context=_keep)
+_attend_opaquely = opaque_attention(_attend_each_opaquely)

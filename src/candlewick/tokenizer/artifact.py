@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick import __version__
-from candlewick.artifacts import FileEntry, Manifest, publish, staging, write_durable
+from candlewick.artifacts.manifest import FileEntry, Manifest, publish, staging, write_durable
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import MERGES_TXT, VOCAB_JSON

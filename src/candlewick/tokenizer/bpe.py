@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from candlewick.artifacts import FileEntry, write_durable
+from candlewick.artifacts.manifest import FileEntry, write_durable
 from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import BYTE_OF, SPACE, Json, check, load_rust, parse_object, without_prefix

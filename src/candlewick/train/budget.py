@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from candlewick.config import SchedulerConfig
-from candlewick.data.batches import BatchPlan
+from candlewick.data.rows.batches import BatchPlan
 from candlewick.errors import ConfigError
 
 _MEASURED_SHARE = 0.05

@@ -14,14 +14,14 @@ from candlewick.checkpoint.layout import checkpoint_directory, newest_valid, swe
 from candlewick.checkpoint.load import STATE_VERSION, Resumed, initialize_from, open_start, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.config import BestConfig, RunConfig
-from candlewick.data.batches import BatchPlan
-from candlewick.data.loader import Loader
-from candlewick.data.token_shards import TokenSplit
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.loader import Loader
+from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.model.attention import document_kernel
 from candlewick.model.flops import flops_per_token, model_size
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
+from candlewick.model.varlen import document_kernel
 from candlewick.optim.build import Optimizer, build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.env import Distributed, detect, quiet_allocator

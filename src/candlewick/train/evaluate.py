@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from candlewick.config import DataConfig
-from candlewick.data.loader import validation_batches
-from candlewick.data.token_shards import TokenSplit
+from candlewick.data.rows.loader import validation_batches
+from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.train.objective import NextTokenLoss
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from candlewick.config import RuntimeConfig
-from candlewick.data.loader import Loader
+from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import FlopsPerToken
-from candlewick.progress import is_wanted
-from candlewick.train.display import Display
+from candlewick.terminal import is_wanted
+from candlewick.train.monitor.display import Display
+from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
+from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker, Tracker
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
-from candlewick.train.telemetry import Telemetry, measure_peak_flops
-from candlewick.train.trackers import JsonlTracker, TensorBoardTracker, Tracker
 
 logger = logging.getLogger(__name__)
 

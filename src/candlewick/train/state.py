@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from candlewick.artifacts import canonical_json
+from candlewick.artifacts.manifest import canonical_json
 from candlewick.config import Steps
 from candlewick.errors import CheckpointError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from candlewick.data.loader import Update
+from candlewick.data.rows.loader import Update
 from candlewick.optim.build import Optimizer
 from candlewick.parallel.fsdp import whole
 from candlewick.train.loss_scale import LossScale

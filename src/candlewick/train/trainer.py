@@ -13,17 +13,17 @@ from pathlib import Path
 
 from candlewick.checkpoint.save import Snapshot, save
 from candlewick.config import OptimizerConfig, RuntimeConfig, SchedulerConfig
-from candlewick.data.loader import Loader, Update
+from candlewick.data.rows.loader import Loader, Update
 from candlewick.errors import Interrupted
 from candlewick.optim.build import Optimizer
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import Course, steps_from_time
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.loss_scale import LossScale
+from candlewick.train.monitor.statistics import observing
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter
 from candlewick.train.state import TrainState
-from candlewick.train.statistics import observing
 from candlewick.train.step import StepResult, train_step
 
 Metrics = dict[str, float]

@@ -1,6 +1,6 @@
 import pytest
 
-from candlewick.artifacts import Manifest, publish, staging, write_durable
+from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
 from candlewick.checkpoint.layout import (
     checked_manifest,
     list_checkpoints,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests import foreign
 
-from candlewick.artifacts import read_manifest, verify
+from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_saved
 from candlewick.checkpoint.layout import list_checkpoints, newest_valid
 from candlewick.checkpoint.safetensors import read_tensors

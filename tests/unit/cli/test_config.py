@@ -6,7 +6,7 @@ import yaml
 
 from candlewick.cli.main import main
 from candlewick.config import RunConfig
-from candlewick.config_io import load_config
+from candlewick.config.load import load_config
 
 READ = {"yaml": yaml.safe_load, "toml": tomllib.loads, "json": json.loads}
 

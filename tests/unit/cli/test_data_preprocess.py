@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.cli.main import main
 
 LINES = "A line that is long enough.\n\nshort\nAnother line of this text.\n"

@@ -6,10 +6,10 @@ import json
 import pytest
 from tests.hub_server import HubServer
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.cli import data_shard
 from candlewick.cli.main import main
-from candlewick.data.shard_writer import ShardWriter
+from candlewick.data.shards.writer import ShardWriter
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from candlewick.cli.main import main
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Return a function that examines the machine, by the findings' names."""
-    monkeypatch.setattr("candlewick.train.telemetry.measure_peak_flops", lambda device: 1.25e11)
+    monkeypatch.setattr("candlewick.train.monitor.telemetry.measure_peak_flops", lambda device: 1.25e11)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda: {finding.name: finding for finding in examine()}
 

@@ -2,9 +2,9 @@ import pytest
 
 from candlewick.cli.explain import _entries, print_entries, readers
 from candlewick.cli.explain import explain as explain_in
+from candlewick.config.keys import key_types
+from candlewick.config.load import load_with_origins
 from candlewick.config.schema import groups
-from candlewick.config_io import load_with_origins
-from candlewick.config_keys import key_types
 from candlewick.errors import ConfigError
 
 
@@ -105,9 +105,9 @@ def test_the_value_has_a_source():
     ("word", "reader", "other"),
     [
         ("runtime.evaluation.best.max_keep", "train/trainer.py", "checkpoint/save.py"),
-        ("data.documents", "data/sources.py", "model/transformer.py"),
+        ("data.documents", "data/text/corpus.py", "model/transformer.py"),
         ("scheduler.total_steps", "train/budget.py", "train/state.py"),
-        ("data.mixture[].weight", "data/samples.py", "model/norm.py"),
+        ("data.mixture[].weight", "data/rows/samples.py", "model/norm.py"),
         ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),
     ],
 )

@@ -7,7 +7,7 @@ from tests.seed import Candle
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from candlewick.cli.main import main
-from candlewick.config_io import dump_yaml
+from candlewick.config.tree import dump_yaml
 
 
 @pytest.fixture

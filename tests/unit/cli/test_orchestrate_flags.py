@@ -7,7 +7,8 @@ import pytest
 
 from candlewick.cli import orchestrate_flags
 from candlewick.cli.main import build_parser, main
-from candlewick.config_io import differences, load_config
+from candlewick.config.load import load_config
+from candlewick.config.tree import differences
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def given(monkeypatch, tmp_path, capsys):
         got.update(config=config, run_dir=run_dir, options=options)
         return {"command": ["candlewick", "train"]}
 
-    monkeypatch.setattr("candlewick.pipeline.runner.orchestrate", run)
+    monkeypatch.setattr("candlewick.runs.orchestrate.orchestrate", run)
 
     def call(*words):
         assert main(["orchestrate", *words]) == 0

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from candlewick.artifacts import read_manifest
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.cli.main import main
 from candlewick.tokenizer.bpe import Tokenizer
 

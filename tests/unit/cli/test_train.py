@@ -4,7 +4,7 @@ import pytest
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
-from candlewick.config_io import load_config
+from candlewick.config.load import load_config
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from candlewick.config import RunConfig
+from candlewick.config.formats import parse
+from candlewick.config.load import profiles
 from candlewick.config.schema import default_words, groups, json_schema, references, type_words
-from candlewick.config_io import profiles, to_tree
-from candlewick.config_text import parse
+from candlewick.config.tree import to_tree
 
 VALIDATOR = Draft202012Validator(json_schema())
 
@@ -22,7 +23,7 @@ def test_the_schema_is_one():
 
 @pytest.mark.parametrize("name", profiles())
 def test_every_profile_fits_the_schema(name):
-    text = resources.files("candlewick.configs").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    text = resources.files("candlewick.config.profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     assert accepts(parse(text, "yaml").tree)
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from candlewick.config import DataConfig
-from candlewick.data.pieces import SourceFile
-from candlewick.data.sources import open_corpus
+from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.pieces import SourceFile
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 

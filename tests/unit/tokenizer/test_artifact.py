@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models
 
-from candlewick.artifacts import read_manifest, verify
+from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.errors import ArtifactError, TokenizerError
 from candlewick.tokenizer.artifact import write_artifact
 from candlewick.tokenizer.bpe import Tokenizer

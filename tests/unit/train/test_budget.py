@@ -3,7 +3,7 @@ from itertools import count
 import pytest
 
 from candlewick.config import BatchStage, SchedulerConfig
-from candlewick.data.batches import BatchPlan
+from candlewick.data.rows.batches import BatchPlan
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import Course, most_steps, planned_steps, steps_from_time

@@ -11,12 +11,12 @@ from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
 from candlewick.parallel import precision
 from candlewick.parallel.env import Distributed
-from candlewick.pipeline.training import open_data, run_training
+from candlewick.runs.train import open_data, run_training
 from candlewick.train import build as build_module
 from candlewick.train.build import build, forecast, vocabulary_rows
 from candlewick.train.evaluate import evaluate
+from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.step import train_step
-from candlewick.train.trackers import read_metrics
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from candlewick.config import DataConfig, ModelConfig
-from candlewick.data.token_shards import TokenSplit
+from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.train import evaluate as evaluate_module

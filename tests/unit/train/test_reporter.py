@@ -6,15 +6,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from candlewick import log
+from candlewick import terminal
 from candlewick.config import LoggingConfig, RuntimeConfig
 from candlewick.model.flops import FlopsPerToken
 from candlewick.train import reporter as reporter_module
-from candlewick.train.display import Display
+from candlewick.train.monitor.display import Display
+from candlewick.train.monitor.trackers import METRICS, read_metrics
 from candlewick.train.reporter import Reporter, build_telemetry
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
-from candlewick.train.trackers import METRICS, read_metrics
 
 METRICS_OF_EVALUATION = {
     "eval/loss": 2.5,
@@ -150,8 +150,8 @@ def test_statistics_and_the_loss_scale_are_recorded(tmp_path, shown):
 
 @pytest.mark.parametrize(("level", "times"), [("debug", 1), ("info", 1), ("warning", 0)])
 def test_an_evaluation_is_shown_once_and_not_when_only_warnings_are(tmp_path, shown, capsys, level, times):
-    log.setup(level)
-    log_file = log.add_file(tmp_path / "log.txt")
+    terminal.setup(level)
+    log_file = terminal.add_file(tmp_path / "log.txt")
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
         reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
@@ -161,7 +161,7 @@ def test_an_evaluation_is_shown_once_and_not_when_only_warnings_are(tmp_path, sh
 
 
 def test_without_a_display_debugging_shows_it(tmp_path, shown, capsys):
-    log.setup("debug")
+    terminal.setup("debug")
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
         reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)

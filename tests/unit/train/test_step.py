@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
-from candlewick.data.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, Update
 from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer

@@ -19,8 +19,8 @@ from candlewick.config import (
     RuntimeConfig,
     SchedulerConfig,
 )
-from candlewick.data.batches import BatchPlan
-from candlewick.data.loader import Update
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.loader import Update
 from candlewick.errors import Diverged, EnvironmentFault, Interrupted
 from candlewick.train import trainer as trainer_module
 from candlewick.train.budget import Course

@@ -1,0 +1,127 @@
+"""Making an artifact: what it would be, whether it is there already, and nobody else at work on it.
+
+What would be made is known before it is made: kind, version, ids of the inputs, settings. When the manifest in
+place says the same, there is nothing to do. Otherwise one process at a time makes it:
+
+    OUTPUT.partial     locked by who makes OUTPUT; holds what can be gone on with after a stop
+    .tmp-OUTPUT-*      being written beside it; .old-OUTPUT-*: being removed. After a kill they are swept
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from candlewick.artifacts.manifest import MANIFEST, Manifest, read_manifest, require_replaceable, verify
+from candlewick.errors import ArtifactError, Interrupted
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is going to be made."""
+
+    kind: str
+    inputs: Mapping[str, Any]
+    config: Mapping[str, Any]
+    version: int = 1
+
+
+def find(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | None:
+    """Return the manifest in `folder` if it is whole and made by this recipe; `hashes`: read every byte."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        manifest = read_manifest(folder, recipe.kind, recipe.version)
+        if (dict(manifest.inputs), dict(manifest.config)) != (dict(recipe.inputs), dict(recipe.config)):
+            return None
+        verify(folder, manifest, hashes=hashes)
+    except ArtifactError as error:
+        _log.warning("%s; it is made again", error.problem)
+        return None
+    _sweep(folder, "old")
+    return manifest
+
+
+def once(
+    output: Path, recipe: Recipe, make: Callable[[Path], Manifest], *, hashes: bool = True
+) -> tuple[Manifest, bool]:
+    """Return the artifact of `recipe` at `output` and whether it was there; else `make` makes it, alone.
+
+    `make` gets the folder `output`.partial. Raises ArtifactError if something else is at `output`.
+    """
+    if (found := find(output, recipe, hashes=hashes)) is not None:
+        return found, True
+    require_replaceable(output, recipe.kind)
+    with alone(output) as partial:
+        found = find(output, recipe, hashes=hashes)  # another process may have been faster
+        return (make(partial), False) if found is None else (found, True)
+
+
+@contextmanager
+def alone(output: Path) -> Generator[Path]:
+    """Hold `output`.partial, a folder, locked; the kernel lets go of it when this process ends, however it ends.
+
+    A second process waits here. What killed ones left beside `output` is removed; the folder too if it is empty.
+    """
+    partial = output.with_name(output.name + ".partial")
+    while True:
+        partial.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.info("another process works on %s: waiting for it", partial)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # what was locked may have been published, that is renamed, in the meantime
+            if _is_open_at(descriptor, partial):
+                try:
+                    _sweep(output, "tmp", "old")
+                    yield partial
+                finally:
+                    if _is_open_at(descriptor, partial):
+                        with suppress(OSError):  # not empty: the next process goes on with it
+                            partial.rmdir()
+                return
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def stoppable(partial: Path) -> Generator[None]:
+    """Turn SIGINT and SIGTERM into `Interrupted`, which names the folder that is gone on with."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"preparation stopped; what is finished is kept in {partial}", "run it again to go on"
+        ) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _is_open_at(descriptor: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def _sweep(output: Path, *prefixes: str) -> None:
+    for prefix in prefixes:
+        for left in output.parent.glob(f".{prefix}-{escape(output.name)}-????????"):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""What keeps files of other programs working; nothing else imports it."""

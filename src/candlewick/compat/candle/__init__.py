@@ -1,0 +1,1 @@
+"""Everything of transformer_candle, the Rust program: its settings, tokenizers, checkpoints."""

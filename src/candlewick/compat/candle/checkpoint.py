@@ -1,0 +1,308 @@
+"""Checkpoints of the Rust system on candle, "the seed": its weights and AdamW's moments under our names.
+
+    step_000000001500_global_000000001500/
+        model.safetensors    embedding.weight, which is the head too; final_norm.weight
+                             blocks.{i}.{norm_attn,norm_mlp,qkv,out_proj,mlp.up_proj,mlp.down_proj}
+        optimizer.json       AdamW's moments as text, and float32 masters where the weights are stored smaller
+        manifest.json        version 1: name, bytes and sha256 of the files; progress
+
+The block is ours with `mlp: silu` and biases in all products. qkv is packed: three slices. Its rotation turns
+neighboring channels (0, 1), (2, 3), ..., ours channels i and i + d/2: the rows of q and k, their biases and their
+moments are put into that order, head by head, which changes no dot product. And norms use eps 1e-5. The folder
+says nothing about heads: they come from the run's configuration.
+
+`optimizer.json` takes some 46 bytes per parameter, so it is read one parameter at a time.
+"""
+
+import json
+import logging
+import mmap
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from candlewick.artifacts.manifest import file_sha256
+from candlewick.checkpoint.layout import CANDLE_STEP
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.config import ModelConfig
+from candlewick.errors import CheckpointError
+
+OPTIMIZER_JSON = "optimizer.json"
+_PLAIN = {
+    r"embedding\.weight": "model.embed_tokens.weight",
+    r"final_norm\.weight": "model.norm.weight",
+    r"blocks\.(\d+)\.norm_attn\.weight": r"model.layers.\1.input_layernorm.weight",
+    r"blocks\.(\d+)\.norm_mlp\.weight": r"model.layers.\1.post_attention_layernorm.weight",
+    r"blocks\.(\d+)\.out_proj\.(weight|bias)": r"model.layers.\1.self_attn.o_proj.\2",
+    r"blocks\.(\d+)\.mlp\.(up|down)_proj\.(weight|bias)": r"model.layers.\1.mlp.\2_proj.\3",
+}
+_NORM = re.compile(r"blocks\.\d+\.norm_attn\.weight")  # one for each block
+_QKV = re.compile(r"blocks\.(\d+)\.qkv\.(weight|bias)")
+_COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of early builds
+_UNSAID = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
+"""What the seed's configurations mean where they say nothing: the weights know better."""
+_MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
+_FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
+_AGAIN = "copy the checkpoint again, or import an older one"
+
+Json = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CandleCheckpoint:
+    """A checked folder, its tensors under the seed's names, and what its manifest says."""
+
+    folder: Path
+    tensors: Mapping[str, Tensor]
+    step: int
+    """Completed updates."""
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What the tensors say of the model, as settings of ModelConfig."""
+        rows, width = self.tensors["embedding.weight"].shape
+        layers = sum(_NORM.fullmatch(name) is not None for name in self.tensors)
+        inner = self.tensors["blocks.0.mlp.up_proj.weight"].shape[0]
+        return {"vocab_size": rows, "hidden_size": width, "num_layers": layers, "intermediate_size": inner}
+
+
+def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
+    """Read the weights of a checkpoint: of one `step_*` folder, or of the newest valid one in a folder of them.
+
+    With `weights_only` a folder with nothing but model.safetensors will do. Raises CheckpointError.
+    """
+    if weights_only and (path / "model.safetensors").is_file() and not (path / "manifest.json").is_file():
+        return CandleCheckpoint(path, _read_tensors(path), 0)
+    if CANDLE_STEP.fullmatch(path.name) or (path / "model.safetensors").is_file():
+        return _open(path, weights_only=weights_only)
+    places = (path, path / "checkpoints")
+    steps = sorted(
+        f for place in places if place.is_dir() for f in place.iterdir() if CANDLE_STEP.fullmatch(f.name)
+    )
+    for folder in reversed(steps):
+        try:
+            return _open(folder, weights_only=weights_only)
+        except CheckpointError as error:
+            logger.warning("%s is rejected: %s", folder.name, error.problem)
+    found = f"{len(steps)} rejected" if steps else "none there"
+    raise CheckpointError(
+        f"{path} holds no whole checkpoint of the seed ({found})",
+        "give a step_* folder, or the folder that has them",
+    )
+
+
+def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
+    path = folder / "manifest.json"
+    try:
+        raw: Json = json.loads(path.read_bytes())
+        if raw["version"] != 1:
+            raise CheckpointError(f"{path} has version {raw['version']}, the seed wrote 1", _AGAIN)
+        named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
+        entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in named]
+        step = int(raw["progress"]["optimizer_step"])
+        if not 0 <= step < 10**9:
+            raise ValueError(f"optimizer_step {step}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no manifest of the seed: {error!r}", _AGAIN) from None
+    for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing", _AGAIN)
+        if file.stat().st_size != size or file_sha256(file) != sha256:
+            raise CheckpointError(f"{file} is not what its manifest says: cut short or changed", _AGAIN)
+    return CandleCheckpoint(folder, _read_tensors(folder), step)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the weights and check names and shapes to the last one."""
+    path = folder / "model.safetensors"
+    tensors = {_COUNTER.sub("", name): tensor for name, tensor in read_tensors(path).items()}
+    if norms := [name for name in tensors if re.search(r"norm\w*\.bias$", name)]:
+        raise CheckpointError(
+            f"{path} has {norms[0]}: a model with LayerNorm, which candlewick does not have",
+            "only RMSNorm is read",
+        )
+    if lacking := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
+        raise CheckpointError(f"{path} has no {min(lacking)}: it is no model of the seed", "try `import hf`")
+    if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
+        raise CheckpointError(f"{path} holds no matrices where the seed has them", _AGAIN)
+    expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        wanted = expected.get(name, "nothing")
+        if found != wanted:
+            raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _AGAIN)
+    return tensors
+
+
+def _shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the seed's tensors of a model by name."""
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    products = {"qkv": (3 * width, width), "out_proj": (width, width), "mlp.up_proj": (inner, width)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.weight": (shape["vocab_size"], width),
+        "final_norm.weight": (width,),
+    }
+    for layer in range(shape["num_layers"]):
+        for name, (rows, columns) in {**products, "mlp.down_proj": (width, inner)}.items():
+            shapes[f"blocks.{layer}.{name}.weight"] = (rows, columns)
+            shapes[f"blocks.{layer}.{name}.bias"] = (rows,)
+        shapes |= {f"blocks.{layer}.{norm}.weight": (width,) for norm in ("norm_attn", "norm_mlp")}
+    return shapes
+
+
+def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads: int | None) -> ModelConfig:
+    """Return the shape of the model: sizes from the tensors, heads, context and the rest from the run's settings.
+
+    Raises CheckpointError if nobody says how many heads there are, or the settings say another size.
+    """
+    shape, width = checkpoint.shape, checkpoint.shape["hidden_size"]
+    written = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
+    heads = heads or written.get("num_attention_heads")
+    if heads is None:
+        likely = max(1, width // (32 if width == 256 else 64))
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say how many heads the model has",
+            "give the run's --config, or --heads N: the seed's profiles had heads of 64, of 32 with 256 channels, "
+            f"which makes {likely}",
+        )
+    if written.get("num_attention_heads", heads) != heads:
+        raise CheckpointError(f"--heads {heads} and model.num_attention_heads differ", "leave --heads out")
+    for name, size in shape.items():
+        if written.get(name) not in (None, size, _UNSAID.get(name)):
+            raise CheckpointError(
+                f"the settings say model.{name}={written[name]}, the weights in {checkpoint.folder} say {size}",
+                "give the configuration that the run was made with",
+            )
+    if width % heads or (width // heads) % 2:
+        raise CheckpointError(
+            f"{heads} heads do not divide {width} channels into even parts", "give the right --heads"
+        )
+    for name, value in (("num_key_value_heads", heads), ("rope_theta", 10_000.0)):
+        if written.get(name, value) != value:
+            logger.warning("model.%s=%s: the seed ignored it and trained with %s", name, written[name], value)
+    free = ("max_position_embeddings", "rope_mode", "attn_dropout", "residual_dropout")
+    return ModelConfig(
+        **shape,
+        **{name: written[name] for name in free if name in written},
+        num_attention_heads=heads,
+        mlp="silu",
+        qk_norm=False,
+        attention_bias=True,
+        rms_norm_eps=1e-5,
+    )
+
+
+def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
+    """Return a tensor of the seed, or a moment of it, under our names and in our order of channels."""
+    if (packed := _QKV.fullmatch(name)) is not None:
+        layer, kind = packed.groups()
+        query, key, value = tensor.chunk(3)
+        parts = {"q": _half_split(query, heads), "k": _half_split(key, heads), "v": value}
+        return {f"model.layers.{layer}.self_attn.{part}_proj.{kind}": rows for part, rows in parts.items()}
+    ours = next(re.sub(pattern, new, name) for pattern, new in _PLAIN.items() if re.fullmatch(pattern, name))
+    return {ours: tensor}
+
+
+def _half_split(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of each head: the even ones, then the odd ones."""
+    pairs = rows.unflatten(0, (heads, -1, 2))  # (H, d/2, 2, ...)
+    return pairs.transpose(1, 2).flatten(0, 2).contiguous()  # (H d, ...)
+
+
+def native_weights(checkpoint: CandleCheckpoint, heads: int) -> dict[str, Tensor]:
+    """Return the weights under our names, float32."""
+    return {
+        ours: part.float()
+        for name, tensor in checkpoint.tensors.items()
+        for ours, part in to_native(name, tensor, heads).items()
+    }
+
+
+def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return AdamW's state under our names, and the float32 masters of weights that are stored smaller.
+
+    Raises CheckpointError for what is no whole state of this model.
+    """
+    path = checkpoint.folder / OPTIMIZER_JSON
+    state: dict[str, Tensor] = {}
+    masters: dict[str, Tensor] = {}
+    steps, parameters = read_optimizer(path)
+    for raw_name, values in parameters:
+        name = _COUNTER.sub("", raw_name)
+        if name not in checkpoint.tensors:
+            raise CheckpointError(f"{path} has {raw_name}, which the weights do not have", _AGAIN)
+        shape = checkpoint.tensors[name].shape
+        for kind, flat in values.items():
+            if flat.numel() != shape.numel():
+                raise CheckpointError(
+                    f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}", _AGAIN
+                )
+            for ours, part in to_native(name, flat.reshape(shape), heads).items():
+                if kind == "master":
+                    masters[ours] = part
+                else:
+                    state[f"{ours}.{_MOMENTS[kind]}"] = part
+                    state[f"{ours}.step"] = torch.tensor(float(steps))
+    wanted = {ours for name, t in checkpoint.tensors.items() for ours in to_native(name, t, heads)}
+    if lacking := sorted(name for name in wanted if any(f"{name}.{m}" not in state for m in _MOMENTS.values())):
+        raise CheckpointError(f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one", _AGAIN)
+    return state, masters
+
+
+def read_optimizer(path: Path) -> tuple[int, Iterator[tuple[str, dict[str, Tensor]]]]:
+    """Return the number of updates, and an iterator of (name, float32 values by kind), one parameter at a time.
+
+    Kinds are first_moment, second_moment, and master if there is one. Raises CheckpointError.
+    """
+    try:
+        with path.open("rb") as file:
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", _AGAIN) from None
+    found = _FIELD.search(text)
+    digits = re.compile(rb"\d+").match(text, found.end()) if found and found[1] == b"step" else None
+    if found is None or digits is None:
+        raise CheckpointError(f"{path} does not begin with the number of updates", _AGAIN)
+    return int(digits[0]), _parameters(path, text, digits.end())
+
+
+def _parameters(path: Path, text: mmap.mmap, place: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    name, values = "", dict[str, Tensor]()
+    while (found := _FIELD.search(text, place)) is not None:
+        kind, place = found[1].decode(), found.end()
+        if kind == "name":
+            if name:
+                yield name, values
+            end = text.find(b'"', place + 1)
+            name, values = text[place + 1 : end].decode(errors="replace"), {}
+            place = end
+        elif text[place : place + 1] == b"[":
+            end = text.find(b"]", place)
+            if end < 0:
+                raise CheckpointError(f"{path} ends inside of {kind} of {name}: it is cut short", _AGAIN)
+            if kind != "shape":
+                values[kind] = _numbers(path, text[place + 1 : end], f"{kind} of {name}")
+            place = end
+    if name:
+        yield name, values
+    if text[-64:].rstrip()[-1:] != b"}":
+        raise CheckpointError(f"{path} has no end: it is cut short", _AGAIN)
+
+
+def _numbers(path: Path, text: bytes, what: str) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # how numpy says that it stopped at something else
+        try:
+            return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
+        except (DeprecationWarning, RuntimeWarning, ValueError):
+            bad = "null, which stands for what is not finite" if b"null" in text else "something else"
+            raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _AGAIN) from None

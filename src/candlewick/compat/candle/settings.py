@@ -1,0 +1,240 @@
+"""Configurations of the Rust system on candle, "the seed", in our words.
+
+    data.batch_size, data.gradient_accumulation_steps     data.global_batch_size, data.micro_batch_size
+    scheduler.max_lr                                       optimizer.learning_rate, the peak
+    training.checkpoint_dir                                runtime.checkpoint.init_from
+    model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
+
+These names are read in every file and override. A file with one of the first three is the seed's: what it leaves
+out then has the seed's meaning and not ours (AdamW, decay on all tensors, no clipping, lines of .txt are
+documents, no evaluation unless asked for). All its other keys are ours by name. What was read as what is told.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from candlewick.config import ModelConfig, RunConfig
+from candlewick.config.formats import Report
+from candlewick.config.yaml import Key
+
+Tree = dict[str, Any]
+Note = Callable[[str], None]
+
+_BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
+_MAX_LR: Key = ("scheduler", "max_lr")
+_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)
+_RENAMED: dict[Key, Key] = {
+    _MAX_LR: ("optimizer", "learning_rate"),
+    ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
+}
+_ROPE_MODES = {
+    **dict.fromkeys(("disabled",), "off"),
+    **dict.fromkeys(("pre-applied", "pre", "preapplied"), "preapply"),
+    **dict.fromkeys(("onthefly", "online", "auto"), "on_the_fly"),
+}
+_ADAM = {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8}
+_OPTIMIZER = {"learning_rate": 3e-4, "weight_decay": 0.0, "decay": "all", "max_grad_norm": None}
+_DEFAULTS: Tree = {
+    "model": {"hidden_size": 4096, "num_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048},
+    "data": {"documents": "line"},
+    "scheduler": {"strategy": "constant", "warmup_steps": 0},
+    "runtime": {
+        "log_every_n_steps": 100,
+        "checkpoint": {"max_keep": None},
+        "evaluation": {"every_n_steps": None, "max_batches": None, "best": None},
+    },
+}
+_MEANINGS = (
+    "is read as a configuration of the seed: what it leaves out is AdamW with decay on all tensors and no "
+    "clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
+)
+
+
+def rename_key(key: Key) -> Key:
+    """Return our name of a key."""
+    return _RENAMED.get(key, key)
+
+
+def rename_value(key: Key, value: object) -> object:
+    """Return our word for a value."""
+    if key == ("model", "rope_mode") and isinstance(value, str):
+        return _ROPE_MODES.get(value.lower(), value)
+    return value
+
+
+def translate(tree: Tree, where: str, report: Report, note: Note, *, is_seed: bool | None) -> Tree:
+    """Return the tree of a file with our names, and the seed's meanings below it if it is the seed's.
+
+    `is_seed` None: it is if it has keys that only the seed has.
+    """
+    if is_seed is None:
+        is_seed = any(_has(tree, key) for key in _ONLY)
+    if is_seed:
+        tree = _without_nulls(tree)  # which the seed wrote for everything that was not set
+    for old, new in _RENAMED.items():
+        if not _has(tree, old):
+            continue
+        tree, value = _without(tree, old)
+        given = _get(tree, new)
+        if given is not None and given != value:
+            report(new, f"is {given}, and {'.'.join(map(str, old))} is {value}: keep one{_hint(old)}")
+        note(f"{'.'.join(map(str, old))}={value} is read as {'.'.join(map(str, new))}{_hint(old)}")
+        tree = _merged(tree, _nested(new, value))
+    mode = _get(tree, ("model", "rope_mode"))
+    if mode is not None:
+        tree = _merged(tree, _nested(("model", "rope_mode"), rename_value(("model", "rope_mode"), mode)))
+    if not is_seed:
+        return tree
+    note(f"{where} {_MEANINGS}")
+    return _merged(_defaults(tree), _without_idle(tree, note))
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    found = tree.get(name)
+    return cast(Tree, found) if isinstance(found, dict) else {}
+
+
+def _without_nulls(tree: Tree) -> Tree:
+    kept = {name: _without_nulls(cast(Tree, v)) if isinstance(v, dict) else v for name, v in tree.items()}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _without_idle(tree: Tree, note: Note) -> Tree:
+    """Take away what the seed accepted and did nothing with."""
+    scheduler = _section(tree, "scheduler")
+    idle: list[tuple[Key, str]] = []
+    if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
+        idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
+    if {"total_steps", "total_epochs"} <= scheduler.keys():
+        idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
+    if _get(tree, ("optimizer", "algorithm")) == "sgd":
+        betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
+        idle += [(key, "sgd has no such setting") for key in betas]
+    for key, reason in idle:
+        tree, _ = _without(tree, key)
+        note(f"{'.'.join(map(str, key))} is left out: {reason}")
+    return tree
+
+
+def _hint(key: Key) -> str:
+    return " (the power of polynomial is scheduler.power)" if key == _MAX_LR else ""
+
+
+def _defaults(tree: Tree) -> Tree:
+    """Return what the seed's files mean where they say nothing."""
+    hidden = _get(tree, ("model", "hidden_size"))
+    width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
+    algorithm = _get(tree, ("optimizer", "algorithm")) or "adam_w"
+    optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
+    if algorithm in ("adam_w", "adam"):
+        optimizer |= _ADAM
+    return _merged(_DEFAULTS, {"model": width, "optimizer": optimizer})
+
+
+@dataclass(slots=True)
+class Batches:
+    """The seed's batch sizes as the last file or override that named each gave them."""
+
+    batch: int | None = None
+    passes: int | None = None
+    is_global: bool = True
+
+    def settle(self, tree: Tree, own: Tree, report: Report) -> Tree:
+        """Return the tree with the seed's sizes, if a layer (`own`) has any, turned into ours.
+
+        `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
+        reads. What is not given follows from the sizes below; what the same layer says in our words stays.
+        """
+        data, given = dict(_section(tree, "data")), _section(own, "data")
+        sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
+        if not sizes:
+            return tree
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                report(("data", name), "should be a whole number, at least 1")
+                return tree | {"data": data}
+        rows, micro = data.get("global_batch_size"), data.get("micro_batch_size")
+        if self.batch is None and self.passes is None and isinstance(micro, int) and micro > 0:
+            rows = rows if isinstance(rows, int) else micro
+            self.batch, self.passes = rows, max(1, rows // micro)
+        self.batch = batch = sizes.get(_BATCH, self.batch or 8)
+        self.passes = passes = sizes.get(_ACCUMULATION, self.passes or 1)
+        self.is_global = batch % passes == 0
+        ours = {"global_batch_size": batch, "micro_batch_size": batch // passes}
+        if not self.is_global:
+            ours = {"global_batch_size": batch * passes, "micro_batch_size": batch}
+        if "global_batch_tokens" in given:
+            del ours["global_batch_size"]
+        else:
+            data.pop("global_batch_tokens", None)
+        return tree | {"data": data | {name: size for name, size in ours.items() if name not in given}}
+
+    def tell(self, tree: Tree, note: Note) -> None:
+        """Tell how they were read."""
+        if self.batch is not None:
+            how = "rows per update" if self.is_global else f"rows per pass, which {self.passes} do not divide"
+            found = ", ".join(f"{n}={_get(tree, ('data', n))}" for n in ("global_batch_size", "micro_batch_size"))
+            note(f"data.{_BATCH}={self.batch} with {_ACCUMULATION}={self.passes} is read as {how}: {found}")
+
+
+def explain_width(tree: Tree, config: RunConfig, note: Note) -> None:
+    """Tell how large the gated block makes a model whose width was chosen for the seed's block."""
+    model = config.model
+    if _get(tree, ("model", "mlp")) is not None or model.mlp != "swiglu":
+        return
+    width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
+    table = "" if model.vocab_size is None else f" and {model.vocab_size * model.hidden_size:,} in the embedding"
+    note(
+        f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
+        f"{_layers(model, model.intermediate_size):,} parameters{table}; intermediate_size: {width} gives "
+        f"{_layers(model, width):,}, about the size that was meant, and mlp: silu is the block of the seed"
+    )
+
+
+def _layers(model: ModelConfig, width: int) -> int:
+    """Count the parameters of all blocks, with a gated MLP of this width (see `model_size`)."""
+    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
+    hidden = model.hidden_size
+    block = 2 * hidden * (queries + keys) + 3 * hidden * width + 2 * hidden
+    block += 2 * model.head_dim if model.qk_norm else 0
+    block += queries + 2 * keys + hidden if model.attention_bias else 0
+    block += 2 * width + hidden if model.mlp_bias else 0
+    return model.num_layers * block
+
+
+def _get(tree: Tree, key: Key) -> Any:
+    node: Any = tree
+    for part in key:
+        node = cast(Tree, node).get(str(part)) if isinstance(node, dict) else None
+    return node
+
+
+def _has(tree: Tree, key: Key) -> bool:
+    around = _get(tree, key[:-1])
+    return isinstance(around, dict) and key[-1] in around
+
+
+def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
+    """Return the tree without a key that it has, and its value; a section that becomes empty goes too."""
+    name = str(key[0])
+    if len(key) == 1:
+        return {k: v for k, v in tree.items() if k != name}, tree[name]
+    inner, value = _without(cast(Tree, tree[name]), key[1:])
+    return ({**tree, name: inner} if inner else {k: v for k, v in tree.items() if k != name}), value
+
+
+def _nested(key: Key, value: object) -> Tree:
+    for part in reversed(key):
+        value = {str(part): value}
+    return cast(Tree, value)
+
+
+def _merged(under: Tree, over: Tree) -> Tree:
+    """Lay one tree over another, section by section."""
+    merged = dict(under)
+    for name, value in over.items():
+        old = merged.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[name] = _merged(cast(Tree, old), cast(Tree, value)) if both else value
+    return merged

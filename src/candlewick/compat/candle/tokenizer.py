@@ -1,0 +1,157 @@
+"""A tokenizer configuration of the seed, each key of it, and the tokenizer that it names.
+
+    model          vocab_size  min_frequency  dropout  special_tokens  byte_fallback_on_decode
+    pretokenizer   add_prefix_space  trim_offsets  use_regex
+    postprocessor  add_bos  add_eos  pair_template
+    training       inputs  seed  shuffle  max_lines  num_threads
+    artifacts      dir  tokenizer_json  vocab_json  merges_txt  manifest
+
+In YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to `artifacts.dir`. It is trained by
+`tokenizer_training`; all 256 bytes are tokens then, so that it loses none, whatever `byte_fallback` says.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from candlewick.config.formats import MAX_BYTES, SUFFIXES, line_of, parse
+from candlewick.config.section import Count, Fraction, Section, Steps
+from candlewick.config.yaml import dotted
+from candlewick.errors import ConfigError, TokenizerError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON
+
+FILES = {"tokenizer_json": TOKENIZER_JSON, "vocab_json": VOCAB_JSON, "merges_txt": MERGES_TXT}
+
+
+class SeedModel(Section):
+    """What is trained."""
+
+    vocab_size: Count
+    min_frequency: Count = 2
+    dropout: Fraction | None = None
+    special_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    byte_fallback_on_decode: bool = False
+
+
+class SeedPretokenizer(Section):
+    """How text is cut."""
+
+    add_prefix_space: bool = True
+    trim_offsets: bool = True
+    use_regex: bool = True
+
+
+class SeedPostprocessor(Section):
+    """What stands around a text; `pair_template`: around the second of two as well."""
+
+    add_bos: bool = True
+    add_eos: bool = True
+    pair_template: bool = True
+
+    @property
+    def tokens(self) -> tuple[str | None, str | None]:
+        """What stands before a text and after it."""
+        return "<bos>" if self.add_bos else None, "<eos>" if self.add_eos else None
+
+
+class SeedTraining(Section):
+    """What it is trained on, line by line."""
+
+    inputs: tuple[str, ...] = Field(min_length=1)
+    seed: Steps = 17
+    shuffle: bool = True
+    max_lines: Count | None = None
+    num_threads: Count | None = None
+
+
+class SeedArtifacts(Section):
+    """Where it is written."""
+
+    dir: Path
+    tokenizer_json: Path | None = None
+    vocab_json: Path | None = None
+    merges_txt: Path | None = None
+    manifest: Path | None = None
+
+
+class SeedTokenizerConfig(Section):
+    """A tokenizer configuration of the seed."""
+
+    model: SeedModel
+    pretokenizer: SeedPretokenizer = SeedPretokenizer()
+    postprocessor: SeedPostprocessor | None = None
+    training: SeedTraining | None = None
+    artifacts: SeedArtifacts
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        special = self.model.special_tokens
+        if len(set(special)) < len(special):
+            raise ValueError("model.special_tokens names one twice")
+        for name in self.postprocessor.tokens if self.postprocessor else ():
+            if name is not None and name not in special:
+                raise ValueError(f"postprocessor adds {name}, which model.special_tokens does not name")
+        return self
+
+
+_SECTIONS = (SeedTokenizerConfig, SeedModel, SeedPretokenizer, SeedPostprocessor, SeedTraining, SeedArtifacts)
+_KEYS = [name for section in _SECTIONS for name in section.model_fields]
+
+
+def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
+    """Return the configuration in a file, None if it is none of the seed. Raises ConfigError for a wrong one."""
+    path = Path(source or "").expanduser()
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return None
+    parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
+    if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
+        return None
+    problems: list[tuple[int, tuple[int | str, ...] | None, str]] = [*parsed.problems]
+    try:
+        config = SeedTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
+    except ValidationError as error:
+        for detail in error.errors():
+            key, what = detail["loc"], detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(key[-1]), _KEYS, 1)
+                what = f"unknown key{f', did you mean {near[0]}?' if near else ''}"
+            problems.append((line_of(parsed.lines, key), key, what))
+        config = None
+    if config is None or problems:
+        named = (
+            f"{path}:{line}: {dotted(key)}: {what}" if key else f"{path}:{line}: {what}"
+            for line, key, what in problems
+        )
+        raise ConfigError("; ".join(named))
+    folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
+    artifacts = artifacts.model_copy(update={"dir": folder / artifacts.dir.expanduser()})
+    if training is not None:
+        inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
+        training = training.model_copy(update={"inputs": tuple(inputs)})
+    return config.model_copy(update={"artifacts": artifacts, "training": training})
+
+
+def open_seed_tokenizer(config: SeedTokenizerConfig, folder: Path | None = None) -> Tokenizer:
+    """Load what a configuration names, in `folder` if that is not `artifacts.dir`.
+
+    That is its tokenizer.json, else vocab.json and merges.txt. Raises TokenizerError if it cannot be used, or is
+    not what the configuration describes.
+    """
+    folder = folder or config.artifacts.dir
+    whole, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)
+    special, spaced = config.model.special_tokens, config.pretokenizer.add_prefix_space
+    if whole.exists() or not vocab.exists():
+        tokenizer = Tokenizer.load(whole)
+    else:
+        tokenizer = Tokenizer.from_files(vocab, merges, special, add_prefix_space=spaced)
+    missing = [f"it lacks {name}" for name in special if name not in tokenizer.special_tokens]
+    if (size := tokenizer.vocab_size) > (most := config.model.vocab_size + len(special)):
+        missing.append(f"it has {size} tokens, more than {most}")
+    if missing:
+        raise TokenizerError(f"{folder} is not what the configuration describes: {missing[0]}", "train it again")
+    return tokenizer

@@ -1,0 +1,133 @@
+"""A tokenizer configuration of the seed -> the tokenizer that it describes, and both manifests.
+
+    ARTIFACTS_DIR/   tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
+                     manifest.json        ours, see `artifacts.manifest`
+                     seed_manifest.json   the seed's: cfg_hash, created_at, token_count, corpora, ...
+
+The names in `artifacts` may say where copies are wanted, and name the seed's manifest, which is no part of ours:
+it holds the time. Lines are read as the seed reads them: files shuffled, of all lines the first `max_lines`, those
+shuffled within chunks of 2,048. With `num_threads` the training runs in a process of its own, which counts its
+threads when it first needs them.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from tokenizers import models
+
+from candlewick.artifacts.build import Recipe, once
+from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, make_directory, replace_durable
+from candlewick.compat.candle.tokenizer import FILES, SeedTokenizerConfig, SeedTraining, open_seed_tokenizer
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import Corpus, open_corpus
+from candlewick.errors import ConfigError
+from candlewick.runs.tokenizer import first_documents
+from candlewick.tokenizer.artifact import KIND, write_artifact
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.encoder import batched
+from candlewick.tokenizer.files import byte_level, put_around
+from candlewick.tokenizer.train import MAX_RUN_CHARS, MAX_TRAIN_BYTES, TrainingText, TrainReport, fit
+
+SEED_MANIFEST = "seed_manifest.json"
+_CHUNK_LINES = 2048
+_CHUNK_CHARS = 1 << 24
+
+
+def train_seed_tokenizer(config: SeedTokenizerConfig, output: Path | None = None) -> tuple[Manifest, bool]:
+    """Return the tokenizer at `output`, by default `artifacts.dir`, and whether it was there; else train it.
+
+    Raises ConfigError without `training`, DataError for text that cannot be read, ArtifactError if something else
+    is at that place.
+    """
+    if (training := config.training) is None:
+        raise ConfigError("there is no text to train on", "set training.inputs")
+    corpus = open_corpus(training.inputs, DataConfig(documents="line"))
+    folder = output or config.artifacts.dir
+    settings = config.model_dump(mode="json", exclude={"artifacts": True, "training": {"inputs", "num_threads"}})
+
+    def make(_: Path) -> Manifest:
+        if training.num_threads is None:
+            content, report = _fit(config, training, corpus)
+        else:
+            limit = ("RAYON_NUM_THREADS", str(training.num_threads))
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.putenv, limit) as pool:
+                content, report = pool.submit(_fit, config, training, corpus).result()
+        return write_artifact(Tokenizer(content), report, (), folder, inputs=recipe.inputs, config=recipe.config)
+
+    recipe = Recipe(KIND, {"corpus": corpus.fingerprint}, settings)
+    manifest, reused = once(folder, recipe, make)
+    names = config.artifacts.model_dump(include=set(FILES), exclude_none=True)
+    for name, copy in names.items():
+        _write(folder / copy, (folder / FILES[name]).read_bytes())
+    open_seed_tokenizer(config, folder)
+    described = folder / (config.artifacts.manifest or MANIFEST)
+    described = described.with_name(SEED_MANIFEST) if described.name == MANIFEST else described
+    if not reused or not described.exists():
+        paths = [folder / names.get(name, default) for name, default in FILES.items()]
+        _write(described, canonical_json(_describe(config, corpus, paths, manifest)))
+    return manifest, reused
+
+
+def _write(path: Path, content: bytes) -> None:
+    make_directory(path.parent)
+    replace_durable(path, content)
+
+
+def _fit(config: SeedTokenizerConfig, training: SeedTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
+    wanted, options, around = config.model, config.pretokenizer, config.postprocessor
+    model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
+    rust = byte_level(model, **options.model_dump())
+    rust.add_special_tokens(list(wanted.special_tokens))
+    if around is not None and any(around.tokens):
+        put_around(rust, *around.tokens, pair=around.pair_template)
+    lines = _lines(corpus, training, MAX_TRAIN_BYTES if options.use_regex else MAX_RUN_CHARS)
+    sizes = {"vocab_size": wanted.vocab_size, "min_frequency": wanted.min_frequency}
+    reader = TrainingText(MAX_TRAIN_BYTES, None, None)
+    tokenizer, report = fit(rust, reader, lines, **sizes, special=wanted.special_tokens)
+    return tokenizer.json_bytes, report
+
+
+def _lines(corpus: Corpus, training: SeedTraining, longest: int) -> Iterator[str]:
+    """Yield the lines in the order of the seed, in pieces of at most `longest`."""
+    files, choose = list(corpus.files), random.Random(training.seed)
+    if training.shuffle:
+        choose.shuffle(files)
+    documents = first_documents(Corpus(tuple(files), corpus.config), training.max_lines)
+    for chunk in batched((document.text for document in documents), len, _CHUNK_CHARS, _CHUNK_LINES):
+        if training.shuffle:
+            choose.shuffle(chunk)
+        for line in chunk:
+            yield from (line[at : at + longest] for at in range(0, len(line), longest))
+
+
+def _describe(
+    config: SeedTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest
+) -> dict[str, object]:
+    """Return both of the seed's manifests, which it wrote under one name, the second over the first."""
+    digest, now, training = (
+        hashlib.sha256(canonical_json(config.model_dump(mode="json"))),
+        time.time(),
+        config.training,
+    )
+    for path in paths:
+        digest.update(str(path).encode() + path.read_bytes())
+    files = zip(corpus.files, corpus.hashes, strict=True)
+    return {
+        "cfg_hash": digest.hexdigest(),
+        "created_at": f"unix:{now:.0f}",
+        "token_count": manifest.details["vocab_size"],
+        "version": 1,
+        "generated_at_unix": int(now),
+        "trained": True,
+        "force_retrain": False,
+        "vocab_size": config.model.vocab_size,
+        "tokenizer_seed": training and training.seed,
+        "tokenizer_max_lines": training and training.max_lines,
+        "corpora": [{"path": str(f.path), "size_bytes": f.bytes, "sha256": sha} for f, sha in files],
+    }

@@ -1,0 +1,179 @@
+"""Text in YAML, TOML or JSON -> one kind of tree, guarded; and back.
+
+Whatever the format, the tree then holds only mappings with text keys, lists, text, true, false, null, integers of
+at most 63 bits and finite numbers, at most 32 levels deep, no key twice. What breaks a rule is a problem with its
+line. TOML has no null: where a setting may be null, its text "null" says so (`config.keys`).
+"""
+
+import datetime
+import json
+import math
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, cast
+
+from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, parse_yaml, shorten
+
+Format = Literal["yaml", "toml", "json"]
+Report = Callable[[Key, str], None]
+
+MAX_BYTES = 1 << 20
+SUFFIXES: dict[str, Format] = {
+    **dict.fromkeys((".yaml", ".yml"), "yaml"),
+    **dict.fromkeys((".toml", ".tml", ""), "toml"),
+    ".json": "json",
+}
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_TOML_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")
+_TOML_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of document\)")
+
+
+def parse(text: str, kind: Format) -> Parsed:
+    """Read a configuration. Never raises: problems are in the result."""
+    parsed = {"yaml": parse_yaml, "toml": _parse_toml, "json": _parse_json}[kind](text)
+    tree = guard(parsed.tree, (), lambda key, what: parsed.fail(line_of(parsed.lines, key), key, what))
+    parsed.tree = cast("dict[str, Any]", tree)
+    if not parsed.tree and not parsed.problems:
+        parsed.fail(1, None, "holds no settings")
+    return parsed
+
+
+def line_of(lines: dict[Key, int], key: Key) -> int:
+    """Return the line of a key, or of the nearest section around it."""
+    return next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
+
+
+def guard(value: object, key: Key, report: Report) -> object:
+    """Return the value with null in place of everything that a configuration cannot hold, which is reported."""
+    if len(key) > MAX_DEPTH:
+        report(key, f"nested deeper than {MAX_DEPTH} levels")
+    elif isinstance(value, dict):
+        section = cast("dict[str, object]", value)
+        return {name: guard(item, (*key, name), report) for name, item in section.items()}
+    elif isinstance(value, list):
+        return [guard(item, (*key, i), report) for i, item in enumerate(cast("list[object]", value))]
+    elif isinstance(value, datetime.date | datetime.time):
+        report(key, f"is a date or time, write it as text: '{value}'")
+    elif isinstance(value, float) and not math.isfinite(value):
+        report(key, "is not a finite number")
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        report(key, "is too large a number")
+    elif isinstance(value, str) and _HALF_PAIR.search(value):
+        report(key, "has half a surrogate pair in its text")
+    else:
+        return value
+    return None
+
+
+def _parse_json(text: str) -> Parsed:
+    parsed = Parsed()
+    try:
+        # a number of more than 25 digits is refused later whatever its rest is, and Python would not read 5,000
+        tree: object = json.loads(text, parse_int=lambda digits: int(digits[:25]))
+    except json.JSONDecodeError as error:
+        parsed.fail(error.lineno, None, f"not valid JSON: {error.msg}")
+        return parsed
+    except RecursionError:
+        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+        return parsed
+    if isinstance(tree, dict):
+        parsed.tree = cast("dict[str, Any]", tree)
+        _scan_json(text, parsed)
+    else:
+        parsed.fail(1, None, "should hold keys with values")
+    return parsed
+
+
+def _scan_json(text: str, parsed: Parsed) -> None:
+    """Find the line of each key, and keys given twice, in text that is valid JSON."""
+    path: list[str | int] = []  # one part for each open mapping or list
+    line, seen, wants_key = 1, 0, False
+    for match in _JSON_TOKEN.finditer(text):
+        token = match[0]
+        line += text.count("\n", seen, match.start())
+        seen = match.start()
+        if token in "{[":
+            path.append("" if token == "{" else 0)
+            wants_key = token == "{"
+        elif token in "}]":
+            path.pop()
+            wants_key = False
+        elif token == ",":
+            last = path[-1]
+            wants_key = isinstance(last, str)
+            path[-1] = last if isinstance(last, str) else last + 1
+        elif wants_key and token != ":":
+            path[-1] = cast(str, json.loads(token))
+            wants_key = False
+            key = tuple(path)
+            if key in parsed.lines:
+                parsed.fail(line, key, f"given twice, first in line {parsed.lines[key]}")
+            parsed.lines.setdefault(key, line)
+
+
+def _parse_toml(text: str) -> Parsed:
+    parsed = Parsed()
+    lines = text.splitlines()
+    # the reader's time grows with the square of the parts of a dotted key
+    if sum(line.count(".") ** 2 for line in lines) > 1_000_000:
+        parsed.fail(1, None, "has too many dots in its keys")
+        return parsed
+    try:
+        parsed.tree = tomllib.loads(text)
+    except RecursionError:
+        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+    except ValueError as error:
+        match = _TOML_LINE.search(str(error))
+        line = int(match[1]) if match and match[1] else len(lines) if match else 1
+        parsed.fail(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
+    section: Key = ()
+    tables: Counter[Key] = Counter()  # of each list of tables, how many there were
+    for number, line in enumerate(lines, start=1):
+        if header := _TOML_HEADER.match(line[:500]):
+            section = _toml_parts(header[2])
+            if header[1]:
+                tables[section] += 1
+                section = (*section, tables[section] - 1)
+            parsed.lines.setdefault(section, number)
+        elif assignment := _TOML_KEY.match(line[:500]):
+            parsed.lines.setdefault((*section, *_toml_parts(assignment[1])), number)
+    return parsed
+
+
+def _toml_parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \t\"'") for part in dotted.split("."))
+
+
+def write_json(tree: dict[str, Any]) -> str:
+    """Write a tree as indented JSON."""
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_toml(tree: dict[str, Any]) -> str:
+    """Write a tree without nulls: sections as tables, keys in their order."""
+    return "\n".join(_toml_table(tree, ())).lstrip("\n") + "\n"
+
+
+def _toml_table(section: dict[str, Any], key: tuple[str, ...]) -> Iterator[str]:
+    if key:
+        yield f"\n[{'.'.join(key)}]"
+    for name, value in section.items():
+        if not isinstance(value, dict):
+            yield f"{name} = {_toml_value(value)}"
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _toml_table(cast("dict[str, Any]", value), (*key, name))
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, cast('list[object]', value)))}]"
+    if isinstance(value, dict):  # in a list
+        entries = cast("dict[str, object]", value).items()
+        return f"{{{', '.join(f'{name} = {_toml_value(item)}' for name, item in entries)}}}"
+    # JSON's text, numbers and booleans are TOML's too, but for one character
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")

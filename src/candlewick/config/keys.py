@@ -1,0 +1,253 @@
+"""The config tree as a flat table of keys: which may be null, which are paths, which is nearest to a wrong one.
+
+    ("optimizer", "momentum")            {float}    a key, and the types its value may have; those of every variant
+    ("tokenizer", "tokenizer_json")      {Path, NoneType}
+    ("data", "mixture", "weight")        {int}      of every entry of a list
+    ("data", "validation_sets", "*")     {str}      * is any name that the user gives
+
+From it, and from pydantic's errors, come the sentences that a user reads: in the user's keys (pydantic's places
+also hold the names of union members), without pydantic's own follow-up errors.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from candlewick.config import RunConfig
+from candlewick.config.yaml import Key, dotted, shorten
+
+Name = tuple[str, ...]
+
+KINDS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
+"""Sections that are one of several, and the key in them that says which."""
+
+_URIS: set[Name] = {  # paths or addresses
+    ("runtime", "checkpoint", "init_from"),
+    ("data", "train_shards"),
+    ("data", "mixture", "shards"),
+    ("data", "validation_shards"),
+    ("data", "validation_sets", "*"),
+}
+_EXTENDS: Name = ("extends",)
+_MAX_SUGGESTIONS = 20
+_BOOL_LIKE = {"yes", "no", "on", "off", "y", "n", "true", "false"}
+_SENTENCES = {
+    "bool_type": "should be true or false",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "string_type": "should be text",
+    "tuple_type": "should be a list",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "should be a section with keys"),
+    **dict.fromkeys(("too_short", "string_too_short"), "should not be empty"),
+}
+
+
+@cache
+def key_types() -> Mapping[Name, frozenset[object]]:
+    """Return every key of the tree, sections too, with the types that its value may have."""
+    table: dict[Name, frozenset[object]] = {_EXTENDS: frozenset([str, NoneType])}
+    for name, members in _walk(RunConfig, ()):
+        table[name] = table.get(name, frozenset()) | members
+    return table
+
+
+def _walk(section: type[BaseModel], name: Name) -> Iterator[tuple[Name, frozenset[object]]]:
+    for key, info in section.model_fields.items():
+        yield from _entries(info.annotation, (*name, key))
+
+
+def _entries(annotation: object, name: Name) -> Iterator[tuple[Name, frozenset[object]]]:
+    if get_origin(annotation) is dict:
+        names, values = get_args(annotation)
+        yield name, frozenset([dict])
+        for entry in get_args(names) if get_origin(names) is Literal else ("*",):
+            yield from _entries(values, (*name, entry))
+        return
+    members = frozenset(_members(annotation))
+    yield name, members
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            yield from _walk(member, name)
+
+
+def _members(annotation: object) -> Iterator[object]:
+    """Yield the plain types in an annotation: of a union, each; of a list, those of its entries."""
+    arguments = [argument for argument in get_args(annotation) if argument is not ...]
+    if not arguments:
+        yield annotation
+    for argument in arguments[:1] if get_origin(annotation) is Annotated else arguments:
+        yield from _members(argument)
+
+
+def name_of(key: Key) -> Name:
+    """Return the name of a key in the table: without indexes, and with * for a name that the user chose."""
+    name: Name = ()
+    for part in key:
+        if isinstance(part, str):
+            name = (*name, "*" if (*name, "*") in key_types() else part)
+    return name
+
+
+def may_be_null(name: Name) -> bool:
+    """Tell whether null is a value of this key."""
+    return NoneType in key_types().get(name, ())
+
+
+def is_path(name: Name) -> bool:
+    """Tell whether text under this key is a path, which may be relative."""
+    return Path in key_types().get(name, ()) or name in _URIS
+
+
+def resolve_path(name: Name, text: str, folder: Path) -> str:
+    """Make a path or URI absolute, relative to `folder`; expand `~`. Raises ValueError with what is wrong."""
+    if not text or "\0" in text:
+        raise ValueError("should be a path, or null" if may_be_null(name) else "should be a path")
+    if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
+        raise ValueError("should be true, false or a path")
+    if "://" in text and name in _URIS:
+        return text
+    if "://" in text:
+        raise ValueError("should be a path of this machine, not an address")
+    try:
+        return str(folder / Path(text).expanduser())
+    except RuntimeError:
+        raise ValueError("names the home folder of a user who is not known") from None
+
+
+def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    """Yield (key, sentence) for each thing that is wrong with a tree."""
+    sentences: dict[Key, list[str]] = {}
+    values: dict[Key, str] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":  # only follows from another error
+            continue
+        key, sentence, values[key] = _explain(detail, tree, suggest=len(sentences) < _MAX_SUGGESTIONS)
+        if sentence not in sentences.setdefault(key, []):
+            sentences[key].append(sentence)
+    for key, alternatives in sentences.items():
+        yield key, " or ".join(alternatives) + values[key]
+
+
+def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tuple[Key, str, str]:
+    """Return the user's key, what is wrong with it, and its value where that helps."""
+    key, kind = _plain_key(detail), detail["type"]
+    if _is_wrong_key(detail):
+        return key, _explain_unknown(name_of(key), tree) if suggest else "unknown key", ""
+    if kind == "value_error":
+        return key, detail["msg"].removeprefix("Value error, "), ""
+    if kind == "missing":
+        return key, "is missing", ""
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        key = (*key, KINDS[key])
+    if kind == "union_tag_not_found":
+        return key, "is missing: it says which kind of section this is", ""
+    sentence = _SENTENCES.get(kind, detail["msg"].removeprefix("Input "))
+    if kind == "union_tag_invalid":
+        sentence = f"should be one of {detail.get('ctx', {})['expected_tags']}"
+    return key, sentence, _explain_value(name_of(key), look_up(tree, key))
+
+
+def _is_wrong_key(detail: ErrorDetails) -> bool:
+    return detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
+
+
+def _plain_key(detail: ErrorDetails) -> Key:
+    """The place of an error without the names of union members in it."""
+    key: Key = ()
+    *around, last = [part for part in detail["loc"] if part != "[key]"] or [""]
+    for part in around:
+        if isinstance(part, int) or name_of((*key, part)) in key_types():
+            key = (*key, part)
+    if isinstance(last, int) or _is_wrong_key(detail) or name_of((*key, last)) in key_types():
+        key = (*key, last)
+    return key
+
+
+def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
+    if name == _EXTENDS:
+        return "can stand in a file only"
+    if name in key_types():
+        kind = KINDS[name[:-1]]
+        chosen = look_up(tree, (*name[:-1], kind))
+        return f"is a key of another {kind}{'' if chosen is None else f' than {chosen}'}"
+    near = find_nearest(name)
+    return f"unknown key, did you mean {dotted(near[0])}?" if near else "unknown key"
+
+
+def _explain_value(name: Name, value: object) -> str:
+    """Return the value, and of a few words to choose from the one that it most likely stands for."""
+    words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
+    near = min(words, key=lambda word: (_distance(str(value), word), word), default=None)
+    hint = near is not None and isinstance(value, str) and _distance(value, near) <= _most_edits(value)
+    return f" (got {_show(value)}{f', did you mean {near}?' if hint else ''})"
+
+
+def find_nearest(name: Name, most: int = 1) -> list[Name]:
+    """Return right keys that a wrong one may stand for, the likeliest first.
+
+    That is a typo, a part of a name, or a right name in a wrong section.
+    """
+    last, full = name[-1][:80], ".".join(name)[:200]
+    costs = {key: _distance(last, key[-1]) + (key[:-1] != name[:-1]) for key in key_types() if key[-1] != "*"}
+    near = [key for key, cost in costs.items() if cost <= _most_edits(last)]
+    near.sort(key=lambda key: (costs[key], _edits(full, ".".join(key)), key))
+    return near[:most]
+
+
+def _most_edits(word: str) -> int:
+    """How many edits away a word may be from the right one."""
+    return min(max(2, len(word) // 3), len(word) - 1)
+
+
+def _distance(wrong: str, right: str) -> float:
+    """Count edits between two words; a word in another, `batch_size` in `micro_batch_size`, counts as near.
+
+    Counting stops where the answer cannot matter. Capitals and the number of underscores hardly count.
+    """
+    left, bare = wrong.lower().replace("-", "_"), right.replace("_", "")
+    if abs(len(left) - len(right)) > 1 and len(left) >= 5 and (left in right or right in left):
+        return 2
+    ones, others = set(left), set(right)
+    if max(len(ones - others), len(others - ones), abs(len(left) - len(right))) > _most_edits(wrong):
+        return 100
+    return 0.5 if left != right and left.replace("_", "") == bare else _edits(left, right)
+
+
+def _edits(left: str, right: str) -> int:
+    """Count insertions, deletions, replacements and swaps of neighbors between two words."""
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left):
+        older, before, row = before, row, [i + 1]
+        for j, b in enumerate(right):
+            best = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
+            if i and j and a == right[j - 1] and b == left[i - 1]:
+                best = min(best, older[j - 1] + 1)
+            row.append(best)
+    return row[-1]
+
+
+def look_up(tree: object, key: Key) -> object:
+    """Return what is at a key of a tree, None where there is nothing."""
+    for part in key:
+        if isinstance(tree, dict):
+            tree = cast("dict[object, object]", tree).get(part)
+        elif isinstance(tree, list) and isinstance(part, int):
+            tree = cast("list[object]", tree)[part] if part < len(cast("list[object]", tree)) else None
+        else:
+            return None
+    return tree
+
+
+def _show(value: object) -> str:
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    return shorten(json.dumps(value, ensure_ascii=False))

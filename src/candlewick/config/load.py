@@ -1,0 +1,330 @@
+"""A file, a profile and overrides -> the frozen tree of `config`; and back.
+
+    defaults  <  profile or file, after what it `extends`  <  --override key=value
+
+All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
+relative to the folder of its file, in an override too; without a file, to the current folder. A layer that names
+another kind (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it:
+they were meant for the other one. Of settings that say the same thing in different ways (how the run ends, what to
+train on, the size of the global batch) a layer that names one replaces what layers below it said.
+"""
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pydantic import ValidationError
+
+from candlewick.compat.candle import settings as config_seed
+from candlewick.compat.candle.settings import Note
+from candlewick.config import RunConfig
+from candlewick.config.formats import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse
+from candlewick.config.keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config.profiles import profiles, read_profile
+from candlewick.config.tree import Tree, leaves, to_tree
+from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
+from candlewick.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_MAX_PARENTS = 8
+_MAX_SHOWN = 20
+_KINDS = tuple((section, (kind,)) for section, kind in KINDS.items())
+_IN_RUN_FOLDER = "config.yaml"
+_OVERRIDE = "--override"
+_ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
+    (("scheduler",), ("total_steps", "total_tokens", "total_epochs", "total_seconds")),
+    (("data",), ("train_shards", "mixture")),
+    (("data",), ("global_batch_size", "global_batch_tokens")),
+)
+_PART = r"[A-Za-z_][\w-]*(?:\[[0-9]{1,6}\])*"
+_OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of settings: what messages call it, where it is, where its relative paths start."""
+
+    shown: str
+    place: Path
+    folder: Path
+    parsed: Parsed
+
+    def at(self, key: Key) -> str:
+        """Where in the file a key is, for a message."""
+        return f"{self.shown}:{line_of(self.parsed.lines, key)}"
+
+
+class _Settings:
+    """The tree so far, where each key of it comes from, and what is wrong with it."""
+
+    def __init__(self, *, as_seed: bool | None = None) -> None:
+        self.tree: Tree = {}
+        self.places: dict[Key, str] = {}
+        self.problems: list[tuple[str, Key, str]] = []
+        self.notes: list[str] = []
+        self.batches = config_seed.Batches()
+        self.as_seed = as_seed
+        self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
+
+    def add_file(self, file: _File) -> None:
+        """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
+        for line, key, what in file.parsed.problems:
+            if key is None:
+                raise ConfigError(f"{file.shown}:{line}: {what}")
+            self.problems.append((f"{file.shown}:{line}", key, what))
+
+        def report(key: Key, what: str) -> None:
+            self.problems.append((file.at(key), key, what))
+
+        is_seed = False if self.places else self.as_seed  # what extends another file is ours
+        tree = config_seed.translate(file.parsed.tree, file.shown, report, self.notes.append, is_seed=is_seed)
+        tree = cast(Tree, _resolve(tree, (), file.folder, report))
+        self.folder = file.folder
+        self.tree = self.batches.settle(cast(Tree, _merge(self.tree, tree)), tree, report)
+        self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
+
+    def add_override(self, text: str) -> None:
+        """Set one key from `key=value`."""
+
+        def report(key: Key, what: str) -> None:
+            self.problems.append((_OVERRIDE, key, what))
+
+        key, value = _read_override(text, report)
+        if not key:
+            return
+        key = config_seed.rename_key(key)
+        value = config_seed.rename_value(key, value)
+        value = _resolve(guard(value, key, report), key, self.folder, report)
+        try:
+            if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
+                self.tree = cast(Tree, _merge(self.tree, _nested(key, value)))
+            else:
+                self.tree = cast(Tree, _assign(self.tree, key, value))
+        except ValueError as error:
+            report(key, str(error))
+        self.tree = self.batches.settle(self.tree, cast(Tree, _nested(key, value)), report)
+        self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
+        self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
+        self.places[key] = _OVERRIDE
+
+    def validate(self, note: Note | None) -> RunConfig:
+        """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
+        is_seed = bool(self.notes)
+        self.batches.tell(self.tree, self.notes.append)
+        try:
+            config = RunConfig.model_validate_json(json.dumps(self.tree))
+        except ValidationError as error:
+            config = None
+            known = {key for _, key, _ in self.problems}
+            found = [(self.place(key), key, what) for key, what in find_problems(error, self.tree)]
+            self.problems += [problem for problem in found if problem[1] not in known]
+        if config is None or self.problems:
+            raise ConfigError(_describe(self.problems))
+        if is_seed:
+            config_seed.explain_width(self.tree, config, self.notes.append)
+        for text in self.notes:
+            (note or _log.info)(text)
+        return config
+
+    def place(self, key: Key) -> str:
+        """Where a key of the tree, or the nearest section around it, was set."""
+        ends = range(len(key), -1, -1)
+        return next((self.places[key[:end]] for end in ends if key[:end] in self.places), "the configuration")
+
+    def origin(self, key: Key) -> str:
+        """What set a value: where it was set, and an override of an entry in it."""
+        overridden = [p for k, p in self.places.items() if k[: len(key)] == key and p == _OVERRIDE]
+        return ", ".join(dict.fromkeys([self.place(key), *overridden]))
+
+
+def load_config(
+    source: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Note | None = None,
+    *,
+    as_seed: bool | None = None,
+) -> RunConfig:
+    """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
+
+    `overrides` are `key=value`, the later ones over the earlier. `note` is told how keys of the seed were read;
+    `as_seed` says if the file is the seed's; None: its keys do. Raises ConfigError that names every problem.
+    """
+    return _read(source, overrides, as_seed=as_seed).validate(note)
+
+
+def load_with_origins(
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note | None = None
+) -> tuple[RunConfig, dict[str, str]]:
+    """Read a configuration as `load_config` does; also return what set each key of it.
+
+    That is a file with its line, `--override`, or `default`.
+    """
+    settings = _read(source, overrides)
+    config = settings.validate(note)
+    origins: dict[str, str] = {}
+    for key, _ in leaves(to_tree(config), ()):
+        section = look_up(settings.tree, key[:-1])
+        is_set = isinstance(section, dict) and key[-1] in section
+        origins[dotted(key)] = settings.origin(key) if is_set else "default"
+    return config, origins
+
+
+def _read(source: str | Path | None, overrides: Sequence[str], *, as_seed: bool | None = None) -> _Settings:
+    settings = _Settings(as_seed=as_seed)
+    for file in reversed(_read_files(source)):
+        settings.add_file(file)
+    # what names another kind drops settings, so it comes first
+    kinds = tuple(dotted((*section, kind)) for section, kind in KINDS.items())
+    for override in sorted(overrides, key=lambda text: not text.strip().startswith(kinds)):
+        settings.add_override(override)
+    return settings
+
+
+def _read_files(source: str | Path | None) -> list[_File]:
+    """Read a file and what it extends, the nearest first."""
+    files: list[_File] = []
+    folder = Path()
+    while source is not None:
+        if len(files) > _MAX_PARENTS:
+            raise ConfigError(f"{files[0].shown}: `extends` goes through more than {_MAX_PARENTS} files")
+        file = _read_file(source, folder)
+        if file.place in (seen.place for seen in files):
+            raise ConfigError(f"{files[-1].shown}: `extends: {source}` leads back to a file that extends it")
+        files.append(file)
+        folder = Path(file.shown).parent
+        source = file.parsed.tree.pop("extends", None)
+        if not isinstance(source, str | None):
+            raise ConfigError(f"{file.at(('extends',))}: extends: should be a profile's name or one path")
+    return files
+
+
+def _read_file(source: str | Path, folder: Path) -> _File:
+    """Read a profile, or the file at a path relative to `folder`."""
+    names = profiles()
+    if str(source) in names:
+        parsed = parse(read_profile(str(source)), "yaml")
+        return _File(f"profile {source}", Path(f"{source}.yaml"), Path.cwd(), parsed)
+    try:
+        path = folder / Path(source).expanduser()
+        if path.is_dir():
+            path = path / _IN_RUN_FOLDER
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError, RuntimeError) as error:
+        near = difflib.get_close_matches(str(source), names, 1)
+        why = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ConfigError(
+            f"cannot read the configuration {shorten(str(source), 200)}: {why}",
+            f"did you mean the profile {near[0]}?" if near else f"give a file or a profile: {', '.join(names)}",
+        ) from None
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            f"{path}: a configuration ends in {', '.join(filter(None, SUFFIXES))}", "rename the file"
+        )
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is no configuration", "check the path")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text", "save the file as UTF-8") from None
+    parsed = parse(text, kind)
+    if kind == "toml":
+        parsed.tree = cast(Tree, _restore_nulls(parsed.tree, ()))
+    return _File(str(path), path.resolve(), path.absolute().parent, parsed)
+
+
+def _describe(problems: list[tuple[str, Key, str]]) -> str:
+    sentences = list(dict.fromkeys(": ".join(filter(None, (at, dotted(key), what))) for at, key, what in problems))
+    if len(sentences) == 1:
+        return sentences[0]
+    rest = len(sentences) - _MAX_SHOWN
+    end = f"; and {rest} more" if rest > 0 else ""
+    return f"{len(sentences)} problems: " + "; ".join(sentences[:_MAX_SHOWN]) + end
+
+
+def _restore_nulls(value: object, key: Key) -> object:
+    """Turn the text "null" into null where the setting may be null: TOML has no other way to say it."""
+    if isinstance(value, dict):
+        section = cast(Tree, value)
+        return {name: _restore_nulls(item, (*key, name)) for name, item in section.items()}
+    return None if value == "null" and may_be_null(name_of(key)) else value
+
+
+def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
+    """Make the paths in a value absolute."""
+    if isinstance(value, dict):
+        section = cast(Tree, value)
+        return {name: _resolve(item, (*key, name), folder, report) for name, item in section.items()}
+    if isinstance(value, list):
+        entries = enumerate(cast(list[object], value))
+        return [_resolve(item, (*key, i), folder, report) for i, item in entries]
+    if isinstance(value, str) and is_path(name_of(key)):
+        try:
+            return resolve_path(name_of(key), value, folder)
+        except ValueError as error:
+            report(key, f"{error} (got {shorten(repr(value))})")
+    return value
+
+
+def _merge(under: object, over: object, key: Key = ()) -> object:
+    """Lay one tree over another: sections are merged, everything else is replaced."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    old, new = cast(Tree, under), cast(Tree, over)
+    kind = KINDS.get(key)
+    if kind in new and new[kind] != old.get(kind, "muon"):
+        return new
+    for section, names in _ALTERNATIVES:
+        if key == section and any(map(new.get, names)):
+            old = {name: value for name, value in old.items() if name not in names}
+    return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
+
+
+def _nested(key: Key, value: object) -> object:
+    return _nested(key[:-1], {key[-1]: value}) if key else value
+
+
+def _read_override(text: str, report: Report) -> tuple[Key, object]:
+    """Split `a.b[0]=value`; the empty key if it cannot be used."""
+    name, separator, value = text.partition("=")
+    if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
+        report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
+        return (), None
+    parts = re.findall(r"\w[\w-]*", name)
+    key = tuple(int(part) if part[0].isdigit() else part for part in parts)
+    if len(key) > MAX_DEPTH:
+        report(key, f"nested deeper than {MAX_DEPTH} levels")
+        return (), None
+    try:
+        return key, parse_value(value.strip())
+    except ValueError as error:
+        report(key, str(error))
+        return (), None
+
+
+def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
+    """Return the tree `node`, which is at `done`, with `value` at `key` in it. Raises ValueError."""
+    if not key:
+        return value
+    part, rest = key[0], key[1:]
+    if isinstance(part, str):
+        if not isinstance(node, dict | None):
+            raise ValueError(f"{dotted(done)} is not a section")
+        section = cast(Tree, node or {})
+        return section | {part: _assign(section.get(part), rest, value, (*done, part))}
+    entries = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
+    if not isinstance(entries, list):
+        raise ValueError(f"{dotted(done)} is not a list")
+    items = cast(list[object], entries)
+    if part > len(items):
+        raise ValueError(f"{dotted(done)} has {len(items)} entries, so the next one is [{len(items)}]")
+    new = _assign(items[part] if part < len(items) else None, rest, value, (*done, part))
+    return [*items[:part], new, *items[part + 1 :]]

@@ -1,0 +1,80 @@
+"""The tree of settings as plain values: flattened, compared, written.
+
+What `dump_*` writes holds every setting, absolute paths included, so it means the same from everywhere.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from candlewick.config import RunConfig
+from candlewick.config.formats import write_json, write_toml
+from candlewick.config.yaml import Key, dotted, write_yaml
+
+Tree = dict[str, Any]
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """Return every setting as plain values."""
+    return config.model_dump(mode="json")
+
+
+def flatten(config: RunConfig) -> dict[str, Any]:
+    """Return every setting by its dotted key; lists are one value."""
+    return {dotted(key): value for key, value in leaves(to_tree(config), ())}
+
+
+def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
+    """Return the settings that differ by dotted key: what each is in `first` and in `second`, where it exists.
+
+    A section that the other side does not have (null, say) is one value.
+    """
+    sides = {"first": to_tree(first), "second": to_tree(second)}
+    return {dotted(key): values for key, values in _differences(sides, ())}
+
+
+def _differences(sides: Tree, key: Key) -> Iterator[tuple[Key, Tree]]:
+    if len(sides) == 2 and all(isinstance(side, dict) for side in sides.values()):
+        for name in dict.fromkeys(name for side in sides.values() for name in side):
+            inner = {which: side[name] for which, side in sides.items() if name in side}
+            yield from _differences(inner, (*key, name))
+    elif len(sides) == 1 or sides["first"] != sides["second"]:
+        yield key, sides
+
+
+def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
+    """Yield the key and the value of every setting of a tree that lies at `key`."""
+    if isinstance(value, dict) and value:
+        for name, item in cast(Tree, value).items():
+            yield from leaves(item, (*key, name))
+    else:
+        yield key, value
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """Write every setting as YAML."""
+    return write_yaml(to_tree(config))
+
+
+def dump_json(config: RunConfig) -> str:
+    """Write every setting as JSON."""
+    return write_json(to_tree(config))
+
+
+def dump_toml(config: RunConfig) -> str:
+    """Write every setting as TOML, which has no null: left out where it is the default, else the text "null"."""
+    return write_toml(_without_nulls(config))
+
+
+def _without_nulls(section: BaseModel) -> Tree:
+    tree: Tree = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value: object = getattr(section, name)
+        if isinstance(value, BaseModel):
+            tree[name] = _without_nulls(value)
+        elif value is None and field.get_default() is None:
+            del tree[name]
+        elif value is None:
+            tree[name] = "null"
+    return tree

@@ -1,0 +1,183 @@
+"""Token shards -> batches, in an order that is a function of one integer.
+
+    global sample g      its row, as `samples` says
+    update               samples [g, g + G), with G of the BatchPlan;  rank r of W takes the r-th of W equal slices
+                         of them, in micro-batches of B rows
+
+So the state is the number of samples handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
+run can go on with others and sees the same tokens in the same order. One thread prepares the next updates. What it
+has prepared and not handed out is not in the state either, so nothing is lost or repeated by a stop.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from candlewick.config import DataConfig
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.samples import Samples, open_rows
+from candlewick.data.rows.windows import Rows
+from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.errors import DataError
+from candlewick.model.documents import Documents, on_device
+
+STATE_VERSION = 2
+_PREFETCHED = 2  # updates
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows for one forward pass. Weights of full rows are shared between batches: do not write into them."""
+
+    tokens: Tensor  # (B, T) int32
+    targets: Tensor  # (B, T) int32, the token after each
+    weights: Tensor  # (B, T) float32, 1: this target counts, 0: it does not
+    documents: Documents | None = None  # with data.document_mask: where they lie
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device."""
+        tokens, targets, weights = (on_device(x, device) for x in (self.tokens, self.targets, self.weights))
+        return type(self)(tokens, targets, weights, self.documents and self.documents.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one rank reads for one update."""
+
+    micro_batches: tuple[Batch, ...]
+    weight_sum: float  # of the global batch, over all ranks; 1 if nothing in it counts, so that its loss is 0
+
+
+@dataclass
+class Loader:
+    """Hands out updates without end. `samples` is how many rows all ranks together have read.
+
+    `sources` are the split to read, or one per entry of `config.mixture`. The `plan` is for `world_size` ranks.
+    """
+
+    sources: Sequence[TokenSplit]
+    config: DataConfig
+    _: KW_ONLY
+    sequence_length: int
+    seed: int
+    plan: BatchPlan
+    rank: int = 0
+    world_size: int = 1
+    samples: int = 0
+    wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
+
+    def __post_init__(self) -> None:
+        length = self.sequence_length
+        self._order = Samples(self.sources, self.config, sequence_length=length, seed=self.seed)
+        self._ones = torch.ones(self.config.micro_batch_size, length)
+        self._thread = ThreadPoolExecutor(1, "loader")
+        self._coming: deque[Future[Update]] = deque()
+        self._next_sample = self.samples  # that the thread has not been asked for yet
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one epoch, over all sources."""
+        return self._order.num_rows
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far; over all sources together if there are several."""
+        return self.samples / self.num_rows
+
+    def repetitions(self, samples: int) -> tuple[float, ...]:
+        """Return how often each source is read by the first `samples` of a run."""
+        return self._order.repetitions(samples)
+
+    def next(self) -> Update:
+        """Return the next update of this rank. Raises what went wrong in reading it."""
+        while len(self._coming) < 1 + _PREFETCHED:
+            self._coming.append(self._thread.submit(self._read, self._next_sample))
+            self._next_sample += self.plan.rows_at(self._next_sample)
+        began = time.perf_counter()
+        update = self._coming.popleft().result()
+        self.wait_seconds += time.perf_counter() - began
+        self.samples += self.plan.rows_at(self.samples)
+        return update
+
+    def state(self) -> dict[str, Any]:
+        """Return the place in the data, after what was handed out; see `restore`."""
+        return {"version": STATE_VERSION, **self._order.identity, "samples": self.samples}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state stands, before any `next`. Raises DataError if it is of other data, naming both."""
+        if state.get("version") != STATE_VERSION:
+            raise DataError(
+                f"the loader's state has version {state.get('version')}, this program reads {STATE_VERSION}",
+                "resume with the version of candlewick that wrote it",
+            )
+        for name, value in self._order.identity.items():
+            if state.get(name) != value:
+                raise DataError(
+                    f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
+                    "resume with the data and settings of the run, or start a new run",
+                )
+        samples = state.get("samples")
+        if type(samples) is not int or samples < 0:
+            raise DataError(
+                f"the loader's state has no number of samples, but {samples!r}", "use another checkpoint"
+            )
+        self.samples = self._next_sample = samples
+
+    def close(self) -> None:
+        """Stop the thread and wait for its end."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, first: int) -> Update:
+        rows, size = self.plan.rows_at(first), self.config.micro_batch_size
+        places = self._order.places(first, rows)
+        own = rows // self.world_size
+        found = [
+            self._order.read(places[:, low : low + size])
+            for low in range(self.rank * own, (self.rank + 1) * own, size)
+        ]
+        if self.world_size > 1:
+            weight_sum = self._order.weight_sum(places)
+        else:  # what is at hand need not be read again
+            weight_sum = sum(
+                float(rows.tokens.size if rows.weights is None else rows.weights.sum()) for rows in found
+            )
+        return Update(tuple(_batch(rows, self._ones) for rows in found), weight_sum or 1.0)
+
+
+def _batch(rows: Rows, ones: Tensor) -> Batch:
+    return Batch(
+        torch.from_numpy(rows.tokens),
+        torch.from_numpy(rows.targets),
+        ones if rows.weights is None else torch.from_numpy(rows.weights),
+        None if rows.starts is None else Documents.from_starts(torch.from_numpy(rows.starts)),
+    )
+
+
+def validation_batches(
+    split: TokenSplit, config: DataConfig, *, sequence_length: int, max_batches: int | None = None
+) -> Iterator[Batch]:
+    """Yield the rows of a split in order, each of its tokens a target exactly once; the same at every call.
+
+    The last batch is filled with rows of weight 0, so that all have one shape. With `max_batches`, so many
+    batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes of text
+    it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
+    """
+    view = open_rows(split, config, sequence_length)
+    size = config.micro_batch_size
+    ones = torch.ones(size, sequence_length)
+    count = -(-view.num_rows // size)
+    chosen = range(count)
+    if max_batches is not None and max_batches < count:
+        chosen = [i * count // max_batches for i in range(max_batches)]
+    for i in chosen:
+        rows = np.arange(i * size, (i + 1) * size)
+        batch = _batch(view.read(np.minimum(rows, view.num_rows - 1), 0), ones)
+        filled = torch.from_numpy(rows < view.num_rows)
+        yield batch if filled.all() else replace(batch, weights=batch.weights * filled[:, None])

@@ -1,0 +1,93 @@
+"""A split as rows of exactly T tokens and their targets, on a circle.
+
+    tokens of the split   0 1 2 3 4 5 6 7 8 9 | 0 1 ...      N = 10, after the last comes the first
+    offset 3, T = 4       . . . a a a a b b b   c c x x      n = ceil(N / T) = 3 rows; x counts for nothing
+
+Row i reads the tokens from offset + i T on, and predicts for each the next one. Over the n rows every token is
+a target exactly once: nothing is dropped, repeated or padded. Where the grid begins is moved at every epoch, so
+that the rows are not the same again. Of the last row only the first N - (n - 1) T targets count (weight 1).
+
+A dataset with masks says of each token if it counts as a target. They are read like the tokens, one place on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from candlewick.data.tokens.dataset import Tokens, TokenSplit
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of T tokens, as arrays (rows, T)."""
+
+    tokens: NDArray[np.int32]
+    targets: NDArray[np.int32]  # the token after each
+    weights: NDArray[np.float32] | None  # how much each target counts; None: all 1
+    starts: NDArray[np.bool_] | None  # where documents begin, if that was asked for
+
+
+def masks_of(split: TokenSplit) -> TokenSplit | None:
+    """Return the masks of a split as a split whose tokens they are: 1, this token counts as a target, or 0."""
+    return (
+        None if split.masks is None else replace(split, shards=cast("tuple[Tokens, ...]", split.masks), masks=None)
+    )
+
+
+class Windows:
+    """Reads rows of a split. All positions are token numbers in the split."""
+
+    def __init__(self, split: TokenSplit, sequence_length: int, *, needs_starts: bool = False) -> None:
+        self.split = split
+        self.sequence_length = sequence_length
+        self.num_rows = -(-split.num_tokens // sequence_length)
+        self.last_row_tokens = split.num_tokens - (self.num_rows - 1) * sequence_length
+        self._needs_starts = needs_starts
+        self._starts = np.array(split.starts, np.int64)
+        width = sequence_length + 1
+        # indexing these views copies only the rows asked for; np.take would copy the file
+        self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
+        masks = masks_of(split)
+        self._masks = None if masks is None else Windows(masks, sequence_length)
+
+    def read(self, rows: Numbers, offsets: Numbers | int) -> Rows:
+        """Return rows of the grid that begins at `offsets` (one, or one per row; 0 <= offset < T)."""
+        found = self.gather(rows, offsets)
+        # 32 bits only: int64 on the CPU costs more than the reading
+        tokens, targets = found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32)
+        starts = tokens == self.split.delimiter_id if self._needs_starts else None
+        return Rows(tokens, targets, self.weights(rows, offsets), starts)
+
+    def gather(self, rows: Numbers, offsets: Numbers | int) -> Tokens:
+        """Return the T + 1 tokens of each row: (rows, T + 1), a copy."""
+        width = self.sequence_length + 1
+        positions = (offsets + rows * self.sequence_length) % self.split.num_tokens
+        numbers = np.searchsorted(self._starts, positions, "right") - 1
+        out = np.empty((len(rows), width), self.split.shards[0].dtype)
+        for number in set(numbers.tolist()):
+            chosen = np.flatnonzero(numbers == number)
+            local = positions[chosen] - self._starts[number]
+            fits = local + width <= len(self.split.shards[number])
+            view = self._views[number]
+            if view is not None and fits.any():
+                out[chosen[fits]] = view[local[fits]]
+            for i in chosen[~fits]:
+                out[i] = self.split.window(int(positions[i]), width)
+        return out
+
+    def weights(self, rows: Numbers, offsets: Numbers | int) -> NDArray[np.float32] | None:
+        """Return the weight of each target, (rows, T), or None if all are 1."""
+        is_last = rows == self.num_rows - 1
+        if self._masks is not None:
+            weights = self._masks.gather(rows, offsets)[:, 1:].astype(np.float32)
+        elif self.last_row_tokens == self.sequence_length or not is_last.any():
+            return None
+        else:
+            weights = np.ones((len(rows), self.sequence_length), np.float32)
+        weights[is_last, self.last_row_tokens :] = 0
+        return weights

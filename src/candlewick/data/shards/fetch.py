@@ -1,0 +1,154 @@
+"""Corpora by name or in a list: which datasets of the Hub to fetch, and fetching them one after another.
+
+    - {name: wiki, source: "hf://datasets/wikimedia/wikipedia@main/20231101.en", take: 100000}
+    - {name: code, source: "hf://datasets/bigcode/the-stack-dedup/data/python", text_field: content}
+
+Each becomes OUTPUT/name, a folder of text shards (`data.shards.write`). OUTPUT/download_manifest.json, which the
+seed wrote too, names them all. What is there already is not fetched again; a dataset that cannot be had does not
+keep the others from coming.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml  # which reads JSON too
+from pydantic import Field, TypeAdapter, ValidationError
+
+from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
+from candlewick.config import DataConfig, Section
+from candlewick.data.shards.write import Outputs, Progress, ShardSettings, shard
+from candlewick.errors import CandlewickError, ConfigError, Interrupted
+from candlewick.hub import SCHEME, parse_uri
+
+DOWNLOADS = "download_manifest.json"
+
+
+class Dataset(Section):
+    """One dataset to fetch."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    """Of its folder."""
+    source: str
+    """hf://datasets/OWNER/NAME@REVISION/path, or files of this machine."""
+    split: str = "train"
+    text_field: str = "text"
+    take: Annotated[int, Field(ge=1)] | None = None
+    """Documents at most; null: all."""
+
+
+NAMED = {
+    "fineweb": Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
+    "fineweb-edu": Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
+    "openwebtext": Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
+    "wikipedia": Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
+    "pg19": Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
+    "tinystories": Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
+    **{
+        f"the-stack-{language}": Dataset(
+            name=f"the-stack-{language}",
+            source=f"hf://datasets/bigcode/the-stack-dedup/data/{language}",
+            text_field="content",
+        )
+        for language in ("python", "rust", "javascript", "java", "go")
+    },
+}
+"""What the seed's script offered, and a few more. The Stack asks for its terms to be accepted first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What became of one dataset: its folder's manifest, or why there is none."""
+
+    dataset: Dataset
+    manifest: Manifest | None
+    reused: bool = False
+    problem: str | None = None
+
+
+def find_datasets(words: Sequence[str]) -> list[Dataset]:
+    """Return the datasets that names, addresses and list files name. Raises ConfigError for what is none."""
+    datasets: list[Dataset] = []
+    for word in words:
+        if word in NAMED:
+            datasets.append(NAMED[word])
+        elif word.startswith(SCHEME):
+            address = parse_uri(word)
+            name = address.name.rpartition("/")[2].lstrip("._-") or "dataset"
+            datasets.append(Dataset(name=name, source=word))
+        else:
+            datasets += _read_list(Path(word))
+    names = [dataset.name for dataset in datasets]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two datasets are called {double[0]!r}", "give each a name of its own")
+    return datasets
+
+
+def _read_list(path: Path) -> list[Dataset]:
+    if not path.is_file():
+        known = ", ".join(NAMED)
+        raise ConfigError(f"{path} is no file, no address and no known dataset", f"known ones are {known}")
+    try:
+        return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{path}: {place or 'all of it'}: {first['msg']}", "write name and source") from None
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}") from None
+
+
+def fetch(
+    datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: Progress | None = None
+) -> list[Fetched]:
+    """Fetch all datasets into folders below `output`; write what came into its download manifest.
+
+    A dataset that fails is in the result with its problem. Raises Interrupted.
+    """
+    results: list[Fetched] = []
+    for dataset in datasets:
+        config = DataConfig(text_field=dataset.text_field, documents="line")
+        settings = ShardSettings(take=dataset.take, split=dataset.split)
+        outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
+        try:
+            manifests, reused = shard([dataset.source], outputs, settings, config, ahead=ahead, progress=progress)
+        except Interrupted:
+            raise
+        except CandlewickError as error:
+            results.append(Fetched(dataset, None, problem=str(error)))
+        else:
+            results.append(Fetched(dataset, manifests[0], reused))
+    found: list[dict[str, Any]] = [
+        {
+            "name": result.dataset.name,
+            "source": result.manifest.details["dataset"],
+            "id": result.manifest.id,
+            "files": len(result.manifest.files),
+            "documents": result.manifest.details["total_lines"],
+        }
+        for result in results
+        if result.manifest is not None
+    ]
+    new = {dataset["name"] for dataset in found}
+    found = [dataset for dataset in _downloaded(output) if dataset["name"] not in new] + found
+    downloads = {
+        "download_timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "datasets": found,
+        "total_files": sum(dataset["files"] for dataset in found),
+        "output_directory": str(output.absolute()),
+    }
+    make_directory(output)
+    replace_durable(output / DOWNLOADS, json.dumps(downloads, indent=1).encode())
+    return results
+
+
+def _downloaded(output: Path) -> list[dict[str, Any]]:
+    """Return what the download manifest says of datasets that are still there."""
+    try:
+        rows = json.loads((output / DOWNLOADS).read_bytes())["datasets"]
+        return [row for row in rows if row["files"] >= 0 and (output / row["name"] / MANIFEST).is_file()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

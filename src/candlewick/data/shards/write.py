@@ -1,0 +1,377 @@
+"""Text -> text shards: files of so many documents each, with a manifest of their hashes. Lossless and restartable.
+
+    TRAIN/train_0000.jsonl  train_0001.jsonl  ...  manifest.json     kind "text": one {"text": ...} per line
+    VAL/val_0000.jsonl      ...                    manifest.json     held out by the hash of each document
+
+With `format: text` a line is a document: line ends inside of one become spaces, a document of white space alone is
+left out, and both are counted. A document is held out by the hash of a seed, its length and its beginning, so that
+copies of a text are on one side. One document at a time is in memory, whole.
+
+While the shards grow they lie in TRAIN.partial and VAL.partial under their own names, files of the Hub that are
+being read in TRAIN.fetched. Whenever a shard is full, and at the end of each source file, `state.json` notes the
+place in the sources and the size of what is open. Work that was stopped, by `kill -9` too, cuts the open files
+there and goes on with the next document: the bytes are the same as without the stop. `details` of the manifest
+have what the seed's sharder wrote.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from candlewick.artifacts.build import Recipe, alone, find, stoppable
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    json_sha256,
+    publish,
+    read_manifest,
+    replace_durable,
+    require_replaceable,
+    verify,
+)
+from candlewick.config import DataConfig
+from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
+from candlewick.data.shards.writer import ShardWriter
+from candlewick.data.text.corpus import field_of
+from candlewick.data.text.documents import BadText, Document, read
+from candlewick.data.text.pieces import Piece
+from candlewick.data.text.source_files import SourceFiles, open_sources
+from candlewick.data.tokens.holdout import split_of
+from candlewick.errors import ArtifactError, ConfigError, DataError
+from candlewick.tokenizer.artifact import provenance
+
+KIND, VERSION = "text", 1
+_STATE = "state.json"
+_DOCUMENTS_PER_REPORT = 256
+
+Json = dict[str, Any]
+Progress = Callable[[int, int], None]  # bytes done and in all, about
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """What decides the shards besides the text."""
+
+    documents_per_shard: int = 200_000
+    take: int | None = None
+    """Documents to write at most; None: all."""
+    validation_fraction: float = 0.0
+    seed: int = 17
+    """Decides which documents are held out."""
+    format: Literal["jsonl", "text"] = "jsonl"
+    gzip: bool = False
+    split: str = "train"
+    """Of a dataset on the Hub."""
+    mode: str = "prod"
+    """Where the settings come from; for the manifest alone."""
+    cleaning: Cleaning | None = None
+    """None: every document stays what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the shards go. `validation` is not written to if nothing is held out, `fetched` is for Hub files."""
+
+    train: Path
+    validation: Path
+    fetched: Path | None = None
+
+
+def shard(
+    sources: Sequence[str],
+    outputs: Outputs,
+    settings: ShardSettings,
+    config: DataConfig,
+    *,
+    ahead: int = 1,
+    progress: Progress | None = None,
+) -> tuple[list[Manifest], bool]:
+    """Write the text of `sources` (files, folders, stdlib://, hf://datasets/...) as shards.
+
+    `config` says how text is read; `ahead` files of the Hub are fetched while one is read. Returns the manifests,
+    train first, and whether all was there already. Raises DataError for text that cannot be used, ArtifactError if
+    something else is at an output, EnvironmentFault when the network stays away, Interrupted when it is stopped:
+    the same call then goes on.
+    """
+    wanted = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
+    if len({folder.resolve() for folder in wanted.values()}) < len(wanted):
+        raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
+    files = open_sources(sources, settings.split, config)
+    recipes = {side: _recipe(side, files, settings) for side in wanted}
+
+    def look() -> dict[str, Manifest]:
+        found = {side: find(folder, recipes[side], hashes=False) for side, folder in wanted.items()}
+        return {side: manifest for side, manifest in found.items() if manifest is not None}
+
+    if len(there := look()) == len(wanted):
+        return list(there.values()), True
+    for folder in wanted.values():
+        require_replaceable(folder, KIND)
+    partial = outputs.train.with_name(outputs.train.name + ".partial")
+    fetched = outputs.fetched or outputs.train.with_name(outputs.train.name + ".fetched")
+    with ExitStack() as stack:
+        folders = {side: stack.enter_context(alone(folder)) for side, folder in wanted.items()}
+        stack.enter_context(stoppable(partial))
+        if len(there := look()) == len(wanted):  # another process was faster
+            return list(there.values()), True
+        key = json_sha256([asdict(recipe) for recipe in recipes.values()])
+        work = _Work(files, settings, folders, key, published=set(there))
+        stack.callback(work.close)
+        work.run(fetched, ahead, progress)
+        shutil.rmtree(fetched, ignore_errors=True)
+        for side in reversed(wanted):  # train last: the state lies with it
+            if side not in there:
+                there[side] = work.publish(side, wanted[side], recipes[side], " ".join(sources))
+        shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
+    return [there[side] for side in wanted], False
+
+
+def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
+    config = files.config
+    reading = {"field": field_of(config), "documents": config.documents, "bad_utf8": config.bad_utf8}
+    own = asdict(settings)
+    del own["mode"]
+    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **own, **reading}, VERSION)
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far the sources are read, and what was met on the way."""
+
+    file: int = 0
+    skip: int = 0  # documents of that file that are done
+    taken: int = 0
+    newlines: int = 0
+    blank: int = 0
+    text_bytes: int = 0
+    cleaned: CleaningReport = field(default_factory=CleaningReport)
+
+
+class _Work:
+    """The sources on their way into shards, from where a former process left them."""
+
+    def __init__(
+        self,
+        files: SourceFiles,
+        settings: ShardSettings,
+        folders: dict[str, Path],
+        key: str,
+        *,
+        published: set[str],
+    ) -> None:
+        self.files, self.settings, self.folders, self.key = files, settings, folders, key
+        self.published = published  # by a process that was killed before it published the rest
+        self.state_path = folders["train"] / _STATE
+        self.sides, self.place, self.bad = self._restored() or (self._writers(), _Place(), BadText())
+        for side in self.sides.values():
+            side.sweep(_STATE)
+
+    def _writers(self) -> dict[str, ShardWriter]:
+        extension = ".txt" if self.settings.format == "text" else ".jsonl"
+        return {
+            name: ShardWriter(folder, name, extension, self.settings.gzip) for name, folder in self.folders.items()
+        }
+
+    def _restored(self) -> tuple[dict[str, ShardWriter], _Place, BadText] | None:
+        """Return what a former process noted, if it was about the same work and its files are there."""
+        try:
+            state: Json = json.loads(self.state_path.read_bytes())
+            if state["key"] != self.key:
+                _log.info("%s is of other text or settings: the shards are begun anew", self.state_path)
+                return None
+            place = TypeAdapter(_Place).validate_python(state["place"])
+            bad, writers = BadText(**state["bad"]), self._writers()
+            for name, writer in writers.items():
+                if name not in self.published:
+                    writer.restore(state["sides"][name])
+        except FileNotFoundError as error:
+            if self.state_path.exists():  # it is a shard that is gone
+                _log.warning("%s: the shards are begun anew", error)
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
+            return None
+        _log.info("going on after %d documents, in source file %d", place.taken, place.file + 1)
+        return writers, place, bad
+
+    def _note(self, file: int, skip: int, bad: BadText) -> None:
+        """Make what is done durable; a later process goes on after `skip` documents of `file`."""
+        self.place.file, self.place.skip = file, skip
+        sides = {name: side.sync() for name, side in self.sides.items()}
+        state = {"key": self.key, "sides": sides, "place": asdict(self.place), "bad": asdict(bad)}
+        replace_durable(self.state_path, canonical_json(state))
+        for side in self.sides.values():
+            side.sweep(_STATE)
+
+    def run(self, fetched: Path, ahead: int, progress: Progress | None) -> None:
+        """Read all that is left. The bad UTF-8 of a file that is read again is counted once."""
+        place, total = self.place, sum(file.bytes for file in self.files.files)
+        done = sum(file.bytes for file in self.files.files[: place.file])
+        config = self.files.config
+        for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
+            before, skip, began = self.bad, place.skip, place.text_bytes
+            self.bad = BadText()
+            self.bad.merge(before)
+            documents = _whole(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
+            for row, text in enumerate(documents):
+                if row < skip:
+                    continue
+                if self._take(text):
+                    self._note(number, row + 1, before)
+                if not self._goes_on(0):
+                    break
+                if progress and row % _DOCUMENTS_PER_REPORT == 0:
+                    self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
+            done += file.bytes
+            self._note(number + 1, 0, self.bad)
+            if progress:
+                self._report(progress, done, total)
+        for side in self.sides.values():
+            side.finish()
+        self._note(len(self.files.files), 0, self.bad)
+
+    def _report(self, progress: Progress, done: int, total: int) -> None:
+        """Tell bytes of the source files; with `take`, bytes of text, of about so many in all."""
+        take, place = self.settings.take, self.place
+        if take is not None and place.taken:
+            done, total = place.text_bytes, place.text_bytes * take // place.taken
+        progress(done, total)
+
+    def _goes_on(self, rows: int) -> bool:
+        """Say whether there is more to take after so many more rows."""
+        return self.settings.take is None or self.place.taken + rows < self.settings.take
+
+    def _take(self, text: str) -> bool:
+        """Write a document; return whether a shard became full."""
+        line = self._line(text)
+        if line is None:
+            return False
+        held_out = split_of(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
+        side = self.sides["val" if held_out else "train"]
+        self.place.taken += 1
+        self.place.text_bytes += len(line)
+        if side.name in self.published:
+            return False
+        side.add(line)
+        if side.lines < self.settings.documents_per_shard:
+            return False
+        side.finish()
+        return True
+
+    def _line(self, text: str) -> bytes | None:
+        if self.settings.cleaning is not None:
+            cleaned = clean(text, self.settings.cleaning, self.place.cleaned)
+            if cleaned is None:
+                return None
+            text = cleaned
+        if self.settings.format == "jsonl":
+            return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        flat = " ".join(lines)
+        if not flat.strip():
+            self.place.blank += 1
+            return None
+        self.place.newlines += len(lines) - 1
+        return flat.encode() + b"\n"
+
+    def close(self) -> None:
+        """Let go of the open files."""
+        for side in self.sides.values():
+            side.close()
+
+    def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
+        """Make the artifact of one side."""
+        side, settings, place = self.sides[name], self.settings, self.place
+        if not side.finished:
+            raise DataError(
+                f"no {'validation' if name == 'val' else 'training'} document came out of {dataset}",
+                "give more text"
+                + (
+                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
+                    * (name == "val")
+                ),
+            )
+        if name == "train":
+            self._tell()
+            self.state_path.unlink(missing_ok=True)
+        details = {
+            "dataset": dataset,
+            "split": settings.split,
+            "mode": settings.mode,
+            "seed": settings.seed,
+            "gzip": settings.gzip,
+            "lines_per_shard": settings.documents_per_shard,
+            "total_shards": len(side.finished),
+            "total_lines": sum(shard["lines"] for shard in side.finished),
+            "total_bytes": sum(shard["bytes"] for shard in side.finished),
+            "newlines_replaced": place.newlines,
+            "blank_left_out": place.blank,
+            **({} if settings.cleaning is None else {"cleaning": asdict(place.cleaned)}),
+            "bad_utf8": {"documents": self.bad.documents, "sequences": self.bad.sequences},
+            "shards": side.finished,
+        }
+        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in side.finished)
+        manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, entries, details, provenance())
+        return publish(side.folder, folder, manifest)
+
+    def _tell(self) -> None:
+        place, bad, take = self.place, self.bad, self.settings.take
+        if take is not None and place.taken < take:
+            _log.warning("there are %d documents, fewer than the %d to take", place.taken, take)
+        if place.newlines or place.blank:
+            _log.warning(
+                "%d line ends inside of documents became spaces, %d blank documents are left out; "
+                "--format jsonl keeps them",
+                place.newlines,
+                place.blank,
+            )
+        if bad.documents:
+            _log.warning(
+                "%d bad UTF-8 sequences in %d documents, the first: %s",
+                bad.sequences,
+                bad.documents,
+                bad.examples[0],
+            )
+
+
+def _whole(documents: Iterable[Document]) -> Iterator[str]:
+    """Join the parts of long documents."""
+    parts: list[str] = []
+    for document in documents:
+        parts.append(document.text)
+        if document.ends:
+            yield "".join(parts)
+            parts = []
+
+
+def verify_text(folder: Path) -> tuple[int, int]:
+    """Read every byte of a folder of text shards, ours or the seed's; return how many files and bytes it has.
+
+    Raises ArtifactError that names the first file that is missing, cut short or changed.
+    """
+    try:
+        raw: Any = json.loads((folder / MANIFEST).read_bytes())
+        shards = None if "kind" in raw else raw["shards"]
+        entries = [FileEntry(Path(s["path"]).name, int(s["bytes"]), str(s["sha256"])) for s in shards or ()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"
+        ) from None
+    manifest = (
+        read_manifest(folder, KIND, VERSION) if shards is None else Manifest(KIND, 0, {}, {}, tuple(entries))
+    )
+    verify(folder, manifest)
+    return len(manifest.files), sum(entry.bytes for entry in manifest.files)

@@ -1,0 +1,49 @@
+"""A row of JSON lines -> the messages of a conversation.
+
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+
+Roles are system, user and assistant, in any order. A conversation without an answer (an assistant's message that
+is not empty) teaches nothing and is left out. Other keys of a row or a message are not read.
+"""
+
+import hashlib
+from typing import NamedTuple, cast
+
+from candlewick.artifacts.manifest import canonical_json
+from candlewick.tokenizer.chat import ANSWER, ROLES, Role
+
+
+class Message(NamedTuple):
+    """Who says what."""
+
+    role: Role
+    content: str
+
+
+def parse_messages(record: object, field: str) -> list[Message]:
+    """Return the messages of a row. Raises ValueError that says what is wrong with it."""
+    fields = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+    found = fields.get(field)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"no list of messages under {field!r}, only {', '.join(fields)[:200] or 'none'}")
+    return [_parse_message(item, number) for number, item in enumerate(cast("list[object]", found), 1)]
+
+
+def _parse_message(item: object, number: int) -> Message:
+    match item:
+        case {"role": str(role), "content": str(content)}:
+            if role not in ROLES:
+                raise ValueError(f"message {number} has role {role[:40]!r}, not one of {', '.join(ROLES)}")
+            return Message(role, content)
+        case _:
+            raise ValueError(f"message {number} is {str(item)[:80]}, not a role and a content of text")
+
+
+def is_answered(messages: list[Message]) -> bool:
+    """Say whether there is something to learn in a conversation."""
+    return any(message.role == ANSWER and message.content for message in messages)
+
+
+def digest(messages: list[Message]) -> str:
+    """Return the SHA-256 of a conversation in hex."""
+    return hashlib.sha256(canonical_json(messages)).hexdigest()

@@ -1,0 +1,202 @@
+"""Where text comes from: URIs -> a corpus, a list of files in a fixed order with a fingerprint.
+
+    stdlib://            the standard library of the running interpreter: real text on every machine
+    notes.txt            a file: .txt, .jsonl or .parquet; .txt and .jsonl also as .gz or .zst
+    chats.jsonl          of `data.format: chat`, .jsonl alone
+    corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
+
+The order is that of the URIs, then of the names. A file's name is relative to what was given, so that the same
+text in another place has the same fingerprint: the SHA-256 over names, sizes and hashes of the contents. One
+changed byte changes it.
+"""
+
+import json
+import logging
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import cast
+
+from candlewick.artifacts.manifest import MANIFEST, file_sha256, json_sha256, read_manifest
+from candlewick.config import DataConfig
+from candlewick.data.text.documents import BadText, Document, read
+from candlewick.data.text.pieces import Compression, Kind, Piece, SourceFile
+from candlewick.errors import ArtifactError, DataError
+
+STDLIB = "stdlib://"
+_EXTENSIONS = {
+    "text": ".txt .jsonl .parquet (.txt and .jsonl also as .gz or .zst)",
+    "chat": ".jsonl (also as .gz or .zst)",
+}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Corpus:
+    """Text files in a fixed order, and how they are read."""
+
+    files: tuple[SourceFile, ...]
+    config: DataConfig
+    dropped: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
+    """Places of documents that are left out (`data.tokens.duplicates`)."""
+
+    @property
+    def field(self) -> str:
+        """Where the rows of .jsonl and .parquet have their text or messages."""
+        return field_of(self.config)
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each file's content; reads every byte once."""
+        return tuple(map(_content_sha256, self.files))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and contents."""
+        return json_sha256(
+            [[file.name, file.bytes, content] for file, content in zip(self.files, self.hashes, strict=True)]
+        )
+
+    def documents(self, bad: BadText | None = None) -> Iterator[Document]:
+        """Yield the documents in order, with bounded memory: see `Document` for very long ones.
+
+        Bad UTF-8 is counted in `bad`. Raises DataError, under `data.bad_utf8: error` also for bad UTF-8.
+        """
+        bad = bad if bad is not None else BadText()
+        for file in self.files:
+            yield from read(Piece(file), self.field, self.config.bad_utf8, bad)
+
+
+def field_of(config: DataConfig) -> str:
+    """Return the key of the text, or of a chat's messages, in a row."""
+    return config.messages_field if config.format == "chat" else config.text_field
+
+
+@lru_cache(maxsize=1 << 16)
+def _content_sha256(file: SourceFile) -> str:
+    """Hash a file as it was found; the tokenizer, the cache and the preparation all want to know."""
+    file.require_unchanged()
+    return file_sha256(file.path)
+
+
+def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
+    """Find the files that the URIs name. Raises DataError for what is missing, empty or not text.
+
+    Of `config` it takes how documents are told apart and read: `format`, `documents`, the field, `bad_utf8`.
+    """
+    if not uris:
+        raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
+    files = [file for uri in uris for file in _find(uri, config)]
+    seen: set[Path] = set()
+    for file in files:
+        if file.path in seen:
+            raise DataError(f"{file.path} is given twice", "name each file once, or the folder alone")
+        seen.add(file.path)
+    return Corpus(tuple(files), config)
+
+
+def _find(uri: str, config: DataConfig) -> list[SourceFile]:
+    if uri == STDLIB and config.format == "text":
+        return _find_stdlib()
+    if "://" in uri:
+        raise DataError(f"{uri} is no kind of source of {config.format}", f"give a file, a folder or {STDLIB}")
+    path = Path(uri).expanduser()
+    if path.is_dir():
+        return _find_in_folder(path, config)
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path")
+    file = describe_file(path, path.name, config)
+    if file is None:
+        raise DataError(
+            f"{path} has an unknown extension", f"{config.format} is read from {_EXTENSIONS[config.format]}"
+        )
+    if not file.bytes:
+        raise DataError(f"{path} is empty", "give a file with text in it")
+    return [file]
+
+
+def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
+    if (folder / MANIFEST).exists():
+        if not holds_text(folder):
+            raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
+        config = config.model_copy(
+            update={"documents": "line"}
+        )  # of shards, whatever the config says of other text
+    files: list[SourceFile] = []
+    others = 0
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or path.is_dir():
+            continue
+        file = describe_file(path, "/".join(parts), config)
+        others += file is None
+        if file is not None and file.bytes:
+            files.append(file)
+    if not files:
+        raise DataError(
+            f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
+        )
+    if others:
+        _log.info("%s: %d files with other extensions are left out", folder, others)
+    return files
+
+
+def holds_text(folder: Path) -> bool:
+    """Say whether a folder with a manifest holds shards of text: ours, or those of the seed's sharder."""
+    try:
+        return read_manifest(folder).kind == "text"
+    except ArtifactError:
+        try:
+            found: object = json.loads((folder / MANIFEST).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and {"shards", "total_lines"} <= cast("dict[str, object]", found).keys()
+
+
+def describe_file(path: Path, name: str, config: DataConfig) -> SourceFile | None:
+    """Return a file that may be text under its name in the corpus; None for other kinds of files."""
+    compression = _COMPRESSIONS.get(path.suffix)
+    extension = Path(path.stem).suffix if compression else path.suffix
+    match extension, compression:
+        case ".jsonl", _:
+            kind = "chat" if config.format == "chat" else "jsonl"
+        case ".txt", _ if config.format == "text":
+            kind = "text" if config.documents == "file" else "lines"
+        case ".parquet", None if config.format == "text":
+            kind = "parquet"
+        case _:
+            return None
+    return _source_file(path, name, kind, compression)
+
+
+def _source_file(path: Path, name: str, kind: Kind, compression: Compression | None = None) -> SourceFile:
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path} cannot be read", "check its permissions")
+    status = path.stat()
+    return SourceFile(path.resolve(), name, kind, compression, status.st_size, status.st_mtime_ns)
+
+
+def _find_stdlib() -> list[SourceFile]:
+    library = Path(sysconfig.get_path("stdlib"))
+    files: list[SourceFile] = []
+    for module in sorted(sys.stdlib_module_names - _LEFT_OUT):
+        if module.startswith("_sysconfigdata"):
+            continue
+        paths = [library / f"{module}.py", *(library / module).rglob("*.py")]
+        for path in sorted(path for path in paths if path.is_file()):
+            parts = path.relative_to(library).parts
+            if not _LEFT_OUT.intersection(parts) and path.stat().st_size:
+                files.append(_source_file(path, STDLIB + "/".join(parts), "text"))
+    if not files:
+        raise DataError(
+            f"{STDLIB}: this interpreter has no source files in {library}",
+            "use an interpreter with its library, or give other text",
+        )
+    return files

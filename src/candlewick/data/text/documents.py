@@ -1,0 +1,245 @@
+"""Pieces of files -> documents: text that goes through the tokenizer as one, with a delimiter before it.
+
+    .txt       the whole file is one document, or each line that is not blank (`data.text.documents`)
+    .jsonl     the field `data.text_field` of each line
+    .parquet   the column of that name, row by row
+    chats      the messages in each line of .jsonl (`data.text.chat`): one document, in a part for each message
+    empty text is no document; a byte order mark at a file's start is dropped
+
+A very long document comes in parts, cut where every supported pre-tokenizer cuts (`data.text.pieces`). Text is
+UTF-8. Other bytes (and half surrogate pairs in JSON) stop the program, become U+FFFD, or take the document
+out, as `data.bad_utf8` says; each is counted, and the first are named with file and offset.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+
+from candlewick.data.text.chat import Message, digest, is_answered, parse_messages
+from candlewick.data.text.parquet import columns, row_groups
+from candlewick.data.text.pieces import BOM, PART_BYTES, Piece, parts
+from candlewick.errors import DataError
+from candlewick.tokenizer.chat import Role, message_text
+
+Policy = Literal["error", "replace", "skip"]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_MAX_EXAMPLES = 5
+
+
+class Document(NamedTuple):
+    """A document, or one part of a very long one, or a message of a chat."""
+
+    text: str
+    source: str  # the file's name in the corpus
+    place: int  # where it begins in the file: a row of a .parquet, else a byte of its text
+    begins: bool = True  # False: it goes on from the item before
+    ends: bool = True  # False: it goes on in the next item
+    role: Role | None = None  # of a chat's message: who speaks; the text is `message_text`
+    digest: str | None = None  # of a chat's first message: the hash of the conversation
+
+
+@dataclass(slots=True)
+class BadText:
+    """What was not UTF-8: how many sequences in how many documents, and where the first are; idle chats."""
+
+    documents: int = 0
+    sequences: int = 0
+    examples: list[str] = field(default_factory=list[str])
+    unanswered: int = 0  # conversations that are left out because nobody answers in them
+
+    def merge(self, other: "BadText") -> None:
+        """Add another count to this one."""
+        self.documents += other.documents
+        self.sequences += other.sequences
+        self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
+        self.unanswered += other.unanswered
+
+
+def read(piece: Piece, field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
+    """Yield the documents of a piece in order, but for the dropped ones. Counts bad UTF-8 in `bad`.
+
+    Raises DataError with file and row for what is no valid row, and for bad UTF-8 if the policy says so.
+    """
+    reader = _Reader(piece, field, policy, bad)
+    kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
+    documents = kinds.get(piece.file.kind, reader.json)()
+    if not piece.dropped:
+        return documents
+    dropped = frozenset(piece.dropped)
+    return (document for document in documents if document.place not in dropped)
+
+
+def count_documents(piece: Piece, text_field: str, limit: int | None = None) -> int:
+    """Count the rows that may be documents; of lines at most `limit`."""
+    if piece.file.kind == "text":
+        return 1
+    if piece.file.kind == "parquet":
+        return sum(rows for rows, _ in row_groups(piece.file, text_field))
+    lines = (line for _, block in piece.lines() for line in block.split(b"\n") if line.strip())
+    return sum(1 for _ in islice(lines, limit))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    piece: Piece
+    field: str
+    policy: Policy
+    bad: BadText
+
+    def text(self) -> Iterator[Document]:
+        """One document, or a part of it."""
+        piece = self.piece
+        if self.policy == "skip" and not self._is_utf8():
+            return
+        offset, begins = piece.start, piece.begins
+        for raw, is_last in parts(piece.blocks(PART_BYTES)):
+            body = raw.removeprefix(BOM) if offset == 0 else raw
+            first = offset + len(raw) - len(body)
+            text = self._decode(body, lambda at, first=first: f"byte {first + at}")
+            if text:
+                yield Document(text, piece.file.name, piece.start, begins, is_last and piece.ends)
+                begins = False
+            offset += len(raw)
+
+    def _is_utf8(self) -> bool:
+        """Look through the whole file: one bad byte anywhere takes out the document that it is."""
+        found = BadText()
+        whole, offset = _Reader(Piece(self.piece.file), "", "skip", found), 0
+        for raw, _ in parts(whole.piece.blocks(PART_BYTES)):
+            whole._decode(raw, lambda at, first=offset: f"byte {first + at}")
+            if found.documents:
+                if self.piece.start == 0:  # else another piece counts it
+                    self.bad.merge(found)
+                return False
+            offset += len(raw)
+        return True
+
+    def lines(self) -> Iterator[Document]:
+        """Each line that is not blank."""
+        for place, line in self._lines():
+            yield from self._bounded(line, place)
+
+    def json(self) -> Iterator[Document]:
+        """The text, or the conversation, in each line."""
+        is_chat = self.piece.file.kind == "chat"
+        for place, line in self._lines():
+            try:
+                record: object = json.loads(line)
+                found = parse_messages(record, self.field) if is_chat else self._text_of(record)
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{self.piece.file.path}, row {self._row_in_file(place)}: {error}",
+                    f"mend the row, or set data.{'messages' if is_chat else 'text'}_field to the name in it",
+                ) from None
+            if isinstance(found, list):
+                yield from self._conversation(found, place, may_be_bad="\\u" in line)
+                continue
+            if found and "\\u" in line:
+                found = self._mend(found, place)
+            if found:
+                yield from self._bounded(found, place)
+
+    def _conversation(self, messages: list[Message], place: int, *, may_be_bad: bool) -> Iterator[Document]:
+        if may_be_bad:
+            mended = [(message, self._mend(message.content, place)) for message in messages]
+            messages = [message._replace(content=content) for message, content in mended if content is not None]
+            if len(messages) < len(mended):
+                return
+        if not is_answered(messages):
+            self.bad.unanswered += 1
+            return
+        last = len(messages) - 1
+        for number, (role, content) in enumerate(messages):
+            own = digest(messages) if number == 0 else None
+            text = message_text(role, content)
+            yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
+
+    def parquet(self) -> Iterator[Document]:
+        """The text in each row."""
+        for first, column in columns(self.piece, self.field):
+            for number, text in enumerate(self._texts(first, column), first):
+                if text:
+                    yield from self._bounded(text, number)
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Yield (place, text) of the lines that are neither blank nor left out."""
+        for offset, raw in self.piece.lines():
+            breaks = np.flatnonzero(np.frombuffer(raw, np.uint8) == ord("\n"))
+            places: list[int] = [offset, *(breaks + (offset + 1)).tolist()]
+            try:
+                lines: list[str | None] = [*raw.decode().split("\n")]
+            except UnicodeDecodeError:
+                lines = []
+                for place, line in zip(places, raw.split(b"\n"), strict=True):
+                    lines.append(self._decode(line, lambda at, place=place: f"byte {place + at}"))
+            for place, line in zip(places, lines, strict=True):
+                if line and not line.isspace():
+                    yield place, line.removesuffix("\r")
+
+    def _text_of(self, record: object) -> str | None:
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+        fields = cast("dict[str, object]", record)
+        if self.field not in fields:
+            raise ValueError(f"no field {self.field!r}, only {', '.join(fields)[:200] or 'none'}")
+        text = fields[self.field]
+        if not isinstance(text, str | None):
+            raise ValueError(f"field {self.field!r} is {str(text)[:40]!r}, not text")
+        return text
+
+    def _row_in_file(self, place: int) -> int:
+        """Return the number of the line that begins at a place, from 1."""
+        before = Piece(self.piece.file, 0, place).blocks() if place else ()
+        return sum(block.count(b"\n") for block in before) + 1
+
+    def _texts(self, first: int, column: Any) -> Iterable[str | None]:
+        if column.type in (pa.string(), pa.large_string()):
+            try:
+                return column.to_numpy(zero_copy_only=False)  # many times faster than `to_pylist`
+            except pa.ArrowException:
+                pass  # a value is not UTF-8: one at a time
+        return [
+            None if raw is None else self._decode(raw, lambda at, row=row: f"row {row}, byte {at}")
+            for row, raw in enumerate(column.cast(pa.large_binary()).to_pylist(), first + 1)
+        ]
+
+    def _decode(self, raw: bytes, where: Callable[[int], str]) -> str | None:
+        """Return the text, or None if the document is to be left out. `where` names a byte of `raw`."""
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            place = where(error.start)
+        text = raw.decode(errors="replace")
+        return self._by_policy(text, text.count(_REPLACEMENT) - raw.count(_REPLACEMENT.encode()), place)
+
+    def _mend(self, text: str, place: int) -> str | None:
+        mended, halves = _HALF_PAIR.subn(_REPLACEMENT, text)
+        return self._by_policy(mended, halves, f"the row at byte {place}") if halves else text
+
+    def _by_policy(self, mended: str, sequences: int, place: str) -> str | None:
+        if self.policy == "error":
+            raise DataError(
+                f"{self.piece.file.path}, {place}: not UTF-8",
+                "convert the file, or set data.bad_utf8 to replace or skip",
+            )
+        self.bad.merge(BadText(1, sequences, [f"{self.piece.file.name}, {place}"]))
+        return mended if self.policy == "replace" else None
+
+    def _bounded(self, text: str, place: int) -> Iterator[Document]:
+        """A row of any length as documents of bounded length."""
+        if len(text) <= PART_BYTES:
+            yield Document(text, self.piece.file.name, place)
+            return
+        begins, whole = True, text.encode()
+        blocks = (whole[i : i + PART_BYTES] for i in range(0, len(whole), PART_BYTES))
+        for raw, is_last in parts(blocks):
+            yield Document(raw.decode(), self.piece.file.name, place, begins, is_last)
+            begins = False

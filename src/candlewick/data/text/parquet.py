@@ -1,0 +1,70 @@
+"""The text column of .parquet files, streamed: only that column, a few MiB at a time.
+
+row group 0 |batch|batch|batch|  row group 1 |batch|batch|...      rows are numbered through the file
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from candlewick.data.text.pieces import BLOCK_BYTES, Piece, SourceFile
+from candlewick.errors import DataError
+
+
+def row_groups(file: SourceFile, text_field: str) -> list[tuple[int, int]]:
+    """Return (rows, bytes of text, about) of each row group.
+
+    Raises DataError if it is no .parquet file or has no text column of that name.
+    """
+    with _open(file, text_field) as parquet:
+        return _row_groups(parquet, text_field)
+
+
+def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
+    """Yield (number of the first row, Arrow array of text or of bytes) until the piece ends.
+
+    Raises DataError if the file is damaged.
+    """
+    first = 0
+    try:
+        with _open(piece.file, text_field) as parquet:
+            stop = parquet.metadata.num_rows if piece.stop is None else piece.stop
+            for group, (rows, size) in enumerate(_row_groups(parquet, text_field)):
+                if first < stop and first + rows > piece.start:
+                    batch_rows = max(1, rows * BLOCK_BYTES // max(size, 1))
+                    row = first
+                    for batch in parquet.iter_batches(batch_rows, [group], [text_field], use_threads=False):
+                        low, high = max(piece.start - row, 0), min(stop - row, len(batch))
+                        if low < high:
+                            yield row + low, batch.column(0).slice(low, high - low)
+                        row += len(batch)
+                    if row != first + rows:
+                        raise OSError(f"row group {group} has {row - first} rows, its metadata say {rows}")
+                first += rows
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{piece.file.path} cannot be read: {error}", "it is damaged: get it again") from None
+
+
+def _open(file: SourceFile, text_field: str) -> pq.ParquetFile:
+    file.require_unchanged()
+    try:
+        # buffered reads: otherwise the whole column of a row group is read at once
+        parquet = pq.ParquetFile(str(file.path), buffer_size=1 << 20)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file.path} is no readable .parquet file: {error}", "get it again") from None
+    schema = parquet.schema_arrow
+    fix = "set data.text_field to the column with the text"
+    if (index := schema.get_field_index(text_field)) < 0:
+        raise DataError(f"{file.path} has no column {text_field!r}, only {', '.join(schema.names)[:200]}", fix)
+    kind = schema.field(index).type
+    if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        raise DataError(f"{file.path}: column {text_field!r} holds {kind}, not text", fix)
+    return parquet
+
+
+def _row_groups(parquet: pq.ParquetFile, text_field: str) -> list[tuple[int, int]]:
+    leaf = [parquet.schema.column(i).path for i in range(len(parquet.schema))].index(text_field)
+    groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+    return [(group.num_rows, group.column(leaf).total_uncompressed_size) for group in groups]

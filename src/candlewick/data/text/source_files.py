@@ -1,0 +1,147 @@
+"""The files that are read one after another: those of this machine as they are, those of the Hub fetched ahead.
+
+    |file 7, read|file 8, fetched|file 9, being fetched|  ...      with `ahead` = 2
+
+A file of the Hub is on the disk from shortly before it is read until the next one is. The listing has its hash, so
+what would be read is known before a byte of it comes.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Thread
+
+from candlewick.artifacts.manifest import json_sha256
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import Corpus, describe_file, field_of, open_corpus
+from candlewick.data.text.documents import count_documents
+from candlewick.data.text.hub_files import choose_files
+from candlewick.data.text.pieces import Piece, SourceFile
+from candlewick.errors import DataError
+from candlewick.hub import SCHEME, HubFile, HubRepo, fetch_file, open_repo, parse_uri
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file of text on the Hub."""
+
+    repo: HubRepo
+    file: HubFile
+
+    @property
+    def name(self) -> str:
+        """Its address, at the commit."""
+        return f"{self.repo.uri}/{self.file.path}"
+
+    @property
+    def bytes(self) -> int:
+        """Its size there."""
+        return self.file.bytes
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """Files of text in a fixed order, and how they are read."""
+
+    files: tuple[SourceFile | HubSource, ...]
+    config: DataConfig
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes and hashes; reads every local byte once."""
+        rows: list[list[str | int]] = []
+        for file in self.files:
+            if isinstance(file, HubSource):  # the commit is left out: the same files in a later one are the same
+                own = file.file
+                rows.append([f"{file.repo.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
+            else:
+                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
+        return json_sha256(rows)
+
+    def at_hand(
+        self, start: int, folder: Path, ahead: int, goes_on: Callable[[int], bool] = lambda _: True
+    ) -> Generator[tuple[int, SourceFile]]:
+        """Yield (number, file on this disk) from number `start` on, while the next `ahead` are being fetched.
+
+        What comes from the Hub lies in `folder`, and goes when the next one is asked for. `goes_on` says whether
+        another file is wanted after so many more rows. At the end what is on its way is awaited: it would come
+        into a folder that is taken for empty.
+        """
+        waiting: dict[int, Future[SourceFile]] = {}
+        for number in range(start, len(self.files)):
+            if not goes_on(0):
+                break
+            file = (waiting.pop(number, None) or self._begin(number, folder)).result()
+            if goes_on(count_documents(Piece(file), field_of(self.config)) if file.kind == "parquet" else 0):
+                for wanted in range(number + 1, min(number + 1 + ahead, len(self.files))):
+                    waiting[wanted] = waiting.get(wanted) or self._begin(wanted, folder)
+            yield number, file
+            shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
+        if waiting:
+            _log.info("waiting for %d files that were fetched ahead", len(waiting))
+            wait(waiting.values())
+
+    def fetch(self, folder: Path) -> Corpus:
+        """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
+        found = (self._bring(file, folder / f"{number:06d}") for number, file in enumerate(self.files))
+        return Corpus(tuple(found), self.config)
+
+    def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
+        """Fetch a file in the background; `folder` is that of all."""
+        future: Future[SourceFile] = Future()
+
+        def bring() -> None:
+            try:
+                future.set_result(self._bring(self.files[number], folder / f"{number:06d}"))
+            except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
+                future.set_exception(error)
+
+        Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
+        return future
+
+    def _bring(self, file: SourceFile | HubSource, folder: Path) -> SourceFile:
+        if isinstance(file, SourceFile):
+            return file
+        found = describe_file(fetch_file(file.repo, file.file, folder), file.name, self.config)
+        assert found is not None, "choose_files takes the same extensions"
+        return found
+
+
+def open_text(uris: Sequence[str], config: DataConfig, split: str | None = None) -> Corpus | SourceFiles:
+    """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later.
+
+    A dataset on the Hub without a path is its `split`, by default `data.hub_split`.
+    """
+    if any(uri.startswith(SCHEME) for uri in uris):
+        return open_sources(uris, split or config.hub_split, config)
+    return open_corpus(uris, config)
+
+
+def open_sources(uris: Sequence[str], split: str, config: DataConfig) -> SourceFiles:
+    """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
+
+    Raises DataError for what is missing, no text, or given twice; EnvironmentFault if the Hub cannot be reached.
+    """
+    files: list[SourceFile | HubSource] = []
+    for uri in uris:
+        if not uri.startswith(SCHEME):
+            files += open_corpus([uri], config).files
+            continue
+        wanted = parse_uri(uri)
+        if wanted.kind != "dataset":
+            raise DataError(f"{uri} is a model, not a dataset", "write hf://datasets/OWNER/NAME@REVISION")
+        repo = open_repo(wanted)
+        files += [HubSource(repo, file) for file in choose_files(repo, wanted.path, split)]
+    seen: set[Path | tuple[str, str]] = set()
+    for file in files:
+        place = (file.repo.name, file.file.path) if isinstance(file, HubSource) else file.path
+        if place in seen:
+            raise DataError(f"{file.name} is given twice", "name each file once, or the folder alone")
+        seen.add(place)
+    return SourceFiles(tuple(files), config)

@@ -1,0 +1,311 @@
+"""Token shards on disk, format version 1: the tokens of a text, and where its documents end.
+
+    dataset/
+      manifest.json               kind "tokens"; written last, so that a folder without it is not finished
+      tokenizer/tokenizer.json    and tokenizer_config.json
+      shards/train-00000.bin      the token ids, headerless, little-endian: uint16, or uint32 beyond 65,536 ids
+      shards/train-00000.idx      uint64, little-endian: the exclusive end of each document that ends in the shard
+      shards/train-00000.msk      of chats only: one byte per token, 1: it counts as a target, 0: it does not
+      shards/00000.json           receipt of the task that wrote the shards of that number
+
+Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
+headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
+
+The shards of a split are one long array that is memory-mapped, never read whole. While it is, its files are locked
+for sharing, so that a cache knows what is in use (`data.tokens.cache`). `details` of the manifest lists
+tokens, documents and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the
+tokenizer's hash. Opening checks every size, and every hash once per machine, before a step is trained.
+"""
+
+import fcntl
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    json_sha256,
+    read_manifest,
+    replace_durable,
+    verify,
+    write_durable,
+)
+from candlewick.errors import ArtifactError, DataError
+
+KIND = "tokens"
+VERSION = 1
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+_ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
+
+Tokens = NDArray[np.uint16 | np.uint32]
+
+_log = logging.getLogger(__name__)
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
+    """Return the type that ids below `vocab_size` are stored in."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What the manifest says of one shard. Raises ValueError for what no shard can have."""
+
+    name: str
+    split: Split
+    tokens: int
+    documents: int  # that end in it
+    text_bytes: int  # of a chat: of its answers
+    max_id: int
+    targets: int | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.name}: split={self.split!r}")
+        is_masked = self.targets is not None
+        least = {"tokens": 1, "documents": 0, "text_bytes": 0 if is_masked else 1, "max_id": 0}
+        for name, lowest in (least | ({"targets": 0} if is_masked else {})).items():
+            value = getattr(self, name)
+            if type(value) is not int or value < lowest:
+                raise ValueError(f"{self.name}: {name}={value!r}")
+
+    def file_bytes(self, item_bytes: int) -> dict[str, int]:
+        """Return the size of each of its files by extension; `item_bytes` is that of a token."""
+        sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}
+        return sizes if self.targets is None else {**sizes, "msk": self.tokens}
+
+
+def write_shard(
+    folder: Path,
+    shard: Shard,
+    tokens: Iterable[Tokens],
+    ends: NDArray[np.uint64],
+    masks: Iterable[NDArray[np.uint8]] = (),
+) -> list[FileEntry]:
+    """Write the shard's files into `folder`/shards, durably; a reader never sees a part of one."""
+    contents: dict[str, Iterable[bytes]] = {
+        "bin": (part.tobytes() for part in tokens),
+        "idx": [ends.astype("<u8").tobytes()],
+    }
+    if shard.targets is not None:
+        contents["msk"] = (part.tobytes() for part in masks)
+    entries: list[FileEntry] = []
+    for extension, chunks in contents.items():
+        path = folder / "shards" / f"{shard.name}.{extension}"
+        aside = path.with_suffix(f".{extension}.{os.getpid()}.tmp")
+        entries.append(write_durable(aside, chunks, f"shards/{path.name}"))
+        aside.replace(path)
+    return entries
+
+
+def is_token_dataset(path: Path) -> bool:
+    """Say whether a folder holds prepared tokens rather than text."""
+    if not (path / MANIFEST).is_file():
+        return False
+    try:
+        return read_manifest(path).kind == KIND
+    except ArtifactError as error:
+        _log.info("%s is taken for text: %s", path, error.problem)
+        return False
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The shards of one split as one array of `num_tokens` tokens, memory-mapped."""
+
+    name: str
+    dataset_id: str
+    shards: tuple[Tokens, ...]
+    starts: tuple[int, ...]  # of each shard in the whole
+    num_tokens: int
+    num_bytes: int  # of UTF-8 text; of a chat, of its answers
+    delimiter_id: int = 0
+    ends: tuple[NDArray[np.uint64], ...] = ()  # of each shard: exclusive ends of documents, in its own tokens
+    masks: tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
+    masked_tokens: int = 0  # that do not count as targets
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that count as targets; `num_bytes` is the text that they stand for."""
+        return self.num_tokens - self.masked_tokens
+
+    def window(self, start: int, length: int) -> Tokens:
+        """Return a copy of `length` tokens from `start` on; after the last token comes the first."""
+        out = np.empty(length, self.shards[0].dtype)
+        filled = 0
+        while filled < length:
+            position = (start + filled) % self.num_tokens
+            number = bisect_right(self.starts, position) - 1
+            part = self.shards[number][position - self.starts[number] :][: length - filled]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+        return out
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """A prepared text: its splits, and the tokenizer that made it."""
+
+    folder: Path
+    id: str
+    manifest: Manifest
+    vocab_size: int
+    tokenizer_sha256: str
+    _splits: Mapping[str, TokenSplit]
+
+    @classmethod
+    def open(cls, folder: Path, *, tokenizer_sha256: str | None = None, rehash: bool = False) -> Self:
+        """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
+
+        Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
+        was made with another tokenizer than the one that hashes to `tokenizer_sha256`.
+        """
+        manifest = read_manifest(folder, KIND, VERSION)
+        found = manifest.inputs.get("tokenizer")
+        if tokenizer_sha256 is not None and found != tokenizer_sha256:
+            raise DataError(
+                f"{folder} was prepared with tokenizer {str(found)[:12]}, not with {tokenizer_sha256[:12]}",
+                "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
+            )
+        _verify(folder, manifest, rehash=rehash)
+        vocab_size, shards = _parse_details(folder, manifest)
+        splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
+        return cls(folder, manifest.id, manifest, vocab_size, str(found), splits)
+
+    def split(self, name: Split) -> TokenSplit:
+        """Return a split. Raises DataError if it holds no tokens."""
+        split = self._splits[name]
+        if not split.num_tokens:
+            raise DataError(f"{self.folder} has no {name} tokens", "prepare it again with more text")
+        return split
+
+
+def list_shards(manifest: Manifest) -> list[Shard]:
+    """Return what a manifest says of its shards, in order.
+
+    Raises KeyError, TypeError or ValueError if it is malformed.
+    """
+    return [Shard(**item) for item in manifest.details["shards"]]
+
+
+def verify_shards(dataset: TokenDataset) -> None:
+    """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
+    for shard in list_shards(dataset.manifest):
+        path = dataset.folder / f"shards/{shard.name}.bin"
+        tokens = _map(path, token_dtype(dataset.vocab_size))
+        ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
+        if shard.targets is not None:
+            mask = _map(path.with_suffix(".msk"), np.uint8)
+            if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
+                raise ArtifactError(f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0")
+        if int(tokens.max()) > shard.max_id:
+            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}")
+        if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
+            raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order")
+
+
+def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
+    try:
+        vocab_size = int(manifest.details["vocab_size"])
+        shards = list_shards(manifest)
+        _require_shown(manifest.details)
+        if len({shard.targets is None for shard in shards}) > 1:
+            raise ValueError("some shards have masks, some have none")
+        sizes = {entry.name: entry.bytes for entry in manifest.files}
+        item_bytes = token_dtype(vocab_size).itemsize
+        for shard in shards:
+            for extension, size in shard.file_bytes(item_bytes).items():
+                name = f"shards/{shard.name}.{extension}"
+                if sizes.get(name) != size:
+                    raise ArtifactError(f"{folder / name} has another number of tokens than the manifest says")
+            if shard.max_id >= vocab_size:
+                raise ArtifactError(
+                    f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",
+                    "prepare it again",
+                )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / MANIFEST} is not that of a token dataset: {error!r}", "prepare it again"
+        ) from None
+    return vocab_size, shards
+
+
+def _require_shown(details: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError unless the details that only `data inspect` reads are there."""
+    bad, splits = details["bad_utf8"], details["splits"]
+    counted = ("tokens", "documents", "text_bytes")
+    numbers = [splits[name][key] for name in splits for key in counted]
+    numbers += [details["delimiter"]["id"], bad["sequences"]]
+    numbers += details.get("left_out", {}).values()
+    texts = [details["holdout"], *bad["examples"]]
+    if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("bad_utf8, holdout or splits")
+
+
+def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:
+    own = [shard for shard in shards if shard.split == name]
+
+    def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
+        return tuple(_map(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
+
+    bounds = np.cumsum([0, *(shard.tokens for shard in own)], dtype=np.int64).tolist()
+    is_masked = any(shard.targets is not None for shard in own)
+    return TokenSplit(
+        name,
+        manifest.id,
+        map_all("bin", token_dtype(manifest.details["vocab_size"])),
+        tuple(bounds[:-1]),
+        num_tokens=bounds[-1],
+        num_bytes=sum(shard.text_bytes for shard in own),
+        delimiter_id=manifest.details["delimiter"]["id"],
+        ends=map_all("idx", "<u8"),
+        masks=map_all("msk", np.uint8) if is_masked else None,
+        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in own) if is_masked else 0,
+    )
+
+
+def _map(path: Path, dtype: Any) -> NDArray[Any]:
+    """Map a file into memory and share its lock for as long as the mapping lives, which keeps the file open."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype)
+    with path.open("rb") as file:
+        with suppress(OSError):  # a file system without locks has no cache to be trimmed
+            fcntl.flock(file, fcntl.LOCK_SH)
+        return np.memmap(file, dtype, "r").view(np.ndarray)
+
+
+def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
+    """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
+    try:
+        checked = Path.home() / ".cache" / "candlewick" / "verified"
+    except RuntimeError:  # no home to remember it in
+        checked = None
+    if rehash or checked is None or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
+        verify(folder, manifest)
+        return
+    verify(folder, manifest, hashes=False)
+    status = [(folder / entry.name).stat() for entry in manifest.files]
+    files = [[found.st_ino, found.st_size, found.st_mtime_ns] for found in status]
+    state = json_sha256([manifest.id, str(folder.resolve()), files])
+    stamp = checked / f"{state}.json"
+    if stamp.exists():
+        return
+    _log.info("checking the hashes of %s, once on this machine", folder)
+    verify(folder, manifest)
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        replace_durable(stamp, canonical_json({"folder": str(folder.resolve()), "id": manifest.id}))
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): the hashes are checked again next time", stamp, error)

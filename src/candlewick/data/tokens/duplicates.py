@@ -1,0 +1,80 @@
+"""Exact duplicates: documents whose text stands earlier in the corpus already. The first of them stays.
+
+    corpus --in processes--> hash of each document (128 bits) --one sort--> places to leave out
+
+A long document is hashed over all its parts, a conversation over its messages. That two of n different texts share
+a hash has a probability of n^2 / 2^129: for 10^10 documents 10^-19. Memory: 24 bytes per document, and 24 to sort.
+What repeats a document of the *other* side, training or validation, stays: files given for both are meant so.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import BadText, Document, Policy, read
+from candlewick.data.text.pieces import Piece, SourceFile
+from candlewick.data.tokens.workers import in_processes
+
+_log = logging.getLogger(__name__)
+
+
+Hashes = list[tuple[NDArray[np.int64], NDArray[np.uint64]]]
+"""Of each piece: the places of its documents (n,) and their hashes (n, 2)."""
+
+
+def hash_documents(field: str, policy: Policy, pieces: tuple[Piece, ...]) -> Hashes:
+    """Hash every document of some pieces, whole rows or whole files."""
+    found: Hashes = []
+    for piece in pieces:
+        places: list[int] = []
+        digests = bytearray()
+        for document, digest in _digests(read(piece, field, policy, BadText())):
+            places.append(document.place)
+            digests += digest
+        found.append((np.array(places, np.int64), np.frombuffer(digests, np.uint64).reshape(-1, 2)))
+    return found
+
+
+def _digests(parts: Iterator[Document]) -> Iterator[tuple[Document, bytes]]:
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if part.begins:
+            state = hashlib.blake2b(digest_size=16)
+        if part.role is None:
+            state.update(part.text.encode())
+        elif part.digest is not None:
+            state.update(part.digest.encode())
+        if part.ends:
+            yield part, state.digest()
+
+
+def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return which of n hashes, (n, 2), stand earlier already, in order."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: of equal ones the first comes first
+    ordered = hashes[order]
+    return np.sort(order[1:][(ordered[1:] == ordered[:-1]).all(axis=1)])
+
+
+def without_duplicates(corpus: Corpus, groups: Sequence[tuple[Piece, ...]], workers: int) -> Corpus:
+    """Return the corpus with the places of its duplicates; `groups` are all of it, cut between documents only."""
+    hashing = partial(hash_documents, corpus.field, corpus.config.bad_utf8)
+    by_number = dict(in_processes(hashing, groups, workers))
+    found = [item for number in range(len(groups)) for item in by_number[number]]
+    files = [piece.file for group in groups for piece in group]
+    doubles = repeated(np.concatenate([hashes for _, hashes in found]))
+    places = np.concatenate([places for places, _ in found])[doubles].tolist()
+    owners = np.searchsorted(np.cumsum([len(places) for places, _ in found]), doubles, "right").tolist()
+    dropped: dict[SourceFile, tuple[int, ...]] = {}
+    for file, own in groupby(zip(owners, places, strict=True), lambda item: files[item[0]]):
+        dropped[file] = tuple(place for _, place in own)
+    gone = {file for file in dropped if file.kind == "text"}
+    kept = tuple(file for file in corpus.files if file not in gone)
+    _log.info("%d documents are duplicates and are left out", len(doubles))
+    return replace(corpus, files=kept, dropped=dropped)

@@ -1,0 +1,271 @@
+"""One task of a preparation: pieces of text in, token shards and a receipt out. Runs in a worker process.
+
+    pieces --read--> documents --batches of a few MiB--> ids --delimiters in--> train-00007.bin .idx
+                                                                                validation-00007.bin .idx
+                                                                                00007.json, the receipt, last
+
+Messages of a chat get their special tokens here, and a mask of what is learned (`tokenizer.chat`). A task is all
+that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
+
+A fast encoder is trusted only as far as it is checked: the beginnings of some documents are encoded with the
+reference too, for at most 3 % of the time, but always in the first batch of a process.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from candlewick.artifacts.manifest import FileEntry, canonical_json, file_sha256, replace_durable
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import field_of
+from candlewick.data.text.documents import BadText, Document, read
+from candlewick.data.text.pieces import Piece
+from candlewick.data.tokens.dataset import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
+from candlewick.data.tokens.holdout import split_of
+from candlewick.errors import DataError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
+from candlewick.tokenizer.encoder import Encoded, Encoder, ReferenceEncoder, batched, make_encoder
+
+_BATCH_CHARACTERS = 2 << 20
+_BATCH_DOCUMENTS = 1 << 15
+_CHECKED_CHARACTERS = 512
+_CHECKED_SHARE = 0.03
+_CHECKS_PER_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What becomes one shard per split. The key is the hash of all that decides its content."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+    text_bytes: int  # about
+    key: str
+    config: DataConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished task wrote; lies beside its shards so that they are not made twice."""
+
+    key: str
+    shards: tuple[Shard, ...]
+    files: tuple[FileEntry, ...]
+    bad_utf8: BadText
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where shards go and what their ids mean. `folder`/tokenizer/tokenizer.json is the tokenizer."""
+
+    folder: Path
+    vocab_size: int
+    delimiter_id: int
+    end_id: int | None = None
+
+
+class ShardMaker:
+    """Runs tasks one after another with one encoder.
+
+    Encoders keep a cache that grows with the text, so a process that makes shards is meant to end some time.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        tokenizer = Tokenizer.load(target.folder / "tokenizer")
+        tokenizer_json = tokenizer.encoder_json
+        self._tokenizer = tokenizer
+        self._encoder = make_encoder(tokenizer_json)
+        is_checked = not isinstance(self._encoder, ReferenceEncoder)
+        self._check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
+        self.backend = self._encoder.name
+        going_on = tokenizer.going_on_json
+        self._going_on = self._encoder if going_on is None else make_encoder(going_on)
+
+    @cached_property
+    def _chat(self) -> ChatTokens:
+        return ChatTokens(self._tokenizer)
+
+    def run(self, task: Task, on_bytes: Callable[[int], None] | None = None) -> Receipt:
+        """Write the shards of a task and return the receipt. Raises DataError for text that cannot be used."""
+        bad = BadText()
+        shards: list[Shard] = []
+        files: list[FileEntry] = []
+        chat = self._chat if task.config.format == "chat" else None
+        open_shards = {split: _OpenShard(self.target, split, chat) for split in SPLITS}
+        documents = _documents(task, bad)
+        for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
+            for split, own in open_shards.items():
+                if mine := [document for place, document in batch if place == split]:
+                    own.add(mine, *self._encode(mine, is_chat=chat is not None))
+                # a compressed file, of unknown length; of a chat the text is that of the answers alone
+                if max(own.text_bytes, own.tokens) > 2 * task.config.shard_text_bytes:
+                    own.write(task.index, shards, files)
+            if on_bytes:
+                on_bytes(sum(len(document.text) for _, document in batch))
+        for own in open_shards.values():
+            own.write(task.index, shards, files)
+        receipt = Receipt(task.key, tuple(shards), tuple(files), bad)
+        replace_durable(_receipt_path(self.target.folder, task), canonical_json(asdict(receipt)))
+        return receipt
+
+    def _encode(self, documents: list[Document], *, is_chat: bool) -> Encoded:
+        if self._check is not None:
+            self._check.run(documents)
+        if is_chat or self._going_on is self._encoder or all(document.begins for document in documents):
+            return self._encoder.encode([document.text for document in documents])
+        encoders = (self._encoder if document.begins else self._going_on for document in documents)
+        encoded = [own.encode([document.text]) for own, document in zip(encoders, documents, strict=True)]
+        return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])
+
+
+def read_receipt(folder: Path, task: Task) -> Receipt | None:
+    """Return the receipt of a task if it was finished before and its files are whole, else None."""
+    path = _receipt_path(folder, task)
+    try:
+        receipt = TypeAdapter(Receipt).validate_json(path.read_bytes())
+        is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
+    except (OSError, ValueError):
+        return None
+    return receipt if is_whole and receipt.key == task.key else None
+
+
+def receipt_entry(folder: Path, task: Task) -> FileEntry:
+    """Return the manifest entry of a task's receipt."""
+    path = _receipt_path(folder, task)
+    return FileEntry(f"shards/{path.name}", path.stat().st_size, file_sha256(path))
+
+
+def _receipt_path(folder: Path, task: Task) -> Path:
+    return folder / "shards" / f"{task.index:05d}.json"
+
+
+def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
+    """Yield the documents of a task with the split that each belongs to, in whole even if it has parts."""
+    config = task.config
+    for piece in task.pieces:
+        split: Split = piece.split or "train"
+        for document in read(piece, field_of(config), config.bad_utf8, bad):
+            if piece.split is None and document.begins:
+                split = split_of(document.text, config.validation_fraction, document.digest)
+            yield split, document
+
+
+@dataclass
+class _OpenShard:
+    """The tokens of a shard while it grows; in memory, as it is written at once with its hash."""
+
+    target: Target
+    split: Split
+    chat: ChatTokens | None
+    parts: list[Tokens] = field(default_factory=list[Tokens])
+    masks: list[NDArray[np.uint8]] = field(default_factory=list[NDArray[np.uint8]])
+    ends: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
+    tokens: int = 0
+    text_bytes: int = 0
+    max_id: int = 0
+    written: int = 0
+
+    def add(self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]) -> None:
+        """Append documents: `ids` of all of them, one after another, with the `lengths` of each."""
+        begins = np.fromiter((document.begins for document in documents), bool, len(documents))
+        ends = np.fromiter((document.ends for document in documents), bool, len(documents))
+        around = 0 if self.chat is None else 3  # <|im_start|> before a message, <|im_end|> and a line end after it
+        end_id = self.target.end_id
+        after = np.zeros_like(ends) if end_id is None else ends  # an end token after the text
+        stops = np.cumsum(lengths + begins + around + after)
+        firsts = stops - lengths - begins - around - after
+        special = {self.target.delimiter_id: firsts[begins]}
+        if end_id is not None:
+            special[end_id] = stops[after] - 1
+        if self.chat is not None:
+            special[self.chat.start_id] = firsts + begins
+            special |= {self.chat.end_id: stops - after - 2, self.chat.newline_id: stops - after - 1}
+        out = np.empty(stops[-1], token_dtype(self.target.vocab_size))
+        is_text = np.ones(out.size, bool)
+        for token, places in special.items():
+            out[places] = token
+            is_text[places] = False
+        out[is_text] = ids
+        self.max_id = max(self.max_id, int(ids.max(initial=0)), *special)
+        if self.max_id >= self.target.vocab_size:
+            raise DataError(f"the encoder gave id {self.max_id}, the tokenizer has {self.target.vocab_size} ids")
+        self.parts.append(out)
+        self.ends.append(self.tokens + stops[ends])
+        self.tokens += out.size
+        if self.chat is None:
+            self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
+        else:
+            self._mask(documents, out, stops - after - 2 - lengths, stops - after - 2)
+
+    def _mask(
+        self, documents: Sequence[Document], out: Tokens, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> None:
+        """Append which tokens are learned: of answers the contents, and the <|im_end|> where a text stops."""
+        assert self.chat is not None
+        mask = np.zeros(out.size, np.uint8)
+        for document, start, stop in zip(documents, starts.tolist(), stops.tolist(), strict=True):
+            if document.role == ANSWER:
+                mask[start + self.chat.header_tokens(out[start:stop], ANSWER) : stop + 1] = 1
+                self.text_bytes += _utf8_bytes(document.text) - len(message_text(ANSWER, ""))
+        self.masks.append(mask)
+
+    def write(self, number: int, shards: list[Shard], files: list[FileEntry]) -> None:
+        """Write what there is, append to the two lists, and start anew."""
+        if not self.tokens:
+            return
+        suffix = f"_{self.written:03d}" if self.written else ""  # sorts behind the first
+        ends = np.concatenate(self.ends).astype(np.uint64)
+        shard = Shard(
+            f"{self.split}-{number:05d}{suffix}",
+            self.split,
+            self.tokens,
+            ends.size,
+            self.text_bytes,
+            self.max_id,
+            None if self.chat is None else sum(int(mask.sum()) for mask in self.masks),
+        )
+        files += write_shard(self.target.folder, shard, self.parts, ends, self.masks)
+        shards.append(shard)
+        self.parts, self.masks, self.ends = [], [], []
+        self.tokens = self.text_bytes = self.max_id = 0
+        self.written += 1
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+class _SelfCheck:
+    """Compares an encoder with the reference on beginnings of documents, within a share of the time."""
+
+    def __init__(self, encoder: Encoder, tokenizer_json: bytes) -> None:
+        self._began = time.process_time()
+        self._encoder = encoder
+        self._reference = ReferenceEncoder(tokenizer_json)
+        self._spent = time.process_time() - self._began
+        self._is_first = True
+
+    def run(self, documents: list[Document]) -> None:
+        """Check as many of the documents as there is time for. Raises DataError if one is encoded otherwise."""
+        for document in documents[:: max(1, len(documents) // _CHECKS_PER_BATCH)]:
+            now = time.process_time()
+            if self._spent > _CHECKED_SHARE * (now - self._began) and not self._is_first:
+                return
+            self._is_first = False
+            beginning = [document.text[:_CHECKED_CHARACTERS]]
+            found, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
+            if not np.array_equal(found, expected):
+                raise DataError(
+                    f"{document.source}, document at {document.place}: encoder {self._encoder.name} gives other "
+                    f"ids than the reference for {beginning[0][:40]!r}",
+                    f"uninstall {self._encoder.name} to use the reference, and report it",
+                )
+            self._spent += time.process_time() - now

@@ -1,0 +1,130 @@
+"""What is held out for validation, decided per document: never by the layout of the work.
+
+    given      nothing of the training text is held out: there is a validation corpus, or none is wanted
+    hash       1,000 documents or more: a document is held out if its hash falls into the wanted share, so that
+               copies of a text are all on the same side, and added files move nothing
+    tails      fewer documents: the tails of files, cut after a newline, or whole rows at a file's end
+
+Tails follow the share as it accumulates over the files, and are at least `MIN_TAIL_BYTES` long: the last
+hundred bytes of each of many small files would be scored without any context.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from itertools import count
+from typing import Literal
+
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import count_documents
+from candlewick.data.text.pieces import Piece, SourceFile, character_cut
+from candlewick.data.tokens.dataset import Split
+
+Holdout = Literal["given", "hash", "tails"]
+
+MIN_HASHED_DOCUMENTS = 1000
+MIN_TAIL_BYTES = 2048
+
+
+def split_of(text: str, share: float, digest: str | None = None) -> Split:
+    """Return the split of a document by its digest, else by that of its length and its first 1,024 characters."""
+    head = f"{len(text)}\n{text[:1024]}".encode()
+    return split_of_hash(digest or hashlib.sha256(head).hexdigest(), share)
+
+
+def split_of_hash(sha256: str, share: float) -> Split:
+    """Return the split that a hash in hex stands for: validation for about `share` of all hashes."""
+    return "validation" if int(sha256[:16], 16) < share * 2.0**64 else "train"
+
+
+def choose(corpus: Corpus) -> Literal["hash", "tails"]:
+    """Return how validation is held out of a corpus that is alone."""
+    found = 0
+    for file in corpus.files:
+        dropped = len(corpus.dropped.get(file, ()))
+        found += count_documents(Piece(file), corpus.field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
+        if found >= MIN_HASHED_DOCUMENTS:
+            return "hash"
+    return "tails"
+
+
+def assign(corpus: Corpus, holdout: Holdout) -> Iterator[Piece]:
+    """Yield every file as pieces that belong to a split; for rows by hash that is decided while reading."""
+    if holdout == "tails":
+        yield from _hold_tails(corpus)
+        return
+    for file, sha256 in zip(corpus.files, corpus.hashes, strict=True):
+        if holdout == "given":
+            yield Piece(file, split="train")
+        elif file.kind == "text":
+            yield Piece(file, split=split_of_hash(sha256, corpus.config.validation_fraction))
+        else:
+            yield Piece(file)
+
+
+def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
+    share = corpus.config.validation_fraction
+    due_bytes, due_rows = 0.0, 0.0
+    last_text = next((file for file in reversed(corpus.files) if file.kind == "text"), None)
+    is_owing = True  # nothing is held out yet
+    for file in corpus.files:
+        cut = None
+        if file.kind == "text":
+            size = _text_bytes(file)
+            due_bytes += share * size
+            tail = min(math.ceil(due_bytes), size // 2)
+            if tail >= MIN_TAIL_BYTES or (tail and is_owing and file is last_text):
+                cut = _cut_near(file, size - tail)
+                due_bytes -= size - cut
+        else:
+            dropped = frozenset(corpus.dropped.get(file, ()))
+            rows = count_documents(Piece(file), corpus.field) - len(dropped)
+            due_rows += share * rows
+            held = min(math.ceil(due_rows), rows)
+            due_rows -= held
+            cut = row_offset(file, rows - held, dropped) if held else None
+        is_owing &= cut is None
+        yield from _divide(file, cut)
+
+
+def _text_bytes(file: SourceFile) -> int:
+    return file.bytes if file.compression is None else sum(len(block) for block in Piece(file).blocks())
+
+
+def _divide(file: SourceFile, cut: int | None) -> Iterator[Piece]:
+    """Before the cut is for training, after it for validation; None is the end of the file."""
+    if cut != 0:
+        yield Piece(file, 0, cut, split="train")
+    if cut is not None:
+        yield Piece(file, cut, None, split="validation")
+
+
+def _cut_near(file: SourceFile, target: int) -> int:
+    """Return the place after the newline that is nearest to a byte of a text, or the start of its character."""
+    low = max(0, target - MIN_TAIL_BYTES // 2)
+    window = b"".join(Piece(file, low, target + MIN_TAIL_BYTES // 2).blocks())
+    at = target - low
+    places = [window.rfind(b"\n", 0, at) + 1, window.find(b"\n", at) + 1]
+    good = [place for place in places if 0 < place < len(window)]
+    if not good:
+        return low + character_cut(window, at)
+    return low + min(good, key=lambda place: abs(place - at))
+
+
+def row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
+    """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
+    seen = -1
+    for offset in count() if file.kind == "parquet" else _offsets(file):
+        seen += offset not in dropped
+        if seen == row:
+            return offset
+    return None
+
+
+def _offsets(file: SourceFile) -> Iterator[int]:
+    """Yield where each line begins that is not blank."""
+    for offset, block in Piece(file).lines():
+        for line in block.split(b"\n"):
+            if line.strip():
+                yield offset
+            offset += len(line) + 1

@@ -1,0 +1,273 @@
+"""Text + tokenizer -> a token dataset: in parallel, restartable, and not again if it is up to date.
+
+    corpus --plan--> tasks --worker processes--> OUTPUT.partial/shards/ --manifest, rename--> OUTPUT/
+
+A task that finished leaves a receipt, so work that was stopped at any moment, `kill -9` included, goes on with
+the tasks that have none, and ends in the same dataset: its id depends on text, settings and tokenizer only, not
+on the number of workers, the encoder or the machine. One process at a time works on an output; a second one
+waits, and then finds it done.
+
+With `data.deduplicate` all text is read twice, first to find what stands there already (`data.tokens.duplicates`).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
+
+from candlewick.artifacts.build import Recipe, once, stoppable
+from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, publish
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import BadText
+from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.data.tokens.dataset import KIND, SPLITS, VERSION, Split, token_dtype
+from candlewick.data.tokens.duplicates import without_duplicates
+from candlewick.data.tokens.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
+from candlewick.data.tokens.holdout import Holdout
+from candlewick.data.tokens.plan import plan, settings_of, whole_documents
+from candlewick.data.tokens.stream import Stream, Streamed
+from candlewick.data.tokens.workers import count_cores, in_processes
+from candlewick.errors import ConfigError, DataError
+from candlewick.tokenizer.artifact import provenance
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.encoder import ReferenceEncoder
+from candlewick.tokenizer.special import DELIMITER
+
+Progress = Callable[[int, int], None]  # bytes of text done and in all, about
+Named = Path | Tokenizer  # a tokenizer, or the folder of one
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is to be encoded: either side may be missing, and with what."""
+
+    train: Corpus | SourceFiles | None
+    validation: Corpus | SourceFiles | None
+    tokenizer: Tokenizer
+    config: DataConfig
+    hold_out: bool
+
+    @classmethod
+    def of(cls, config: DataConfig, tokenizer: Named, *, hold_out: bool = True) -> Self:
+        """Open the text of a config; see `prepare`."""
+        loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
+        train, validation = config.train_shards, config.validation_shards
+        return cls(
+            None if validation and not train else open_text(train, config),
+            open_text(validation, config, "validation") if validation else None,
+            loaded.with_chat_tokens() if config.format == "chat" else loaded,
+            config,
+            hold_out,
+        )
+
+    @property
+    def workers(self) -> int:
+        """Processes to encode it in."""
+        return self.config.num_workers or count_cores()
+
+    def recipe(self) -> Recipe:
+        """Return what the dataset is made from."""
+        inputs = {
+            "corpus": None if self.train is None else self.train.fingerprint,
+            "tokenizer": self.tokenizer.sha256,
+            "validation_corpus": None if self.validation is None else self.validation.fingerprint,
+        }
+        settings = settings_of(self.config, hold_out=self.hold_out)
+        if isinstance(self.train, SourceFiles):
+            settings |= self.config.model_dump(include={"max_tokens", "max_documents"})
+        return Recipe(KIND, inputs, settings | self.convention, VERSION)
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """Return what stands around a document, where that is not our own delimiter alone."""
+        own = self.tokenizer
+        is_ours = own.end_id is None and own.delimiter == DELIMITER
+        return {} if is_ours else {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether any of it comes from the Hub. Raises ConfigError for settings that need all text at once."""
+        if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
+            return False
+        if self.config.deduplicate:
+            raise ConfigError(
+                "data.deduplicate reads all text twice, text of the Hub is read once",
+                "write it to this disk with `candlewick data shard` first",
+            )
+        return True
+
+    def deduplicated(self, side: Corpus | SourceFiles | None) -> Corpus | None:
+        """Return a side of this disk without its duplicates, if that is wanted."""
+        assert not isinstance(side, SourceFiles), "text of the Hub is streamed"
+        if side is None or not side.config.deduplicate:
+            return side
+        return without_duplicates(side, whole_documents(side), self.workers)
+
+
+def prepare(
+    config: DataConfig, tokenizer: Named, output: Path, *, hold_out: bool = True, progress: Progress | None = None
+) -> tuple[Manifest, bool]:
+    """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
+
+    `tokenizer` is one, or the folder of one; for chats it gets what it lacks. Without training text all is for
+    validation, without `hold_out` all is for training. Raises DataError for text of no use, ArtifactError
+    if something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
+    """
+    text = Text.of(config, tokenizer, hold_out=hold_out)
+    recipe = text.recipe()
+
+    def make(folder: Path) -> Manifest:
+        with stoppable(folder):
+            files, details, backend = _encode(text, folder, progress)
+        _require_text(text, details)
+        _sweep(folder, files)
+        made = provenance(encoder=backend, workers=text.workers)
+        manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
+        return publish(folder, output, manifest)
+
+    return once(output, recipe, make, hashes=False)
+
+
+def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[FileEntry], dict[str, Any], str]:
+    """Write the dataset's files; return them, the manifest's details and the name of the encoder."""
+    for name in ("shards", "tokenizer"):
+        (folder / name).mkdir(exist_ok=True)
+    written = text.tokenizer.write(folder / "tokenizer")
+    files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
+    own, convention = text.tokenizer, text.convention
+    identity = json_sha256([own.sha256, convention]) if convention else own.sha256
+    target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
+    duplicates = 0
+    if text.is_streamed:
+        holdout, tasks, receipts, backend = _stream(text, target, identity, progress)
+    else:
+        train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
+        holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
+        receipts, backend = _run(tasks, target, text.workers, progress)
+        duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
+    for task, receipt in zip(tasks, receipts, strict=True):
+        files += [*receipt.files, receipt_entry(folder, task)]
+    details = _details(target, holdout, receipts, duplicates)
+    details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
+    if own.roles.end is not None:
+        details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
+    return files, details, backend
+
+
+def _stream(
+    text: Text, target: Target, identity: str, progress: Progress | None
+) -> tuple[Holdout, list[Task], list[Receipt], str]:
+    """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
+    backend = ""
+
+    def run(tasks: Sequence[Task]) -> list[Receipt]:
+        nonlocal backend
+        receipts, backend = _run(tasks, target, text.workers, None)
+        return receipts
+
+    done, holds_out = Streamed(), text.hold_out and text.validation is None
+    sides: dict[Split, Corpus | SourceFiles | None] = {"train": text.train, "validation": text.validation}
+    for side, files in sides.items():
+        if files is not None:
+            opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
+            stream = Stream(opened, target.folder, identity, hold_out=holds_out, run=run)
+            stream.prepare(side, done, 2 * text.workers, progress)
+    return ("hash" if holds_out else "given"), done.tasks, done.receipts, backend
+
+
+def _run(
+    tasks: Sequence[Task], target: Target, workers: int, progress: Progress | None
+) -> tuple[list[Receipt], str]:
+    """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
+    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
+    if receipts:
+        _log.info("%d of %d tasks were finished before", len(receipts), len(tasks))
+    todo = [task for task in tasks if task.index not in receipts]
+    total = sum(task.text_bytes for task in tasks)
+    done = total - sum(task.text_bytes for task in todo)
+    backend = "none: all shards were there"
+
+    def report(text_bytes: int) -> None:
+        nonlocal done
+        done += text_bytes
+        if progress:
+            progress(min(done, total), total)
+
+    report(0)
+    if len(todo) == 1:  # a process would take longer to start than most such tasks to run
+        maker = ShardMaker(target)
+        receipts[todo[0].index] = maker.run(todo[0], report)
+        backend = maker.backend
+    else:
+        for number, (receipt, backend) in in_processes(partial(_work, target), todo, workers):  # noqa: B007
+            receipts[todo[number].index] = receipt
+            report(todo[number].text_bytes)
+        if backend == ReferenceEncoder.name:
+            _log.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
+    return [receipts[task.index] for task in tasks], backend
+
+
+def _work(target: Target, task: Task) -> tuple[Receipt, str]:
+    maker = _maker(target)
+    return maker.run(task), maker.backend
+
+
+@lru_cache(maxsize=1)
+def _maker(target: Target) -> ShardMaker:
+    return ShardMaker(target)
+
+
+def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:
+    shards = [shard for receipt in receipts for shard in receipt.shards]
+    bad = BadText()
+    for receipt in receipts:
+        bad.merge(receipt.bad_utf8)
+    if bad.unanswered:
+        _log.warning("%d conversations without an answer are left out", bad.unanswered)
+    if bad.documents:
+        _log.warning(
+            "%d bad UTF-8 sequences in %d documents, the first: %s", bad.sequences, bad.documents, bad.examples[0]
+        )
+    counted = ("tokens", "documents", "text_bytes")
+    splits = {
+        split: {name: sum(getattr(shard, name) for shard in shards if shard.split == split) for name in counted}
+        for split in SPLITS
+    }
+    return {
+        "dtype": token_dtype(target.vocab_size).str,
+        "vocab_size": target.vocab_size,
+        "specials_in_text": "plain",
+        "holdout": holdout,
+        "bad_utf8": {"documents": bad.documents, "sequences": bad.sequences, "examples": bad.examples},
+        "left_out": {"duplicates": duplicates, "unanswered": bad.unanswered},
+        "splits": splits,
+        "shards": [asdict(shard) for shard in shards],
+    }
+
+
+def _require_text(text: Text, details: dict[str, Any]) -> None:
+    config = text.config
+    if text.train is not None and not details["splits"]["train"]["text_bytes"]:
+        raise DataError(
+            f"no training text came out of {', '.join(config.train_shards)[:200]}",
+            "give more text, or text that is not empty or left out",
+        )
+    is_wanted = text.validation is not None or text.hold_out
+    if is_wanted and not details["splits"]["validation"]["text_bytes"]:
+        raise DataError(
+            f"no validation text came out of {', '.join(config.validation_shards or config.train_shards)[:200]}",
+            "give more text, raise data.validation_fraction, or set data.validation_shards",
+        )
+
+
+def _sweep(partial: Path, files: Sequence[FileEntry]) -> None:
+    """Remove what runs with other settings, or killed ones, left behind."""
+    known = {partial / entry.name for entry in files}
+    for path in partial.rglob("*"):
+        if path.is_file() and path not in known:
+            path.unlink()

@@ -1,1 +1,0 @@
-"""The whole path as stages that are skipped when up to date."""

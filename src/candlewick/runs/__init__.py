@@ -1,0 +1,1 @@
+"""Whole runs: prepared, trained, evaluated, sampled."""

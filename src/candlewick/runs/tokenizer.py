@@ -1,0 +1,148 @@
+"""The tokenizer stage: a corpus and the tokenizer's settings -> a tokenizer artifact, unless it is there already.
+
+The corpus is read twice: to count it, so that the training text can be taken evenly from all of it, and to train.
+Of a hundred pieces (a document, or a part of a long one: at most 64 KiB and a hundredth of the corpus) one is kept
+out of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
+"""
+
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+
+from candlewick.artifacts.build import Recipe, once
+from candlewick.artifacts.manifest import Manifest
+from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import Document
+from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.errors import ConfigError
+from candlewick.terminal import ProgressCallback
+from candlewick.tokenizer.artifact import KIND, write_artifact
+from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
+
+_EVERY = 100
+_MAX_HELDOUT = 200
+_MAX_HELDOUT_BYTES = 2_000_000
+_MIN_PIECE_CHARS = 1 << 10
+
+
+def make_tokenizer(
+    corpus_uris: Sequence[str],
+    data_config: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    output: Path,
+    *,
+    progress: ProgressCallback | None = None,
+) -> tuple[Manifest, bool]:
+    """Return the tokenizer artifact at `output`, and whether it was there; else train it on the corpus.
+
+    `progress` is called with bytes read and bytes to read; they are equal when the merging begins. Raises
+    DataError for a corpus that cannot be read, ConfigError if the settings name a finished tokenizer,
+    ArtifactError if something else is at `output`.
+    """
+    for name in ("tokenizer_json", "vocab"):
+        if (finished := getattr(tokenizer_config, name)) is not None:
+            raise ConfigError(
+                f"tokenizer.{name}={finished} is a finished tokenizer",
+                f"use it, or set tokenizer.{name} to null to train one",
+            )
+    text = training_text_of(corpus_uris, data_config, tokenizer_config)
+    recipe = recipe_of(text, tokenizer_config)
+
+    def make(partial: Path) -> Manifest:
+        with _at_hand(text, partial / "fetched") as corpus:
+            return _make(corpus, tokenizer_config, recipe, output, progress)
+
+    return once(output, recipe, make)
+
+
+def training_text_of(
+    uris: Sequence[str], data_config: DataConfig, tokenizer_config: TokenizerConfig
+) -> Corpus | SourceFiles:
+    """Return what a tokenizer is trained on: all of the text; of the Hub the first files that are enough of it."""
+    text = open_text(uris, data_config)
+    if isinstance(text, Corpus):
+        return text
+    before = accumulate((file.bytes for file in text.files), initial=0)
+    enough = [
+        file for file, size in zip(text.files, before, strict=False) if size < tokenizer_config.max_train_bytes
+    ]
+    return SourceFiles(tuple(enough), data_config)
+
+
+@contextmanager
+def _at_hand(text: Corpus | SourceFiles, folder: Path) -> Generator[Corpus]:
+    """Yield the text with all of its files on this disk; what was fetched goes afterwards."""
+    if isinstance(text, Corpus):
+        yield text
+        return
+    try:
+        yield text.fetch(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(
+    corpus: Corpus, config: TokenizerConfig, recipe: Recipe, output: Path, progress: ProgressCallback | None
+) -> Manifest:
+    num_documents, num_bytes = _count(corpus, config.max_train_lines)
+    every = max(_EVERY, num_documents // _MAX_HELDOUT, num_bytes // _MAX_HELDOUT_BYTES)
+    heldout: list[str] = []
+    limit = min(num_bytes, config.max_train_bytes)
+    tokenizer, report = train_tokenizer(
+        _hold_out(_pieces(corpus, num_bytes, config.max_train_lines), every, heldout),
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        max_train_bytes=config.max_train_bytes,
+        total_bytes=num_bytes,
+        progress=None if progress is None else lambda done: progress(min(done, limit), limit),
+    )
+    return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
+
+
+def recipe_of(corpus: Corpus | SourceFiles, config: TokenizerConfig) -> Recipe:
+    """Return what decides the result: the text, how it is read, and the settings."""
+    reading = {"documents", "text_field", "bad_utf8"}
+    if corpus.config.format == "chat":
+        reading = {"format", "messages_field", "bad_utf8"}
+    read = corpus.config.model_dump(mode="json", include=reading)
+    others = {"tokenizer_json", "vocab", "merges", "special_tokens"}
+    others |= {"max_train_lines"} if config.max_train_lines is None else set()
+    training = config.model_dump(mode="json", exclude=others)
+    return Recipe(KIND, {"corpus": corpus.fingerprint}, {"pattern": PATTERN, **read, **training})
+
+
+def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:
+    """Yield the first documents of a corpus, each with all its parts; None: all."""
+    begun = 0
+    for document in corpus.documents():
+        begun += document.begins
+        if limit is not None and begun > limit:
+            return
+        yield document
+
+
+def _count(corpus: Corpus, limit: int | None) -> tuple[int, int]:
+    """Count documents and bytes of text."""
+    documents = size = 0
+    for document in first_documents(corpus, limit):
+        documents += document.begins
+        size += len(document.text) if document.text.isascii() else len(document.text.encode())
+    return documents, size
+
+
+def _pieces(corpus: Corpus, num_bytes: int, limit: int | None) -> Iterator[str]:
+    length = min(max(num_bytes // _EVERY, _MIN_PIECE_CHARS), PIECE_CHARS)
+    for document in first_documents(corpus, limit):
+        yield from split_text(document.text, length)
+
+
+def _hold_out(pieces: Iterator[str], every: int, heldout: list[str]) -> Iterator[str]:
+    """Pass pieces on, but for one of so many, which goes into `heldout`."""
+    for number, piece in enumerate(pieces):
+        if number % every == every // 2:
+            heldout.append(piece)
+        else:
+            yield piece

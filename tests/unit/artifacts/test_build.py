@@ -1,0 +1,80 @@
+import threading
+
+import pytest
+
+from candlewick.artifacts.build import Recipe, alone, find
+from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
+
+RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
+
+
+@pytest.fixture
+def thing(tmp_path):
+    folder = tmp_path / "thing"
+    with staging(folder) as aside:
+        files = (write_durable(aside / "x", b"1"),)
+        manifest = publish(aside, folder, Manifest(RECIPE.kind, 1, RECIPE.inputs, RECIPE.config, files))
+    return folder, manifest
+
+
+def test_it_is_found_while_the_recipe_is_the_same(thing):
+    folder, manifest = thing
+    assert find(folder, RECIPE) == manifest
+    for other in (
+        Recipe("other", RECIPE.inputs, RECIPE.config),
+        Recipe("thing", {"tokens": "b" * 64}, RECIPE.config),
+        Recipe("thing", RECIPE.inputs, {"seed": 2}),
+        Recipe("thing", RECIPE.inputs, RECIPE.config, version=2),
+    ):
+        assert find(folder, other) is None
+    assert find(folder.parent, RECIPE) is None
+
+
+def test_damage_is_found_and_told(thing, caplog):
+    folder, manifest = thing
+    (folder / "x").write_bytes(b"2")
+    assert find(folder, RECIPE, hashes=False) == manifest
+    assert find(folder, RECIPE) is None
+    assert "x has sha256" in caplog.text
+    assert "it is made again" in caplog.text
+
+
+def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path):
+    order: list[str] = []
+    entered = threading.Event()
+
+    def second() -> None:
+        with alone(tmp_path / "out") as partial:
+            order.append("second")
+            assert partial.is_dir()
+
+    with alone(tmp_path / "out") as partial:
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        entered.wait(0.1)
+        partial.rename(tmp_path / "out")  # published: the lock went with the folder
+        order.append("first")
+    waiting.join(20)
+    assert order == ["first", "second"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_what_can_be_gone_on_with_stays(tmp_path):
+    with pytest.raises(KeyboardInterrupt), alone(tmp_path / "out") as partial:
+        (partial / "shard").write_bytes(b"1")
+        raise KeyboardInterrupt
+    with alone(tmp_path / "out") as partial:
+        assert (partial / "shard").read_bytes() == b"1"
+
+
+def test_what_a_kill_left_is_swept_and_nothing_else(thing):
+    folder, _ = thing
+    names = [".old-thing-0123abcd", ".tmp-thing-0123abcd", ".old-thing-2-0123abcd"]
+    paths = [folder.parent / name for name in names]
+    for path in paths:
+        path.mkdir()
+    assert find(folder, RECIPE) is not None
+    assert [path.exists() for path in paths] == [False, True, True]  # somebody may be writing .tmp
+    with alone(folder):
+        pass
+    assert [path.exists() for path in paths] == [False, False, True]

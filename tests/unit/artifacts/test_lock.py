@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from candlewick.artifacts.lock import run_lock
+from candlewick.errors import CheckpointError
+
+
+def test_a_second_holder_is_told_who_holds_it(tmp_path):
+    said = rf"in use by .*{os.getpid()}"
+    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
+        pass
+    with run_lock(tmp_path / "run"):
+        pass
+
+
+HOLD = """
+import pathlib, signal, sys
+from candlewick.artifacts.lock import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(CheckpointError, match=str(process.pid)), run_lock(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with run_lock(tmp_path):
+        pass

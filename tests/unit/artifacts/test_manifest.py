@@ -1,0 +1,291 @@
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.artifacts import manifest as artifacts
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    file_sha256,
+    json_sha256,
+    publish,
+    read_manifest,
+    replace_durable,
+    require_replaceable,
+    staging,
+    verify,
+    write_durable,
+)
+from candlewick.errors import ArtifactError
+
+SHA = "0" * 64
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 60), 1 << 60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+json_objects = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), json_values, max_size=3)
+
+
+def make(folder: Path, **changes) -> Manifest:
+    """An artifact with two files, one of them in a subfolder."""
+    with staging(folder) as aside:
+        (aside / "sub").mkdir()
+        files = (
+            write_durable(aside / "a.bin", b"abc"),
+            write_durable(aside / "sub" / "b.bin", [b"de", b"", b"f"], "sub/b.bin"),
+        )
+        manifest = Manifest("demo", 1, {"corpus": "x"}, {"k": 1}, files, {"count": 2}, {"host": "h"})
+        return publish(aside, folder, replace(manifest, **changes))
+
+
+def edit(folder: Path, change) -> None:
+    """Rewrite the manifest with something changed."""
+    path = folder / MANIFEST
+    fields = json.loads(path.read_bytes())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def test_equal_values_have_equal_bytes():
+    assert canonical_json({"b": 1, "a": "é"}) == canonical_json({"a": "é", "b": 1}) == '{"a":"é","b":1}'.encode()
+
+
+def test_numbers_that_are_not_finite_have_no_hash():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_sha256({"a": float("nan")})
+
+
+def test_written_files_are_described_as_they_are(tmp_path):
+    entry = write_durable(tmp_path / "f", [b"ab", b"c"], "sub/f")
+    assert entry == FileEntry("sub/f", 3, hashlib.sha256(b"abc").hexdigest())
+    assert file_sha256(tmp_path / "f") == entry.sha256
+    assert write_durable(tmp_path / "g", b"abc").name == "g"
+
+
+def test_replacing_a_file_leaves_nothing_else(tmp_path):
+    for content in (b"one", b"two"):
+        entry = replace_durable(tmp_path / "state.json", content)
+        assert (tmp_path / "state.json").read_bytes() == content
+        assert entry.name == "state.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_an_artifact_reads_back_as_it_was_written(tmp_path):
+    made = make(tmp_path / "x")
+    found = read_manifest(tmp_path / "x", "demo", 1)
+    assert found == made
+    assert found.id == made.id
+    verify(tmp_path / "x", found)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@settings(deadline=None)
+@given(inputs=json_objects, config=json_objects, details=json_objects)
+def test_any_manifest_reads_back_with_the_same_id(tmp_path_factory, inputs, config, details):
+    folder = tmp_path_factory.mktemp("manifest") / "x"
+    made = make(folder, inputs=inputs, config=config, details=details)
+    assert read_manifest(folder).id == made.id
+
+
+def test_the_id_covers_everything_but_the_provenance(tmp_path):
+    made = make(tmp_path / "x")
+    assert replace(made, provenance={"host": "other"}).id == made.id
+    others = [
+        replace(made, kind="other"),
+        replace(made, version=2),
+        replace(made, inputs={}),
+        replace(made, config={}),
+        replace(made, details={}),
+        replace(made, files=made.files[:1]),
+    ]
+    assert len({made.id, *(other.id for other in others)}) == 1 + len(others)
+
+
+def test_a_file_is_found_by_name(tmp_path):
+    made = make(tmp_path / "x")
+    assert made.file("sub/b.bin").bytes == 3
+    with pytest.raises(ArtifactError, match="this demo has no file named 'c.bin'"):
+        made.file("c.bin")
+
+
+def test_publishing_replaces_an_artifact(tmp_path):
+    make(tmp_path / "x", details={"count": 1})
+    made = make(tmp_path / "x", details={"count": 2})
+    assert read_manifest(tmp_path / "x") == made
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_publishing_fills_an_empty_folder(tmp_path):
+    (tmp_path / "x").mkdir()
+    make(tmp_path / "x")
+    assert read_manifest(tmp_path / "x").kind == "demo"
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
+    target = tmp_path / "x"
+    if is_file:
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "mine.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="is not replaced by the new thing.*--output"):
+        require_replaceable(target, "thing")
+    with pytest.raises(ArtifactError):
+        make(target)
+    assert (target if is_file else target / "mine.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_free_place_is_replaceable(tmp_path):
+    require_replaceable(tmp_path / "nothing here", "thing")
+    (tmp_path / "empty").mkdir()
+    require_replaceable(tmp_path / "empty", "thing")
+
+
+def test_only_an_older_one_of_the_same_kind_is_replaced(tmp_path):
+    make(tmp_path / "x")
+    require_replaceable(tmp_path / "x", read_manifest(tmp_path / "x").kind)
+    with pytest.raises(ArtifactError, match="so it is not replaced by the new tokenizer"):
+        require_replaceable(tmp_path / "x", "tokenizer")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(ArtifactError, match="folder of something else"):
+        require_replaceable(tmp_path / "web", "tokenizer")
+
+
+def test_a_failed_block_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), staging(tmp_path / "deep" / "x") as aside:
+        (aside / "half").write_text("half")
+        raise KeyError
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_every_byte_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
+    """Files, the manifest, the folders, the rename, the parent: in this order."""
+    log: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def logged_fsync(descriptor):
+        log.append(Path(f"/proc/self/fd/{descriptor}").readlink().name.partition("-")[0])
+        fsync(descriptor)
+
+    def logged_rename(self, target):
+        log.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(artifacts.os, "fsync", logged_fsync)
+    monkeypatch.setattr(Path, "rename", logged_rename)
+    make(tmp_path / "x")
+    assert log[:3] == ["a.bin", "b.bin", MANIFEST]
+    assert sorted(log[3:5]) == [".tmp", "sub"]
+    assert log[5:] == ["rename to x", tmp_path.name.partition("-")[0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.pop("details"), "keys"),
+        (lambda f: f.update(extra=1), "keys"),
+        (lambda f: f.update(kind=3), "wrong type"),
+        (lambda f: f.update(version="1"), "wrong type"),
+        (lambda f: f.update(files={}), "`files` is not a list"),
+        (lambda f: f.update(inputs=[]), "must be objects"),
+        (lambda f: f["files"].append("a"), "bad file entry"),
+        (lambda f: f["files"][0].update(size=3), "bad file entry"),
+        (lambda f: f["files"][0].update(bytes=-1), "unsafe file entry"),
+        (lambda f: f["files"][0].update(sha256="0" * 63), "unsafe file entry"),
+        *[
+            (lambda f, name=name: f["files"][0].update(name=name), "unsafe file entry")
+            for name in (
+                "../a",
+                "/etc/passwd",
+                "a/../b",
+                "C:\\a",
+                "",
+                ".hidden",
+                "a/b/c",
+                "a\0b",
+                "a\n",
+                "é",
+                "a/",
+            )
+        ],
+    ],
+)
+def test_a_manifest_that_could_do_harm_is_refused(tmp_path, change, said):
+    make(tmp_path / "x")
+    edit(tmp_path / "x", change)
+    with pytest.raises(ArtifactError, match=said) as caught:
+        read_manifest(tmp_path / "x")
+    assert str(tmp_path / "x" / MANIFEST) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"(not valid JSON|not an artifact manifest).*make it again"):
+        read_manifest(tmp_path)
+
+
+def test_a_huge_manifest_is_not_read(tmp_path, monkeypatch):
+    make(tmp_path / "x")
+    monkeypatch.setattr(artifacts, "_MAX_MANIFEST_BYTES", 10)
+    with pytest.raises(ArtifactError, match="larger than 10 bytes"):
+        read_manifest(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", [None, "tokenizer"])
+def test_a_folder_without_manifest_is_not_finished(tmp_path, kind):
+    with pytest.raises(ArtifactError, match=f"it is not a finished {kind or 'artifact'}"):
+        read_manifest(tmp_path, kind)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match="has no manifest.json"):
+        read_manifest(tmp_path / "file", kind)
+
+
+def test_another_kind_or_version_is_refused_with_both_values(tmp_path):
+    make(tmp_path / "x")
+    with pytest.raises(ArtifactError, match="is a 'demo' artifact, expected 'tokens'"):
+        read_manifest(tmp_path / "x", "tokens")
+    with pytest.raises(ArtifactError, match="format version 1, this program reads 2"):
+        read_manifest(tmp_path / "x", version=2)
+
+
+def test_a_missing_truncated_or_changed_file_is_named(tmp_path):
+    manifest = make(tmp_path / "x")
+    path = tmp_path / "x" / "a.bin"
+    path.write_bytes(b"abd")
+    verify(tmp_path / "x", manifest, hashes=False)
+    with pytest.raises(ArtifactError, match=r"a\.bin has sha256 \w{12}, its manifest says \w{12}"):
+        verify(tmp_path / "x", manifest)
+    path.write_bytes(b"ab")
+    with pytest.raises(ArtifactError, match=r"a\.bin has 2 bytes, its manifest says 3"):
+        verify(tmp_path / "x", manifest, hashes=False)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"a\.bin is missing"):
+        verify(tmp_path / "x", manifest)
+
+
+def test_a_link_does_not_stand_for_a_file(tmp_path):
+    manifest = make(tmp_path / "x")
+    (tmp_path / "other").write_bytes(b"abc")
+    (tmp_path / "x" / "a.bin").unlink()
+    (tmp_path / "x" / "a.bin").symlink_to(tmp_path / "other")
+    with pytest.raises(ArtifactError, match=r"a\.bin is missing"):
+        verify(tmp_path / "x", manifest)

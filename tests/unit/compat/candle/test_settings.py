@@ -1,0 +1,226 @@
+"""Reading the seed's keys: names, meanings, batch sizes, and what cannot be read."""
+
+import json
+
+import pytest
+
+from candlewick.compat.candle.settings import Batches, explain_width, translate
+from candlewick.config.load import load_config
+from candlewick.errors import ConfigError
+from candlewick.model.flops import model_size
+
+
+@pytest.fixture
+def notes():
+    return []
+
+
+@pytest.fixture
+def load(tmp_path, notes):
+    def load(text, *overrides):
+        (tmp_path / "old.yaml").write_text(text)
+        return load_config(tmp_path / "old.yaml", overrides, notes.append)
+
+    return load
+
+
+def read(data, notes):
+    problems, batches = [], Batches()
+    tree = batches.settle({"data": data}, {"data": data}, lambda key, what: problems.append((key, what)))
+    batches.tell(tree, notes.append)
+    return tree["data"], problems
+
+
+@pytest.mark.parametrize(
+    ("batch", "passes", "rows", "micro"),
+    [(8, 1, 8, 8), (64, 16, 64, 4), (48, 48, 48, 1), (2, 32, 64, 2), (1, 256, 256, 1), (10, 4, 40, 10)],
+)
+def test_a_batch_is_global_if_its_passes_divide_it(batch, passes, rows, micro, notes):
+    data, problems = read({"batch_size": batch, "gradient_accumulation_steps": passes}, notes)
+    assert data == {"global_batch_size": rows, "micro_batch_size": micro}
+    assert not problems
+    assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[0]
+
+
+def test_what_is_given_in_our_words_stays(notes):
+    assert read({"batch_size": 64, "gradient_accumulation_steps": 16, "micro_batch_size": 8}, notes)[0] == {
+        "micro_batch_size": 8,
+        "global_batch_size": 64,
+    }
+    assert read({"batch_size": 64, "global_batch_tokens": 4096}, notes)[0] == {
+        "micro_batch_size": 64,
+        "global_batch_tokens": 4096,
+    }
+    assert read({"gradient_accumulation_steps": 4}, notes)[0] == {"micro_batch_size": 2, "global_batch_size": 8}
+    assert read({"micro_batch_size": 3}, notes)[0] == {"micro_batch_size": 3}
+
+
+@pytest.mark.parametrize("size", [0, -1, "8", 1.5, True])
+def test_a_size_that_is_none_is_named(size, load):
+    with pytest.raises(ConfigError, match=r"data\.batch_size: should be a whole number, at least 1"):
+        load(f"data: {{batch_size: {'text' if size == '8' else str(size).lower()}}}")
+
+
+def test_what_a_file_leaves_out_has_the_seeds_meaning(load, notes):
+    config = load("data: {batch_size: 4}\nmodel: {hidden_size: 64, num_attention_heads: 2}\n")
+    optimizer = config.optimizer
+    assert (optimizer.algorithm, optimizer.decay, optimizer.max_grad_norm) == ("adam_w", "all", None)
+    assert (optimizer.weight_decay, optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (0.0, 0.9, 0.95, 1e-8)
+    assert (config.model.num_layers, config.model.intermediate_size) == (32, 256)
+    assert (config.scheduler.strategy, config.scheduler.warmup_steps) == ("constant", 0)
+    assert config.data.documents == "line"
+    assert (config.runtime.evaluation.every_n_steps, config.runtime.evaluation.best) == (None, None)
+    assert (config.runtime.checkpoint.max_keep, config.runtime.log_every_n_steps) == (None, 100)
+    assert "is read as a configuration of the seed" in notes[0]
+
+
+def test_an_override_alone_changes_no_meaning(notes):
+    config = load_config("local", ["data.batch_size=8", "data.gradient_accumulation_steps=2"], notes.append)
+    assert config.optimizer.decay == "matrices"
+    assert (config.data.global_batch_size, config.data.micro_batch_size) == (8, 4)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "micro"),
+    [
+        (["data.batch_size=4"], 4, 4),
+        (["data.batch_size=4", "data.gradient_accumulation_steps=2"], 4, 2),
+        (["data.gradient_accumulation_steps=4"], 16, 4),
+        (["data.batch_size=4", "data.global_batch_size=8"], 8, 4),
+        (["data.global_batch_tokens=9999", "data.batch_size=6"], 6, 6),
+    ],
+)
+def test_sizes_of_the_seed_over_those_of_a_profile(overrides, rows, micro, notes):
+    data = load_config("orchestrate", overrides, notes.append).data  # 16 rows in one pass
+    assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
+    assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[-1]
+
+
+def test_a_file_that_extends_another_is_ours(tmp_path, notes):
+    (tmp_path / "own.yaml").write_text("extends: m3_medium\ndata: {batch_size: 4}\n")
+    config = load_config(tmp_path / "own.yaml", (), notes.append)
+    assert (config.model.hidden_size, config.optimizer.algorithm) == (384, "muon")
+    assert (config.data.global_batch_size, config.data.micro_batch_size) == (4, 4)
+
+
+def test_what_the_seed_wrote_for_nothing_is_nothing(load):
+    text = """
+model: {hidden_size: 64, num_attention_heads: 2, num_key_value_heads: null, rope_theta: null, rope_mode: null}
+data: {batch_size: 4, shuffle_buffer_size: null}
+scheduler: {strategy: polynomial, min_lr: null, max_lr: null, total_steps: 5, total_epochs: null}
+runtime: {checkpoint: null, evaluation: null, logging: {tensorboard: null}}
+"""
+    config = load(text)
+    assert config.optimizer.learning_rate == 3e-4
+    assert (config.model.num_key_value_heads, config.model.rope_theta) == (2, 10_000.0)
+    assert config.runtime.evaluation.every_n_steps is None
+
+
+def test_what_the_seed_ignored_is_left_out_and_told(load, notes):
+    config = load("data: {batch_size: 4}\nscheduler: {min_lr: 1e-5, total_steps: 5, total_epochs: 2}\n")
+    assert (config.scheduler.min_lr, config.scheduler.total_steps, config.scheduler.total_epochs) == (0.0, 5, None)
+    assert "scheduler.min_lr is left out: a constant rate does not fall" in notes
+    assert "scheduler.total_epochs is left out: the run ends by scheduler.total_steps" in notes
+
+
+def test_a_power_that_was_called_max_lr_is_told(load, notes):
+    load("data: {batch_size: 4}\nscheduler: {strategy: polynomial, max_lr: 0.5}\n")
+    assert any("max_lr=0.5 is read as optimizer.learning_rate (the power of polynomial" in note for note in notes)
+
+
+def test_any_file_can_be_taken_for_one_of_the_seed(tmp_path, notes):
+    (tmp_path / "bare.yaml").write_text("optimizer: {learning_rate: 1e-4}\n")
+    assert load_config(tmp_path / "bare.yaml").optimizer.algorithm == "muon"
+    assert load_config(tmp_path / "bare.yaml", (), notes.append, as_seed=True).optimizer.algorithm == "adam_w"
+
+
+def test_words_of_overrides_may_be_capital():
+    config = load_config("local", ["runtime.logging.enable_stdout=FALSE", "model.vocab_size=Null"])
+    assert (config.runtime.logging.enable_stdout, config.model.vocab_size) == (False, None)
+
+
+def test_a_later_word_wins_over_an_earlier_one(load):
+    text = "data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2}\n"
+    assert load(text, "data.batch_size=16").data.global_batch_size == 16
+    assert load(text, "data.micro_batch_size=2").data.micro_batch_size == 2
+    assert load(text, "scheduler.max_lr=0.5").optimizer.learning_rate == 0.5
+    assert load(text, "model.rope_mode=pre-applied").model.rope_mode == "preapply"
+    start = load(text, "training.checkpoint_dir=/x").runtime.checkpoint.init_from
+    assert start == "/x"
+
+
+def test_the_folder_of_weights_has_its_old_name(load, tmp_path):
+    config = load("training: {checkpoint_dir: weights}\ndata: {batch_size: 8}\n")
+    assert config.runtime.checkpoint.init_from == str(tmp_path / "weights")
+    with pytest.raises(ConfigError, match=r"training: unknown key|training\.other"):
+        load("training: {checkpoint_dir: weights, other: 1}\n")
+
+
+def test_two_peaks_are_one_too_many(load):
+    with pytest.raises(ConfigError, match=r"is 0\.1, and scheduler\.max_lr is 2: keep one .*scheduler\.power"):
+        load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 2}\n")
+    assert load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 0.1}\n").optimizer.learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("word", "mode"),
+    [
+        *((word, "off") for word in ("off", "disabled")),
+        *((word, "preapply") for word in ("preapply", "pre", "Pre-Applied")),
+        *((word, "on_the_fly") for word in ("on_the_fly", "onthefly", "online", "auto")),
+    ],
+)
+def test_words_for_the_rotary_mode(word, mode, load):
+    assert load(f"model: {{rope_mode: {word}}}\n").model.rope_mode == mode
+
+
+@pytest.mark.parametrize("algorithm", ["adam", "sgd", "muon", "lion"])
+def test_other_optimizers_keep_what_they_have(algorithm, load, notes):
+    betas = "" if algorithm == "lion" else ", beta1: 0.8, epsilon: 1e-7"
+    shape = "model: {hidden_size: 64, num_attention_heads: 2}\n"
+    config = load(f"data: {{batch_size: 8}}\n{shape}optimizer: {{algorithm: {algorithm}{betas}}}\n")
+    assert config.optimizer.algorithm == algorithm
+    if algorithm == "muon":
+        assert config.optimizer.decay == "matrices"  # the seed had none: our recipe
+    else:
+        assert config.optimizer.decay == "all"
+    told = [note for note in notes if "sgd has no such" in note]
+    assert len(told) == (2 if algorithm == "sgd" else 0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["", ", qk_norm: false", ", qk_norm: false, attention_bias: true, mlp_bias: true", ", num_key_value_heads: 1"],
+)
+def test_the_width_is_kept_and_its_true_size_told(model, load, notes):
+    shape = f"hidden_size: 64, num_layers: 3, num_attention_heads: 2, intermediate_size: 256{model}"
+    config = load(f"data: {{batch_size: 8}}\nmodel: {{{shape}, vocab_size: 512}}\n")
+    told = next(note for note in notes if "is kept" in note)
+    rest = 512 * 64 + 64  # the table and the last norm
+    small = config.model.model_copy(update={"intermediate_size": 128})
+    assert f"{model_size(config.model, 512).total - rest:,} parameters and 32,768 in the embedding" in told
+    assert f"intermediate_size: 128 gives {model_size(small, 512).total - rest:,}" in told
+
+
+def test_the_seeds_own_block_is_nothing_to_explain(load, notes):
+    load("data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2, mlp: silu, qk_norm: false}\n")
+    assert not any("is kept" in note for note in notes)
+    explain_width({}, load_config("local"), notes.append)  # without a word about it in the file
+    assert "intermediate_size=512 is kept" in notes[-1]
+
+
+def test_a_file_of_ours_is_left_as_it_is(notes):
+    tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
+    assert translate(tree, "x.yaml", lambda *_: None, notes.append, is_seed=None) == tree
+    assert not notes
+
+
+@pytest.mark.parametrize("junk", ["text", 3, [1, 2], True, [["a", "b"]]])
+@pytest.mark.parametrize("section", ["model", "data", "optimizer", "scheduler", "runtime", "tokenizer"])
+@pytest.mark.parametrize("as_seed", [True, None])
+def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, as_seed):
+    tree = {"data": {"batch_size": 2}, "optimizer": {"algorithm": "sgd"}, section: junk}
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=section):
+        load_config(str(tmp_path / "a.json"), as_seed=as_seed)

@@ -1,0 +1,170 @@
+import json
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.config.formats import guard, line_of, parse, write_json, write_toml
+
+DEEP = 33
+
+
+def problems(text: str, kind: str) -> list[tuple[int, str]]:
+    return [(problem.line, problem.what) for problem in parse(text, kind).problems]
+
+
+def test_the_three_formats_say_the_same():
+    tree = {"model": {"hidden_size": 64, "rope_theta": 1e4, "qk_norm": True}, "data": {"train_shards": ["a", "b"]}}
+    toml = '[model]\nhidden_size = 64\nrope_theta = 1e4\nqk_norm = true\n[data]\ntrain_shards = ["a", "b"]\n'
+    yaml = "model: {hidden_size: 64, rope_theta: 1e4, qk_norm: true}\ndata:\n  train_shards: [a, b]\n"
+    assert parse(json.dumps(tree), "json").tree == parse(toml, "toml").tree == parse(yaml, "yaml").tree == tree
+
+
+def test_json_keys_have_lines():
+    text = '{\n "a": {"b": [1,\n {"c": "x\\"{,}"}], "d": 2},\n\n "e": []}'
+    lines = parse(text, "json").lines
+    assert lines == {("a",): 2, ("a", "b"): 2, ("a", "b", 1, "c"): 3, ("a", "d"): 3, ("e",): 5}
+
+
+def test_toml_keys_have_lines():
+    text = 'top = 1\n# c = 2\n[a]\nb = [\n  "x = 1",\n]\n"quoted" = 1\nc.d = 2\n[ a.e ]\nf = "[g]"\n'
+    lines = parse(text, "toml").lines
+    assert lines == {
+        ("top",): 1, ("a",): 3, ("a", "b"): 4, ("a", "quoted"): 7, ("a", "c", "d"): 8, ("a", "e"): 9,
+        ("a", "e", "f"): 10,
+    }  # fmt: skip
+
+
+def test_every_table_of_a_list_has_its_lines():
+    lines = parse("[[a.b]]\nx = 1\n[[a.b]]\nx = 2\n[[c]]\ny = 3\n", "toml").lines
+    assert lines == {
+        ("a", "b", 0): 1, ("a", "b", 0, "x"): 2, ("a", "b", 1): 3, ("a", "b", 1, "x"): 4,
+        ("c", 0): 5, ("c", 0, "y"): 6,
+    }  # fmt: skip
+
+
+def test_a_key_without_a_line_has_that_of_its_section():
+    lines = {("a",): 3, ("a", "b"): 5}
+    assert line_of(lines, ("a", "b", 0)) == 5
+    assert line_of(lines, ("a", "x")) == 3
+    assert line_of(lines, ("z",)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("json", '{"a": 1,\n"a": 2}', [(2, "given twice, first in line 1")]),
+        ("json", '{"a": {"b": 1},\n"c": {"b": 1, "b": 2}}', [(2, "given twice, first in line 2")]),
+        ("json", '{"a": NaN,\n"b": [1e999], "c": -Infinity}', [
+            (1, "is not a finite number"), (2, "is not a finite number"), (2, "is not a finite number")]),
+        ("json", '{"a": ' + "9" * 5000 + "}", [(1, "is too large a number")]),
+        ("json", '{"a": -9223372036854775808}', [(1, "is too large a number")]),
+        ("json", '{"a": "\\ud800"}', [(1, "has half a surrogate pair in its text")]),
+        ("json", '{"a": ' + "[" * DEEP + "]" * DEEP + "}", [(1, "nested deeper than 32 levels")]),
+        ("json", "[" * 100_000, [(1, "nested deeper than 32 levels")]),
+        ("json", '{"a": 1,\n}', [(2, "not valid JSON: Expecting property name enclosed in double quotes")]),
+        ("json", "[1]", [(1, "should hold keys with values")]),
+        ("json", "", [(1, "not valid JSON: Expecting value")]),
+        ("json", "{}", [(1, "holds no settings")]),
+        ("yaml", "# nothing\n", [(1, "holds no settings")]),
+        ("yaml", 'a: "\\uD800"', [(1, "has half a surrogate pair in its text")]),
+        ("toml", "", [(1, "holds no settings")]),
+        ("toml", "a = 1\na = 2", [(2, "not valid TOML: Cannot overwrite a value")]),
+        ("toml", "a = 1\nb = ", [(2, "not valid TOML: Invalid value")]),
+        ("toml", "a = inf\nb = nan", [(1, "is not a finite number"), (2, "is not a finite number")]),
+        ("toml", "a = 9223372036854775808", [(1, "is too large a number")]),
+        ("toml", "a = 2026-01-01\nb = 10:00:00\nc = 2026-01-01T10:00:00Z", [
+            (1, "is a date or time, write it as text: '2026-01-01'"),
+            (2, "is a date or time, write it as text: '10:00:00'"),
+            (3, "is a date or time, write it as text: '2026-01-01 10:00:00+00:00'")]),
+        ("toml", "a = " + "[" * 50_000, [(1, "nested deeper than 32 levels")]),
+        ("toml", "a" + ".a" * 100_000 + " = 1", [(1, "has too many dots in its keys")]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_line(kind, text, found):
+    assert problems(text, kind) == found
+
+
+def test_a_number_of_5000_digits_in_toml_is_a_problem_too():
+    [(line, what)] = problems("a = " + "9" * 5000, "toml")
+    assert line == 1
+    assert what.startswith("not valid TOML: Exceeds the limit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("yaml", "[" * 1_000_000), ("yaml", "a: " + "b " * 490_000), ("yaml", "\n" * 1_000_000),
+        ("yaml", "".join(f"k{i}: 1\n" for i in range(90_000))), ("yaml", "- " * 500_000),
+        ("yaml", "#" * 1_000_000),
+        ("json", '{"a": [' + "1," * 490_000 + "1]}"), ("json", '{"a": "' + "\\" * 1_000_000 + '"}'),
+        ("json", '"' * 1_000_001), ("json", '{"a":' * 190_000),
+        ("toml", "a.b.c = 1\n" * 100_000), ("toml", "[" * 1_000_000), ("toml", "a = {b = " * 100_000),
+        ("toml", ("a." * 90 + "a = 1\n") * 5000), ("toml", "a = '" + "." * 900_000 + "'"),
+        ("toml", " " * 1_000_000),
+    ],
+)  # fmt: skip
+def test_a_hostile_megabyte_comes_to_an_end(kind, text):
+    """Each takes under two seconds on a slow core; what was quadratic took minutes."""
+    assert len(text) < 1_100_000
+    parsed = parse(text, kind)
+    assert parsed.problems or parsed.tree
+
+
+def test_what_cannot_be_held_becomes_null():
+    found = []
+    value = guard({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, what: found.append(key))
+    assert value == {"a": None, "b": [1, None, True]}
+    assert found == [("x", "a"), ("x", "b", 1)]
+
+
+names = st.text("abcdef_", min_size=1, max_size=8)
+leaves = (
+    st.booleans() | st.integers(-(1 << 63) + 1, (1 << 63) - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"))
+)  # fmt: skip
+tables = st.recursive(
+    st.dictionaries(
+        names,
+        leaves | st.lists(leaves | st.dictionaries(names, leaves, max_size=2), max_size=3),
+        min_size=1,
+        max_size=4,
+    ),
+    lambda inner: st.dictionaries(names, leaves | inner, min_size=1, max_size=4),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(tables)
+def test_toml_reads_back_equal(tree):
+    assert tomllib.loads(write_toml(tree)) == tree
+    assert parse(write_toml(tree), "toml").tree == tree
+
+
+@settings(deadline=None)
+@given(tables)
+def test_json_reads_back_equal(tree):
+    parsed = parse(write_json(tree), "json")
+    assert parsed.tree == tree
+    assert not parsed.problems
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["json", "toml"]), st.text('[]{}:,="\\.\n ab01e-', max_size=60))
+def test_no_text_makes_a_reader_fail(kind, text):
+    parsed = parse(text, kind)
+    assert parsed.problems or parsed.tree
+
+
+@settings(deadline=None)
+@given(st.text('{}[]:,"\\\n ab01', max_size=40))
+def test_json_means_what_it_means_to_others(text):
+    parsed = parse(text, "json")
+    try:
+        other = json.loads(text)
+    except ValueError:
+        assert parsed.problems
+        return
+    assert parsed.problems or parsed.tree == other

@@ -1,0 +1,223 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from candlewick.config import RunConfig
+from candlewick.config.keys import (
+    find_nearest,
+    find_problems,
+    is_path,
+    key_types,
+    look_up,
+    may_be_null,
+    name_of,
+    resolve_path,
+)
+from candlewick.config.yaml import dotted
+
+
+def problems(tree: dict) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        RunConfig.model_validate_json(json.dumps(tree))
+    return {dotted(key): what for key, what in find_problems(caught.value, tree)}
+
+
+def test_the_table_has_sections_leaves_and_every_variant():
+    types = key_types()
+    assert {("model",), ("model", "hidden_size"), ("runtime", "evaluation", "best", "max_keep")} <= types.keys()
+    assert ("optimizer", "nesterov") in types  # sgd
+    assert {"muon", "sgd", "lion"} <= types["optimizer", "algorithm"]
+    assert types["data", "mixture", "weight"] == {int}
+    assert types["data", "validation_sets", "*"] == {str}
+    assert ("optimizer", "learning_rate_scales", "head") in types
+    assert types["runtime", "logging", "tensorboard"] == {bool, Path}
+
+
+def test_what_may_be_null_is_a_path_or_is_a_list_entry():
+    assert may_be_null(("model", "vocab_size"))
+    assert may_be_null(("runtime", "sample"))
+    assert not may_be_null(("model", "hidden_size"))
+    assert not may_be_null(("no", "such", "key"))
+    assert is_path(("tokenizer", "tokenizer_json"))
+    assert is_path(("data", "train_shards"))
+    assert not is_path(("data", "text_field"))
+    assert is_path(("data", "mixture", "shards"))
+    assert is_path(name_of(("data", "validation_sets", "web", 0)))
+    assert name_of(("data", "train_shards", 3)) == ("data", "train_shards")
+    assert name_of(("data", "mixture", 1, "shards", 0)) == ("data", "mixture", "shards")
+
+
+def typos(word: str, choose: random.Random) -> set[str]:
+    """At every position one letter dropped, added, replaced, and swapped with the next."""
+    found = set()
+    for at in range(len(word)):
+        head, rest, letter = word[:at], word[at:], choose.choice("abcdefghijklmnopqrstuvwxyz_")
+        found |= {
+            head + rest[1:],
+            head + letter + rest,
+            head + letter + rest[1:],
+            head + rest[1:2] + rest[0] + rest[2:],
+        }
+    return found - {word}
+
+
+def test_nearly_every_typo_is_set_right():
+    choose = random.Random(7)
+    right = {key for key in key_types() if key[-1] != "*"}
+    wrong = [
+        ((*key[:-1], typo), key)
+        for key in sorted(right)
+        for typo in sorted(typos(key[-1], choose))
+        if typo and (*key[:-1], typo) not in right
+    ]
+    sample = choose.sample(wrong, 600)
+    missed = [(typo, key) for typo, key in sample if find_nearest(typo) != [key]]
+    print(f"{1 - len(missed) / len(sample):.2%} of {len(sample)} of {len(wrong)} typos set right; not: {missed}")
+    assert len(missed) <= 0.02 * len(sample)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("hidden_size", "model.hidden_size"),
+        ("model.sequence_length", "data.sequence_length"),
+        ("optimizer.min_lr", "scheduler.min_lr"),
+        ("runtime.max_keep", "runtime.checkpoint.max_keep"),
+        ("modle", "model"),
+        ("data.batch_size", "data.micro_batch_size"),
+        ("runtime.checkpoint.dir", None),
+        ("x", None),
+        ("model.rope_type", "model.rope_scaling.rope_type"),
+        ("data.Micro-Batch-Size", "data.micro_batch_size"),
+        ("optimizer.learning_rate_scales.heads", "optimizer.learning_rate_scales.head"),
+        ("data.mixture.weigth", "data.mixture.weight"),
+        ("q" * 100_000, None),
+    ],
+)
+def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
+    found = find_nearest(tuple(wrong.split(".")))
+    assert found == ([] if right is None else [tuple(right.split("."))])
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "said"),
+    [
+        ({"model": {"hidden_size": "x"}}, "model.hidden_size", 'should be a whole number (got "x")'),
+        ({"model": {"hidden_size": 1.5}}, "model.hidden_size", "should be a whole number (got 1.5)"),
+        ({"model": {"hidden_size": 0}}, "model.hidden_size", "should be greater than or equal to 1 (got 0)"),
+        ({"model": {"qk_norm": "yes"}}, "model.qk_norm", 'should be true or false (got "yes")'),
+        ({"model": None}, "model", "should be a section with keys (got null)"),
+        ({"model": {"rope_theta": {"a": 1}}}, "model.rope_theta", "should be a number (got a section)"),
+        ({"data": {"train_shards": "a"}}, "data.train_shards", 'should be a list (got "a")'),
+        ({"data": {"train_shards": ["a", 3]}}, "data.train_shards[1]", "should be text (got 3)"),
+        ({"data": {"text_field": ["a"]}}, "data.text_field", "should be text (got a list)"),
+        ({"optimizer": {"learning_rate": True}}, "optimizer.learning_rate", "should be a number (got true)"),
+        ({"optimizer": {"algorithm": "adamw"}}, "optimizer.algorithm",
+         "should be one of 'muon', 'adam_w', 'adam', 'sgd', 'lion' (got \"adamw\", did you mean adam_w?)"),
+        ({"optimizer": {"algorithm": "rmsprop"}}, "optimizer.algorithm",
+         "should be one of 'muon', 'adam_w', 'adam', 'sgd', 'lion' (got \"rmsprop\")"),
+        ({"optimizer": {"learning_rate_scales": {"heads": 2}}}, "optimizer.learning_rate_scales.heads",
+         "unknown key, did you mean optimizer.learning_rate_scales.head?"),
+        ({"optimizer": {"algorithm": "sgd", "learning_rate_scales": {"head": -2}}},
+         "optimizer.learning_rate_scales.head", "should be greater than or equal to 0 (got -2)"),
+        ({"optimizer": {"learning_rate_scales": 2}}, "optimizer.learning_rate_scales",
+         "should be a section with keys (got 2)"),
+        ({"model": {"rope_scaling": {"factor": 2}}}, "model.rope_scaling.rope_type",
+         "is missing: it says which kind of section this is"),
+        ({"model": {"rope_scaling": {"rope_type": "yarm"}}}, "model.rope_scaling.rope_type",
+         "should be one of 'linear', 'ntk', 'yarn', 'llama3' (got \"yarm\", did you mean yarn?)"),
+        ({"model": {"rope_scaling": {"rope_type": "linear"}}}, "model.rope_scaling.factor", "is missing"),
+        ({"model": {"rope_scaling": {"rope_type": "ntk", "alpha": 2, "factor": 2}}}, "model.rope_scaling.factor",
+         "is a key of another rope_type than ntk"),
+        ({"model": {"rope_scaling": 5}}, "model.rope_scaling", "should be a section with keys (got 5)"),
+        ({"data": {"mixture": [{"shards": ["a"]}, {"weight": 2}]}}, "data.mixture[1].shards", "is missing"),
+        ({"data": {"mixture": [{"shards": []}]}}, "data.mixture[0].shards", "should not be empty (got a list)"),
+        ({"data": {"mixture": {"shards": ["a"]}}}, "data.mixture", "should be a list (got a section)"),
+        ({"data": {"batch_ramp": [{"steps": "x", "global_batch_size": 1}]}}, "data.batch_ramp[0].steps",
+         'should be a whole number (got "x")'),
+        ({"data": {"validation_sets": {"web": "a"}}}, "data.validation_sets.web", 'should be a list (got "a")'),
+        ({"data": {"validation_sets": {"web": [3]}}}, "data.validation_sets.web[0]", "should be text (got 3)"),
+        ({"data": {"validation_sets": [3]}}, "data.validation_sets", "should be a section with keys (got a list)"),
+        ({"optimizer": {"algorithm": "adam_w", "momentum": 1}}, "optimizer.momentum",
+         "is a key of another algorithm than adam_w"),
+        ({"optimizer": {"beta1": 0.9, "nesterov": True}}, "optimizer.nesterov", "is a key of another algorithm"),
+        ({"optimizer": [1]}, "optimizer", "should be a section with keys (got a list)"),
+        ({"optimizer": {"muon": 1}}, "optimizer.muon", "unknown key"),
+        ({"scheduler": {"strategy": "cosin"}}, "scheduler.strategy",
+         "should be 'constant', 'linear_warmup', 'cosine', 'cosine_with_warmup', 'polynomial' or 'wsd' "
+         '(got "cosin", did you mean cosine?)'),
+        ({"runtime": {"logging": {"tensorboard": 3}}}, "runtime.logging.tensorboard",
+         "should be true or false or should be text (got 3)"),
+        ({"runtime": {"evaluation": {"best": 5}}}, "runtime.evaluation.best",
+         "should be a section with keys (got 5)"),
+        ({"modle": {"a": 1}}, "modle", "unknown key, did you mean model?"),
+        ({"xyzzy": 1}, "xyzzy", "unknown key"),
+        ({"model": {"num_attention_heads": 5, "num_key_value_heads": 2}}, "model",
+         "num_attention_heads=5 is not a multiple of num_key_value_heads=2; set model.num_key_value_heads to a "
+         "divisor of it"),
+        ({"data": {"sequence_length": 1000}}, "",
+         "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_one_sentence_under_the_users_key(tree, key, said):
+    assert problems(tree) == {key: said}
+
+
+def test_all_problems_come_at_once_without_those_that_only_follow():
+    found = problems({"model": {"hidden_size": "x", "hiden": 1}, "data": {"documents": "word"}, "z": 1})
+    assert found.keys() == {"model.hidden_size", "model.hiden", "data.documents", "z"}
+
+
+def test_only_the_first_of_very_many_unknown_keys_get_a_suggestion():
+    found = problems({"model": {f"hidden_siz{i}": 1 for i in range(1000)}})
+    assert len(found) == 1000
+    assert sum("did you mean" in what for what in found.values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "resolved"),
+    [
+        ("data.train_shards", "a.txt", "/base/a.txt"),
+        ("data.train_shards", "../a", "/base/../a"),
+        ("data.train_shards", "/abs/a", "/abs/a"),
+        ("data.train_shards", "stdlib://", "stdlib://"),
+        ("data.train_shards", "hf://datasets/a/b@main", "hf://datasets/a/b@main"),
+        ("data.cache_dir", "~/cache", str(Path.home() / "cache")),
+        ("runtime.logging.tensorboard", "runs/tb", "/base/runs/tb"),
+    ],
+)
+def test_paths_are_relative_to_a_folder(name, text, resolved):
+    assert resolve_path(tuple(name.split(".")), text, Path("/base")) == resolved
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("data.cache_dir", "", "should be a path, or null"),
+        ("data.train_shards", "", "should be a path"),
+        ("data.cache_dir", "a\0b", "should be a path, or null"),
+        ("data.cache_dir", "s3://bucket/x", "should be a path of this machine, not an address"),
+        ("runtime.logging.tensorboard", "Yes", "should be true, false or a path"),
+        ("data.cache_dir", "~no-such-user-here/x", "names the home folder of a user who is not known"),
+    ],
+)
+def test_what_is_no_path_is_refused(name, text, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        resolve_path(tuple(name.split(".")), text, Path("/base"))
+
+
+def test_values_are_looked_up_by_key():
+    tree = {"a": {"b": [1, {"c": 2}]}}
+    assert look_up(tree, ("a", "b", 1, "c")) == 2
+    assert look_up(tree, ("a", "b", "c")) is None
+    assert look_up(tree, ("x", "y")) is None
+    assert look_up(tree, ("a", "b", 9)) is None
+    assert look_up(tree, ()) == tree
+
+
+def test_extends_is_a_key_of_files():
+    assert problems({"extend": "base.yaml"}) == {"extend": "unknown key, did you mean extends?"}
+    assert problems({"extends": "base.yaml"}) == {"extends": "can stand in a file only"}

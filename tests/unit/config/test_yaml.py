@@ -1,0 +1,214 @@
+import math
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from candlewick.config.yaml import (
+    Problem,
+    dotted,
+    parse_value,
+    parse_yaml,
+    read_scalar,
+    shorten,
+    write_yaml,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None), ("~", None), ("null", None), ("true", True), ("false", False),
+        ("0", 0), ("-7", -7), ("+7", 7), ("10_000", 10_000), ("9223372036854775807", (1 << 63) - 1),
+        ("1e-4", 1e-4), ("3e-4", 3e-4), ("1E5", 1e5), ("1.", 1.0), (".5", 0.5), ("-0.25", -0.25),
+        ("1.5e+3", 1500.0),
+        *[(text, text) for text in (
+            "010", "00", "0x10", "0o7", "1:30", "2026-01-01", "yes", "no", "on", "off", "True", "NULL", "Null",
+            "1e", "e5", ".", "-", "+", "1.2.3", "_1", "1__0", "1_", "nan", "inf", "stdlib://", "1 000", "0_1", "٣",
+        )],
+    ],
+)  # fmt: skip
+def test_plain_text_means_what_it_looks_like(text, value):
+    found = read_scalar(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", ".NaN", "1e999", "-1e999", str(1 << 63), "9" * 5000])
+def test_numbers_that_are_not_finite_or_too_large_are_refused(text):
+    with pytest.raises(ValueError, match=r"not a finite number|too large"):
+        read_scalar(text)
+
+
+@settings(deadline=None)
+@given(st.integers(-(1 << 63) + 1, (1 << 63) - 1))
+def test_every_63_bit_integer_reads_as_itself(value):
+    assert read_scalar(str(value)) == value
+
+
+@settings(deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_float_reads_as_itself(value):
+    found = read_scalar(repr(value))
+    assert found == value
+    assert math.copysign(1, found) == math.copysign(1, value)
+
+
+def test_a_document_becomes_a_tree_with_lines():
+    parsed = parse_yaml('# head\na: 1\nb:\n  c: [x, "2", 3]\n  d: {e: null}\n"f g": |\n  two\n  lines\n')
+    assert parsed.tree == {"a": 1, "b": {"c": ["x", "2", 3], "d": {"e": None}}, "f g": "two\nlines\n"}
+    assert parsed.problems == []
+    wanted = {("a",): 2, ("b",): 3, ("b", "c"): 4, ("b", "c", 2): 4, ("b", "d", "e"): 5, ("f g",): 6}
+    assert wanted.items() <= parsed.lines.items()
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
+def test_a_document_may_be_empty(text):
+    assert parse_yaml(text).tree == {}
+    assert parse_yaml(text).problems == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("a: 1\nb: &x 2", 2, "anchors and aliases (x) are not supported"),
+        ("a: *x", 1, "anchors and aliases (x) are not supported"),
+        ("a: !!python/object/apply:os.system [ls]", 1, "tags (tag:yaml.org,2002:python/object/apply:os.system)"),
+        ("a: !x 1", 1, "tags (!x) are not supported"),
+        ("&k a: 1", 1, "a key should be plain text"),
+        ("!!str a: 1", 1, "a key should be plain text"),
+        ("? [a]\n: 1", 1, "a key should be plain text"),
+        ("a: 1\n---\nb: 2", 2, "a second document"),
+        ("- a\n- b", 1, "should hold keys with values"),
+        ("just text", 1, "should hold keys with values"),
+        ("a: [1\nb: 2", 2, "not valid YAML"),
+        ("a:\n\t- b", 2, "not valid YAML: found character '\\t'"),
+        ("a: b: c", 1, "not valid YAML: mapping values are not allowed here"),
+        ('a: "\n\n', 3, "not valid YAML"),
+        ("a: 1\nb: \x07", 2, "not valid YAML: U+0007 cannot stand there"),
+        ("%YAML 3.0\n---\na: 1", 1, "not valid YAML"),
+        ("a: " + "[" * 40 + "]" * 40, 1, "nested deeper than 32 levels"),
+        ("[" * 100_000, 1, "nested deeper than 32 levels"),
+        ("{a: " * 5000, 1, "nested deeper than 32 levels"),
+        ("a: [" + "1, " * 20_000 + "1]", 1, "more than 20000 values"),
+        ('a: "\\UFFFFFFFF"', 1, "not valid YAML"),
+    ],
+)
+def test_what_is_refused_is_named_with_its_line(text, line, said):
+    problem = parse_yaml(text).problems[0]
+    assert (problem.line, problem.key) == (line, None)
+    assert problem.what.startswith(said)
+    assert len(problem.what) < 200
+
+
+def test_reading_goes_on_after_a_key_given_twice_or_a_wrong_number():
+    parsed = parse_yaml("a: .inf\nb: 1\nc:\n  d: 1e999\nb: 2\n<<: {e: 3}\n")
+    assert parsed.problems == [
+        Problem(1, ("a",), ".inf is not a finite number"),
+        Problem(4, ("c", "d"), "1e999 is not a finite number"),
+        Problem(5, ("b",), "given twice, first in line 2"),
+    ]
+    assert parsed.tree == {"a": None, "b": 2, "c": {"d": None}, "<<": {"e": 3}}
+
+
+def test_the_billion_laughs_are_one_problem():
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))
+    assert [problem.line for problem in parse_yaml(bomb).problems] == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", ""), ("3", 3), ("a: b # c", "a: b # c"), ("- x", "- x"), ("*x", "*x"), ("null", None), ("stdlib://", "stdlib://"),
+        ("[a, 1e-4, [true]]", ["a", 1e-4, [True]]), ("{a: {b: 1}}", {"a": {"b": 1}}), ("[]", []), ("{}", {}),
+        ('"3"', "3"), ("'a=b'", "a=b"), ('"\\n"', "\n"), ('"a": 3', {"a": 3}),
+    ],
+)  # fmt: skip
+def test_the_value_of_an_override_is_a_scalar_or_flow_yaml(text, value):
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[a", "not valid YAML"),
+        ("1e999", "finite"),
+        ("[1e999]", "finite"),
+        ("[&a 1]", "anchors"),
+        ('"a" b', "not valid"),
+    ],
+)
+def test_a_wrong_value_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_value(text)
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-(1 << 63) + 1, (1 << 63) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8"))
+    | st.sampled_from(["010", "1e5", "yes", "null", "~", "", ".inf", "1:30", "2026-01-01", "a: b", "#", "&a"])
+)  # fmt: skip
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc_", min_size=1), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text("abcdef_", min_size=1), trees, max_size=5))
+@example({"a": "\x85"})
+@example({"a": ["x"] * 3, "b": {"c": "\x85\u2028 \ufeff"}})
+def test_what_is_written_reads_back_equal(tree):
+    parsed = parse_yaml(write_yaml(tree))
+    assert parsed.problems == []
+    assert parsed.tree == tree
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200) | st.text("[]{}:,-?&*!|>'\"%@`#\n \t01.eab_", max_size=60))
+def test_no_text_makes_the_reader_fail(text):
+    parsed = parse_yaml(text)
+    assert parsed.problems or isinstance(parsed.tree, dict)
+
+
+@settings(deadline=None)
+@given(st.text("[]{}:,-'\" \n01.eab", max_size=40))
+def test_simple_documents_mean_what_they_mean_to_others(text):
+    parsed = parse_yaml(text)
+    if parsed.problems or not parsed.tree:
+        return
+    other = yaml.load(text, Loader=yaml.BaseLoader)
+    assert as_text(parsed.tree) == as_text(other)
+
+
+def as_text(value):
+    """Compare structure and text only: our scalars are typed, BaseLoader's are all text."""
+    if isinstance(value, dict):
+        return {key: as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_text(item) for item in value]
+    return (
+        ""
+        if isinstance(value, str) and read_scalar(value) != value
+        else ""
+        if not isinstance(value, str)
+        else value
+    )
+
+
+def test_keys_are_written_as_in_overrides():
+    assert dotted(("a", "b", 0, "c")) == "a.b[0].c"
+    assert dotted(()) == ""
+    assert len(dotted(("a" * 1000,))) == 100
+
+
+def test_long_text_is_cut():
+    assert shorten("abc", 3) == "abc"
+    assert shorten("abcdef", 5) == "ab..."
+
+
+def test_what_a_terminal_would_obey_is_escaped():
+    assert shorten("a\x1b[31m\n\u2028é\udcff") == "a\\x1b[31m\\n\\u2028é\\udcff"
+    assert len(shorten("\x1b" * 1000)) == 60

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.config import BatchStage, DataConfig
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.errors import ConfigError
+
+
+def plan_of(world_size: int = 1, length: int = 16, **data) -> BatchPlan:
+    return BatchPlan.of(DataConfig.model_validate(data, strict=False), length, world_size)
+
+
+@pytest.mark.parametrize(
+    ("data", "world_size", "rows"),
+    [
+        ({"micro_batch_size": 3}, 2, 6),
+        ({"micro_batch_size": 3, "global_batch_size": 24}, 2, 24),
+        ({"micro_batch_size": 3, "global_batch_tokens": 24 * 16 + 95}, 2, 24),  # rounded down
+    ],
+)
+def test_the_global_batch_is_said_in_rows_in_tokens_or_not_at_all(data, world_size, rows):
+    assert plan_of(world_size, **data).rows == rows
+
+
+@pytest.mark.parametrize(
+    ("data", "world_size", "problem", "fix"),
+    [
+        (
+            {"micro_batch_size": 5, "global_batch_size": 12},
+            1,
+            "data.global_batch_size=12 is not a multiple of 1 ranks x micro_batch_size 5 = 5 rows",
+            "set it to 10, or change data.micro_batch_size",
+        ),
+        (
+            {"micro_batch_size": 8, "global_batch_size": 3},
+            2,
+            "data.global_batch_size=3 is not a multiple of 2 ranks x micro_batch_size 8 = 16 rows",
+            "set it to 16, or change data.micro_batch_size",
+        ),
+        (
+            {"micro_batch_size": 4, "global_batch_tokens": 127},
+            2,
+            "data.global_batch_tokens=127 is less than 2 ranks x micro_batch_size 4 = 8 rows of 16 tokens",
+            "set it to 128 or more, or data.micro_batch_size to less",
+        ),
+        (
+            {"micro_batch_size": 4, "batch_ramp": [{"steps": 1, "global_batch_size": s} for s in (4, 6)]},
+            1,
+            "data.batch_ramp[1].global_batch_size=6 is not a multiple of 1 ranks x micro_batch_size 4 = 4 rows",
+            "set it to 8, or change data.micro_batch_size",
+        ),
+    ],
+)
+def test_a_batch_that_micro_batches_do_not_fill_is_an_error(data, world_size, problem, fix):
+    with pytest.raises(ConfigError) as error:
+        plan_of(world_size, **data)
+    assert (error.value.problem, error.value.fix) == (problem, fix)
+
+
+STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3)
+
+
+@given(stages=STAGES, rows=st.integers(1, 9))
+def test_steps_and_samples_are_those_of_counting_one_update_after_another(stages, rows):
+    plan = BatchPlan(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
+    sizes = [size for steps, size in stages for _ in range(steps)] + [rows] * 5
+    samples = 0
+    for step, size in enumerate(sizes):
+        assert plan.samples_after(step) == samples
+        assert plan.steps_for(samples) == step
+        for place in range(samples, samples + size):
+            assert plan.rows_at(place) == size
+            assert plan.steps_for(place + 1) == step + 1
+        samples += size

@@ -1,0 +1,313 @@
+import itertools
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.config import BatchStage, DataConfig
+from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.loader import Batch, Loader, validation_batches
+from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.errors import DataError
+from candlewick.model.documents import Documents
+
+
+def make_split(*sizes: int, dataset_id="id", **fields) -> TokenSplit:
+    """Tokens 0, 1, 2, ... in shards of these sizes; each is one document."""
+    bounds = [0, *itertools.accumulate(sizes)]
+    return TokenSplit(
+        "train",
+        dataset_id,
+        tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds)),
+        tuple(bounds[:-1]),
+        bounds[-1],
+        4 * bounds[-1],
+        60_000,
+        tuple(np.array([size], np.uint64) for size in sizes),
+        **fields,
+    )
+
+
+SPLIT = make_split(50, 3, 100, 47)  # 200 tokens
+T = 8
+
+
+def make_loader(*sources: TokenSplit, rows=12, micro_batch_size=2, data=None, **changes) -> Loader:
+    config = DataConfig.model_validate({"micro_batch_size": micro_batch_size, **(data or {})}, strict=False)
+    plan = changes.pop("plan", BatchPlan(rows))
+    return Loader(sources or (SPLIT,), config, **{"sequence_length": T, "seed": 1, "plan": plan, **changes})
+
+
+def read(loader: Loader, updates: int) -> list[list[list[int]]]:
+    """The rows (of targets) of this rank, per update."""
+    out = []
+    for _ in range(updates):
+        batches = loader.next().micro_batches
+        out.append([row for batch in batches for row in batch.targets.tolist()])
+    loader.close()
+    return out
+
+
+def test_a_batch_is_tokens_and_the_next_ones():
+    loader = make_loader()
+    batch = loader.next().micro_batches[0]
+    loader.close()
+    assert batch.tokens.shape == batch.targets.shape == batch.weights.shape == (2, T)
+    assert (batch.tokens.dtype, batch.targets.dtype, batch.weights.dtype) == (
+        torch.int32,
+        torch.int32,
+        torch.float32,
+    )
+    assert torch.equal(batch.targets, (batch.tokens + 1) % 200)
+    assert all(tensor.is_contiguous() for tensor in (batch.tokens, batch.targets, batch.weights))
+    moved = batch.to(torch.device("cpu"))
+    assert isinstance(moved, Batch)
+    assert torch.equal(moved.tokens, batch.tokens)
+
+
+@given(tokens=st.integers(2, 90), length=st.integers(2, 20), seed=st.integers(0, 5), epoch=st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_every_token_is_a_target_once_in_every_epoch(tokens, length, seed, epoch):
+    rows = -(-tokens // length)
+    start = {"sequence_length": length, "seed": seed, "samples": epoch * rows}
+    loader = make_loader(make_split(tokens), rows=1, micro_batch_size=1, **start)
+    targets, weight = [], 0.0
+    for _ in range(rows):
+        update = loader.next()
+        batch = update.micro_batches[0]
+        targets += batch.targets[batch.weights == 1].tolist()
+        weight += update.weight_sum
+    loader.close()
+    assert sorted(targets) == list(range(tokens))
+    assert weight == tokens
+
+
+def test_epochs_differ_in_order_and_in_their_grid():
+    rows = 25
+    seen = [row for update in read(make_loader(rows=2), 3 * rows) for row in update]
+    epochs = [seen[i * rows : (i + 1) * rows] for i in range(3)]
+    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) == 3
+    assert len({tuple(sorted(map(tuple, epoch))) for epoch in epochs}) > 1  # other rows, not only another order
+
+
+def test_seeds_and_datasets_differ():
+    base = read(make_loader(), 2)
+    assert read(make_loader(), 2) == base
+    assert read(make_loader(seed=2), 2) != base
+    assert read(make_loader(make_split(200, dataset_id="other")), 2) != base
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 12), (2, 3), (3, 2), (6, 1), (4, 3)])
+def test_ranks_and_micro_batches_change_nothing_in_what_is_read(world_size, micro_batch_size):
+    base = read(make_loader(), 6)
+    ranks = [
+        read(make_loader(rank=rank, world_size=world_size, micro_batch_size=micro_batch_size), 6)
+        for rank in range(world_size)
+    ]
+    for step, whole in enumerate(base):
+        assert [row for rank in ranks for row in rank[step]] == whole
+
+
+MASKS = tuple(np.array(values, np.uint8) for values in np.split(np.arange(200) % 7 < 3, [50, 53, 153]))
+
+
+@pytest.mark.parametrize("packing", ["chunk", "bfd"])
+@pytest.mark.parametrize("masks", [None, MASKS])
+def test_the_weight_sum_is_that_of_all_ranks(packing, masks):
+    split = make_split(50, 3, 100, 47, masks=masks)
+    loaders = [make_loader(split, rank=rank, world_size=3, data={"packing": packing}) for rank in range(3)]
+    found = set()
+    for _ in range(10):
+        updates = [loader.next() for loader in loaders]
+        whole = sum(batch.weights.sum().item() for update in updates for batch in update.micro_batches)
+        assert {update.weight_sum for update in updates} == {whole}
+        found.add(whole)
+    for loader in loaders:
+        loader.close()
+    assert len(found) > 1 or (packing, masks) == ("chunk", None)
+
+
+def test_an_update_in_which_nothing_counts_has_a_weight_sum_of_one():
+    loader = make_loader(make_split(200, masks=(np.zeros(200, np.uint8),)))
+    update = loader.next()
+    loader.close()
+    assert update.weight_sum == 1.0
+    assert not any(batch.weights.any() for batch in update.micro_batches)
+
+
+def first_batch(split: TokenSplit, **data) -> Batch:
+    loader = make_loader(split, rows=4, micro_batch_size=4, data=data)
+    batch = loader.next().micro_batches[0].to(torch.device("cpu"))
+    loader.close()
+    return batch
+
+
+def test_with_a_document_mask_documents_begin_at_delimiters():
+    batch = first_batch(replace(SPLIT, delimiter_id=100), document_mask=True)
+    assert batch.documents is not None
+    assert torch.equal(batch.documents.positions, Documents.from_starts(batch.tokens == 100).positions)
+    assert first_batch(SPLIT).documents is None
+
+
+def test_with_a_document_mask_the_parts_of_packed_rows_are_documents():
+    batch = first_batch(make_split(10, 4, 7, 3), packing="bfd", document_mask=True)
+    assert batch.documents is not None
+    counted = batch.weights == 1
+    tokens, positions = batch.tokens[counted].tolist(), batch.documents.positions[counted].tolist()
+    begins = [0, 8, 10, 14, 21]
+    assert [token - place for token, place in zip(tokens, positions, strict=True)] == [
+        max(begin for begin in begins if begin <= token) for token in tokens
+    ]
+    first_padding = (~counted).int().argmax(dim=1)[~counted.all(dim=1)]
+    assert batch.documents.positions[~counted.all(dim=1), first_padding].tolist() == [0] * len(first_padding)
+
+
+@pytest.mark.parametrize("data", [{}, {"packing": "bfd"}, {"order": "window", "shuffle_buffer_size": 3}])
+@pytest.mark.parametrize("stop", [0, 1, 5, 20])
+def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
+    base = read(make_loader(data=data), 25)
+    first = make_loader(data=data)
+    begin = [[row for batch in first.next().micro_batches for row in batch.targets.tolist()] for _ in range(stop)]
+    state = json.loads(json.dumps(first.state()))
+    first.close()
+    rest = make_loader(micro_batch_size=6, data=data)
+    rest.restore(state)
+    assert rest.samples == stop * 12
+    assert begin + read(rest, 25 - stop) == base
+
+
+def test_a_ramp_reads_the_same_rows_in_smaller_updates():
+    ramp = BatchPlan(12, (BatchStage(steps=2, global_batch_size=4), BatchStage(steps=1, global_batch_size=6)))
+    found = read(make_loader(plan=ramp), 6)
+    assert [len(update) for update in found] == [4, 4, 6, 12, 12, 12]
+    rows = [row for update in found for row in update]
+    assert rows == [row for update in read(make_loader(rows=2), 25) for row in update]
+    later = make_loader(plan=ramp)
+    state = {**later.state(), "samples": 8}
+    later.restore(state)
+    assert read(later, 3) == found[2:5]
+
+
+def test_a_mixture_deals_sources_by_weight_and_goes_on_from_its_state():
+    data = {"mixture": [{"shards": ["x"], "weight": 1}, {"shards": ["y"], "weight": 2}]}
+    sources = make_split(80), make_split(3200, dataset_id="other")
+    loader = make_loader(*sources, data=data)
+    assert loader.num_rows == 10 + 400
+    for _ in range(5):
+        loader.next()
+    assert loader.repetitions(loader.samples) == (20 / 10, 40 / 400)
+    assert loader.epoch == 60 / 410
+    again = make_loader(*sources, data=data)
+    again.restore(json.loads(json.dumps(loader.state())))
+    assert read(again, 4) == read(loader, 4)
+
+
+def test_the_state_counts_what_was_handed_out_not_what_was_read_ahead():
+    loader = make_loader()
+    assert loader.state()["samples"] == 0
+    loader.next()
+    assert loader.state() == {
+        "version": 2,
+        "dataset_id": "id",
+        "weights": [1],
+        "split": "train",
+        "packing": "chunk",
+        "window_rows": None,
+        "seed": 1,
+        "sequence_length": T,
+        "samples": 12,
+    }
+    assert loader.epoch == 12 / 25
+    loader.close()
+
+
+def test_waiting_is_counted(monkeypatch):
+    loader = make_loader()
+    go = threading.Event()
+    original = loader._read
+    loader._read = lambda first: (go.wait(5), original(first))[1]
+    threading.Timer(0.05, go.set).start()
+    loader.next()
+    assert 0.02 < loader.wait_seconds < 5
+    loader.close()
+
+
+def test_an_error_in_the_thread_reaches_the_caller():
+    loader = make_loader()
+
+    def fail(first):
+        raise OSError(5, "Input/output error")
+
+    loader._read = fail
+    with pytest.raises(OSError, match="Input/output error"):
+        loader.next()
+    loader.close()
+
+
+def test_closing_ends_the_thread():
+    loader = make_loader()
+    loader.next()
+    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
+    loader.close()
+    loader.close()
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset_id": "f" * 64}, "reading with dataset_id f{16}, now it is id "),
+        ({"split": "validation"}, "reading with split validation, now it is train"),
+        ({"seed": 7}, "reading with seed 7, now it is 1"),
+        ({"sequence_length": 16}, "reading with sequence_length 16, now it is 8"),
+        ({"weights": [2, 1]}, r"reading with weights \[2, 1\], now it is \[1\]"),
+        ({"version": 1}, "state has version 1, this program reads 2"),
+        *(({"samples": bad}, "state has no number of samples, but ") for bad in (None, "3", 1.5, -1, True)),
+    ],
+)
+def test_a_state_of_other_data_is_refused_naming_both(change, message):
+    loader = make_loader()
+    with pytest.raises(DataError, match=message):
+        loader.restore({**loader.state(), **change})
+
+
+class TestValidation:
+    def batches(self, tokens=200, rows=4, max_batches=None, **data):
+        config = DataConfig.model_validate({"micro_batch_size": rows, **data}, strict=False)
+        return list(validation_batches(make_split(tokens), config, sequence_length=T, max_batches=max_batches))
+
+    @pytest.mark.parametrize("tokens", [1, 7, 8, 33, 197, 200, 256])
+    def test_every_token_is_a_target_once_and_all_batches_have_one_shape(self, tokens):
+        found = self.batches(tokens)
+        assert {batch.tokens.shape for batch in found} == {(4, T)}
+        targets = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
+        assert targets == [(i + 1) % tokens for i in range(tokens)]
+
+    def test_packed_and_masked_by_document_too(self):
+        found = self.batches(197, packing="bfd", document_mask=True)
+        targets = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
+        assert sorted(targets) == list(range(197))
+        assert all(batch.documents is not None for batch in found)
+
+    def test_it_is_the_same_at_every_call(self):
+        for first, second in zip(self.batches(197), self.batches(197), strict=True):
+            assert torch.equal(first.tokens, second.tokens)
+            assert torch.equal(first.weights, second.weights)
+
+    def test_few_batches_are_spread_evenly(self):
+        first = [batch.tokens[0, 0].item() for batch in self.batches(3200, max_batches=5)]
+        assert first == [0, 640, 1280, 1920, 2560]
+
+    def test_more_batches_than_there_are_is_all(self):
+        assert len(self.batches(200, max_batches=50)) == len(self.batches(200)) == 7
+
+    def test_weights_of_full_batches_stay_ones(self):
+        found = self.batches(200)
+        assert found[0].weights.sum() == 4 * T
+        assert found[-1].weights.sum() == T
+        assert found[0].weights.sum() == 4 * T

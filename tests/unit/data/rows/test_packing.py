@@ -1,0 +1,158 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.data.rows import packing
+from candlewick.data.rows.packing import PackedRows, pack
+from candlewick.data.rows.windows import Windows
+from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.errors import DataError
+
+DELIMITER = 60_000
+
+
+def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) -> TokenSplit:
+    """Documents of these lengths, of tokens 0, 1, 2, ... without a delimiter; shards that begin at `cuts`."""
+    ends = np.cumsum(documents)
+    total = int(ends[-1])
+    bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
+    spans = list(itertools.pairwise(bounds))
+    return TokenSplit(
+        "train",
+        "id",
+        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
+        tuple(bounds[:-1]),
+        total,
+        4 * total,
+        delimiter_id=DELIMITER,
+        ends=tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans),
+        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
+    )
+
+
+def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [i for i, room in enumerate(rooms) if room >= length]
+        if not fitting:
+            rooms.append(capacity)
+            fitting = [len(rooms) - 1]
+        rooms[min(fitting, key=lambda i: rooms[i])] -= length
+    return sorted(rooms)
+
+
+@given(st.integers(1, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), min_size=1))))
+def test_rows_are_those_of_plain_best_fit_decreasing(case):
+    capacity, lengths = case
+    rows = pack(np.array(lengths, np.int32), capacity)
+    used = np.bincount(rows, weights=lengths).astype(int)
+    assert sorted((capacity - used).tolist()) == rooms_of_plain_bfd(lengths, capacity)
+
+
+DOCUMENTS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
+
+
+@given(DOCUMENTS, st.lists(st.integers(0, 10_000), max_size=3), st.integers(1, 12), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_GROUP_DOCUMENTS", group)
+        view = PackedRows(make_split(documents, cuts), length)
+    rows = view.read(np.arange(view.num_rows), 0)
+    weights = np.ones(rows.tokens.shape) if rows.weights is None else rows.weights
+    counted = weights == 1
+    total = sum(documents)
+    pairs = sorted(zip(rows.tokens[counted].tolist(), rows.targets[counted].tolist(), strict=True))
+    assert pairs == [(i, (i + 1) % total) for i in range(total)]
+    assert (rows.tokens[~counted] == DELIMITER).all()
+    assert (rows.targets[~counted] == DELIMITER).all()
+    assert counted.sum() == weights.sum()
+
+
+@given(DOCUMENTS, st.integers(2, 12))
+@settings(deadline=None)
+def test_documents_of_a_row_begin_where_their_tokens_do(documents, length):
+    view = PackedRows(make_split(documents), length, needs_starts=True)
+    begins = {0, *np.cumsum(documents).tolist()}
+    rows = view.read(np.arange(view.num_rows), 0)
+    assert rows.starts is not None
+    for tokens, starts in zip(rows.tokens.tolist(), rows.starts.tolist(), strict=True):
+        assert starts[0]
+        for (before, token), is_start in zip(itertools.pairwise(tokens), starts[1:], strict=True):
+            goes_on = token == before + 1 or (token == before == DELIMITER)
+            assert is_start == (token in begins or not goes_on)
+
+
+def test_a_document_that_fits_is_whole_and_a_long_one_is_cut_at_every_row():
+    view = PackedRows(make_split([7, 3, 2, 4]), 5)
+    rows = view.read(np.arange(view.num_rows), 0)
+    d = DELIMITER
+    assert sorted(rows.tokens.tolist()) == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+        [10, 11, d, d, d],
+        [12, 13, 14, 15, d],
+    ]
+    assert rows.weights is not None
+    assert view.read(np.array([rows.tokens[:, 0].tolist().index(0)]), 0).weights is None
+    assert rows.starts is None
+
+
+def test_masks_belong_to_targets():
+    masks = [0, 1, 1, 0, 0, 1, 1, 0, 1]
+    view = PackedRows(make_split([4, 5], [3], masks), 6)
+    rows = view.read(np.arange(view.num_rows), 0)
+    assert rows.weights is not None
+    found = {
+        target: weight
+        for tokens, targets, weights in zip(rows.tokens, rows.targets, rows.weights, strict=True)
+        for token, target, weight in zip(tokens.tolist(), targets.tolist(), weights.tolist(), strict=True)
+        if token != DELIMITER
+    }
+    assert [found[i] for i in range(9)] == masks
+    assert rows.weights.sum() == 5
+
+
+def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
+    documents = np.random.default_rng(0).integers(1, 60, 400).tolist()
+    rows = np.arange(PackedRows(make_split(documents), 32).num_rows)
+    first, second = (PackedRows(make_split(documents), 32).read(rows, shift) for shift in (0, 3))
+    assert np.array_equal(first.tokens, second.tokens)
+    pieces = np.count_nonzero(np.diff(first.tokens, prepend=-2) != 1, axis=1)  # per row
+    quarters = [pieces[part].mean() for part in np.array_split(np.arange(rows.size), 4)]
+    assert max(quarters) < 1.5 * min(quarters)
+
+
+@pytest.mark.parametrize("ends", [[3, 8], []])
+def test_a_last_document_without_an_end_is_an_error(ends):
+    split = TokenSplit("train", "id", (np.arange(9),), (0,), 9, 9, ends=(np.array(ends, np.uint64),))
+    with pytest.raises(DataError, match="the last document of train has no end"):
+        PackedRows(split, 4)
+
+
+def lost_or_repeated(view: PackedRows | Windows, total: int) -> int:
+    rows = view.read(np.arange(view.num_rows), 0)
+    counted = slice(None) if rows.weights is None else rows.weights == 1
+    tokens, targets = (array[counted].reshape(-1).tolist() for array in (rows.tokens, rows.targets))
+    found = Counter(zip(tokens, targets, strict=True))
+    wanted = Counter((i, (i + 1) % total) for i in range(total))
+    return ((found - wanted) + (wanted - found)).total()
+
+
+@pytest.mark.parametrize(("name", "view"), [("chunk", Windows), ("bfd", PackedRows)])
+def test_core_nothing_is_lost_or_repeated(name, view, core_row):
+    documents = np.random.default_rng(1).lognormal(4, 1.2, 300).astype(int).clip(1, 5000).tolist()
+    error = sum(lost_or_repeated(view(make_split(documents, [999]), t), sum(documents)) for t in (16, 128, 1000))
+    core_row(f"data.packing={name}", "count of every (token, target) in an epoch", error, 0)
+
+
+@pytest.mark.parametrize("length", [1024, 2048])
+def test_padding_of_a_realistic_dataset_is_under_two_in_a_thousand(length):
+    documents = np.random.default_rng(2).lognormal(6.05, 1.0, 60_000).astype(np.int64) + 1
+    capped = np.concatenate([documents % length, np.full((documents // length).sum(), length)])
+    rows = pack(capped[capped > 0].astype(np.int32), length)
+    assert 1 - documents.sum() / ((rows.max() + 1) * length) < 0.002

@@ -1,0 +1,102 @@
+"""A shard writer that stops anywhere goes on from what it noted, with the same bytes."""
+
+import gzip
+import hashlib
+import json
+
+import pytest
+
+from candlewick.data.shards.writer import ShardWriter
+
+LINES = [f"line {number} {'x' * (number % 7)}\n".encode() for number in range(10)]
+
+
+def write(folder, lines, compress=False) -> list[dict]:
+    writer = ShardWriter(folder, "train", ".jsonl", compress)
+    for line in lines:
+        writer.add(line)
+        if writer.lines == 4:
+            writer.finish()
+    writer.finish()
+    writer.finish()  # nothing is open: nothing happens
+    return writer.finished
+
+
+def content(path) -> bytes:
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == ".gz" else raw
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_is_noted_is_what_lies_there(tmp_path, compress):
+    shards = write(tmp_path, LINES, compress)
+    assert [shard["lines"] for shard in shards] == [4, 4, 2]
+    paths = [tmp_path / shard["path"] for shard in shards]
+    assert b"".join(map(content, paths)) == b"".join(LINES)
+    for shard, path in zip(shards, paths, strict=True):
+        assert shard["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert shard["bytes"] == path.stat().st_size
+
+
+def test_a_compressed_shard_has_neither_name_nor_time_in_it(tmp_path):
+    path = tmp_path / write(tmp_path, LINES, compress=True)[0]["path"]
+    assert path.name == "train_0000.jsonl.gz"
+    flags, time = path.read_bytes()[3], path.read_bytes()[4:8]
+    assert (flags, time) == (0, b"\0\0\0\0")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("noted", range(len(LINES) + 1))
+@pytest.mark.parametrize("beyond", [0, 1, 5])
+def test_after_a_stop_anywhere_the_bytes_are_the_same(tmp_path, compress, noted, beyond):
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    expected = write(tmp_path / "whole", LINES, compress)
+    first = ShardWriter(tmp_path / "stopped", "train", ".jsonl", compress)
+    state = json.dumps(first.sync())
+    for number, line in enumerate(LINES[: noted + beyond]):
+        first.add(line)
+        if first.lines == 4:
+            first.finish()
+        if number + 1 == noted:
+            state = json.dumps(first.sync())
+            first.sweep()
+    first.close()
+    second = ShardWriter(tmp_path / "stopped", "train", ".jsonl", compress)
+    second.restore(json.loads(state))
+    second.sweep()
+    for line in LINES[noted:]:
+        second.add(line)
+        if second.lines == 4:
+            second.finish()
+    second.finish()
+    second.sweep()
+    assert second.finished == expected
+    for path in (tmp_path / "whole").iterdir():
+        if path.name.endswith(".gz") or not compress:
+            assert (tmp_path / "stopped" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((tmp_path / "stopped").iterdir())) == 3
+
+
+def test_a_shard_that_is_gone_or_cut_is_noticed(tmp_path):
+    writer = ShardWriter(tmp_path, "train", ".jsonl", compress=False)
+    for line in LINES[:4]:
+        writer.add(line)
+    writer.finish()
+    writer.add(LINES[4])
+    state = writer.sync()
+    writer.close()
+    (tmp_path / "train_0001.jsonl").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"train_0001.jsonl has 0 bytes, \d+ were written"):
+        ShardWriter(tmp_path, "train", ".jsonl", compress=False).restore(state)
+    (tmp_path / "train_0000.jsonl").write_bytes(b"longer than it was" * 9)
+    with pytest.raises(FileNotFoundError, match=r"train_0000.jsonl has 162 bytes"):
+        ShardWriter(tmp_path, "train", ".jsonl", compress=False).restore(state)
+
+
+def test_sweeping_leaves_folders_and_what_is_to_be_kept(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("state.json", "junk"):
+        (tmp_path / name).write_text("x")
+    ShardWriter(tmp_path, "train", ".jsonl", compress=False).sweep("state.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "sub"]

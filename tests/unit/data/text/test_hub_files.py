@@ -1,0 +1,141 @@
+"""Which files of a dataset are meant: by a path, by the card, by their names."""
+
+import pytest
+from tests.hub_server import HubServer
+
+from candlewick.data.text.hub_files import card_patterns, choose_files
+from candlewick.errors import DataError
+from candlewick.hub import HubFile, HubRepo, open_repo
+
+
+def repo(*paths: str) -> HubRepo:
+    return HubRepo("dataset", "o/n", "c" * 40, tuple(HubFile(path, 1, None, "") for path in sorted(paths)))
+
+
+def chosen(found: HubRepo, path: str, split: str) -> list[str]:
+    return [file.path for file in choose_files(found, path, split)]
+
+
+TREE = (
+    "data/A/a.parquet",
+    "data/A/b.jsonl.gz",
+    "data/c.txt",
+    "data/x.csv",
+    "sample/10BT/a.parquet",
+    "top.parquet",
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("data", ["data/A/a.parquet", "data/A/b.jsonl.gz", "data/c.txt"]),
+        ("data/A/a.parquet", ["data/A/a.parquet"]),
+        ("data/*", ["data/A/a.parquet", "data/A/b.jsonl.gz", "data/c.txt"]),  # a folder that matches too
+        ("*.parquet", ["top.parquet"]),
+        ("**/*.parquet", ["data/A/a.parquet", "sample/10BT/a.parquet", "top.parquet"]),
+        ("data/?/a.parquet", ["data/A/a.parquet"]),
+        ("data/[A-C]/[a].parquet", ["data/A/a.parquet"]),
+        ("data/[B-C]/a.*", []),
+        ("sample/10BT", ["sample/10BT/a.parquet"]),
+    ],
+)
+def test_a_path_wins_over_the_split(path, expected):
+    if not expected:
+        with pytest.raises(DataError, match="no text files at"):
+            chosen(repo(*TREE), path, "nonsense")
+        return
+    assert chosen(repo(*TREE), path, "nonsense") == expected
+
+
+def test_a_path_without_text_names_the_folders_that_have_some():
+    with pytest.raises(DataError, match=r"has no text files at dat \(6 text files in data, data/A, sample/10BT"):
+        choose_files(repo(*TREE, "data/d.txt"), "dat", "train")
+    with pytest.raises(DataError, match=r"of the split 'train' \(0 text files in no folder\)"):
+        choose_files(repo("a.csv"), "", "train")
+
+
+NAMED = (
+    "data/train-00000-of-2.parquet",
+    "data/train-00001-of-2.parquet",
+    "data/validation-0.parquet",
+    "extra.txt",
+)
+
+
+@pytest.mark.parametrize(
+    ("paths", "split", "expected"),
+    [
+        (NAMED, "train", list(NAMED[:2])),
+        (NAMED, "validation", [NAMED[2]]),
+        (("a.txt", "b.txt.gz"), "train", ["a.txt", "b.txt.gz"]),
+        (("a.txt", "test/b.txt", "val_0.txt", "training.txt"), "train", ["a.txt", "training.txt"]),
+        (("a.txt", "dev/b.txt", "val_0.txt", "test.txt"), "validation", ["dev/b.txt", "val_0.txt"]),
+    ],
+)
+def test_without_a_card_names_decide(paths, split, expected):
+    assert chosen(repo(*paths), "", split) == expected
+
+
+def test_the_same_split_in_several_formats_is_told(caplog):
+    assert chosen(repo("a.jsonl", "a.txt"), "", "train") == ["a.jsonl", "a.txt"]
+    assert "has the split 'train' in several formats (jsonl, txt), maybe the same text twice" in caplog.text
+
+
+def test_a_split_that_no_name_has_is_refused():
+    with pytest.raises(DataError, match="of the split 'test'"):
+        choose_files(repo("a.parquet"), "", "test")
+
+
+@pytest.mark.parametrize(
+    ("header", "split", "expected"),
+    [
+        ("license: mit", "train", None),
+        ("configs: text", "train", None),
+        ("configs: [text, {config_name: a}]", "train", None),
+        ("configs: [{config_name: a, data_files: 'x/*'}]", "train", ["x/*"]),
+        ("configs: [{config_name: a, data_files: [a, b]}]", "train", ["a", "b"]),
+        ("configs: [{config_name: a, data_files: [a, b]}]", "test", []),
+        (
+            "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: [a, b]}\n"
+            "  - {split: test, path: c}\n- config_name: other\n  data_files: d",
+            "train",
+            ["a", "b"],
+        ),
+        (
+            "configs:\n- config_name: x\n  data_files: d\n- config_name: y\n  default: true\n"
+            "  data_files: [{path: z}, {split: test}]",
+            "train",
+            ["z"],
+        ),
+    ],
+)
+def test_a_card_says_which_files_a_split_has(header, split, expected):
+    assert card_patterns(f"---\n{header}\n---\n# Words\n", split, "hf://x") == expected
+
+
+def test_a_card_without_a_header_says_nothing():
+    assert card_patterns("# Words\n---\nconfigs: [{data_files: x}]\n---\n", "train", "hf://x") is None
+
+
+@pytest.mark.parametrize("header", ["a: [", "a: !!python/object:os.system {}", "[" * 500])
+def test_a_header_that_is_no_yaml_is_refused(header):
+    with pytest.raises(DataError, match=r"the header of hf://x/README.md cannot be read"):
+        card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
+
+
+def test_of_several_configurations_none_is_guessed():
+    header = "configs: [{config_name: en, data_files: a}, {config_name: de, data_files: b}]"
+    with pytest.raises(DataError, match="several configurations and no default: en, de .*name the files of one"):
+        card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
+
+
+def test_the_card_of_a_repository_is_read(tmp_path):
+    card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*/*\n---\n"
+    with HubServer() as server, server.client(tmp_path):
+        server.commit("datasets/o/n", {"README.md": card, "data/a/b.txt": b"1", "data/c.txt": b"2", "d.txt": b""})
+        assert chosen(open_repo("hf://datasets/o/n"), "", "train") == ["data/a/b.txt"]
+        with pytest.raises(DataError, match="of the split 'test'"):
+            choose_files(open_repo("hf://datasets/o/n"), "", "test")
+        server.commit("datasets/o/n", {"README.md": b"# no header\n", "test.txt": b"1", "d.txt": b"2"})
+        assert chosen(open_repo("hf://datasets/o/n"), "", "train") == ["d.txt"]

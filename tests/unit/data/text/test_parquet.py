@@ -1,0 +1,69 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from candlewick.config import DataConfig
+from candlewick.data.text import parquet
+from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.parquet import columns, row_groups
+from candlewick.data.text.pieces import Piece
+from candlewick.errors import DataError
+
+ROWS = [f"row {i} " * (i % 5 + 1) for i in range(40)]
+
+
+def test_row_groups(source):
+    groups = row_groups(source("a.parquet", ROWS), "text")
+    assert [rows for rows, _ in groups] == [7, 7, 7, 7, 7, 5]
+    assert all(size > 0 for _, size in groups)
+
+
+@pytest.mark.parametrize("block", [16, 1 << 20])
+def test_any_range_of_rows_is_that_slice(source, block, monkeypatch):
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", block)
+    file = source("a.parquet", ROWS)
+    for start, stop in [(0, None), (0, 7), (3, 12), (7, 14), (20, None), (39, 40), (13, 14), (5, 5), (40, None)]:
+        found = []
+        for first, column in columns(Piece(file, start, stop), "text"):
+            assert first == start + len(found)
+            found += column.to_pylist()
+        assert found == ROWS[start:stop]
+
+
+def test_a_missing_column_names_the_others(source):
+    with pytest.raises(DataError, match=r"a\.parquet has no column 'body', only id, text.*data\.text_field"):
+        row_groups(source("a.parquet", ROWS), "body")
+
+
+def test_a_column_that_is_not_text_is_named_with_its_type(source):
+    with pytest.raises(DataError, match=r"a\.parquet: column 'id' holds int64, not text"):
+        row_groups(source("a.parquet", ROWS), "id")
+
+
+def test_a_file_that_is_no_parquet_is_named(source):
+    with pytest.raises(DataError, match=r"a\.parquet is no readable \.parquet file"):
+        row_groups(source("a.parquet", b"PAR1 or not"), "text")
+
+
+def test_a_damaged_page_is_named(source, tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"{i} some text" for i in range(1000)]}), path, use_dictionary=False)
+    raw = bytearray(path.read_bytes())
+    raw[4:2000] = b"\xff" * 1996
+    path.write_bytes(raw)
+    file = open_corpus([str(path)], DataConfig()).files[0]
+    with pytest.raises(DataError, match=r"(?s)a\.parquet cannot be read: .*it is damaged"):
+        list(columns(Piece(file), "text"))
+
+
+def test_rows_that_do_not_come_are_noticed(source, monkeypatch):
+    """A reader that ends too early would otherwise cut the text short without a word."""
+    real = pq.ParquetFile.iter_batches
+
+    def short(self, size, groups, *args, **settings):
+        batches = list(real(self, size, groups, *args, **settings))
+        return iter([batches[0].slice(1), *batches[1:]] if groups == [2] else batches)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read: row group 2 has 6 rows, its metadata say 7"):
+        list(columns(Piece(source("a.parquet", ROWS)), "text"))

@@ -1,0 +1,141 @@
+import os
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from candlewick.data.text import pieces
+from candlewick.data.text.pieces import Piece, character_cut, last_cut, parts
+from candlewick.errors import DataError
+
+# letters, digits, marks, and every kind of white space and line end
+ALPHABET = (
+    "aBéß中文\u017f12!.,'\u0301\u200d\u200b\U0001f600 \n\r\t\v\f\x1c\x85\xa0\u1680\u180e\u2003\u2028\u3000\ufeff"
+)
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(ALPHABET), st.sampled_from(["'s", "'LL", "  ", "\r\n", "\n\n", "ab cd", "<|endoftext|>"])
+    ),
+    max_size=24,
+).map("".join)
+
+
+def pre_tokens(tokenizer, text):
+    return [token for token, _ in tokenizer._rust.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@given(text=TEXTS)
+@example("a\n b")
+@example("a\n\u3000b")
+def test_cutting_at_a_safe_place_keeps_every_pre_token_and_id(tokenizer, text):
+    raw = text.encode()
+    while cut := last_cut(raw):
+        left, right = raw[:cut].decode(), raw[cut:].decode()
+        assert pre_tokens(tokenizer, left) + pre_tokens(tokenizer, right) == pre_tokens(tokenizer, left + right)
+        assert tokenizer.encode(left) + tokenizer.encode(right) == tokenizer.encode(left + right)
+        raw = raw[:cut]
+
+
+def test_every_character_after_a_newline_and_before_a_space(tokenizer):
+    """Over all of Unicode's first planes: what the bytes call visible, the pattern calls so too."""
+    for first in range(0x21, 0x3100, 64):
+        for code in range(first, first + 64):
+            for text in (f"a \n\n{chr(code)} b", f"x\n{chr(code)}b"):
+                raw = text.encode()
+                for cut in [i for i in range(1, len(raw)) if any(p.match(raw, i) for p in pieces._PLACES)]:
+                    left, right = raw[:cut].decode(), raw[cut:].decode()
+                    assert pre_tokens(tokenizer, left) + pre_tokens(tokenizer, right) == pre_tokens(
+                        tokenizer, text
+                    )
+
+
+def test_spaces_come_first_and_newlines_serve_texts_without():
+    assert last_cut(b"ab cd\nef") == 2
+    assert last_cut("中文\n中文".encode()) == 7
+    assert last_cut("中文\n\u3000中文".encode()) == 0
+    assert last_cut(b"abc") == 0
+    assert last_cut(b" a") == 0
+    assert last_cut(b"") == 0
+
+
+def test_a_place_far_from_the_end_is_found():
+    assert last_cut(b"a b" + b"x" * 100_000) == 1
+
+
+@given(
+    text=st.text(st.sampled_from("ab \n中\U0001f600"), max_size=400),
+    block=st.integers(1, 50),
+)
+def test_parts_are_the_text_in_order_and_bounded(text, block):
+    raw = text.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PART_BYTES", 16)
+        patch.setattr(pieces, "MAX_PART_BYTES", 40)
+        found = list(parts(raw[i : i + block] for i in range(0, len(raw), block)))
+    assert b"".join(part for part, _ in found) == raw
+    assert [is_last for _, is_last in found] == [False] * (len(found) - 1) + [True] * bool(found)
+    assert all(0 < len(part) <= 40 for part, _ in found)
+    for part, _ in found:
+        part.decode()  # never inside of a character
+
+
+@given(text=TEXTS.filter(bool))
+def test_parts_have_the_ids_of_the_whole(tokenizer, text):
+    text = (text + "a word\n") * 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PART_BYTES", 32)
+        found = [part.decode() for part, _ in parts(iter([text.encode()]))]
+    assert len(found) > 1
+    assert [i for part in found for i in tokenizer.encode(part)] == tokenizer.encode(text)
+
+
+def test_character_cut():
+    raw = "a中b".encode()
+    assert [character_cut(raw, i) for i in range(1, 5)] == [1, 1, 1, 4]
+    assert character_cut(b"\x80" * 10, 8) == 8  # not UTF-8 at all
+
+
+@pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
+def test_blocks_of_any_range(source, extension):
+    raw = bytes(range(256)) * 20
+    file = source(f"a.txt{extension}", raw)
+    for start, stop in [(0, None), (0, 10), (7, 4000), (5000, None), (5119, 5120), (30, 30), (6000, None)]:
+        assert b"".join(Piece(file, start, stop).blocks(100)) == raw[start:stop]
+
+
+def test_lines_are_whole_and_know_their_offsets(source, monkeypatch):
+    monkeypatch.setattr(pieces, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(Piece.blocks, "__defaults__", (10,))
+    raw = b"one\ntwo\na very long line that is longer than a block\n\nlast"
+    file = source("a.txt", raw)
+    found = list(Piece(file).lines())
+    assert b"".join(block for _, block in found) == raw
+    for offset, block in found:
+        assert raw[offset : offset + len(block)] == block
+        assert block.endswith((b"\n", b"last"))
+    assert list(Piece(file, 4, 8).lines()) == [(4, b"two\n")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_lines(source):
+    assert list(Piece(source("a.txt", b"\xef\xbb\xbfone\n")).lines()) == [(3, b"one\n")]
+    assert list(Piece(source("b.txt", b"\xef\xbb\xbfone")).lines()) == [(3, b"one")]
+
+
+def test_a_file_that_changed_is_an_error(source):
+    file = source("a.txt", "text")
+    os.utime(file.path, ns=(1, 1))
+    with pytest.raises(DataError, match="changed while it was being used"):
+        list(Piece(file).blocks())
+    file.path.unlink()
+    with pytest.raises(DataError, match=r"a\.txt cannot be read: No such file"):
+        list(Piece(file).blocks())
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+def test_a_compressed_file_that_is_cut_short_is_named(source, name):
+    file = source(name, os.urandom(10_000))
+    file.path.write_bytes(file.path.read_bytes()[:-2000])
+    status = file.path.stat()
+    file = type(file)(file.path, file.name, "text", file.compression, status.st_size, status.st_mtime_ns)
+    with pytest.raises(DataError, match=r"a\.txt\..* cannot be read: .*it is damaged or cut short"):
+        list(Piece(file).blocks())

@@ -1,0 +1,116 @@
+"""Files one after another on this disk, whether they come from it or from the Hub."""
+
+import logging
+import threading
+
+import pytest
+from tests.hub_server import HubServer
+
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import Corpus, open_corpus
+from candlewick.data.text.source_files import HubSource, SourceFiles, open_sources, open_text
+from candlewick.errors import DataError, EnvironmentFault
+
+CONFIG = DataConfig(documents="line")
+FILES = {f"data/{number}.txt": f"text {number}\n".encode() * 200 * number for number in range(1, 6)}
+
+
+@pytest.fixture
+def server(tmp_path):
+    with HubServer() as hub, hub.client(tmp_path / "home"):
+        hub.commit("datasets/o/n", FILES)
+        yield hub
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 9])
+@pytest.mark.parametrize("start", [0, 3, 5])
+def test_files_come_in_order_and_go(server, tmp_path, ahead, start):
+    files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
+    seen = []
+    for number, file in files.at_hand(start, tmp_path / "to", ahead):
+        assert file.path.read_bytes() == FILES[f"data/{number + 1}.txt"]
+        assert file.name == files.files[number].name
+        assert file.kind == "lines"
+        assert len(list((tmp_path / "to").glob("*/data/*.txt"))) <= ahead + 1
+        seen.append(number)
+    assert seen == list(range(start, 5))
+    assert not list(tmp_path.glob("to/*"))
+
+
+def test_local_files_and_those_of_the_hub_stand_side_by_side(server, tmp_path):
+    local = tmp_path / "a.txt"
+    local.write_text("local\n")
+    files = open_sources([str(local), "hf://datasets/o/n/data/2.txt"], "train", CONFIG)
+    assert [type(file) for file in files.files] == [type(open_corpus([str(local)], CONFIG).files[0]), HubSource]
+    assert [file.path.read_text()[:5] for _, file in files.at_hand(0, tmp_path / "to", 1)] == ["local", "text "]
+    assert local.exists()
+
+
+def test_the_fingerprint_is_that_of_the_content(server, tmp_path):
+    uri = "hf://datasets/o/n"
+    first = open_sources([uri], "train", CONFIG).fingerprint
+    server.commit("datasets/o/n", {**FILES, "README.md": b"new"})
+    assert open_sources([uri], "train", CONFIG).fingerprint == first
+    server.commit("datasets/o/n", {**FILES, "data/1.txt": FILES["data/1.txt"] + b"!"})
+    assert open_sources([uri], "train", CONFIG).fingerprint != first
+    local = tmp_path / "a.txt"
+    found = []
+    for text in ("one", "two", "one"):
+        local.write_text(text)
+        found.append(open_sources([str(local)], "train", CONFIG).fingerprint)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_file_that_does_not_come_fails_where_it_is_needed(server, tmp_path):
+    files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
+    server.plan = lambda request: "503" if "3.txt" in request.path else None
+    seen = []
+    with pytest.raises(EnvironmentFault, match=r"data/3.txt: 6 tries failed"):
+        for number, _ in files.at_hand(0, tmp_path / "to", 2):
+            seen.append(number)
+    assert seen == [0, 1]
+
+
+def test_what_is_given_twice_or_is_a_model_is_refused(server, tmp_path):
+    for uri in ("hf://datasets/o/n", str(tmp_path / "a.txt")):
+        (tmp_path / "a.txt").write_text("x")
+        with pytest.raises(DataError, match="is given twice"):
+            open_sources([uri, uri], "train", CONFIG)
+    with pytest.raises(DataError, match="hf://o/n is a model, not a dataset"):
+        open_sources(["hf://o/n"], "train", CONFIG)
+
+
+def test_what_is_on_its_way_when_it_is_enough_is_awaited(server, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
+    server.fail("GET .*/2.txt", "stall", "stall", "stall")
+    server.stall_seconds = 2
+    wanted = iter([True, True, False])
+    seen = [n for n, _ in files.at_hand(0, tmp_path / "to", 1, lambda rows: next(wanted))]
+    assert seen == [0]
+    assert "waiting for 1 files that were fetched ahead" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    assert (tmp_path / "to" / "000001" / "data" / "2.txt").read_bytes() == FILES["data/2.txt"]
+
+
+def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, server, tmp_path):
+    rows = write("a.parquet", ["x"] * 10).read_bytes()
+    server.commit("datasets/o/rows", {"1.parquet": rows, "2.parquet": rows, "3.txt": b"x"})
+    files = open_sources(["hf://datasets/o/rows"], "train", CONFIG)
+    for enough, fetched in ((10, 1), (11, 2)):
+        server.requests.clear()
+        read = 0
+        for _ in files.at_hand(0, tmp_path / "to", 2, lambda rows: read + rows < enough):  # noqa: B023
+            read += 10
+        assert len({request.path for request in server.requests if "GET" in request.method}) >= fetched
+        assert bool(server.asked("2.parquet")) == (enough > 10)
+
+
+def test_a_corpus_is_all_files_at_once(server, tmp_path):
+    corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).fetch(tmp_path / "to")
+    assert [file.path.read_bytes() for file in corpus.files] == list(FILES.values())
+
+
+def test_local_text_is_a_corpus_and_that_of_the_hub_is_fetched_later(server, write):
+    assert isinstance(open_text([str(write("a.txt", "x"))], CONFIG), Corpus)
+    assert isinstance(open_text(["hf://datasets/o/n"], CONFIG), SourceFiles)

@@ -1,0 +1,102 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from candlewick.artifacts.build import alone
+from candlewick.config import DataConfig
+from candlewick.data.tokens.cache import touch, trim
+from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.prepare import prepare
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Four folders of 100 bytes, the oldest first, and one that is none of the cache's."""
+    names = ("tokens-a", "tokenizer-b", "tokens-c", "tokens-d", "mine")
+    made = [tmp_path / "cache" / name for name in names]
+    for age, folder in enumerate(made):
+        (folder / "shards").mkdir(parents=True)
+        (folder / "shards" / "train-00000.bin").write_bytes(bytes(100))
+        os.utime(folder, (age, age))
+    return made
+
+
+def left(folders) -> list[str]:
+    return sorted(path.name for path in folders[0].parent.iterdir())
+
+
+def test_the_least_recently_used_goes_first(folders):
+    touch(folders[0])
+    trim(folders[0].parent, 250, set())
+    assert left(folders) == ["mine", "tokens-a", "tokens-d"]
+
+
+def test_nothing_goes_while_there_is_room(folders):
+    trim(folders[0].parent, 400, set())
+    assert len(left(folders)) == 5
+
+
+def test_what_this_run_uses_stays_and_too_little_room_is_told(folders, caplog):
+    trim(folders[0].parent, 1, {folders[0], folders[3]})
+    assert left(folders) == ["mine", "tokens-a", "tokens-d"]
+    assert "200 bytes in use, more than data.cache_max_bytes=1" in caplog.text
+
+
+def test_what_another_process_reads_or_makes_stays(folders):
+    code = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from candlewick.data.tokens.dataset import _map\n"
+        "held = _map(Path(sys.argv[1]), np.uint8); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(folders[0] / "shards" / "train-00000.bin")]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    with alone(folders[0].parent / "tokens-e") as partial:
+        trim(folders[0].parent, 1, set())
+        assert left(folders) == ["mine", "tokens-a", partial.name]
+    process.communicate(b"")
+    trim(folders[0].parent, 1, set())
+    assert left(folders) == ["mine"]
+
+
+def test_a_dataset_is_held_while_it_is_open(write, tmp_path, tokenizer_dir):
+    config = DataConfig(train_shards=(str(write("a.txt", "some words\n" * 1000)),))
+    folder = tmp_path / "cache" / "tokens-a"
+    prepare(config, tokenizer_dir, folder)
+    split = TokenDataset.open(folder).split("train")
+    trim(folder.parent, 1, set())
+    assert folder.exists()
+    del split
+    trim(folder.parent, 1, set())
+    assert not folder.exists()
+
+
+def test_what_another_process_removes_meanwhile_is_passed_over(folders, monkeypatch):
+    was = Path.stat
+
+    def stat(path, **more):
+        if "tokens-c" in path.parts:
+            raise FileNotFoundError(path)
+        return was(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    trim(folders[0].parent, 100, set())
+    monkeypatch.undo()
+    assert left(folders) == ["mine", "tokens-c", "tokens-d"]
+
+
+def test_what_a_kill_left_of_a_removal_is_removed(folders):
+    doomed = folders[0].rename(folders[0].with_name(".del-tokens-a-0123abcd"))
+    trim(folders[1].parent, 1000, set())
+    assert not doomed.exists()
+
+
+def test_only_the_caches_own_folders_are_touched(folders):
+    for folder in (folders[0], folders[4], folders[0].parent / "tokens-gone"):
+        touch(folder)
+    assert folders[0].stat().st_mtime > 1000
+    assert folders[4].stat().st_mtime == 4

@@ -1,0 +1,252 @@
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest, staging
+from candlewick.data.tokens import dataset as token_shards
+from candlewick.data.tokens.dataset import (
+    KIND,
+    VERSION,
+    Shard,
+    TokenDataset,
+    TokenSplit,
+    is_token_dataset,
+    list_shards,
+    token_dtype,
+    verify_shards,
+    write_shard,
+)
+from candlewick.errors import ArtifactError, DataError
+
+VOCAB = 300
+
+
+def make_dataset(folder: Path, sizes=(10, 1, 25), vocab_size=VOCAB, **details) -> TokenDataset:
+    """Training shards of these sizes, with tokens 0, 1, 2, ... and documents of 5; validation is one of 7."""
+    dtype = token_dtype(vocab_size)
+    with staging(folder) as aside:
+        (aside / "shards").mkdir()
+        files, shards, first = [], [], 0
+        for i, size in enumerate([*sizes, 7]):
+            tokens = np.arange(first, first + size).astype(dtype)
+            first += size
+            ends = np.append(np.arange(5, size, 5), size).astype(np.uint64)
+            split = "validation" if i == len(sizes) else "train"
+            shard = Shard(f"{split}-{i:05d}", split, size, ends.size, size * 4, int(tokens.max()))
+            files += write_shard(aside, shard, [tokens[: size // 2], tokens[size // 2 :]], ends)
+            shards.append(vars_of(shard))
+        content = {
+            "vocab_size": vocab_size,
+            "shards": shards,
+            "holdout": "hash",
+            "delimiter": {"id": 0},
+            **details,
+        }
+        content |= {"bad_utf8": {"sequences": 0, "examples": []}, "splits": {}}
+        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content))
+    return TokenDataset.open(folder)
+
+
+def vars_of(shard: Shard) -> dict:
+    return {name: getattr(shard, name) for name in Shard.__dataclass_fields__}
+
+
+def rewrite(folder: Path, change) -> None:
+    """Change the manifest's JSON in place."""
+    raw = json.loads((folder / MANIFEST).read_bytes())
+    change(raw)
+    (folder / MANIFEST).write_text(json.dumps(raw))
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    dataset = make_dataset(tmp_path / "ds")
+    split = dataset.split("train")
+    assert (split.num_tokens, split.num_bytes) == (36, 144)
+    assert split.starts == (0, 10, 11)
+    assert split.dataset_id == dataset.id == read_manifest(tmp_path / "ds").id
+    assert split.window(0, 36).tolist() == list(range(36))
+    assert dataset.split("validation").window(0, 7).tolist() == list(range(36, 43))
+    assert [shard.tokens for shard in list_shards(dataset.manifest)] == [10, 1, 25, 7]
+    assert not list((tmp_path / "ds" / "shards").glob("*.tmp"))
+
+
+def test_the_bytes_on_disk_are_headerless_and_little_endian(tmp_path):
+    make_dataset(tmp_path / "ds")
+    shards = tmp_path / "ds" / "shards"
+    assert (shards / "train-00001.bin").read_bytes() == b"\x0a\x00"
+    assert (shards / "train-00000.idx").read_bytes() == b"\x05" + bytes(7) + b"\x0a" + bytes(7)
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    assert token_dtype(1 << 16) == np.dtype("<u2")
+    assert token_dtype((1 << 16) + 1) == np.dtype("<u4")
+    dataset = make_dataset(tmp_path / "ds", vocab_size=70_000)
+    assert (tmp_path / "ds" / "shards" / "train-00001.bin").read_bytes() == b"\x0a\x00\x00\x00"
+    assert dataset.split("train").window(0, 3).dtype == np.uint32
+
+
+@given(start=st.integers(0, 200), length=st.integers(0, 120))
+def test_windows_go_around(start, length):
+    shards = tuple(np.arange(a, b, dtype=np.uint16) for a, b in [(0, 10), (10, 11), (11, 36)])
+    split = TokenSplit("train", "id", shards, (0, 10, 11), 36, 1)
+    assert split.window(start, length).tolist() == [(start + i) % 36 for i in range(length)]
+
+
+def test_another_tokenizer_is_refused_with_both_hashes(tmp_path):
+    make_dataset(tmp_path / "ds")
+    assert TokenDataset.open(tmp_path / "ds", tokenizer_sha256="a" * 64).tokenizer_sha256 == "a" * 64
+    with pytest.raises(
+        DataError, match=r"was prepared with tokenizer a{12}, not with b{12} .*prepare the text again"
+    ):
+        TokenDataset.open(tmp_path / "ds", tokenizer_sha256="b" * 64)
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished tokens"):
+        TokenDataset.open(tmp_path)
+
+
+def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path):
+    make_dataset(tmp_path / "ds")
+    rng = random.Random(0)
+    paths = sorted((tmp_path / "ds" / "shards").iterdir())
+    for _ in range(100):
+        path = rng.choice(paths)
+        good = path.read_bytes()
+        at = rng.randrange(len(good))
+        bad = bytearray(good)
+        bad[at] ^= 1 << rng.randrange(8)
+        for content in (bytes(bad), good[:at]):
+            path.write_bytes(content)
+            with pytest.raises(ArtifactError, match=path.name):
+                TokenDataset.open(tmp_path / "ds")
+        path.write_bytes(good)
+    TokenDataset.open(tmp_path / "ds")
+
+
+def test_a_missing_and_a_foreign_shard_are_named(tmp_path):
+    make_dataset(tmp_path / "ds")
+    make_dataset(tmp_path / "other", sizes=(10, 1, 26))
+    shards = tmp_path / "ds" / "shards"
+    good = (shards / "train-00002.bin").read_bytes()
+    (shards / "train-00002.bin").unlink()
+    with pytest.raises(ArtifactError, match=r"train-00002\.bin is missing"):
+        TokenDataset.open(tmp_path / "ds")
+    (shards / "train-00002.bin").write_bytes(good[::-1])
+    with pytest.raises(ArtifactError, match=r"train-00002\.bin has sha256 .* its content changed"):
+        TokenDataset.open(tmp_path / "ds")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["details"].pop("shards"), r"not that of a token dataset: KeyError\('shards'\)"),
+        (lambda m: m["details"]["shards"][0].pop("tokens"), "not that of a token dataset: TypeError"),
+        (lambda m: m["details"].update(vocab_size="many"), "not that of a token dataset: ValueError"),
+        (
+            lambda m: m["details"]["shards"][0].update(name="../../x"),
+            r"shards/\.\./\.\./x\.bin has another number of tokens",
+        ),
+        (lambda m: m["details"]["shards"][0].update(tokens=11), "has another number of tokens"),
+        (lambda m: m["details"]["shards"][0].update(documents=3), "has another number of tokens"),
+        (lambda m: m["details"]["shards"][1].update(tokens=0), "train-00001: tokens=0"),
+        (lambda m: m["details"]["shards"][0].update(text_bytes="a"), "train-00000: text_bytes='a'"),
+        (lambda m: m["details"]["shards"][0].update(text_bytes=0), "train-00000: text_bytes=0"),
+        (lambda m: m["details"]["shards"][0].update(documents=2.0), "train-00000: documents=2.0"),
+        (lambda m: m["details"]["shards"][0].update(max_id=True), "train-00000: max_id=True"),
+        (lambda m: m["details"]["shards"][0].update(split="test"), "train-00000: split='test'"),
+        (lambda m: m["details"].pop("holdout"), r"not that of a token dataset: KeyError\('holdout'\)"),
+        (
+            lambda m: m["details"]["bad_utf8"].pop("examples"),
+            r"not that of a token dataset: KeyError\('examples'\)",
+        ),
+        (lambda m: m["details"].update(splits={"train": {"tokens": 3}}), "not that of a token dataset: KeyError"),
+        (lambda m: m["details"].update(splits=5), "not that of a token dataset"),
+        (lambda m: m["details"].update(vocab_size=20), r"train-00002\.bin has id 35, the tokenizer has 20 ids"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
+    make_dataset(tmp_path / "ds")
+    rewrite(tmp_path / "ds", change)
+    with pytest.raises(ArtifactError, match=message):
+        TokenDataset.open(tmp_path / "ds")
+
+
+def test_a_split_without_tokens_is_an_error_when_asked_for(tmp_path):
+    make_dataset(tmp_path / "ds")
+    rewrite(tmp_path / "ds", lambda m: m["details"]["shards"].pop())
+    dataset = TokenDataset.open(tmp_path / "ds")
+    with pytest.raises(DataError, match="has no validation tokens"):
+        dataset.split("validation")
+
+
+def test_what_is_a_token_dataset(tmp_path):
+    make_dataset(tmp_path / "ds")
+    assert is_token_dataset(tmp_path / "ds")
+    assert not is_token_dataset(tmp_path)
+    rewrite(tmp_path / "ds", lambda m: m.update(kind="tokenizer"))
+    assert not is_token_dataset(tmp_path / "ds")
+    (tmp_path / MANIFEST).write_text('{"name": "a web application"}')
+    assert not is_token_dataset(tmp_path)
+
+
+class TestLargeDatasets:
+    """Above a size, hashes are checked once per machine and state of the files."""
+
+    @pytest.fixture(autouse=True)
+    def everything_is_large(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(token_shards, "_ALWAYS_HASHED_BYTES", 0)
+        monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+
+    def flip(self, path: Path, *, keep_time: bool) -> None:
+        status = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(0, status.st_mtime_ns if keep_time else status.st_mtime_ns + 1))
+
+    def test_a_change_is_found_by_its_time(self, tmp_path):
+        make_dataset(tmp_path / "ds")
+        self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=False)
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
+            TokenDataset.open(tmp_path / "ds")
+
+    def test_hashes_are_read_once_and_again_on_request(self, tmp_path):
+        make_dataset(tmp_path / "ds")
+        self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=True)
+        TokenDataset.open(tmp_path / "ds")  # the price of not reading everything each time
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
+            TokenDataset.open(tmp_path / "ds", rehash=True)
+
+    def test_without_a_home_everything_is_read_each_time(self, tmp_path, monkeypatch):
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", no_home)
+        make_dataset(tmp_path / "ds")
+        self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=True)
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
+            TokenDataset.open(tmp_path / "ds")
+
+    def test_no_home_to_write_to_is_a_warning(self, tmp_path, caplog):
+        (tmp_path / "home").write_text("a file")
+        make_dataset(tmp_path / "ds")
+        assert "the hashes are checked again next time" in caplog.text
+
+
+def test_verify_shards_reads_every_token(tmp_path):
+    dataset = make_dataset(tmp_path / "ds")
+    verify_shards(dataset)
+    shards = [vars_of(shard) for shard in list_shards(dataset.manifest)]
+    shards[1]["max_id"] = 9
+    wrong = replace(dataset, manifest=replace(dataset.manifest, details={"vocab_size": VOCAB, "shards": shards}))
+    with pytest.raises(ArtifactError, match=r"train-00001\.bin has id 10, its manifest says at most 9"):
+        verify_shards(wrong)
+    np.array([10, 5], "<u8").tofile(tmp_path / "ds" / "shards" / "train-00000.idx")
+    with pytest.raises(ArtifactError, match=r"train-00000\.idx has document ends that are not in order"):
+        verify_shards(dataset)

@@ -1,0 +1,88 @@
+import random
+
+import numpy as np
+import pytest
+
+from candlewick.config import DataConfig
+from candlewick.data.text import documents, pieces
+from candlewick.data.text.corpus import Corpus, open_corpus
+from candlewick.data.text.documents import BadText, read
+from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.duplicates import repeated, without_duplicates
+from candlewick.data.tokens.plan import plan, whole_documents
+from candlewick.data.tokens.prepare import prepare
+
+
+def unique(folder, **settings) -> Corpus:
+    config = DataConfig(deduplicate=True, **settings)
+    corpus = open_corpus([str(folder)], config)
+    return without_duplicates(corpus, whole_documents(corpus), 1)
+
+
+def kept(corpus: Corpus) -> list[str]:
+    """The documents that the plan's tasks read, in order, joined from their parts."""
+    whole: list[str] = []
+    for task in plan(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
+        for piece in task.pieces:
+            for document in read(piece, "text", "replace", BadText()):
+                whole += [""] * document.begins
+                whole[-1] += document.text
+    return whole
+
+
+def test_the_first_of_equal_hashes_stays():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 3, (500, 2)).astype(np.uint64)
+    seen: set[tuple[int, ...]] = set()
+    expected = [i for i, row in enumerate(hashes.tolist()) if tuple(row) in seen or seen.add(tuple(row))]
+    assert repeated(hashes).tolist() == expected
+    assert repeated(hashes[:0]).tolist() == []
+
+
+def test_no_duplicate_is_left_and_no_original_lost(write, tmp_path, core_row):
+    choose = random.Random(1)
+    texts = [f"text {choose.randrange(400)} with some words" + " more" * (i % 3) for i in range(900)]
+    write("in/a.txt", texts[0])
+    write("in/b.txt.gz", texts[0])
+    write("in/c.jsonl", texts[:300])
+    write("in/d.jsonl.gz", texts[300:500])
+    write("in/e.parquet", texts[500:800])
+    write("in/f.jsonl", [*texts[800:], "é <|endoftext|>", "é <|endoftext|>"])
+    write("in/g.txt", texts[-1])
+    found = kept(unique(tmp_path / "in", shard_text_bytes=1 << 16))
+    order = [texts[0], texts[0], *texts, "é <|endoftext|>", "é <|endoftext|>", texts[-1]]
+    expected = list(dict.fromkeys(order))  # a plain set of Python, in order
+    wrong = len(found) - len(set(found)) + len(set(expected) ^ set(found))
+    core_row("data.deduplicate=true", "plain Python set, documents wrong", wrong, 0)
+    assert found == expected
+
+
+def test_long_documents_are_compared_as_a_whole(write, tmp_path, monkeypatch):
+    for module in (pieces, documents):
+        monkeypatch.setattr(module, "PART_BYTES", 1 << 8)
+    long = "some words and more\n" * 200
+    write("in/a.jsonl", [long, long + "x", "short", long, long + "x"])
+    assert kept(unique(tmp_path / "in")) == [long, long + "x", "short"]
+
+
+def test_lines_too(write, tmp_path):
+    write("in/a.txt", "one\ntwo\r\n\none\n中文\ntwo\n中文")
+    assert kept(unique(tmp_path / "in", documents="line")) == ["one", "two", "中文"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_rows_held_out_are_counted_without_duplicates(write, tmp_path, tokenizer, tokenizer_dir, name):
+    rows = [f"row {i}" for i in range(20)] + ["row 1"] * 10
+    config = DataConfig(
+        train_shards=(str(write(f"in/{name}", rows)),), deduplicate=True, validation_fraction=0.1, num_workers=1
+    )
+    manifest, reused = prepare(config, tokenizer_dir, tmp_path / "ds")
+    assert not reused
+    assert manifest.details["left_out"] == {"duplicates": 10, "unanswered": 0}
+    dataset = TokenDataset.open(tmp_path / "ds")
+    held = dataset.split("validation")
+    assert tokenizer.decode(held.window(0, held.num_tokens).tolist()) == "row 18row 19"
+    assert manifest.details["splits"]["train"]["documents"] == 18
+    assert prepare(config, tokenizer_dir, tmp_path / "ds")[1]
+    plain = config.model_copy(update={"deduplicate": False})
+    assert prepare(plain, tokenizer_dir, tmp_path / "plain")[0].id != manifest.id

@@ -1,0 +1,124 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.documents import BadText, read
+from candlewick.data.tokens.holdout import MIN_TAIL_BYTES, assign, choose, split_of, split_of_hash
+
+
+def held(path, **config) -> dict[str, list[str]]:
+    """Which text each split gets."""
+    corpus = open_corpus([str(path)], DataConfig(**config))
+    out: dict[str, list[str]] = {"train": [], "validation": []}
+    for piece in assign(corpus, choose(corpus)):
+        assert piece.split is not None
+        out[piece.split] += [d.text for d in read(piece, "text", "error", BadText())]
+    return out
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
+def test_a_document_goes_where_its_hash_says_always(text):
+    assert split_of(text, 0.5) == split_of(text, 0.5)
+    assert split_of(text, 1e-9) == "train"
+    assert split_of(text, 1 - 1e-9) == "validation"
+
+
+def test_the_share_held_out_by_hash_is_the_wanted_one():
+    n = 4000
+    found = sum(split_of(f"document {i}", 0.1) == "validation" for i in range(n))
+    assert abs(found - 400) < 5 * (n * 0.1 * 0.9) ** 0.5
+    assert split_of_hash("0" * 64, 0.001) == "validation"
+    assert split_of_hash("f" * 64, 0.999) == "train"
+
+
+def test_more_is_held_out_when_the_share_grows_and_nothing_comes_back():
+    texts = [f"document {i}" for i in range(500)]
+    small = {t for t in texts if split_of(t, 0.05) == "validation"}
+    large = {t for t in texts if split_of(t, 0.2) == "validation"}
+    assert small < large
+
+
+def test_what_is_chosen(write, tmp_path):
+    write("rows.jsonl", [f"row {i}" for i in range(999)])
+    corpus = open_corpus([str(tmp_path)], DataConfig())
+    assert choose(corpus) == "tails"
+    write("one.txt", "the thousandth")
+    corpus = open_corpus([str(tmp_path)], DataConfig())
+    assert choose(corpus) == "hash"
+
+
+def test_by_hash_files_are_assigned_now_and_rows_while_reading(write, tmp_path):
+    for i in range(40):
+        write(f"{i}.txt", f"text {i}")
+    write("rows.jsonl", ["x"])
+    corpus = open_corpus([str(tmp_path)], DataConfig(validation_fraction=0.5))
+    found = {piece.file.name: piece.split for piece in assign(corpus, "hash")}
+    assert found.pop("rows.jsonl") is None
+    assert set(found.values()) == {"train", "validation"}
+    again = {piece.file.name: piece.split for piece in assign(corpus, "hash")}
+    again.pop("rows.jsonl")
+    assert again == found
+    assert {piece.split for piece in assign(corpus, "given")} == {"train"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_single_text_loses_its_tail_after_a_newline(write, name):
+    text = "".join(f"line {i} of the text\n" for i in range(20_000))
+    found = held(write(name, text), validation_fraction=0.02)
+    (train,), (validation,) = found["train"], found["validation"]
+    assert train + validation == text
+    assert train.endswith("\n")
+    assert len(validation) == pytest.approx(0.02 * len(text), abs=40)
+
+
+def test_a_text_without_newlines_is_cut_between_characters(write):
+    text = "中文" * 3000
+    found = held(write("a.txt", text), validation_fraction=0.2)
+    assert found["train"][0] + found["validation"][0] == text
+    assert len(found["validation"][0].encode()) == pytest.approx(0.2 * 18_000, abs=3)
+
+
+def test_tails_of_many_small_files_are_few_and_long(write, tmp_path):
+    for i in range(60):
+        write(f"{i:02}.txt", "".join(f"{i} {j} some words\n" for j in range(600)))
+    found = held(tmp_path, validation_fraction=0.03)
+    total = sum(len(text) for split in found.values() for text in split)
+    assert sum(map(len, found["validation"])) == pytest.approx(0.03 * total, abs=MIN_TAIL_BYTES)
+    assert all(len(text) > MIN_TAIL_BYTES - 100 for text in found["validation"])
+    assert len(found["train"]) == 60
+
+
+@pytest.mark.parametrize("sizes", [[300], [300, 200], [200, 5000]])
+def test_validation_is_not_empty_even_for_very_little_text(write, tmp_path, sizes):
+    for i, size in enumerate(sizes):
+        write(f"{i}.txt", "some words\n" * (size // 11))
+    found = held(tmp_path, validation_fraction=0.01)
+    assert found["train"]
+    assert found["validation"]
+    assert len("".join(found["validation"])) < 0.5 * sum(sizes)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.jsonl.zst", "a.txt"])
+def test_the_last_rows_are_held_out(write, name):
+    rows = [f"row {i}" for i in range(30)]
+    content = "\n".join(rows) + "\n\n" if name == "a.txt" else rows
+    found = held(write(name, content), validation_fraction=0.1, documents="line")
+    assert found == {"train": rows[:27], "validation": rows[27:]}
+
+
+def test_rows_held_out_add_up_over_files(write, tmp_path):
+    for i in range(50):
+        write(f"{i:02}.jsonl", [f"{i} a", f"{i} b"])
+    found = held(tmp_path, validation_fraction=0.1)
+    assert len(found["validation"]) == 10
+    assert len(found["train"]) == 90
+
+
+def test_one_row_alone_cannot_be_shared(write):
+    assert held(write("a.jsonl", ["x"])) == {"train": [], "validation": ["x"]}
+
+
+def test_one_byte_alone_is_for_training(write):
+    assert held(write("a.txt", "x")) == {"train": ["x"], "validation": []}

@@ -1,0 +1,120 @@
+import logging
+from itertools import pairwise
+
+import pytest
+
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.documents import BadText, read
+from candlewick.data.tokens.plan import plan, settings_of
+
+SHA = "0" * 64
+
+
+def tasks_of(*paths, sha256=SHA, validation=None, **config):
+    config = DataConfig(**{"shard_text_bytes": 1 << 16, **config})
+    corpus = open_corpus([str(path) for path in paths], config)
+    other = open_corpus([str(validation)], config) if validation else None
+    return plan(corpus, other, sha256, config, hold_out=validation is None)
+
+
+def text_of(tasks) -> str:
+    out: list[str] = []
+    for task in tasks:
+        for piece in task.pieces:
+            out += (
+                "<" * document.begins + document.text + ">" * document.ends
+                for document in read(piece, "text", "error", BadText())
+            )
+    return "".join(out)
+
+
+def test_small_files_are_grouped_to_the_wanted_size(write, tmp_path):
+    for i in range(30):
+        write(f"{i:02}.txt", f"{i} words\n" * 2000)
+    holdout, tasks = tasks_of(tmp_path)
+    assert holdout == "tails"
+    assert [task.index for task in tasks] == list(range(len(tasks)))
+    assert all(task.text_bytes <= 1 << 16 for task in tasks)
+    assert all(task.text_bytes > 1 << 15 for task in tasks[:-1])
+    assert sum(task.text_bytes for task in tasks) == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "documents"), [("a.txt", "file"), ("a.txt", "line"), ("a.jsonl", "file"), ("a.parquet", "file")]
+)
+def test_a_large_file_is_cut_and_nothing_is_lost_or_changed(write, name, documents):
+    rows = [f"row {i} " + "with some words and 中文 " * (i % 60) for i in range(600)]
+    content = "\n".join(rows) + "\n" if name == "a.txt" else rows
+    path = write(name, content)
+    _, tasks = tasks_of(path, documents=documents, validation=write("v.txt", "x"))
+    tasks = tasks[:-1]  # the last is validation
+    assert len(tasks) > 4
+    whole = "<" + content + ">" if (name, documents) == ("a.txt", "file") else "".join(f"<{row}>" for row in rows)
+    assert text_of(tasks) == whole
+    bounds = [(p.start, p.stop) for task in tasks for p in task.pieces]
+    assert bounds[0][0] == 0
+    assert all(high == low for (_, high), (low, _) in pairwise(bounds))
+
+
+def test_a_tail_and_the_cuts_go_together(write):
+    path = write("a.txt", "some words\n" * 40_000)
+    _, tasks = tasks_of(path, validation_fraction=0.3)
+    splits = [piece.split for task in tasks for piece in task.pieces]
+    assert splits == sorted(splits)
+    assert set(splits) == {"train", "validation"}
+    pieces = [piece for task in tasks for piece in task.pieces]
+    assert [p.begins for p in pieces].count(True) == 2
+    assert [p.ends for p in pieces].count(True) == 2
+    assert text_of(tasks).replace("><", "") == "<" + "some words\n" * 40_000 + ">"
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, "中" * 100_000])
+def test_a_text_without_any_good_place_is_cut_all_the_same(write, text, monkeypatch):
+    monkeypatch.setattr("candlewick.data.tokens.plan.MAX_PART_BYTES", 1 << 16)
+    _, tasks = tasks_of(write("a.txt", text), validation=write("v.txt", "x"))
+    assert len(tasks) > 3
+    assert text_of(tasks[:-1]) == f"<{text}>"
+
+
+def test_a_line_longer_than_a_shard_is_not_cut(write):
+    rows = ["short", "y" * 300_000, "short", "z" * 200_000]
+    path = write("a.txt", "\n".join(rows))
+    _, tasks = tasks_of(path, documents="line", validation=write("v.txt", "x"))
+    assert text_of(tasks[:-1]) == "".join(f"<{row}>" for row in rows)
+
+
+def test_compressed_files_are_whole(write):
+    path = write("a.txt.gz", "some words\n" * 100_000)
+    _, tasks = tasks_of(path, validation=write("v.txt", "x"))
+    assert [piece.stop for task in tasks for piece in task.pieces] == [None, 2 - 1]
+
+
+def test_the_key_depends_on_everything_that_decides_the_content(write):
+    path, other = write("a.txt", "some words\n" * 1000), write("b.txt", "more words\n" * 1000)
+    keys = {
+        tasks_of(path)[1][0].key,
+        tasks_of(other)[1][0].key,
+        tasks_of(path, sha256="1" * 64)[1][0].key,
+        tasks_of(path, bad_utf8="error")[1][0].key,
+        tasks_of(path, validation_fraction=0.5)[1][0].key,
+        tasks_of(path, documents="line")[1][0].key,
+        tasks_of(path, validation=other)[1][0].key,
+    }
+    assert len(keys) == 7
+    assert tasks_of(path)[1][0].key == tasks_of(path, num_workers=7, sequence_length=64)[1][0].key
+
+
+def test_settings_are_those_that_shape_the_content():
+    found = settings_of(DataConfig(documents="line", format="chat", num_workers=3))
+    assert (found["documents"], found["field"], found["validation_fraction"]) == ("line", "messages", 0.01)
+    assert "num_workers" not in found
+    assert settings_of(DataConfig(), hold_out=False)["validation_fraction"] is None
+    assert settings_of(DataConfig(validation_shards=("v",)))["validation_fraction"] is None
+
+
+def test_text_that_is_in_both_splits_is_a_warning(write, caplog):
+    path, copy = write("a.txt", "same"), write("b.txt", "same")
+    with caplog.at_level(logging.WARNING):
+        tasks_of(path, validation=copy)
+    assert "1 files are in the training and the validation text: b.txt" in caplog.text

@@ -1,0 +1,235 @@
+"""Datasets of the Hub become token shards file after file: the same ones whatever happens on the way."""
+
+import io
+import json
+import re
+import shutil
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import make_text
+from tests.hub_server import HubServer
+
+from candlewick.config import DataConfig
+from candlewick.data.tokens import prepare as prepare_module
+from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.prepare import prepare
+from candlewick.errors import ConfigError, DataError, EnvironmentFault
+
+URI = "hf://datasets/me/web"
+ROWS = 40
+
+
+def rows(number: int) -> list[str]:
+    """Return the documents of one file."""
+    return [f"{number} {row}: {make_text(100 * number + row, 120)}" for row in range(ROWS)]
+
+
+def parquet(texts: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": texts, "id": range(len(texts))}), buffer, row_group_size=8)
+    return buffer.getvalue()
+
+
+def jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+FILES = {f"data/{n:03}.parquet": parquet(rows(n)) for n in range(3)} | {"data/003.jsonl": jsonl(rows(3))}
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer() as server, server.client(tmp_path / "home"):
+        server.commit("datasets/me/web", FILES)
+        yield server
+
+
+def config(**settings) -> DataConfig:
+    text = {"train_shards": (URI,), "shard_text_bytes": 1 << 16, "validation_fraction": 0.1, "num_workers": 1}
+    return DataConfig(**{**text, **settings})
+
+
+@pytest.fixture
+def make(tokenizer, tmp_path):
+    """Prepare into a folder: `make("name", **settings)`."""
+
+    def make(name: str, **settings):
+        return prepare(config(**settings), tokenizer, tmp_path / name)[0]
+
+    return make
+
+
+def fetched(hub) -> list[str]:
+    asked = " ".join(r.path for r in hub.requests if r.method == "GET")
+    return sorted(set(re.findall(r"/(\d{3}\.\w+)", asked)))
+
+
+def documents(folder: Path, split: str) -> list[tuple[int, ...]]:
+    own = TokenDataset.open(folder).split(split)
+    ids = own.window(0, own.num_tokens).tolist()
+    starts = [place for place, token in enumerate(ids) if token == 0] + [len(ids)]
+    return [tuple(ids[a:b]) for a, b in pairwise(starts)]
+
+
+def test_it_is_what_the_same_files_on_this_disk_become(hub, make, tmp_path):
+    make("streamed")
+    for name, content in FILES.items():
+        path = tmp_path / "local" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    local = str(tmp_path / "local")
+    make("again", train_shards=(local,), validation_shards=(local,))  # few documents: else tails are held out
+    found = documents(tmp_path / "streamed", "train") + documents(tmp_path / "streamed", "validation")
+    assert sorted(found) == sorted(documents(tmp_path / "again", "train"))
+    assert not list(tmp_path.glob("streamed.*"))
+
+
+def test_any_number_of_workers_and_any_fault_give_the_same_dataset(hub, make):
+    first = make("one")
+    assert make("two", num_workers=2).id == first.id
+    for number, fault in enumerate(("drop", "cut", "flip", "503", "short")):
+        hub.fail(rf"GET .*00{number % 4}", fault)
+        hub.fail("GET .*tree", "drop" if fault == "flip" else fault)  # nothing vouches for a listing but TLS
+        assert make(fault).id == first.id
+
+
+def test_a_budget_of_tokens_ends_it_at_a_task_and_fetches_no_more(hub, make, tmp_path):
+    whole = make("whole").details["splits"]["train"]["tokens"]
+    hub.requests.clear()
+    manifest = make("part", max_tokens=whole // 3)
+    found = manifest.details["splits"]["train"]["tokens"]
+    assert whole // 3 <= found < whole // 2
+    assert fetched(hub) == ["000.parquet", "001.parquet"]
+    assert make("other", max_tokens=whole // 3, num_workers=2).id == manifest.id
+    # what was prepared beyond the budget is not in it
+    names = {path.name for path in (tmp_path / "part" / "shards").iterdir()}
+    assert names == {Path(entry.name).name for entry in manifest.files if entry.name.startswith("shards/")}
+
+
+@pytest.mark.parametrize("count", [1, 39, 40, 41, 130, 160])
+def test_so_many_documents_and_no_more(hub, make, count):
+    splits = make("out", max_documents=count, validation_shards=(f"{URI}/data/003.jsonl",)).details["splits"]
+    assert splits["train"]["documents"] == count
+    assert splits["validation"]["documents"] == ROWS
+    assert len(set(fetched(hub)) - {"003.jsonl"}) == min(3, -(-count // ROWS))
+
+
+class Killed(BaseException):
+    """Like `kill -9`."""
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 5, 8])
+def test_a_kill_at_any_moment_changes_nothing(hub, make, monkeypatch, moment):
+    expected = make("clean").id
+    real, calls = prepare_module._run, []
+
+    def run(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == moment:
+            raise Killed
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "_run", run)
+        with suppress(Killed):
+            make("killed")
+    hub.requests.clear()
+    assert make("killed").id == expected
+    waves = 2  # of each file
+    assert not {f"{n:03}.parquet" for n in range((moment - 1) // waves)} & set(fetched(hub))
+
+
+def test_notes_that_are_damaged_or_of_other_work_are_not_used(hub, make, tmp_path):
+    expected = make("clean").id
+    notes = tmp_path / "dirty.partial" / "train-stream.json"
+    for content in ("{", '{"identity": 1, "files": []}', "[]"):
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text(content)
+        assert make("dirty").id == expected
+        shutil.rmtree(tmp_path / "dirty")
+
+
+def test_a_finished_shard_that_was_damaged_is_made_again(hub, make, tmp_path):
+    expected = make("clean").id
+    hub.fail("GET .*003.jsonl", *["503"] * 40)
+    with pytest.raises(EnvironmentFault):
+        make("out")
+    shard = next((tmp_path / "out.partial" / "shards").glob("train-00001*.bin"))
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    hub._planned.clear()
+    assert make("out").id == expected
+
+
+def test_nothing_is_asked_for_that_is_there(hub, make):
+    commit = hub.repos["datasets/me/web"].refs["main"]
+    make("out", train_shards=(f"{URI}@{commit}",))
+    hub.requests.clear()
+    make("out", train_shards=(f"{URI}@{commit}",))
+    assert not fetched(hub)
+
+
+def test_validation_from_the_hub_and_training_from_this_disk(hub, make, tmp_path):
+    (tmp_path / "own.txt").write_text(make_text(7, 4000))
+    own = {"train_shards": (str(tmp_path / "own.txt"),), "validation_shards": (f"{URI}/data/001.parquet",)}
+    splits = make("mixed", **own).details["splits"]
+    assert (splits["train"]["documents"], splits["validation"]["documents"]) == (1, ROWS)
+
+
+def test_validation_without_a_path_is_the_validation_split(hub, make):
+    hub.commit("datasets/me/split", {"train.jsonl": jsonl(rows(0)), "valid.jsonl": jsonl(rows(1)[:7])})
+    both = ("hf://datasets/me/split",)
+    splits = make("split", train_shards=both, validation_shards=both).details["splits"]
+    assert (splits["train"]["documents"], splits["validation"]["documents"]) == (ROWS, 7)
+
+
+def test_notes_of_other_settings_are_not_taken(hub, make, tmp_path):
+    hub.fail("GET .*002.parquet", *["503"] * 40)
+    with pytest.raises(EnvironmentFault):
+        make("out", validation_fraction=0.5)
+    hub._planned.clear()
+    assert make("out").id == make("clean").id
+
+
+def test_too_little_is_told(hub, make, caplog):
+    make("all", max_tokens=10**9)
+    assert "fewer than the 1000000000 wanted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        ({"deduplicate": True}, ConfigError, "data.deduplicate reads all text twice"),
+        ({"text_field": "body"}, DataError, "has no column 'body', only text, id"),
+        ({"hub_split": "test"}, DataError, "no text files of the split 'test'"),
+        ({"train_shards": ("hf://datasets/me/none",)}, DataError, "is not on the Hub"),
+        ({"train_shards": ("hf://me/web",)}, DataError, "is a model, not a dataset"),
+    ],
+)
+def test_what_cannot_be_is_said(hub, make, settings, error, sentence):
+    with pytest.raises(error, match=sentence):
+        make("out", **settings)
+
+
+def test_a_network_that_stays_away_keeps_what_is_finished(hub, make):
+    expected = make("clean").id
+    hub.fail("GET .*002.parquet", *["503"] * 40)
+    with pytest.raises(EnvironmentFault, match="what is finished is kept"):
+        make("out")
+    hub._planned.clear()
+    hub.requests.clear()
+    assert make("out").id == expected
+    assert "000.parquet" not in fetched(hub)
+
+
+def test_progress_is_told_in_tokens_of_the_budget_or_bytes_of_the_files(hub, tokenizer, tmp_path):
+    told: list[tuple[int, int]] = []
+    prepare(config(max_tokens=9000), tokenizer, tmp_path / "a", progress=lambda *now: told.append(now))
+    assert told[-1] == (9000, 9000)
+    told.clear()
+    prepare(config(), tokenizer, tmp_path / "b", progress=lambda *now: told.append(now))
+    assert told[-1] == (sum(map(len, FILES.values())),) * 2

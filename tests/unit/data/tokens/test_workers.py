@@ -1,0 +1,55 @@
+import os
+import time
+
+import pytest
+
+from candlewick.data.tokens import workers
+from candlewick.data.tokens.workers import count_cores, in_processes
+from candlewick.errors import EnvironmentFault
+
+
+def square(number: int) -> tuple[int, int]:
+    return os.getpid(), number * number
+
+
+def die(_number: int) -> None:
+    os.abort()
+
+
+def fail(number: int) -> None:
+    if number:
+        time.sleep(60)
+    raise ValueError(f"{number} is wrong")
+
+
+def test_every_item_is_done_in_another_process(monkeypatch):
+    monkeypatch.setattr(workers, "_ITEMS_PER_WORKER", 2)
+    found = dict(in_processes(square, [3, 4, 5], 1))
+    assert {number: result for number, (_, result) in found.items()} == {0: 9, 1: 16, 2: 25}
+    processes = {process for process, _ in found.values()}
+    assert os.getpid() not in processes
+    assert len(processes) == 2  # the second took over after two items
+
+
+def test_a_single_item_is_done_here_and_none_at_all_too():
+    assert list(in_processes(square, [3], 5)) == [(0, (os.getpid(), 9))]
+    assert list(in_processes(square, [], 5)) == []
+
+
+def test_a_process_that_is_killed_is_an_environment_fault():
+    with pytest.raises(EnvironmentFault, match="a worker process was killed.*fewer --workers"):
+        list(in_processes(die, [1, 2], 1))
+
+
+def test_an_error_ends_the_others_at_once():
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="0 is wrong"):
+        list(in_processes(fail, [0, 1], 2))
+    assert time.monotonic() - began < 30
+
+
+def test_there_is_a_core(monkeypatch):
+    assert count_cores() >= 1
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert count_cores() == 1

@@ -1,0 +1,115 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from candlewick.checkpoint.load import load_for_inference
+from candlewick.config import DataConfig
+from candlewick.errors import CheckpointError, DataError
+from candlewick.runs.evaluate import evaluate_checkpoint
+from candlewick.runs.train import open_data, run_training
+from candlewick.train.monitor.trackers import read_metrics
+
+CPU = torch.device("cpu")
+
+
+def evaluate(path, *sources, cache=None, max_batches=None):
+    """What `candlewick eval` calls."""
+    data = DataConfig(train_shards=sources, cache_dir=cache, num_workers=1)
+    return evaluate_checkpoint(path, data, device=CPU, max_batches=max_batches)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/step_000000012"])
+def test_on_the_runs_own_data_it_is_the_runs_last_evaluation(trained, place):
+    last = [row for row in read_metrics(trained / "metrics.jsonl") if "eval/loss" in row][-1]
+    assert {"step": 12, **evaluate(trained / place)} == last
+    assert evaluate(trained / place, max_batches=1)["eval/tokens"] == 4 * 32
+
+
+def test_bits_per_byte_of_a_text_are_those_of_a_plain_computation(trained, cache, tmp_path):
+    texts = {"a.txt": "The first text, é.\n" * 20, "b.txt": "and 12 other words for it\n" * 30}
+    for name, text in texts.items():
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / name).write_text(text)
+    found = evaluate(trained, str(tmp_path / "text"), cache=cache)
+
+    model, tokenizer = load_for_inference(trained, CPU)
+    model.double()
+    ids = [i for name in sorted(texts) for i in (0, *tokenizer.encode(texts[name]))]
+    nats = 0.0
+    for start in range(0, len(ids), 32):
+        row = torch.tensor([*ids, ids[0]][start : start + 33])
+        nats += F.cross_entropy(model(row[None, :-1])[0, :, :300], row[1:], reduction="sum").item()
+    assert found["eval/tokens"] == len(ids)
+    assert found["eval/loss"] == pytest.approx(nats / len(ids), rel=1e-6)
+    size = sum(len(text.encode()) for text in texts.values())
+    assert found["eval/bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+
+
+def test_of_a_token_dataset_it_reads_the_validation_split(tiny, trained, tokens):
+    found, expected = evaluate(trained, str(tokens)), evaluate(trained)
+    assert found["eval/tokens"] == expected["eval/tokens"] == open_data(tiny()).validation.num_tokens
+    assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-6)
+
+
+def test_all_validation_sets_are_evaluated(tiny, text_dir, tmp_path):
+    mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in range(2)]
+    sets = {"six": [str(text_dir / "06.txt")]}
+    sides = {"train_shards": [], "mixture": mixture, "validation_sets": sets, "cache_max_bytes": 1}
+    data = {**tiny().data.model_dump(mode="json"), **sides, "cache_dir": str(tmp_path / "cache")}
+    run_training(tiny(data=data, scheduler={"total_steps": 2}), tmp_path / "run", resume=False)
+    last = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval/loss" in row][-1]
+    assert {"step": 2, **evaluate(tmp_path / "run")} == pytest.approx(last)
+    assert {"eval/loss", "eval/six/loss", "eval/mixture_0/loss", "eval/mixture_1/loss"} <= last.keys()
+    kept = set((tmp_path / "cache").iterdir())
+    found = evaluate(tmp_path / "run", str(text_dir / "07.txt"), cache=tmp_path / "cache")
+    assert all(key.count("/") == 1 for key in found)
+    assert kept < set((tmp_path / "cache").iterdir())
+
+
+def test_tokens_of_another_tokenizer_are_refused(tiny, trained, tokenizer, tmp_path, cache):
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.write(tmp_path / "tokenizer")
+    other = open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}))
+    folder = Path(other.train[0].shards[0].base.filename).parents[1]
+    with pytest.raises(DataError, match="was prepared with tokenizer"):
+        evaluate(trained, str(folder))
+
+
+def test_text_that_has_changed_is_read_with_the_models_own_tokenizer(
+    trained, trained_copy, text_dir, tmp_path, cache
+):
+    text = shutil.copytree(text_dir, tmp_path / "text")
+    folder = trained_copy / "checkpoints" / "step_000000012"
+    (folder / "manifest.json").unlink()
+    state = json.loads((folder / "state.json").read_bytes())
+    state["config"]["data"]["train_shards"] = [str(text)]
+    (folder / "state.json").write_text(json.dumps(state))
+    before, tokenizers = evaluate(folder), set(cache.glob("tokenizer-*"))
+    assert before == evaluate(trained)
+    for path in text.iterdir():
+        path.write_text(path.read_text().upper())
+    assert evaluate(folder)["eval/loss"] > before["eval/loss"]
+    assert set(cache.glob("tokenizer-*")) == tokenizers
+
+
+def test_a_model_from_elsewhere_does_not_say_what_it_was_trained_on(trained, tmp_path, cache, text_dir):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(trained / "checkpoints" / "step_000000012" / name, tmp_path)
+    with pytest.raises(CheckpointError, match="does not say what it was trained on .*name the text"):
+        evaluate(tmp_path)
+    assert evaluate(tmp_path, str(text_dir / "00.txt"), cache=cache)["eval/loss"] > 0
+
+
+def test_settings_of_another_version_are_refused(trained_copy):
+    folder = trained_copy / "checkpoints" / "step_000000012"
+    (folder / "manifest.json").unlink()
+    state = json.loads((folder / "state.json").read_bytes())
+    state["config"]["model"]["moon"] = 1
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="holds settings that this version does not read"):
+        evaluate(folder)

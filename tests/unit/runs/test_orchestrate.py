@@ -1,0 +1,192 @@
+import json
+import shutil
+
+import pytest
+
+from candlewick.artifacts.manifest import read_manifest
+from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.config import ModelConfig
+from candlewick.config.load import load_config
+from candlewick.errors import ConfigError, Diverged
+from candlewick.runs import orchestrate as runner
+from candlewick.runs.orchestrate import orchestrate
+from candlewick.runs.train import run_training
+
+STAGES = ["tokenizer", "tokens", "training", "evaluation", "samples"]
+
+
+class Said(list[str]):
+    """The lines that were said."""
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+
+    def made(self) -> list[str]:
+        return [line.split()[0] for line in self if " made: " in line]
+
+    def reused(self) -> list[str]:
+        return [line.split()[0] for line in self if " reused, up to date: " in line]
+
+
+@pytest.fixture
+def run_dir(orchestrated, tmp_path):
+    """A copy of a run folder of the whole path, to change; it lies elsewhere, so its training is another one."""
+    return shutil.copytree(orchestrated, tmp_path / "run")
+
+
+def edited(tiny, **runtime):
+    """`tiny()` with other runtime settings."""
+    return tiny(runtime={**tiny().runtime.model_dump(mode="json"), **runtime})
+
+
+def test_every_stage_leaves_an_artifact_made_of_those_before_it(orchestrated):
+    folders = {name: orchestrated / name for name in ("tokenizer", "tokens", "result", "evaluation", "samples")}
+    manifests = {name: read_manifest(folder) for name, folder in folders.items()}
+    checkpoint = newest_valid(orchestrated / "checkpoints")
+    assert checkpoint.name == "step_000000012"
+    assert manifests["result"].inputs == {"tokens": manifests["tokens"].id}
+    assert manifests["evaluation"].inputs["checkpoint"] == read_manifest(checkpoint).id
+    assert manifests["samples"].inputs == {"checkpoint": read_manifest(checkpoint).id}
+    result = json.loads((orchestrated / "result" / "result.json").read_bytes())
+    metrics = json.loads((orchestrated / "evaluation" / "metrics.json").read_bytes())
+    assert (result["steps"], result["checkpoint"]) == (12, checkpoint.name)
+    # what was computed from memory and what was read back from the disk are the same
+    assert metrics["eval/tokens"] == result["metrics"]["eval/tokens"]
+    assert metrics["eval/loss"] == pytest.approx(result["metrics"]["eval/loss"], rel=1e-6)
+
+
+def test_a_second_time_nothing_is_made(tiny, orchestrated):
+    files = {path: path.stat().st_mtime_ns for path in orchestrated.rglob("*") if path.is_file()}
+    said = Said()
+    result = orchestrate(tiny(), orchestrated, said)
+    assert said.reused() == STAGES
+    assert said.made() == []
+    changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
+    assert sorted(changed) == ["special_tokens.txt", "training.toml", "training.yaml"]
+    assert result["samples"][0]["prompt"] == ""
+    assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
+
+
+def test_what_is_missing_or_damaged_is_made_again(tiny, orchestrated, tmp_path):
+    said = Said()
+    first = orchestrate(tiny(), tmp_path / "run", said)
+    assert said.made() == STAGES
+    shutil.rmtree(tmp_path / "run" / "samples")
+    (tmp_path / "run" / "evaluation" / "metrics.json").write_text("{}")
+    said = Said()
+    assert orchestrate(tiny(), tmp_path / "run", said) == first
+    assert said.made() == ["evaluation", "samples"]
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    said = Said()
+    again = orchestrate(tiny(), tmp_path / "run", said)
+    assert said.made() == ["training", "evaluation", "samples"]
+    assert again == first
+
+
+def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yaml, toml = (load_config(orchestrated / f"training.{kind}") for kind in ("yaml", "toml"))
+    assert yaml == toml
+    run_training(yaml, tmp_path / "again", resume=False)
+    newest = [newest_valid(run / "checkpoints") for run in (orchestrated, tmp_path / "again")]
+    ids = [read_manifest(folder).file("model.safetensors").sha256 for folder in newest]
+    assert ids[0] == ids[1]
+
+
+def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatch):
+    def stopped(config, run_dir, *, resume):
+        monkeypatch.undo()
+        half = config.model_copy(update={"scheduler": config.scheduler.model_copy(update={"total_steps": 5})})
+        run_training(half, run_dir, resume=resume)
+        state = newest_valid(run_dir / "checkpoints") / "state.json"
+        # a run of the whole config that was stopped after five steps
+        content = json.loads(state.read_bytes())
+        content["config"] = config.model_dump(mode="json")
+        rewrite(state, content)
+        raise Diverged("stopped")
+
+    monkeypatch.setattr(runner, "run_training", stopped)
+    with pytest.raises(Diverged):
+        orchestrate(tiny(), tmp_path / "run", Said())
+    said = Said()
+    result = orchestrate(tiny(), tmp_path / "run", said)
+    assert said.reused() == STAGES[:2]
+    assert said.made() == STAGES[2:]
+    assert result["metrics"]["eval/loss"] > 0
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows if "train/loss" in row] == list(range(1, 13))
+
+
+def rewrite(state, content) -> None:
+    """Change a checkpoint's state and its manifest with it."""
+    import hashlib
+
+    state.write_text(json.dumps(content))
+    path = state.parent / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    (entry,) = (entry for entry in manifest["files"] if entry["name"] == "state.json")
+    data = state.read_bytes()
+    entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    path.write_text(json.dumps(manifest))
+
+
+def test_other_settings_in_the_same_folder_are_refused(tiny, run_dir):
+    with pytest.raises(ConfigError, match=r"other settings \(.*runtime\.seed.*\).*another --run-dir"):
+        orchestrate(edited(tiny, seed=7), run_dir, Said())
+    assert len(list_checkpoints(run_dir / "checkpoints")) == 3
+
+
+def test_a_tokenizer_that_is_given_is_not_trained(tiny, orchestrated, tmp_path):
+    given = tmp_path / "mine.json"
+    shutil.copy(orchestrated / "tokenizer" / "tokenizer.json", given)
+    said = Said()
+    config = tiny(tokenizer={"tokenizer_json": str(given)}, scheduler={"total_steps": 2, "warmup_steps": 1})
+    orchestrate(config, tmp_path / "run", said)
+    assert said[0] == f"tokenizer  given: {given}"
+    assert not (tmp_path / "run" / "tokenizer").exists()
+    assert read_manifest(tmp_path / "run" / "tokens").id == read_manifest(orchestrated / "tokens").id
+
+
+def test_checkpoints_may_lie_elsewhere_and_samples_may_be_off(tiny, tmp_path):
+    checkpoint = {"directory": str(tmp_path / "elsewhere"), "every_n_steps": 5, "max_keep": 2}
+    config = edited(tiny, checkpoint=checkpoint, sample=None)
+    for made in (["tokenizer", "tokens", "training", "evaluation"], []):
+        said = Said()
+        assert orchestrate(config, tmp_path / "run", said)["samples"] == []
+        assert said.made() == made
+    assert len(list_checkpoints(tmp_path / "elsewhere")) == 2
+
+
+def test_a_mixture_and_validation_text_lie_side_by_side(tiny, text_dir, tmp_path):
+    mixture = [{"shards": [str(text_dir / f"{i:02}.txt")], "weight": i + 1} for i in range(2)]
+    sides = {"train_shards": [], "mixture": mixture, "validation_shards": [str(text_dir / "05.txt")]}
+    config = tiny(data={**tiny().data.model_dump(mode="json"), **sides}, scheduler={"total_steps": 2})
+    for made in (["tokenizer", "tokens_0", "tokens_1", "validation", *STAGES[2:]], []):
+        said = Said()
+        result = orchestrate(config, tmp_path / "run", said)
+        assert said.made() == made
+    assert list(result["tokens"]) == ["tokens_0", "tokens_1", "validation"]
+    held = read_manifest(tmp_path / "run" / "validation").details["splits"]["validation"]
+    assert result["metrics"]["eval/tokens"] == held["tokens"]
+
+
+def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_copy, text_dir, tmp_path):
+    config = tiny(scheduler={"total_steps": 2}, runtime={"checkpoint": {"init_from": str(trained_copy)}})
+    config = config.model_copy(update={"model": ModelConfig()})
+    said = Said()
+    orchestrate(config, tmp_path / "run", said)
+    assert said[0].startswith("tokenizer  given: ")
+    parent = {"parent": read_manifest(newest_valid(trained_copy / "checkpoints")).id}
+    for folder in (tmp_path / "run" / "result", newest_valid(tmp_path / "run" / "checkpoints")):
+        assert parent.items() <= read_manifest(folder).inputs.items()
+    shutil.rmtree(trained_copy)
+    said = Said()
+    orchestrate(config, tmp_path / "run", said)
+    assert said.made() == []
+
+
+def test_there_must_be_text(tiny, tmp_path):
+    config = tiny()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_shards": ()})})
+    with pytest.raises(ConfigError, match="no text to train on .*--input"):
+        orchestrate(config, tmp_path, Said())

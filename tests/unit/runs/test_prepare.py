@@ -1,0 +1,142 @@
+"""The tokenizer that a run takes, what is written for those who train it, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from candlewick.artifacts.manifest import read_manifest
+from candlewick.config.load import load_config
+from candlewick.errors import ArtifactError, CheckpointError, ConfigError
+from candlewick.runs.orchestrate import orchestrate
+from candlewick.runs.prepare import Options, prepare_run
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def prepared(tiny, run_dir):
+    """Prepare a run with options, and return what was said of its tokenizer."""
+
+    def prepare(config=None, **options) -> str:
+        said = []
+        prepare_run(config or tiny(), run_dir, said.append, Options(**options))
+        return next(line for line in said if line.startswith("tokenizer"))
+
+    return prepare
+
+
+def test_what_is_written_for_those_who_train_it(prepared, run_dir, tiny):
+    prepared()
+    special = json.loads((run_dir / "special_tokens.txt").read_text())
+    tokenizer = Tokenizer.load(run_dir / "tokenizer")
+    assert special == [
+        tokenizer.decode([id], skip_special=False) for id in (0, tokenizer.padding_id) if id is not None
+    ]
+    yaml, toml = (load_config(run_dir / f"training.{kind}") for kind in ("yaml", "toml"))
+    assert yaml == toml
+    assert yaml.data.train_shards == (str(run_dir / "tokens"),)
+    assert yaml.tokenizer.tokenizer_json == run_dir / "tokens" / "tokenizer"
+
+
+def test_the_order_is_given_then_the_runs_then_shared_then_trained(prepared, run_dir, tiny, tokenizer, tmp_path):
+    shared, given = tmp_path / "shared", tmp_path / "given"
+    first = prepared(shared_tokenizer=shared)
+    assert first.startswith(f"tokenizer  made: {shared} ")
+    assert read_manifest(shared).id == read_manifest(run_dir / "tokenizer").id
+    assert prepared(shared_tokenizer=shared).startswith(f"tokenizer  reused, up to date: {run_dir / 'tokenizer'} ")
+    shutil.rmtree(run_dir)
+    assert prepared(shared_tokenizer=shared).startswith(f"tokenizer  reused, up to date: {shared} ")
+    assert read_manifest(shared).id == read_manifest(run_dir / "tokenizer").id
+    given.mkdir()
+    tokenizer.write(given)
+    config = tiny(tokenizer={"tokenizer_json": str(given)})
+    assert prepared(config, shared_tokenizer=shared) == f"tokenizer  given: {given}"
+    assert Tokenizer.load(run_dir / "tokenizer").sha256 == tokenizer.sha256
+    assert read_manifest(run_dir / "tokenizer").inputs == {"tokenizer": tokenizer.sha256}
+
+
+def test_a_tokenizer_of_others_is_taken_as_it_is(prepared, run_dir, tiny, tokenizer, tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "tokenizer.json").write_bytes(tokenizer.json_bytes)
+    config = tiny(tokenizer={"vocab_size": 400})
+    said = prepared(config, shared_tokenizer=tmp_path / "shared", skip_tokenizer=True)
+    assert said.endswith(f"{tokenizer.vocab_size:,} tokens)")
+
+
+def test_none_is_trained_if_that_is_asked_for(prepared, run_dir, tmp_path):
+    with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer or {tmp_path}/shared .*--tok"):
+        prepared(skip_tokenizer=True, shared_tokenizer=tmp_path / "shared")
+    with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer \("):
+        prepared(skip_tokenizer=True)
+    prepared()
+    assert "reused" in prepared(skip_tokenizer=True)
+
+
+def test_one_that_was_trained_with_other_settings_is_refused_unless_it_may_be_trained(prepared, tiny, tmp_path):
+    prepared(shared_tokenizer=tmp_path / "shared")
+    other = tiny(tokenizer={"vocab_size": 310})
+    with pytest.raises(ConfigError, match="was trained with vocab_size=300, not 310 .*--force-retrain"):
+        prepared(other, shared_tokenizer=tmp_path / "shared")
+    assert "made: " in prepared(other, shared_tokenizer=tmp_path / "shared", retrain_tokenizer=True)
+    assert Tokenizer.load(tmp_path / "shared").vocab_size == 310
+    assert Tokenizer.load(tmp_path / "run" / "tokenizer").vocab_size == 310
+    assert "reused" in prepared(other)  # the run's own, now of these settings
+    assert "made: " in prepared(other, retrain_tokenizer=True)
+
+
+def test_settings_may_name_where_the_tokenizer_is_going_to_be(prepared, run_dir, tiny, tmp_path):
+    config = tiny(tokenizer={"vocab_size": 300, "tokenizer_json": str(tmp_path / "shared")})
+    assert "made: " in prepared(config, shared_tokenizer=tmp_path / "shared")
+    assert "reused" in prepared(config, shared_tokenizer=tmp_path / "shared")
+    assert prepared(config) == f"tokenizer  given: {tmp_path / 'shared'}"
+
+
+def test_what_is_no_tokenizer_is_not_removed_for_a_new_one(prepared, run_dir):
+    (run_dir / "tokenizer").mkdir(parents=True)
+    (run_dir / "tokenizer" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="is not replaced"):
+        prepared(retrain_tokenizer=True)
+
+
+def test_a_given_tokenizer_cannot_be_trained_anew(prepared, tiny, tokens):
+    config = tiny(tokenizer={"tokenizer_json": str(tokens / "tokenizer")})
+    with pytest.raises(ConfigError, match=r"--force-retrain-tokenizer, but .* is given"):
+        prepared(config, retrain_tokenizer=True)
+
+
+def test_there_must_be_something_to_resume(prepared, run_dir, trained_copy, tiny):
+    with pytest.raises(CheckpointError, match="no checkpoint in .*train without --resume"):
+        prepared(resume=True)
+    shutil.copytree(trained_copy / "checkpoints", run_dir / "checkpoints")
+    with pytest.raises(ConfigError, match="holds a run with other settings"):  # its tokens lie elsewhere
+        prepared(resume=True)
+
+
+def test_tokens_that_are_there_need_no_stage(tiny, tokens, run_dir):
+    config = tiny(data={**tiny().data.model_dump(mode="json"), "train_shards": [str(tokens)]})
+    said = []
+    found = prepare_run(config, run_dir, said.append, Options())
+    assert (said, found.tokens, found.is_started) == ([], {"tokens": read_manifest(tokens).id}, False)
+    assert load_config(run_dir / "training.yaml").data.train_shards == (str(tokens),)
+
+
+def test_a_run_on_other_text_is_refused_and_goes_on_when_only_its_tokens_are_gone(
+    tiny, run_dir, text_dir, tmp_path
+):
+    text = tmp_path / "text.txt"
+    shutil.copy(text_dir / "00.txt", text)
+    data = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text)]}
+    config = tiny(data=data, scheduler={"total_steps": 2, "warmup_steps": 1})
+    orchestrate(config, run_dir, print)
+    shutil.rmtree(run_dir / "tokens")
+    said = []
+    assert prepare_run(config, run_dir, said.append, Options(resume=True)).is_started
+    assert [line.split()[:2] for line in said] == [["tokenizer", "reused,"], ["tokens", "made:"]]
+    text.write_text(text.read_text() + "more\n")
+    with pytest.raises(ConfigError, match="holds a run on other text"):
+        prepare_run(config, run_dir, said.append, Options())

@@ -1,0 +1,142 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from candlewick.artifacts.manifest import file_sha256, read_manifest
+from candlewick.checkpoint.huggingface import from_hugging_face
+from candlewick.checkpoint.layout import newest_valid
+from candlewick.config import RunConfig
+from candlewick.errors import CheckpointError, ConfigError
+from candlewick.runs.start import _is_pinned, begin, starting_from
+from candlewick.runs.train import run_training
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return newest_valid(trained / "checkpoints")
+
+
+def config_of(**model) -> RunConfig:
+    return RunConfig.model_validate({"model": model})
+
+
+def test_model_and_tokenizer_are_the_checkpoints(checkpoint):
+    found = starting_from(RunConfig(), checkpoint, None)
+    shape, rows = from_hugging_face(checkpoint / "config.json")
+    assert found.model == shape.model_copy(update={"vocab_size": rows})
+    assert found.tokenizer.tokenizer_json == checkpoint
+    assert found.sequence_length == 32
+    assert starting_from(found, checkpoint, None) == found
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(trained, checkpoint):
+    assert starting_from(RunConfig(), trained, None).tokenizer.tokenizer_json == checkpoint
+
+
+def test_a_setting_that_contradicts_is_named_with_both_values(checkpoint):
+    with pytest.raises(
+        ConfigError,
+        match=r"hidden_size=64 \(the checkpoint has 32\), model\.num_layers=3 \(the .* 2\).*"
+        r"leave out model\.hidden_size, model\.num_layers: ",
+    ):
+        starting_from(config_of(hidden_size=64, num_layers=3, num_attention_heads=2), checkpoint, None)
+
+
+def test_what_leaves_the_weights_as_they_are_is_free(checkpoint):
+    free = {"attn_dropout": 0.25, "residual_dropout": 0.5, "rope_mode": "on_the_fly", "vocab_size": 448}
+    model = starting_from(config_of(**free, hidden_size=32, num_attention_heads=2), checkpoint, None).model
+    assert {name: getattr(model, name) for name in free} == free
+    with pytest.raises(ConfigError, match=r"rope_mode=off \(the checkpoint has preapply\)"):
+        starting_from(config_of(rope_mode="off"), checkpoint, None)
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=300 is smaller than the 320 rows"):
+        starting_from(config_of(vocab_size=300), checkpoint, None)
+
+
+def test_the_context_may_be_stretched_and_the_rows_are_no_longer_than_it(checkpoint):
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
+    free = {"max_position_embeddings": 64, "rope_scaling": yarn, "rope_theta": 5e3, "sliding_window": 9}
+    found = starting_from(config_of(**free, full_attention_every=7), checkpoint, None)
+    assert found.model.model_dump(include=free.keys(), exclude_defaults=True) == free
+    assert (found.model.full_attention_every, found.sequence_length) == (7, 64)
+
+
+def child_of(parent, **sections) -> RunConfig:
+    runtime = {"checkpoint": {"init_from": parent and str(parent)}, "device": "cpu"}
+    return RunConfig.model_validate({"runtime": runtime, "scheduler": {"total_steps": 1}, **sections})
+
+
+def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, checkpoint):
+    for sections, said in (
+        ({"data": {"sequence_length": 64}}, r"sequence_length=64 exceeds the context of .*, 32 tokens"),
+        ({"data": {"micro_batch_size": 8, "global_batch_size": 12}}, "12 is not a multiple of"),
+        ({"scheduler": {}}, "the run has no end"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            begin(child_of(trained, **sections), None)
+
+
+def test_a_parent_is_known_by_its_id_and_one_from_elsewhere_by_its_weights(trained, checkpoint, tmp_path):
+    config, parent = begin(child_of(trained), None)
+    assert parent == {"parent": read_manifest(checkpoint).id}
+    assert config.model.hidden_size == 32
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(checkpoint / name, tmp_path)
+    assert begin(child_of(tmp_path), None)[1] == {"parent": file_sha256(tmp_path / "model.safetensors")}
+    anew = RunConfig.model_validate({"scheduler": {"total_steps": 1}})
+    assert begin(anew, None) == (anew, {})
+    with pytest.raises(ConfigError, match=r"has runtime\.checkpoint\.init_from=None, it goes on with /nowhere"):
+        begin(child_of(Path("/nowhere")), checkpoint)
+
+
+def test_the_settings_of_a_run_do_not_contradict_its_own_checkpoint(tiny, tmp_path):
+    shape = tiny().model.model_dump(mode="json", exclude={"vocab_size"})
+    shape |= {"rope_scaling": {"rope_type": "ntk", "alpha": 4.0}, "rope_mode": "on_the_fly", "attn_dropout": 0.1}
+    shape |= {"sliding_window": 8, "full_attention_every": 5}
+    config = tiny(model=shape, scheduler={"total_steps": 1, "warmup_steps": 0})
+    run_training(config, tmp_path / "run", resume=False)
+    anew = RunConfig.model_validate({})
+    for written in (config, anew):
+        found = starting_from(written.model_copy(update={"tokenizer": anew.tokenizer}), tmp_path / "run", None)
+        assert found.model == config.model.model_copy(update={"vocab_size": 320})
+
+
+def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
+    chat = RunConfig.model_validate({"data": {"format": "chat"}})
+    assert starting_from(chat, checkpoint, None).model.vocab_size == 320  # 302 tokens
+    folder = shutil.copytree(checkpoint, tmp_path / "full")
+    shape = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(shape.replace('"vocab_size": 320', '"vocab_size": 301'))
+    assert starting_from(chat, folder, None).model.vocab_size == 320
+    assert starting_from(RunConfig(), folder, None).model.vocab_size == 301
+
+
+def test_data_of_its_tokenizer_and_of_that_with_chat_tokens_fits(checkpoint, tokenizer, tmp_path):
+    base = Tokenizer.load(checkpoint)
+    for name, own in (("base", base), ("chat", base.with_chat_tokens()), ("other", tokenizer)):
+        (tmp_path / name).mkdir()
+        own.write(tmp_path / name)
+    for name in ("base", "chat"):
+        assert starting_from(RunConfig(), checkpoint, tmp_path / name).tokenizer.tokenizer_json == tmp_path / name
+    with pytest.raises(ConfigError, match=rf"other has sha256 {tokenizer.sha256[:12]}, the tokenizer of"):
+        starting_from(RunConfig(), checkpoint, tmp_path / "other")
+
+
+def test_rows_longer_than_the_models_context_are_refused(checkpoint):
+    with pytest.raises(ConfigError, match=r"do not fit the model of .*sequence_length=64 exceeds"):
+        starting_from(RunConfig.model_validate({"data": {"sequence_length": 64}}), checkpoint, None)
+
+
+def test_there_must_be_a_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        starting_from(RunConfig(), tmp_path / "nowhere", None)
+
+
+def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
+    commit, name = "a" * 40, "hf://me/model"
+    assert _is_pinned(name, f"{name}@{commit}")
+    assert _is_pinned(f"{name}@main", f"{name}@{commit}")
+    assert not _is_pinned(f"{name}@{'b' * 40}", f"{name}@{commit}")
+    assert not _is_pinned("hf://me/other", f"{name}@{commit}")
+    assert not _is_pinned("folder", f"{name}@{commit}")

@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from candlewick.artifacts.manifest import read_manifest
+from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.errors import ArtifactError, ConfigError, DataError
+from candlewick.runs import tokenizer as tokenizer_stage
+from candlewick.runs.tokenizer import make_tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.train import train_tokenizer
+
+SETTINGS = TokenizerConfig(vocab_size=300)
+
+
+@pytest.fixture
+def make(text_dir, tmp_path):
+    """Make a tokenizer of the shared text at tmp_path/tok, with some things changed."""
+
+    def run(*, uris=None, data=None, settings=SETTINGS, progress=None):
+        uris = [str(text_dir)] if uris is None else uris
+        return make_tokenizer(uris, data or DataConfig(), settings, tmp_path / "tok", progress=progress)
+
+    return run
+
+
+def test_a_corpus_becomes_a_tokenizer_artifact(make, text_dir, tmp_path):
+    manifest, reused = make()
+    assert not reused
+    assert read_manifest(tmp_path / "tok", "tokenizer", 1) == manifest
+    assert Tokenizer.load(tmp_path / "tok").vocab_size == 300 == manifest.details["vocab_size"]
+    size = sum(path.stat().st_size for path in text_dir.iterdir())
+    assert manifest.details["bytes"] + manifest.details["heldout"]["bytes"] == size
+    assert manifest.config == {
+        "pattern": "qwen2",
+        "documents": "file",
+        "text_field": "text",
+        "bad_utf8": "replace",
+        "vocab_size": 300,
+        "min_frequency": 2,
+        "max_train_bytes": 1 << 30,
+    }
+
+
+def test_what_is_up_to_date_is_not_made_again(make, monkeypatch):
+    first, _ = make()
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", None)
+    again, reused = make()
+    assert reused
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": TokenizerConfig(vocab_size=301)},
+        {"settings": TokenizerConfig(vocab_size=300, min_frequency=3)},
+        {"data": DataConfig(documents="line")},
+    ],
+)
+def test_other_settings_make_another(make, change):
+    first, _ = make()
+    other, reused = make(**change)
+    assert not reused
+    assert other.id != first.id
+
+
+def test_other_text_makes_another_and_another_place_does_not(make, tmp_path):
+    for folder, text in (("a", "some text\n"), ("b", "some text\n"), ("c", "other text\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text(text * 100)
+    first, _ = make(uris=[str(tmp_path / "a" / "x.txt")])
+    assert make(uris=[str(tmp_path / "b" / "x.txt")]) == (first, True)
+    assert make(uris=[str(tmp_path / "c" / "x.txt")])[1] is False
+
+
+def test_a_damaged_one_is_made_again(make, tmp_path):
+    first, _ = make()
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    again, reused = make()
+    assert not reused
+    assert again.id == first.id
+
+
+def test_about_one_piece_in_a_hundred_is_held_out(make, tmp_path, monkeypatch):
+    trained = []
+
+    def spy(texts, **settings):
+        trained.extend(texts)
+        return train_tokenizer(trained, **settings)
+
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", spy)
+    lines = [f"line {number} of the text {number * 7919 % 1000}" for number in range(1000)]
+    (tmp_path / "x.txt").write_text("\n".join(lines))
+    manifest, _ = make(uris=[str(tmp_path / "x.txt")], data=DataConfig(documents="line"))
+    assert manifest.details["heldout"]["texts"] == 10
+    assert manifest.details["texts"] == 990
+    assert trained == [line for number, line in enumerate(lines) if number % 100 != 50]
+    assert manifest.details["heldout"]["bytes_per_token"] > 1
+
+
+def test_one_long_document_has_held_out_text_too(make, tmp_path):
+    (tmp_path / "x.txt").write_text("word after word, " * 20_000)
+    details = make(uris=[str(tmp_path / "x.txt")])[0].details
+    assert 0 < details["heldout"]["bytes"] < 0.02 * details["bytes"]
+
+
+def test_of_a_large_corpus_less_is_held_out(make, monkeypatch):
+    monkeypatch.setattr(tokenizer_stage, "_MAX_HELDOUT_BYTES", 300)
+    heldout = make()[0].details["heldout"]
+    assert heldout["texts"] == 0 or heldout["bytes"] < 3000
+
+
+def test_a_tiny_corpus_is_trained_on_whole(make, tmp_path):
+    (tmp_path / "x.txt").write_text("hello hello hello")
+    manifest, _ = make(uris=[str(tmp_path / "x.txt")], settings=TokenizerConfig(vocab_size=1000))
+    assert manifest.details["too_small"]
+    assert manifest.details["requested_vocab_size"] == 1000 > manifest.details["vocab_size"]
+    assert manifest.details["heldout"]["bytes_per_token"] is None
+
+
+def test_progress_ends_with_the_whole(make):
+    told = []
+    make(progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1] > 0
+    assert told == sorted(told)
+
+
+def test_no_more_text_is_used_than_allowed(make):
+    manifest, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_bytes=50_000))
+    assert 40_000 < manifest.details["bytes"] <= 50_000
+
+
+def test_a_finished_tokenizer_is_not_trained(make):
+    with pytest.raises(ConfigError, match="tokenizer_json=t.json is a finished tokenizer .*to null to train one"):
+        make(settings=TokenizerConfig(tokenizer_json=Path("t.json")))
+
+
+def test_missing_text_is_named_before_anything_is_written(make, tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        make(uris=[str(tmp_path / "nowhere.txt")])
+    assert not (tmp_path / "tok").exists()
+
+
+def test_another_folder_is_refused_before_training(make, tmp_path, monkeypatch):
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "mine").write_text("x")
+    monkeypatch.setattr(tokenizer_stage, "train_tokenizer", None)
+    with pytest.raises(ArtifactError, match="is not replaced by the new tokenizer"):
+        make()
+
+
+def test_the_same_text_gives_the_same_artifact(make, tmp_path):
+    first, _ = make()
+    content = json.loads((tmp_path / "tok" / "manifest.json").read_text())
+    for path in (tmp_path / "tok").iterdir():
+        path.unlink()
+    again, reused = make()
+    assert not reused
+    assert again.id == first.id
+    assert json.loads((tmp_path / "tok" / "manifest.json").read_text())["files"] == content["files"]
+
+
+def test_the_first_documents_are_trained_on(make, text_dir):
+    whole, _ = make(uris=[str(text_dir / f"{number:02}.txt") for number in range(2)])
+    first, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_lines=2))
+    for name in ("bytes", "corpus_sha256", "heldout"):
+        assert first.details[name] == whole.details[name]
+    assert first.config == whole.config | {"max_train_lines": 2}
+    one, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_lines=7), data=DataConfig(documents="line"))
+    lines = "".join((text_dir / "00.txt").read_text().splitlines()[:7])
+    assert one.details["bytes"] == len(lines)
+
+
+def test_a_vocabulary_in_two_files_is_a_finished_tokenizer_too(make):
+    settings = TokenizerConfig(vocab=Path("v.json"), merges=Path("m.txt"))
+    with pytest.raises(ConfigError, match="vocab=v.json is a finished tokenizer .*to null to train one"):
+        make(settings=settings)

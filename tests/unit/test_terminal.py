@@ -1,0 +1,116 @@
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import rich.console
+from rich.console import Console
+
+from candlewick import terminal
+
+
+def test_records_go_to_stderr_with_level_and_module(capsys):
+    terminal.setup()
+    logging.getLogger("candlewick.data.rows.loader").warning("slow by %d %%", 3)
+    assert capsys.readouterr().err == "WARNING candlewick.data.rows.loader: slow by 3 %\n"
+
+
+def test_details_go_to_the_file_only(tmp_path, capsys):
+    terminal.setup()
+    handler = terminal.add_file(tmp_path / "log.txt")
+    logging.getLogger("candlewick").debug("detail")
+    handler.close()
+    assert capsys.readouterr().err == ""
+    assert "DEBUG candlewick: detail" in (tmp_path / "log.txt").read_text()
+
+
+def test_setting_up_twice_does_not_double_the_lines(capsys):
+    terminal.setup()
+    terminal.setup()
+    logging.getLogger("candlewick").info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_records_go_to_a_file_too(tmp_path, capsys):
+    terminal.setup()
+    handler = terminal.add_file(tmp_path / "run.log")
+    logging.getLogger("candlewick.train").info("step 1, é")
+    handler.close()
+    logging.getLogger("candlewick").removeHandler(handler)
+    logging.getLogger("candlewick.train").info("step 2")
+    lines = (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith("INFO candlewick.train: step 1, é")
+    assert "step 2" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_log_on_a_full_disk_is_told_in_one_line_each(capsys):
+    terminal.setup()
+    handler = terminal.add_file(Path("/dev/full"))
+    logging.getLogger("candlewick").info("step 1")
+    logging.getLogger("candlewick").removeHandler(handler)
+    handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "INFO candlewick: step 1",
+        "WARNING /dev/full cannot be written: [Errno 28] No space left on device",
+    ]
+
+
+def test_records_go_where_standard_error_goes_at_the_time(monkeypatch):
+    terminal.setup()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logging.getLogger("candlewick").info("to the new one")
+    assert sys.stderr.getvalue() == "INFO candlewick: to the new one\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_told_and_ends_nothing(capsys):
+    terminal.setup()
+    handler = terminal.add_file(Path("/dev/full"))
+    logging.getLogger("candlewick").info("a line")
+    handler.close()
+    assert "WARNING /dev/full cannot be written: [Errno 28]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_terminal_shows_a_level_on_and_the_file_everything(level, shown, tmp_path, capsys):
+    terminal.setup(level)
+    handler = terminal.add_file(tmp_path / "log.txt")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("candlewick"), name)("a line")
+    handler.close()
+    assert capsys.readouterr().err.count("a line") == shown
+    assert (tmp_path / "log.txt").read_text().count("a line") == 4
+
+
+def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
+    now = iter([0.0, 1.0, 20.0, 21.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    with terminal.bytes_progress("tokens") as report:
+        for done in (1, 40_000_000, 50_000_000):
+            report(done, 100_000_000)
+    assert capsys.readouterr().err == "tokens: 40 of 100 MB, 2.0 MB/s, 30 s left\n"
+
+
+@pytest.mark.parametrize("done", [0, 50])
+def test_a_terminal_gets_a_bar(monkeypatch, done):
+    out = io.StringIO()
+    monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
+    with terminal.bytes_progress("tokens") as report:
+        report(done, 100)
+    assert "tokens" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"), [("debug", True), ("info", True), ("warning", False), ("error", False)]
+)
+def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
+    terminal.setup(level)
+    assert terminal.is_wanted() == wanted
+    with terminal.bytes_progress("tokens") as report:
+        report(1, 2)
+    assert bool(out.getvalue()) == wanted

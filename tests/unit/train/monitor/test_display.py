@@ -1,0 +1,112 @@
+"""The display: live on a terminal, plain lines elsewhere, and no command of a model's text reaches a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from candlewick.train.monitor import display as module
+from candlewick.train.monitor.display import Display, duration, figures, printable
+
+ROW = {
+    "train/loss": 2.40313,
+    "optim/learning_rate": 0.02,
+    "perf/tokens_per_second": 31402.4,
+    "perf/mfu_strict": 0.481,
+    "perf/data_wait_share": 0.001,
+    "perf/memory_bytes": 4.1e8,
+    "perf/eta_seconds": 124.0,
+}
+
+
+def console(*, terminal: bool, width: int = 100) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=width, color_system=None), out
+
+
+def test_plain_lines_carry_every_figure_with_its_unit():
+    plain, out = console(terminal=False, width=40)
+    display = Display(5000, True, plain)
+    display.start()
+    display.update(ROW, step=1240, total_steps=5000)
+    display.stop()
+    assert out.getvalue() == (
+        "step 1,240/5,000  loss 2.4031  lr 2.0e-02     31,402 tok/s  MFU  48.1 %  waiting for data 0.1 %"
+        "  0.41 GB  2:04 left\n"
+    )
+
+
+def test_plain_lines_are_not_more_frequent_than_every_few_seconds_and_the_last_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    plain, out = console(terminal=False)
+    display = Display(None, True, plain)
+    display.start()
+    for step in range(1, 13):
+        now[0] = float(step)
+        display.update({"train/loss": 1.0}, step=step, total_steps=None)
+    display.stop()
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1", "6", "11", "12"]
+
+
+def test_a_terminal_shows_a_live_display_with_messages_above_it():
+    live, out = console(terminal=True)
+    display = Display(5000, True, live)
+    display.start()
+    display.update(ROW, step=1240, total_steps=5000)
+    display.message("saved [bold]here[/bold]")
+    display.stop()
+    text = out.getvalue()
+    assert "saved [bold]here[/bold]" in text, "markup is text"
+    assert "step 1,240/5,000" in text
+    assert "25%" in text
+    assert "2:04 left" in text
+    assert "MFU 48.1 %" in text
+
+
+def test_a_live_display_without_a_known_end_pulses():
+    live, out = console(terminal=True)
+    display = Display(None, True, live)
+    display.start()
+    display.update({"train/loss": 1.5, "train/skipped_steps": 2.0}, step=7, total_steps=None)
+    display.message("x")
+    display.stop()
+    assert "step 7 " in out.getvalue()
+    assert "2 not finite, skipped" in out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_disabled_display_is_silent(terminal: bool):
+    console_, out = console(terminal=terminal)
+    display = Display(10, False, console_)
+    display.start()
+    display.update(ROW, step=1, total_steps=10)
+    display.message("text")
+    display.stop()
+    assert out.getvalue() == ""
+
+
+def test_it_writes_to_standard_error(capsys: pytest.CaptureFixture[str]):
+    display = Display(10, True)
+    display.message("hello")
+    display.stop()
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_models_text_cannot_command_the_terminal():
+    plain, out = console(terminal=False)
+    Display(None, True, plain).message("a\x1b[2Jb\rc\x7f\x9b\td\ne")
+    assert out.getvalue() == "a␛[2Jb␍c␡\ufffd      d\ne\n"
+    assert printable("é漢 \n\t~") == "é漢 \n\t~"
+
+
+def test_only_figures_that_are_there_are_shown():
+    assert figures({}) == []
+    assert figures({"train/loss": 1.0, "train/skipped_steps": 0.0}) == ["loss 1.0000"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (36061, "10:01:01")])
+def test_durations(seconds: float, text: str):
+    assert duration(seconds) == text

@@ -1,0 +1,172 @@
+"""Trackers: what is written is read back, a crash loses one line, a resumed run repeats no step."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from candlewick.errors import DataError, EnvironmentFault
+from candlewick.train.monitor.trackers import METRICS, JsonlTracker, TensorBoardTracker, metric_of, read_metrics
+
+
+def write(path: Path, steps: range, resume_step: int | None = None) -> None:
+    tracker = JsonlTracker(path, resume_step=resume_step)
+    for step in steps:
+        tracker.log(step, {"train/loss": step / 8})
+    tracker.close()
+
+
+def test_rows_are_read_back_as_written(tmp_path: Path):
+    path = tmp_path / "run" / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(10, {"train/loss": 3.5, "perf/tokens_per_second": 1e6})
+    tracker.text(10, "sample/0", 'é\n"quoted"')
+    assert read_metrics(path)[0] == {"step": 10, "train/loss": 3.5, "perf/tokens_per_second": 1e6}, "flushed"
+    tracker.close()
+    assert read_metrics(path)[1] == {"step": 10, "sample/0": 'é\n"quoted"'}
+
+
+def test_a_new_run_starts_a_new_file(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 5))
+    write(path, range(1, 3))
+    assert [row["step"] for row in read_metrics(path)] == [1, 2]
+
+
+def test_resuming_drops_later_steps_and_repeats_none(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 8))
+    write(path, range(6, 11), resume_step=5)
+    assert [row["step"] for row in read_metrics(path)] == list(range(1, 11))
+
+
+def test_resuming_without_a_file_begins_one(tmp_path: Path):
+    write(tmp_path / "metrics.jsonl", range(6, 8), resume_step=5)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(min_value=0, max_value=200), resume_step=st.integers(min_value=0, max_value=9))
+def test_a_file_cut_anywhere_goes_on_whole(tmp_path_factory: pytest.TempPathFactory, cut: int, resume_step: int):
+    path = tmp_path_factory.mktemp("cut") / "metrics.jsonl"
+    write(path, range(1, 8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    kept = [json.loads(line)["step"] for line in whole[:cut].splitlines(keepends=True) if line.endswith(b"\n")]
+    assert [row["step"] for row in read_metrics(path)] == kept
+    write(path, range(resume_step + 1, 11), resume_step=resume_step)
+    steps = [row["step"] for row in read_metrics(path)]
+    assert steps == [step for step in kept if step <= resume_step] + list(range(resume_step + 1, 11))
+
+
+@pytest.mark.parametrize("tail", [b"\0\0\0\n", b"[1, 2]\n", b'{"loss": 1}\n', b'{"step": "1"}\n', b"\xff\n"])
+def test_a_torn_tail_of_any_kind_is_left_out_and_cut(tmp_path: Path, tail: bytes):
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 4))
+    good = path.read_bytes()
+    path.write_bytes(good + tail)
+    assert len(read_metrics(path)) == 3
+    JsonlTracker(path, resume_step=3).close()
+    assert path.read_bytes() == good
+
+
+def test_damage_before_the_last_row_is_told_once_and_costs_no_other_row(tmp_path: Path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    good = '{"step": 1}\nrubbish\n[]\n{"step": 3}\n\0\n{"step": 4}\n'
+    path.write_text(good + 'torn\n{"step": 5}\n{"step": 2}\n{"st', encoding="utf-8")
+    JsonlTracker(path, resume_step=4).close()
+    assert path.read_text(encoding="utf-8") == good
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{path} line 2 is no metrics row: the file was damaged or edited"
+    ]
+    caplog.clear()
+    assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
+    assert len(caplog.records) == 1
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match="is missing: no run has logged there"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"train/loss": float("nan"), "train/grad_norm": float("inf")})
+    tracker.close()
+    assert read_metrics(path) == [{"step": 1, "train/loss": None, "train/grad_norm": None}]
+
+
+def test_a_name_outside_the_table_is_refused(tmp_path: Path):
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="not in METRICS: train/los"):
+        tracker.log(1, {"train/los": 1.0})
+    tracker.close()
+
+
+def test_names_are_grouped_and_explained():
+    for name, meaning in METRICS.items():
+        assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval", "stats"}
+        assert meaning
+
+
+def test_tensorboard_reads_back_what_was_written_without_repeated_steps(tmp_path: Path):
+    first = TensorBoardTracker(tmp_path)
+    for step in range(1, 8):
+        first.log(step, {"train/loss": step / 8, "eval/loss": 1.0})
+    first.text(7, "sample/0", "<b>one</b>\ntwo")
+    first.close()
+    second = TensorBoardTracker(tmp_path, resume_step=5)
+    for step in range(6, 11):
+        second.log(step, {"train/loss": -step / 8})
+    second.text(10, "sample/0", "three")
+    second.close()
+
+    accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    losses = events.Scalars("train/loss")
+    assert [event.step for event in losses] == list(range(1, 11))
+    assert [event.value for event in losses] == [step / 8 * (1 if step <= 5 else -1) for step in range(1, 11)]
+    texts = events.Tensors("sample/0/text_summary")
+    assert texts[-1].step == 10
+    assert texts[-1].tensor_proto.string_val[0] == b"    three\n"
+
+
+def test_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(EnvironmentFault, match=r"needs the package tensorboard.*pip install 'candlewick\[tensorb"):
+        TensorBoardTracker(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, tracker._file.fileno())
+    os.close(full)
+    for action in (lambda: tracker.log(1, {"train/loss": 1.0}), tracker.close):
+        with pytest.raises(OSError, match="No space left") as caught:
+            action()
+        assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("eval/loss", "eval/loss"),
+        ("eval/loss/loss", "eval/NAME/loss"),
+        ("eval/mixture_0/bits_per_byte", "eval/NAME/bits_per_byte"),
+        ("stats/layers.12/activation_max", "stats/PART/activation_max"),
+        ("stats/head/weight_rms", "stats/PART/weight_rms"),
+    ],
+)
+def test_names_of_sets_and_parts_stand_in_the_table_once(name, metric):
+    assert metric_of(name) == metric
+    assert metric in METRICS
+    assert metric_of("stats/tail/weight_rms") not in METRICS
