@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from candlewick.config import DataConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Loader
 from candlewick.data.tokens.dataset import TokenSplit
 
@@ -55,7 +55,7 @@ def write_shard(path: Path, tokens: int) -> np.ndarray:
 def make_loader(split: TokenSplit, settings: dict[str, object]) -> Loader:
     config = DataConfig.model_validate({"micro_batch_size": ROWS, **settings}, strict=False)
     sources = [split] * max(1, len(config.mixture))
-    return Loader(sources, config, sequence_length=LENGTH, seed=0, plan=BatchPlan(ROWS))
+    return Loader(sources, config, sequence_length=LENGTH, seed=0, plan=BatchSchedule(ROWS))
 
 
 def reader(loader: Loader) -> Callable[[], int]:

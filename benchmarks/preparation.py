@@ -30,7 +30,8 @@ from tokenizers import Tokenizer as PlainTokenizer
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.tokens.prepare import prepare
+from candlewick.data.tokens.prepare import EncodeJob, prepare
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 
 VOCABULARY = 32_000
@@ -61,7 +62,8 @@ def cpu_seconds() -> float:
 
 
 def ours(path: Path, tokenizer: Path, output: Path) -> int:
-    manifest, reused = prepare(DataConfig(train_shards=(str(path),)), tokenizer, output)
+    job = EncodeJob.from_config(DataConfig(train_shards=(str(path),)), Tokenizer.load(tokenizer))
+    manifest, reused = prepare(job, output)
     assert not reused
     return sum(split["tokens"] for split in manifest.details["splits"].values())
 

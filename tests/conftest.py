@@ -11,11 +11,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: see cli/enviro
 
 import pytest
 import torch
+from tests.prepared import open_data
 
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.runs.orchestrate import orchestrate
-from candlewick.runs.train import open_data, run_training
+from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 from candlewick.train.monitor import telemetry

@@ -132,6 +132,17 @@ def names(node: ast.ImportFrom) -> set[str]:
     return {alias.name for alias in node.names}
 
 
+def test_only_replaced_copies_a_section():
+    """`model_copy(update=...)` validates nothing: a frozen, strict tree would accept what no file may say."""
+    copies = [
+        f"{name_of(path)}:{number}"
+        for path in MODULES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if "model_copy" in line and name_of(path) != "config/section.py"
+    ]
+    report(copies, "settings are changed by Section.replaced, which validates")
+
+
 def test_every_module_says_what_it_is():
     silent = [
         name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

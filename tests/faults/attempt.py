@@ -16,8 +16,9 @@ import pytest
 from tests.hub_server import point_here
 
 from candlewick.cli.main import main
-from candlewick.data import shard_writer, source_files
 from candlewick.data.shards import write as text_shards
+from candlewick.data.shards import writer as shard_writer
+from candlewick.data.text import source_files
 
 EVENTS = (
     (os, "fsync"),

@@ -1,6 +1,6 @@
 """Where one random configuration is tried: read, prepared, built, trained for two updates, evaluated.
 
-    text --load_config--> RunConfig --cap--> small RunConfig --open_data, build--> Trainer --2 x step--> "ran"
+    text --load_config--> RunConfig --cap--> small RunConfig --prepare, build--> Trainer --2 x step--> "ran"
               |                                                   |            evaluate, snapshot, sample
               `------------------ CandlewickError of one line ----'                          --> "refused"
 
@@ -22,11 +22,13 @@ import shutil
 import signal
 import traceback
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests.prepared import prepare
 
 from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
@@ -35,8 +37,10 @@ from candlewick.config.tree import dump_json, dump_toml, to_tree
 from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
-from candlewick.runs.train import make_sampler, open_data
-from candlewick.train.build import TrainingData, build
+from candlewick.runs.prepare import Prepared
+from candlewick.runs.sources import with_datasets
+from candlewick.runs.train import make_sampler, resolve_run
+from candlewick.train.build import build
 from candlewick.train.step import train_step
 
 DUMPS = {".toml": dump_toml, ".json": dump_json}
@@ -94,8 +98,7 @@ class Workbench:
         if load_config(again) != config:
             raise Defect(f"what it resolves to is another configuration:\n{again.read_text()}")
         config = cap(config)
-        data = config.data.model_copy(update=self._sources(config.data))
-        self._run(config.model_copy(update={"data": data}))
+        self._run(config.replaced(data=config.data.replaced(**self._sources(config.data))))
         return "ran"
 
     def _sources(self, data: DataConfig) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class Workbench:
         mixture = zip(data.mixture, (first, second) * len(data.mixture), strict=False)
         return {
             "train_shards": () if data.mixture else (first,),
-            "mixture": tuple(source.model_copy(update={"shards": (text,)}) for source, text in mixture),
+            "mixture": tuple(source.replaced(shards=(text,)) for source, text in mixture),
             "validation_shards": (third,) if data.validation_shards else (),
             "validation_sets": dict.fromkeys(data.validation_sets, (third,)),
             "cache_dir": self.folder / "cache",
@@ -124,14 +127,17 @@ class Workbench:
         prepared = {
             "data": config.data.model_dump(mode="json", include=_PREPARING),
             "tokenizer": config.tokenizer.model_dump(mode="json"),
+            "scheduler": {"total_steps": 1},
         }
         data = self._open(json.dumps(prepared))
+        folders = {name: dataset.folder for name, dataset in data.datasets.items()}
+        plan = resolve_run(replace(data, config=with_datasets(config, folders)))
         run_dir = self.folder / "run"
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
         sampler = None if is_default else make_sampler(config, data.tokenizer)
-        trainer = build(config, data, run_dir, sampler=sampler)
-        parts = trainer.parts
+        trainer = build(plan, run_dir, sampler)
+        parts = trainer.components
         try:
             with parts.reporter.running(trainer.state):
                 for step in range(2):
@@ -146,19 +152,19 @@ class Workbench:
                         raise Defect(f"the loss of a taken step is {result.loss.item()}")
                 metrics = parts.evaluate(1)
                 canonical_json(parts.snapshot().state)
-                if parts.sample is not None:
+                if parts.sampler is not None:
                     parts.sample()
         finally:
             parts.loader.close()
             shutil.rmtree(run_dir)
-        names = ("", *data.validation_sets)
+        names = plan.data.validation_splits
         missing = [name for name in names if "/".join(filter(None, ("eval", name, "loss"))) not in metrics]
         if missing:
             raise Defect(f"the evaluation has no loss of {missing}, but {sorted(metrics)}")
 
 
-def _open(text: str) -> TrainingData:
-    return open_data(RunConfig.model_validate_json(text))
+def _open(text: str) -> Prepared:
+    return prepare(RunConfig.model_validate_json(text))
 
 
 def _write_text(folder: Path, data: DataConfig, number: int, bad: bytes) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tests.prepared import newest_checkpoint, open_data
 from transformers import AutoModelForCausalLM
 
-from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import Interrupted
@@ -13,7 +13,7 @@ from candlewick.model.attention import attend, attend_masked
 from candlewick.model.cache import ContiguousCache
 from candlewick.model.documents import Documents
 from candlewick.model.paged import PagedCache
-from candlewick.runs.train import open_data, run_training
+from candlewick.runs.train import run_training
 from candlewick.train.build import build
 from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.step import train_step
@@ -55,7 +55,7 @@ def test_the_loss_falls(configure, tmp_path, precision):
     assert len(losses) == 5
     assert losses[-1] < 0.95 * losses[0]
     assert result["metrics"]["eval/loss"] < losses[0]
-    weights = read_tensors(newest_valid(tmp_path / "run" / "checkpoints") / "model.safetensors")
+    weights = read_tensors(newest_checkpoint(tmp_path / "run" / "checkpoints") / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
 
@@ -78,7 +78,7 @@ def test_a_deterministic_run_resumes_to_the_bit(configure, tmp_path, monkeypatch
     run_training(config, tmp_path / "parts", resume=True)
     for name in ("model.safetensors", "optimizer.safetensors"):
         whole, parts = (
-            read_tensors(newest_valid(tmp_path / d / "checkpoints") / name) for d in ("whole", "parts")
+            read_tensors(newest_checkpoint(tmp_path / d / "checkpoints") / name) for d in ("whole", "parts")
         )
         assert whole.keys() == parts.keys()
         assert all(torch.equal(whole[key], parts[key]) for key in whole)
@@ -113,11 +113,11 @@ def test_averages_are_saved_and_do_not_change_the_run(configure, tmp_path, preci
     plain = configure(precision, deterministic=True)
     config = plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"ema_decay": 0.5})})
     run_training(config, tmp_path / "run", resume=False)
-    folder = newest_valid(tmp_path / "run" / "checkpoints")
+    folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     averages, state = read_tensors(folder / "model.safetensors"), read_tensors(folder / "optimizer.safetensors")
     assert all(not torch.equal(average, state[f"{name}.last"]) for name, average in averages.items())
     run_training(plain, tmp_path / "plain", resume=False)
-    weights = read_tensors(newest_valid(tmp_path / "plain" / "checkpoints") / "model.safetensors")
+    weights = read_tensors(newest_checkpoint(tmp_path / "plain" / "checkpoints") / "model.safetensors")
     assert all(torch.equal(last, state[f"{name}.last"]) for name, last in weights.items())
 
 
@@ -155,7 +155,7 @@ def test_windows_are_a_dense_mask(new):
 
 def test_a_checkpoint_of_the_device_is_read_by_transformers(configure, tmp_path):
     run_training(configure("bf16"), tmp_path / "run", resume=False)
-    folder = newest_valid(tmp_path / "run" / "checkpoints")
+    folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = torch.randint(300, (4, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

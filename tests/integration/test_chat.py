@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.prepared import newest_checkpoint
 from transformers import AutoTokenizer
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import newest_valid
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
 from candlewick.config.load import load_config
-from candlewick.parallel.env import find_device
+from candlewick.parallel.device import find_device
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.chat import encode_chat
 
@@ -66,15 +66,15 @@ def child(tiny, trained_copy, chats, cache, tmp_path, config_file):
 
 def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_copy, chats, tmp_path, capsys):
     file, folder = child
-    parent_id = read_manifest(newest_valid(trained_copy / "checkpoints")).id
+    parent_id = read_manifest(newest_checkpoint(trained_copy / "checkpoints")).id
     words = ["train", "--config", str(file), "--run-dir", str(folder)]
     assert main([*words, "--init-from", str(trained_copy), "--override", "scheduler.total_steps=6"]) == 0
     config = load_config(folder / "config.yaml")
     assert config.runtime.checkpoint.init_from == str(trained_copy)
     assert (config.model.hidden_size, config.model.vocab_size) == (32, 320)
-    checkpoint = newest_valid(folder / "checkpoints")
+    checkpoint = newest_checkpoint(folder / "checkpoints")
     assert "chat_template" in json.loads((checkpoint / "tokenizer_config.json").read_bytes())
-    before = read_tensors(newest_valid(trained_copy / "checkpoints") / "model.safetensors")
+    before = read_tensors(newest_checkpoint(trained_copy / "checkpoints") / "model.safetensors")
     after = read_tensors(checkpoint / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert 0 < (after[name] - before[name]).abs().max() < 0.2  # started there, and went on
@@ -93,7 +93,7 @@ def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_c
     for parent, code, said in (("nowhere", 2, "init_from="), (trained_copy, 0, "done: 9 steps")):
         assert main([*original, "--override", f"runtime.checkpoint.init_from={parent}"]) == code
         assert said in "".join(capsys.readouterr())
-    assert read_manifest(newest_valid(folder / "checkpoints")).inputs["parent"] == parent_id
+    assert read_manifest(newest_checkpoint(folder / "checkpoints")).inputs["parent"] == parent_id
     (tmp_path / "chats").mkdir()
     shutil.copy(chats, tmp_path / "chats")
     assert main(["eval", str(folder), str(tmp_path / "chats")]) == 0
@@ -104,7 +104,7 @@ def test_only_answers_are_learned(child, trained_copy):
     file, folder = child
     config = load_config(file, [f"runtime.checkpoint.init_from={json.dumps(str(trained_copy))}"])
     result = run_training(config, folder, resume=False)
-    tokens = read_manifest(newest_valid(folder / "checkpoints")).inputs["tokens"]
+    tokens = read_manifest(newest_checkpoint(folder / "checkpoints")).inputs["tokens"]
     data = load_config(folder / "config.yaml").data
     manifest = read_manifest(Path(data.train_shards[0]))
     assert manifest.id == tokens

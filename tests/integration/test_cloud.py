@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.conftest import make_text
 from tests.hub_server import HubServer
-from tests.unit.pipeline.test_sharding import write_seed_shards
+from tests.unit.runs.test_sharding import write_seed_shards
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
@@ -69,7 +69,7 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert " parameters, 2 updates" in first[-2]
     assert not (run / "checkpoints").exists()
     assert {p.name for p in run.iterdir()} == {
-        *("tokenizer", "tokens", "validation", "special_tokens.txt", "training.yaml", "training.toml")
+        *("LOCK", "tokenizer", "tokens", "validation", "special_tokens.txt", "training.yaml", "training.toml")
     }
     made = read_manifest(roots / "train" / "small")
     assert made.details["lines_per_shard"] == 700

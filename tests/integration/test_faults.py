@@ -76,7 +76,7 @@ def test_a_config_that_is_missing(fails, tmp_path, verb):
         ("no_value", "KEY=VALUE"),
         ("scheduler.total_steps=null", "no end"),
         ("data.global_batch_size=6", "is not a multiple of"),
-        ("data.train_shards=[]", "nothing to train on"),
+        ("data.train_shards=[]", "no text to train on"),
     ],
 )
 def test_a_setting_that_is_wrong(fails, tiny, config_file, tmp_path, setting, said):
@@ -195,7 +195,11 @@ def test_where_there_is_no_checkpoint(fails, tmp_path):
 @pytest.mark.parametrize(
     ("sections", "code", "said"),
     [
-        ({"model": {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 32}}, 3, "shape"),
+        (
+            {"model": {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 32}},
+            3,
+            "model.hidden_size",
+        ),
         (
             {
                 "model": {
@@ -209,7 +213,11 @@ def test_where_there_is_no_checkpoint(fails, tmp_path):
             3,
             "model.rope_theta (was 10000.0, is 500000.0)",
         ),
-        ({"model": {"num_layers": 3, "hidden_size": 32, "max_position_embeddings": 32}}, 3, "lacks"),
+        (
+            {"model": {"num_layers": 3, "hidden_size": 32, "max_position_embeddings": 32}},
+            3,
+            "model.num_layers (was 2, is 3)",
+        ),
         ({"optimizer": {"algorithm": "adam_w"}}, 3, "optimizer"),
         ({"runtime": {"seed": 43}}, 3, "seed"),
     ],

@@ -7,13 +7,13 @@ from collections import defaultdict
 
 import pytest
 import torch
+from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from candlewick.checkpoint.huggingface import family, to_hugging_face, to_saved
-from candlewick.checkpoint.layout import newest_valid
-from candlewick.checkpoint.load import initialize_from, load_for_inference
-from candlewick.checkpoint.safetensors import write_tensors
-from candlewick.checkpoint.save import weights_of
+from candlewick.checkpoint.load import load_for_inference, load_weights, weights_for
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.checkpoint.save import weights_of, write_tensors
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
@@ -40,7 +40,7 @@ def test_transformers_computes_the_same_logits(tiny, tmp_path, shape):
     runtime = {**tiny().runtime.model_dump(mode="json"), "sample": None}
     config = tiny(model=model, runtime=runtime, scheduler={"total_steps": 6, "warmup_steps": 2})
     run_training(config, tmp_path / "run", resume=False)
-    folder = newest_valid(tmp_path / "run" / "checkpoints")
+    folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
 
     ours, _ = load_for_inference(folder, torch.device("cpu"))
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -162,7 +162,8 @@ def test_what_transformers_saves_is_read_back(tmp_path):
         model = random_model(random_shape(number))
         as_transformers_reads(model, tmp_path / str(number)).save_pretrained(tmp_path / f"{number}, theirs")
         again = Transformer(model.config, 64)
-        initialize_from(again, tmp_path / f"{number}, theirs")
+        theirs = Checkpoint.open(tmp_path / f"{number}, theirs", need={"weights"})
+        load_weights(again, weights_for(theirs, again.vocab_size), theirs.folder)
         named = dict(again.named_parameters())
         assert all(torch.equal(tensor, named[name]) for name, tensor in model.named_parameters())
 
@@ -184,7 +185,7 @@ def test_each_document_of_a_row_is_what_transformers_makes_of_it_alone(core_row,
 
 @pytest.fixture(scope="module")
 def folder(trained):
-    return newest_valid(trained / "checkpoints")
+    return newest_checkpoint(trained / "checkpoints")
 
 
 def make_strings(count: int) -> list[str]:

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.hub_server import HubServer
+from tests.prepared import newest_checkpoint
 from tests.seed import Candle, forward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from candlewick.checkpoint.layout import newest_valid
-from candlewick.checkpoint.load import load_for_inference, read_state
+from candlewick.checkpoint.load import load_for_inference
+from candlewick.checkpoint.open import read_state
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
 from candlewick.compat.candle.checkpoint import native_state, open_candle, to_native
@@ -96,7 +97,7 @@ def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
     settings = config_file(heads, width, inner)
     words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
-    folder = newest_valid(run / "checkpoints")
+    folder = newest_checkpoint(run / "checkpoints")
     tokens = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(1))
     exact = {name: tensor.double() for name, tensor in candle.tensors.items()}
     expected = forward(tokens, exact, layers, heads)
@@ -150,7 +151,7 @@ def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, 
     model, _ = load_for_inference(run, torch.device("cpu"))
     config = AdamWConfig(learning_rate=1e-3, weight_decay=0.1, decay="all", max_grad_norm=None)
     optimizer = build_optimizer(model, config)
-    optimizer.load_named_state(read_tensors(newest_valid(run / "checkpoints") / "optimizer.safetensors"))
+    optimizer.load_named_state(read_tensors(newest_checkpoint(run / "checkpoints") / "optimizer.safetensors"))
     F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
     optimizer.step()
 
@@ -184,7 +185,7 @@ def test_the_run_goes_on_with_optimizer_step_and_schedule(tmp_path, config_file,
     output = capsys.readouterr()
     assert "done: 12 steps" in output.out
     assert "the data begins at its first row" in output.err
-    newest = newest_valid(run / "checkpoints")
+    newest = newest_checkpoint(run / "checkpoints")
     assert newest.name == "step_000000012"
     steps = {
         float(v) for name, v in read_tensors(newest / "optimizer.safetensors").items() if name.endswith(".step")
@@ -277,7 +278,7 @@ def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, capsys):
         start = ["train", "--init-from", "hf://me/model", "--run-dir", str(tmp_path / "run")]
         assert main([*start, *overrides]) == 0
         assert not hub.asked("modeling")
-        saved = read_state(newest_valid(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
+        saved = read_state(newest_checkpoint(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
         assert saved["init_from"] == f"hf://me/model@{commit}"
     # a run that goes on needs neither the network nor what it began with
     resume = ["train", "--run-dir", str(tmp_path / "run"), "--resume", "--override", "scheduler.total_steps=6"]

@@ -14,7 +14,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
 from candlewick.parallel.apply import parallelize
-from candlewick.parallel.env import Distributed, detect
+from candlewick.parallel.device import Distributed, find_distributed
 from candlewick.runs.train import run_training
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.monitor.trackers import read_metrics
@@ -88,7 +88,7 @@ def exact() -> torch.Tensor:
     ("precision", "limit"), [("fp32", 2e-6), ("auto", 2e-6), ("bf16", 5e-3), ("mixed", 5e-3), ("fp16", 1e-3)]
 )
 def test_the_loss_curve_is_that_of_float64_within_rounding(precision, limit, exact, core_row):
-    dtype = detect(RuntimeConfig(device="cpu", precision=precision)).compute_dtype
+    dtype = find_distributed(RuntimeConfig(device="cpu", precision=precision)).compute_dtype
     error = ((curve(dtype) - exact).abs() / exact).max().item()
     core_row(f"runtime.precision={precision}", "float64, losses of 10 updates, on the CPU", error, limit)
     assert (error > 1e-5) == (dtype != torch.float32)
@@ -115,7 +115,7 @@ def test_half_precision_trains_saves_float32_and_resumes_to_the_bit(tiny, tmp_pa
                 assert not torch.equal(tensor, tensor.bfloat16().float()), f"{folder.name} {name}"
 
     # stopped on an evaluation and between two saves
-    original = Trainer._plan_end
+    original = Trainer._set_total_steps
     for number, step in enumerate((4, 6)):
         with monkeypatch.context() as patch:
 
@@ -124,7 +124,7 @@ def test_half_precision_trains_saves_float32_and_resumes_to_the_bit(tiny, tmp_pa
                 if trainer.state.step == step:
                     trainer.stop.on_signal(2, None)
 
-            patch.setattr(Trainer, "_plan_end", plan_end)
+            patch.setattr(Trainer, "_set_total_steps", plan_end)
             with pytest.raises(Interrupted):
                 run_training(config, tmp_path / "parts", resume=number > 0)
     parts = run_training(config, tmp_path / "parts", resume=True)

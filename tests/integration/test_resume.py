@@ -16,14 +16,14 @@ from candlewick.train.trainer import Trainer
 
 def _interrupt_at(monkeypatch, step):
     """Send this process SIGINT once, in the middle of update number `step`."""
-    original = Trainer._plan_end
+    original = Trainer._set_total_steps
 
     def plan_end(trainer):
         original(trainer)
         if trainer.state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_plan_end", plan_end)
+    monkeypatch.setattr(Trainer, "_set_total_steps", plan_end)
 
 
 def _final(run_dir):

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import make_text
+from tests.prepared import prepare
 from torch.utils.tensorboard import SummaryWriter
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
-from candlewick.config.load import load_config, write_toml
-from candlewick.runs.train import open_data, run_training
+from candlewick.config.formats import write_toml
+from candlewick.config.load import load_config
+from candlewick.runs.resolve import Request
+from candlewick.runs.train import open_training_data, run_training
 from candlewick.tokenizer.train import train_tokenizer
 
 Json = dict[str, Any]
@@ -115,7 +118,8 @@ def run(place: Path, tree: Json, run_dir: Path, monkeypatch, capsys) -> Outcome:
     capsys.readouterr()
     result = run_training(config, run_dir, resume=False)
     output = capsys.readouterr()
-    data = open_data(config)
+    prepared = prepare(config, run_dir, Request(resume="if_available"))
+    data = open_training_data(prepared)
     dataset = Path(data.train[0].shards[0].base.filename).parents[1]
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     own = config.runtime.checkpoint.directory or run_dir / "checkpoints"
@@ -142,7 +146,7 @@ def run(place: Path, tree: Json, run_dir: Path, monkeypatch, capsys) -> Outcome:
         board=sorted(path.parent.name for path in folder.glob("events*")) if folder.is_dir() else [],
         flushes=len(flushes),
         shown="saved" in output.err + output.out,
-        vocabulary=data.tokenizer.sha256,
+        vocabulary=prepared.tokenizer.sha256,
     )
 
 

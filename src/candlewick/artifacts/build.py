@@ -8,6 +8,7 @@ place says the same, there is nothing to do. Otherwise one process at a time mak
 """
 
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,16 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts.manifest import MANIFEST, Manifest, read_manifest, require_replaceable, verify
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    publish,
+    read_manifest,
+    require_replaceable,
+    staging,
+    verify,
+    write_durable,
+)
 from candlewick.errors import ArtifactError, Interrupted
 
 _log = logging.getLogger(__name__)
@@ -65,6 +75,21 @@ def once(
     with alone(output) as partial:
         found = find(output, recipe, hashes=hashes)  # another process may have been faster
         return (make(partial), False) if found is None else (found, True)
+
+
+def build_json_once(path: Path, recipe: Recipe, compute: Callable[[], object]) -> tuple[Any, bool]:
+    """Return the content of an artifact of one JSON file, `path`, and whether it was there; else `compute` it."""
+
+    def write(_: Path) -> Manifest:
+        content = json.dumps(compute(), indent=1, ensure_ascii=False).encode()
+        with staging(path.parent) as aside:
+            files = (write_durable(aside / path.name, content),)
+            return publish(
+                aside, path.parent, Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files)
+            )
+
+    _, reused = once(path.parent, recipe, write)
+    return json.loads(path.read_bytes()), reused
 
 
 @contextmanager

@@ -18,13 +18,15 @@ only the old one.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from pydantic import ValidationError
 
 from candlewick.config import ModelConfig, NtkScaling
 from candlewick.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Family = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
 
@@ -92,7 +94,7 @@ def family(config: ModelConfig) -> Family:
     return "llama" if config.sliding_window is None else "mistral"
 
 
-def to_saved(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return a model's tensors as they are saved; what is added is one number each, in memory."""
     saved = dict(tensors)
     if config.mlp == "silu":
@@ -102,7 +104,7 @@ def to_saved(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> dict[s
     return saved
 
 
-def from_saved(config: ModelConfig, saved: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_saved(config: ModelConfig, saved: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Undo `to_saved`. Raises CheckpointError when an up_proj of `mlp: silu` is not 0 x + 1."""
     tensors = dict(saved)
     if config.mlp == "silu":

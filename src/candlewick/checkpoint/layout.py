@@ -57,46 +57,24 @@ def checked_manifest(folder: Path, *, without: Container[str] = ()) -> Manifest:
     return manifest
 
 
-def newest_valid(directory: Path) -> Path:
-    """Return the newest checkpoint whose files all match their hashes; name each newer one that is rejected.
-
-    Raises CheckpointError when there is none.
-    """
-    rejected: list[str] = []
-    for folder in reversed(list_checkpoints(directory)):
-        try:
-            checked_manifest(folder)
-        except CheckpointError as error:
-            logger.warning("%s", error.problem)
-            rejected.append(folder.name)
-            continue
-        return folder
-    if rejected:
-        raise CheckpointError(
-            f"no valid checkpoint in {directory}: {', '.join(rejected)} rejected", "restore one of them"
-        )
-    if _holds_candle(directory):
-        raise CheckpointError(f"{directory} holds checkpoints of the seed", IMPORT_CANDLE)
-    raise CheckpointError(f"no checkpoint in {directory}", "train without --resume, or give the right run folder")
-
-
 def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
     """Return where a run keeps its checkpoints; `configured` is `runtime.checkpoint.directory`."""
     return configured or run_dir / "checkpoints"
 
 
-def resolve(path: Path) -> Path:
-    """Turn what a user names (a checkpoint, a folder of them, or a run) into one checkpoint folder.
+def candidates(path: Path) -> list[Path]:
+    """Return the checkpoint folders that a user's path may mean, the newest first; unverified.
 
-    A run's newest checkpoint is taken, not its best: `RUN/best` names that.
+    The path is a checkpoint, a folder of them, or a run, whose newest checkpoint is meant and not its best one
+    (`RUN/best` names that). Raises CheckpointError if there is none.
     """
     if CANDLE_STEP.fullmatch(path.name) or (_holds_candle(path) and not list_checkpoints(path)):
         raise CheckpointError(f"{path} is a checkpoint of the seed, not one of candlewick", IMPORT_CANDLE)
     if (path / MANIFEST).is_file() or (path / "config.json").is_file():
-        return path
+        return [path]
     for directory in (path, checkpoint_directory(path, _configured(path))):
-        if list_checkpoints(directory):
-            return newest_valid(directory)
+        if found := list_checkpoints(directory):
+            return found[::-1]
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder")

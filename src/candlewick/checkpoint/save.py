@@ -4,12 +4,20 @@ Order: room on the disk is checked; every file is written beside the final place
 fsynced; the manifest is written last; the folder is renamed into place and the parent fsynced; only then is
 the save reported, in `journal.jsonl` too; it is read back and verified; older checkpoints are removed after
 that. A save that fails leaves what was there untouched.
+
+Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
+
+    8 bytes little-endian header length | JSON header, padded with spaces | the tensors' bytes in order
+
+The header maps each name to {dtype, shape, data_offsets}. A shard along dimension 0 is a contiguous range of its
+tensor's bytes, so later many ranks can write one file. https://github.com/huggingface/safetensors#format
 """
 
 import json
 import logging
 import os
 import shutil
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,11 +47,13 @@ from candlewick.checkpoint.layout import (
     prune,
     step_folder,
 )
-from candlewick.checkpoint.safetensors import MODEL, write_tensors
+from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, EnvironmentFault
 from candlewick.parallel.fsdp import whole
 from candlewick.tokenizer.bpe import Tokenizer
+
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +115,26 @@ def write(target: Path, snapshot: Snapshot) -> Manifest:
             provenance={"candlewick": __version__, "torch": torch.__version__, "time": time.time()},
         )
         return publish(aside, target, manifest)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
+    """Write floating-point tensors by name, fsynced; returns the manifest entry."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return write_durable(path, _chunks(text, tensors))
+
+
+def _chunks(header: bytes, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
+    yield struct.pack("<Q", len(header)) + header
+    for tensor in tensors.values():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data  # pyright: ignore[reportReturnType]  # a buffer, not copied
 
 
 def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:

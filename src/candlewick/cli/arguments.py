@@ -51,7 +51,7 @@ def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path
     config = load_config(args.config, [*args.override, *extra], tell)
     if config.data.cache_dir is not None:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"cache_dir": cache or cache_home()})})
+    return config.replaced(data={"cache_dir": cache or cache_home()})
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:

@@ -67,26 +67,24 @@ def run(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from candlewick.config.load import load_config
-    from candlewick.data.tokens.prepare import prepare
+    from candlewick.data.tokens.prepare import EncodeJob, prepare
     from candlewick.terminal import bytes_progress
-    from candlewick.tokenizer.bpe import open_tokenizer
+    from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 
     config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
-    data = config.data.model_copy(
-        update={
-            "train_shards": tuple(args.sources) or config.data.train_shards,
-            "mixture": (),
-            "num_workers": args.workers or config.data.num_workers,
-        }
+    data = config.data.replaced(
+        train_shards=tuple(args.sources) or config.data.train_shards,
+        mixture=(),
+        num_workers=args.workers or config.data.num_workers,
     )
-    tokenizer = args.tokenizer or open_tokenizer(config.tokenizer)
+    tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else open_tokenizer(config.tokenizer)
     if tokenizer is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
     with bytes_progress("data") as progress:
-        manifest, reused = prepare(data, tokenizer, args.output, progress=progress)
+        manifest, reused = prepare(EncodeJob.from_config(data, tokenizer), args.output, progress=progress)
     if args.json:
         print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
         return

@@ -145,7 +145,7 @@ def _writable(name: str, folder: Path, fix: str) -> Finding:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from candlewick.parallel.env import find_device, has_native_bf16
+    from candlewick.parallel.device import find_device, has_native_bf16
     from candlewick.train.monitor.telemetry import measure_peak_flops
 
     for index in range(torch.cuda.device_count()):  # pragma: cuda

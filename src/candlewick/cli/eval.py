@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     from candlewick.cli.environment import cache_home
     from candlewick.config import DataConfig
-    from candlewick.parallel.env import find_device
+    from candlewick.parallel.device import find_device
     from candlewick.runs.evaluate import evaluate_checkpoint
 
     setup_logging(args)

@@ -174,7 +174,7 @@ def _load(args: argparse.Namespace) -> "tuple[Engine, Tokenizer]":
     from candlewick.checkpoint.load import load_for_inference
     from candlewick.generate.engine import Engine
     from candlewick.generate.speculative import SpeculativeEngine
-    from candlewick.parallel.env import find_device
+    from candlewick.parallel.device import find_device
 
     device = find_device(args.device)
     model, tokenizer = load_for_inference(args.checkpoint, device)

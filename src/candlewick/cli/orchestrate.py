@@ -24,7 +24,7 @@ from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_settings
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
-    from candlewick.runs.prepare import Options
+    from candlewick.runs.resolve import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,31 +45,38 @@ def run(args: argparse.Namespace) -> None:
         use_hub(home=roots["HF_CACHE"])
 
     from candlewick.config.load import load_config
-    from candlewick.runs.prepare import Options
+    from candlewick.runs.resolve import Request
     from candlewick.runs.sharding import Sharding
 
     given = settings(args)
     given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
     config = read_config(args, given, roots.get("CACHE"))
-    options = Options(bool(args.skip_tokenizer), bool(args.force_retrain_tokenizer), bool(args.resume))
-    if roots:
-        options.prepare_only, options.shared_tokenizer = True, roots["TOKENIZER"] / name
+    sharding = None
     if roots and not args.stream:
         existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
         folders = {"train": roots["TRAIN"] / name, "validation": roots["VAL"] / name}
         lines = args.train_shard_lines or 1_000_000
         documents = {"train": lines, "validation": args.validation_shard_lines or lines}
-        options.sharding = Sharding(folders, documents, existing)
-    go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, options)
+        sharding = Sharding(folders, documents, existing)
+    request = Request(
+        resume="required" if args.resume else "if_available",
+        keeps_data=True,
+        skip_tokenizer=bool(args.skip_tokenizer),
+        retrain_tokenizer=bool(args.force_retrain_tokenizer),
+        shared_tokenizer=roots["TOKENIZER"] / name if roots else None,
+        sharding=sharding,
+        prepare_only=bool(roots),
+    )
+    go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, request)
 
 
-def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, options: "Options | None" = None) -> None:
+def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, request: "Request | None" = None) -> None:
     """Run the whole path or prepare a run, and print what the model writes or how to train it."""
     from candlewick.runs.orchestrate import orchestrate
 
     setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    result = orchestrate(config, run_dir, say, options)
+    result = orchestrate(config, run_dir, say, request)
     if args.json:
         print_json(result)
         return

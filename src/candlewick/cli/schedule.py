@@ -4,7 +4,7 @@ from itertools import accumulate
 from typing import Any
 
 from candlewick.config import MuonConfig, RunConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
 from candlewick.runs.report.plot import plot
@@ -19,7 +19,7 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
     With `steps` the run is so long, whatever its configuration says. Raises ConfigError when nothing says it.
     """
     scheduler, length = config.scheduler, config.sequence_length
-    plan = BatchPlan.of(config.data, length, 1)
+    plan = BatchSchedule.from_config(config.data, length, 1)
     if steps is None and (scheduler.total_steps or scheduler.total_tokens):
         steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
     if steps is None:
@@ -35,7 +35,7 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         "steps": at,
         "share": shares,
         **{name: [share * peak for share in shares] for name, peak in peaks.items()},
-        "rows": [plan.rows_at(plan.samples_after(step)) for step in at],
+        "rows": [plan.rows_at(plan.rows_after(step)) for step in at],
     }
 
 

@@ -96,21 +96,23 @@ def _train(args: argparse.Namespace) -> None:
 
 def _train_ours(args: argparse.Namespace) -> tuple[Manifest, bool]:
     from candlewick.config.load import load_config
+    from candlewick.data.text.source_files import open_text
+    from candlewick.runs.sources import training_sources
     from candlewick.runs.tokenizer import make_tokenizer
-    from candlewick.runs.tokens import training_text
     from candlewick.terminal import bytes_progress
 
     config = load_config(args.config, args.override, tell)
     setup_logging(args, config)
     if args.output is None:
         raise ConfigError("there is no place to write the tokenizer to", "give --output DIR")
-    sources = args.sources or training_text(config.data)
+    sources = args.sources or [uri for uris in training_sources(config.data).values() for uri in uris]
     if not sources:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
         )
     with bytes_progress("tokenizer") as progress:
-        return make_tokenizer(sources, config.data, config.tokenizer, args.output, progress=progress)
+        text = open_text(list(dict.fromkeys(sources)), config.data)
+        return make_tokenizer(text, config.tokenizer, args.output, progress=progress)
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What every group of settings is: strict, immutable, and documented by the text below each field."""
 
-from typing import Annotated
+from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from candlewick.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
@@ -22,3 +24,23 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a copy with other values, validated as a whole; derived defaults are derived anew.
+
+        A mapping for a field that holds a section replaces values in that section. Raises ConfigError.
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        for name, change in changes.items():
+            section = getattr(self, name, None)
+            if isinstance(section, Section) and isinstance(change, dict):
+                change = section.replaced(**cast("dict[str, Any]", change))
+            values[name] = change
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, ")
+            ) from None

@@ -6,7 +6,7 @@
 from torch import nn
 
 from candlewick.model.transformer import Transformer
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.parallel.fsdp import apply_fsdp
 from candlewick.parallel.recompute import Recompute, apply_recompute
 

@@ -1,98 +1,41 @@
-"""Which process this is and which device it computes on: the only reader of the launcher's environment.
+"""Which process this is among the ranks of a run: the only reader of the launcher's environment.
 
 A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one there is a single rank.
 """
 
-import ctypes
 import os
-import platform
 from dataclasses import dataclass
 
-import torch
-
-from candlewick.config import RuntimeConfig
 from candlewick.errors import EnvironmentFault
 
 
 @dataclass(frozen=True, slots=True)
-class Distributed:
-    """This process among the others, and its device."""
+class Ranks:
+    """The number of this process, of all processes, and of this one on its machine."""
 
     rank: int
     world_size: int
-    device: torch.device
-    compute_dtype: torch.dtype
-    """dtype of the matrix products; weights and their updates are float32 always."""
+    local_rank: int
 
 
-def detect(config: RuntimeConfig) -> Distributed:
-    """Find rank, device and compute dtype. Raises EnvironmentFault when the config asks for what is not there."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != 1:
+def read_ranks() -> Ranks:
+    """Read the launcher's environment. Raises EnvironmentFault for several ranks, or for what is no number."""
+    names = {"rank": "RANK", "world_size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
+    texts = {field: os.environ.get(name, str(int(field == "world_size"))) for field, name in names.items()}
+    for field, text in texts.items():
+        if not text.isdecimal():
+            raise EnvironmentFault(
+                f"{names[field]}={text!r} is no number",
+                "start the run by a launcher such as torchrun, or unset it",
+            )
+    ranks = Ranks(**{field: int(text) for field, text in texts.items()})
+    if ranks.world_size != 1:
         raise EnvironmentFault(
-            f"WORLD_SIZE={world_size}: training on several ranks is not in this version", "start one process"
+            f"WORLD_SIZE={ranks.world_size}: training on several ranks is not in this version", "start one process"
         )
-    device = find_device(config.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    # of the two ways to say it the one that compiled code reads too; it must not reach the CPU's products
-    torch.set_float32_matmul_precision("high" if config.tf32 and device.type == "cuda" else "highest")
-    return Distributed(
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=world_size,
-        device=device,
-        compute_dtype=_compute_dtype(config.precision, device),
-    )
+    return ranks
 
 
-def find_device(setting: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `runtime.device` names; `auto` takes the first of cuda, mps, cpu that works."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if setting == "auto":
-        setting = next(name for name, present in available.items() if present)
-    if not available[setting]:
-        raise EnvironmentFault(
-            f"runtime.device is {setting}, and torch {torch.__version__} finds no such device here",
-            "set runtime.device: auto, or install the torch build for this device",
-        )
-    return torch.device("cuda", local_rank) if setting == "cuda" else torch.device(setting)
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is emulated, and slower)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
-    return False
-
-
-def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what `runtime.precision` means on a device. Raises EnvironmentFault for what it cannot train in."""
-    has_bf16 = has_native_bf16(device)
-    if precision == "auto":
-        precision = "mixed" if device.type == "cuda" and has_bf16 else "fp32"
-    if device.type == "mps" and precision != "fp32":
-        raise EnvironmentFault(
-            f"runtime.precision is {precision}, which this version cannot train in on mps",
-            "set runtime.precision: fp32",
-        )
-    if precision == "mixed":
-        precision = "fp16" if device.type == "cuda" and not has_bf16 else "bf16"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def quiet_allocator() -> None:
-    """Keep freed memory in the process, so that large tensors do not fault their pages in again every step.
-
-    glibc maps and unmaps each block above 32 MB; the faults cost about a sixth of a small model's step.
-    Does nothing on other C libraries.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_TRIM_THRESHOLD and so on of malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 64 << 20)
+def request_deterministic_cublas() -> None:
+    """Ask cuBLAS for a workspace with which its products are deterministic, unless the user has chosen one."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from candlewick.parallel.env import Distributed, has_native_bf16
+from candlewick.parallel.device import Distributed, has_native_bf16
 
 _MEASURE_SECONDS = 0.03  # per dtype
 _ROWS, _MAX_WIDTH = 64, 1024  # bounds one product where it is slow

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import torch
 
-from candlewick.checkpoint.layout import resolve
-from candlewick.checkpoint.load import load_for_inference
-from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.checkpoint.load import build_model
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.config import DataConfig, RunConfig
+from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import CheckpointError
-from candlewick.runs.start import saved_config
-from candlewick.runs.tokens import token_dataset, training_parts
-from candlewick.runs.train import open_data, open_validation
+from candlewick.runs.prepare import Prepared, prepare_run
+from candlewick.runs.resolve import PreparePlan, TokenizerPlan, open_texts
+from candlewick.runs.sources import all_sources
+from candlewick.runs.train import open_training_data
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.objective import NextTokenLoss
+from candlewick.train.plan import Fresh
 
 
 def evaluate_checkpoint(
@@ -23,31 +26,38 @@ def evaluate_checkpoint(
     All of a text is read, of a token dataset its validation split. The cache may grow: here nobody set its limit.
     Raises what opening them raises.
     """
-    folder = resolve(path)
-    model, tokenizer = load_for_inference(folder, device)
-    saved = saved_config(folder) or RunConfig()
-    own: dict[str, object] = {"cache_max_bytes": None}
+    checkpoint = Checkpoint.open(path, need={"weights"})
+    model = build_model(checkpoint, device)
+    config = checkpoint.config or RunConfig()
     if sources := data.train_shards:
-        own |= {
-            "train_shards": sources if token_dataset(sources) is not None else (),
-            "validation_shards": sources,
-            "mixture": (),
-            "validation_sets": {},
-            "cache_dir": data.cache_dir,
-        }
-    # tokens of another tokenizer than the model's are refused
-    update = {"tokenizer": TokenizerConfig(tokenizer_json=folder), "model": model.config}
-    config = saved.model_copy(update={**update, "data": saved.data.model_copy(update=own)})
-    if sources:
-        splits = {"": open_validation(config)}
-    elif training_parts(config.data):
-        splits = open_data(config).splits
-    else:
-        raise CheckpointError(f"{folder} does not say what it was trained on", "name the text to evaluate on")
+        config = config.replaced(data=_only_validation(config.data, sources, data.cache_dir))
+    elif not all_sources(config.data):
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say what it was trained on", "name the text to evaluate on"
+        )
+    prepared = _prepare(config.replaced(data={"cache_max_bytes": None}), checkpoint)
     return evaluate_sets(
-        NextTokenLoss(model, num_tokens=tokenizer.vocab_size),
-        splits,
+        NextTokenLoss(model, num_tokens=checkpoint.tokenizer.vocab_size),
+        {"": _whole_or_held_out(prepared)} if sources else open_training_data(prepared).validation_splits,
         config.data,
         sequence_length=config.data.sequence_length or model.config.max_position_embeddings,
         max_batches=max_batches,
     )
+
+
+def _only_validation(saved: DataConfig, sources: tuple[str, ...], cache: Path | None) -> DataConfig:
+    return saved.replaced(
+        train_shards=(), mixture=(), validation_shards=sources, validation_sets={}, cache_dir=cache
+    )
+
+
+def _prepare(config: RunConfig, checkpoint: Checkpoint) -> Prepared:
+    """Prepare what a config names with the checkpoint's tokenizer; tokens of another one are refused."""
+    tokenizer = TokenizerPlan(checkpoint.tokenizer, "given", checkpoint.folder)
+    plan = PreparePlan(config, checkpoint.folder, Fresh(), open_texts(config.data), tokenizer, keeps_data=False)
+    return prepare_run(plan)
+
+
+def _whole_or_held_out(prepared: Prepared) -> TokenSplit:
+    """Return all of a text, which was prepared for validation alone, or what a token dataset held out."""
+    return prepared.datasets["validation"].split("validation")

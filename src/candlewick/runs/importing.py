@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from candlewick.artifacts.manifest import file_sha256, make_directory, replace_durable
-from candlewick.checkpoint.load import MODEL_FILES, STATE_VERSION, saved_model
+from candlewick.checkpoint.open import STATE_VERSION, Checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL
 from candlewick.checkpoint.save import Snapshot, save, write
 from candlewick.compat.candle.checkpoint import model_config, native_state, native_weights, open_candle
@@ -25,6 +25,7 @@ from candlewick.config import AdamWConfig, ModelConfig, RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, fetch_model
+from candlewick.runs.start import MODEL_FILES
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.state import TrainState, machine, random_state
 
@@ -140,8 +141,9 @@ def _require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
 def import_hugging_face(source: str, output: Path, tokenizer: Tokenizer | None = None) -> Imported:
     """Make a checkpoint of the weights of a Hugging Face folder or a model on the Hub. Raises CheckpointError."""
     folder = fetch_model(source, MODEL_FILES) if source.startswith(SCHEME) else Path(source)
-    model, rows, tensors = saved_model(folder)
-    tokenizer = tokenizer or Tokenizer.load(folder)
+    checkpoint = Checkpoint.open(folder, need={"weights"})
+    (model, rows), tensors = checkpoint.shape, checkpoint.weights()
+    tokenizer = tokenizer or checkpoint.tokenizer
     _require_rows(tokenizer, rows, folder)
     parent = file_sha256(folder / (MODEL if (folder / MODEL).is_file() else INDEX))
     weights = {name: tensor.float() for name, tensor in tensors.items()}

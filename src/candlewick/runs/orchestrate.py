@@ -3,7 +3,7 @@
     RUN/  tokenizer/  tokens/  ...  checkpoints/  best/  result/  evaluation/  samples/
 
 Each is an artifact of the ids before it, and is made only when its manifest does not match. What comes before
-training is in `runs.prepare`, and can be had alone: then another machine goes on with `candlewick train`.
+training can be had alone: then another machine goes on with `candlewick train`.
 """
 
 import json
@@ -14,67 +14,78 @@ from typing import Any
 
 import torch
 
-from candlewick.artifacts.build import Recipe, find
+from candlewick.artifacts.build import Recipe, build_json_once, find
+from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, sweep
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
 from candlewick.generate.engine import sample_text
-from candlewick.parallel.env import find_device
+from candlewick.model.flops import model_size
+from candlewick.parallel.device import find_device
 from candlewick.runs.evaluate import evaluate_checkpoint
-from candlewick.runs.prepare import Options, Prepared, Say, deciding, prepare_run, say_stage
-from candlewick.runs.stages import make
-from candlewick.runs.train import make_sampler, open_data, run_training
-from candlewick.train.build import forecast
+from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
+from candlewick.runs.resolve import Request, Say, resolve, result_settings
+from candlewick.runs.train import log_file, make_sampler, resolve_run, train_prepared
+from candlewick.train.plan import Resume
 
 _LEAST_BYTES = 8  # of a checkpoint per parameter: float32 of the weight, and of one moment
 
 Json = dict[str, Any]
 
 
-def orchestrate(config: RunConfig, run_dir: Path, say: Say, options: Options | None = None) -> Json:
+def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> Json:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    With `prepare_only` none after the tokens: the result then has what `_foresee` says. `say` receives one line
+    With `prepare_only` none after the tokens: the result then has what `_preview` says. `say` receives one line
     per stage. Raises what the stages raise.
     """
-    run_dir, options = run_dir.resolve(), options or Options()
-    prepared = prepare_run(config, run_dir, say, options)
-    config, result = prepared.config, {"run_dir": str(run_dir), "tokens": prepared.tokens}
-    if options.prepare_only:
-        return result | _foresee(prepared, run_dir, say)
-    checkpoint = _train(config, run_dir, prepared.tokens | prepared.parent, prepared.is_started, say)
-    device = find_device(config.runtime.device)
-    metrics = _evaluate(run_dir, checkpoint, prepared.tokens, device, say)
-    return result | {"metrics": metrics, "samples": _sample(config, run_dir, checkpoint, device, say)}
+    run_dir = run_dir.resolve()
+    with run_lock(run_dir):
+        sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+        request = request or Request(resume="if_available", keeps_data=True)
+        prepared = prepare_run(resolve(config, run_dir, request, say), say)
+        describe_run(prepared, run_dir)
+        tokens = {name: dataset.id for name, dataset in prepared.datasets.items()}
+        result = {"run_dir": str(run_dir), "tokens": tokens}
+        if request.prepare_only:
+            return result | _preview(prepared, run_dir, say)
+        checkpoint = _train(prepared, run_dir, tokens, say)
+        device = find_device(config.runtime.device)
+        metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
+        samples = _sample(prepared.config, run_dir, checkpoint, device, say)
+        return result | {"metrics": metrics, "samples": samples}
 
 
-def _foresee(prepared: Prepared, run_dir: Path, say: Say) -> Json:
+def _preview(prepared: Prepared, run_dir: Path, say: Say) -> Json:
     """Check what training would check first; return its updates (None: time decides), size and command."""
-    data = open_data(prepared.config)
-    make_sampler(prepared.config, data.tokenizer)
-    steps, parameters = forecast(prepared.config, data)
+    plan = resolve_run(prepared)
+    make_sampler(plan.config, plan.tokenizer)
+    steps, parameters = plan.total_steps, model_size(plan.config.model, plan.vocab_size).total
     require_room(run_dir, _LEAST_BYTES * parameters)
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
-    resume = ["--resume"] if prepared.is_started else []
+    resume = ["--resume"] if isinstance(plan.start, Resume) else []
     command = ["candlewick", "train", "--config", str(run_dir / "training.yaml"), *resume]
     return {"steps": steps, "parameters": parameters, "command": command}
 
 
-def _train(config: RunConfig, run_dir: Path, inputs: Mapping[str, str], is_started: bool, say: Say) -> Path:
+def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Say) -> Path:
     """Train unless the run folder holds the finished run of this config and inputs; return its checkpoint."""
+    config, parent = prepared.config, prepared.start.parent
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    recipe = Recipe("result", inputs, deciding(config))
+    inputs = {**tokens, **({} if parent is None else {"parent": parent})}
+    recipe = Recipe("result", inputs, result_settings(config))
     folder = run_dir / "result"
     if find(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
         if checkpoint.is_dir():
             say(f"training   reused, up to date: {checkpoint}")
             return checkpoint
-    outcome = run_training(config, run_dir, resume=is_started)
+    with log_file(run_dir):
+        outcome = train_prepared(prepared, run_dir)
     newest = list_checkpoints(directory)[-1]
-    result, _ = make(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
+    result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
     say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
     return newest
 
@@ -83,7 +94,7 @@ def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
     folder = run_dir / "evaluation"
-    metrics, reused = make(
+    metrics, reused = build_json_once(
         folder / "metrics.json",
         recipe,
         lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None),
@@ -110,6 +121,6 @@ def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.de
         return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
 
     folder = run_dir / "samples"
-    samples, reused = make(folder / "samples.json", recipe, write)
+    samples, reused = build_json_once(folder / "samples.json", recipe, write)
     say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
     return samples

@@ -19,7 +19,7 @@ from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_t
 from candlewick.data.text.corpus import holds_text
 from candlewick.errors import ConfigError, DataError
 from candlewick.hub import SCHEME
-from candlewick.runs.tokens import token_dataset
+from candlewick.runs.sources import token_dataset
 from candlewick.terminal import bytes_progress
 
 _SHARD = re.compile(r"(train|val|validation)[-_]\d+\.(jsonl|txt)(\.gz)?|manifest\.json")
@@ -73,7 +73,7 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
                 update[f"{name}_shards"] = (str(output),)
             if is_all:
                 break
-    return config.model_copy(update=update)
+    return config.replaced(**update)
 
 
 def _is_filled(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A run that starts from a checkpoint's weights takes its model and tokenizer over; nothing may contradict them.
+"""What a run starts from: random weights, another checkpoint, or its own newest one; nothing may contradict it.
 
 checkpoint/state.json      -> the model section (of a folder from elsewhere: config.json); what needs no weights is
                               free: dropout, context and angles of the positions, windows, more vocabulary rows
@@ -10,22 +10,27 @@ A run that goes on takes them from its own newest checkpoint, so that its parent
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from candlewick.artifacts.manifest import MANIFEST, canonical_json, file_sha256, read_manifest
-from candlewick.checkpoint.huggingface import from_hugging_face
-from candlewick.checkpoint.layout import STATE, resolve
-from candlewick.checkpoint.load import open_start, read_state
-from candlewick.checkpoint.safetensors import INDEX, MODEL
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.data.rows.batches import BatchPlan
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.hub import SCHEME, open_repo, parse_uri
-from candlewick.parallel.env import detect
-from candlewick.runs.tokens import first_tokenizer
+from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
+from candlewick.runs.sources import token_dataset, training_sources
 from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
-from candlewick.train.budget import planned_steps
+from candlewick.train.plan import Fresh, InitFrom, Resume, Start
 
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""What is fetched of a model on the Hub; nothing in it is code."""
 _FREE = {
     *("attn_dropout", "residual_dropout", "vocab_size", "max_position_embeddings"),
     *("rope_theta", "rope_scaling", "sliding_window", "full_attention_every"),
@@ -33,65 +38,79 @@ _FREE = {
 _SAME_ANGLES = {"preapply", "on_the_fly"}  # of rope_mode
 
 
-def begin(config: RunConfig, newest: Path | None) -> tuple[RunConfig, dict[str, str]]:
-    """Return a run's config with what it takes over, and its parent's id as "parent" if it has one.
+def resolve_start(config: RunConfig, newest: Checkpoint | None) -> tuple[RunConfig, Start, Tokenizer | None]:
+    """Return the config with the model and tokenizer of what a run starts from, that, and the tokenizer if known.
 
-    `newest` is the newest checkpoint of a run that goes on. Raises ConfigError for another parent than it began
-    with, and for settings that would stop the run as soon as its text is prepared.
+    `newest` is the newest checkpoint of a run that goes on. Raises ConfigError for another init_from than the run
+    began with, and for settings that contradict the checkpoint.
     """
-    start, parent = config.runtime.checkpoint.init_from, dict[str, str]()
     if newest is not None:
-        saved = read_state(newest)["config"].get("runtime", {}).get("checkpoint", {}).get("init_from")
-        if start is not None and saved is not None and _is_pinned(start, saved):
-            start = saved
-        if saved != start:
-            raise ConfigError(
-                f"the run of {newest} has runtime.checkpoint.init_from={saved}, it goes on with {start}",
-                "set it to what the run began with, or resume without --config",
-            )
-        parent = {name: sha256 for name, sha256 in read_manifest(newest).inputs.items() if name == "parent"}
-    elif start is not None:
-        if start.startswith(SCHEME):
-            start = str(replace(parse_uri(start), revision=open_repo(start).commit))
-        folder = open_start(start)
-        weights = folder / (MODEL if (folder / MODEL).is_file() else INDEX)
-        is_ours = (folder / MANIFEST).is_file()
-        parent = {"parent": read_manifest(folder).id if is_ours else file_sha256(weights)}
-    if start is not None:
-        checkpoint = config.runtime.checkpoint.model_copy(update={"init_from": start})
-        runtime = config.runtime.model_copy(update={"checkpoint": checkpoint})
-        config = config.model_copy(update={"runtime": runtime})
-        config = starting_from(config, newest or open_start(start), first_tokenizer(config.data))
-    plan = BatchPlan.of(config.data, config.sequence_length, detect(config.runtime).world_size)
-    planned_steps(config.scheduler, plan, sequence_length=config.sequence_length, epoch_rows=1)
-    return config, parent
+        return _resume(config, newest)
+    if (uri := config.runtime.checkpoint.init_from) is None:
+        return config, Fresh(), None
+    if uri.startswith(SCHEME):
+        uri = str(replace(parse_uri(uri), revision=open_repo(uri).commit))
+        checkpoint = Checkpoint.open(fetch_model(uri, MODEL_FILES), need={"weights"})
+        config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
+    else:
+        checkpoint = Checkpoint.open(Path(uri), need={"weights"})
+    config, tokenizer = inherit(config, checkpoint, _dataset_tokenizer(config))
+    return config, InitFrom(checkpoint, checkpoint.id), tokenizer
 
 
-def _is_pinned(start: str, saved: str) -> bool:
-    """Whether `saved` is the address `start` with the commit that its branch had when the run began."""
-    if not (start.startswith(SCHEME) and saved.startswith(SCHEME)):
+def _resume(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume, Tokenizer | None]:
+    uri = config.runtime.checkpoint.init_from
+    saved = newest.state["config"].get("runtime", {}).get("checkpoint", {}).get("init_from")
+    if uri is not None and saved is not None and _is_pinned(uri, saved):
+        uri = saved
+    if saved != uri:
+        raise ConfigError(
+            f"the run of {newest.folder} has runtime.checkpoint.init_from={saved}, it goes on with {uri}",
+            "set it to what the run began with, or resume without --config",
+        )
+    tokenizer = None
+    if uri is not None:
+        config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
+        config, tokenizer = inherit(config, newest, _dataset_tokenizer(config))
+    assert newest.manifest is not None, "a checkpoint of a run has one"
+    return config, Resume(newest, newest.manifest.inputs.get("parent")), tokenizer
+
+
+def _is_pinned(uri: str, saved: str) -> bool:
+    """Whether `saved` is the address `uri` with the commit that its branch had when the run began."""
+    if not (uri.startswith(SCHEME) and saved.startswith(SCHEME)):
         return False
-    ours, theirs = parse_uri(start), parse_uri(saved)
+    ours, theirs = parse_uri(uri), parse_uri(saved)
     return (ours.name, ours.path) == (theirs.name, theirs.path) and len(ours.revision or "") != len(
         theirs.revision or ""
     )
 
 
-def starting_from(config: RunConfig, checkpoint: Path, tokenizer: Path | None) -> RunConfig:
-    """Return the config with the model and the tokenizer of a checkpoint; `tokenizer` is that of the data, if any.
+def _dataset_tokenizer(config: RunConfig) -> Path | None:
+    """Return the tokenizer of the first token dataset among the training sources."""
+    datasets = [token_dataset(uris) for uris in training_sources(config.data).values()]
+    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
-    Raises ConfigError for a setting of the model that says otherwise, and for another tokenizer.
+
+def inherit(
+    config: RunConfig, checkpoint: Checkpoint, dataset_tokenizer: Path | None
+) -> tuple[RunConfig, Tokenizer]:
+    """Return the config with the model and the tokenizer of a checkpoint, and that tokenizer.
+
+    Raises ConfigError for a setting of the model that says otherwise, and for another tokenizer, in the settings
+    or in the token dataset that is trained on.
     """
-    folder = resolve(checkpoint)
-    shape, rows = from_hugging_face(folder / "config.json")
-    saved = saved_config(folder)
+    folder, base = checkpoint.folder, checkpoint.tokenizer
+    shape, rows = checkpoint.shape
+    saved = checkpoint.config
     model = _combine(config.model, shape if saved is None else saved.model, folder)
-    base = Tokenizer.load(folder)
-    given = config.tokenizer.tokenizer_json or tokenizer
-    loaded = open_tokenizer(config.tokenizer) or (base if tokenizer is None else Tokenizer.load(tokenizer))
-    if loaded.sha256 not in (base.sha256, base.with_chat_tokens().sha256):
+    path = config.tokenizer.tokenizer_json or dataset_tokenizer
+    loaded = open_tokenizer(config.tokenizer) or (
+        base if dataset_tokenizer is None else Tokenizer.load(dataset_tokenizer)
+    )
+    if loaded.sha256 != base.sha256 and loaded.sha256 != base.with_chat_tokens().sha256:
         raise ConfigError(
-            f"{given or config.tokenizer.vocab} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has "
+            f"{path or config.tokenizer.vocab} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has "
             f"{base.sha256[:12]}",
             "leave tokenizer.tokenizer_json null, and prepare token datasets with the checkpoint's tokenizer",
         )
@@ -102,44 +121,47 @@ def starting_from(config: RunConfig, checkpoint: Path, tokenizer: Path | None) -
         raise ConfigError(
             f"model.vocab_size={wanted} is smaller than the {rows} rows of {folder}", "leave it null, or raise it"
         )
-    update = {
-        "model": model.model_copy(update={"vocab_size": wanted}),
-        "tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": given or folder}),
-    }
     try:
-        started = RunConfig.model_validate(config.model_copy(update=update).model_dump())
-    except ValidationError as error:
-        raise ConfigError(f"the settings do not fit the model of {folder}: {error.errors()[0]['msg']}") from None
+        started = config.replaced(
+            model=model.replaced(vocab_size=wanted), tokenizer={"tokenizer_json": path or folder}
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the settings do not fit the model of {folder}: {error.problem}") from None
     if (length := started.sequence_length) > (longest := started.model.max_position_embeddings):
         raise ConfigError(
             f"data.sequence_length={length} exceeds the context of {folder}, {longest} tokens",
             "lower it, or raise model.max_position_embeddings, best with model.rope_scaling",
         )
-    return started
-
-
-def saved_config(folder: Path) -> RunConfig | None:
-    """Return the resolved config of the run that wrote a checkpoint; None for one that does not say."""
-    if not (folder / STATE).is_file():
-        return None
-    try:
-        return RunConfig.model_validate_json(canonical_json(read_state(folder).get("config")))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{folder / STATE} holds settings that this version does not read: {error}"
-        ) from None
+    return started, loaded
 
 
 def _combine(written: ModelConfig, shape: ModelConfig, folder: Path) -> ModelConfig:
     """Lay what the user wrote over the checkpoint's shape where that is free. Raises ConfigError elsewhere."""
-    given = {name: getattr(written, name) for name in ModelConfig.model_fields if name in written.model_fields_set}
+    settings = {n: getattr(written, n) for n in ModelConfig.model_fields if n in written.model_fields_set}
     free = _FREE | ({"rope_mode"} if {written.rope_mode, shape.rope_mode} <= _SAME_ANGLES else set())
-    different = [name for name in given if name not in free and given[name] != getattr(shape, name)]
+    different = [name for name in settings if name not in free and settings[name] != getattr(shape, name)]
     if different:
-        shown = (f"model.{name}={given[name]} (the checkpoint has {getattr(shape, name)})" for name in different)
+        values = (
+            f"model.{name}={settings[name]} (the checkpoint has {getattr(shape, name)})" for name in different
+        )
         raise ConfigError(
-            f"the settings contradict the model of {folder}: {', '.join(shown)}",
+            f"the settings contradict the model of {folder}: {', '.join(values)}",
             f"leave out {', '.join(f'model.{name}' for name in different)}: a run that starts from a checkpoint "
             "takes its model over",
         )
-    return shape.model_copy(update={"vocab_size": None, **{name: given[name] for name in free & given.keys()}})
+    return shape.replaced(**{"vocab_size": None, **{name: settings[name] for name in free & settings.keys()}})
+
+
+def require_same_model(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if a run goes on with other settings of the model, by name of what differs."""
+    saved = checkpoint.state["config"].get("model", {})
+    different = [
+        f"model.{key} (was {saved.get(key)!r}, is {value!r})"
+        for key, value in config.model.model_dump(mode="json").items()
+        if value != saved.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{checkpoint.folder} was written with other settings: {', '.join(different)}",
+            "put them back, or start a new --run-dir",
+        )

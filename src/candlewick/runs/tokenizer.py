@@ -6,17 +6,18 @@ out of training and measured on; of a large corpus fewer, about 200 pieces and 2
 """
 
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
 from candlewick.artifacts.build import Recipe, once
 from candlewick.artifacts.manifest import Manifest
-from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.config import TokenizerConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import Document
-from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.data.text.source_files import SourceFiles
 from candlewick.errors import ConfigError
 from candlewick.terminal import ProgressCallback
 from candlewick.tokenizer.artifact import KIND, write_artifact
@@ -29,47 +30,42 @@ _MIN_PIECE_CHARS = 1 << 10
 
 
 def make_tokenizer(
-    corpus_uris: Sequence[str],
-    data_config: DataConfig,
-    tokenizer_config: TokenizerConfig,
+    text: Corpus | SourceFiles,
+    config: TokenizerConfig,
     output: Path,
     *,
     progress: ProgressCallback | None = None,
 ) -> tuple[Manifest, bool]:
-    """Return the tokenizer artifact at `output`, and whether it was there; else train it on the corpus.
+    """Return the tokenizer artifact at `output`, and whether it was there; else train it on opened text.
 
     `progress` is called with bytes read and bytes to read; they are equal when the merging begins. Raises
-    DataError for a corpus that cannot be read, ConfigError if the settings name a finished tokenizer,
+    DataError for text that cannot be read, ConfigError if the settings name a finished tokenizer,
     ArtifactError if something else is at `output`.
     """
     for name in ("tokenizer_json", "vocab"):
-        if (finished := getattr(tokenizer_config, name)) is not None:
+        if (finished := getattr(config, name)) is not None:
             raise ConfigError(
                 f"tokenizer.{name}={finished} is a finished tokenizer",
                 f"use it, or set tokenizer.{name} to null to train one",
             )
-    text = training_text_of(corpus_uris, data_config, tokenizer_config)
-    recipe = recipe_of(text, tokenizer_config)
+    text = _first_files(text, config.max_train_bytes)
+    recipe = tokenizer_recipe(text, config)
 
     def make(partial: Path) -> Manifest:
         with _at_hand(text, partial / "fetched") as corpus:
-            return _make(corpus, tokenizer_config, recipe, output, progress)
+            return _make(corpus, config, recipe, output, progress)
 
     return once(output, recipe, make)
 
 
-def training_text_of(
-    uris: Sequence[str], data_config: DataConfig, tokenizer_config: TokenizerConfig
-) -> Corpus | SourceFiles:
+def _first_files(text: Corpus | SourceFiles, max_bytes: int) -> Corpus | SourceFiles:
     """Return what a tokenizer is trained on: all of the text; of the Hub the first files that are enough of it."""
-    text = open_text(uris, data_config)
     if isinstance(text, Corpus):
         return text
     before = accumulate((file.bytes for file in text.files), initial=0)
-    enough = [
-        file for file, size in zip(text.files, before, strict=False) if size < tokenizer_config.max_train_bytes
-    ]
-    return SourceFiles(tuple(enough), data_config)
+    return replace(
+        text, files=tuple(file for file, size in zip(text.files, before, strict=False) if size < max_bytes)
+    )
 
 
 @contextmanager
@@ -102,8 +98,9 @@ def _make(
     return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
 
 
-def recipe_of(corpus: Corpus | SourceFiles, config: TokenizerConfig) -> Recipe:
+def tokenizer_recipe(text: Corpus | SourceFiles, config: TokenizerConfig) -> Recipe:
     """Return what decides the result: the text, how it is read, and the settings."""
+    corpus = _first_files(text, config.max_train_bytes)
     reading = {"documents", "text_field", "bad_utf8"}
     if corpus.config.format == "chat":
         reading = {"format", "messages_field", "bad_utf8"}

@@ -11,41 +11,18 @@ starts; the end of a run bounded by time is moved forward when it becomes known,
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from candlewick.config import SchedulerConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
-_MAX_SAMPLES = 2.0**60
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """A batch plan from where a run stands, which may have come there with another plan."""
-
-    plan: BatchPlan
-    step: int = 0
-    samples: int = 0
-    """Read by the first `step` updates."""
-
-    def samples_after(self, steps: int) -> int:
-        """Return how many samples the first `steps` updates of the run have read."""
-        passed = self.plan.steps_for(self.samples)
-        ahead = self.plan.samples_after(passed + steps - self.step) - self.plan.samples_after(passed)
-        return self.samples + ahead
-
-    def steps_for(self, samples: int) -> int:
-        """Return the least number of updates of the run that have read at least so many samples."""
-        passed = self.plan.steps_for(self.samples)
-        ahead = samples - self.samples + self.plan.samples_after(passed)
-        return self.step + self.plan.steps_for(ahead) - passed
+_MAX_ROWS = 2.0**60
 
 
 def planned_steps(
-    scheduler: SchedulerConfig, plan: BatchPlan | Course, *, sequence_length: int, epoch_rows: int
+    scheduler: SchedulerConfig, batches: BatchSchedule, *, sequence_length: int, epoch_rows: int
 ) -> int | None:
     """Return the number of updates of the run, or None for a time budget. A run with no end is a ConfigError.
 
@@ -54,9 +31,9 @@ def planned_steps(
     if scheduler.total_steps is not None:
         return scheduler.total_steps
     if scheduler.total_tokens is not None:
-        return max(1, plan.steps_for(scheduler.total_tokens // sequence_length + 1) - 1)
+        return max(1, batches.steps_for(scheduler.total_tokens // sequence_length + 1) - 1)
     if scheduler.total_epochs is not None:
-        return max(1, plan.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, _MAX_SAMPLES))))
+        return max(1, batches.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, _MAX_ROWS))))
     if scheduler.total_seconds is not None:
         return None
     raise ConfigError(
@@ -64,20 +41,26 @@ def planned_steps(
     )
 
 
-def most_steps(limit: float, course: Course, repetitions: Callable[[int], Sequence[float]]) -> int:
+def max_steps_for_repetitions(
+    limit: float, batches: BatchSchedule, repetitions: Callable[[int], Sequence[float]]
+) -> int:
     """Return how many updates of the run begin before any source has been read `limit` times.
 
-    `repetitions` says how often each source is read by the first so many samples.
+    `repetitions` returns how often each source is read by the first so many rows of the run.
     """
 
     def times(steps: int) -> float:
-        return max(repetitions(course.samples_after(steps)))
+        return max(repetitions(batches.rows_after(steps)))
 
-    return bisect_left(range(1 << 40), limit, lo=course.step, key=times)
+    return bisect_left(range(1 << 40), limit, lo=batches.step, key=times)
 
 
 def steps_from_time(
-    scheduler: SchedulerConfig, course: Course, step: int, train_seconds: float, max_steps: int | None = None
+    scheduler: SchedulerConfig,
+    batches: BatchSchedule,
+    step: int,
+    train_seconds: float,
+    max_steps: int | None = None,
 ) -> int | None:
     """Turn a time budget into updates once the speed is known; None: not yet, or there is no such budget.
 
@@ -93,6 +76,6 @@ def steps_from_time(
         return max_steps
     if step < _MIN_MEASURED_STEPS or train_seconds < share * total_seconds:
         return None
-    samples = course.samples_after(step) * total_seconds / train_seconds
-    steps = max(step + 1, course.steps_for(round(samples)))
+    rows = batches.rows_after(step) * total_seconds / train_seconds
+    steps = max(step + 1, batches.steps_for(round(rows)))
     return steps if max_steps is None else min(steps, max_steps)

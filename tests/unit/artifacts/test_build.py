@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from candlewick.artifacts.build import Recipe, alone, find
+from candlewick.artifacts.build import Recipe, alone, build_json_once, find
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
 
 RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
@@ -78,3 +78,34 @@ def test_what_a_kill_left_is_swept_and_nothing_else(thing):
     with alone(folder):
         pass
     assert [path.exists() for path in paths] == [False, False, True]
+
+
+JSON_RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
+
+
+def test_build_json_once_computes_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"é": 1}
+
+    for was_there in (False, True):
+        assert build_json_once(tmp_path / "thing" / "a.json", JSON_RECIPE, compute) == ({"é": 1}, was_there)
+    assert len(calls) == 1
+
+
+def test_build_json_once_computes_again_when_anything_differs(tmp_path):
+    path = tmp_path / "thing" / "x"
+    build_json_once(path, JSON_RECIPE, lambda: 1)
+    for other in (
+        Recipe("other", JSON_RECIPE.inputs, JSON_RECIPE.config),
+        Recipe("thing", {"tokens": "b" * 64}, JSON_RECIPE.config),
+        Recipe("thing", JSON_RECIPE.inputs, {"seed": 2}),
+    ):
+        assert find(tmp_path / "thing", other) is None
+    assert find(tmp_path / "nowhere", JSON_RECIPE) is None
+    path.write_bytes(b"2")
+    assert find(tmp_path / "thing", JSON_RECIPE) is None
+    assert build_json_once(path, JSON_RECIPE, lambda: 3) == (3, False)
+    assert find(tmp_path / "thing", JSON_RECIPE) is not None

@@ -1,15 +1,8 @@
 import pytest
+from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
-from candlewick.checkpoint.layout import (
-    checked_manifest,
-    list_checkpoints,
-    newest_valid,
-    prune,
-    resolve,
-    step_folder,
-    sweep,
-)
+from candlewick.checkpoint.layout import candidates, checked_manifest, list_checkpoints, prune, step_folder, sweep
 from candlewick.errors import CheckpointError
 
 
@@ -28,29 +21,29 @@ def step_of(folder):
 def test_names_sort_by_step(tmp_path):
     made = [_checkpoint(tmp_path, step) for step in (9, 1000, 20)]
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [9, 20, 1000]
-    assert newest_valid(tmp_path) == made[1]
+    assert newest_checkpoint(tmp_path) == made[1]
     assert list_checkpoints(tmp_path / "none") == []
 
 
 def test_an_unfinished_folder_is_no_checkpoint(tmp_path):
     _checkpoint(tmp_path, 1)
     (tmp_path / "step_000000002").mkdir()
-    assert step_of(newest_valid(tmp_path)) == 1
+    assert step_of(newest_checkpoint(tmp_path)) == 1
 
 
 def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, caplog):
     _checkpoint(tmp_path, 1)
     (_checkpoint(tmp_path, 2) / "state.json").write_bytes(b"{")
-    assert step_of(newest_valid(tmp_path)) == 1
+    assert step_of(newest_checkpoint(tmp_path)) == 1
     assert "step_000000002/state.json has 1 bytes, its manifest says" in caplog.text
 
 
 def test_the_reason_is_told_when_none_is_valid(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in .*without --resume"):
-        newest_valid(tmp_path)
+        newest_checkpoint(tmp_path)
     (_checkpoint(tmp_path, 2) / "state.json").unlink()
     with pytest.raises(CheckpointError, match="step_000000002 rejected"):
-        newest_valid(tmp_path)
+        newest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="state.json is missing"):
         checked_manifest(step_folder(tmp_path, 2))
     with pytest.raises(CheckpointError, match="format version 7"):
@@ -60,11 +53,11 @@ def test_the_reason_is_told_when_none_is_valid(tmp_path):
 def test_a_run_a_folder_and_a_checkpoint_all_name_one(tmp_path):
     folder = _checkpoint(tmp_path / "run" / "checkpoints", 5)
     for name in (folder, folder.parent, folder.parent.parent):
-        assert resolve(name) == folder
+        assert candidates(name) == [folder]
     with pytest.raises(CheckpointError, match="does not exist"):
-        resolve(tmp_path / "nowhere")
+        candidates(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
-        resolve(tmp_path)
+        candidates(tmp_path)
 
 
 def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
@@ -85,4 +78,4 @@ def test_a_checkpoint_of_the_seed_is_named_as_one(tmp_path):
     folder.mkdir()
     for path in (folder, tmp_path):
         with pytest.raises(CheckpointError, match="is a checkpoint of the seed.*candlewick import candle"):
-            resolve(path)
+            candidates(path)

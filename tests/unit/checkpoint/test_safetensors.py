@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from candlewick.checkpoint.safetensors import read_model, read_tensors, write_tensors
+from candlewick.checkpoint.safetensors import read_model, read_tensors
+from candlewick.checkpoint.save import write_tensors
 from candlewick.errors import CheckpointError
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from tests import foreign
+from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_saved
-from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
 from candlewick.errors import EnvironmentFault
@@ -82,10 +83,10 @@ def test_later_ones_that_were_rejected_do_not_push_out_what_was_just_saved(make_
         (tmp_path / f"step_00000000{step}" / "state.json").unlink()
     for step in (2, 3, 4):
         save(tmp_path, make_snapshot(step), max_keep=2)
-        assert step_of(newest_valid(tmp_path)) == step
+        assert step_of(newest_checkpoint(tmp_path)) == step
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4, 7, 8]
     save(tmp_path, make_snapshot(7), max_keep=2)
-    assert step_of(newest_valid(tmp_path)) == 7
+    assert step_of(newest_checkpoint(tmp_path)) == 7
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [4, 7, 8]
 
 
@@ -103,7 +104,7 @@ def test_a_folder_without_a_manifest_makes_way_but_is_kept(make_snapshot, tmp_pa
     (save(tmp_path, make_snapshot(1), max_keep=2) / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING):
         save(tmp_path, make_snapshot(1), max_keep=2)
-    assert step_of(newest_valid(tmp_path)) == 1
+    assert step_of(newest_checkpoint(tmp_path)) == 1
     (rejected,) = tmp_path.glob("step_000000001.rejected-*")
     assert (rejected / "model.safetensors").is_file()
     assert rejected.name in caplog.text
@@ -148,11 +149,11 @@ def test_whichever_call_fails_one_of_the_two_checkpoints_is_there(
                     raise
             else:
                 break
-        assert step_of(newest_valid(tmp_path)) in (1, 2)
+        assert step_of(newest_checkpoint(tmp_path)) in (1, 2)
         assert not [name for name in names(tmp_path) if name.startswith(".")]
         shutil.rmtree(tmp_path / "step_000000002", ignore_errors=True)
     assert failed_at > (10 if operation == "fsync" else 1)
-    assert step_of(newest_valid(tmp_path)) == 2
+    assert step_of(newest_checkpoint(tmp_path)) == 2
 
 
 def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot, tmp_path):

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from candlewick.checkpoint.layout import resolve
+from candlewick.checkpoint.layout import candidates
 from candlewick.cli.main import main
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -100,7 +100,7 @@ def test_with_a_paged_cache_the_text_is_the_same(generate, trained):
 @pytest.fixture
 def chatting(trained, tmp_path):
     """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(resolve(trained), tmp_path / "chatting")
+    folder = shutil.copytree(candidates(trained)[0], tmp_path / "chatting")
     (folder / "manifest.json").unlink()
     Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder
@@ -165,7 +165,7 @@ def test_a_file_that_holds_no_prompts_is_an_error(trained, capsys, tmp_path, con
 def test_a_draft_with_another_tokenizer_is_an_error_that_names_both(trained, chatting, capsys):
     assert main(["generate", str(trained), "--draft", str(chatting)]) == 3
     said = capsys.readouterr().err
-    for folder in (resolve(trained), chatting):
+    for folder in (candidates(trained)[0], chatting):
         assert Tokenizer.load(folder).sha256[:16] in said
 
 

@@ -126,7 +126,11 @@ def test_a_batch_is_divided_as_the_config_divides_it(given, tmp_path):
 
 def test_options_that_are_no_settings(given, tmp_path):
     got = given("--skip-tokenizer", "--resume", "--experiment", "e", "--mode", "local")
-    assert (got.options.skip_tokenizer, got.options.retrain_tokenizer, got.options.resume) == (True, False, True)
+    assert (got.options.skip_tokenizer, got.options.retrain_tokenizer, got.options.resume) == (
+        True,
+        False,
+        "required",
+    )
     assert (got.options.prepare_only, got.run_dir.parts) == (False, ("runs", "e"))
     assert given("--force-retrain-tokenizer", "--run-dir", "r").options.retrain_tokenizer
     assert given("--run-dir", "r").run_dir.name == "r"

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ValidationError
 
 import candlewick.config
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig, Section
+from candlewick.errors import ConfigError
 
 SECTIONS = [
     value
@@ -56,3 +57,23 @@ def test_messages_never_echo_the_input():
 def test_numbers_are_finite(value):
     with pytest.raises(ValidationError, match="finite number"):
         AdamWConfig.model_validate_json(f'{{"learning_rate": {value}}}')
+
+
+def test_replaced_validates_the_whole():
+    config = RunConfig()
+    assert config.replaced(runtime={"checkpoint": {"max_keep": 7}}).runtime.checkpoint.max_keep == 7
+    for changes, said in (
+        ({"data": {"micro_batch_size": -3}}, "micro_batch_size: Input should be greater"),
+        ({"data": {"moon": 1}}, "moon: Extra inputs"),
+        ({"scheduler": {"min_lr": 1.0}}, "is more than the peak"),
+        ({"moon": 1}, "moon: Extra inputs"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            config.replaced(**changes)
+
+
+def test_replaced_derives_defaults_anew_and_remembers_what_was_set():
+    model = ModelConfig(hidden_size=64, num_attention_heads=2)
+    assert model.replaced(hidden_size=128).head_dim == 64
+    assert model.replaced(num_layers=3).model_fields_set == {"hidden_size", "num_attention_heads", "num_layers"}
+    assert ModelConfig(head_dim=8).replaced(hidden_size=128).head_dim == 8

@@ -5,7 +5,7 @@ from torch.distributed.fsdp import FSDPModule
 from candlewick.config import ModelConfig
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.train.objective import NextTokenLoss
 
 

@@ -1,101 +1,32 @@
-import sys
+import os
 
 import pytest
-import torch
 
-from candlewick.config import RuntimeConfig
 from candlewick.errors import EnvironmentFault
-from candlewick.parallel import env
-from candlewick.parallel.env import detect, find_device, has_native_bf16, quiet_allocator
+from candlewick.parallel.env import Ranks, read_ranks, request_deterministic_cublas
 
 
-def test_one_process_is_rank_zero_of_one(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    found = detect(RuntimeConfig(device="cpu"))
-    assert (found.rank, found.world_size, found.device.type) == (0, 1, "cpu")
-    assert found.compute_dtype == torch.float32
-
-
-def test_bf16_is_what_it_says():
-    assert detect(RuntimeConfig(device="cpu", precision="bf16")).compute_dtype == torch.bfloat16
+def test_a_process_without_a_launcher_is_rank_zero_of_one(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert read_ranks() == Ranks(0, 1, 0)
 
 
 def test_several_ranks_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(EnvironmentFault, match="WORLD_SIZE=2"):
-        detect(RuntimeConfig(device="cpu"))
+        read_ranks()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(EnvironmentFault, match="runtime.device is cuda"):
-        find_device("cuda")
+@pytest.mark.parametrize("text", ["", "one", "-1", "1.0"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+def test_a_rank_that_is_no_number_is_refused_in_one_line(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(EnvironmentFault, match=rf"{name}='{text}' is no number .*torchrun"):
+        read_ranks()
 
 
-def test_auto_finds_a_device():
-    assert find_device("auto").type in ("cuda", "mps", "cpu")
-
-
-def test_deterministic_is_set_and_the_allocator_kept(monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    try:
-        detect(RuntimeConfig(device="cpu", deterministic=True))
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def test_native_bf16_is_a_claim_about_hardware():
-    assert has_native_bf16(torch.device("cpu")) in (True, False)
-    assert not has_native_bf16(torch.device("mps"))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_large_tensors_keep_their_pages():
-    import resource
-
-    quiet_allocator()
-    for _ in range(20):  # the heap grows until a freed block fits the next request, alignment included
-        torch.empty(16 << 20).fill_(1.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.empty(16 << 20).fill_(1.0)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 16_384
-
-
-@pytest.mark.parametrize(
-    ("device", "has_bf16", "dtypes"),
-    [
-        ("cuda", True, {"auto": "bfloat16", "mixed": "bfloat16", "fp16": "float16", "fp32": "float32"}),
-        ("cuda", False, {"auto": "float32", "mixed": "float16", "bf16": "bfloat16", "fp32": "float32"}),
-        ("cpu", True, {"auto": "float32", "mixed": "bfloat16", "fp16": "float16", "fp32": "float32"}),
-        ("cpu", False, {"auto": "float32", "mixed": "bfloat16", "bf16": "bfloat16", "fp32": "float32"}),
-        ("mps", False, {"auto": "float32", "fp32": "float32"}),
-    ],
-)
-def test_the_precision_of_the_products_on_each_device(monkeypatch, device, has_bf16, dtypes):
-    monkeypatch.setattr(env, "has_native_bf16", lambda _: has_bf16)
-    monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device(device))
-    for precision, name in dtypes.items():
-        assert detect(RuntimeConfig(precision=precision)).compute_dtype == getattr(torch, name)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "mixed"])
-def test_half_precision_on_mps_is_refused(monkeypatch, precision):
-    monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device("mps"))
-    with pytest.raises(EnvironmentFault, match=rf"precision is {precision}, .*on mps.*precision: fp32"):
-        detect(RuntimeConfig(precision=precision))
-
-
-def test_tf32_is_for_cuda_only_and_taken_back(monkeypatch):
-    try:
-        detect(RuntimeConfig(device="cpu", tf32=True))
-        assert torch.get_float32_matmul_precision() == "highest"
-        monkeypatch.setattr(env, "find_device", lambda *_, **__: torch.device("cuda"))
-        monkeypatch.setattr(env, "has_native_bf16", lambda _: True)
-        for tf32, expected in ((True, "high"), (False, "highest")):
-            detect(RuntimeConfig(tf32=tf32))
-            assert torch.get_float32_matmul_precision() == expected
-            assert torch.backends.cuda.matmul.allow_tf32 is tf32
-    finally:
-        torch.set_float32_matmul_precision("highest")
+def test_the_users_choice_of_a_cublas_workspace_stays(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    request_deterministic_cublas()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor
 from candlewick.config import ModelConfig
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.parallel.fsdp import _leave, apply_fsdp, gathered, whole
 from candlewick.train.objective import NextTokenLoss
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from candlewick.parallel import precision
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.parallel.precision import slowdown, warn_if_emulated
 
 

@@ -8,7 +8,7 @@ from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.parallel.fsdp import whole
 from candlewick.train.objective import NextTokenLoss
 

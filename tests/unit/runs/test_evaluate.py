@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.prepared import open_data
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig
 from candlewick.errors import CheckpointError, DataError
 from candlewick.runs.evaluate import evaluate_checkpoint
-from candlewick.runs.train import open_data, run_training
+from candlewick.runs.train import run_training
 from candlewick.train.monitor.trackers import read_metrics
 
 CPU = torch.device("cpu")

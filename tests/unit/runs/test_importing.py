@@ -8,7 +8,7 @@ from tests.seed import Candle
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import resolve
+from candlewick.checkpoint.layout import candidates
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import AdamWConfig, RunConfig
 from candlewick.config.load import load_config
@@ -33,7 +33,7 @@ def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
     run = tmp_path / "run"
     result = import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
     assert (result.step, result.vocab_size, result.output) == (7, 320, run)
-    manifest = read_manifest(resolve(run))
+    manifest = read_manifest(candidates(run)[0])
     assert manifest.inputs.keys() == {"tokenizer", "parent"}
     saved = load_config(run)
     assert saved.model == result.model

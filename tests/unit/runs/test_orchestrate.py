@@ -1,16 +1,18 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config import ModelConfig
 from candlewick.config.load import load_config
 from candlewick.errors import ConfigError, Diverged
 from candlewick.runs import orchestrate as runner
 from candlewick.runs.orchestrate import orchestrate
-from candlewick.runs.train import run_training
+from candlewick.runs.train import run_training, train_prepared
 
 STAGES = ["tokenizer", "tokens", "training", "evaluation", "samples"]
 
@@ -42,7 +44,7 @@ def edited(tiny, **runtime):
 def test_every_stage_leaves_an_artifact_made_of_those_before_it(orchestrated):
     folders = {name: orchestrated / name for name in ("tokenizer", "tokens", "result", "evaluation", "samples")}
     manifests = {name: read_manifest(folder) for name, folder in folders.items()}
-    checkpoint = newest_valid(orchestrated / "checkpoints")
+    checkpoint = newest_checkpoint(orchestrated / "checkpoints")
     assert checkpoint.name == "step_000000012"
     assert manifests["result"].inputs == {"tokens": manifests["tokens"].id}
     assert manifests["evaluation"].inputs["checkpoint"] == read_manifest(checkpoint).id
@@ -62,7 +64,7 @@ def test_a_second_time_nothing_is_made(tiny, orchestrated):
     assert said.reused() == STAGES
     assert said.made() == []
     changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
-    assert sorted(changed) == ["special_tokens.txt", "training.toml", "training.yaml"]
+    assert sorted(changed) == ["LOCK", "special_tokens.txt", "training.toml", "training.yaml"]
     assert result["samples"][0]["prompt"] == ""
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 
@@ -88,24 +90,24 @@ def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch
     yaml, toml = (load_config(orchestrated / f"training.{kind}") for kind in ("yaml", "toml"))
     assert yaml == toml
     run_training(yaml, tmp_path / "again", resume=False)
-    newest = [newest_valid(run / "checkpoints") for run in (orchestrated, tmp_path / "again")]
+    newest = [newest_checkpoint(run / "checkpoints") for run in (orchestrated, tmp_path / "again")]
     ids = [read_manifest(folder).file("model.safetensors").sha256 for folder in newest]
     assert ids[0] == ids[1]
 
 
 def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatch):
-    def stopped(config, run_dir, *, resume):
+    def stopped(prepared, run_dir):
         monkeypatch.undo()
-        half = config.model_copy(update={"scheduler": config.scheduler.model_copy(update={"total_steps": 5})})
-        run_training(half, run_dir, resume=resume)
-        state = newest_valid(run_dir / "checkpoints") / "state.json"
+        config = prepared.config
+        train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})), run_dir)
+        state = newest_checkpoint(run_dir / "checkpoints") / "state.json"
         # a run of the whole config that was stopped after five steps
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")
         rewrite(state, content)
         raise Diverged("stopped")
 
-    monkeypatch.setattr(runner, "run_training", stopped)
+    monkeypatch.setattr(runner, "train_prepared", stopped)
     with pytest.raises(Diverged):
         orchestrate(tiny(), tmp_path / "run", Said())
     said = Said()
@@ -176,8 +178,8 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_cop
     said = Said()
     orchestrate(config, tmp_path / "run", said)
     assert said[0].startswith("tokenizer  given: ")
-    parent = {"parent": read_manifest(newest_valid(trained_copy / "checkpoints")).id}
-    for folder in (tmp_path / "run" / "result", newest_valid(tmp_path / "run" / "checkpoints")):
+    parent = {"parent": read_manifest(newest_checkpoint(trained_copy / "checkpoints")).id}
+    for folder in (tmp_path / "run" / "result", newest_checkpoint(tmp_path / "run" / "checkpoints")):
         assert parent.items() <= read_manifest(folder).inputs.items()
     shutil.rmtree(trained_copy)
     said = Said()

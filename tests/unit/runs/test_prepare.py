@@ -9,13 +9,23 @@ from candlewick.artifacts.manifest import read_manifest
 from candlewick.config.load import load_config
 from candlewick.errors import ArtifactError, CheckpointError, ConfigError
 from candlewick.runs.orchestrate import orchestrate
-from candlewick.runs.prepare import Options, prepare_run
+from candlewick.runs.prepare import describe_run, prepare_run
+from candlewick.runs.resolve import Request, resolve
 from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.plan import Fresh, Resume
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     return tmp_path / "run"
+
+
+def make(config, run_dir, say, resume="if_available", **options):
+    """Prepare a run as `orchestrate` does."""
+    request = Request(resume=resume, keeps_data=True, **options)
+    found = prepare_run(resolve(config, run_dir, request, say), say)
+    describe_run(found, run_dir)
+    return found
 
 
 @pytest.fixture
@@ -24,7 +34,7 @@ def prepared(tiny, run_dir):
 
     def prepare(config=None, **options) -> str:
         said = []
-        prepare_run(config or tiny(), run_dir, said.append, Options(**options))
+        make(config or tiny(), run_dir, said.append, **options)
         return next(line for line in said if line.startswith("tokenizer"))
 
     return prepare
@@ -111,17 +121,18 @@ def test_a_given_tokenizer_cannot_be_trained_anew(prepared, tiny, tokens):
 
 def test_there_must_be_something_to_resume(prepared, run_dir, trained_copy, tiny):
     with pytest.raises(CheckpointError, match="no checkpoint in .*train without --resume"):
-        prepared(resume=True)
+        prepared(resume="required")
     shutil.copytree(trained_copy / "checkpoints", run_dir / "checkpoints")
     with pytest.raises(ConfigError, match="holds a run with other settings"):  # its tokens lie elsewhere
-        prepared(resume=True)
+        prepared(resume="required")
 
 
 def test_tokens_that_are_there_need_no_stage(tiny, tokens, run_dir):
     config = tiny(data={**tiny().data.model_dump(mode="json"), "train_shards": [str(tokens)]})
     said = []
-    found = prepare_run(config, run_dir, said.append, Options())
-    assert (said, found.tokens, found.is_started) == ([], {"tokens": read_manifest(tokens).id}, False)
+    found = make(config, run_dir, said.append)
+    ids = {name: dataset.id for name, dataset in found.datasets.items()}
+    assert (said, ids, found.start) == ([], {"tokens": read_manifest(tokens).id}, Fresh())
     assert load_config(run_dir / "training.yaml").data.train_shards == (str(tokens),)
 
 
@@ -135,8 +146,8 @@ def test_a_run_on_other_text_is_refused_and_goes_on_when_only_its_tokens_are_gon
     orchestrate(config, run_dir, print)
     shutil.rmtree(run_dir / "tokens")
     said = []
-    assert prepare_run(config, run_dir, said.append, Options(resume=True)).is_started
+    assert isinstance(make(config, run_dir, said.append, resume="required").start, Resume)
     assert [line.split()[:2] for line in said] == [["tokenizer", "reused,"], ["tokens", "made:"]]
     text.write_text(text.read_text() + "more\n")
     with pytest.raises(ConfigError, match="holds a run on other text"):
-        prepare_run(config, run_dir, said.append, Options())
+        make(config, run_dir, said.append)

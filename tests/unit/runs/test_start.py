@@ -2,20 +2,28 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import file_sha256, read_manifest
 from candlewick.checkpoint.huggingface import from_hugging_face
-from candlewick.checkpoint.layout import newest_valid
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.runs.start import _is_pinned, begin, starting_from
+from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.start import _is_pinned, inherit, resolve_start
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.plan import Fresh
 
 
 @pytest.fixture
 def checkpoint(trained):
-    return newest_valid(trained / "checkpoints")
+    return newest_checkpoint(trained / "checkpoints")
+
+
+def starting_from(config: RunConfig, path: Path, dataset_tokenizer: Path | None) -> RunConfig:
+    """The config with the model and tokenizer of a checkpoint."""
+    return inherit(config, Checkpoint.open(path, need={"weights"}), dataset_tokenizer)[0]
 
 
 def config_of(**model) -> RunConfig:
@@ -25,7 +33,7 @@ def config_of(**model) -> RunConfig:
 def test_model_and_tokenizer_are_the_checkpoints(checkpoint):
     found = starting_from(RunConfig(), checkpoint, None)
     shape, rows = from_hugging_face(checkpoint / "config.json")
-    assert found.model == shape.model_copy(update={"vocab_size": rows})
+    assert found.model == shape.replaced(vocab_size=rows)
     assert found.tokenizer.tokenizer_json == checkpoint
     assert found.sequence_length == 32
     assert starting_from(found, checkpoint, None) == found
@@ -67,27 +75,31 @@ def child_of(parent, **sections) -> RunConfig:
     return RunConfig.model_validate({"runtime": runtime, "scheduler": {"total_steps": 1}, **sections})
 
 
-def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, checkpoint):
+def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, tmp_path):
     for sections, said in (
         ({"data": {"sequence_length": 64}}, r"sequence_length=64 exceeds the context of .*, 32 tokens"),
-        ({"data": {"micro_batch_size": 8, "global_batch_size": 12}}, "12 is not a multiple of"),
+        (
+            {"data": {"micro_batch_size": 8, "global_batch_size": 12}},
+            "12 is not a multiple",
+        ),
         ({"scheduler": {}}, "the run has no end"),
     ):
         with pytest.raises(ConfigError, match=said):
-            begin(child_of(trained, **sections), None)
+            resolve(child_of(trained, **sections), tmp_path, Request())
 
 
 def test_a_parent_is_known_by_its_id_and_one_from_elsewhere_by_its_weights(trained, checkpoint, tmp_path):
-    config, parent = begin(child_of(trained), None)
-    assert parent == {"parent": read_manifest(checkpoint).id}
+    config, start, tokenizer = resolve_start(child_of(trained), None)
+    assert start.parent == read_manifest(checkpoint).id
+    assert tokenizer is start.checkpoint.tokenizer
     assert config.model.hidden_size == 32
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(checkpoint / name, tmp_path)
-    assert begin(child_of(tmp_path), None)[1] == {"parent": file_sha256(tmp_path / "model.safetensors")}
+    assert resolve_start(child_of(tmp_path), None)[1].parent == file_sha256(tmp_path / "model.safetensors")
     anew = RunConfig.model_validate({"scheduler": {"total_steps": 1}})
-    assert begin(anew, None) == (anew, {})
+    assert resolve_start(anew, None) == (anew, Fresh(), None)
     with pytest.raises(ConfigError, match=r"has runtime\.checkpoint\.init_from=None, it goes on with /nowhere"):
-        begin(child_of(Path("/nowhere")), checkpoint)
+        resolve_start(child_of(Path("/nowhere")), Checkpoint.open(checkpoint, need={"weights"}))
 
 
 def test_the_settings_of_a_run_do_not_contradict_its_own_checkpoint(tiny, tmp_path):
@@ -98,8 +110,8 @@ def test_the_settings_of_a_run_do_not_contradict_its_own_checkpoint(tiny, tmp_pa
     run_training(config, tmp_path / "run", resume=False)
     anew = RunConfig.model_validate({})
     for written in (config, anew):
-        found = starting_from(written.model_copy(update={"tokenizer": anew.tokenizer}), tmp_path / "run", None)
-        assert found.model == config.model.model_copy(update={"vocab_size": 320})
+        found = starting_from(written.replaced(tokenizer=anew.tokenizer), tmp_path / "run", None)
+        assert found.model == config.model.replaced(vocab_size=320)
 
 
 def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
@@ -107,6 +119,7 @@ def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
     assert starting_from(chat, checkpoint, None).model.vocab_size == 320  # 302 tokens
     folder = shutil.copytree(checkpoint, tmp_path / "full")
     shape = (folder / "config.json").read_text()
+    (folder / "manifest.json").unlink()  # a folder from elsewhere
     (folder / "config.json").write_text(shape.replace('"vocab_size": 320', '"vocab_size": 301'))
     assert starting_from(chat, folder, None).model.vocab_size == 320
     assert starting_from(RunConfig(), folder, None).model.vocab_size == 301

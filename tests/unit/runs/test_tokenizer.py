@@ -5,6 +5,7 @@ import pytest
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig, TokenizerConfig
+from candlewick.data.text.source_files import open_text
 from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.runs import tokenizer as tokenizer_stage
 from candlewick.runs.tokenizer import make_tokenizer
@@ -20,7 +21,8 @@ def make(text_dir, tmp_path):
 
     def run(*, uris=None, data=None, settings=SETTINGS, progress=None):
         uris = [str(text_dir)] if uris is None else uris
-        return make_tokenizer(uris, data or DataConfig(), settings, tmp_path / "tok", progress=progress)
+        text = open_text(uris, data or DataConfig())
+        return make_tokenizer(text, settings, tmp_path / "tok", progress=progress)
 
     return run
 

@@ -2,13 +2,14 @@ import shutil
 
 import pytest
 import torch
+from tests.prepared import open_data, prepare
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config.load import load_config
 from candlewick.errors import CheckpointError, ConfigError, DataError
 from candlewick.generate.engine import sample_text
-from candlewick.runs.train import make_sampler, open_data, run_training, with_tokens
+from candlewick.runs.train import make_sampler, run_training
 
 
 def with_data(tiny, **settings):
@@ -17,20 +18,20 @@ def with_data(tiny, **settings):
 
 
 def test_text_is_prepared_once(tiny, cache):
-    first = open_data(tiny())
+    first = prepare(tiny())
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
-    second = open_data(tiny())
+    second = prepare(tiny())
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == before
-    assert first.dataset_id == second.dataset_id
+    assert first.datasets["tokens"].id == second.datasets["tokens"].id
     assert first.tokenizer.vocab_size == 300
-    assert (first.train[0].name, first.validation.name) == ("train", "validation")
+    data = open_data(tiny())
+    assert (data.train[0].name, data.validation.name) == ("train", "validation")
 
 
 def test_a_token_dataset_brings_its_tokenizer(tiny, tokens):
-    text, data = open_data(tiny()), open_data(with_data(tiny, train_shards=[str(tokens)], cache_dir=None))
-    assert data.dataset_id == text.dataset_id
+    text, data = prepare(tiny()), prepare(with_data(tiny, train_shards=[str(tokens)], cache_dir=None))
+    assert data.datasets["tokens"].id == text.datasets["tokens"].id
     assert data.tokenizer.sha256 == text.tokenizer.sha256
-    assert data.validation.num_tokens == text.validation.num_tokens
 
 
 def test_another_tokenizer_makes_other_tokens(tiny, tokens, tokenizer, tmp_path):
@@ -38,10 +39,11 @@ def test_another_tokenizer_makes_other_tokens(tiny, tokens, tokenizer, tmp_path)
     tokenizer.write(tmp_path / "tokenizer")
     shutil.copy(tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "mine.json")
     folder, file = (
-        open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / name)})) for name in ("tokenizer", "mine.json")
+        prepare(tiny(tokenizer={"tokenizer_json": str(tmp_path / name)})) for name in ("tokenizer", "mine.json")
     )
     assert folder.tokenizer.sha256 == file.tokenizer.sha256 == tokenizer.sha256
-    assert folder.dataset_id == file.dataset_id != open_data(tiny()).dataset_id
+    ids = [found.datasets["tokens"].id for found in (folder, file, prepare(tiny()))]
+    assert ids[0] == ids[1] != ids[2]
     config = tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}, data={"train_shards": [str(tokens)]})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
@@ -64,7 +66,7 @@ def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_p
     copy = shutil.copytree(tokens, tmp_path / "copy")
     tokenizer = {"tokenizer_json": str(tokens / "tokenizer")}
     text = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text_dir / "00.txt")]}
-    other = with_tokens(tiny(data=text, tokenizer=tokenizer)).data.train_shards[0]
+    other = prepare(tiny(data=text, tokenizer=tokenizer)).config.data.train_shards[0]
     for folder, side in ((copy, "validation"), (other, "train")):
         data = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(folder)]))
         assert data.validation.name == side
@@ -73,7 +75,7 @@ def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_p
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"train_shards": []}, "nothing to train on"),
+        ({"train_shards": []}, "no text to train on"),
         ({"cache_dir": None}, "no folder to keep prepared text in"),
         ({"train_shards": ["TOKENS", "TEXT"]}, "cannot stand beside other sources"),
     ],
@@ -89,7 +91,7 @@ def test_a_run_leaves_all_that_is_known_about_it(tiny, trained):
     assert sorted(path.name for path in trained.iterdir()) == [
         *("LOCK", "best", "checkpoints", "config.yaml", "log.txt", "metrics.jsonl")
     ]
-    assert load_config(trained / "config.yaml") == with_tokens(tiny())
+    assert load_config(trained / "config.yaml") == prepare(tiny()).config
     assert [folder.name for folder in list_checkpoints(trained / "checkpoints")] == [
         f"step_{step:09}" for step in (5, 10, 12)
     ]

@@ -3,13 +3,13 @@ from itertools import count
 import pytest
 
 from candlewick.config import BatchStage, SchedulerConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import Course, most_steps, planned_steps, steps_from_time
+from candlewick.train.budget import max_steps_for_repetitions, planned_steps, steps_from_time
 
-PLAN = BatchPlan(rows=10)
-RAMPED = BatchPlan(
+PLAN = BatchSchedule(rows=10)
+RAMPED = BatchSchedule(
     rows=10, stages=(BatchStage(steps=5, global_batch_size=2), BatchStage(steps=4, global_batch_size=5))
 )
 
@@ -45,64 +45,64 @@ def test_the_last_update_allowed_is_the_one_that_reaches_the_limit(plan, limit, 
     def repetitions(samples):
         return samples * 2 / 3 / 100, samples / 3 / 101
 
-    most = most_steps(limit, Course(plan), repetitions)
-    assert repetitions(plan.samples_after(most - 1))[0] < limit <= repetitions(plan.samples_after(most))[0]
+    most = max_steps_for_repetitions(limit, plan, repetitions)
+    assert repetitions(plan.rows_after(most - 1))[0] < limit <= repetitions(plan.rows_after(most))[0]
     if limit < 10:
-        counted = next(n for n in count() if max(repetitions(plan.samples_after(n))) >= limit)
+        counted = next(n for n in count() if max(repetitions(plan.rows_after(n))) >= limit)
         core_row("data.max_repetitions", "updates counted one by one; difference", abs(most - counted), 0)
 
 
 def test_time_becomes_steps_after_a_twentieth():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
-    assert steps_from_time(scheduler, Course(PLAN), step=100, train_seconds=4.9) is None
-    assert steps_from_time(scheduler, Course(PLAN), step=9, train_seconds=50.0) is None
-    assert steps_from_time(scheduler, Course(PLAN), step=100, train_seconds=5.0) == 2000
-    assert steps_from_time(scheduler, Course(PLAN), step=10, train_seconds=6000.0) == 11
-    assert steps_from_time(SchedulerConfig(total_steps=5), Course(PLAN), step=10, train_seconds=60.0) is None
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=4.9) is None
+    assert steps_from_time(scheduler, PLAN, step=9, train_seconds=50.0) is None
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=5.0) == 2000
+    assert steps_from_time(scheduler, PLAN, step=10, train_seconds=6000.0) == 11
+    assert steps_from_time(SchedulerConfig(total_steps=5), PLAN, step=10, train_seconds=60.0) is None
 
 
 def test_a_plateau_is_measured_to_its_end():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.8)
-    assert steps_from_time(scheduler, Course(PLAN), step=100, train_seconds=19.0) is None
-    total = steps_from_time(scheduler, Course(PLAN), step=100, train_seconds=20.0)
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=19.0) is None
+    total = steps_from_time(scheduler, PLAN, step=100, train_seconds=20.0)
     assert total == 500
     # the decay begins where the plateau has just ended
     assert multiplier(scheduler, 100, total) == 1.0
     assert multiplier(scheduler, 101, total) < 1.0
     whole = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=1.0)
-    assert steps_from_time(whole, Course(PLAN), step=100, train_seconds=5.0) == 2000
+    assert steps_from_time(whole, PLAN, step=100, train_seconds=5.0) == 2000
 
 
 def test_an_end_that_comes_before_the_time_is_known_in_time_for_the_decay():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.25)
-    assert steps_from_time(scheduler, Course(PLAN), step=74, train_seconds=1.0, max_steps=100) is None
-    assert steps_from_time(scheduler, Course(PLAN), step=75, train_seconds=1.0, max_steps=100) == 100
-    assert steps_from_time(scheduler, Course(PLAN), step=120, train_seconds=1.0, max_steps=100) == 100
-    assert steps_from_time(scheduler, Course(PLAN), step=60, train_seconds=80.0, max_steps=100) == 75
-    assert steps_from_time(scheduler, Course(PLAN), step=74, train_seconds=75.0, max_steps=98) == 98
+    assert steps_from_time(scheduler, PLAN, step=74, train_seconds=1.0, max_steps=100) is None
+    assert steps_from_time(scheduler, PLAN, step=75, train_seconds=1.0, max_steps=100) == 100
+    assert steps_from_time(scheduler, PLAN, step=120, train_seconds=1.0, max_steps=100) == 100
+    assert steps_from_time(scheduler, PLAN, step=60, train_seconds=80.0, max_steps=100) == 75
+    assert steps_from_time(scheduler, PLAN, step=74, train_seconds=75.0, max_steps=98) == 98
 
 
 def test_time_is_counted_in_rows_when_updates_grow():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
     # 5 updates of 2 rows and 4 of 5, then 1 of 10: 40 rows in 8 seconds, so 500 in 100
-    assert steps_from_time(scheduler, Course(RAMPED), step=10, train_seconds=8.0) == 9 + 47
+    assert steps_from_time(scheduler, RAMPED, step=10, train_seconds=8.0) == 9 + 47
 
 
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])
 @pytest.mark.parametrize(("step", "samples"), [(0, 0), (7, 21), (30, 34), (3, 600)])
 def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, samples):
-    course = Course(plan, step, samples)
-    assert course.samples_after(step) == samples
+    course = plan.resumed(step, samples)
+    assert course.rows_after(step) == samples
     assert course.steps_for(samples) == step
     for wanted in (samples + 10, samples + 12, samples + 255):
         steps = course.steps_for(wanted)
-        assert course.samples_after(steps - 1) < wanted <= course.samples_after(steps)
+        assert course.rows_after(steps - 1) < wanted <= course.rows_after(steps)
         settings = {"sequence_length": 10, "epoch_rows": wanted}
         assert planned_steps(SchedulerConfig(total_epochs=1.0), course, **settings) == steps
         total = planned_steps(SchedulerConfig(total_tokens=10 * wanted), course, **settings)
-        assert course.samples_after(total) <= wanted < course.samples_after(total + 1)
+        assert course.rows_after(total) <= wanted < course.rows_after(total + 1)
 
 
 def test_a_run_that_is_longer_than_its_end_is_at_its_end():
     settings = {"sequence_length": 10, "epoch_rows": 100}
-    assert planned_steps(SchedulerConfig(total_epochs=1.0), Course(PLAN, 3, 700), **settings) == 1
+    assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resumed(3, 700), **settings) == 1

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.prepared import newest_checkpoint, open_data, plan_run, prepare
 
-from candlewick.checkpoint.layout import list_checkpoints, newest_valid
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
 from candlewick.parallel import precision
-from candlewick.parallel.env import Distributed
-from candlewick.runs.train import open_data, run_training
+from candlewick.parallel.device import Distributed
+from candlewick.runs.train import run_training
 from candlewick.train import build as build_module
-from candlewick.train.build import build, forecast, vocabulary_rows
+from candlewick.train.build import build
 from candlewick.train.evaluate import evaluate
 from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.step import train_step
@@ -24,43 +25,27 @@ def built(tmp_path):
     """Build trainers on the CPU and close what they opened."""
     trainers = []
 
-    def make(config, *, run_dir=tmp_path / "run", data=None, **settings):
-        trainers.append(build(config, data or open_data(config), run_dir, **settings))
+    def make(config, *, run_dir=tmp_path / "run", resume=False, sampler=None, **changes):
+        plan = replace(plan_run(config, run_dir, resume=resume), **changes)
+        trainers.append(build(plan, run_dir, sampler))
         return trainers[-1]
 
     yield make
     for trainer in trainers:
-        trainer.parts.loader.close()
-        with trainer.parts.reporter.running(trainer.state):
+        trainer.components.loader.close()
+        with trainer.components.reporter.running(trainer.state):
             pass
-
-
-def test_the_vocabulary_is_as_configured_or_rounded_up(tokenizer):
-    assert tokenizer.vocab_size == 300
-    assert vocabulary_rows(None, tokenizer) == 320
-    assert vocabulary_rows(300, tokenizer) == 300
-    with pytest.raises(ConfigError, match=r"model\.vocab_size=299 is smaller than the tokenizer's 300 tokens"):
-        vocabulary_rows(299, tokenizer)
-
-
-@pytest.mark.parametrize("end", [{"total_steps": 12}, {"total_epochs": 2}, {"total_seconds": 9}])
-def test_what_a_run_will_be_is_known_before_its_model_is_built(tiny, built, end):
-    config = tiny(scheduler={"total_steps": None, "warmup_steps": 2, **end})
-    data = open_data(config)
-    trainer = built(config, data=data)
-    model = trainer.parts.objective.model
-    assert forecast(config, data) == (trainer.state.total_steps, sum(p.numel() for p in model.parameters()))
 
 
 def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
-    assert first.state.step == first.parts.loader.samples == 0
+    assert first.state.step == first.components.loader.samples == 0
     assert first.state.total_steps == 12
-    weights = [dict(trainer.parts.objective.named_parameters()) for trainer in (first, second, other)]
+    weights = [dict(trainer.components.objective.named_parameters()) for trainer in (first, second, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(*(w["model.model.embed_tokens.weight"] for w in weights[1:]))
-    assert first.parts.sample is None
+    assert first.components.sampler is None
     assert not list((tmp_path / "a").glob("checkpoints/*"))
 
 
@@ -73,19 +58,19 @@ def test_leftovers_of_a_killed_save_are_removed(tiny, built, tmp_path):
 
 def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
     trainer = built(tiny())
-    snapshot = trainer.parts.snapshot()
+    snapshot = trainer.components.snapshot()
     assert snapshot.step == 0
     assert snapshot.vocab_size == 320
-    assert snapshot.state["config"] == tiny().model_dump(mode="json")
+    assert snapshot.state["config"] == prepare(tiny()).config.model_dump(mode="json")
     assert snapshot.state["loader"]["samples"] == 0
     assert snapshot.state["threads"] == torch.get_num_threads()
     json.dumps(snapshot.state, allow_nan=False)
 
 
 def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_copy):
-    trainer = built(tiny(), run_dir=trained_copy, resume_run=True)
+    trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
-    assert trainer.parts.loader.samples == 12 * 4
+    assert trainer.components.loader.samples == 12 * 4
     assert trainer.saved_step == 12
     assert trainer.state.best_loss is not None
 
@@ -93,7 +78,7 @@ def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_cop
 def test_the_end_of_a_resumed_run_is_read_anew(tiny, built, trained_copy):
     def end(**totals):
         config = tiny(scheduler={"total_steps": None, "warmup_steps": 2, **totals})
-        return built(config, run_dir=trained_copy, resume_run=True).state.total_steps
+        return built(config, run_dir=trained_copy, resume=True).state.total_steps
 
     assert end(total_steps=20) == 20
     assert end(total_tokens=2048) == 16
@@ -103,9 +88,9 @@ def test_the_end_of_a_resumed_run_is_read_anew(tiny, built, trained_copy):
 def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, built, trained_copy):
     data = tiny().data.model_dump(mode="json") | {"global_batch_size": 8}
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
-    trainer = built(config, run_dir=trained_copy, resume_run=True)
+    trainer = built(config, run_dir=trained_copy, resume=True)
     # 12 updates of 4 rows are behind it, 2 of 8 make 64
-    assert (trainer.state.step, trainer.parts.loader.samples, trainer.state.total_steps) == (12, 48, 14)
+    assert (trainer.state.step, trainer.components.loader.samples, trainer.state.total_steps) == (12, 48, 14)
 
 
 def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
@@ -120,8 +105,8 @@ def test_a_time_budget_that_became_steps_is_kept_until_it_changes(tiny, built, t
         return tiny(scheduler=scheduler, runtime={**tiny().runtime.model_dump(mode="json"), "sample": None})
 
     outcome = run_training(config(0.02), tmp_path / "run", resume=False)
-    assert built(config(0.02), resume_run=True).state.total_steps == outcome["steps"]
-    assert built(config(3600.0), resume_run=True).state.total_steps is None
+    assert built(config(0.02), resume=True).state.total_steps == outcome["steps"]
+    assert built(config(3600.0), resume=True).state.total_steps is None
 
 
 def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
@@ -129,7 +114,7 @@ def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
     torch.set_num_threads(threads + 1)
     try:
         with caplog.at_level(logging.WARNING):
-            built(tiny(), run_dir=trained_copy, resume_run=True)
+            built(tiny(), run_dir=trained_copy, resume=True)
     finally:
         torch.set_num_threads(threads)
     assert f"the run had threads={threads}, now it is {threads + 1}: results may differ" in caplog.text
@@ -139,7 +124,11 @@ def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
 @pytest.mark.parametrize(
     ("sections", "error", "said"),
     [
-        ({"model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}}, CheckpointError, "shape"),
+        (
+            {"model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}},
+            CheckpointError,
+            r"model\.num_attention_heads \(was 2, is 4\)",
+        ),
         (
             {
                 "model": {
@@ -161,12 +150,12 @@ def test_a_run_of_other_settings_cannot_be_resumed(tiny, built, trained_copy, se
     if "data" in sections:
         sections = {"data": {**tiny().data.model_dump(mode="json"), **sections["data"]}}
     with pytest.raises(error, match=said):
-        built(tiny(**sections), run_dir=trained_copy, resume_run=True)
+        built(tiny(**sections), run_dir=trained_copy, resume=True)
 
 
 def test_there_must_be_something_to_resume(tiny, built, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in .*without --resume"):
-        built(tiny(), resume_run=True)
+        built(tiny(), resume=True)
 
 
 def test_checkpoints_lie_where_the_config_says(tiny, tmp_path):
@@ -187,7 +176,7 @@ def test_checkpoints_lie_where_the_config_says(tiny, tmp_path):
 
 def by_hand(trainer, updates: int) -> list[float]:
     """Make some updates without the loop around them; return their losses."""
-    parts, losses = trainer.parts, []
+    parts, losses = trainer.components, []
     for _ in range(updates):
         result = train_step(parts.objective, parts.optimizer, parts.loader.next(), 1.0, parts.loss_scale)
         losses.append(result.loss.item())
@@ -211,16 +200,18 @@ def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
         scheduler={"total_steps": 2, "warmup_steps": 1},
         optimizer={"ema_decay": 0.5},
     )
-    expected = read_tensors(newest_valid(trained_copy / "checkpoints") / "model.safetensors")
+    expected = read_tensors(newest_checkpoint(trained_copy / "checkpoints") / "model.safetensors")
     trainer = built(config)
-    assert (trainer.state.step, trainer.parts.loader.samples) == (0, 0)
-    for found in (dict(trainer.parts.objective.model.named_parameters()), trainer.parts.optimizer.averages):
+    assert (trainer.state.step, trainer.components.loader.samples) == (0, 0)
+    for found in (
+        dict(trainer.components.objective.model.named_parameters()),
+        trainer.components.optimizer.averages,
+    ):
         error = max((found[name] - tensor).abs().max().item() for name, tensor in expected.items())
         core_row("runtime.checkpoint.init_from", "the checkpoint's own weights: to the bit", error, 0.0)
     run_training(config, tmp_path / "new", resume=False)
-    data = open_data(config)
     shutil.rmtree(trained_copy)
-    assert built(config, run_dir=tmp_path / "new", data=data, resume_run=True).state.step == 2
+    assert built(config, run_dir=tmp_path / "new", resume=True).state.step == 2
 
 
 def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, tmp_path, core_row):
@@ -232,7 +223,7 @@ def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, t
         config = tiny(data={**data, "batch_ramp": stages}, scheduler=settings)
         trainer = built(config, run_dir=tmp_path / name)
         assert trainer.state.total_steps == (5 if stages else 3)
-        updates = [trainer.parts.loader.next() for _ in range(trainer.state.total_steps)]
+        updates = [trainer.components.loader.next() for _ in range(trainer.state.total_steps)]
         tokens.append(torch.cat([batch.tokens for update in updates for batch in update.micro_batches]))
         if stages:
             assert [update.weight_sum for update in updates] == [64, 64, 128, 256, 256]
@@ -245,19 +236,19 @@ def test_text_may_not_be_read_more_often_than_allowed(tiny, built, tmp_path):
         data = tiny().data.model_dump(mode="json") | {"max_repetitions": limit}
         return tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, **scheduler})
 
-    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").parts.max_steps is not None
+    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").components.plan.max_steps is not None
     with pytest.raises(ConfigError, match=r"data\.train_shards would be read 3 times .*max_repetitions=2 allows"):
         built(config(2.0, total_epochs=3.0))
     timed = built(config(0.01, total_seconds=60.0), run_dir=tmp_path / "b")
     assert timed.state.total_steps is None
-    assert timed.parts.max_steps >= 1
+    assert timed.components.plan.max_steps >= 1
 
 
 def test_every_validation_set_is_evaluated(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
     sets = {"again": data.validation, "train": data.train[0]}
-    metrics = built(config, data=replace(data, validation_sets=sets)).parts.evaluate(2)
+    metrics = built(config, data=replace(data, validation_sets=sets)).components.evaluate(2)
     main = {name: value for name, value in metrics.items() if name.count("/") == 1}
     assert len(main) == 5
     error = max(abs(metrics[name.replace("eval/", "eval/again/")] - value) for name, value in main.items())
@@ -271,7 +262,7 @@ def test_averages_are_evaluated_sampled_and_saved(tiny, built):
     trainer = built(
         tiny(optimizer={"ema_decay": 0.9}), sampler=lambda model: seen.append(model.lm_head.weight.clone()) or []
     )
-    parts = trainer.parts
+    parts = trainer.components
     before = parts.evaluate(1)["eval/loss"]
     by_hand(trainer, 3)
     name = "model.embed_tokens.weight"
@@ -300,14 +291,16 @@ def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
     assert "model.attn_dropout: the CPU's flash attention has no dropout" in caplog.text
     assert "no class of Hugging Face says partial_rotary_factor" in caplog.text
     assert "runtime.tf32: only CUDA devices have it" in caplog.text
-    assert trainer.parts.loss_scale.value.item() == 2.0**15
+    assert trainer.components.loss_scale.value.item() == 2.0**15
 
 
 def test_documents_that_no_kernel_takes_are_told(tiny, caplog):
     data = tiny().data.model_dump(mode="json") | {"document_mask": True}
+    plan = plan_run(tiny(data=data))
     with caplog.at_level(logging.WARNING):
         for device in ("cpu", "cuda"):
-            build_module._warn(tiny(data=data), Distributed(0, 1, torch.device(device), torch.float32))
+            distributed = Distributed(0, 1, torch.device(device), torch.float32)
+            build_module._warn(replace(plan, device=distributed))
     assert caplog.text.count("data.document_mask: no kernel takes all documents at once here") == 1
 
 

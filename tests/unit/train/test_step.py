@@ -13,7 +13,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
 from candlewick.parallel.apply import parallelize
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.state import TrainState

@@ -19,15 +19,14 @@ from candlewick.config import (
     RuntimeConfig,
     SchedulerConfig,
 )
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Update
 from candlewick.errors import Diverged, EnvironmentFault, Interrupted
 from candlewick.train import trainer as trainer_module
-from candlewick.train.budget import Course
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
-from candlewick.train.trainer import Parts, Trainer
+from candlewick.train.trainer import Trainer
 
 
 class Stage:
@@ -57,7 +56,7 @@ class Stage:
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
         monkeypatch.setattr(trainer_module, "observing", self.observing)
-        self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, MuonConfig())
+        self.trainer = Trainer(self.components())
 
     sequence_length = 10
 
@@ -70,7 +69,7 @@ class Stage:
         if (number := self.stop_at.pop(event, None)) is not None:
             os.kill(os.getpid(), number)
 
-    def parts(self) -> Parts:
+    def components(self) -> SimpleNamespace:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
@@ -80,16 +79,19 @@ class Stage:
             samples=lambda state, samples: self.say(f"sample {state.step}"),
             saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
-        return Parts(
+        config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
+        batches = BatchSchedule(rows=10).resumed(self.state.step, self.samples)
+        return SimpleNamespace(
+            plan=SimpleNamespace(config=config, batches=batches, max_steps=self.max_steps),
+            state=self.state,
             objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
             loss_scale=self.loss_scale,
             loader=self,
-            course=Course(BatchPlan(rows=10), self.state.step, self.samples),
-            max_steps=self.max_steps,
             reporter=reporter,
             evaluate=self.evaluate,
-            sample=(list) if self.sampling else None,
+            sampler="a sampler" if self.sampling else None,
+            sample=list,
             snapshot=lambda: SimpleNamespace(step=self.state.step),
             checkpoints=Path("checkpoints"),
             best=Path("best"),

@@ -5,10 +5,12 @@
 
 Early gradients agree with one another, so that small batches go further on the same tokens; later ones are noisier
 and want more rows (McCandlish et al., An Empirical Model of Large-Batch Training, arXiv 1812.06162). Numbers of
-updates and of samples are turned into each other in closed form, so the place in the data stays one integer.
+updates and of rows are turned into each other in closed form, so the place in the data stays one integer.
+
+A run that goes on may have come to its place with other batches: the schedule then counts from there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from candlewick.config import BatchStage, DataConfig
@@ -16,15 +18,19 @@ from candlewick.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class BatchPlan:
+class BatchSchedule:
     """Rows over all ranks per update: those of the stages, one after another, then `rows`."""
 
     rows: int
     stages: tuple[BatchStage, ...] = ()
+    step: int = 0
+    """Updates that were made before, perhaps by another schedule."""
+    rows_read: int = 0
+    """Rows that they read."""
 
     @classmethod
-    def of(cls, data: DataConfig, sequence_length: int, world_size: int) -> Self:
-        """Return the plan of a config. Raises ConfigError unless whole micro-batches on all ranks fill it."""
+    def from_config(cls, data: DataConfig, sequence_length: int, world_size: int) -> Self:
+        """Return the schedule of a config. Raises ConfigError unless whole micro-batches on all ranks fill it."""
         per_pass = data.micro_batch_size * world_size
         cut = f"{world_size} ranks x micro_batch_size {data.micro_batch_size} = {per_pass} rows"
         rows = data.global_batch_size or per_pass
@@ -49,30 +55,44 @@ class BatchPlan:
                 )
         return cls(rows, data.batch_ramp)
 
-    def rows_at(self, samples: int) -> int:
-        """Return the rows of the update that begins when so many samples were read."""
+    def resumed(self, step: int, rows_read: int) -> Self:
+        """Return the schedule of a run that has made `step` updates, which read so many rows."""
+        return replace(self, step=step, rows_read=rows_read)
+
+    def rows_at(self, rows_read: int) -> int:
+        """Return the rows of the update that begins when so many rows were read."""
         for stage in self.stages:
-            samples -= stage.steps * stage.global_batch_size
-            if samples < 0:
+            rows_read -= stage.steps * stage.global_batch_size
+            if rows_read < 0:
                 return stage.global_batch_size
         return self.rows
 
-    def samples_after(self, steps: int) -> int:
-        """Return how many samples the first `steps` updates read."""
-        samples = 0
+    def rows_after(self, steps: int) -> int:
+        """Return how many rows the first `steps` updates of the run have read."""
+        passed = self._steps_from_start(self.rows_read)
+        ahead = self._rows_from_start(passed + steps - self.step) - self._rows_from_start(passed)
+        return self.rows_read + ahead
+
+    def steps_for(self, rows: int) -> int:
+        """Return the least number of updates of the run that have read at least so many rows."""
+        passed = self._steps_from_start(self.rows_read)
+        ahead = rows - self.rows_read + self._rows_from_start(passed)
+        return self.step + self._steps_from_start(ahead) - passed
+
+    def _rows_from_start(self, steps: int) -> int:
+        rows = 0
         for stage in self.stages:
             taken = min(steps, stage.steps)
-            samples += taken * stage.global_batch_size
+            rows += taken * stage.global_batch_size
             steps -= taken
-        return samples + steps * self.rows
+        return rows + steps * self.rows
 
-    def steps_for(self, samples: int) -> int:
-        """Return the least number of updates that read at least so many samples."""
+    def _steps_from_start(self, rows: int) -> int:
         steps = 0
         for stage in self.stages:
-            taken = min(-(-samples // stage.global_batch_size), stage.steps)
-            samples -= taken * stage.global_batch_size
+            taken = min(-(-rows // stage.global_batch_size), stage.steps)
+            rows -= taken * stage.global_batch_size
             steps += taken
-            if samples <= 0:
+            if rows <= 0:
                 return steps
-        return steps + -(-samples // self.rows)
+        return steps + -(-rows // self.rows)

@@ -1,8 +1,8 @@
 """Token shards -> batches, in an order that is a function of one integer.
 
     global sample g      its row, as `samples` says
-    update               samples [g, g + G), with G of the BatchPlan;  rank r of W takes the r-th of W equal slices
-                         of them, in micro-batches of B rows
+    update               samples [g, g + G), with G of the batch schedule; rank r of W takes the r-th of W equal
+                         slices of them, in micro-batches of B rows
 
 So the state is the number of samples handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
 run can go on with others and sees the same tokens in the same order. One thread prepares the next updates. What it
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from candlewick.config import DataConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.samples import Samples, open_rows
 from candlewick.data.rows.windows import Rows
 from candlewick.data.tokens.dataset import TokenSplit
@@ -67,7 +67,7 @@ class Loader:
     _: KW_ONLY
     sequence_length: int
     seed: int
-    plan: BatchPlan
+    plan: BatchSchedule
     rank: int = 0
     world_size: int = 1
     samples: int = 0

@@ -126,9 +126,7 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     if (folder / MANIFEST).exists():
         if not holds_text(folder):
             raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
-        config = config.model_copy(
-            update={"documents": "line"}
-        )  # of shards, whatever the config says of other text
+        config = config.replaced(documents="line")  # of shards, whatever the config says of other text
     files: list[SourceFile] = []
     others = 0
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):

@@ -22,7 +22,9 @@ from candlewick.data.text.documents import count_documents
 from candlewick.data.text.hub_files import choose_files
 from candlewick.data.text.pieces import Piece, SourceFile
 from candlewick.errors import DataError
-from candlewick.hub import SCHEME, HubFile, HubRepo, fetch_file, open_repo, parse_uri
+from candlewick.hub import SCHEME, HubFile, HubRepo, HubUri, fetch_file, open_repo, parse_uri
+
+OpenRepo = Callable[[HubUri], HubRepo]
 
 _log = logging.getLogger(__name__)
 
@@ -113,20 +115,25 @@ class SourceFiles:
         return found
 
 
-def open_text(uris: Sequence[str], config: DataConfig, split: str | None = None) -> Corpus | SourceFiles:
+def open_text(
+    uris: Sequence[str], config: DataConfig, split: str | None = None, open_repo: OpenRepo = open_repo
+) -> Corpus | SourceFiles:
     """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later.
 
     A dataset on the Hub without a path is its `split`, by default `data.hub_split`.
     """
     if any(uri.startswith(SCHEME) for uri in uris):
-        return open_sources(uris, split or config.hub_split, config)
+        return open_sources(uris, split or config.hub_split, config, open_repo)
     return open_corpus(uris, config)
 
 
-def open_sources(uris: Sequence[str], split: str, config: DataConfig) -> SourceFiles:
+def open_sources(
+    uris: Sequence[str], split: str, config: DataConfig, open_repo: OpenRepo = open_repo
+) -> SourceFiles:
     """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
 
-    Raises DataError for what is missing, no text, or given twice; EnvironmentFault if the Hub cannot be reached.
+    `open_repo` opens a repository of the Hub; a run hands one in that opens each only once. Raises DataError for
+    what is missing, no text, or given twice; EnvironmentFault if the Hub cannot be reached.
     """
     files: list[SourceFile | HubSource] = []
     for uri in uris:

@@ -36,13 +36,12 @@ Group = tuple[tuple[Piece, ...], int]
 def settings_of(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
     """Return the settings that shape a token dataset; the others say how to make it or how to read it.
 
-    Without `hold_out`, and where validation text is given, all of the training text is trained on.
+    Without `hold_out` all of the training text is trained on.
     """
-    is_held_out = hold_out and not config.validation_shards
     return {
         **config.model_dump(include={"format", "documents", "bad_utf8", "deduplicate", "shard_text_bytes"}),
         "field": field_of(config),
-        "validation_fraction": config.validation_fraction if is_held_out else None,
+        "validation_fraction": config.validation_fraction if hold_out else None,
     }
 
 
@@ -59,7 +58,7 @@ def plan(
     groups: list[Group] = []
     hashes: dict[SourceFile, str] = {}
     if corpus is not None:
-        holdout = choose(corpus) if hold_out and validation is None else "given"
+        holdout = choose(corpus) if hold_out else "given"
         groups += groups_of(assign(corpus, holdout), corpus)
         hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:

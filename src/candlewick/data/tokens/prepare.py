@@ -11,7 +11,7 @@ With `data.deduplicate` all text is read twice, first to find what stands there 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,38 +31,36 @@ from candlewick.data.tokens.plan import plan, settings_of, whole_documents
 from candlewick.data.tokens.stream import Stream, Streamed
 from candlewick.data.tokens.workers import count_cores, in_processes
 from candlewick.errors import ConfigError, DataError
+from candlewick.terminal import ProgressCallback
 from candlewick.tokenizer.artifact import provenance
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER
 
-Progress = Callable[[int, int], None]  # bytes of text done and in all, about
-Named = Path | Tokenizer  # a tokenizer, or the folder of one
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """What is to be encoded: either side may be missing, and with what."""
+class EncodeJob:
+    """Opened text, and the tokenizer that encodes it; either side of the text may be missing."""
 
     train: Corpus | SourceFiles | None
     validation: Corpus | SourceFiles | None
     tokenizer: Tokenizer
     config: DataConfig
     hold_out: bool
+    """Hold out a part of the training text for validation."""
 
     @classmethod
-    def of(cls, config: DataConfig, tokenizer: Named, *, hold_out: bool = True) -> Self:
-        """Open the text of a config; see `prepare`."""
-        loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
+    def from_config(cls, config: DataConfig, tokenizer: Tokenizer, *, hold_out: bool = True) -> Self:
+        """Open the text of a config. Without training text all is for validation; see `prepare`."""
         train, validation = config.train_shards, config.validation_shards
         return cls(
             None if validation and not train else open_text(train, config),
             open_text(validation, config, "validation") if validation else None,
-            loaded.with_chat_tokens() if config.format == "chat" else loaded,
+            tokenizer.with_chat_tokens() if config.format == "chat" else tokenizer,
             config,
-            hold_out,
+            hold_out=hold_out and not validation,
         )
 
     @property
@@ -109,46 +107,44 @@ class Text:
         return without_duplicates(side, whole_documents(side), self.workers)
 
 
-def prepare(
-    config: DataConfig, tokenizer: Named, output: Path, *, hold_out: bool = True, progress: Progress | None = None
-) -> tuple[Manifest, bool]:
-    """Make the token dataset `output` of a config's text; return its manifest, and whether it was there already.
+def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None) -> tuple[Manifest, bool]:
+    """Make the token dataset `output` of opened text; return its manifest, and whether it was there already.
 
-    `tokenizer` is one, or the folder of one; for chats it gets what it lacks. Without training text all is for
-    validation, without `hold_out` all is for training. Raises DataError for text of no use, ArtifactError
-    if something else stands at `output`, Interrupted on SIGINT and SIGTERM: what is finished is kept then.
+    Raises DataError for text of no use, ArtifactError if something else stands at `output`, Interrupted on SIGINT
+    and SIGTERM: what is finished is kept then.
     """
-    text = Text.of(config, tokenizer, hold_out=hold_out)
-    recipe = text.recipe()
+    recipe = job.recipe()
 
     def make(folder: Path) -> Manifest:
         with stoppable(folder):
-            files, details, backend = _encode(text, folder, progress)
-        _require_text(text, details)
+            files, details, backend = _encode(job, folder, progress)
+        _require_text(job, details)
         _sweep(folder, files)
-        made = provenance(encoder=backend, workers=text.workers)
+        made = provenance(encoder=backend, workers=job.workers)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
         return publish(folder, output, manifest)
 
     return once(output, recipe, make, hashes=False)
 
 
-def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[FileEntry], dict[str, Any], str]:
+def _encode(
+    job: EncodeJob, folder: Path, progress: ProgressCallback | None
+) -> tuple[list[FileEntry], dict[str, Any], str]:
     """Write the dataset's files; return them, the manifest's details and the name of the encoder."""
     for name in ("shards", "tokenizer"):
         (folder / name).mkdir(exist_ok=True)
-    written = text.tokenizer.write(folder / "tokenizer")
+    written = job.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
-    own, convention = text.tokenizer, text.convention
+    own, convention = job.tokenizer, job.convention
     identity = json_sha256([own.sha256, convention]) if convention else own.sha256
     target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
     duplicates = 0
-    if text.is_streamed:
-        holdout, tasks, receipts, backend = _stream(text, target, identity, progress)
+    if job.is_streamed:
+        holdout, tasks, receipts, backend = _stream(job, target, identity, progress)
     else:
-        train, validation = text.deduplicated(text.train), text.deduplicated(text.validation)
-        holdout, tasks = plan(train, validation, identity, text.config, hold_out=text.hold_out)
-        receipts, backend = _run(tasks, target, text.workers, progress)
+        train, validation = job.deduplicated(job.train), job.deduplicated(job.validation)
+        holdout, tasks = plan(train, validation, identity, job.config, hold_out=job.hold_out)
+        receipts, backend = _run(tasks, target, job.workers, progress)
         duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
@@ -160,28 +156,28 @@ def _encode(text: Text, folder: Path, progress: Progress | None) -> tuple[list[F
 
 
 def _stream(
-    text: Text, target: Target, identity: str, progress: Progress | None
+    job: EncodeJob, target: Target, identity: str, progress: ProgressCallback | None
 ) -> tuple[Holdout, list[Task], list[Receipt], str]:
     """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
     backend = ""
 
     def run(tasks: Sequence[Task]) -> list[Receipt]:
         nonlocal backend
-        receipts, backend = _run(tasks, target, text.workers, None)
+        receipts, backend = _run(tasks, target, job.workers, None)
         return receipts
 
-    done, holds_out = Streamed(), text.hold_out and text.validation is None
-    sides: dict[Split, Corpus | SourceFiles | None] = {"train": text.train, "validation": text.validation}
+    done = Streamed()
+    sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
     for side, files in sides.items():
         if files is not None:
             opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
-            stream = Stream(opened, target.folder, identity, hold_out=holds_out, run=run)
-            stream.prepare(side, done, 2 * text.workers, progress)
-    return ("hash" if holds_out else "given"), done.tasks, done.receipts, backend
+            stream = Stream(opened, target.folder, identity, hold_out=job.hold_out, run=run)
+            stream.prepare(side, done, 2 * job.workers, progress)
+    return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, backend
 
 
 def _run(
-    tasks: Sequence[Task], target: Target, workers: int, progress: Progress | None
+    tasks: Sequence[Task], target: Target, workers: int, progress: ProgressCallback | None
 ) -> tuple[list[Receipt], str]:
     """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
     receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
@@ -250,19 +246,27 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
     }
 
 
-def _require_text(text: Text, details: dict[str, Any]) -> None:
-    config = text.config
-    if text.train is not None and not details["splits"]["train"]["text_bytes"]:
+def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
+    """Raise DataError if a side that was given or is held out has no text."""
+
+    def is_empty(split: Split) -> bool:
+        return not details["splits"][split]["text_bytes"]
+
+    if job.train is not None and is_empty("train"):
         raise DataError(
-            f"no training text came out of {', '.join(config.train_shards)[:200]}",
+            f"no training text came out of {_names(job.train)}",
             "give more text, or text that is not empty or left out",
         )
-    is_wanted = text.validation is not None or text.hold_out
-    if is_wanted and not details["splits"]["validation"]["text_bytes"]:
+    side = job.train if job.hold_out else job.validation
+    if side is not None and is_empty("validation"):
         raise DataError(
-            f"no validation text came out of {', '.join(config.validation_shards or config.train_shards)[:200]}",
+            f"no validation text came out of {_names(side)}",
             "give more text, raise data.validation_fraction, or set data.validation_shards",
         )
+
+
+def _names(side: Corpus | SourceFiles) -> str:
+    return ", ".join(file.name for file in side.files)[:200]
 
 
 def _sweep(partial: Path, files: Sequence[FileEntry]) -> None:

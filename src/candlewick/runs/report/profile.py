@@ -24,14 +24,15 @@ from torch._C._autograd import DeviceType
 from candlewick.config import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
 from candlewick.data.rows.loader import Batch
 from candlewick.optim.shard import own_part
-from candlewick.runs.start import begin
-from candlewick.runs.tokens import with_tokens
-from candlewick.runs.train import open_data
+from candlewick.runs.prepare import prepare_run
+from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.train import resolve_run
 from candlewick.train.build import build
+from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.step import train_step
-from candlewick.train.trainer import Parts, Trainer
+from candlewick.train.trainer import Trainer
 
 Json = dict[str, Any]
 
@@ -103,25 +104,24 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> Json:
     bytes of memory. Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes
     on the way forward; what selective recomputation keeps is not seen. Raises what building a run raises.
     """
-    config = with_tokens(begin(config, None)[0])
-    quiet = {
-        "checkpoint": CheckpointConfig(init_from=config.runtime.checkpoint.init_from),
-        "evaluation": EvaluationConfig(),
-        "logging": LoggingConfig(enable_stdout=False),
-    }
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update=quiet)})
+    checkpoint = CheckpointConfig(init_from=config.runtime.checkpoint.init_from)
+    logging = LoggingConfig(enable_stdout=False)
+    config = config.replaced(
+        runtime=config.runtime.replaced(checkpoint=checkpoint, evaluation=EvaluationConfig(), logging=logging)
+    )
     output.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="candlewick-") as run_dir:
-        trainer = build(config, open_data(config), Path(run_dir))
+    with TemporaryDirectory(prefix="candlewick-") as folder:
+        plan = resolve_run(prepare_run(resolve(config, Path(folder), Request())))
+        trainer = build(plan, Path(folder))
         try:
-            with trainer.parts.reporter.running(trainer.state):
+            with trainer.components.reporter.running(trainer.state):
                 return _watch(trainer, output, steps)
         finally:
-            trainer.parts.loader.close()
+            trainer.components.loader.close()
 
 
 def _watch(trainer: Trainer, output: Path, steps: int) -> Json:
-    parts = trainer.parts
+    parts = trainer.components
     device = next(parts.objective.parameters()).device
     watch = Stopwatch(device)
 
@@ -151,7 +151,7 @@ def _watch(trainer: Trainer, output: Path, steps: int) -> Json:
     }
 
 
-def _attach(parts: Parts, watch: Stopwatch) -> None:
+def _attach(parts: TrainingComponents, watch: Stopwatch) -> None:
     """Let every part of a step tell the stopwatch when it begins and ends."""
     objective, optimizer = parts.objective, parts.optimizer
 
@@ -245,7 +245,7 @@ def _activations(objective: NextTokenLoss, batch: Batch) -> int:
     return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)
 
 
-def _memory(parts: Parts, device: torch.device) -> dict[str, int]:
+def _memory(parts: TrainingComponents, device: torch.device) -> dict[str, int]:
     """Return bytes of what stays from step to step, and the peak on CUDA, else what the process holds."""
     parameters = list(parts.objective.parameters())
     tensors = {

@@ -3,12 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlewick.config import BatchStage, DataConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 
 
-def plan_of(world_size: int = 1, length: int = 16, **data) -> BatchPlan:
-    return BatchPlan.of(DataConfig.model_validate(data, strict=False), length, world_size)
+def plan_of(world_size: int = 1, length: int = 16, **data) -> BatchSchedule:
+    return BatchSchedule.from_config(DataConfig.model_validate(data, strict=False), length, world_size)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3)
 
 @given(stages=STAGES, rows=st.integers(1, 9))
 def test_steps_and_samples_are_those_of_counting_one_update_after_another(stages, rows):
-    plan = BatchPlan(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
+    plan = BatchSchedule(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
     sizes = [size for steps, size in stages for _ in range(steps)] + [rows] * 5
     samples = 0
     for step, size in enumerate(sizes):
-        assert plan.samples_after(step) == samples
+        assert plan.rows_after(step) == samples
         assert plan.steps_for(samples) == step
         for place in range(samples, samples + size):
             assert plan.rows_at(place) == size

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.config import BatchStage, DataConfig
-from candlewick.data.rows.batches import BatchPlan
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Batch, Loader, validation_batches
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
@@ -39,7 +39,7 @@ T = 8
 
 def make_loader(*sources: TokenSplit, rows=12, micro_batch_size=2, data=None, **changes) -> Loader:
     config = DataConfig.model_validate({"micro_batch_size": micro_batch_size, **(data or {})}, strict=False)
-    plan = changes.pop("plan", BatchPlan(rows))
+    plan = changes.pop("plan", BatchSchedule(rows))
     return Loader(sources or (SPLIT,), config, **{"sequence_length": T, "seed": 1, "plan": plan, **changes})
 
 
@@ -182,7 +182,7 @@ def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
 
 
 def test_a_ramp_reads_the_same_rows_in_smaller_updates():
-    ramp = BatchPlan(12, (BatchStage(steps=2, global_batch_size=4), BatchStage(steps=1, global_batch_size=6)))
+    ramp = BatchSchedule(12, (BatchStage(steps=2, global_batch_size=4), BatchStage(steps=1, global_batch_size=6)))
     found = read(make_loader(plan=ramp), 6)
     assert [len(update) for update in found] == [4, 4, 6, 12, 12, 12]
     rows = [row for update in found for row in update]

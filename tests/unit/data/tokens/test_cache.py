@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.prepared import prepare_tokens as prepare
 
 from candlewick.artifacts.build import alone
 from candlewick.config import DataConfig
 from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.data.tokens.prepare import prepare
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.text import documents, pieces
@@ -10,7 +11,6 @@ from candlewick.data.text.documents import BadText, read
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.duplicates import repeated, without_duplicates
 from candlewick.data.tokens.plan import plan, whole_documents
-from candlewick.data.tokens.prepare import prepare
 
 
 def unique(folder, **settings) -> Corpus:

@@ -110,7 +110,6 @@ def test_settings_are_those_that_shape_the_content():
     assert (found["documents"], found["field"], found["validation_fraction"]) == ("line", "messages", 0.01)
     assert "num_workers" not in found
     assert settings_of(DataConfig(), hold_out=False)["validation_fraction"] is None
-    assert settings_of(DataConfig(validation_shards=("v",)))["validation_fraction"] is None
 
 
 def test_text_that_is_in_both_splits_is_a_warning(write, caplog):

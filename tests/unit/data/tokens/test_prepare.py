@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from tests import foreign
+from tests.prepared import prepare_tokens as prepare
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
 from candlewick.data.tokens import prepare as module
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
-from candlewick.data.tokens.prepare import prepare
 from candlewick.errors import ArtifactError, DataError, Interrupted, TokenizerError
 
 SMALL = {"shard_text_bytes": 1 << 16}

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text
 from tests.hub_server import HubServer
+from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.tokens import prepare as prepare_module
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.data.tokens.prepare import prepare
 from candlewick.errors import ConfigError, DataError, EnvironmentFault
 
 URI = "hf://datasets/me/web"

@@ -10,7 +10,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
 from candlewick.parallel.apply import parallelize
-from candlewick.parallel.env import Distributed
+from candlewick.parallel.device import Distributed
 from candlewick.train.monitor.statistics import observing
 from candlewick.train.monitor.trackers import METRICS, metric_of
 from candlewick.train.objective import NextTokenLoss

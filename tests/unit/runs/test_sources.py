@@ -3,13 +3,13 @@ import shutil
 
 import pytest
 from tests import foreign
+from tests.prepared import open_data, prepare
 
 from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError
-from candlewick.runs.tokens import parts_of, text_parts, token_dataset, with_tokens
-from candlewick.runs.train import open_data, open_validation
+from candlewick.runs.sources import all_sources, text_sources, token_dataset
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -28,16 +28,16 @@ def mixed(tiny, text_dir, tokens):
 
 def test_everything_that_a_run_reads_has_a_name(mixed, text_dir):
     data = mixed(validation_shards=["v.txt"], validation_sets={"code": ["c.txt"]}).data
-    assert list(parts_of(data)) == ["tokens_0", "tokens_1", "tokens_2", "validation", "validation_code"]
-    assert list(text_parts(data)) == ["tokens_0", "tokens_2", "validation", "validation_code"]
+    assert list(all_sources(data)) == ["tokens_0", "tokens_1", "tokens_2", "validation", "validation_code"]
+    assert list(text_sources(data)) == ["tokens_0", "tokens_2", "validation", "validation_code"]
 
 
 def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
-    config = with_tokens(mixed())
+    config = prepare(mixed()).config
     folders = [token_dataset(source.shards) for source in config.data.mixture]
     assert folders[1] == tokens
     assert [source.weight for source in config.data.mixture] == [3, 2, 1]
-    assert with_tokens(config) == config  # nothing is text any more
+    assert prepare(config).config == config  # nothing is text any more
     data = open_data(config)
     assert len({read_manifest(folder).inputs["tokenizer"] for folder in folders}) == 1
     assert [split.dataset_id for split in data.train] == [read_manifest(folder).id for folder in folders]
@@ -48,8 +48,8 @@ def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
 
 def test_without_any_the_tokenizer_learns_all_of_the_mixture(tiny, text_dir, cache):
     mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in (3, 4)]
-    data = open_data(with_data(tiny, train_shards=[], mixture=mixture))
-    together = open_data(with_data(tiny, train_shards=[uri for source in mixture for uri in source["shards"]]))
+    data = prepare(with_data(tiny, train_shards=[], mixture=mixture))
+    together = prepare(with_data(tiny, train_shards=[uri for source in mixture for uri in source["shards"]]))
     assert data.tokenizer.sha256 == together.tokenizer.sha256
 
 
@@ -64,7 +64,7 @@ def test_given_validation_is_the_main_one_and_nothing_is_held_out(mixed, text_di
 def test_validation_sets_are_text_or_tokens_on_the_validation_side(tiny, tokens, text_dir, tmp_path):
     other = shutil.copytree(tokens, tmp_path / "copy")
     sets = {"six": [str(text_dir / "06.txt")], "same": [str(other)], "again": [str(text_dir / "06.txt")]}
-    config = with_tokens(with_data(tiny, validation_sets=sets))
+    config = prepare(with_data(tiny, validation_sets=sets)).config
     assert token_dataset(config.data.validation_sets["six"]) is not None
     data = open_data(config)
     assert data.validation_sets["six"].num_bytes == (text_dir / "06.txt").stat().st_size
@@ -90,10 +90,9 @@ def test_a_source_of_another_tokenizer_is_refused(mixed, tokenizer, tmp_path):
         open_data(config)
 
 
-def test_validation_alone_needs_no_training_text(tiny, text_dir):
+def test_validation_text_alone_is_nothing_to_train_on(tiny, text_dir):
     config = with_data(tiny, train_shards=[], validation_shards=[str(text_dir / "06.txt")])
-    assert open_validation(with_data(tiny, validation_shards=[str(text_dir / "06.txt")])).name == "validation"
-    with pytest.raises(ConfigError, match="nothing to train on"):
+    with pytest.raises(ConfigError, match="no text to train on"):
         open_data(config)
 
 
@@ -106,7 +105,7 @@ def test_chats_bring_their_tokens_and_masks(tiny, tokens, tmp_path, cache):
     config = config.model_copy(
         update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": tmp_path / "tokenizer"})}
     )
-    found = with_tokens(config)
+    found = prepare(config).config
     extended = found.tokenizer.tokenizer_json
     assert Tokenizer.load(extended).chat_ids == (300, 301)
     assert open_data(found).train[0].masks is not None
@@ -114,36 +113,36 @@ def test_chats_bring_their_tokens_and_masks(tiny, tokens, tmp_path, cache):
     again = config.model_copy(
         update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": extended})}
     )
-    assert with_tokens(again) == found
+    assert prepare(again).config == found
 
 
 def test_the_cache_keeps_what_the_run_names(tiny, text_dir, tmp_path):
     cache = tmp_path / "cache"
-    first = with_tokens(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")]))
+    first = prepare(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")])).config
     more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
-    more = with_tokens(first.model_copy(update={"data": first.data.model_copy(update=more)}))
+    more = prepare(first.model_copy(update={"data": first.data.model_copy(update=more)})).config
     assert open_data(more).train[0].num_tokens
     sources = [*more.data.train_shards, *more.data.validation_sets["more"]]
     assert sorted(map(str, cache.iterdir())) == sorted(sources)  # the tokenizer lies in the first
 
 
 def test_tokens_that_the_cache_has_lost_are_told(tiny, text_dir, tmp_path):
-    config = with_tokens(with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(text_dir / "00.txt")]))
+    config = prepare(with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(text_dir / "00.txt")])).config
     shutil.rmtree(config.data.train_shards[0])
     with pytest.raises(DataError, match=r"the prepared tokens .*tokens-\w+ are gone from the cache .*the text"):
-        with_tokens(config)
+        prepare(config)
 
 
 def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
-    first = with_tokens(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")]))
+    first = prepare(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")])).config
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what this run uses
     opened = TokenDataset.open(token_dataset(first.data.train_shards)).split("train")
-    with_tokens(with_data(tiny, **own, train_shards=[str(text_dir / "01.txt")]))
+    prepare(with_data(tiny, **own, train_shards=[str(text_dir / "01.txt")]))
     assert len(list((tmp_path / "cache").iterdir())) == 3  # the first one's tokens are still open
     assert opened.num_tokens
     del opened
-    with_tokens(with_data(tiny, **own, train_shards=[str(text_dir / "02.txt")]))
+    prepare(with_data(tiny, **own, train_shards=[str(text_dir / "02.txt")]))
     names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir())
     assert names == ["tokenizer", "tokens"]
 
@@ -152,8 +151,8 @@ def test_a_tokenizer_in_two_files_makes_the_tokens_and_then_lies_in_them(tiny, t
     foreign.seed(alphabet=True).model.save(str(tmp_path))
     two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
     config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
-    found = with_tokens(config.model_copy(update={"tokenizer": TokenizerConfig(**two)}))
+    found = prepare(config.model_copy(update={"tokenizer": TokenizerConfig(**two)})).config
     assert found.tokenizer.vocab is None
-    own = open_data(found).tokenizer
+    own = prepare(found).tokenizer
     assert own.sha256 == Tokenizer.from_files(**two).sha256
     assert (own.delimiter_id, own.end_id) == (1, 2)

@@ -1,0 +1,163 @@
+"""A checkpoint is opened once: the newest whole one is found, and each file that is needed is hashed.
+
+    Checkpoint.open(path, need={"weights"})       a checkpoint, a folder of them, a run, a Hugging Face folder
+    Checkpoint.newest(directory, need={"weights", "optimizer"})              for a run that goes on
+
+Everything after that reads the open checkpoint, and hashes nothing again. Shapes come from `config.json`, never
+from the weights. A Hugging Face folder from elsewhere has no manifest: its weights and tokenizer can be used.
+"""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, file_sha256
+from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
+from candlewick.checkpoint.layout import OPTIMIZER, STATE, candidates, checked_manifest, list_checkpoints
+from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
+from candlewick.config import ModelConfig, RunConfig
+from candlewick.errors import CheckpointError
+from candlewick.model.flops import model_size
+from candlewick.tokenizer.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Part = Literal["weights", "optimizer"]
+
+STATE_VERSION = 1
+_STATE_TYPES = {"counters": dict, "loader": dict, "random": dict, "config": dict, "threads": int}
+_FIX_OTHER_CHECKPOINT = "use another checkpoint"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder whose needed files match their hashes."""
+
+    folder: Path
+    manifest: Manifest | None
+    """None: a Hugging Face folder from elsewhere."""
+
+    @classmethod
+    def open(cls, path: Path, need: Collection[Part]) -> Self:
+        """Open a checkpoint folder, or the newest whole one of a run or of a folder of checkpoints.
+
+        `state.json` is always checked if it is there. Raises CheckpointError with the reason.
+        """
+        return cls._first_whole(candidates(path), need, path)
+
+    @classmethod
+    def newest(cls, directory: Path, need: Collection[Part]) -> Self:
+        """Open the newest whole checkpoint of a folder of them. Raises CheckpointError if there is none."""
+        return cls._first_whole(list_checkpoints(directory)[::-1], need, directory)
+
+    @classmethod
+    def _first_whole(cls, folders: list[Path], need: Collection[Part], place: Path) -> Self:
+        """Open the first folder that is whole, and name each one that is rejected."""
+        rejected: list[str] = []
+        for folder in folders:
+            try:
+                return cls(folder, _verify_needed(folder, need))
+            except CheckpointError as error:
+                if len(folders) == 1 and folder == place:
+                    raise
+                logger.warning("%s", error.problem)
+                rejected.append(folder.name)
+        if rejected:
+            raise CheckpointError(
+                f"no valid checkpoint in {place}: {', '.join(rejected)} rejected", "restore one of them"
+            )
+        raise CheckpointError(f"no checkpoint in {place}", "train without --resume, or give the right run folder")
+
+    @property
+    def id(self) -> str:
+        """Identify the checkpoint: the manifest's id, of a folder from elsewhere the hash of its weights' file."""
+        if self.manifest is not None:
+            return self.manifest.id
+        return file_sha256(self.folder / (MODEL if (self.folder / MODEL).is_file() else INDEX))
+
+    @cached_property
+    def shape(self) -> tuple[ModelConfig, int]:
+        """Read the model's settings and its vocabulary rows."""
+        return from_hugging_face(self.folder / "config.json")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer."""
+        return Tokenizer.load(self.folder)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """Read `state.json`. Raises CheckpointError if it cannot be read or a part is missing or malformed."""
+        return read_state(self.folder)
+
+    @cached_property
+    def config(self) -> RunConfig | None:
+        """Read the resolved config of the run that wrote it; None: the folder does not say."""
+        if not (self.folder / STATE).is_file():
+            return None
+        try:
+            return RunConfig.model_validate_json(canonical_json(self.state["config"]))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.folder / STATE} holds settings that this version does not read: {error}"
+            ) from None
+
+    def weights(self) -> "dict[str, Tensor]":
+        """Read the weights by our names. Raises CheckpointError if they are fewer than the model has."""
+        config, vocab_size = self.shape
+        saved = read_model(self.folder).items()
+        tensors = from_saved(config, {name: t for name, t in saved if not name.endswith("rotary_emb.inv_freq")})
+        if config.tie_word_embeddings:
+            tensors.pop("lm_head.weight", None)
+        expected, found = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())
+        if expected > found:  # before anything of the claimed size is made
+            raise CheckpointError(
+                f"{self.folder / MODEL} holds {found:,} numbers, the model of {self.folder / 'config.json'} has "
+                f"{expected:,}",
+                "use the configuration that the checkpoint was written with",
+            )
+        return tensors
+
+    def optimizer(self) -> "dict[str, Tensor]":
+        """Read the optimizer's state by parameter."""
+        return read_tensors(self.folder / OPTIMIZER)
+
+
+def _verify_needed(folder: Path, need: Collection[Part]) -> Manifest | None:
+    """Verify the needed files of a checkpoint folder; return its manifest if it has one."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    if "optimizer" in need:
+        return checked_manifest(folder)
+    # a copy without what only training needs will do; state.json is small, so it is checked wherever it is
+    return checked_manifest(folder, without=[OPTIMIZER] if (folder / STATE).is_file() else [OPTIMIZER, STATE])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read `state.json`. Raises CheckpointError if it cannot be read or a part is missing or malformed."""
+    path = folder / STATE
+    try:
+        raw: object = json.loads(path.read_bytes())
+        canonical_json(raw)  # refuses numbers that are not finite
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", _FIX_OTHER_CHECKPOINT) from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} is not the state of a run", _FIX_OTHER_CHECKPOINT)
+    state = cast(dict[str, Any], raw)
+    if state.get("version") != STATE_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {state.get('version')}, this program reads {STATE_VERSION}",
+            "use the version of candlewick that wrote it",
+        )
+    if missing := sorted(key for key, kind in _STATE_TYPES.items() if not isinstance(state.get(key), kind)):
+        raise CheckpointError(
+            f"{path} lacks {', '.join(missing)} or has them in another form", _FIX_OTHER_CHECKPOINT
+        )
+    return state

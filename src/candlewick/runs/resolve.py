@@ -1,0 +1,242 @@
+"""A run is decided here, once: what it starts from, which text it reads, which tokenizer it uses and why.
+
+    config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.train--> RunPlan
+
+Nothing is written but shards of text, if those are asked for. Files are opened once: a checkpoint, each source of
+text, each repository of the Hub at one commit, the tokenizer. No torch is imported.
+
+A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the run
+folder, from a folder that several runs share; else it is trained. Those of the two folders are only taken if a
+request says so: one that was trained with other settings is then an error. Otherwise what is not as the settings
+say is trained anew.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from candlewick.artifacts.manifest import MANIFEST, read_manifest
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.config import DataConfig, RunConfig
+from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.errors import ConfigError
+from candlewick.hub import SCHEME, open_repo
+from candlewick.parallel.env import read_ranks
+from candlewick.runs.sharding import Sharding, shard_text
+from candlewick.runs.sources import text_sources, token_dataset, training_sources, with_datasets
+from candlewick.runs.start import resolve_start
+from candlewick.tokenizer.artifact import KIND
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.train.budget import planned_steps
+from candlewick.train.plan import Resume, Start
+
+Say = Callable[[str], None]
+Text = Corpus | SourceFiles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command asks for besides the settings."""
+
+    resume: Literal["never", "if_available", "required"] = "never"
+    """never: a folder that holds a run is an error."""
+    keeps_data: bool = False
+    """Prepared text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
+    skip_tokenizer: bool = False
+    """Train no tokenizer: take the one that is there."""
+    retrain_tokenizer: bool = False
+    """Train the tokenizer anew, whatever is there."""
+    shared_tokenizer: Path | None = None
+    """A folder of several runs: its tokenizer is taken, or trained there, and copied to the run's folder."""
+    sharding: Sharding | None = None
+    """Write text as shards first; None: it is read where it is."""
+    prepare_only: bool = False
+    """Train nothing: another machine goes on with `candlewick train`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerPlan:
+    """Which tokenizer a run uses, and why."""
+
+    tokenizer: Tokenizer | None
+    """None: one is trained."""
+    reason: Literal["given", "found", "trained"]
+    source: Path | None
+    """Where the tokenizer lies, or is trained; None: in the cache, under a name made from what it is made of."""
+    copy_to: Path | None = None
+    """Where the run keeps its own copy."""
+    retrain: tuple[Path, ...] = ()
+    """Folders of tokenizers that are removed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePlan:
+    """What `runs.prepare` makes for a run."""
+
+    config: RunConfig
+    run_dir: Path
+    start: Start
+    texts: Mapping[str, Text]
+    """Opened text by the name of the dataset that is made of it."""
+    tokenizer: TokenizerPlan
+    keeps_data: bool
+    """Datasets lie in the run folder; else in `data.cache_dir`."""
+
+    @property
+    def folders(self) -> dict[str, Path] | None:
+        """Return where the datasets will lie; None: in the cache, under names made from what they are made of."""
+        return {name: self.run_dir / name for name in self.texts} if self.keeps_data else None
+
+
+def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logger.info) -> PreparePlan:
+    """Decide everything about a run that is known before its text is prepared.
+
+    The caller holds the run's lock. `say` receives a line per folder of shards. Raises ConfigError for settings
+    that cannot be, CheckpointError, DataError and EnvironmentFault for what cannot be opened.
+    """
+    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    newest = _find_newest(directory, run_dir, request)
+    config, start, tokenizer = resolve_start(config, newest)
+    length = config.sequence_length
+    batches = BatchSchedule.from_config(config.data, length, read_ranks().world_size)
+    # a run without an end would stop as soon as its text is prepared
+    planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=1)
+    if request.sharding is not None:
+        if newest is not None and request.sharding.existing == "remake":
+            raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
+        config = config.replaced(data=shard_text(config.data, request.sharding, say))
+    if not training_sources(config.data):
+        raise ConfigError(
+            "there is no text to train on",
+            "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
+        )
+    config = _with_token_budget(config, batches)
+    plan = PreparePlan(
+        config,
+        run_dir,
+        start,
+        open_texts(config.data),
+        _resolve_tokenizer(config, tokenizer, run_dir, request),
+        request.keeps_data,
+    )
+    if isinstance(start, Resume) and request.keeps_data:
+        require_same_run(plan, start.checkpoint)
+    return plan
+
+
+def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint | None:
+    """Open the checkpoint that the run goes on from, if it does. Raises ConfigError for a run in the way."""
+    is_there = bool(list_checkpoints(directory))
+    if request.resume == "never" and is_there:
+        raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
+    if request.resume == "required" or (request.resume == "if_available" and is_there):
+        return Checkpoint.newest(directory, need={"weights", "optimizer"})
+    return None
+
+
+def open_texts(data: DataConfig) -> dict[str, Text]:
+    """Open every source that is text, by the name of its dataset; a repository of the Hub once, at one commit."""
+    opened, training = cache(open_repo), training_sources(data)
+    return {
+        name: open_text(
+            uris, data, None if name in training else "validation", lambda uri: opened(replace(uri, path=""))
+        )
+        for name, uris in text_sources(data).items()
+    }
+
+
+def _with_token_budget(config: RunConfig, batches: BatchSchedule) -> RunConfig:
+    """Return the config with `data.max_tokens` set to what the schedule reads, if that is left open and known."""
+    data, scheduler = config.data, config.scheduler
+    is_streamed = any(uri.startswith(SCHEME) for uris in training_sources(data).values() for uri in uris)
+    if not is_streamed or data.max_tokens is not None:
+        return config
+    if scheduler.total_steps is None and scheduler.total_tokens is None:
+        if data.max_documents is not None:
+            return config
+        raise ConfigError(
+            "text of the Hub has no end here: neither its size nor a number of steps or tokens is set",
+            "set scheduler.total_steps or total_tokens, data.max_tokens, or data.max_documents",
+        )
+    length = config.sequence_length
+    steps = planned_steps(scheduler, batches, sequence_length=length, epoch_rows=1)
+    assert steps is not None, "it has steps or tokens"
+    tokens = batches.rows_after(steps) * length
+    logger.info("the run reads %d tokens: so many are prepared of text on the Hub", tokens)
+    return config.replaced(data={"max_tokens": tokens})
+
+
+def _resolve_tokenizer(
+    config: RunConfig, inherited: Tokenizer | None, run_dir: Path, request: Request
+) -> TokenizerPlan:
+    """Choose the tokenizer. Raises ConfigError for requests that contradict what is there."""
+    own, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
+    places = [place for place in (own if request.keeps_data else None, shared) if place is not None]
+    if settings.tokenizer_json in places:  # not a given one, but where it is going to be
+        settings = settings.replaced(tokenizer_json=None)
+    copy_to = None if shared is None else own
+    path = settings.tokenizer_json or settings.vocab or _first_dataset_tokenizer(config.data)
+    if path is not None:
+        if request.retrain_tokenizer:
+            raise ConfigError(f"--force-retrain-tokenizer, but {path} is given", "leave one of them out")
+        tokenizer = inherited or open_tokenizer(settings) or Tokenizer.load(path)
+        return TokenizerPlan(tokenizer, "given", path, copy_to)
+    if request.retrain_tokenizer:
+        return TokenizerPlan(None, "trained", places[-1], copy_to, tuple(places))
+    if request.skip_tokenizer or shared is not None:
+        for place in (place for place in places if (place / "tokenizer.json").is_file()):
+            recorded = read_manifest(place, KIND).config if (place / MANIFEST).is_file() else {}
+            wanted = settings.model_dump(mode="json").items()
+            if other := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
+                raise ConfigError(f"{place} was trained with {'; '.join(other)}", "give --force-retrain-tokenizer")
+            return TokenizerPlan(Tokenizer.load(place), "found", place, own)
+        if request.skip_tokenizer:
+            where = " or ".join(map(str, places))
+            raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
+    return TokenizerPlan(None, "trained", places[-1] if places else None, copy_to)
+
+
+def _first_dataset_tokenizer(data: DataConfig) -> Path | None:
+    datasets = [token_dataset(uris) for uris in training_sources(data).values()]
+    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
+
+
+def result_settings(config: RunConfig) -> dict[str, object]:
+    """Return the settings that change the result: not where things are shown or how many workers help."""
+    return config.model_dump(
+        mode="json",
+        exclude={
+            "data": {"cache_dir", "cache_max_bytes", "num_workers"},
+            "runtime": {"logging", "log_every_n_steps"},
+        },
+    )
+
+
+def require_same_run(plan: PreparePlan, newest: Checkpoint) -> None:
+    """Raise ConfigError if the run in the folder has other settings or other text than the plan."""
+    fix = "choose another --run-dir, or delete that folder"
+    folders = plan.folders or {}
+    trained = with_datasets(plan.config, folders) if folders else plan.config
+    saved = newest.state["config"]
+    different = [
+        f"{section}.{key}"
+        for section, values in result_settings(trained).items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value != saved.get(section, {}).get(key)
+    ]
+    if different:
+        raise ConfigError(f"{newest.folder.parent} holds a run with other settings ({', '.join(different)})", fix)
+    for name, folder in folders.items():
+        if (folder / MANIFEST).is_file():
+            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
+            if read_manifest(folder).inputs.get(side) != plan.texts[name].fingerprint:
+                raise ConfigError(f"{newest.folder.parent} holds a run on other text", fix)

@@ -1,0 +1,74 @@
+"""What a run reads, by name: which of it is text, and which is prepared tokens.
+
+data.train_shards    tokens                        data.validation_shards   validation
+data.mixture         tokens_0, tokens_1, ...       data.validation_sets     validation_NAME
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from candlewick.config import DataConfig, RunConfig
+from candlewick.data.tokens.cache import is_cached
+from candlewick.data.tokens.dataset import is_token_dataset
+from candlewick.errors import ConfigError, DataError
+
+Sources = dict[str, tuple[str, ...]]
+"""URIs by the name of the dataset that is made of them."""
+
+
+def training_sources(data: DataConfig) -> Sources:
+    """Name what is trained on, in order."""
+    if data.mixture:
+        return {f"tokens_{number}": source.shards for number, source in enumerate(data.mixture)}
+    return {"tokens": data.train_shards} if data.train_shards else {}
+
+
+def all_sources(data: DataConfig) -> Sources:
+    """Name everything that a run reads."""
+    validation = {"validation": data.validation_shards} if data.validation_shards else {}
+    sets = {f"validation_{name}": uris for name, uris in data.validation_sets.items()}
+    return {**training_sources(data), **validation, **sets}
+
+
+def text_sources(data: DataConfig) -> Sources:
+    """Name what is text and not tokens yet."""
+    return {name: uris for name, uris in all_sources(data).items() if token_dataset(uris) is None}
+
+
+def token_dataset(uris: Sequence[str]) -> Path | None:
+    """Return the folder if `uris` names one token dataset, None if it names text.
+
+    Raises ConfigError for both, DataError for a dataset of a cache that is gone.
+    """
+    paths = [Path(uri) for uri in uris if "://" not in uri]
+    if (gone := next((path for path in paths if is_cached(path) and not path.exists()), None)) is not None:
+        raise DataError(f"the prepared tokens {gone} are gone from the cache", "give the text, to make them again")
+    datasets = [path for path in paths if is_token_dataset(path)]
+    if not datasets:
+        return None
+    if len(uris) > 1:
+        raise ConfigError(
+            f"{datasets[0]} is a token dataset and cannot stand beside other sources",
+            "give it alone, as a source of data.mixture, or give text",
+        )
+    return datasets[0]
+
+
+def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
+    """Return the config with token datasets, and the tokenizer of the first, in the place of text."""
+    data = config.data
+    uris = {**all_sources(data), **{name: (str(folder),) for name, folder in folders.items()}}
+    mixture = tuple(
+        source.replaced(shards=uris[name])
+        for name, source in zip(training_sources(data), data.mixture, strict=False)
+    )
+    first = Path(next(iter(uris.values()))[0])
+    return config.replaced(
+        data={
+            "train_shards": () if data.mixture else uris.get("tokens", ()),
+            "mixture": mixture,
+            "validation_shards": uris.get("validation", ()),
+            "validation_sets": {name: uris[f"validation_{name}"] for name in data.validation_sets},
+        },
+        tokenizer={"tokenizer_json": first / "tokenizer", "vocab": None, "merges": None, "special_tokens": None},
+    )

@@ -1,0 +1,82 @@
+"""The objects of one run, and what several of them do together: evaluate, write samples, collect a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from candlewick.checkpoint.open import STATE_VERSION
+from candlewick.checkpoint.save import Snapshot, weights_of
+from candlewick.data.rows.loader import Loader
+from candlewick.model.transformer import Transformer
+from candlewick.optim.build import Optimizer
+from candlewick.parallel.fsdp import gathered, whole
+from candlewick.train.evaluate import evaluate_sets
+from candlewick.train.loss_scale import LossScale
+from candlewick.train.objective import NextTokenLoss
+from candlewick.train.plan import RunPlan
+from candlewick.train.reporter import Reporter
+from candlewick.train.state import TrainState, machine, random_state
+
+Metrics = dict[str, float]
+Sampler = Callable[[Transformer], list[tuple[str, str]]]
+"""Writes (prompt, text) pairs with a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingComponents:
+    """The objects of one run. `train_step` may be called with them by hand: the Trainer alone saves."""
+
+    plan: RunPlan
+    state: TrainState
+    objective: NextTokenLoss
+    optimizer: Optimizer
+    loss_scale: LossScale | None
+    """The loss scale of fp16."""
+    loader: Loader
+    reporter: Reporter
+    sampler: Sampler | None
+    checkpoints: Path
+    best: Path
+
+    def evaluate(self, max_batches: int | None) -> Metrics:
+        """Evaluate on at most so many batches (None: all) of each split, with the averages if there are some."""
+        config = self.plan.config
+        # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
+        with self.optimizer.averaged(), gathered(self.objective):
+            return evaluate_sets(
+                self.objective,
+                self.plan.data.validation_splits,
+                config.data,
+                sequence_length=config.sequence_length,
+                max_batches=max_batches,
+            )
+
+    def sample(self) -> list[tuple[str, str]]:
+        """Write (prompt, text) pairs with the present weights; none if the config asks for none."""
+        if self.sampler is None:
+            return []
+        with self.optimizer.averaged(), gathered(self.objective):
+            return self.sampler(self.objective.model)
+
+    def snapshot(self) -> Snapshot:
+        """Collect what a checkpoint holds. Averages, if there are, are its weights."""
+        plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
+        device = plan.device.device
+        parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
+        return Snapshot(
+            step=self.state.step,
+            weights=weights_of(model) if averages is None else {name: whole(a) for name, a in averages.items()},
+            optimizer=self.optimizer.named_state(),
+            state={
+                "version": STATE_VERSION,
+                "counters": self.state.to_json(),
+                "loader": self.loader.state(),
+                "random": random_state(device),
+                "config": plan.config.model_dump(mode="json"),
+                **machine(device),
+            },
+            model_config=plan.config.model,
+            vocab_size=model.vocab_size,
+            tokenizer=plan.tokenizer,
+            inputs={"tokens": plan.data.dataset_id, "tokenizer": plan.tokenizer.sha256, **parent},
+        )

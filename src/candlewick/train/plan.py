@@ -1,0 +1,96 @@
+"""A run, decided: nobody copies or edits a config after this, and everything that follows only reads.
+
+runs.resolve       PreparePlan   the text, the tokenizer, what the run starts from
+runs.prepare       Prepared      token datasets in the place of the text
+runs.train         RunPlan       the device, the batches, the end: what `train.build` makes objects of
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.config import RunConfig
+from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.errors import ConfigError
+from candlewick.tokenizer.bpe import Tokenizer
+
+if TYPE_CHECKING:
+    from candlewick.parallel.device import Distributed
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A run that starts from random weights."""
+
+    parent: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitFrom:
+    """A run that starts from the weights of another checkpoint."""
+
+    checkpoint: Checkpoint
+    parent: str
+    """The id of that checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A run that goes on from its own newest checkpoint."""
+
+    checkpoint: Checkpoint
+    parent: str | None
+    """The id of the checkpoint that the run once started from."""
+
+
+Start = Fresh | InitFrom | Resume
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The token splits that a run reads, opened and checked."""
+
+    train: tuple[TokenSplit, ...]
+    """One split, or one per entry of data.mixture."""
+    validation: TokenSplit
+    validation_sets: Mapping[str, TokenSplit]
+    dataset_id: str
+
+    @property
+    def validation_splits(self) -> dict[str, TokenSplit]:
+        """Return what is evaluated on, by name; the main one has the empty name."""
+        return {"": self.validation, **self.validation_sets}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A complete run."""
+
+    config: RunConfig
+    start: Start
+    tokenizer: Tokenizer
+    data: TrainingData
+    device: "Distributed"
+    batches: BatchSchedule
+    total_steps: int | None
+    """Updates after which the run ends; None: a time budget has not become a number of updates yet."""
+    max_steps: int | None
+    """Updates that data.max_repetitions allows; None: any number."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the rows of the embedding: as configured, else the tokenizer's size rounded up to 64.
+
+        Raises ConfigError when the configured number cannot hold the tokenizer.
+        """
+        configured, tokens = self.config.model.vocab_size, self.tokenizer.vocab_size
+        if configured is None:
+            return -(-tokens // 64) * 64
+        if configured < tokens:
+            raise ConfigError(
+                f"model.vocab_size={configured} is smaller than the tokenizer's {tokens} tokens",
+                "leave model.vocab_size null, or use the tokenizer that belongs to it",
+            )
+        return configured

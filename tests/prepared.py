@@ -1,0 +1,55 @@
+"""Shortcuts of tests to the stages of a run, without a command line and without a lock."""
+
+from pathlib import Path
+from typing import Any
+
+from candlewick.artifacts.manifest import Manifest
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.config import DataConfig, RunConfig
+from candlewick.data.tokens.prepare import EncodeJob
+from candlewick.data.tokens.prepare import prepare as prepare_job
+from candlewick.runs.prepare import Prepared, prepare_run
+from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.train import open_training_data, resolve_run
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.build import build
+from candlewick.train.components import Sampler
+from candlewick.train.plan import RunPlan, TrainingData
+from candlewick.train.trainer import Trainer
+
+NOWHERE = Path("no-run-folder")
+
+
+def newest_checkpoint(directory: Path) -> Path:
+    """Return the newest whole checkpoint of a folder of them."""
+    return Checkpoint.newest(directory, need={"weights", "optimizer"}).folder
+
+
+def prepare(config: RunConfig, run_dir: Path = NOWHERE, request: Request | None = None) -> Prepared:
+    """Prepare the text of a config in its cache."""
+    return prepare_run(resolve(config, run_dir, request or Request()))
+
+
+def open_data(config: RunConfig) -> TrainingData:
+    """Open the splits that a run with this config would read."""
+    return open_training_data(prepare(config))
+
+
+def plan_run(config: RunConfig, run_dir: Path = NOWHERE, *, resume: bool = False) -> RunPlan:
+    """Decide a run; with `resume` it goes on from the newest checkpoint in its folder."""
+    return resolve_run(prepare(config, run_dir, Request(resume="required" if resume else "never")))
+
+
+def build_trainer(
+    config: RunConfig, run_dir: Path, *, resume: bool = False, sampler: Sampler | None = None
+) -> Trainer:
+    """Build what `candlewick train` runs."""
+    return build(plan_run(config, run_dir, resume=resume), run_dir, sampler)
+
+
+def prepare_tokens(
+    config: DataConfig, tokenizer: Tokenizer | Path, output: Path, *, hold_out: bool = True, **settings: Any
+) -> tuple[Manifest, bool]:
+    """Make the token dataset of a config's text, with a tokenizer or the folder of one."""
+    loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
+    return prepare_job(EncodeJob.from_config(config, loaded, hold_out=hold_out), output, **settings)

@@ -1,0 +1,104 @@
+"""A checkpoint is opened once, whole, and says why it is not."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from candlewick.artifacts import manifest as manifest_module
+from candlewick.checkpoint.open import Checkpoint, read_state
+from candlewick.checkpoint.save import save
+from candlewick.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(make_snapshot, tmp_path):
+    """A checkpoint of step 3 in a run folder."""
+    return save(tmp_path / "run" / "checkpoints", make_snapshot(3), max_keep=2)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed from now on."""
+    names = []
+    file_sha256 = manifest_module.file_sha256
+    monkeypatch.setattr(manifest_module, "file_sha256", lambda path: names.append(path.name) or file_sha256(path))
+    return names
+
+
+def test_open_hashes_each_needed_file_once_and_reading_hashes_nothing(folder, hashed):
+    checkpoint = Checkpoint.open(folder.parents[1], need={"weights", "optimizer"})
+    checkpoint.weights(), checkpoint.optimizer(), checkpoint.state, checkpoint.tokenizer, checkpoint.shape
+    assert sorted(hashed) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+
+
+def test_open_for_weights_leaves_the_optimizer_alone(folder, hashed):
+    checkpoint = Checkpoint.open(folder, need={"weights"})
+    assert "optimizer.safetensors" not in hashed
+    assert checkpoint.state["version"] == 1
+
+
+def test_open_for_weights_needs_neither_optimizer_nor_state_but_checks_a_state_that_is_there(folder):
+    (folder / "optimizer.safetensors").unlink()
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="state.json has 2 bytes"):
+        Checkpoint.open(folder, need={"weights"})
+    (folder / "state.json").unlink()
+    assert Checkpoint.open(folder, need={"weights"}).config is None
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is missing"):
+        Checkpoint.open(folder, need={"weights", "optimizer"})
+
+
+def test_open_takes_the_newest_whole_checkpoint_and_names_the_rejected_one(make_snapshot, folder, caplog):
+    newest = save(folder.parent, make_snapshot(4), max_keep=2)
+    (newest / "model.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoint.open(folder.parents[1], need={"weights"}).folder == folder
+    assert "step_000000004/model.safetensors" in caplog.text
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no valid .*: step_000000004, step_000000003 rejected"):
+        Checkpoint.newest(folder.parent, need={"weights"})
+
+
+def test_shape_weights_and_optimizer_are_what_was_saved(make_snapshot, folder):
+    checkpoint, snapshot = Checkpoint.open(folder, need={"weights", "optimizer"}), make_snapshot(3)
+    assert checkpoint.shape == (snapshot.model_config, snapshot.vocab_size)
+    assert checkpoint.id == checkpoint.manifest.id
+    for read, saved in ((checkpoint.weights(), snapshot.weights), (checkpoint.optimizer(), snapshot.optimizer)):
+        assert read.keys() == saved.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in saved.items())
+
+
+def test_config_of_another_version_is_refused(folder):
+    (folder / "manifest.json").unlink()
+    state = json.loads((folder / "state.json").read_bytes())
+    (folder / "state.json").write_text(json.dumps({**state, "config": {"model": {"moon": 1}}}))
+    with pytest.raises(CheckpointError, match="holds settings that this version does not read"):
+        _ = Checkpoint.open(folder, need={"weights"}).config
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is not the state of a run"),
+        ("{}", "has format version None, this program reads 1"),
+        ('{"version": 2}', "has format version 2"),
+        ('{"version": 1, "loader": {}, "threads": 1}', "lacks config, counters, random"),
+        ('{"version": 1, "loader": {"x": NaN}}', "cannot be read"),
+        ('{"version": 1, "loader": {"x": 1e999}}', "cannot be read"),
+        (
+            '{"version": 1, "loader": [], "threads": null, "counters": 5, "random": "00", "config": []}',
+            "lacks config, counters, loader, random, threads or has them in another form",
+        ),
+    ],
+)
+def test_read_state_refuses_what_is_no_state(folder, content, said):
+    (folder / "state.json").unlink()
+    if content is not None:
+        (folder / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=said):
+        read_state(folder)

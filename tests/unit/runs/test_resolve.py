@@ -1,0 +1,120 @@
+"""A run is decided once: what is opened, how often, and what is refused before anything is made."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from tests.prepared import newest_checkpoint, prepare
+
+from candlewick.artifacts import manifest as manifest_module
+from candlewick.artifacts.lock import run_lock
+from candlewick.config.load import load_config
+from candlewick.data.text import source_files
+from candlewick.data.text.corpus import Corpus
+from candlewick.errors import CheckpointError, ConfigError
+from candlewick.runs import resolve as module
+from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.train import run_training
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.plan import Fresh, Resume
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count what a run opens from now on: files that are hashed, tokenizers, corpora."""
+    counts = Counter()
+    file_sha256, init, open_corpus = manifest_module.file_sha256, Tokenizer.__init__, source_files.open_corpus
+
+    def hash_file(path):
+        counts[str(path)] += 1
+        return file_sha256(path)
+
+    def make_tokenizer(self, *args, **settings):
+        counts["tokenizers"] += 1
+        init(self, *args, **settings)
+
+    def open_text(uris, config):
+        counts["corpora"] += 1
+        return open_corpus(uris, config)
+
+    monkeypatch.setattr(manifest_module, "file_sha256", hash_file)
+    monkeypatch.setattr(Tokenizer, "__init__", make_tokenizer)
+    monkeypatch.setattr(source_files, "open_corpus", open_text)
+    return counts
+
+
+def test_a_resumed_run_hashes_each_file_once_and_builds_one_tokenizer(tiny, trained_copy, counted):
+    config = load_config(trained_copy / "config.yaml").replaced(scheduler={"total_steps": 13})
+    newest = newest_checkpoint(trained_copy / "checkpoints")
+    counted.clear()
+    run_training(config, trained_copy, resume=True)
+    files = {str(path): counted[str(path)] for path in newest.iterdir() if path.name != "manifest.json"}
+    assert files == dict.fromkeys(files, 1)
+    assert (counted["tokenizers"], counted["corpora"]) == (1, 0)
+    tokens = config.data.train_shards[0]
+    assert {count for name, count in counted.items() if name.startswith(tokens)} == {1}
+
+
+def test_a_run_on_text_that_is_prepared_opens_it_once_and_builds_one_tokenizer(tiny, trained, counted, tmp_path):
+    prepare(tiny(), tmp_path / "run")
+    assert (counted["tokenizers"], counted["corpora"]) == (1, 1)
+
+
+def test_a_mixture_and_its_tokenizer_open_each_source_once(tiny, text_dir, tmp_path, counted):
+    mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in (3, 4)]
+    sides = {"train_shards": [], "mixture": mixture, "cache_dir": str(tmp_path / "cache")}
+    prepare(tiny(data={**tiny().data.model_dump(mode="json"), **sides}), tmp_path / "run")
+    assert counted["corpora"] == 2
+
+
+def test_resolve_and_prepare_import_no_torch():
+    code = "import sys, candlewick.runs.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_start_and_texts_of_a_new_run(tiny, text_dir, tmp_path):
+    plan = resolve(tiny(), tmp_path / "run", Request())
+    assert (plan.start, plan.folders, list(plan.texts)) == (Fresh(), None, ["tokens"])
+    assert isinstance(plan.texts["tokens"], Corpus)
+    assert (plan.tokenizer.tokenizer, plan.tokenizer.reason, plan.tokenizer.source) == (None, "trained", None)
+    assert not (tmp_path / "run").exists()
+    kept = resolve(tiny(), tmp_path / "run", Request(keeps_data=True))
+    assert kept.folders == {"tokens": tmp_path / "run" / "tokens"}
+    assert kept.tokenizer.source == tmp_path / "run" / "tokenizer"
+
+
+@pytest.mark.parametrize(("resume", "error"), [("never", ConfigError), ("if_available", None), ("required", None)])
+def test_a_folder_with_a_run_is_gone_on_with_or_refused(tiny, trained, resume, error):
+    config = load_config(trained / "config.yaml")
+    if error is None:
+        assert isinstance(resolve(config, trained, Request(resume=resume)).start, Resume)
+    else:
+        with pytest.raises(error, match="holds a run already .*--resume"):
+            resolve(config, trained, Request(resume=resume))
+
+
+def test_a_folder_without_a_run_is_started_or_refused(tiny, tmp_path):
+    assert resolve(tiny(), tmp_path, Request(resume="if_available")).start == Fresh()
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        resolve(tiny(), tmp_path, Request(resume="required"))
+
+
+def test_settings_that_differ_from_those_of_the_run_in_the_folder_are_named(tiny, orchestrated):
+    request = Request(resume="if_available", keeps_data=True)
+    resolve(tiny(), orchestrated, request)
+    with pytest.raises(ConfigError, match=r"holds a run with other settings \(runtime.seed\)"):
+        resolve(tiny(runtime={**tiny().runtime.model_dump(mode="json"), "seed": 9}), orchestrated, request)
+
+
+def test_result_settings_leave_out_what_changes_no_result(tiny):
+    other = tiny().replaced(
+        data={"num_workers": 5}, runtime={"log_every_n_steps": 7, "logging": {"level": "error"}}
+    )
+    assert module.result_settings(other) == module.result_settings(tiny())
+    assert module.result_settings(tiny().replaced(runtime={"seed": 1})) != module.result_settings(tiny())
+
+
+def test_two_processes_cannot_train_in_one_folder(tiny, tmp_path):
+    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match="is in use by"):
+        run_training(tiny(), tmp_path / "run", resume=False)
