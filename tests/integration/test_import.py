@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.candle import Candle, forward
 from tests.hub_server import HubServer
-from tests.seed import Candle, forward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from candlewick.checkpoint.layout import newest_valid

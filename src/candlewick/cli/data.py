@@ -11,10 +11,10 @@ from candlewick.cli.arguments import (
     add_json,
     add_logging,
     add_output,
+    load_config,
     print_json,
     setup_logging,
     shown,
-    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -66,12 +66,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from candlewick.config.load import load_config
     from candlewick.data.tokens.prepare import prepare
     from candlewick.terminal import bytes_progress
     from candlewick.tokenizer.bpe import open_tokenizer
 
-    config = load_config(args.config, args.override, tell)
+    config = load_config(args.config, args.override)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")

@@ -14,6 +14,7 @@ from candlewick.cli.arguments import (
     add_config,
     add_json,
     add_logging,
+    load_config,
     print_json,
     read_config,
     setup_logging,
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     if roots:
         use_hub(home=roots["HF_CACHE"])
 
-    from candlewick.config.load import load_config
     from candlewick.runs.prepare import Options
     from candlewick.runs.sharding import Sharding
 
