@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    except CandlewickError as raised:
-        error = candle.explain(raised)
+    except CandlewickError as error:
+        error = candle.explain(error)
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
     except BrokenPipeError:

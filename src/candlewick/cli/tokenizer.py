@@ -147,11 +147,10 @@ def _open(args: argparse.Namespace) -> "Tokenizer":
 
     if args.tokenizer is not None:
         return Tokenizer.load(args.tokenizer)
-    if (tokenizer := candle.open_tokenizer(args.config)) is not None:
-        return tokenizer
-    if (tokenizer := open_tokenizer(load_config(args.config, args.override).tokenizer)) is not None:
-        return tokenizer
-    raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
+    named = candle.open_tokenizer(args.config) or open_tokenizer(load_config(args.config, args.override).tokenizer)
+    if named is None:
+        raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
+    return named
 
 
 def _print_flat(result: dict[str, Any], prefix: str = "") -> None:

@@ -115,7 +115,7 @@ def config_of(folder, **model) -> CandleTokenizerConfig:
 
 
 def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
-    rust = foreign.write("seed_full", tmp_path)
+    rust = foreign.write("candle_full", tmp_path)
     whole = open_candle_tokenizer(config_of(tmp_path))
     rust.model.save(str(tmp_path))
     (tmp_path / "tokenizer.json").unlink()
@@ -132,7 +132,7 @@ def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
     ],
 )
 def test_another_tokenizer_than_described_is_refused(tmp_path, model, said):
-    foreign.write("seed_full", tmp_path)
+    foreign.write("candle_full", tmp_path)
     with pytest.raises(TokenizerError, match=said):
         open_candle_tokenizer(config_of(tmp_path, **model))
 

@@ -18,7 +18,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 @pytest.fixture
 def make(tmp_path):
-    """A configuration of the seed at tmp_path/tok, with some keys changed; text as lines of two files."""
+    """A configuration of transformer_candle at tmp_path/tok, with some keys changed; the text is two files."""
     for number in range(2):
         lines = [line for text in foreign.texts(number, 40) for line in text.split("\n")]
         (tmp_path / f"{number}.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -41,7 +41,7 @@ def tree_of(folder: Path) -> dict:
     return json.loads((folder / "tokenizer.json").read_bytes())
 
 
-def test_it_is_what_the_seed_made_and_loses_no_byte(make, tmp_path, caplog):
+def test_it_is_what_transformer_candle_made_and_loses_no_byte(make, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         manifest, reused = train_candle_tokenizer(make(model={"byte_fallback_on_decode": True}))
     assert not reused
@@ -51,7 +51,7 @@ def test_it_is_what_the_seed_made_and_loses_no_byte(make, tmp_path, caplog):
     found, tree = Tokenizer.load(tmp_path / "tok"), tree_of(tmp_path / "tok")
     assert (found.missing_bytes, found.delimiter_id, found.end_id, found.padding_id) == (0, 1, 2, 0)
     assert tree["model"]["byte_fallback"] is True
-    made = json.loads(foreign.seed().to_str())
+    made = json.loads(foreign.candle().to_str())
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
         assert tree[part] == made[part]
     text = "naïve 日本 \U0001f600 {y: 1};\tq\n\0"
