@@ -41,14 +41,14 @@ def explain(error: CandlewickError) -> CandlewickError:
 
 def streaming_overrides(config: str) -> list[str]:
     """Return the overrides of a streaming_config.json beside a configuration, and print how it was read."""
-    from candlewick.compat.candle.streaming import find_streaming_config
+    from candlewick.compat.candle.settings import find_streaming_config
 
-    streaming = find_streaming_config(Path(config))
-    if streaming is None:
+    if (streaming := find_streaming_config(Path(config))) is None:
         return []
-    settings = stream_settings(streaming.dataset, streaming.split, streaming.max_samples)
-    idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if streaming.stream_batch_size is not None else ""
-    tell(f"{streaming.path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
+    path, given = streaming
+    settings = stream_settings(str(given["dataset"]), given.get("split", "train"), given.get("max_samples"))
+    idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in given else ""
+    tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
     return [*settings, "data.validation_shards=[]"]
 
 

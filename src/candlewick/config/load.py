@@ -126,12 +126,12 @@ class _Settings:
         value = _resolve(guard(value, key, report), key, self.folder, report)
         try:
             if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
-                self.tree = cast(Tree, _merge(self.tree, _nested(key, value)))
+                self.tree = cast(Tree, _merge(self.tree, nested(key, value)))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
             report(key, str(error))
-        self.tree = self.dialect.settle(self.tree, cast(Tree, _nested(key, value)), report)
+        self.tree = self.dialect.settle(self.tree, nested(key, value), report)
         self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
@@ -309,8 +309,10 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
     return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
 
 
-def _nested(key: Key, value: object) -> object:
-    return _nested(key[:-1], {key[-1]: value}) if key else value
+def nested(key: Key, value: object) -> Tree:
+    """Return the tree that has a value at a key and nothing else."""
+    tree = {key[-1]: value}
+    return nested(key[:-1], tree) if key[:-1] else cast(Tree, tree)
 
 
 def _read_override(text: str, report: Report) -> tuple[Key, object]:

@@ -7,17 +7,21 @@
 
 These names are read in every file and override. A file with one of the first three is transformer_candle's: what
 it leaves out then has the meaning that it had there (AdamW, decay on all tensors, no clipping, lines of .txt are
-documents, no evaluation unless asked for). All its other keys are ours by name. Each translation is printed as a
-note.
+documents, no evaluation unless asked for). All its other keys are ours by name. Each translation is a note.
 """
 
+import json
+from pathlib import Path
 from typing import Any, cast
 
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.config.formats import Report
-from candlewick.config.load import Dialect
+from candlewick.config.keys import look_up
+from candlewick.config.load import Dialect, nested
 from candlewick.config.tree import Tree
 from candlewick.config.yaml import Key, dotted
+from candlewick.errors import ConfigError
+from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR: Key = ("scheduler", "max_lr")
@@ -44,6 +48,7 @@ _DEFAULTS: Tree = {
         "evaluation": {"every_n_steps": None, "max_batches": None, "best": None},
     },
 }
+_STREAMING = ("dataset", "split", "max_samples", "stream_batch_size")
 _MEANINGS = (
     "is read as a configuration of transformer_candle: what it leaves out is AdamW with decay on all tensors and "
     "no clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
@@ -73,13 +78,13 @@ class CandleDialect(Dialect):
             if not _has(tree, old):
                 continue
             tree, value = _without(tree, old)
-            given = _get(tree, new)
+            given = look_up(tree, new)
             if given is not None and given != value:
                 report(new, f"is {given}, and {dotted(old)} is {value}: keep one{_hint(old)}")
             self._notes.append(f"{dotted(old)}={value} is read as {dotted(new)}{_hint(old)}")
-            tree = _merged(tree, _nested(new, value))
-        if (mode := _get(tree, _ROPE_MODE)) is not None:
-            tree = _merged(tree, _nested(*self.translate_override(_ROPE_MODE, mode)))
+            tree = _merged(tree, nested(new, value))
+        if (mode := look_up(tree, _ROPE_MODE)) is not None:
+            tree = _merged(tree, nested(*self.translate_override(_ROPE_MODE, mode)))
         if not is_candle:
             return tree
         self._notes.append(f"{where} {_MEANINGS}")
@@ -99,7 +104,7 @@ class CandleDialect(Dialect):
             idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
         if {"total_steps", "total_epochs"} <= scheduler.keys():
             idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
-        if _get(tree, ("optimizer", "algorithm")) == "sgd":
+        if look_up(tree, ("optimizer", "algorithm")) == "sgd":
             betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
             idle += [(key, "sgd has no such setting") for key in betas]
         for key, reason in idle:
@@ -151,6 +156,25 @@ class CandleDialect(Dialect):
         return notes
 
 
+def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
+    """Return the streaming_config.json beside a configuration, and its content; None if there is none.
+
+    Its keys are dataset, split, max_samples and stream_batch_size. Raises ConfigError if it cannot be used.
+    """
+    path = config.parent / "streaming_config.json"
+    if not (config.is_file() and path.is_file()):
+        return None
+    try:
+        given: Tree = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
+    if given.keys() - set(_STREAMING) or not given.get("dataset"):
+        raise ConfigError(
+            f"{path} should have a dataset, and no keys but {', '.join(_STREAMING)}", "correct or remove it"
+        )
+    return path, given
+
+
 def _section(tree: Tree, name: str) -> Tree:
     found = tree.get(name)
     return cast(Tree, found) if isinstance(found, dict) else {}
@@ -167,9 +191,9 @@ def _hint(key: Key) -> str:
 
 def _defaults(tree: Tree) -> Tree:
     """Return what the files of transformer_candle mean where they say nothing."""
-    hidden = _get(tree, ("model", "hidden_size"))
+    hidden = look_up(tree, ("model", "hidden_size"))
     width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
-    algorithm = _get(tree, ("optimizer", "algorithm")) or "adam_w"
+    algorithm = look_up(tree, ("optimizer", "algorithm")) or "adam_w"
     optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
@@ -188,25 +212,13 @@ def _describe_width(model: ModelConfig) -> str:
 
 
 def _layers(model: ModelConfig, width: int) -> int:
-    """Count the parameters of all blocks, with a gated MLP of this width (see `model_size`)."""
-    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
-    hidden = model.hidden_size
-    block = 2 * hidden * (queries + keys) + 3 * hidden * width + 2 * hidden
-    block += 2 * model.head_dim if model.qk_norm else 0
-    block += queries + 2 * keys + hidden if model.attention_bias else 0
-    block += 2 * width + hidden if model.mlp_bias else 0
-    return model.num_layers * block
-
-
-def _get(tree: Tree, key: Key) -> Any:
-    node: Any = tree
-    for part in key:
-        node = cast(Tree, node).get(str(part)) if isinstance(node, dict) else None
-    return node
+    """Count the parameters of all blocks, with an MLP of this width."""
+    wide = ModelConfig.model_validate({**model.model_dump(), "intermediate_size": width})
+    return model_size(wide, vocab_size=0).total - model.hidden_size  # without the last norm
 
 
 def _has(tree: Tree, key: Key) -> bool:
-    around = _get(tree, key[:-1])
+    around = look_up(tree, key[:-1])
     return isinstance(around, dict) and key[-1] in around
 
 
@@ -217,12 +229,6 @@ def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
         return {k: v for k, v in tree.items() if k != name}, tree[name]
     inner, value = _without(cast(Tree, tree[name]), key[1:])
     return ({**tree, name: inner} if inner else {k: v for k, v in tree.items() if k != name}), value
-
-
-def _nested(key: Key, value: object) -> Tree:
-    for part in reversed(key):
-        value = {str(part): value}
-    return cast(Tree, value)
 
 
 def _merged(under: Tree, over: Tree) -> Tree:

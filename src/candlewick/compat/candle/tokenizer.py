@@ -27,7 +27,7 @@ from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON
 FILES = {"tokenizer_json": TOKENIZER_JSON, "vocab_json": VOCAB_JSON, "merges_txt": MERGES_TXT}
 
 
-class CandleTokenizerModel(Section):
+class TokenizerModel(Section):
     """What is trained."""
 
     vocab_size: Count
@@ -37,7 +37,7 @@ class CandleTokenizerModel(Section):
     byte_fallback_on_decode: bool = False
 
 
-class CandlePretokenizer(Section):
+class Pretokenizer(Section):
     """How text is cut."""
 
     add_prefix_space: bool = True
@@ -45,7 +45,7 @@ class CandlePretokenizer(Section):
     use_regex: bool = True
 
 
-class CandlePostprocessor(Section):
+class Postprocessor(Section):
     """What stands around a text; `pair_template`: around the second of two as well."""
 
     add_bos: bool = True
@@ -58,7 +58,7 @@ class CandlePostprocessor(Section):
         return "<bos>" if self.add_bos else None, "<eos>" if self.add_eos else None
 
 
-class CandleTokenizerTraining(Section):
+class TokenizerTraining(Section):
     """What it is trained on, line by line."""
 
     inputs: tuple[str, ...] = Field(min_length=1)
@@ -68,7 +68,7 @@ class CandleTokenizerTraining(Section):
     num_threads: Count | None = None
 
 
-class CandleTokenizerArtifacts(Section):
+class Artifacts(Section):
     """Where it is written."""
 
     dir: Path
@@ -81,11 +81,11 @@ class CandleTokenizerArtifacts(Section):
 class CandleTokenizerConfig(Section):
     """A tokenizer configuration of transformer_candle."""
 
-    model: CandleTokenizerModel
-    pretokenizer: CandlePretokenizer = CandlePretokenizer()
-    postprocessor: CandlePostprocessor | None = None
-    training: CandleTokenizerTraining | None = None
-    artifacts: CandleTokenizerArtifacts
+    model: TokenizerModel
+    pretokenizer: Pretokenizer = Pretokenizer()
+    postprocessor: Postprocessor | None = None
+    training: TokenizerTraining | None = None
+    artifacts: Artifacts
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,14 +98,7 @@ class CandleTokenizerConfig(Section):
         return self
 
 
-_SECTIONS = (
-    CandleTokenizerConfig,
-    CandleTokenizerModel,
-    CandlePretokenizer,
-    CandlePostprocessor,
-    CandleTokenizerTraining,
-    CandleTokenizerArtifacts,
-)
+_SECTIONS = (CandleTokenizerConfig, TokenizerModel, Pretokenizer, Postprocessor, TokenizerTraining, Artifacts)
 _KEYS = [name for section in _SECTIONS for name in section.model_fields]
 
 

@@ -26,7 +26,7 @@ from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, ma
 from candlewick.compat.candle.tokenizer import (
     FILES,
     CandleTokenizerConfig,
-    CandleTokenizerTraining,
+    TokenizerTraining,
     open_candle_tokenizer,
 )
 from candlewick.config import DataConfig
@@ -84,9 +84,7 @@ def _write(path: Path, content: bytes) -> None:
     replace_durable(path, content)
 
 
-def _fit(
-    config: CandleTokenizerConfig, training: CandleTokenizerTraining, corpus: Corpus
-) -> tuple[bytes, TrainReport]:
+def _fit(config: CandleTokenizerConfig, training: TokenizerTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
     wanted, options, around = config.model, config.pretokenizer, config.postprocessor
     model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
     rust = byte_level(model, **options.model_dump())
@@ -100,7 +98,7 @@ def _fit(
     return tokenizer.json_bytes, report
 
 
-def _lines(corpus: Corpus, training: CandleTokenizerTraining, longest: int) -> Iterator[str]:
+def _lines(corpus: Corpus, training: TokenizerTraining, longest: int) -> Iterator[str]:
     """Yield the lines in the order of transformer_candle, in pieces of at most `longest`."""
     files, choose = list(corpus.files), random.Random(training.seed)
     if training.shuffle:

@@ -1,10 +1,11 @@
 """Reading the keys of transformer_candle: names, meanings, batch sizes, and what cannot be read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from candlewick.compat.candle.settings import CandleDialect
+from candlewick.compat.candle.settings import CandleDialect, find_streaming_config
 from candlewick.config import RunConfig
 from candlewick.config.load import load_config
 from candlewick.errors import ConfigError
@@ -229,3 +230,49 @@ def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, 
     (tmp_path / "a.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match=section):
         load_config(tmp_path / "a.json", dialect=CandleDialect(is_candle=is_candle))
+
+
+WRITTEN = {"dataset": "me/text", "split": "train", "max_samples": 600_000, "stream_batch_size": 512}
+
+
+@pytest.fixture
+def streaming(tmp_path):
+    """A configuration with the given content in a streaming_config.json beside it."""
+
+    def write(content) -> Path:
+        (tmp_path / "run.yaml").write_text("{}\n")
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "streaming_config.json").write_text(text)
+        return tmp_path / "run.yaml"
+
+    return write
+
+
+def test_every_key_of_a_streaming_config_is_read_and_null_is_nothing(streaming, tmp_path):
+    path = tmp_path / "streaming_config.json"
+    assert find_streaming_config(streaming(WRITTEN)) == (path, WRITTEN)
+    assert find_streaming_config(streaming({"dataset": "a/b", "split": None})) == (path, {"dataset": "a/b"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
+        ({}, "should have a dataset"),
+        ({"dataset": ""}, "should have a dataset"),
+        ({**WRITTEN, "shuffle": 1}, "no keys but dataset, split, max_samples, stream_batch_size"),
+    ],
+)
+def test_a_streaming_config_that_cannot_be_used_is_an_error(streaming, content, said):
+    with pytest.raises(ConfigError, match=f"streaming_config.json.*{said}"):
+        find_streaming_config(streaming(content))
+
+
+def test_a_profile_has_no_streaming_config(streaming, tmp_path, monkeypatch):
+    streaming(WRITTEN)
+    monkeypatch.chdir(tmp_path)
+    assert find_streaming_config(Path("demo")) is None
+    assert find_streaming_config(Path()) is None
+    (tmp_path / "streaming_config.json").unlink()
+    assert find_streaming_config(Path("run.yaml")) is None
