@@ -1,18 +1,18 @@
-"""How exact, fast and large our attention is, beside the full matrix of scores and what the seed published.
+"""How exact, fast and large our attention is, beside the full matrix of scores and transformer_candle's figures.
 
     python benchmarks/attention.py [--quick] [--device cpu|cuda] [--json FILE] [--plots DIR]
 
 Causal attention of shape (batch, heads, tokens, width), forward alone and with its backward pass ("training").
 
     ours    `candlewick.model.attention.attend`
-    naive   all scores at once, in float32 whatever the dtype, as in the seed's reference path
+    naive   all scores at once, in float32 whatever the dtype, as in transformer_candle's reference path
 
 Exact: the largest error from softmax attention in float64, computed in blocks of rows, so in bounded memory. Fast:
 the sides take turns in one process; medians. Large: each case in a fresh process, the growth of resident memory to
 its peak (on CUDA: of allocated memory), with the output, without the inputs, after a small call of the same kind.
 
-The seed's figures were published without naming a machine, so only their ratios compare. It counted every head's
-tokens as tokens (B H T per second), which the table does too; `tokens_per_second` in the JSON is B T.
+transformer_candle's figures were published without naming a machine, so only their ratios compare. It counted
+every head's tokens as tokens (B H T per second), which the table does too; `tokens_per_second` in the JSON is B T.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SHAPES: list[Shape] = [
     (2, 4, 4096, 128),
 ]
 EXACT_SHAPES: list[Shape] = [(1, 4, tokens, d) for tokens in (32, 128, 512, 2048, 8192) for d in (64, 80, 128)]
-SEED = {  # thousands of B H T per second: its reference path, its "fused" path
+CANDLE = {  # thousands of B H T per second: its reference path, its "fused" path
     ((1, 4, 128, 64), "float32"): (876.44, 533.77),
     ((1, 4, 128, 64), "bfloat16"): (876.38, 549.86),
     ((1, 4, 512, 64), "float32"): (616.19, 167.77),
@@ -64,7 +64,7 @@ SEED = {  # thousands of B H T per second: its reference path, its "fused" path
     ((2, 4, 2048, 128), "bfloat16"): (142.58, 38.24),
     ((2, 4, 4096, 128), "bfloat16"): (72.28, 19.84),
 }
-SEED_ERRORS = {"float32": 7.45e-7, "bfloat16": 3.91e-3, "float16": 9.77e-4}  # of its two paths from each other
+CANDLE_ERRORS = {"float32": 7.45e-7, "bfloat16": 3.91e-3, "float16": 9.77e-4}  # of its two paths from each other
 NAIVE_TOKENS = 2048  # up to here the naive side's error is measured too
 LEAST_SECONDS = 0.02  # of one timing
 
@@ -236,28 +236,28 @@ def growth_of_child(shape: Shape, dtype: str, kind: str, side: str, device: torc
 
 def table(result: Json) -> str:
     """Return the Markdown table: thousands of B H T per second in the forward pass, and MiB."""
-    head = ("shape", "dtype", "seed reference", "seed fused", "naive", "**ours**", "ours / naive")
+    head = ("shape", "dtype", "candle reference", "candle fused", "naive", "**ours**", "ours / naive")
     head += ("naive training", "ours training", *(f"{side} MiB {kind}" for kind in PASSES for side in SIDES))
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
     speed = {(tuple(c["shape"]), c["dtype"], c["pass"]): c for c in result["throughput"]}
     memory = {(tuple(c["shape"]), c["dtype"], c["pass"], c["side"]): c["bytes"] for c in result["memory"]}
     for shape, dtype in dict.fromkeys(key[:2] for key in speed):
         forward, training = (speed[shape, dtype, kind]["head_tokens_per_second"] for kind in PASSES)
-        published = [f"{value:,.1f}" for value in SEED.get((shape, dtype), ())] or ["", ""]
+        published = [f"{value:,.1f}" for value in CANDLE.get((shape, dtype), ())] or ["", ""]
         cells = [str(shape).replace(" ", ""), dtype, *published]
         cells += [f"{forward['naive'] / 1e3:,.1f}", f"**{forward['ours'] / 1e3:,.1f}**"]
         cells.append(f"{speed[shape, dtype, 'forward']['ratio_of_medians']:.2f}")
         cells += [f"{training[side] / 1e3:,.1f}" for side in ("naive", "ours")]
         sizes = [memory.get((shape, dtype, kind, side)) for kind in PASSES for side in SIDES]
         lines.append(" | ".join([*cells, *("" if size is None else f"{size / 2**20:,.2f}" for size in sizes)]))
-    lines += ["", " | ".join(("dtype", "tokens", "largest error, ours", "naive", "seed's two paths apart")), ""]
+    lines += ["", " | ".join(("dtype", "tokens", "largest error, ours", "naive", "candle's two paths apart")), ""]
     lines[-1] = " | ".join(["---"] * 5)
     for dtype in dict.fromkeys(c["dtype"] for c in result["correctness"]):
         cases = [c for c in result["correctness"] if c["dtype"] == dtype]
         worst = {side: max(c["max_abs_error"].get(side, 0.0) for c in cases) for side in SIDES}
         lengths = sorted(c["shape"][2] for c in cases)
         cells = [dtype, f"{lengths[0]} to {lengths[-1]}", f"{worst['ours']:.2e}", f"{worst['naive']:.2e}"]
-        lines.append(" | ".join([*cells, f"{SEED_ERRORS[dtype]:.2e}"]))
+        lines.append(" | ".join([*cells, f"{CANDLE_ERRORS[dtype]:.2e}"]))
     return "\n".join(f"| {line} |" if line else "" for line in lines)
 
 
@@ -270,9 +270,9 @@ def write_plots(result: Json, folder: Path) -> None:
     speed: dict[str, dict[str, float | None]] = {}
     for case in result["throughput"]:
         if case["pass"] == "forward":
-            reference, fused = SEED.get((tuple(case["shape"]), case["dtype"]), (None, None))
+            reference, fused = CANDLE.get((tuple(case["shape"]), case["dtype"]), (None, None))
             group = {side: case["head_tokens_per_second"][side] / 1e3 for side in SIDES}
-            speed[label(case)] = {**group, "seed reference": reference, "seed fused": fused}
+            speed[label(case)] = {**group, "candle reference": reference, "candle fused": fused}
     draw(folder / "attention_throughput.svg", "Attention, forward", "thousands of B H T per second", speed)
     for kind in PASSES:
         growth: dict[str, dict[str, float | None]] = {}

@@ -1,4 +1,4 @@
-"""Tokenizers as others make them, with the library alone: the seed's, and like those of Llama and Qwen."""
+"""Tokenizers as others make them, with the library alone: transformer_candle's, and as those of Llama, Qwen."""
 
 import json
 import random
@@ -27,10 +27,10 @@ def texts(seed: int = 0, count: int = 150) -> list[str]:
     return ["".join(choose.choice(WORDS) + choose.choice(gaps) for _ in range(50)) for _ in range(count)]
 
 
-def seed(
+def candle(
     *, convention: str = "bos", alphabet: bool = False, dropout: float | None = None, **options: bool
 ) -> Tokenizer:
-    """As the seed's Rust did: no initial alphabet, byte_fallback without tokens; `stream` has no template."""
+    """As transformer_candle did: no initial alphabet, byte_fallback without tokens; `stream` has no template."""
     specials = ["<pad>", "<bos>", "<eos>"] if convention == "bos" else ["<|endoftext|>", "<|pad|>"]
     rust = Tokenizer(models.BPE(byte_fallback=True, dropout=dropout))
     rust.pre_tokenizer = pre.ByteLevel(**{"add_prefix_space": True} | options)
@@ -140,11 +140,11 @@ SETTINGS: dict[str, Tree] = {
     "llama2": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
 }
 KINDS = {
-    "seed": seed,
-    "seed_stream": lambda: seed(convention="stream"),
-    "seed_full": lambda: seed(alphabet=True),
-    "seed_plain": lambda: seed(alphabet=True, add_prefix_space=False, trim_offsets=False),
-    "seed_no_regex": lambda: seed(alphabet=True, use_regex=False),
+    "candle": candle,
+    "candle_stream": lambda: candle(convention="stream"),
+    "candle_full": lambda: candle(alphabet=True),
+    "candle_plain": lambda: candle(alphabet=True, add_prefix_space=False, trim_offsets=False),
+    "candle_no_regex": lambda: candle(alphabet=True, use_regex=False),
     "qwen2": qwen2,
     "qwen3": qwen3,
     "llama3": llama3,

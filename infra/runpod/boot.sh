@@ -18,7 +18,7 @@ config=${RUN_CONFIG:-orchestrate}
 name=$(basename "$config")
 name=${name%.*}
 if [[ ! -e $config ]]; then
-  config=$name # the seed's configs/runpod_1b.yaml is the shipped profile runpod_1b
+  config=$name # transformer_candle's configs/runpod_1b.yaml is the shipped profile runpod_1b
 fi
 experiment=${RUN_EXPERIMENT:-$name}
 

@@ -14,6 +14,8 @@ A message says what, where, both values, and the fix; the command line prints it
 traceback. Anything else that reaches the top is a bug, and is shown as one.
 """
 
+from pathlib import Path
+
 
 class CandlewickError(Exception):
     """A problem that the user can act on: what is wrong, and what to do about it."""
@@ -48,9 +50,16 @@ class TokenizerError(CandlewickError):
 
 
 class CheckpointError(CandlewickError):
-    """A checkpoint is missing, damaged, or belongs to another run."""
+    """A checkpoint is missing, damaged, or belongs to another run.
+
+    `path` is the folder, if what is wrong is that it holds no checkpoint of Candlewick.
+    """
 
     exit_code = 3
+
+    def __init__(self, problem: str, fix: str | None = None, path: Path | None = None) -> None:
+        super().__init__(problem, fix)
+        self.path = path
 
 
 class ArtifactError(CandlewickError):

@@ -102,7 +102,7 @@ def result_of(bench, shape):
     return cases
 
 
-def test_the_table_has_what_the_seed_published_beside_ours(bench):
+def test_the_table_has_what_transformer_candle_published_beside_ours(bench):
     lines = bench.table(result_of(bench, (1, 4, 512, 64))).splitlines()
     assert [line.count("|") for line in lines[:4]] == [14] * 4
     row = [cell.strip() for cell in lines[2].strip("|").split("|")]
@@ -114,9 +114,9 @@ def test_the_table_has_what_the_seed_published_beside_ours(bench):
 
 
 def test_every_published_row_is_a_shape_that_is_measured(bench):
-    assert {shape for shape, _ in bench.SEED} == set(bench.SHAPES)
+    assert {shape for shape, _ in bench.CANDLE} == set(bench.SHAPES)
     # the "fused" path was slower in every row
-    assert all(reference > fused for reference, fused in bench.SEED.values())
+    assert all(reference > fused for reference, fused in bench.CANDLE.values())
 
 
 def test_bars_are_as_long_as_the_logarithm_and_names_are_escaped(bars):
@@ -151,7 +151,7 @@ def test_it_runs(tmp_path):
         [sys.executable, FOLDER / "attention.py", *map(str, words)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("| shape | dtype | seed reference |")
+    assert done.stdout.startswith("| shape | dtype | candle reference |")
     result = json.loads((tmp_path / "a.json").read_text())
     assert {"date", "processor", "torch", "device", "correctness", "throughput", "memory"} <= result.keys()
     assert len(result["memory"]) == 4

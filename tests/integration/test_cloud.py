@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.conftest import make_text
 from tests.hub_server import HubServer
-from tests.unit.runs.test_sharding import write_seed_shards
+from tests.unit.runs.test_sharding import write_candle_shards
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
@@ -109,10 +109,10 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert contents(*places) == before
 
 
-def test_shards_of_the_seed_are_reused_and_nothing_else_is_asked_for(roots, small, text_dir, capsys):
+def test_shards_of_another_sharder_are_reused_and_nothing_else_is_asked_for(roots, small, text_dir, capsys):
     lines = [path.read_text() for path in sorted(text_dir.iterdir())]
-    write_seed_shards(roots / "train" / "e", {"train_0000.txt": lines[0], "train_0001.txt": lines[1]})
-    write_seed_shards(roots / "val" / "e", {"val_0000.txt": lines[2]}, "val")
+    write_candle_shards(roots / "train" / "e", {"train_0000.txt": lines[0], "train_0001.txt": lines[1]})
+    write_candle_shards(roots / "val" / "e", {"val_0000.txt": lines[2]}, "val")
     assert cloud(small, "--experiment", "e", "--reuse-shards") == 0
     tokens = read_manifest(roots / "runs" / "e" / "tokens").details["splits"]
     assert tokens["train"]["documents"] == sum(text.count("\n") for text in lines[:2])
@@ -212,14 +212,6 @@ def test_a_dataset_of_the_hub_becomes_shards_in_the_cloud(roots, small, hub):
     assert sum(totals) == 40
 
 
-def test_the_seeds_streaming_config_beside_a_configuration(roots, small, hub, capsys):
-    written = {"dataset": "me/web", "split": "train", "max_samples": 120, "stream_batch_size": 512}
-    (roots / "streaming_config.json").write_text(json.dumps(written))
-    assert main(["train", "--config", small, "--run-dir", "run", "--override", "data.cache_dir=cache"]) == 0
-    assert "streaming_config.json is read: data.train_shards=[" in capsys.readouterr().err
-    assert main(["train", "--run-dir", "run", "--resume"]) == 0  # sealed in the run's own config
-
-
 @pytest.fixture
 def boot(roots, small):
     """Run the boot sequence as a pod does, with `candlewick` on its path; return its exit code and output."""
@@ -250,7 +242,7 @@ def test_a_pod_shards_prepares_and_trains_and_goes_on_when_it_is_started_again(b
     assert said.count("reused") == 5
 
 
-def test_a_pod_takes_the_path_of_a_profile_of_the_seed(boot, roots, text_dir):
+def test_a_pod_takes_the_path_of_an_old_profile(boot, roots, text_dir):
     words = {
         "RUN_CONFIG": "configs/local.yaml",
         "RUN_EXPERIMENT": "e",

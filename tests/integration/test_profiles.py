@@ -11,7 +11,7 @@ from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
 from candlewick.runs.train import run_training
 
-TARGETS = {  # parameters that the seed promised, or that a misnamed profile of it really had; tokens per update
+TARGETS = {  # parameters that transformer_candle promised, or that its misnamed profile had; tokens per update
     "m3_medium": (22.93e6, 6 * 512),
     "runpod_1b": (1.073e9, 131_072),
     "runpod_2b": (1.970e9, 262_144),

@@ -23,9 +23,6 @@ from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 1
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
-IMPORT_CANDLE = "candlewick import candle DIR --config training.yaml --output RUN makes it one"
-CANDLE_STEP = re.compile(r"step_\d+_global_\d+")
-"""A checkpoint of the seed (`compat.candle.checkpoint`)."""
 _STEP = re.compile(r"step_\d{9}")
 
 logger = logging.getLogger(__name__)
@@ -48,13 +45,20 @@ def checked_manifest(folder: Path, *, without: Container[str] = ()) -> Manifest:
 
     Files `without` which the caller can do may be gone.
     """
+    manifest = _read_manifest(folder)
+    needed = tuple(entry for entry in manifest.files if entry.name not in without)
     try:
-        manifest = read_manifest(folder, KIND, VERSION)
-        needed = tuple(entry for entry in manifest.files if entry.name not in without)
         verify(folder, replace(manifest, files=needed))
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None
     return manifest
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        return read_manifest(folder, KIND, VERSION)
+    except ArtifactError as error:
+        raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix, folder) from None
 
 
 def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
@@ -68,20 +72,17 @@ def candidates(path: Path) -> list[Path]:
     The path is a checkpoint, a folder of them, or a run, whose newest checkpoint is meant and not its best one
     (`RUN/best` names that). Raises CheckpointError if there is none.
     """
-    if CANDLE_STEP.fullmatch(path.name) or (_holds_candle(path) and not list_checkpoints(path)):
-        raise CheckpointError(f"{path} is a checkpoint of the seed, not one of candlewick", IMPORT_CANDLE)
-    if (path / MANIFEST).is_file() or (path / "config.json").is_file():
+    if (path / MANIFEST).is_file():
+        _read_manifest(path)
+        return [path]
+    if (path / "config.json").is_file():
         return [path]
     for directory in (path, checkpoint_directory(path, _configured(path))):
         if found := list_checkpoints(directory):
             return found[::-1]
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
-    raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder")
-
-
-def _holds_candle(path: Path) -> bool:
-    return path.is_dir() and any(CANDLE_STEP.fullmatch(entry.name) for entry in path.iterdir())
+    raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder", path)
 
 
 def _configured(run_dir: Path) -> Path | None:

@@ -73,7 +73,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"no valid checkpoint in {place}: {', '.join(rejected)} rejected", "restore one of them"
             )
-        raise CheckpointError(f"no checkpoint in {place}", "train without --resume, or give the right run folder")
+        fix = "train without --resume, or give the right run folder"
+        raise CheckpointError(f"no checkpoint in {place}", fix, place)
 
     @property
     def id(self) -> str:

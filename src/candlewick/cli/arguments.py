@@ -43,12 +43,28 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
+def load_with_origins(
+    source: str | None, overrides: Sequence[str] = (), note: Callable[[str], None] = tell
+) -> "tuple[RunConfig, dict[str, str]]":
+    """Read a configuration, and what set each key of it; print how foreign settings were read."""
+    from candlewick.cli import candle
+    from candlewick.config import load
+
+    return load.load_with_origins(source, overrides, note, candle.dialect())
+
+
+def load_config(
+    source: str | None, overrides: Sequence[str] = (), note: Callable[[str], None] = tell
+) -> "RunConfig":
+    """Read a configuration; print how foreign settings were read."""
+    return load_with_origins(source, overrides, note)[0]
+
+
 def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
     """Load what `add_config` declared; the cache is `cache`, else this user's, unless the config names one."""
     from candlewick.cli.environment import cache_home
-    from candlewick.config.load import load_config
 
-    config = load_config(args.config, [*args.override, *extra], tell)
+    config = load_config(args.config, [*args.override, *extra])
     if config.data.cache_dir is not None:
         return config
     return config.replaced(data={"cache_dir": cache or cache_home()})

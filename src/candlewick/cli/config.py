@@ -4,14 +4,22 @@ import argparse
 import json
 import sys
 
-from candlewick.cli.arguments import add_config, add_json, print_json, side, tell, whole_number
+from candlewick.cli.arguments import (
+    add_config,
+    add_json,
+    load_config,
+    load_with_origins,
+    print_json,
+    side,
+    whole_number,
+)
 from candlewick.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    about = "print every setting, of defaults, file and overrides; so a file of the seed becomes ours"
+    about = "print every setting, of defaults, file and overrides; so a file of transformer_candle becomes ours"
     show = actions.add_parser("show", help=about)
     add_config(show)
     form = show.add_mutually_exclusive_group()
@@ -52,12 +60,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from candlewick.config.load import load_with_origins
     from candlewick.config.tree import dump_json, dump_toml, dump_yaml, flatten
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
-    config, origins = load_with_origins(args.config, args.override, tell)
+    config, origins = load_with_origins(args.config, args.override)
     if not args.origins:
         dumps = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}
         sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
@@ -91,9 +98,8 @@ def _schema(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     from candlewick.cli.explain import explain, print_entries
-    from candlewick.config.load import load_with_origins
 
-    found = explain(args.key, *load_with_origins(args.config, args.override, tell))
+    found = explain(args.key, *load_with_origins(args.config, args.override))
     if args.json:
         print_json(found)
     else:
@@ -101,10 +107,9 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from candlewick.config.load import load_config
     from candlewick.config.tree import differences
 
-    found = differences(load_config(args.first, note=tell), load_config(args.second, note=tell))
+    found = differences(load_config(args.first), load_config(args.second))
     if args.json:
         print_json(found)
         return
@@ -114,9 +119,8 @@ def _diff(args: argparse.Namespace) -> None:
 
 def _plot(args: argparse.Namespace) -> None:
     from candlewick.cli.schedule import draw, schedule
-    from candlewick.config.load import load_config
 
-    config = load_config(args.config, args.override, tell)
+    config = load_config(args.config, args.override)
     found = schedule(config, args.steps)
     if args.json:
         print_json(found)

@@ -14,7 +14,6 @@ from candlewick.cli.arguments import (
     print_json,
     setup_logging,
     shown,
-    tell,
     whole_number,
 )
 from candlewick.errors import ConfigError
@@ -71,7 +70,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.terminal import bytes_progress
     from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 
-    config = load_config(args.config, args.override, tell)
+    config = load_config(args.config, args.override)
     setup_logging(args, config)
     if config.data.mixture and not args.sources:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")

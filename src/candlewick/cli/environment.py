@@ -43,7 +43,7 @@ def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
 
 
 def cloud_roots() -> dict[str, Path]:
-    """Return the folders of a machine in the cloud by NAME: as ORCHESTRATE_NAME_ROOT says, else the seed's.
+    """Return the folders of a machine in the cloud by NAME: as ORCHESTRATE_NAME_ROOT says, else below /workspace.
 
     An HF_HOME that is set counts as HF_CACHE.
     """

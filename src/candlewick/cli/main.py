@@ -13,6 +13,7 @@ import sys
 from typing import Any, NoReturn
 
 from candlewick import __version__
+from candlewick.cli import candle
 from candlewick.cli.environment import share_cores
 from candlewick.errors import CandlewickError
 
@@ -22,7 +23,7 @@ VERBS = {
     "orchestrate": "tokenizer, shards, training, evaluation and samples, skipping what is up to date",
     "tokenizer": "train, inspect and use tokenizers",
     "data": "turn text into token shards, verify and inspect them",
-    "import": "checkpoints of the Rust system on candle, and of Hugging Face, become ones of ours",
+    "import": "convert a candle or Hugging Face checkpoint",
     "generate": "write text with a checkpoint",
     "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "where a training step's time and memory go",
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except CandlewickError as error:
+        error = candle.explain(error)
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
     except BrokenPipeError:

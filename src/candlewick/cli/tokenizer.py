@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from candlewick.cli import candle
 from candlewick.cli.arguments import (
     add_config,
     add_json,
     add_logging,
     add_output,
+    load_config,
     print_json,
     setup_logging,
     shown,
-    tell,
 )
 from candlewick.errors import ConfigError, DataError
 
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources", nargs="*", metavar="SOURCE", help="files, folders or stdlib://; default data.train_shards"
     )
     add_output(
-        train, "folder to write the tokenizer to; default artifacts.dir of a seed configuration", required=False
+        train,
+        "folder to write the tokenizer to; default artifacts.dir of a tokenizer configuration",
+        required=False,
     )
     add_config(train)
     add_logging(train)
@@ -74,16 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from candlewick.compat.candle.tokenizer import read_seed_config
-    from candlewick.compat.candle.tokenizer_training import train_seed_tokenizer
-
-    seed = read_seed_config(args.config)
-    if seed is not None and (args.sources or args.override):
-        raise ConfigError(f"{args.config} says itself what it is trained on", "change training.inputs in it")
-    if seed is not None:
-        setup_logging(args)
-        args.output = args.output or seed.artifacts.dir
-    manifest, reused = _train_ours(args) if seed is None else train_seed_tokenizer(seed, args.output)
+    manifest, reused = candle.train_tokenizer(args) or _train_ours(args)
     if args.json:
         print_json({"output": str(args.output), "reused": reused, **_summary(manifest)})
         return
@@ -101,7 +95,7 @@ def _train_ours(args: argparse.Namespace) -> tuple[Manifest, bool]:
     from candlewick.runs.tokenizer import make_tokenizer
     from candlewick.terminal import bytes_progress
 
-    config = load_config(args.config, args.override, tell)
+    config = load_config(args.config, args.override)
     setup_logging(args, config)
     if args.output is None:
         raise ConfigError("there is no place to write the tokenizer to", "give --output DIR")
@@ -152,17 +146,14 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> "Tokenizer":
     """Open the tokenizer of the command line, else the one that a configuration names."""
-    from candlewick.compat.candle.tokenizer import open_seed_tokenizer, read_seed_config
-    from candlewick.config.load import load_config
     from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
 
     if args.tokenizer is not None:
         return Tokenizer.load(args.tokenizer)
-    if (seed := read_seed_config(args.config)) is not None:
-        return open_seed_tokenizer(seed)
-    if (tokenizer := open_tokenizer(load_config(args.config, args.override, tell).tokenizer)) is not None:
-        return tokenizer
-    raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
+    named = candle.open_tokenizer(args.config) or open_tokenizer(load_config(args.config, args.override).tokenizer)
+    if named is None:
+        raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
+    return named
 
 
 def _print_flat(result: dict[str, Any], prefix: str = "") -> None:

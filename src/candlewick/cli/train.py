@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from candlewick.cli import candle
 from candlewick.cli.arguments import (
     absolute,
     add_config,
@@ -13,7 +14,6 @@ from candlewick.cli.arguments import (
     read_config,
     setup_logging,
 )
-from candlewick.cli.streaming import beside
 from candlewick.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.config or "run")
     is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
     run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
-    args.override = [*beside(args.config or ""), *args.override]
+    args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
     if args.resume and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")

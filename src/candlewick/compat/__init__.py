@@ -1,1 +1,1 @@
-"""What keeps files of other programs working; nothing else imports it."""
+"""What keeps files of other programs working; only the command line imports it."""

@@ -14,7 +14,7 @@ class TokenizerConfig(Section):
     tokenizer_json: Path | None = None
     """A tokenizer.json, or the folder of a tokenizer; null without a vocab: train one from the training text."""
     vocab: Path | None = None
-    """A vocab.json, where there is no tokenizer.json: byte-level BPE as the seed reads it."""
+    """A vocab.json, where there is no tokenizer.json: a byte-level BPE with GPT-2's pattern."""
     merges: Path | None = None
     """The merges.txt that belongs to the vocab."""
     special_tokens: Path | None = None

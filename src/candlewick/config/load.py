@@ -6,22 +6,21 @@ All problems are found at once, and each is named with file, line and key. Text 
 relative to the folder of its file, in an override too; without a file, to the current folder. A layer that names
 another kind (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it:
 they were meant for the other one. Of settings that say the same thing in different ways (how the run ends, what to
-train on, the size of the global batch) a layer that names one replaces what layers below it said.
+train on, the size of the global batch) a layer that names one replaces what layers below it said. A `Dialect`,
+which the caller brings, translates settings of another program.
 """
 
 import difflib
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from pydantic import ValidationError
 
-from candlewick.compat.candle import settings as config_seed
-from candlewick.compat.candle.settings import Note
 from candlewick.config import RunConfig
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse
 from candlewick.config.keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
@@ -29,6 +28,8 @@ from candlewick.config.profiles import profiles, read_profile
 from candlewick.config.tree import Tree, leaves, to_tree
 from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
 from candlewick.errors import ConfigError
+
+Note = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
 
@@ -60,16 +61,40 @@ class _File:
         return f"{self.shown}:{line_of(self.parsed.lines, key)}"
 
 
+class Dialect:
+    """A dialect translates settings into Candlewick's keys; this one leaves them as they are.
+
+    An object serves one load, so it may remember what it has translated.
+    """
+
+    def translate(self, tree: Tree, where: str, report: Report) -> Tree:
+        """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
+        del where, report
+        return tree
+
+    def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
+        """Return the key and the value of an override."""
+        return key, value
+
+    def settle(self, tree: Tree, layer: Tree, report: Report) -> Tree:
+        """Return the tree in which a file or an override (`layer`) was just merged, without foreign keys."""
+        del layer, report
+        return tree
+
+    def notes(self, config: RunConfig) -> list[str]:
+        """Return what the user should know of the translation."""
+        del config
+        return []
+
+
 class _Settings:
     """The tree so far, where each key of it comes from, and what is wrong with it."""
 
-    def __init__(self, *, as_seed: bool | None = None) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         self.tree: Tree = {}
         self.places: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
-        self.notes: list[str] = []
-        self.batches = config_seed.Batches()
-        self.as_seed = as_seed
+        self.dialect = dialect
         self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
 
     def add_file(self, file: _File) -> None:
@@ -82,11 +107,10 @@ class _Settings:
         def report(key: Key, what: str) -> None:
             self.problems.append((file.at(key), key, what))
 
-        is_seed = False if self.places else self.as_seed  # what extends another file is ours
-        tree = config_seed.translate(file.parsed.tree, file.shown, report, self.notes.append, is_seed=is_seed)
+        tree = self.dialect.translate(file.parsed.tree, file.shown, report)
         tree = cast(Tree, _resolve(tree, (), file.folder, report))
         self.folder = file.folder
-        self.tree = self.batches.settle(cast(Tree, _merge(self.tree, tree)), tree, report)
+        self.tree = self.dialect.settle(cast(Tree, _merge(self.tree, tree)), tree, report)
         self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
 
     def add_override(self, text: str) -> None:
@@ -98,25 +122,22 @@ class _Settings:
         key, value = _read_override(text, report)
         if not key:
             return
-        key = config_seed.rename_key(key)
-        value = config_seed.rename_value(key, value)
+        key, value = self.dialect.translate_override(key, value)
         value = _resolve(guard(value, key, report), key, self.folder, report)
         try:
             if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
-                self.tree = cast(Tree, _merge(self.tree, _nested(key, value)))
+                self.tree = cast(Tree, _merge(self.tree, nested(key, value)))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
             report(key, str(error))
-        self.tree = self.batches.settle(self.tree, cast(Tree, _nested(key, value)), report)
+        self.tree = self.dialect.settle(self.tree, nested(key, value), report)
         self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
 
     def validate(self, note: Note | None) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
-        is_seed = bool(self.notes)
-        self.batches.tell(self.tree, self.notes.append)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
@@ -126,9 +147,7 @@ class _Settings:
             self.problems += [problem for problem in found if problem[1] not in known]
         if config is None or self.problems:
             raise ConfigError(_describe(self.problems))
-        if is_seed:
-            config_seed.explain_width(self.tree, config, self.notes.append)
-        for text in self.notes:
+        for text in self.dialect.notes(config):
             (note or _log.info)(text)
         return config
 
@@ -147,25 +166,27 @@ def load_config(
     source: str | Path | None,
     overrides: Sequence[str] = (),
     note: Note | None = None,
-    *,
-    as_seed: bool | None = None,
+    dialect: Dialect | None = None,
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
-    `overrides` are `key=value`, the later ones over the earlier. `note` is told how keys of the seed were read;
-    `as_seed` says if the file is the seed's; None: its keys do. Raises ConfigError that names every problem.
+    `overrides` are `key=value`, the later ones over the earlier. `dialect` translates settings of another
+    program, and `note` is told how. Raises ConfigError that names every problem.
     """
-    return _read(source, overrides, as_seed=as_seed).validate(note)
+    return _read(source, overrides, dialect).validate(note)
 
 
 def load_with_origins(
-    source: str | Path | None, overrides: Sequence[str] = (), note: Note | None = None
+    source: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Note | None = None,
+    dialect: Dialect | None = None,
 ) -> tuple[RunConfig, dict[str, str]]:
     """Read a configuration as `load_config` does; also return what set each key of it.
 
     That is a file with its line, `--override`, or `default`.
     """
-    settings = _read(source, overrides)
+    settings = _read(source, overrides, dialect)
     config = settings.validate(note)
     origins: dict[str, str] = {}
     for key, _ in leaves(to_tree(config), ()):
@@ -175,8 +196,8 @@ def load_with_origins(
     return config, origins
 
 
-def _read(source: str | Path | None, overrides: Sequence[str], *, as_seed: bool | None = None) -> _Settings:
-    settings = _Settings(as_seed=as_seed)
+def _read(source: str | Path | None, overrides: Sequence[str], dialect: Dialect | None) -> _Settings:
+    settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)
     # what names another kind drops settings, so it comes first
@@ -288,8 +309,10 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
     return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
 
 
-def _nested(key: Key, value: object) -> object:
-    return _nested(key[:-1], {key[-1]: value}) if key else value
+def nested(key: Key, value: object) -> Tree:
+    """Return the tree that has a value at a key and nothing else."""
+    tree = {key[-1]: value}
+    return nested(key[:-1], tree) if key[:-1] else cast(Tree, tree)
 
 
 def _read_override(text: str, report: Report) -> tuple[Key, object]:

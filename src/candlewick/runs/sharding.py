@@ -1,6 +1,6 @@
 """The text of a run as shards with hashes, in folders that other runs share.
 
-    TRAIN/<experiment>/train_0000.jsonl ... manifest.json   made here, or by `data shard`, or by the seed
+    TRAIN/<experiment>/train_0000.jsonl ... manifest.json   made here, or by `data shard`
     VALIDATION/<experiment>/                                of validation text, if there is some of its own
 
 Shards that are there are used only if that is asked for, and then every byte of them is checked first.

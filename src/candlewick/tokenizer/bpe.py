@@ -85,7 +85,7 @@ class Tokenizer:
     def from_files(
         cls, vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
     ) -> "Tokenizer":
-        """Load the two files of a byte-level BPE, as the seed does. Raises and warns as `load` does.
+        """Load the two files of a byte-level BPE. Raises and warns as `load` does.
 
         `special_tokens` are names, or a file of them (`files.read_special_tokens`); else known names are special.
         """

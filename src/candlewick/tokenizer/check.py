@@ -1,8 +1,8 @@
 """A tokenizer.json -> what is known about it, or why it cannot be used.
 
                  normalizer          pre-tokenizer                     decoder
-    byte level   none, NFC, ...      known patterns, then ByteLevel    ByteLevel      ours, the seed's, GPT-2's,
-                                                                                      Llama 3's, Qwen2's
+    byte level   none, NFC, ...      known patterns, then ByteLevel    ByteLevel      ours, GPT-2's, Llama 3's,
+                                                                                      Qwen2's, Rust programs'
     pieces       Prepend, Replace    none, or Metaspace                Replace, ...   Llama 2's; what is not in it
                                                                                       is bytes, tokens <0xNN>
 

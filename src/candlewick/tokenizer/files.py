@@ -3,8 +3,8 @@
     tokenizer.json  tokenizer_config.json                    read as they are
     vocab.json  merges.txt  special_tokens.txt               a byte-level BPE in two files, without the rest
 
-The two files do not say how text is cut or what a template adds. The seed, which writes them, puts a space before
-a text that begins without one, uses GPT-2's pattern, and where there are `<bos>` and `<eos>`, puts them around it.
+The two files do not say how text is cut or what a template adds. They are read with a space before a text
+that begins without one, GPT-2's pattern, and where there are `<bos>` and `<eos>`, with these around it.
 A folder of the Hub has a tokenizer_config.json that says more, and that is followed.
 """
 
@@ -71,7 +71,7 @@ def join_files(
 
 
 def byte_level(model: models.BPE, **options: bool) -> RustTokenizer:
-    """Return a tokenizer as the seed makes it; `options` are those of its pre-tokenizer."""
+    """Return a byte-level tokenizer of a model; `options` are those of its pre-tokenizer."""
     rust = RustTokenizer(model)
     rust.pre_tokenizer = pre.ByteLevel(**options)  # pyright: ignore[reportAttributeAccessIssue]
     rust.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,7 +1,7 @@
 """Which special token does what: begins a document, ends one, ends what a model writes, fills up rows.
 
     ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document and nothing ends one
-    the seed, Llama        <bos> text <eos> <bos> text <eos>
+    Llama, and others      <bos> text <eos> <bos> text <eos>
 
 What a file says comes first: the template in its post-processor, then tokenizer_config.json, then names that are
 known. A token that ends a turn of a chat is no end of a document.

@@ -73,9 +73,16 @@ def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "step_000000003", "step_000000004"]
 
 
-def test_a_checkpoint_of_the_seed_is_named_as_one(tmp_path):
-    folder = tmp_path / "step_000000000007_global_000000000007"
-    folder.mkdir()
-    for path in (folder, tmp_path):
-        with pytest.raises(CheckpointError, match="is a checkpoint of the seed.*candlewick import candle"):
-            candidates(path)
+def test_a_folder_of_something_else_is_named_in_the_error(tmp_path):
+    """With it the command line can say what the folder is, and what to do with it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"version": 1}')
+    for find, folder, said in (
+        (candidates, "empty", "holds no finished checkpoint"),
+        (newest_checkpoint, "empty", "no checkpoint in"),
+        (candidates, "other", "checkpoint rejected: .* is not an artifact manifest"),
+    ):
+        with pytest.raises(CheckpointError, match=said) as raised:
+            find(tmp_path / folder)
+        assert raised.value.path == tmp_path / folder

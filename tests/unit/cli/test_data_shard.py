@@ -1,4 +1,4 @@
-"""`candlewick data shard`: every flag of the seed's sharder, and ours."""
+"""`candlewick data shard`: every flag of transformer_candle's sharder, and ours."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ def test_a_column_of_another_name(tmp_path, capsys):
     assert json.loads((tmp_path / "train" / "train_0000.jsonl").read_text()) == {"text": "x = 1"}
 
 
-def test_a_dataset_of_the_hub_with_the_flags_of_the_seed(tmp_path, capsys, monkeypatch):
+def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, capsys, monkeypatch):
     token = "hf_canaryCANARYcanary"
     used = {}
     monkeypatch.setattr("candlewick.cli.environment.use_hub", lambda **given: used.update(given))

@@ -1,4 +1,4 @@
-"""Every flag of the seed's orchestrator changes what it says: seen from the command line, with nothing run."""
+"""Every flag of transformer_candle's orchestrator changes what it says, with nothing run."""
 
 import argparse
 from types import SimpleNamespace
@@ -95,7 +95,7 @@ def test_paths_are_those_of_the_command_line_wherever_the_config_lies(given, tmp
     assert got.run_dir.parts == ("runs", "c")
 
 
-def test_the_seeds_defaults_are_those_of_the_profile_but_the_run_ends(given):
+def test_the_old_defaults_are_those_of_the_profile_but_the_run_ends(given):
     config = given().config
     model = config.model
     shape = (model.hidden_size, model.intermediate_size, model.num_layers, model.num_attention_heads)

@@ -149,38 +149,6 @@ def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch
     assert run("decode", folder, *ids) == "red \u241b[31m\n"
 
 
-@pytest.fixture
-def seed_config(tmp_path, text_dir):
-    """A tokenizer configuration of the seed."""
-    path = tmp_path / "tok.toml"
-    path.write_text(
-        '[model]\nvocab_size = 300\nspecial_tokens = ["<pad>", "<bos>", "<eos>"]\n[postprocessor]\n'
-        f'[training]\ninputs = ["{text_dir}/00.txt"]\n[artifacts]\ndir = "own"\n'
-    )
-    return path
-
-
-def test_a_configuration_of_the_seed_is_trained_and_inspected(run, seed_config, tmp_path):
-    assert run("train", "--config", seed_config).startswith(f"wrote: {tmp_path / 'own'}\nvocabulary 300 of 300")
-    assert run("train", "--config", seed_config).startswith("up to date: ")
-    shown = json.loads(run("inspect", "--config", seed_config, "--json"))
-    assert (shown["delimiter_id"], shown["end_id"], shown["stop_ids"], shown["padding_id"]) == (1, 2, [2, 1], 0)
-    assert shown["special_tokens"] == {"<pad>": 0, "<bos>": 1, "<eos>": 2}
-    assert (shown["template"], shown["document"]) == ("<bos> $A <eos>", "<bos> TEXT <eos>")
-    assert (shown["missing_bytes"], shown["pattern"]) == (0, "gpt2")
-    assert shown["changes"] == ["a space comes before text that begins without one"]
-    other = tmp_path / "other"
-    shown = json.loads(run("train", "--config", seed_config, "--output", other, "--json"))
-    assert shown["output"] == str(other)
-    assert (other / "vocab.json").exists()
-
-
-def test_a_configuration_of_the_seed_says_itself_what_it_is_trained_on(capsys, seed_config):
-    assert "change training.inputs in it" in fails(capsys, 2, "train", "a.txt", "--config", seed_config)
-    words = ("train", "--config", seed_config, "--override", "a=1")
-    assert "change training.inputs in it" in fails(capsys, 2, *words)
-
-
 def test_inspecting_what_a_configuration_names(run, capsys, folder, tmp_path):
     (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tok}\n")
     shown = json.loads(run("inspect", "--config", tmp_path / "c.yaml", "--json"))

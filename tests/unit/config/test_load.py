@@ -171,6 +171,7 @@ def test_an_override_sets_one_key(override, key, value):
         ("=3", "--override: '=3' should be KEY=VALUE"),
         ("model..x=3", "should be KEY=VALUE"),
         ("model[x]=3", "should be KEY=VALUE"),
+        ("data.batch_size=4", "--override: data.batch_size: unknown key, did you mean data.micro_batch_size?"),
         ("model.hidden_siz=3", "--override: model.hidden_siz: unknown key, did you mean model.hidden_size?"),
         ("model.hidden_size=big", '--override: model.hidden_size: should be a whole number (got "big")'),
         ("model.hidden_size.x=3", "--override: model.hidden_size: should be a whole number (got a section)"),

@@ -156,7 +156,7 @@ def test_half_split_is_interleaved_after_a_permutation(mode, head_dim, width, th
     found = rotate(x[..., order], rotary(0, 48, x.dtype))
     expected = interleaved_loop(x, theta, width, factor)[..., order]
     error = (found - expected).abs().max().item()
-    core_row("model.rope_mode, seed's order", "interleaved rotation in loops, float64; absolute", error, 1e-5)
+    core_row("model.rope_mode, interleaved", "interleaved rotation in loops, float64; absolute", error, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -181,7 +181,7 @@ def test_strong_scaling_stays_finite(kind, factor):
     assert torch.isfinite(y).all()
 
 
-def test_the_demo_of_the_seed_has_its_value():
+def test_the_demo_of_transformer_candle_has_its_value():
     # 1 row, 2 heads, 8 tokens, 16 channels, the first 8 rotated; the published line ends with tail_preserved=true
     queries = (torch.arange(256, dtype=torch.float32) * 0.05).view(1, 2, 8, 16).transpose(1, 2)
     rotary = make(16, 10_000.0, 8, partial_rotary_factor=0.5)

@@ -17,8 +17,8 @@ from candlewick.runs.sharding import Sharding, shard_text
 FIVE = ["one", "two", "three", "four", "five"]
 
 
-def write_seed_shards(folder: Path, shards: dict[str, str], name: str = "train") -> None:
-    """Write a folder as the seed's sharder did, from the description of its manifest alone."""
+def write_candle_shards(folder: Path, shards: dict[str, str], name: str = "train") -> None:
+    """Write a folder as transformer_candle's sharder did, from the description of its manifest alone."""
     folder.mkdir(parents=True)
     rows = []
     for path, text in shards.items():
@@ -133,15 +133,15 @@ def test_nothing_to_reuse_is_made(text, sharding, train, val):
     assert documents(shard_text(config, replace(sharding, existing="reuse"), print)) == FIVE
 
 
-def test_shards_of_the_seeds_sharder_are_taken_without_their_manifest(sharding, train, val):
-    write_seed_shards(train, {"train_0000.txt": "one\ntwo\n", "train_0001.txt": "three\n"})
-    write_seed_shards(val, {"val_0000.txt": "four\n"}, "val")
+def test_shards_of_another_sharder_are_taken_without_their_manifest(sharding, train, val):
+    write_candle_shards(train, {"train_0000.txt": "one\ntwo\n", "train_0001.txt": "three\n"})
+    write_candle_shards(val, {"val_0000.txt": "four\n"}, "val")
     config = shard_text(config_of(), replace(sharding, existing="reuse"), print)
     assert documents(config) == ["one", "two", "three"]
     assert documents(config, "validation_shards") == ["four"]
 
 
-def test_shards_of_the_seeds_orchestrator_have_no_hashes(sharding, train, val):
+def test_shards_of_the_old_orchestrator_have_no_hashes(sharding, train, val):
     train.mkdir(parents=True)
     (train / "train-00000.txt").write_text("one\ntwo\n")
     said = []

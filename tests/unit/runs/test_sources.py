@@ -148,7 +148,7 @@ def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
 
 
 def test_a_tokenizer_in_two_files_makes_the_tokens_and_then_lies_in_them(tiny, text_dir, tmp_path, cache):
-    foreign.seed(alphabet=True).model.save(str(tmp_path))
+    foreign.candle(alphabet=True).model.save(str(tmp_path))
     two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
     config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
     found = prepare(config.model_copy(update={"tokenizer": TokenizerConfig(**two)})).config

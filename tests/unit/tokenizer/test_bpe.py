@@ -379,9 +379,9 @@ def test_what_is_written_of_others_has_the_same_ids_and_roles(kind, tmp_path, od
 @pytest.mark.parametrize(
     ("kind", "delimiter", "end", "stops", "padding", "missing"),
     [
-        ("seed", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", True),
-        ("seed_stream", "<|endoftext|>", None, ("<|endoftext|>",), "<|pad|>", True),
-        ("seed_full", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", False),
+        ("candle", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", True),
+        ("candle_stream", "<|endoftext|>", None, ("<|endoftext|>",), "<|pad|>", True),
+        ("candle_full", "<bos>", "<eos>", ("<eos>", "<bos>"), "<pad>", False),
         ("qwen2", "<|endoftext|>", None, ("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", False),
         ("qwen3", "<|endoftext|>", None, ("<|im_end|>", "<|endoftext|>"), "<|endoftext|>", False),
         (
@@ -415,7 +415,7 @@ def test_our_own_convention(tokenizer):
 
 
 def test_a_lossy_tokenizer_warns_once_with_the_remedy(tmp_path, caplog):
-    foreign.write("seed", tmp_path)
+    foreign.write("candle", tmp_path)
     bpe._warn.cache_clear()
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
@@ -437,7 +437,7 @@ def test_bytes_that_become_the_unknown_token_are_named(tmp_path):
     assert not found.is_lossless
 
 
-@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2", "llama2_metaspace"])
+@pytest.mark.parametrize("kind", ["candle", "candle_full", "llama2", "llama2_metaspace"])
 def test_a_text_that_goes_on_gets_no_space_before_it(kind, tmp_path):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
@@ -449,7 +449,7 @@ def test_a_text_that_goes_on_gets_no_space_before_it(kind, tmp_path):
     assert going_on.encode(["the"])[0].tolist() != found.encode("the")
 
 
-@pytest.mark.parametrize("kind", ["llama2", "llama2_metaspace", "seed_full", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama2", "llama2_metaspace", "candle_full", "qwen2"])
 def test_the_parts_of_a_written_text_are_the_text(kind, tmp_path):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
@@ -462,7 +462,7 @@ def test_the_parts_of_a_written_text_are_the_text(kind, tmp_path):
 
 
 def test_dropout_is_kept_in_the_file_and_encodes_without_chance(tmp_path):
-    rust = foreign.seed(alphabet=True)
+    rust = foreign.candle(alphabet=True)
     expected = rust.encode("the attention of the gradient", add_special_tokens=False).ids
     rust.model.dropout = 0.5
     found = Tokenizer(rust.to_str().encode())
@@ -505,10 +505,10 @@ def test_a_template_of_others_stays_until_chats_are_wanted(tmp_path):
 
 
 def test_a_configuration_names_a_tokenizer(tmp_path):
-    foreign.write("seed", tmp_path)
+    foreign.write("candle", tmp_path)
     listed = tmp_path / "special_tokens.txt"
-    listed.write_text("# as the seed writes it\n<pad>\n\n<bos>\n<eos>\n")
-    rust = foreign.seed()
+    listed.write_text("# as transformer_candle writes it\n<pad>\n\n<bos>\n<eos>\n")
+    rust = foreign.candle()
     rust.model.save(str(tmp_path))
     whole = open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path / "tokenizer.json", special_tokens=listed))
     split = open_tokenizer(

@@ -90,7 +90,7 @@ def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
         encode_chat(tokenizer, MESSAGES)
 
 
-@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2"])
+@pytest.mark.parametrize("kind", ["candle", "candle_full", "llama2"])
 def test_tokenizers_that_change_text_are_none_for_chats(kind, tmp_path):
     foreign.write(kind, tmp_path)
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_tokenizers_that_change_text_are_none_for_chats(kind, tmp_path):
         ChatTokens(Tokenizer.load(tmp_path).with_chat_tokens())
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama3", "seed_plain"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama3", "candle_plain"])
 def test_chats_of_others_have_the_ids_of_their_written_template(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")

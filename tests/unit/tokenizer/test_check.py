@@ -16,9 +16,9 @@ def tree_of(kind: str) -> dict:
 @pytest.mark.parametrize(
     ("kind", "pattern", "is_byte_level", "adds_space"),
     [
-        ("seed", "gpt2", True, True),
-        ("seed_plain", "gpt2", True, False),
-        ("seed_no_regex", "none", True, True),
+        ("candle", "gpt2", True, True),
+        ("candle_plain", "gpt2", True, False),
+        ("candle_no_regex", "none", True, True),
         ("qwen2", "qwen2", True, False),
         ("llama3", "cl100k", True, False),
         ("llama2", "none", False, True),
@@ -31,7 +31,7 @@ def test_what_a_file_says(kind, pattern, is_byte_level, adds_space):
 
 
 def test_digits_one_by_one_before_the_pattern_of_gpt2_are_known():
-    tree = tree_of("seed_plain")
+    tree = tree_of("candle_plain")
     digits = {"type": "Digits", "individual_digits": True}
     tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, tree["pre_tokenizer"]]}
     assert check(tree, "it").pattern == "digits+gpt2"
@@ -40,7 +40,7 @@ def test_digits_one_by_one_before_the_pattern_of_gpt2_are_known():
 
 
 def test_the_table_of_bytes_is_the_librarys():
-    rust = foreign.seed(alphabet=True, add_prefix_space=False)
+    rust = foreign.candle(alphabet=True, add_prefix_space=False)
     for byte in range(128):
         ((token, _),) = rust.pre_tokenizer.pre_tokenize_str(chr(byte))
         assert BYTE_OF[token] == byte
@@ -74,7 +74,7 @@ def test_errors_of_the_library_and_panics_name_the_file():
 
 
 def test_special_tokens_are_text_in_what_is_loaded():
-    rust = load_rust(tree_of("seed_full"), "it")
+    rust = load_rust(tree_of("candle_full"), "it")
     assert 1 not in rust.encode("<bos>", add_special_tokens=False).ids
 
 

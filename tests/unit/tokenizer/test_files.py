@@ -12,9 +12,9 @@ from candlewick.tokenizer.files import byte_level, put_around, read_special_toke
 
 @pytest.fixture
 def split(tmp_path):
-    """Write the two files of a tokenizer as the seed did; return the tokenizer."""
+    """Write the two files of a tokenizer as transformer_candle did; return the tokenizer."""
 
-    def make(kind="seed_full"):
+    def make(kind="candle_full"):
         rust = foreign.KINDS[kind]()
         rust.model.save(str(tmp_path))
         rust.encode_special_tokens = True
@@ -23,7 +23,7 @@ def split(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", ["seed", "seed_full", "seed_stream"])
+@pytest.mark.parametrize("kind", ["candle", "candle_full", "candle_stream"])
 @pytest.mark.parametrize("is_listed", [False, True])
 def test_two_files_are_the_tokenizer_that_they_were_written_of(split, tmp_path, odd_texts, kind, is_listed):
     rust = split(kind)
@@ -64,7 +64,7 @@ def test_settings_of_the_hub_say_how_two_files_are_read(tmp_path, odd_texts):
 
 
 def test_without_a_prefix_space_if_that_is_said(split, tmp_path):
-    rust = split("seed_plain")
+    rust = split("candle_plain")
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
     given = Tokenizer.from_files(vocab, merges, add_prefix_space=False)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<bos>"}')

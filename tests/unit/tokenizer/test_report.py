@@ -40,6 +40,6 @@ def test_half_a_surrogate_pair_is_refused(tokenizer):
 
 
 def test_texts_that_a_lossy_tokenizer_changes_are_counted(tmp_path):
-    foreign.write("seed", tmp_path)
+    foreign.write("candle", tmp_path)
     found = measure(Tokenizer.load(tmp_path), [" the of", " the \u65e5", "the"])
     assert (found["texts"], found["changed_texts"]) == (3, 2)

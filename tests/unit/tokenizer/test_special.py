@@ -74,7 +74,7 @@ def test_without_a_token_that_begins_a_document_it_is_refused(special, settings,
 
 
 def test_the_template_of_a_tokenizer():
-    for kind, expected in {"seed": "<bos> $A <eos>", "qwen2": "", "llama3": "<|begin_of_text|> $A"}.items():
+    for kind, expected in {"candle": "<bos> $A <eos>", "qwen2": "", "llama3": "<|begin_of_text|> $A"}.items():
         tree = json.loads(foreign.KINDS[kind]().to_str())
         assert " ".join(template_of(tree)) == expected
         assert check(tree, "it").special

@@ -1,4 +1,4 @@
-"""Checkpoints of the Rust system on candle, "the seed": its weights and AdamW's moments under our names.
+"""Checkpoints of transformer_candle: its weights and AdamW's moments under our names.
 
     step_000000001500_global_000000001500/
         model.safetensors    embedding.weight, which is the head too; final_norm.weight
@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from candlewick.artifacts.manifest import file_sha256
-from candlewick.checkpoint.layout import CANDLE_STEP
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
 
 OPTIMIZER_JSON = "optimizer.json"
+_STEP = re.compile(r"step_\d+_global_\d+")
 _PLAIN = {
     r"embedding\.weight": "model.embed_tokens.weight",
     r"final_norm\.weight": "model.norm.weight",
@@ -46,11 +46,11 @@ _PLAIN = {
 _NORM = re.compile(r"blocks\.\d+\.norm_attn\.weight")  # one for each block
 _QKV = re.compile(r"blocks\.(\d+)\.qkv\.(weight|bias)")
 _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of early builds
-_UNSAID = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
-"""What the seed's configurations mean where they say nothing: the weights know better."""
+_RUST_DEFAULTS = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
+"""The sizes that a configuration of transformer_candle means where it gives none: the weights know better."""
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
-_AGAIN = "copy the checkpoint again, or import an older one"
+_FIX_RECOPY = "copy the checkpoint again, or import an older one"
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CandleCheckpoint:
-    """A checked folder, its tensors under the seed's names, and what its manifest says."""
+    """A checked folder, its tensors under transformer_candle's names, and what its manifest says."""
 
     folder: Path
     tensors: Mapping[str, Tensor]
@@ -82,12 +82,9 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
     """
     if weights_only and (path / "model.safetensors").is_file() and not (path / "manifest.json").is_file():
         return CandleCheckpoint(path, _read_tensors(path), 0)
-    if CANDLE_STEP.fullmatch(path.name) or (path / "model.safetensors").is_file():
+    if _STEP.fullmatch(path.name) or (path / "model.safetensors").is_file():
         return _open(path, weights_only=weights_only)
-    places = (path, path / "checkpoints")
-    steps = sorted(
-        f for place in places if place.is_dir() for f in place.iterdir() if CANDLE_STEP.fullmatch(f.name)
-    )
+    steps = _steps(path)
     for folder in reversed(steps):
         try:
             return _open(folder, weights_only=weights_only)
@@ -95,9 +92,19 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
             logger.warning("%s is rejected: %s", folder.name, error.problem)
     found = f"{len(steps)} rejected" if steps else "none there"
     raise CheckpointError(
-        f"{path} holds no whole checkpoint of the seed ({found})",
+        f"{path} holds no whole checkpoint of transformer_candle ({found})",
         "give a step_* folder, or the folder that has them",
     )
+
+
+def holds_candle(path: Path) -> bool:
+    """Return whether a folder is a checkpoint of transformer_candle, or holds some, itself or in `checkpoints`."""
+    return _STEP.fullmatch(path.name) is not None or bool(_steps(path))
+
+
+def _steps(path: Path) -> list[Path]:
+    places = (path, path / "checkpoints")
+    return sorted(f for place in places if place.is_dir() for f in place.iterdir() if _STEP.fullmatch(f.name))
 
 
 def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
@@ -105,19 +112,19 @@ def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     try:
         raw: Json = json.loads(path.read_bytes())
         if raw["version"] != 1:
-            raise CheckpointError(f"{path} has version {raw['version']}, the seed wrote 1", _AGAIN)
+            raise CheckpointError(f"{path} has version {raw['version']}, transformer_candle wrote 1", _FIX_RECOPY)
         named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
         entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in named]
         step = int(raw["progress"]["optimizer_step"])
         if not 0 <= step < 10**9:
             raise ValueError(f"optimizer_step {step}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no manifest of the seed: {error!r}", _AGAIN) from None
+        raise CheckpointError(f"{path} is no manifest of transformer_candle: {error!r}", _FIX_RECOPY) from None
     for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing", _AGAIN)
+            raise CheckpointError(f"{file} is missing", _FIX_RECOPY)
         if file.stat().st_size != size or file_sha256(file) != sha256:
-            raise CheckpointError(f"{file} is not what its manifest says: cut short or changed", _AGAIN)
+            raise CheckpointError(f"{file} is not what its manifest says: cut short or changed", _FIX_RECOPY)
     return CandleCheckpoint(folder, _read_tensors(folder), step)
 
 
@@ -131,20 +138,22 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             "only RMSNorm is read",
         )
     if lacking := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
-        raise CheckpointError(f"{path} has no {min(lacking)}: it is no model of the seed", "try `import hf`")
+        raise CheckpointError(
+            f"{path} has no {min(lacking)}: it is no model of transformer_candle", "try `import hf`"
+        )
     if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
-        raise CheckpointError(f"{path} holds no matrices where the seed has them", _AGAIN)
+        raise CheckpointError(f"{path} holds no matrices where transformer_candle has them", _FIX_RECOPY)
     expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
     for name in sorted(expected.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         wanted = expected.get(name, "nothing")
         if found != wanted:
-            raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _AGAIN)
+            raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _FIX_RECOPY)
     return tensors
 
 
 def _shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Return the seed's tensors of a model by name."""
+    """Return the shapes of transformer_candle's tensors by name."""
     width, inner = shape["hidden_size"], shape["intermediate_size"]
     products = {"qkv": (3 * width, width), "out_proj": (width, width), "mlp.up_proj": (inner, width)}
     shapes: dict[str, tuple[int, ...]] = {
@@ -171,13 +180,13 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
         likely = max(1, width // (32 if width == 256 else 64))
         raise CheckpointError(
             f"{checkpoint.folder} does not say how many heads the model has",
-            "give the run's --config, or --heads N: the seed's profiles had heads of 64, of 32 with 256 channels, "
-            f"which makes {likely}",
+            "give the run's --config, or --heads N: transformer_candle's profiles had heads of 64, of 32 with 256 "
+            f"channels, which makes {likely}",
         )
     if written.get("num_attention_heads", heads) != heads:
         raise CheckpointError(f"--heads {heads} and model.num_attention_heads differ", "leave --heads out")
     for name, size in shape.items():
-        if written.get(name) not in (None, size, _UNSAID.get(name)):
+        if written.get(name) not in (None, size, _RUST_DEFAULTS.get(name)):
             raise CheckpointError(
                 f"the settings say model.{name}={written[name]}, the weights in {checkpoint.folder} say {size}",
                 "give the configuration that the run was made with",
@@ -188,7 +197,9 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
         )
     for name, value in (("num_key_value_heads", heads), ("rope_theta", 10_000.0)):
         if written.get(name, value) != value:
-            logger.warning("model.%s=%s: the seed ignored it and trained with %s", name, written[name], value)
+            logger.warning(
+                "model.%s=%s: transformer_candle ignored it and trained with %s", name, written[name], value
+            )
     free = ("max_position_embeddings", "rope_mode", "attn_dropout", "residual_dropout")
     return ModelConfig(
         **shape,
@@ -202,7 +213,7 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
 
 
 def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
-    """Return a tensor of the seed, or a moment of it, under our names and in our order of channels."""
+    """Return a tensor of transformer_candle, or a moment of it, under our names and in our order of channels."""
     if (packed := _QKV.fullmatch(name)) is not None:
         layer, kind = packed.groups()
         query, key, value = tensor.chunk(3)
@@ -239,12 +250,12 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
     for raw_name, values in parameters:
         name = _COUNTER.sub("", raw_name)
         if name not in checkpoint.tensors:
-            raise CheckpointError(f"{path} has {raw_name}, which the weights do not have", _AGAIN)
+            raise CheckpointError(f"{path} has {raw_name}, which the weights do not have", _FIX_RECOPY)
         shape = checkpoint.tensors[name].shape
         for kind, flat in values.items():
             if flat.numel() != shape.numel():
                 raise CheckpointError(
-                    f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}", _AGAIN
+                    f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}", _FIX_RECOPY
                 )
             for ours, part in to_native(name, flat.reshape(shape), heads).items():
                 if kind == "master":
@@ -254,7 +265,9 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
                     state[f"{ours}.step"] = torch.tensor(float(steps))
     wanted = {ours for name, t in checkpoint.tensors.items() for ours in to_native(name, t, heads)}
     if lacking := sorted(name for name in wanted if any(f"{name}.{m}" not in state for m in _MOMENTS.values())):
-        raise CheckpointError(f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one", _AGAIN)
+        raise CheckpointError(
+            f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one", _FIX_RECOPY
+        )
     return state, masters
 
 
@@ -267,11 +280,11 @@ def read_optimizer(path: Path) -> tuple[int, Iterator[tuple[str, dict[str, Tenso
         with path.open("rb") as file:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", _AGAIN) from None
+        raise CheckpointError(f"{path} cannot be read: {error}", _FIX_RECOPY) from None
     found = _FIELD.search(text)
     digits = re.compile(rb"\d+").match(text, found.end()) if found and found[1] == b"step" else None
     if found is None or digits is None:
-        raise CheckpointError(f"{path} does not begin with the number of updates", _AGAIN)
+        raise CheckpointError(f"{path} does not begin with the number of updates", _FIX_RECOPY)
     return int(digits[0]), _parameters(path, text, digits.end())
 
 
@@ -288,14 +301,14 @@ def _parameters(path: Path, text: mmap.mmap, place: int) -> Iterator[tuple[str, 
         elif text[place : place + 1] == b"[":
             end = text.find(b"]", place)
             if end < 0:
-                raise CheckpointError(f"{path} ends inside of {kind} of {name}: it is cut short", _AGAIN)
+                raise CheckpointError(f"{path} ends inside of {kind} of {name}: it is cut short", _FIX_RECOPY)
             if kind != "shape":
                 values[kind] = _numbers(path, text[place + 1 : end], f"{kind} of {name}")
             place = end
     if name:
         yield name, values
     if text[-64:].rstrip()[-1:] != b"}":
-        raise CheckpointError(f"{path} has no end: it is cut short", _AGAIN)
+        raise CheckpointError(f"{path} has no end: it is cut short", _FIX_RECOPY)
 
 
 def _numbers(path: Path, text: bytes, what: str) -> Tensor:
@@ -305,4 +318,4 @@ def _numbers(path: Path, text: bytes, what: str) -> Tensor:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
         except (DeprecationWarning, RuntimeWarning, ValueError):
             bad = "null, which stands for what is not finite" if b"null" in text else "something else"
-            raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _AGAIN) from None
+            raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _FIX_RECOPY) from None

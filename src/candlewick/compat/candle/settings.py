@@ -1,28 +1,31 @@
-"""Configurations of the Rust system on candle, "the seed", in our words.
+"""Configurations of transformer_candle, translated into Candlewick's keys while `config.load` reads them.
 
     data.batch_size, data.gradient_accumulation_steps     data.global_batch_size, data.micro_batch_size
     scheduler.max_lr                                       optimizer.learning_rate, the peak
     training.checkpoint_dir                                runtime.checkpoint.init_from
     model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
 
-These names are read in every file and override. A file with one of the first three is the seed's: what it leaves
-out then has the seed's meaning and not ours (AdamW, decay on all tensors, no clipping, lines of .txt are
-documents, no evaluation unless asked for). All its other keys are ours by name. What was read as what is told.
+These names are read in every file and override. A file with one of the first three is transformer_candle's: what
+it leaves out then has the meaning that it had there (AdamW, decay on all tensors, no clipping, lines of .txt are
+documents, no evaluation unless asked for). All its other keys are ours by name. Each translation is a note.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from pathlib import Path
 from typing import Any, cast
 
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.config.formats import Report
-from candlewick.config.yaml import Key
-
-Tree = dict[str, Any]
-Note = Callable[[str], None]
+from candlewick.config.keys import look_up
+from candlewick.config.load import Dialect, nested
+from candlewick.config.tree import Tree
+from candlewick.config.yaml import Key, dotted
+from candlewick.errors import ConfigError
+from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR: Key = ("scheduler", "max_lr")
+_ROPE_MODE: Key = ("model", "rope_mode")
 _ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)
 _RENAMED: dict[Key, Key] = {
     _MAX_LR: ("optimizer", "learning_rate"),
@@ -45,49 +48,131 @@ _DEFAULTS: Tree = {
         "evaluation": {"every_n_steps": None, "max_batches": None, "best": None},
     },
 }
+_STREAMING = ("dataset", "split", "max_samples", "stream_batch_size")
 _MEANINGS = (
-    "is read as a configuration of the seed: what it leaves out is AdamW with decay on all tensors and no "
-    "clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
+    "is read as a configuration of transformer_candle: what it leaves out is AdamW with decay on all tensors and "
+    "no clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
 )
 
 
-def rename_key(key: Key) -> Key:
-    """Return our name of a key."""
-    return _RENAMED.get(key, key)
+class CandleDialect(Dialect):
+    """The keys of transformer_candle, and its batch sizes as the last file or override that named each gave them.
 
-
-def rename_value(key: Key, value: object) -> object:
-    """Return our word for a value."""
-    if key == ("model", "rope_mode") and isinstance(value, str):
-        return _ROPE_MODES.get(value.lower(), value)
-    return value
-
-
-def translate(tree: Tree, where: str, report: Report, note: Note, *, is_seed: bool | None) -> Tree:
-    """Return the tree of a file with our names, and the seed's meanings below it if it is the seed's.
-
-    `is_seed` None: it is if it has keys that only the seed has.
+    `is_candle` says whether the file to load is transformer_candle's; None: its keys do.
     """
-    if is_seed is None:
-        is_seed = any(_has(tree, key) for key in _ONLY)
-    if is_seed:
-        tree = _without_nulls(tree)  # which the seed wrote for everything that was not set
-    for old, new in _RENAMED.items():
-        if not _has(tree, old):
-            continue
-        tree, value = _without(tree, old)
-        given = _get(tree, new)
-        if given is not None and given != value:
-            report(new, f"is {given}, and {'.'.join(map(str, old))} is {value}: keep one{_hint(old)}")
-        note(f"{'.'.join(map(str, old))}={value} is read as {'.'.join(map(str, new))}{_hint(old)}")
-        tree = _merged(tree, _nested(new, value))
-    mode = _get(tree, ("model", "rope_mode"))
-    if mode is not None:
-        tree = _merged(tree, _nested(("model", "rope_mode"), rename_value(("model", "rope_mode"), mode)))
-    if not is_seed:
+
+    def __init__(self, *, is_candle: bool | None = None) -> None:
+        self._is_candle = is_candle
+        self._notes: list[str] = []
+        self._batch: int | None = None
+        self._passes: int | None = None
+
+    def translate(self, tree: Tree, where: str, report: Report) -> Tree:
+        """Return the tree of a file with our keys, over transformer_candle's defaults if the file is its."""
+        is_candle, self._is_candle = self._is_candle, False  # what extends a file is ours
+        if is_candle is None:
+            is_candle = any(_has(tree, key) for key in _ONLY)
+        if is_candle:
+            tree = _without_nulls(tree)  # which transformer_candle wrote for everything that was not set
+        for old, new in _RENAMED.items():
+            if not _has(tree, old):
+                continue
+            tree, value = _without(tree, old)
+            given = look_up(tree, new)
+            if given is not None and given != value:
+                report(new, f"is {given}, and {dotted(old)} is {value}: keep one{_hint(old)}")
+            self._notes.append(f"{dotted(old)}={value} is read as {dotted(new)}{_hint(old)}")
+            tree = _merged(tree, nested(new, value))
+        if (mode := look_up(tree, _ROPE_MODE)) is not None:
+            tree = _merged(tree, nested(*self.translate_override(_ROPE_MODE, mode)))
+        if not is_candle:
+            return tree
+        self._notes.append(f"{where} {_MEANINGS}")
+        return _merged(_defaults(tree), self._without_idle(tree))
+
+    def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
+        """Return our key and our value of an override."""
+        if key == _ROPE_MODE and isinstance(value, str):
+            value = _ROPE_MODES.get(value.lower(), value)
+        return _RENAMED.get(key, key), value
+
+    def _without_idle(self, tree: Tree) -> Tree:
+        """Take away what transformer_candle accepted and did nothing with."""
+        scheduler = _section(tree, "scheduler")
+        idle: list[tuple[Key, str]] = []
+        if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
+            idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
+        if {"total_steps", "total_epochs"} <= scheduler.keys():
+            idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
+        if look_up(tree, ("optimizer", "algorithm")) == "sgd":
+            betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
+            idle += [(key, "sgd has no such setting") for key in betas]
+        for key, reason in idle:
+            tree, _ = _without(tree, key)
+            self._notes.append(f"{dotted(key)} is left out: {reason}")
         return tree
-    note(f"{where} {_MEANINGS}")
-    return _merged(_defaults(tree), _without_idle(tree, note))
+
+    def settle(self, tree: Tree, layer: Tree, report: Report) -> Tree:
+        """Return the tree with transformer_candle's batch sizes, if `layer` has any, turned into ours.
+
+        `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
+        reads. What is not given follows from the sizes below; what the same layer says in our keys stays.
+        """
+        data, given = dict(_section(tree, "data")), _section(layer, "data")
+        sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
+        if not sizes:
+            return tree
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                report(("data", name), "should be a whole number, at least 1")
+                return tree | {"data": data}
+        rows, micro = data.get("global_batch_size"), data.get("micro_batch_size")
+        if self._batch is None and self._passes is None and isinstance(micro, int) and micro > 0:
+            rows = rows if isinstance(rows, int) else micro
+            self._batch, self._passes = rows, max(1, rows // micro)
+        self._batch = batch = sizes.get(_BATCH, self._batch or 8)
+        self._passes = passes = sizes.get(_ACCUMULATION, self._passes or 1)
+        ours = {"global_batch_size": batch, "micro_batch_size": batch // passes}
+        if batch % passes:
+            ours = {"global_batch_size": batch * passes, "micro_batch_size": batch}
+        if "global_batch_tokens" in given:
+            del ours["global_batch_size"]
+        else:
+            data.pop("global_batch_tokens", None)
+        return tree | {"data": data | {name: size for name, size in ours.items() if name not in given}}
+
+    def notes(self, config: RunConfig) -> list[str]:
+        """Return how files and batch sizes were read, and how large the model becomes."""
+        notes, data = [*self._notes], config.data
+        if self._batch is not None and self._passes is not None:
+            is_global = self._batch % self._passes == 0
+            how = "rows per update" if is_global else f"rows per pass, which {self._passes} do not divide"
+            notes.append(
+                f"data.{_BATCH}={self._batch} with {_ACCUMULATION}={self._passes} is read as {how}: "
+                f"global_batch_size={data.global_batch_size}, micro_batch_size={data.micro_batch_size}"
+            )
+        if self._notes and config.model.mlp == "swiglu" and "mlp" not in config.model.model_fields_set:
+            notes.append(_describe_width(config.model))
+        return notes
+
+
+def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
+    """Return the streaming_config.json beside a configuration, and its content; None if there is none.
+
+    Its keys are dataset, split, max_samples and stream_batch_size. Raises ConfigError if it cannot be used.
+    """
+    path = config.parent / "streaming_config.json"
+    if not (config.is_file() and path.is_file()):
+        return None
+    try:
+        given: Tree = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
+    if given.keys() - set(_STREAMING) or not given.get("dataset"):
+        raise ConfigError(
+            f"{path} should have a dataset, and no keys but {', '.join(_STREAMING)}", "correct or remove it"
+        )
+    return path, given
 
 
 def _section(tree: Tree, name: str) -> Tree:
@@ -100,118 +185,40 @@ def _without_nulls(tree: Tree) -> Tree:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def _without_idle(tree: Tree, note: Note) -> Tree:
-    """Take away what the seed accepted and did nothing with."""
-    scheduler = _section(tree, "scheduler")
-    idle: list[tuple[Key, str]] = []
-    if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
-        idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
-    if {"total_steps", "total_epochs"} <= scheduler.keys():
-        idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
-    if _get(tree, ("optimizer", "algorithm")) == "sgd":
-        betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
-        idle += [(key, "sgd has no such setting") for key in betas]
-    for key, reason in idle:
-        tree, _ = _without(tree, key)
-        note(f"{'.'.join(map(str, key))} is left out: {reason}")
-    return tree
-
-
 def _hint(key: Key) -> str:
     return " (the power of polynomial is scheduler.power)" if key == _MAX_LR else ""
 
 
 def _defaults(tree: Tree) -> Tree:
-    """Return what the seed's files mean where they say nothing."""
-    hidden = _get(tree, ("model", "hidden_size"))
+    """Return what the files of transformer_candle mean where they say nothing."""
+    hidden = look_up(tree, ("model", "hidden_size"))
     width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
-    algorithm = _get(tree, ("optimizer", "algorithm")) or "adam_w"
+    algorithm = look_up(tree, ("optimizer", "algorithm")) or "adam_w"
     optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
     return _merged(_DEFAULTS, {"model": width, "optimizer": optimizer})
 
 
-@dataclass(slots=True)
-class Batches:
-    """The seed's batch sizes as the last file or override that named each gave them."""
-
-    batch: int | None = None
-    passes: int | None = None
-    is_global: bool = True
-
-    def settle(self, tree: Tree, own: Tree, report: Report) -> Tree:
-        """Return the tree with the seed's sizes, if a layer (`own`) has any, turned into ours.
-
-        `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
-        reads. What is not given follows from the sizes below; what the same layer says in our words stays.
-        """
-        data, given = dict(_section(tree, "data")), _section(own, "data")
-        sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
-        if not sizes:
-            return tree
-        for name, size in sizes.items():
-            if type(size) is not int or size < 1:
-                report(("data", name), "should be a whole number, at least 1")
-                return tree | {"data": data}
-        rows, micro = data.get("global_batch_size"), data.get("micro_batch_size")
-        if self.batch is None and self.passes is None and isinstance(micro, int) and micro > 0:
-            rows = rows if isinstance(rows, int) else micro
-            self.batch, self.passes = rows, max(1, rows // micro)
-        self.batch = batch = sizes.get(_BATCH, self.batch or 8)
-        self.passes = passes = sizes.get(_ACCUMULATION, self.passes or 1)
-        self.is_global = batch % passes == 0
-        ours = {"global_batch_size": batch, "micro_batch_size": batch // passes}
-        if not self.is_global:
-            ours = {"global_batch_size": batch * passes, "micro_batch_size": batch}
-        if "global_batch_tokens" in given:
-            del ours["global_batch_size"]
-        else:
-            data.pop("global_batch_tokens", None)
-        return tree | {"data": data | {name: size for name, size in ours.items() if name not in given}}
-
-    def tell(self, tree: Tree, note: Note) -> None:
-        """Tell how they were read."""
-        if self.batch is not None:
-            how = "rows per update" if self.is_global else f"rows per pass, which {self.passes} do not divide"
-            found = ", ".join(f"{n}={_get(tree, ('data', n))}" for n in ("global_batch_size", "micro_batch_size"))
-            note(f"data.{_BATCH}={self.batch} with {_ACCUMULATION}={self.passes} is read as {how}: {found}")
-
-
-def explain_width(tree: Tree, config: RunConfig, note: Note) -> None:
-    """Tell how large the gated block makes a model whose width was chosen for the seed's block."""
-    model = config.model
-    if _get(tree, ("model", "mlp")) is not None or model.mlp != "swiglu":
-        return
+def _describe_width(model: ModelConfig) -> str:
+    """Return how large the gated block makes a model whose width was chosen for transformer_candle's block."""
     width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
     table = "" if model.vocab_size is None else f" and {model.vocab_size * model.hidden_size:,} in the embedding"
-    note(
+    return (
         f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
         f"{_layers(model, model.intermediate_size):,} parameters{table}; intermediate_size: {width} gives "
-        f"{_layers(model, width):,}, about the size that was meant, and mlp: silu is the block of the seed"
+        f"{_layers(model, width):,}, about the size that was meant, and mlp: silu is transformer_candle's block"
     )
 
 
 def _layers(model: ModelConfig, width: int) -> int:
-    """Count the parameters of all blocks, with a gated MLP of this width (see `model_size`)."""
-    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
-    hidden = model.hidden_size
-    block = 2 * hidden * (queries + keys) + 3 * hidden * width + 2 * hidden
-    block += 2 * model.head_dim if model.qk_norm else 0
-    block += queries + 2 * keys + hidden if model.attention_bias else 0
-    block += 2 * width + hidden if model.mlp_bias else 0
-    return model.num_layers * block
-
-
-def _get(tree: Tree, key: Key) -> Any:
-    node: Any = tree
-    for part in key:
-        node = cast(Tree, node).get(str(part)) if isinstance(node, dict) else None
-    return node
+    """Count the parameters of all blocks, with an MLP of this width."""
+    wide = ModelConfig.model_validate({**model.model_dump(), "intermediate_size": width})
+    return model_size(wide, vocab_size=0).total - model.hidden_size  # without the last norm
 
 
 def _has(tree: Tree, key: Key) -> bool:
-    around = _get(tree, key[:-1])
+    around = look_up(tree, key[:-1])
     return isinstance(around, dict) and key[-1] in around
 
 
@@ -222,12 +229,6 @@ def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
         return {k: v for k, v in tree.items() if k != name}, tree[name]
     inner, value = _without(cast(Tree, tree[name]), key[1:])
     return ({**tree, name: inner} if inner else {k: v for k, v in tree.items() if k != name}), value
-
-
-def _nested(key: Key, value: object) -> Tree:
-    for part in reversed(key):
-        value = {str(part): value}
-    return cast(Tree, value)
 
 
 def _merged(under: Tree, over: Tree) -> Tree:

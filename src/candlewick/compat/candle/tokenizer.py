@@ -1,4 +1,4 @@
-"""A tokenizer configuration of the seed, each key of it, and the tokenizer that it names.
+"""A tokenizer configuration of transformer_candle, each key of it, and the tokenizer that it names.
 
     model          vocab_size  min_frequency  dropout  special_tokens  byte_fallback_on_decode
     pretokenizer   add_prefix_space  trim_offsets  use_regex
@@ -27,7 +27,7 @@ from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON
 FILES = {"tokenizer_json": TOKENIZER_JSON, "vocab_json": VOCAB_JSON, "merges_txt": MERGES_TXT}
 
 
-class SeedModel(Section):
+class TokenizerModel(Section):
     """What is trained."""
 
     vocab_size: Count
@@ -37,7 +37,7 @@ class SeedModel(Section):
     byte_fallback_on_decode: bool = False
 
 
-class SeedPretokenizer(Section):
+class Pretokenizer(Section):
     """How text is cut."""
 
     add_prefix_space: bool = True
@@ -45,7 +45,7 @@ class SeedPretokenizer(Section):
     use_regex: bool = True
 
 
-class SeedPostprocessor(Section):
+class Postprocessor(Section):
     """What stands around a text; `pair_template`: around the second of two as well."""
 
     add_bos: bool = True
@@ -58,7 +58,7 @@ class SeedPostprocessor(Section):
         return "<bos>" if self.add_bos else None, "<eos>" if self.add_eos else None
 
 
-class SeedTraining(Section):
+class TokenizerTraining(Section):
     """What it is trained on, line by line."""
 
     inputs: tuple[str, ...] = Field(min_length=1)
@@ -68,7 +68,7 @@ class SeedTraining(Section):
     num_threads: Count | None = None
 
 
-class SeedArtifacts(Section):
+class Artifacts(Section):
     """Where it is written."""
 
     dir: Path
@@ -78,14 +78,14 @@ class SeedArtifacts(Section):
     manifest: Path | None = None
 
 
-class SeedTokenizerConfig(Section):
-    """A tokenizer configuration of the seed."""
+class CandleTokenizerConfig(Section):
+    """A tokenizer configuration of transformer_candle."""
 
-    model: SeedModel
-    pretokenizer: SeedPretokenizer = SeedPretokenizer()
-    postprocessor: SeedPostprocessor | None = None
-    training: SeedTraining | None = None
-    artifacts: SeedArtifacts
+    model: TokenizerModel
+    pretokenizer: Pretokenizer = Pretokenizer()
+    postprocessor: Postprocessor | None = None
+    training: TokenizerTraining | None = None
+    artifacts: Artifacts
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,12 +98,12 @@ class SeedTokenizerConfig(Section):
         return self
 
 
-_SECTIONS = (SeedTokenizerConfig, SeedModel, SeedPretokenizer, SeedPostprocessor, SeedTraining, SeedArtifacts)
+_SECTIONS = (CandleTokenizerConfig, TokenizerModel, Pretokenizer, Postprocessor, TokenizerTraining, Artifacts)
 _KEYS = [name for section in _SECTIONS for name in section.model_fields]
 
 
-def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
-    """Return the configuration in a file, None if it is none of the seed. Raises ConfigError for a wrong one."""
+def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
+    """Return the configuration in a file, None if it is no such file. Raises ConfigError for a wrong one."""
     path = Path(source or "").expanduser()
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
@@ -113,7 +113,7 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
         return None
     problems: list[tuple[int, tuple[int | str, ...] | None, str]] = [*parsed.problems]
     try:
-        config = SeedTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
+        config = CandleTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
     except ValidationError as error:
         for detail in error.errors():
             key, what = detail["loc"], detail["msg"].removeprefix("Value error, ")
@@ -129,14 +129,14 @@ def read_seed_config(source: str | None) -> SeedTokenizerConfig | None:
         )
         raise ConfigError("; ".join(named))
     folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
-    artifacts = artifacts.model_copy(update={"dir": folder / artifacts.dir.expanduser()})
+    artifacts = artifacts.replaced(dir=folder / artifacts.dir.expanduser())
     if training is not None:
         inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
-        training = training.model_copy(update={"inputs": tuple(inputs)})
-    return config.model_copy(update={"artifacts": artifacts, "training": training})
+        training = training.replaced(inputs=tuple(inputs))
+    return config.replaced(artifacts=artifacts, training=training)
 
 
-def open_seed_tokenizer(config: SeedTokenizerConfig, folder: Path | None = None) -> Tokenizer:
+def open_candle_tokenizer(config: CandleTokenizerConfig, folder: Path | None = None) -> Tokenizer:
     """Load what a configuration names, in `folder` if that is not `artifacts.dir`.
 
     That is its tokenizer.json, else vocab.json and merges.txt. Raises TokenizerError if it cannot be used, or is

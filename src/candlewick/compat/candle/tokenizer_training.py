@@ -1,13 +1,13 @@
-"""A tokenizer configuration of the seed -> the tokenizer that it describes, and both manifests.
+"""A tokenizer configuration of transformer_candle -> the tokenizer that it describes, and both manifests.
 
     ARTIFACTS_DIR/   tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
                      manifest.json        ours, see `artifacts.manifest`
-                     seed_manifest.json   the seed's: cfg_hash, created_at, token_count, corpora, ...
+                     seed_manifest.json   transformer_candle's: cfg_hash, created_at, token_count, corpora, ...
 
-The names in `artifacts` may say where copies are wanted, and name the seed's manifest, which is no part of ours:
-it holds the time. Lines are read as the seed reads them: files shuffled, of all lines the first `max_lines`, those
-shuffled within chunks of 2,048. With `num_threads` the training runs in a process of its own, which counts its
-threads when it first needs them.
+The names in `artifacts` may say where copies are wanted, and name the second manifest, which is no part of ours:
+it holds the time. Lines are read as transformer_candle read them: files shuffled, of all lines the first
+`max_lines`, those shuffled within chunks of 2,048. With `num_threads` the training runs in a process of its own,
+which counts its threads when it first needs them.
 """
 
 import hashlib
@@ -23,7 +23,12 @@ from tokenizers import models
 
 from candlewick.artifacts.build import Recipe, once
 from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, make_directory, replace_durable
-from candlewick.compat.candle.tokenizer import FILES, SeedTokenizerConfig, SeedTraining, open_seed_tokenizer
+from candlewick.compat.candle.tokenizer import (
+    FILES,
+    CandleTokenizerConfig,
+    TokenizerTraining,
+    open_candle_tokenizer,
+)
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.errors import ConfigError
@@ -34,12 +39,12 @@ from candlewick.tokenizer.encoder import batched
 from candlewick.tokenizer.files import byte_level, put_around
 from candlewick.tokenizer.train import MAX_RUN_CHARS, MAX_TRAIN_BYTES, TrainingText, TrainReport, fit
 
-SEED_MANIFEST = "seed_manifest.json"
+CANDLE_MANIFEST = "seed_manifest.json"
 _CHUNK_LINES = 2048
 _CHUNK_CHARS = 1 << 24
 
 
-def train_seed_tokenizer(config: SeedTokenizerConfig, output: Path | None = None) -> tuple[Manifest, bool]:
+def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = None) -> tuple[Manifest, bool]:
     """Return the tokenizer at `output`, by default `artifacts.dir`, and whether it was there; else train it.
 
     Raises ConfigError without `training`, DataError for text that cannot be read, ArtifactError if something else
@@ -65,9 +70,9 @@ def train_seed_tokenizer(config: SeedTokenizerConfig, output: Path | None = None
     names = config.artifacts.model_dump(include=set(FILES), exclude_none=True)
     for name, copy in names.items():
         _write(folder / copy, (folder / FILES[name]).read_bytes())
-    open_seed_tokenizer(config, folder)
+    open_candle_tokenizer(config, folder)
     described = folder / (config.artifacts.manifest or MANIFEST)
-    described = described.with_name(SEED_MANIFEST) if described.name == MANIFEST else described
+    described = described.with_name(CANDLE_MANIFEST) if described.name == MANIFEST else described
     if not reused or not described.exists():
         paths = [folder / names.get(name, default) for name, default in FILES.items()]
         _write(described, canonical_json(_describe(config, corpus, paths, manifest)))
@@ -79,7 +84,7 @@ def _write(path: Path, content: bytes) -> None:
     replace_durable(path, content)
 
 
-def _fit(config: SeedTokenizerConfig, training: SeedTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
+def _fit(config: CandleTokenizerConfig, training: TokenizerTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
     wanted, options, around = config.model, config.pretokenizer, config.postprocessor
     model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
     rust = byte_level(model, **options.model_dump())
@@ -93,8 +98,8 @@ def _fit(config: SeedTokenizerConfig, training: SeedTraining, corpus: Corpus) ->
     return tokenizer.json_bytes, report
 
 
-def _lines(corpus: Corpus, training: SeedTraining, longest: int) -> Iterator[str]:
-    """Yield the lines in the order of the seed, in pieces of at most `longest`."""
+def _lines(corpus: Corpus, training: TokenizerTraining, longest: int) -> Iterator[str]:
+    """Yield the lines in the order of transformer_candle, in pieces of at most `longest`."""
     files, choose = list(corpus.files), random.Random(training.seed)
     if training.shuffle:
         choose.shuffle(files)
@@ -107,9 +112,9 @@ def _lines(corpus: Corpus, training: SeedTraining, longest: int) -> Iterator[str
 
 
 def _describe(
-    config: SeedTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest
+    config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest
 ) -> dict[str, object]:
-    """Return both of the seed's manifests, which it wrote under one name, the second over the first."""
+    """Return both manifests of transformer_candle, which it wrote under one name, the second over the first."""
     digest, now, training = (
         hashlib.sha256(canonical_json(config.model_dump(mode="json"))),
         time.time(),

@@ -1,4 +1,4 @@
-r"""Cleaning of text, as the seed's `preprocess` did it, document by document, with counts of all that it drops.
+r"""Cleaning of text, document by document, with counts of all that it drops.
 
     each line    control characters out, runs of white space to one space, none at the ends
     short lines  of fewer than `min_line_bytes` bytes of UTF-8: out; blank ones stay as the ends of paragraphs

@@ -3,9 +3,8 @@
     - {name: wiki, source: "hf://datasets/wikimedia/wikipedia@main/20231101.en", take: 100000}
     - {name: code, source: "hf://datasets/bigcode/the-stack-dedup/data/python", text_field: content}
 
-Each becomes OUTPUT/name, a folder of text shards (`data.shards.write`). OUTPUT/download_manifest.json, which the
-seed wrote too, names them all. What is there already is not fetched again; a dataset that cannot be had does not
-keep the others from coming.
+Each becomes OUTPUT/name, a folder of text shards (`data.shards.write`); OUTPUT/download_manifest.json names all.
+What is there already is not fetched again; a dataset that cannot be had does not keep the others from coming.
 """
 
 import json
@@ -56,7 +55,7 @@ NAMED = {
         for language in ("python", "rust", "javascript", "java", "go")
     },
 }
-"""What the seed's script offered, and a few more. The Stack asks for its terms to be accepted first."""
+"""Datasets of the Hub by name. The Stack asks for its terms to be accepted first."""
 
 
 @dataclass(frozen=True, slots=True)

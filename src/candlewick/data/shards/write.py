@@ -10,8 +10,7 @@ copies of a text are on one side. One document at a time is in memory, whole.
 While the shards grow they lie in TRAIN.partial and VAL.partial under their own names, files of the Hub that are
 being read in TRAIN.fetched. Whenever a shard is full, and at the end of each source file, `state.json` notes the
 place in the sources and the size of what is open. Work that was stopped, by `kill -9` too, cuts the open files
-there and goes on with the next document: the bytes are the same as without the stop. `details` of the manifest
-have what the seed's sharder wrote.
+there and goes on with the next document: the bytes are the same as without the stop.
 """
 
 import json
@@ -356,9 +355,10 @@ def _whole(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def verify_text(folder: Path) -> tuple[int, int]:
-    """Read every byte of a folder of text shards, ours or the seed's; return how many files and bytes it has.
+    """Read every byte of a folder of text shards; return how many files and bytes it has.
 
-    Raises ArtifactError that names the first file that is missing, cut short or changed.
+    A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError that
+    names the first file that is missing, cut short or changed.
     """
     try:
         raw: Any = json.loads((folder / MANIFEST).read_bytes())

@@ -147,7 +147,7 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
 
 
 def holds_text(folder: Path) -> bool:
-    """Say whether a folder with a manifest holds shards of text: ours, or those of the seed's sharder."""
+    """Return whether a folder with a manifest holds shards of text: an artifact, or a plain list of `shards`."""
     try:
         return read_manifest(folder).kind == "text"
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""What a checkpoint of the seed must be, and each way in which it can fail to be."""
+"""What a checkpoint of transformer_candle must be, and each way in which it can fail to be."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.seed import Candle
+from tests.candle import Candle
 
 from candlewick.compat.candle.checkpoint import (
     model_config,
@@ -37,7 +37,7 @@ def test_one_folder_or_the_newest_of_many(tmp_path, candle, caplog):
     run = tmp_path / "run"
     (run).mkdir()
     old.rename(run / "checkpoints")  # not one of them: its name says nothing
-    with pytest.raises(CheckpointError, match="no whole checkpoint of the seed"):
+    with pytest.raises(CheckpointError, match="no whole checkpoint of transformer_candle"):
         open_candle(run)
 
 
@@ -69,7 +69,7 @@ def test_names_with_counters_of_early_builds_are_read(tmp_path, candle):
     ("change", "sentence"),
     [
         (lambda t: t.pop("blocks.1.qkv.bias"), r"blocks.1.qkv.bias is nothing, a model of its shape has \(96,\)"),
-        (lambda t: t.pop("embedding.weight"), "has no embedding.weight: it is no model of the seed"),
+        (lambda t: t.pop("embedding.weight"), "has no embedding.weight: it is no model of transformer_candle"),
         (lambda t: t.update({"lm_head.weight": torch.ones(2)}), r"lm_head.weight is \(2,\), .* has nothing"),
         (lambda t: t.update({"final_norm.bias": torch.ones(32)}), "final_norm.bias: a model with LayerNorm"),
         (lambda t: t.update({"blocks.0.out_proj.bias": torch.ones(7)}), r"out_proj.bias is \(7,\)"),
@@ -107,12 +107,12 @@ def test_a_manifest_that_is_none(tmp_path, candle, content):
     (folder / "manifest.json").unlink()
     if content is not None:
         (folder / "manifest.json").write_text(content)
-    with pytest.raises(CheckpointError, match="is no manifest of the seed"):
+    with pytest.raises(CheckpointError, match="is no manifest of transformer_candle"):
         open_candle(folder)
 
 
 def test_a_manifest_of_another_version(tmp_path, candle):
-    with pytest.raises(CheckpointError, match="has version 2, the seed wrote 1"):
+    with pytest.raises(CheckpointError, match="has version 2, transformer_candle wrote 1"):
         open_candle(candle.write(tmp_path, version=2))
 
 
@@ -127,8 +127,8 @@ def test_heads_come_from_the_settings_or_the_command_line(tmp_path, candle, capl
     grouped = ModelConfig(num_attention_heads=2, num_key_value_heads=1, hidden_size=32, rope_theta=5e5)
     config = model_config(checkpoint, grouped, None)
     assert (config.num_key_value_heads, config.rope_theta) == (2, 10_000.0)
-    assert "model.num_key_value_heads=1: the seed ignored it and trained with 2" in caplog.text
-    assert "model.rope_theta=500000.0: the seed ignored it and trained with 10000.0" in caplog.text
+    assert "model.num_key_value_heads=1: transformer_candle ignored it and trained with 2" in caplog.text
+    assert "model.rope_theta=500000.0: transformer_candle ignored it and trained with 10000.0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_missing_parameter_is_named(tmp_path, candle):
 
 
 def test_a_permuted_rotation_is_the_same_rotation():
-    """Neighboring channels turned in the seed's order are half-split ones turned in ours."""
+    """Neighboring channels turned in the order of transformer_candle are half-split ones turned in ours."""
     heads, size = 3, 8
     rows = torch.randn(heads * size, 5)
     ours = to_native("blocks.0.qkv.weight", torch.cat((rows, rows, rows)), heads)[

@@ -1,10 +1,12 @@
-"""Reading the seed's keys: names, meanings, batch sizes, and what cannot be read."""
+"""Reading the keys of transformer_candle: names, meanings, batch sizes, and what cannot be read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from candlewick.compat.candle.settings import Batches, explain_width, translate
+from candlewick.compat.candle.settings import CandleDialect, find_streaming_config
+from candlewick.config import RunConfig
 from candlewick.config.load import load_config
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
@@ -19,40 +21,42 @@ def notes():
 def load(tmp_path, notes):
     def load(text, *overrides):
         (tmp_path / "old.yaml").write_text(text)
-        return load_config(tmp_path / "old.yaml", overrides, notes.append)
+        return load_config(tmp_path / "old.yaml", overrides, notes.append, CandleDialect())
 
     return load
 
 
-def read(data, notes):
-    problems, batches = [], Batches()
-    tree = batches.settle({"data": data}, {"data": data}, lambda key, what: problems.append((key, what)))
-    batches.tell(tree, notes.append)
-    return tree["data"], problems
+def settle(data):
+    def report(key, what):
+        raise AssertionError((key, what))
+
+    return CandleDialect().settle({"data": data}, {"data": data}, report)["data"]
 
 
 @pytest.mark.parametrize(
     ("batch", "passes", "rows", "micro"),
     [(8, 1, 8, 8), (64, 16, 64, 4), (48, 48, 48, 1), (2, 32, 64, 2), (1, 256, 256, 1), (10, 4, 40, 10)],
 )
-def test_a_batch_is_global_if_its_passes_divide_it(batch, passes, rows, micro, notes):
-    data, problems = read({"batch_size": batch, "gradient_accumulation_steps": passes}, notes)
-    assert data == {"global_batch_size": rows, "micro_batch_size": micro}
-    assert not problems
-    assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[0]
+def test_a_batch_is_global_if_its_passes_divide_it(batch, passes, rows, micro, load, notes):
+    data = load(f"data: {{batch_size: {batch}, gradient_accumulation_steps: {passes}}}").data
+    assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
+    how = "per update" if batch % passes == 0 else f"per pass, which {passes} do not divide"
+    assert any(
+        f"is read as rows {how}: global_batch_size={rows}, micro_batch_size={micro}" in note for note in notes
+    )
 
 
-def test_what_is_given_in_our_words_stays(notes):
-    assert read({"batch_size": 64, "gradient_accumulation_steps": 16, "micro_batch_size": 8}, notes)[0] == {
+def test_what_is_given_in_our_words_stays():
+    assert settle({"batch_size": 64, "gradient_accumulation_steps": 16, "micro_batch_size": 8}) == {
         "micro_batch_size": 8,
         "global_batch_size": 64,
     }
-    assert read({"batch_size": 64, "global_batch_tokens": 4096}, notes)[0] == {
+    assert settle({"batch_size": 64, "global_batch_tokens": 4096}) == {
         "micro_batch_size": 64,
         "global_batch_tokens": 4096,
     }
-    assert read({"gradient_accumulation_steps": 4}, notes)[0] == {"micro_batch_size": 2, "global_batch_size": 8}
-    assert read({"micro_batch_size": 3}, notes)[0] == {"micro_batch_size": 3}
+    assert settle({"gradient_accumulation_steps": 4}) == {"micro_batch_size": 2, "global_batch_size": 8}
+    assert settle({"micro_batch_size": 3}) == {"micro_batch_size": 3}
 
 
 @pytest.mark.parametrize("size", [0, -1, "8", 1.5, True])
@@ -61,7 +65,7 @@ def test_a_size_that_is_none_is_named(size, load):
         load(f"data: {{batch_size: {'text' if size == '8' else str(size).lower()}}}")
 
 
-def test_what_a_file_leaves_out_has_the_seeds_meaning(load, notes):
+def test_what_a_file_leaves_out_has_its_old_meaning(load, notes):
     config = load("data: {batch_size: 4}\nmodel: {hidden_size: 64, num_attention_heads: 2}\n")
     optimizer = config.optimizer
     assert (optimizer.algorithm, optimizer.decay, optimizer.max_grad_norm) == ("adam_w", "all", None)
@@ -71,11 +75,13 @@ def test_what_a_file_leaves_out_has_the_seeds_meaning(load, notes):
     assert config.data.documents == "line"
     assert (config.runtime.evaluation.every_n_steps, config.runtime.evaluation.best) == (None, None)
     assert (config.runtime.checkpoint.max_keep, config.runtime.log_every_n_steps) == (None, 100)
-    assert "is read as a configuration of the seed" in notes[0]
+    assert "is read as a configuration of transformer_candle" in notes[0]
 
 
 def test_an_override_alone_changes_no_meaning(notes):
-    config = load_config("local", ["data.batch_size=8", "data.gradient_accumulation_steps=2"], notes.append)
+    config = load_config(
+        "local", ["data.batch_size=8", "data.gradient_accumulation_steps=2"], notes.append, CandleDialect()
+    )
     assert config.optimizer.decay == "matrices"
     assert (config.data.global_batch_size, config.data.micro_batch_size) == (8, 4)
     assert len(notes) == 1
@@ -91,20 +97,20 @@ def test_an_override_alone_changes_no_meaning(notes):
         (["data.global_batch_tokens=9999", "data.batch_size=6"], 6, 6),
     ],
 )
-def test_sizes_of_the_seed_over_those_of_a_profile(overrides, rows, micro, notes):
-    data = load_config("orchestrate", overrides, notes.append).data  # 16 rows in one pass
+def test_old_sizes_over_those_of_a_profile(overrides, rows, micro, notes):
+    data = load_config("orchestrate", overrides, notes.append, CandleDialect()).data  # 16 rows in one pass
     assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
     assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[-1]
 
 
 def test_a_file_that_extends_another_is_ours(tmp_path, notes):
     (tmp_path / "own.yaml").write_text("extends: m3_medium\ndata: {batch_size: 4}\n")
-    config = load_config(tmp_path / "own.yaml", (), notes.append)
+    config = load_config(tmp_path / "own.yaml", (), notes.append, CandleDialect())
     assert (config.model.hidden_size, config.optimizer.algorithm) == (384, "muon")
     assert (config.data.global_batch_size, config.data.micro_batch_size) == (4, 4)
 
 
-def test_what_the_seed_wrote_for_nothing_is_nothing(load):
+def test_null_for_what_is_not_set_is_nothing(load):
     text = """
 model: {hidden_size: 64, num_attention_heads: 2, num_key_value_heads: null, rope_theta: null, rope_mode: null}
 data: {batch_size: 4, shuffle_buffer_size: null}
@@ -117,7 +123,7 @@ runtime: {checkpoint: null, evaluation: null, logging: {tensorboard: null}}
     assert config.runtime.evaluation.every_n_steps is None
 
 
-def test_what_the_seed_ignored_is_left_out_and_told(load, notes):
+def test_what_was_ignored_is_left_out_and_told(load, notes):
     config = load("data: {batch_size: 4}\nscheduler: {min_lr: 1e-5, total_steps: 5, total_epochs: 2}\n")
     assert (config.scheduler.min_lr, config.scheduler.total_steps, config.scheduler.total_epochs) == (0.0, 5, None)
     assert "scheduler.min_lr is left out: a constant rate does not fall" in notes
@@ -129,10 +135,10 @@ def test_a_power_that_was_called_max_lr_is_told(load, notes):
     assert any("max_lr=0.5 is read as optimizer.learning_rate (the power of polynomial" in note for note in notes)
 
 
-def test_any_file_can_be_taken_for_one_of_the_seed(tmp_path, notes):
+def test_any_file_can_be_taken_for_one_of_transformer_candle(tmp_path):
     (tmp_path / "bare.yaml").write_text("optimizer: {learning_rate: 1e-4}\n")
-    assert load_config(tmp_path / "bare.yaml").optimizer.algorithm == "muon"
-    assert load_config(tmp_path / "bare.yaml", (), notes.append, as_seed=True).optimizer.algorithm == "adam_w"
+    for dialect, algorithm in ((CandleDialect(), "muon"), (CandleDialect(is_candle=True), "adam_w")):
+        assert load_config(tmp_path / "bare.yaml", dialect=dialect).optimizer.algorithm == algorithm
 
 
 def test_words_of_overrides_may_be_capital():
@@ -182,7 +188,7 @@ def test_other_optimizers_keep_what_they_have(algorithm, load, notes):
     config = load(f"data: {{batch_size: 8}}\n{shape}optimizer: {{algorithm: {algorithm}{betas}}}\n")
     assert config.optimizer.algorithm == algorithm
     if algorithm == "muon":
-        assert config.optimizer.decay == "matrices"  # the seed had none: our recipe
+        assert config.optimizer.decay == "matrices"  # transformer_candle had none: our recipe
     else:
         assert config.optimizer.decay == "all"
     told = [note for note in notes if "sgd has no such" in note]
@@ -203,24 +209,70 @@ def test_the_width_is_kept_and_its_true_size_told(model, load, notes):
     assert f"intermediate_size: 128 gives {model_size(small, 512).total - rest:,}" in told
 
 
-def test_the_seeds_own_block_is_nothing_to_explain(load, notes):
+def test_a_block_that_is_named_is_nothing_to_explain(load, notes):
     load("data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2, mlp: silu, qk_norm: false}\n")
     assert not any("is kept" in note for note in notes)
-    explain_width({}, load_config("local"), notes.append)  # without a word about it in the file
-    assert "intermediate_size=512 is kept" in notes[-1]
 
 
-def test_a_file_of_ours_is_left_as_it_is(notes):
+def test_a_file_of_ours_is_left_as_it_is():
     tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
-    assert translate(tree, "x.yaml", lambda *_: None, notes.append, is_seed=None) == tree
-    assert not notes
+    dialect = CandleDialect()
+    assert dialect.translate(tree, "x.yaml", lambda *_: None) == tree
+    assert dialect.settle(tree, tree, lambda *_: None) == tree
+    assert dialect.notes(RunConfig()) == []
 
 
 @pytest.mark.parametrize("junk", ["text", 3, [1, 2], True, [["a", "b"]]])
 @pytest.mark.parametrize("section", ["model", "data", "optimizer", "scheduler", "runtime", "tokenizer"])
-@pytest.mark.parametrize("as_seed", [True, None])
-def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, as_seed):
+@pytest.mark.parametrize("is_candle", [True, None])
+def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, is_candle):
     tree = {"data": {"batch_size": 2}, "optimizer": {"algorithm": "sgd"}, section: junk}
     (tmp_path / "a.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match=section):
-        load_config(str(tmp_path / "a.json"), as_seed=as_seed)
+        load_config(tmp_path / "a.json", dialect=CandleDialect(is_candle=is_candle))
+
+
+WRITTEN = {"dataset": "me/text", "split": "train", "max_samples": 600_000, "stream_batch_size": 512}
+
+
+@pytest.fixture
+def streaming(tmp_path):
+    """A configuration with the given content in a streaming_config.json beside it."""
+
+    def write(content) -> Path:
+        (tmp_path / "run.yaml").write_text("{}\n")
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "streaming_config.json").write_text(text)
+        return tmp_path / "run.yaml"
+
+    return write
+
+
+def test_every_key_of_a_streaming_config_is_read_and_null_is_nothing(streaming, tmp_path):
+    path = tmp_path / "streaming_config.json"
+    assert find_streaming_config(streaming(WRITTEN)) == (path, WRITTEN)
+    assert find_streaming_config(streaming({"dataset": "a/b", "split": None})) == (path, {"dataset": "a/b"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
+        ({}, "should have a dataset"),
+        ({"dataset": ""}, "should have a dataset"),
+        ({**WRITTEN, "shuffle": 1}, "no keys but dataset, split, max_samples, stream_batch_size"),
+    ],
+)
+def test_a_streaming_config_that_cannot_be_used_is_an_error(streaming, content, said):
+    with pytest.raises(ConfigError, match=f"streaming_config.json.*{said}"):
+        find_streaming_config(streaming(content))
+
+
+def test_a_profile_has_no_streaming_config(streaming, tmp_path, monkeypatch):
+    streaming(WRITTEN)
+    monkeypatch.chdir(tmp_path)
+    assert find_streaming_config(Path("demo")) is None
+    assert find_streaming_config(Path()) is None
+    (tmp_path / "streaming_config.json").unlink()
+    assert find_streaming_config(Path("run.yaml")) is None

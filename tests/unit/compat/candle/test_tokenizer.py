@@ -3,7 +3,7 @@ import json
 import pytest
 from tests import foreign
 
-from candlewick.compat.candle.tokenizer import SeedTokenizerConfig, open_seed_tokenizer, read_seed_config
+from candlewick.compat.candle.tokenizer import CandleTokenizerConfig, open_candle_tokenizer, read_tokenizer_config
 from candlewick.config.formats import write_json, write_toml
 from candlewick.config.yaml import write_yaml
 from candlewick.errors import ConfigError, TokenizerError
@@ -46,7 +46,7 @@ def changed(*path_and_value) -> dict:
 def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path, kind, write):
     path = tmp_path / f"tok.{kind}"
     path.write_text(write(TREE))
-    config = read_seed_config(str(path))
+    config = read_tokenizer_config(str(path))
     found = config.model_dump(mode="json")
     assert found["artifacts"].pop("dir") == str(tmp_path / "out/tok")
     assert found["training"].pop("inputs") == [str(tmp_path / "a.txt"), "stdlib://"]
@@ -57,7 +57,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path, kind, wr
 
 def test_what_may_be_left_out():
     tree = {"model": {"vocab_size": 300, "special_tokens": ["<|endoftext|>"]}, "artifacts": {"dir": "x"}}
-    config = SeedTokenizerConfig.model_validate_json(json.dumps(tree))
+    config = CandleTokenizerConfig.model_validate_json(json.dumps(tree))
     assert (config.postprocessor, config.training, config.model.min_frequency) == (None, None, 2)
     assert config.pretokenizer.add_prefix_space
 
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, tree, said):
     path = tmp_path / "tok.yaml"
     path.write_text(write_yaml(tree))
     with pytest.raises(ConfigError) as caught:
-        read_seed_config(str(path))
+        read_tokenizer_config(str(path))
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{path}:")
 
@@ -95,31 +95,31 @@ def test_a_key_that_is_there_twice_is_named(tmp_path):
     path = tmp_path / "tok.yaml"
     path.write_text(write_yaml(TREE) + "model:\n  vocab_size: 9\n")
     with pytest.raises(ConfigError, match="model"):
-        read_seed_config(str(path))
+        read_tokenizer_config(str(path))
 
 
 @pytest.mark.parametrize("content", ["data: {train_shards: [a]}", "[", "tokenizer: {vocab_size: 300}"])
 def test_other_files_are_none_of_the_seed(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
-    assert read_seed_config(str(tmp_path / "c.yaml")) is None
+    assert read_tokenizer_config(str(tmp_path / "c.yaml")) is None
 
 
 @pytest.mark.parametrize("source", [None, "demo", "nowhere.yaml", "/"])
 def test_what_is_no_file_is_none_of_the_seed(source):
-    assert read_seed_config(source) is None
+    assert read_tokenizer_config(source) is None
 
 
-def config_of(folder, **model) -> SeedTokenizerConfig:
+def config_of(folder, **model) -> CandleTokenizerConfig:
     tree = {"model": {"vocab_size": 500, "special_tokens": ["<pad>", "<bos>", "<eos>"], **model}}
-    return SeedTokenizerConfig.model_validate_json(json.dumps({**tree, "artifacts": {"dir": str(folder)}}))
+    return CandleTokenizerConfig.model_validate_json(json.dumps({**tree, "artifacts": {"dir": str(folder)}}))
 
 
 def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
-    rust = foreign.write("seed_full", tmp_path)
-    whole = open_seed_tokenizer(config_of(tmp_path))
+    rust = foreign.write("candle_full", tmp_path)
+    whole = open_candle_tokenizer(config_of(tmp_path))
     rust.model.save(str(tmp_path))
     (tmp_path / "tokenizer.json").unlink()
-    split = open_seed_tokenizer(config_of(tmp_path))
+    split = open_candle_tokenizer(config_of(tmp_path))
     assert whole.encode("the word") == split.encode("the word")
     assert split.end_id == 2
 
@@ -132,11 +132,11 @@ def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
     ],
 )
 def test_another_tokenizer_than_described_is_refused(tmp_path, model, said):
-    foreign.write("seed_full", tmp_path)
+    foreign.write("candle_full", tmp_path)
     with pytest.raises(TokenizerError, match=said):
-        open_seed_tokenizer(config_of(tmp_path, **model))
+        open_candle_tokenizer(config_of(tmp_path, **model))
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     with pytest.raises(TokenizerError, match=r"tokenizer\.json does not exist"):
-        open_seed_tokenizer(config_of(tmp_path))
+        open_candle_tokenizer(config_of(tmp_path))

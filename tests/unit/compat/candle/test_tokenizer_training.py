@@ -10,20 +10,20 @@ from tokenizers import models
 
 from candlewick.artifacts.manifest import file_sha256, read_manifest, verify
 from candlewick.compat.candle import tokenizer_training as module
-from candlewick.compat.candle.tokenizer import SeedTokenizerConfig
-from candlewick.compat.candle.tokenizer_training import train_seed_tokenizer
+from candlewick.compat.candle.tokenizer import CandleTokenizerConfig
+from candlewick.compat.candle.tokenizer_training import train_candle_tokenizer
 from candlewick.errors import ArtifactError, ConfigError, DataError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
 def make(tmp_path):
-    """A configuration of the seed at tmp_path/tok, with some keys changed; text as lines of two files."""
+    """A configuration of transformer_candle at tmp_path/tok, with some keys changed; the text is two files."""
     for number in range(2):
         lines = [line for text in foreign.texts(number, 40) for line in text.split("\n")]
         (tmp_path / f"{number}.txt").write_text("\n".join(lines), encoding="utf-8")
 
-    def config(**changes) -> SeedTokenizerConfig:
+    def config(**changes) -> CandleTokenizerConfig:
         tree = {
             "model": {"vocab_size": 400, "special_tokens": ["<pad>", "<bos>", "<eos>"]},
             "postprocessor": {},
@@ -32,7 +32,7 @@ def make(tmp_path):
         }
         for section, keys in changes.items():
             tree[section] = None if keys is None else tree.get(section, {}) | keys
-        return SeedTokenizerConfig.model_validate_json(json.dumps(tree))
+        return CandleTokenizerConfig.model_validate_json(json.dumps(tree))
 
     return config
 
@@ -41,9 +41,9 @@ def tree_of(folder: Path) -> dict:
     return json.loads((folder / "tokenizer.json").read_bytes())
 
 
-def test_it_is_what_the_seed_made_and_loses_no_byte(make, tmp_path, caplog):
+def test_it_is_what_transformer_candle_made_and_loses_no_byte(make, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        manifest, reused = train_seed_tokenizer(make(model={"byte_fallback_on_decode": True}))
+        manifest, reused = train_candle_tokenizer(make(model={"byte_fallback_on_decode": True}))
     assert not reused
     assert "lossy" not in caplog.text
     assert read_manifest(tmp_path / "tok", "tokenizer", 1) == manifest
@@ -51,7 +51,7 @@ def test_it_is_what_the_seed_made_and_loses_no_byte(make, tmp_path, caplog):
     found, tree = Tokenizer.load(tmp_path / "tok"), tree_of(tmp_path / "tok")
     assert (found.missing_bytes, found.delimiter_id, found.end_id, found.padding_id) == (0, 1, 2, 0)
     assert tree["model"]["byte_fallback"] is True
-    made = json.loads(foreign.seed().to_str())
+    made = json.loads(foreign.candle().to_str())
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
         assert tree[part] == made[part]
     text = "naïve 日本 \U0001f600 {y: 1};\tq\n\0"
@@ -62,7 +62,7 @@ def test_it_is_what_the_seed_made_and_loses_no_byte(make, tmp_path, caplog):
 
 def test_the_two_files_have_the_same_ids(make, tmp_path):
     odd_texts = foreign.texts(9, 20)
-    train_seed_tokenizer(make())
+    train_candle_tokenizer(make())
     folder = tmp_path / "tok"
     model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     rust = RustTokenizer(model)
@@ -81,7 +81,7 @@ def test_every_key_of_model_pretokenizer_and_postprocessor_is_in_the_file(make, 
         pretokenizer={"add_prefix_space": False, "trim_offsets": False, "use_regex": False},
         postprocessor={"add_eos": False, "pair_template": False},
     )
-    manifest, _ = train_seed_tokenizer(config)
+    manifest, _ = train_candle_tokenizer(config)
     tree = tree_of(tmp_path / "tok")
     assert tree["model"]["dropout"] == 0.25
     assert [token["content"] for token in tree["added_tokens"]] == ["<eos>", "<|x|>", "<bos>"]
@@ -92,19 +92,19 @@ def test_every_key_of_model_pretokenizer_and_postprocessor_is_in_the_file(make, 
     assert [rust.encode("", "").ids] == [[2]]
     assert manifest.config["model"]["min_frequency"] == 50
     few = Tokenizer.load(tmp_path / "tok").vocab_size
-    train_seed_tokenizer(make(artifacts={"dir": str(tmp_path / "other")}))
+    train_candle_tokenizer(make(artifacts={"dir": str(tmp_path / "other")}))
     assert few < Tokenizer.load(tmp_path / "other").vocab_size
 
 
 def test_without_a_template_it_adds_nothing(make, tmp_path):
-    train_seed_tokenizer(make(postprocessor=None, model={"special_tokens": ["<|endoftext|>", "<|pad|>"]}))
+    train_candle_tokenizer(make(postprocessor=None, model={"special_tokens": ["<|endoftext|>", "<|pad|>"]}))
     found = Tokenizer.load(tmp_path / "tok")
     assert (found.delimiter_id, found.end_id, found.padding_id, found.template) == (0, None, 1, [])
 
 
 def test_both_manifests_are_written(make, tmp_path):
     config = make(training={"seed": 3, "max_lines": 50})
-    manifest, _ = train_seed_tokenizer(config)
+    manifest, _ = train_candle_tokenizer(config)
     seeds = json.loads((tmp_path / "tok" / "seed_manifest.json").read_bytes())
     assert set(seeds) == {
         *("cfg_hash", "created_at", "token_count", "version", "generated_at_unix", "trained", "force_retrain"),
@@ -123,14 +123,14 @@ def test_both_manifests_are_written(make, tmp_path):
 
 
 def test_what_is_up_to_date_is_not_made_again(make, tmp_path, monkeypatch):
-    first, _ = train_seed_tokenizer(make())
+    first, _ = train_candle_tokenizer(make())
     before = (tmp_path / "tok" / "seed_manifest.json").read_bytes()
     monkeypatch.setattr(module, "_fit", None)
-    again, reused = train_seed_tokenizer(make(training={"num_threads": None}))
+    again, reused = train_candle_tokenizer(make(training={"num_threads": None}))
     assert (again, reused) == (first, True)
     assert (tmp_path / "tok" / "seed_manifest.json").read_bytes() == before
     (tmp_path / "tok" / "seed_manifest.json").unlink()
-    train_seed_tokenizer(make())
+    train_candle_tokenizer(make())
     assert (tmp_path / "tok" / "seed_manifest.json").exists()
 
 
@@ -140,14 +140,14 @@ def test_files_get_the_names_that_are_wanted(make, tmp_path):
         "vocab_json": str(tmp_path / "sub" / "v.json"),
         "merges_txt": "merges.txt",
     }
-    train_seed_tokenizer(make(artifacts={**names, "manifest": "made.json"}))
+    train_candle_tokenizer(make(artifacts={**names, "manifest": "made.json"}))
     folder = tmp_path / "tok"
     assert (folder / "t.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert (tmp_path / "sub" / "v.json").read_bytes() == (folder / "vocab.json").read_bytes()
     assert "cfg_hash" in json.loads((folder / "made.json").read_bytes())
     assert read_manifest(folder).kind == "tokenizer"
     other = tmp_path / "elsewhere"
-    train_seed_tokenizer(make(artifacts={"manifest": "manifest.json"}), other)
+    train_candle_tokenizer(make(artifacts={"manifest": "manifest.json"}), other)
     assert "cfg_hash" in json.loads((other / "seed_manifest.json").read_bytes())
 
 
@@ -188,23 +188,23 @@ def test_lines_that_no_pattern_cuts_are_cut(make):
 
 def test_threads_are_counted_in_a_process_of_its_own(make, tmp_path):
     before = dict(os.environ)
-    train_seed_tokenizer(make(training={"num_threads": 1}))
+    train_candle_tokenizer(make(training={"num_threads": 1}))
     assert dict(os.environ) == before
-    train_seed_tokenizer(make(), tmp_path / "other")
+    train_candle_tokenizer(make(), tmp_path / "other")
     one, other = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("tok", "other"))
     assert one == other
 
 
 def test_what_cannot_be_trained_says_why(make, tmp_path):
     with pytest.raises(ConfigError, match=r"no text to train on .*set training\.inputs"):
-        train_seed_tokenizer(make(training=None))
+        train_candle_tokenizer(make(training=None))
     with pytest.raises(ConfigError, match="vocab_size=258 is too small: 256 bytes and 3 special tokens"):
-        train_seed_tokenizer(make(model={"vocab_size": 258}))
+        train_candle_tokenizer(make(model={"vocab_size": 258}))
     with pytest.raises(DataError, match="gone"):
-        train_seed_tokenizer(make(training={"inputs": [str(tmp_path / "gone.txt")]}))
+        train_candle_tokenizer(make(training={"inputs": [str(tmp_path / "gone.txt")]}))
     with pytest.raises(TokenizerError, match="no document delimiter"):
-        train_seed_tokenizer(make(postprocessor=None, model={"special_tokens": ["<x>"]}))
+        train_candle_tokenizer(make(postprocessor=None, model={"special_tokens": ["<x>"]}))
     (tmp_path / "tok").mkdir(exist_ok=True)
     (tmp_path / "tok" / "mine").write_text("x")
     with pytest.raises(ArtifactError, match="is not replaced"):
-        train_seed_tokenizer(make())
+        train_candle_tokenizer(make())

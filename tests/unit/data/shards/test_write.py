@@ -65,7 +65,7 @@ def test_every_document_comes_back(text, tmp_path, compress):
     verify(tmp_path / "train", made[0])
 
 
-def test_the_manifest_has_what_the_seeds_had(text, tmp_path):
+def test_the_manifest_has_what_old_readers_want(text, tmp_path):
     config = ShardSettings(60, validation_fraction=0.2, mode="split", seed=3, take=150)
     made, _ = shard(text, outputs(tmp_path), config, CONFIG)
     details = made[0].details
@@ -341,9 +341,9 @@ def test_any_text_is_written_without_loss(tmp_path_factory, texts):
 
 
 @pytest.fixture
-def seed_shards(tmp_path) -> Path:
-    """What the seed's sharder wrote: lines of text, and absolute paths in the manifest."""
-    folder = tmp_path / "seed"
+def candle_shards(tmp_path) -> Path:
+    """What transformer_candle's sharder wrote: lines of text, and absolute paths in the manifest."""
+    folder = tmp_path / "old"
     folder.mkdir()
     shards = []
     for number, content in enumerate([b"one\ntwo\n", b"three\n"]):
@@ -373,19 +373,19 @@ def seed_shards(tmp_path) -> Path:
     return folder
 
 
-def test_shards_of_the_seed_are_read_and_verified(seed_shards):
-    documents = open_corpus([str(seed_shards)], DataConfig()).documents()
+def test_shards_of_transformer_candle_are_read_and_verified(candle_shards):
+    documents = open_corpus([str(candle_shards)], DataConfig()).documents()
     assert [document.text for document in documents] == ["one", "two", "three"]
-    assert verify_text(seed_shards) == (2, 14)
-    (seed_shards / "train_0001.txt").write_bytes(b"Three\n")
+    assert verify_text(candle_shards) == (2, 14)
+    (candle_shards / "train_0001.txt").write_bytes(b"Three\n")
     with pytest.raises(ArtifactError, match=r"train_0001.txt has sha256 .* its content changed"):
-        verify_text(seed_shards)
-    (seed_shards / "train_0000.txt").write_bytes(b"one\n")
+        verify_text(candle_shards)
+    (candle_shards / "train_0000.txt").write_bytes(b"one\n")
     with pytest.raises(ArtifactError, match=r"train_0000.txt has 4 bytes, its manifest says 8"):
-        verify_text(seed_shards)
-    (seed_shards / "train_0000.txt").unlink()
+        verify_text(candle_shards)
+    (candle_shards / "train_0000.txt").unlink()
     with pytest.raises(ArtifactError, match=r"train_0000.txt is missing"):
-        verify_text(seed_shards)
+        verify_text(candle_shards)
 
 
 def test_our_shards_are_verified(text, tmp_path):

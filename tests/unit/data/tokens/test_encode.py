@@ -257,7 +257,7 @@ class TestSelfCheck:
         assert not check._is_first
 
 
-@pytest.mark.parametrize("kind", ["seed", "seed_full", "llama2", "llama3", "qwen2"])
+@pytest.mark.parametrize("kind", ["candle", "candle_full", "llama2", "llama3", "qwen2"])
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_documents_of_others_begin_and_end_as_their_convention_says(write, tmp_path, kind, is_cut, monkeypatch):
     if is_cut:  # parts, and several shards
@@ -283,7 +283,7 @@ def test_documents_of_others_begin_and_end_as_their_convention_says(write, tmp_p
 
 
 def test_a_document_across_shards_ends_once(write, tmp_path):
-    foreign.write("seed_full", tmp_path / "out" / "tokenizer")
+    foreign.write("candle_full", tmp_path / "out" / "tokenizer")
     (tmp_path / "out" / "shards").mkdir()
     own = Tokenizer.load(tmp_path / "out" / "tokenizer")
     text = " ".join(foreign.texts(6, 300)).replace("\n", " ").replace("\r", "")

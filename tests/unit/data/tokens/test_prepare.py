@@ -325,7 +325,7 @@ def is_alive(group: int) -> bool:
 
 
 def test_the_manifest_names_what_ends_a_document_where_something_does(text_dir, tmp_path, tokenizer_dir):
-    foreign.write("seed_full", tmp_path / "tok")
+    foreign.write("candle_full", tmp_path / "tok")
     seeds, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
     assert seeds.details["delimiter"] == {"id": 1, "token": "<bos>", "where": "doc_start"}
     assert seeds.details["end"] == {"id": 2, "token": "<eos>", "where": "doc_end"}

@@ -1,6 +1,6 @@
-"""docs/from-the-seed.md keeps its word: each row of its tables names a test that runs what the row promises.
+"""docs/from-candle.md keeps its word: each row of its tables names a test that runs what the row promises.
 
-The rows of the first table are those of section 0 of the audit: everything that the seed's README names.
+The rows of the first table are those of section 0 of the audit: everything that transformer_candle's README names.
 """
 
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "from-the-seed.md"
+PAGE = ROOT / "docs" / "from-candle.md"
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 README_ITEMS = (
@@ -30,7 +30,7 @@ README_ITEMS = (
     "`RUST_LOG=info`",
     "attention",
 )
-"""How the row of each item of the seed's README begins."""
+"""How the row of each item of transformer_candle's README begins."""
 
 
 def tables() -> dict[str, list[list[str]]]:
@@ -64,7 +64,7 @@ def test_each_row_names_a_test_that_exists(heading: str, row: list[str]):
 
 
 @pytest.mark.parametrize("item", README_ITEMS)
-def test_each_item_of_the_seeds_readme_has_a_row(item: str):
+def test_each_item_of_its_readme_has_a_row(item: str):
     rows = tables()["What its README names"]
     assert sum(row[0].startswith(item) for row in rows) == 1
 

@@ -1,7 +1,7 @@
-"""Checkpoints as the Rust system on candle wrote them, and its model in float64: written from the audit alone.
+"""Checkpoints as transformer_candle wrote them, and its model in float64: written from the audit alone.
 
 Nothing here uses code of ours. `Candle` makes random weights and moments of a shape; `write` puts them on the disk
-with the pretty JSON of serde; `forward` is the reference of the seed's mathematics.
+with the pretty JSON of serde; `forward` is the reference of transformer_candle's mathematics.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass
 class Candle:
-    """A model of the seed: V rows, H channels, L layers, F inner, and its AdamW state after `step` updates."""
+    """A model of transformer_candle: V rows, H channels, L layers, F inner, AdamW's state after `step` updates."""
 
     rows: int
     width: int
@@ -116,7 +116,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def forward(ids: Tensor, parameters: dict[str, Tensor], layers: int, heads: int) -> Tensor:
-    """Return the logits of the seed's model; compute in the dtype of the parameters."""
+    """Return the logits of transformer_candle's model; compute in the dtype of the parameters."""
     table = parameters["embedding.weight"]
     x = table[ids]
     batch, length, width = x.shape

@@ -1,13 +1,13 @@
-"""Checkpoints of the seed compute what the seed computed, and train on as the seed would have."""
+"""Checkpoints of transformer_candle compute what it computed, and train on as it would have."""
 
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.candle import Candle, forward
 from tests.hub_server import HubServer
 from tests.prepared import newest_checkpoint
-from tests.seed import Candle, forward
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from candlewick.checkpoint.load import load_for_inference
@@ -89,13 +89,13 @@ def config_file(tmp_path, tokenizer, text):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
+def test_logits_are_those_of_transformer_candle(tmp_path, config_file, core_row, shape):
     rows, width, layers, inner, heads = shape
     candle = Candle(*shape, seed=rows)
-    candle.write(tmp_path / "seed")
+    candle.write(tmp_path / "old")
     run = tmp_path / "run"
     settings = config_file(heads, width, inner)
-    words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
+    words = ["import", "candle", str(tmp_path / "old"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     folder = newest_checkpoint(run / "checkpoints")
     tokens = torch.randint(300, (2, 24), generator=torch.Generator().manual_seed(1))
@@ -112,7 +112,7 @@ def test_logits_are_those_of_the_seed(tmp_path, config_file, core_row, shape):
         name = (
             f"`import candle`, {width // heads} wide heads" if reader == "ours" else "`import candle`, as a Llama"
         )
-        core_row(name.replace("`", ""), "the seed's model in float64", error.item(), 1e-5)
+        core_row(name.replace("`", ""), "transformer_candle's model in float64", error.item(), 1e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -139,12 +139,12 @@ def test_moments_are_the_same_numbers_in_our_order(tmp_path, heads):
 
 
 @pytest.mark.parametrize(("width", "heads"), [(64, 2), (64, 1), (48, 4)])
-def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, heads):
+def test_one_update_is_that_of_transformer_candle(tmp_path, config_file, core_row, width, heads):
     candle = Candle(320, width, 2, 96, heads)
-    candle.write(tmp_path / "seed")
+    candle.write(tmp_path / "old")
     run = tmp_path / "run"
     settings = config_file(heads, width, 96)
-    words = ["import", "candle", str(tmp_path / "seed"), "--config", settings, "--output", str(run)]
+    words = ["import", "candle", str(tmp_path / "old"), "--config", settings, "--output", str(run)]
     assert main(words) == 0
     tokens = torch.randint(300, (4, 25), generator=torch.Generator().manual_seed(2))
 
@@ -170,16 +170,17 @@ def test_one_update_is_that_of_the_seed(tmp_path, config_file, core_row, width, 
             error = (after[ours].detach().double() - part).abs().max() / part.abs().max()
             worst = max(worst, error.item())
     core_row(
-        "import candle, one update of adam_w", "the seed's update in float64, of the largest weight", worst, 1e-6
+        "import candle, one update of adam_w",
+        "transformer_candle's update in float64, of the largest weight",
+        worst,
+        1e-6,
     )
 
 
 def test_the_run_goes_on_with_optimizer_step_and_schedule(tmp_path, config_file, capsys):
-    Candle(320, 32, 2, 64, 2).write(tmp_path / "seed")
+    Candle(320, 32, 2, 64, 2).write(tmp_path / "old")
     run = tmp_path / "run"
-    assert (
-        main(["import", "candle", str(tmp_path / "seed"), "--config", config_file(2), "--output", str(run)]) == 0
-    )
+    assert main(["import", "candle", str(tmp_path / "old"), "--config", config_file(2), "--output", str(run)]) == 0
     assert "step 7; go on: candlewick train --run-dir" in capsys.readouterr().out
     assert main(["train", "--run-dir", str(run), "--resume"]) == 0
     output = capsys.readouterr()
@@ -198,11 +199,11 @@ def test_the_run_goes_on_with_optimizer_step_and_schedule(tmp_path, config_file,
 
 def test_masters_are_the_weights_where_those_are_stored_smaller(tmp_path, config_file):
     candle = Candle(320, 32, 1, 64, 2)
-    candle.write(tmp_path / "seed", masters=True)
+    candle.write(tmp_path / "old", masters=True)
     words = [
         "import",
         "candle",
-        str(tmp_path / "seed"),
+        str(tmp_path / "old"),
         "--config",
         config_file(2),
         "--output",
@@ -215,7 +216,7 @@ def test_masters_are_the_weights_where_those_are_stored_smaller(tmp_path, config
 
 def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text, capsys):
     candle = Candle(320, 32, 1, 64, 2)
-    folder = candle.write(tmp_path / "seed")
+    folder = candle.write(tmp_path / "old")
     for name in ("optimizer.json", "manifest.json"):
         (folder / name).unlink()
     words = ["import", "candle", str(folder), "--weights-only", "--heads", "2", "--tokenizer", str(tokenizer)]
@@ -234,7 +235,7 @@ def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text,
 
 def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file):
     candle = Candle(320, 32, 1, 64, 2)
-    folder = candle.write(tmp_path / "seed")
+    folder = candle.write(tmp_path / "old")
     files = {f"checkpoints/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     files |= {"training.json": b"{}", "setup.py": b"raise SystemExit", "weights.bin": b"pickle"}
     with HubServer() as hub, hub.client(tmp_path / "home"):
@@ -251,11 +252,11 @@ def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file
 
 
 def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, capsys):
-    Candle(320, 32, 1, 64, 2).write(tmp_path / "seed")
+    Candle(320, 32, 1, 64, 2).write(tmp_path / "old")
     words = [
         "import",
         "candle",
-        str(tmp_path / "seed" / "step_000000000007_global_000000000007"),
+        str(tmp_path / "old" / "step_000000000007_global_000000000007"),
         "--weights-only",
     ]
     published = tmp_path / "published"

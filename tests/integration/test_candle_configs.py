@@ -1,4 +1,4 @@
-"""Configurations of the seed: each of its 51 keys is read under its name, and changing it changes what a run does.
+"""Configurations of transformer_candle: each of its 51 keys is read, and changes what a run does.
 
 A run of four updates is the base. Each row of KEYS changes one key and names what must come out differently; the
 figures of a run are listed in `Outcome`.
@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import make_text
+from tests.hub_server import HubServer
 from tests.prepared import prepare
 from torch.utils.tensorboard import SummaryWriter
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
+from candlewick.compat.candle.settings import CandleDialect
 from candlewick.config.formats import write_toml
 from candlewick.config.load import load_config
 from candlewick.runs.resolve import Request
@@ -54,7 +56,7 @@ class Outcome:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with texts and a tokenizer, and the cache that the runs share."""
-    folder = tmp_path_factory.mktemp("seed")
+    folder = tmp_path_factory.mktemp("candle")
     for number in range(3):
         (folder / f"text{number}.txt").write_text(make_text(number, 3000))
     (folder / "short.txt").write_text(make_text(9, 250))
@@ -72,7 +74,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def base() -> Json:
-    """The settings of the base run as the seed would have them, relative to their file."""
+    """The settings of the base run as transformer_candle would have them, relative to their file."""
     return {
         "model": {
             "hidden_size": 32,
@@ -106,12 +108,12 @@ def changed(tree: Json, key: str, value: Any) -> Json:
 
 def run(place: Path, tree: Json, run_dir: Path, monkeypatch, capsys) -> Outcome:
     """Train with the settings, and look at everything that came out."""
-    tree = changed(tree, "runtime.sample", None)  # not the seed's; takes time
+    tree = changed(tree, "runtime.sample", None)  # not transformer_candle's; takes time
     tree = changed(tree, "runtime.device", "cpu")
     board = changed(tree, "x", 0)["runtime"]["logging"].get("tensorboard")
     path = place / f"{run_dir.parent.name}.json"
     path.write_text(json.dumps(tree).replace("RUN", run_dir.parent.name))
-    config = load_config(path)
+    config = load_config(path, dialect=CandleDialect())
     flushes: list[int] = []
     real = SummaryWriter.flush
     monkeypatch.setattr(SummaryWriter, "flush", lambda self: (flushes.append(1), real(self))[1])
@@ -229,7 +231,7 @@ def test_changing_a_key_changes_what_a_run_does(key, place, tmp_path, monkeypatc
     )
 
 
-PROFILES = {  # A.9 as the seed wrote them: batch / accumulation, and what that is in our words
+PROFILES = {  # A.9 as transformer_candle wrote them: batch / accumulation, and what that is in our words
     "m3_medium": ("yaml", 6, 1, 6, 6),
     "rtx5090_550m": ("toml", 64, 16, 64, 4),
     "runpod_1b": ("json", 2, 32, 64, 2),
@@ -239,7 +241,7 @@ PROFILES = {  # A.9 as the seed wrote them: batch / accumulation, and what that 
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_files_as_the_seed_wrote_them(name, tmp_path, capsys):
+def test_files_as_transformer_candle_wrote_them(name, tmp_path, capsys):
     suffix, batch, accumulation, rows, micro = PROFILES[name]
     tree = base()
     tree["data"] |= {"batch_size": batch, "gradient_accumulation_steps": accumulation}
@@ -262,3 +264,21 @@ def test_files_as_the_seed_wrote_them(name, tmp_path, capsys):
     assert main(["config", "show", "--config", str(tmp_path / "ours.json"), "--format", "json"]) == 0
     again = capsys.readouterr()
     assert (json.loads(again.out), again.err) == (config, "")
+
+
+def test_a_streaming_config_beside_a_configuration_names_the_text(tmp_path, tiny, config_file, capsys):
+    texts = "".join(f"{json.dumps({'text': make_text(i, 60)})}\n" for i in range(150))
+    written = {"dataset": "me/web", "split": "train", "max_samples": 120, "stream_batch_size": 512}
+    (tmp_path / "streaming_config.json").write_text(json.dumps(written))
+    words = [
+        "train",
+        "--config",
+        config_file(tiny(scheduler={"total_steps": 2})),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    with HubServer() as hub, hub.client(tmp_path / "home"):
+        hub.commit("datasets/me/web", {"data/0.jsonl": texts.encode()})
+        assert main([*words, "--override", "data.cache_dir=cache"]) == 0
+        assert "streaming_config.json is read: data.train_shards=[" in capsys.readouterr().err
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--resume"]) == 0  # sealed in the run's own config

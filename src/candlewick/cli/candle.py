@@ -1,0 +1,113 @@
+"""What the command line knows of transformer_candle; no other file outside of `compat.candle` calls that.
+
+Both can be deleted in one commit, with the lines that call this file: tests/test_deletable.py does so in a copy.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from candlewick.cli.arguments import add_config, add_output, setup_logging, tell, whole_number
+from candlewick.cli.streaming import BATCH_NOTE, stream_settings
+from candlewick.errors import CandlewickError, CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from candlewick.artifacts.manifest import Manifest
+    from candlewick.config.load import Dialect
+    from candlewick.runs.import_hf import Imported
+    from candlewick.tokenizer.bpe import Tokenizer
+
+
+def dialect() -> "Dialect":
+    """Return what translates the settings of a file, if they are transformer_candle's, and of overrides."""
+    from candlewick.compat.candle.settings import CandleDialect
+
+    return CandleDialect()
+
+
+def explain(error: CandlewickError) -> CandlewickError:
+    """Return an error that says how to import a checkpoint, if it is transformer_candle's; else the same error."""
+    if not isinstance(error, CheckpointError) or error.path is None:
+        return error
+    from candlewick.compat.candle.checkpoint import holds_candle
+
+    if not holds_candle(error.path):
+        return error
+    return CheckpointError(
+        f"{error.path} holds a checkpoint of transformer_candle, not one of candlewick",
+        f"candlewick import candle {error.path} --config training.yaml --output RUN makes it one",
+    )
+
+
+def streaming_overrides(config: str) -> list[str]:
+    """Return the overrides of a streaming_config.json beside a configuration, and print how it was read."""
+    from candlewick.compat.candle.settings import find_streaming_config
+
+    if (streaming := find_streaming_config(Path(config))) is None:
+        return []
+    path, given = streaming
+    settings = stream_settings(str(given["dataset"]), given.get("split", "train"), given.get("max_samples"))
+    idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in given else ""
+    tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
+    return [*settings, "data.validation_shards=[]"]
+
+
+def train_tokenizer(args: argparse.Namespace) -> "tuple[Manifest, bool] | None":
+    """Make the tokenizer of a tokenizer configuration; None if --config is none of transformer_candle."""
+    from candlewick.compat.candle.tokenizer import read_tokenizer_config
+    from candlewick.compat.candle.tokenizer_training import train_candle_tokenizer
+
+    config = read_tokenizer_config(args.config)
+    if config is None:
+        return None
+    if args.sources or args.override:
+        raise ConfigError(f"{args.config} says itself what it is trained on", "change training.inputs in it")
+    setup_logging(args)
+    args.output = args.output or config.artifacts.dir
+    return train_candle_tokenizer(config, args.output)
+
+
+def open_tokenizer(source: str | None) -> "Tokenizer | None":
+    """Open the tokenizer of a tokenizer configuration; None if `source` is none of transformer_candle."""
+    from candlewick.compat.candle.tokenizer import open_candle_tokenizer, read_tokenizer_config
+
+    config = read_tokenizer_config(source)
+    return None if config is None else open_candle_tokenizer(config)
+
+
+def add_import(kinds: Any) -> None:
+    """Declare `candlewick import candle`."""
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "candle", help="a checkpoint of transformer_candle, to go on with or start from"
+    )
+    parser.add_argument(
+        "source",
+        metavar="DIR",
+        help="a step_* folder, or the folder of them (the newest whole one is taken), or hf://OWNER/NAME@REVISION",
+    )
+    add_config(parser)
+    parser.add_argument("--heads", metavar="N", type=whole_number(1), help="attention heads, if no --config says")
+    parser.add_argument(
+        "--weights-only",
+        action="store_true",
+        help="leave the optimizer behind; the folder then needs nothing but model.safetensors",
+    )
+    add_output(parser, "folder of the run; with --weights-only of the checkpoint")
+    parser.set_defaults(kind_run=_import)
+
+
+def _import(args: argparse.Namespace) -> "Imported":
+    from candlewick.compat.candle.importing import fetch_candle, find_config, find_tokenizer, import_candle
+    from candlewick.compat.candle.settings import CandleDialect
+    from candlewick.config.load import load_config
+    from candlewick.tokenizer.bpe import Tokenizer
+
+    folder = fetch_candle(args.source)
+    source = args.config or find_config(folder)
+    if source is None and not args.weights_only:
+        raise ConfigError(
+            f"{folder} says nothing of its run", "give --config training.yaml, or --weights-only with --heads N"
+        )
+    config = None if source is None else load_config(source, args.override, tell, CandleDialect(is_candle=True))
+    tokenizer = find_tokenizer(config, folder) if args.tokenizer is None else Tokenizer.load(args.tokenizer)
+    return import_candle(folder, config, tokenizer, args.output, heads=args.heads, weights_only=args.weights_only)

@@ -1,0 +1,132 @@
+"""A checkpoint of transformer_candle becomes a run with all that training needs, or a checkpoint to start from.
+
+    step_000000001500_global_000000001500/  ->  RUN/checkpoints/step_000001500/  RUN/config.yaml  RUN/tokenizer/
+                                                `train --run-dir RUN --resume` goes on with optimizer and schedule
+    with `weights_only`                     ->  OUTPUT/, a checkpoint without optimizer
+                                                `train --init-from OUTPUT` starts from it
+
+The folder may lie on the Hub, at hf://OWNER/NAME@REVISION. The place in the data cannot be carried over, because
+the order was another: the data begins at its first row.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from candlewick.artifacts.manifest import file_sha256, make_directory, replace_durable
+from candlewick.checkpoint.open import STATE_VERSION
+from candlewick.checkpoint.safetensors import MODEL
+from candlewick.checkpoint.save import Snapshot, save, write
+from candlewick.compat.candle.checkpoint import model_config, native_state, native_weights, open_candle
+from candlewick.config import AdamWConfig, ModelConfig, RunConfig
+from candlewick.config.tree import dump_yaml
+from candlewick.errors import ConfigError
+from candlewick.hub import SCHEME, fetch_model
+from candlewick.runs.import_hf import Imported, require_rows
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.train.state import TrainState, machine, random_state
+
+_FILES = (
+    *("model.safetensors", "optimizer.json", "scheduler.json", "scaler.json", "manifest.json"),
+    *("training.yaml", "training.toml", "tokenizer.json", "vocab.json", "merges.txt", "special_tokens.txt"),
+)
+
+
+def fetch_candle(source: str) -> Path:
+    """Return the folder of a checkpoint; one on the Hub is fetched, these files and no others."""
+    if not source.startswith(SCHEME):
+        return Path(source)
+    return fetch_model(source, [f"{folder}{name}" for name in _FILES for folder in ("", "*/", "*/*/")])
+
+
+def find_config(folder: Path) -> Path | None:
+    """Return the configuration that lies beside a checkpoint."""
+    paths = (place / f"training.{kind}" for place in _around(folder) for kind in ("yaml", "toml"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def find_tokenizer(config: RunConfig | None, folder: Path) -> Tokenizer:
+    """Return the tokenizer that the configuration names, else the one beside a checkpoint. Raises ConfigError."""
+    if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
+        return named
+    for place in (place / name for place in _around(folder) for name in ("", "tokenizer")):
+        if any((place / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            return Tokenizer.load(place)
+    raise ConfigError(f"no tokenizer is named, and none lies in {folder}", "give --tokenizer PATH")
+
+
+def _around(folder: Path) -> Iterator[Path]:
+    """Yield a folder, and of a step or the folder of all steps the one of the run."""
+    yield folder
+    if folder.name.startswith("step_"):
+        folder = folder.parent
+        yield folder
+    if folder.name in ("checkpoints", "best"):
+        yield folder.parent
+
+
+def import_candle(
+    source: Path,
+    config: RunConfig | None,
+    tokenizer: Tokenizer,
+    output: Path,
+    *,
+    heads: int | None,
+    weights_only: bool,
+) -> Imported:
+    """Make a run of a checkpoint, or with `weights_only` a checkpoint without optimizer.
+
+    Raises CheckpointError for a checkpoint that cannot be used, ConfigError for a configuration without AdamW, and
+    if `output` holds a run.
+    """
+    checkpoint = open_candle(source, weights_only=weights_only)
+    model = model_config(checkpoint, None if config is None else config.model, heads)
+    heads, rows = model.num_attention_heads, checkpoint.shape["vocab_size"]
+    require_rows(tokenizer, rows, checkpoint.folder)
+    inputs = {"tokenizer": tokenizer.sha256, "parent": file_sha256(checkpoint.folder / MODEL)}
+    weights = native_weights(checkpoint, heads)
+    count = sum(tensor.numel() for tensor in weights.values())
+    if weights_only:
+        write(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
+        return Imported(output, model, rows, count, None)
+    config = _config_of_run(config or RunConfig(), model, output)
+    optimizer, masters = native_state(checkpoint, heads)
+    state = {
+        "version": STATE_VERSION,
+        "counters": TrainState(step=checkpoint.step).to_json(),
+        "loader": {},  # the data begins anew
+        "random": random_state(torch.device("cpu")),
+        "config": config.model_dump(mode="json"),
+        **machine(torch.device("cpu")),
+    }
+    make_directory(output / "tokenizer")
+    tokenizer.write(output / "tokenizer")
+    replace_durable(output / "config.yaml", dump_yaml(config).encode())
+    snapshot = Snapshot(checkpoint.step, weights | masters, optimizer, state, model, rows, tokenizer, inputs)
+    save(output / "checkpoints", snapshot, max_keep=1)
+    return Imported(output, model, rows, count, checkpoint.step)
+
+
+def _config_of_run(config: RunConfig, model: ModelConfig, output: Path) -> RunConfig:
+    if type(config.optimizer) is not AdamWConfig:
+        raise ConfigError(
+            f"the checkpoint has AdamW's state, the settings say optimizer.algorithm={config.optimizer.algorithm}",
+            "set optimizer.algorithm to adam_w, or give --weights-only",
+        )
+    if (output / "checkpoints").exists():
+        raise ConfigError(f"{output} holds a run already", "choose another --output")
+    best, tensorboard = config.runtime.evaluation.best, config.runtime.logging.tensorboard
+    tokenizer = output.absolute() / "tokenizer"
+    try:  # nothing of the old run's folder is named any more
+        return config.replaced(
+            model=model,
+            tokenizer={"tokenizer_json": tokenizer, "vocab": None, "merges": None, "special_tokens": None},
+            runtime={
+                "checkpoint": {"directory": None, "init_from": None},
+                "evaluation": {"best": best and best.replaced(directory=None)},
+                "logging": {"tensorboard": bool(tensorboard)},
+            },
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the settings do not fit the model: {error.problem}") from None

@@ -1,0 +1,53 @@
+"""Weights of Hugging Face become a checkpoint.
+
+a Llama, Qwen3, Mistral or SmolLM3 folder    ->  OUTPUT/, a checkpoint without optimizer
+or hf://OWNER/NAME@REVISION                      `train --init-from OUTPUT` starts from it
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from candlewick.artifacts.manifest import file_sha256
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.checkpoint.safetensors import INDEX, MODEL
+from candlewick.checkpoint.save import Snapshot, write
+from candlewick.config import ModelConfig
+from candlewick.errors import CheckpointError
+from candlewick.hub import SCHEME, fetch_model
+from candlewick.runs.start import MODEL_FILES
+from candlewick.tokenizer.bpe import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What was made of a checkpoint."""
+
+    output: Path
+    model: ModelConfig
+    vocab_size: int
+    parameters: int
+    step: int | None
+    """Updates that it has behind it; None: weights alone."""
+
+
+def import_hugging_face(source: str, output: Path, tokenizer: Tokenizer | None = None) -> Imported:
+    """Make a checkpoint of the weights of a Hugging Face folder or a model on the Hub. Raises CheckpointError."""
+    folder = fetch_model(source, MODEL_FILES) if source.startswith(SCHEME) else Path(source)
+    checkpoint = Checkpoint.open(folder, need={"weights"})
+    (model, rows), tensors = checkpoint.shape, checkpoint.weights()
+    tokenizer = tokenizer or checkpoint.tokenizer
+    require_rows(tokenizer, rows, folder)
+    parent = file_sha256(folder / (MODEL if (folder / MODEL).is_file() else INDEX))
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    inputs = {"tokenizer": tokenizer.sha256, "parent": parent}
+    write(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
+    return Imported(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
+
+
+def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    """Raise CheckpointError if the model of a folder, of so many vocabulary rows, has fewer than the tokenizer."""
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model of {folder} has {rows} rows",
+            "give the tokenizer that the model was trained with",
+        )
