@@ -1,7 +1,7 @@
 """The command line: a table of verbs, one file each, and the one place where errors become exit codes.
 
-A verb's file has `add_arguments(parser)` and `run(args)`, and is imported only when it is called: `--help`
-answers without importing torch, numpy or pydantic.
+A verb's file has `add_arguments(parser)`, and `run(args)` unless it has actions, each with a function of its own
+(`add_action`). It is imported only when it is called: `--help` answers without torch, numpy and pydantic.
 """
 
 import argparse
@@ -22,7 +22,7 @@ VERBS = {
     "orchestrate": "tokenizer, shards, training, evaluation and samples, skipping what is up to date",
     "tokenizer": "train, inspect and use tokenizers",
     "data": "turn text into token shards, verify and inspect them",
-    "import": "checkpoints of the Rust system on candle, and of Hugging Face, become ones of ours",
+    "import": "convert a candle or Hugging Face checkpoint",
     "generate": "write text with a checkpoint",
     "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "where a training step's time and memory go",
@@ -73,7 +73,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         if name == verb:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            if hasattr(module, "run"):
+                sub.set_defaults(run=module.run)
     return parser
 
 
