@@ -8,10 +8,10 @@ module writes to the terminal, but for the display of a training run. Metrics ar
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Level = Literal["debug", "info", "warning", "error"]
 ProgressCallback = Callable[[int, int], None]
@@ -88,6 +88,15 @@ def bytes_progress(what: str) -> Generator[ProgressCallback]:
     with progress.Progress(*columns, console=console, transient=True, disable=not is_wanted()) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """Return the items behind a progress bar, which only a terminal shows."""
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    return progress.track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _plain(what: str) -> ProgressCallback:

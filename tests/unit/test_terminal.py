@@ -114,3 +114,12 @@ def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monke
     with terminal.bytes_progress("tokens") as report:
         report(1, 2)
     assert bool(out.getvalue()) == wanted
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_only_a_terminal_shows_a_bar_for_counted_items(monkeypatch, is_terminal):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=80)
+    monkeypatch.setattr(rich.console, "Console", lambda **_: console)
+    assert list(terminal.track(iter("abc"), "texts", 3)) == ["a", "b", "c"]
+    assert ("texts" in file.getvalue()) is is_terminal

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from candlewick.terminal import setup
 
@@ -13,15 +13,13 @@ if TYPE_CHECKING:  # reading it takes time that `--help` does not have
     from candlewick.config import RunConfig
 
 
-def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+def add_config(parser: argparse.ArgumentParser) -> None:
     """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
     parser.add_argument(
         "-c",
         "--config",
         metavar="FILE",
-        default=default,
-        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)"
-        + (f"; default {default}" if default else ""),
+        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)",
     )
     parser.add_argument(
         "--override",
@@ -34,12 +32,12 @@ def add_config(parser: argparse.ArgumentParser, *, default: str | None = None) -
 
 
 def tell(note: str) -> None:
-    """Say how something was read that could have been meant otherwise."""
+    """Print how an ambiguous input was read."""
     sys.stderr.write(f"note: {note}\n")
 
 
 def absolute(path: str) -> str:
-    """Return a path of the command line so that no configuration's folder changes it; an address as it is."""
+    """Return a path relative to the working directory, not to a configuration's folder; a URI as it is."""
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
@@ -73,32 +71,73 @@ def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """`--verbose` and `--quiet`, the same in every verb that logs; see `setup_logging`."""
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
-        "-v", "--verbose", action="store_const", const="debug", dest="log_level", help="show every message"
-    )
-    choice.add_argument(
-        "-q",
-        "--quiet",
-        action="store_const",
-        const="warning",
-        dest="log_level",
-        help="show warnings and errors only",
-    )
+    kind: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
+    choice.add_argument("-v", "--verbose", **kind, const="debug", help="show every message")
+    choice.add_argument("-q", "--quiet", **kind, const="warning", help="show warnings and errors only")
 
 
 def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -> None:
-    """Show messages from what the command line says on, else from `runtime.logging.level`, else from info."""
+    """Show messages from the level of the command line on, else of `runtime.logging.level`, else from info."""
     setup(args.log_level or (config.runtime.logging.level if config else "info"))
 
 
-def add_output(parser: argparse.ArgumentParser, help_text: str, *, required: bool = True) -> None:
-    """`--output DIR`, the same in every verb that writes a folder."""
-    parser.add_argument("--output", metavar="DIR", type=Path, required=required, help=help_text)
+def add_output(parser: argparse.ArgumentParser, help_text: str, **options: Any) -> None:
+    """`--output DIR`, the same in every verb that writes a folder; required unless `options` has a default."""
+    options = {"required": "default" not in options, **options}
+    parser.add_argument("--output", metavar="DIR", type=Path, help=help_text, **options)
+
+
+def add_action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
+    """Declare an action of a verb and the function that runs it; return the action's parser."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=about)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """`CHECKPOINT` and `--device`, the same in every verb that loads a model."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint folder, or a run folder")
+    about = "auto (default) takes the first of the others that works"
+    add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), about)
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
+    parser.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="files, folders or stdlib://; default data.train_shards"
+    )
+
+
+def source_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the override that makes the sources of `add_sources` the text to train on; without sources, none."""
+    sources = json.dumps([absolute(source) for source in args.sources], ensure_ascii=False)
+    return [f"data.train_shards={sources}"] if args.sources else []
+
+
+def add_count(
+    parser: argparse.ArgumentParser, flag: str, help_text: str, *, default: int | None = None, least: int = 1
+) -> None:
+    """Declare a flag for a whole number of at least `least`; the help ends with the default."""
+    shown = "" if default is None else f"; default {default:,}"
+    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=f"{help_text}{shown}")
+
+
+def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], help_text: str) -> None:
+    """Declare a flag for one of several words; the first is the default."""
+    parser.add_argument(flag, choices=choices, default=choices[0], help=help_text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`: the result for a program instead of for a person."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_reporting(parser: argparse.ArgumentParser) -> None:
+    """`--verbose`, `--quiet` and `--json`."""
+    add_logging(parser)
+    add_json(parser)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -113,14 +152,14 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def shown(text: str) -> str:
-    """Return text that may hold terminal commands: for a terminal without them, for a file as it is."""
+    """Return text without terminal commands if it goes to a terminal; for a file as it is."""
     from candlewick.terminal import printable
 
     return printable(text) if sys.stdout.isatty() else text
 
 
 def side(sides: Mapping[str, object], name: str) -> str:
-    """Return the value of a setting in one of two configurations (`config_io.differences`), as JSON."""
+    """Return the value of a setting in one of two configurations (`config.tree.differences`), as JSON."""
     return json.dumps(sides[name], ensure_ascii=False) if name in sides else "(no such setting)"
 
 

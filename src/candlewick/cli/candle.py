@@ -12,10 +12,8 @@ from candlewick.cli.streaming import BATCH_NOTE, stream_settings
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from candlewick.artifacts.manifest import Manifest
     from candlewick.config.load import Dialect
     from candlewick.runs.import_hf import Imported
-    from candlewick.tokenizer.bpe import Tokenizer
 
 
 def dialect() -> "Dialect":
@@ -52,7 +50,7 @@ def streaming_overrides(config: str) -> list[str]:
     return [*settings, "data.validation_shards=[]"]
 
 
-def train_tokenizer(args: argparse.Namespace) -> "tuple[Manifest, bool] | None":
+def train_tokenizer(args: argparse.Namespace) -> tuple[Any, bool] | None:
     """Make the tokenizer of a tokenizer configuration; None if --config is none of transformer_candle."""
     from candlewick.compat.candle.tokenizer import read_tokenizer_config
     from candlewick.compat.candle.tokenizer_training import train_candle_tokenizer
@@ -67,7 +65,7 @@ def train_tokenizer(args: argparse.Namespace) -> "tuple[Manifest, bool] | None":
     return train_candle_tokenizer(config, args.output)
 
 
-def open_tokenizer(source: str | None) -> "Tokenizer | None":
+def open_tokenizer(source: str | None) -> Any:
     """Open the tokenizer of a tokenizer configuration; None if `source` is none of transformer_candle."""
     from candlewick.compat.candle.tokenizer import open_candle_tokenizer, read_tokenizer_config
 
@@ -100,7 +98,6 @@ def _import(args: argparse.Namespace) -> "Imported":
     from candlewick.compat.candle.importing import fetch_candle, find_config, find_tokenizer, import_candle
     from candlewick.compat.candle.settings import CandleDialect
     from candlewick.config.load import load_config
-    from candlewick.tokenizer.bpe import Tokenizer
 
     folder = fetch_candle(args.source)
     source = args.config or find_config(folder)
@@ -109,5 +106,5 @@ def _import(args: argparse.Namespace) -> "Imported":
             f"{folder} says nothing of its run", "give --config training.yaml, or --weights-only with --heads N"
         )
     config = None if source is None else load_config(source, args.override, tell, CandleDialect(is_candle=True))
-    tokenizer = find_tokenizer(config, folder) if args.tokenizer is None else Tokenizer.load(args.tokenizer)
+    tokenizer = find_tokenizer(config, folder, args.tokenizer)
     return import_candle(folder, config, tokenizer, args.output, heads=args.heads, weights_only=args.weights_only)

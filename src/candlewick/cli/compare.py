@@ -4,15 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_json, add_logging, print_json, setup_logging, side
+from candlewick.cli.arguments import add_reporting, print_json, setup_logging, side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     for name in ("first", "second"):
         parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
-    add_logging(parser)
-    add_json(parser)
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ import json
 import sys
 
 from candlewick.cli.arguments import (
+    add_action,
     add_config,
+    add_count,
     add_json,
     load_config,
     load_with_origins,
     print_json,
     side,
-    whole_number,
 )
 from candlewick.errors import ConfigError
 
@@ -19,44 +20,33 @@ from candlewick.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    about = "print every setting, of defaults, file and overrides; so a file of transformer_candle becomes ours"
-    show = actions.add_parser("show", help=about)
+    about = "print the resolved configuration; converts a transformer_candle configuration"
+    show = add_action(actions, "show", _show, about)
     add_config(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("yaml", "toml", "json"), help="default yaml")
-    form.add_argument("--origins", action="store_true", help="say of each setting which file and line set it")
+    form.add_argument("--origins", action="store_true", help="print which file and line set each setting")
     add_json(show)
-    show.set_defaults(action_run=_show)
 
-    listed = actions.add_parser("list", help="the shipped profiles, and what each is for")
+    listed = add_action(actions, "list", _list, "the shipped profiles, and what each is for")
     add_json(listed)
-    listed.set_defaults(action_run=_list)
 
-    schema = actions.add_parser("schema", help="print the JSON schema of a configuration, for editors")
-    schema.set_defaults(action_run=_schema)
+    add_action(actions, "schema", _schema, "print the JSON schema of a configuration, for editors")
 
-    explain = actions.add_parser("explain", help="what a setting means, may be and is, and what reads it")
+    explain = add_action(actions, "explain", _explain, "meaning, type, default, value and readers of a setting")
     explain.add_argument("key", metavar="KEY", help="for example optimizer.momentum, or momentum")
     add_config(explain)
     add_json(explain)
-    explain.set_defaults(action_run=_explain)
 
-    diff = actions.add_parser("diff", help="the settings in which two configurations differ")
+    diff = add_action(actions, "diff", _diff, "the settings in which two configurations differ")
     for name in ("first", "second"):
         diff.add_argument(name, metavar=name.upper(), help="a file, a profile or a run folder")
     add_json(diff)
-    diff.set_defaults(action_run=_diff)
 
-    plot = actions.add_parser("plot-schedule", help="draw the learning rate over the run")
+    plot = add_action(actions, "plot-schedule", _plot, "draw the learning rate over the run")
     add_config(plot)
-    plot.add_argument("--steps", metavar="N", type=whole_number(1), help="a run of this length instead")
+    add_count(plot, "--steps", "length of the run instead of the configured one")
     add_json(plot)
-    plot.set_defaults(action_run=_plot)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Run the chosen action."""
-    args.action_run(args)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -97,32 +87,37 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
-    from candlewick.cli.explain import explain, print_entries
+    from candlewick.runs.report.explain import explain
 
-    found = explain(args.key, *load_with_origins(args.config, args.override))
+    entries = explain(args.key, *load_with_origins(args.config, args.override))
     if args.json:
-        print_json(found)
-    else:
-        print_entries(found)
+        print_json(entries)
+        return
+    for entry in entries:
+        print(entry["key"] + (f"  (with {entry['kind']})" if entry["kind"] else ""))
+        for name in ("meaning", "type", "default", "value", "source", "keys", "read_by"):
+            value = entry.get(name)
+            if value:
+                print(f"  {name.replace('_', ' '):<8} {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _diff(args: argparse.Namespace) -> None:
     from candlewick.config.tree import differences
 
-    found = differences(load_config(args.first), load_config(args.second))
+    settings = differences(load_config(args.first), load_config(args.second))
     if args.json:
-        print_json(found)
+        print_json(settings)
         return
-    for key, sides in found.items():
+    for key, sides in settings.items():
         print(f"{key}: {side(sides, 'first')} -> {side(sides, 'second')}")
 
 
 def _plot(args: argparse.Namespace) -> None:
-    from candlewick.cli.schedule import draw, schedule
+    from candlewick.runs.report.schedule import plot_schedule, sample_schedule
 
     config = load_config(args.config, args.override)
-    found = schedule(config, args.steps)
+    points = sample_schedule(config, args.steps)
     if args.json:
-        print_json(found)
+        print_json(points)
     else:
-        print(draw(config, found))
+        print(plot_schedule(config, points))

@@ -4,47 +4,36 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_json, add_logging, print_json, setup_logging, whole_number
+from candlewick.cli.arguments import add_action, add_count, add_reporting, print_json, setup_logging
 from candlewick.errors import ConfigError, DataError
 
 
 def add_arguments(actions: Any) -> None:
     """Declare the action and its arguments."""
-    about = "datasets of the Hub into folders of text shards"
-    parser: argparse.ArgumentParser = actions.add_parser("fetch", help=about)
-    parser.add_argument(
-        "datasets",
-        nargs="*",
-        metavar="DATASET",
-        help="a known name (--list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file: a list of "
-        "{name, source, split, text_field, take}",
-    )
-    parser.add_argument("--list", action="store_true", help="print the known names and end")
+    parser = add_action(actions, "fetch", run, "download datasets of the Hub into folders of text shards")
+    about = "a known name (--list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file: a list of "
+    about += "{name, source, split, text_field, take}"
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=about)
+    parser.add_argument("--list", action="store_true", help="print the known names and exit")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder to make a folder for each dataset in")
-    parser.add_argument("--workers", metavar="N", type=whole_number(1), default=1, help="files fetched ahead")
-    add_logging(parser)
-    add_json(parser)
-    parser.set_defaults(action_run=run)
+    add_count(parser, "--workers", "files downloaded ahead", default=1)
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch, and say what came and what did not."""
-    from candlewick.data.shards.fetch import NAMED, fetch, find_datasets
-    from candlewick.terminal import bytes_progress
+    """Fetch datasets and print the state of each. Raises DataError if one failed."""
+    from candlewick.runs.datasets import KNOWN_DATASETS, fetch_datasets
 
     setup_logging(args)
     if args.list:
-        sources = {name: dataset.source for name, dataset in NAMED.items()}
         if args.json:
-            print_json(sources)
-        for name, source in () if args.json else sources.items():
+            print_json(KNOWN_DATASETS)
+        for name, source in () if args.json else KNOWN_DATASETS.items():
             print(f"{name:<24}{source}")
         return
     if not args.datasets or args.output is None:
         raise ConfigError("there is nothing to fetch, or no place for it", "give DATASET and --output, or --list")
-    datasets = find_datasets(args.datasets)
-    with bytes_progress("fetch") as progress:
-        results = fetch(datasets, args.output, ahead=args.workers, progress=progress)
+    results = fetch_datasets(args.datasets, args.output, args.workers)
     failed = [result for result in results if result.manifest is None]
     if args.json:
         print_json({r.dataset.name: r.problem if r.manifest is None else r.manifest.details for r in results})

@@ -60,7 +60,5 @@ def run(args: argparse.Namespace) -> None:
 
 def _hugging_face(args: argparse.Namespace) -> "Imported":
     from candlewick.runs.import_hf import import_hugging_face
-    from candlewick.tokenizer.bpe import Tokenizer
 
-    tokenizer = None if args.tokenizer is None else Tokenizer.load(args.tokenizer)
-    return import_hugging_face(args.source, args.output, tokenizer)
+    return import_hugging_face(args.source, args.output, args.tokenizer)

@@ -1,7 +1,7 @@
 """The command line: a table of verbs, one file each, and the one place where errors become exit codes.
 
-A verb's file has `add_arguments(parser)` and `run(args)`, and is imported only when it is called: `--help`
-answers without importing torch, numpy or pydantic.
+A verb's file has `add_arguments(parser)`, and `run(args)` unless it has actions, each with a function of its own
+(`add_action`). It is imported only when it is called: `--help` answers without torch, numpy and pydantic.
 """
 
 import argparse
@@ -74,7 +74,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         if name == verb:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            if hasattr(module, "run"):
+                sub.set_defaults(run=module.run)
     return parser
 
 

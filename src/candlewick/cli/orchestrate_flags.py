@@ -123,9 +123,9 @@ def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
     """Return the overrides of --batch-size and --grad-accum; what is not given is as in `config`."""
     if args.batch_size is None and args.grad_accum is None:
         return []
-    from candlewick.data.rows.batches import BatchSchedule
+    from candlewick.runs.resolve import rows_per_update
 
-    before = BatchSchedule.from_config(config.data, config.sequence_length, world_size=1).rows
+    before = rows_per_update(config)
     rows, passes = args.batch_size or before, args.grad_accum or before // config.data.micro_batch_size
     if rows % passes:
         raise ConfigError(f"{rows} rows (--batch-size) are not {passes} equal passes (--grad-accum)", "change one")

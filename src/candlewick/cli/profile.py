@@ -5,34 +5,22 @@ from pathlib import Path
 
 from candlewick.cli.arguments import (
     add_config,
-    add_json,
-    add_logging,
+    add_count,
+    add_output,
+    add_reporting,
     print_json,
     read_config,
     setup_logging,
-    whole_number,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    parser.add_argument(
-        "--steps",
-        metavar="N",
-        type=whole_number(1),
-        default=5,
-        help="updates that each figure is a mean of; default 5",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        default=Path("profile"),
-        help="folder for trace.json (for Perfetto or chrome://tracing) and memory.pickle (CUDA); default profile",
-    )
-    add_json(parser)
-    add_logging(parser)
+    add_count(parser, "--steps", "updates that each figure is a mean of", default=5)
+    about = "folder for trace.json (for Perfetto or chrome://tracing) and memory.pickle (CUDA); default profile"
+    add_output(parser, about, default=Path("profile"))
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:

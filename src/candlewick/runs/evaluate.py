@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from candlewick.checkpoint.load import build_model
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import CheckpointError
+from candlewick.parallel.device import find_device
 from candlewick.runs.prepare import Prepared, prepare_run
 from candlewick.runs.resolve import PreparePlan, TokenizerPlan, open_texts
 from candlewick.runs.sources import all_sources
@@ -19,15 +18,15 @@ from candlewick.train.plan import Fresh
 
 
 def evaluate_checkpoint(
-    path: Path, data: DataConfig, *, device: torch.device, max_batches: int | None
+    path: Path, data: DataConfig, *, device: str = "auto", max_batches: int | None = None
 ) -> dict[str, float]:
     """Return the metrics of a checkpoint on `data.train_shards`; if that names nothing: on all its run held out.
 
-    All of a text is read, of a token dataset its validation split. The cache may grow: here nobody set its limit.
-    Raises what opening them raises.
+    All of a text is read, of a token dataset its validation split. `device` is a word of `runtime.device`. The
+    cache may grow: here nobody set its limit. Raises CheckpointError, DataError and EnvironmentFault.
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
-    model = build_model(checkpoint, device)
+    model = build_model(checkpoint, find_device(device))
     config = checkpoint.config or RunConfig()
     if sources := data.train_shards:
         config = config.replaced(data=_only_validation(config.data, sources, data.cache_dir))

@@ -30,17 +30,17 @@ class Imported:
     """Updates that it has behind it; None: weights alone."""
 
 
-def import_hugging_face(source: str, output: Path, tokenizer: Tokenizer | None = None) -> Imported:
+def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> Imported:
     """Make a checkpoint of the weights of a Hugging Face folder or a model on the Hub. Raises CheckpointError."""
     folder = fetch_model(source, MODEL_FILES) if source.startswith(SCHEME) else Path(source)
     checkpoint = Checkpoint.open(folder, need={"weights"})
     (model, rows), tensors = checkpoint.shape, checkpoint.weights()
-    tokenizer = tokenizer or checkpoint.tokenizer
-    require_rows(tokenizer, rows, folder)
+    loaded = Tokenizer.load(tokenizer) if tokenizer else checkpoint.tokenizer
+    require_rows(loaded, rows, folder)
     parent = file_sha256(folder / (MODEL if (folder / MODEL).is_file() else INDEX))
     weights = {name: tensor.float() for name, tensor in tensors.items()}
-    inputs = {"tokenizer": tokenizer.sha256, "parent": parent}
-    write(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
+    inputs = {"tokenizer": loaded.sha256, "parent": parent}
+    write(output, Snapshot(0, weights, None, None, model, rows, loaded, inputs))
     return Imported(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
 
 

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from candlewick.artifacts.build import Recipe, build_json_once, find
 from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
@@ -52,9 +50,8 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
         if request.prepare_only:
             return result | _preview(prepared, run_dir, say)
         checkpoint = _train(prepared, run_dir, tokens, say)
-        device = find_device(config.runtime.device)
-        metrics = _evaluate(run_dir, checkpoint, tokens, device, say)
-        samples = _sample(prepared.config, run_dir, checkpoint, device, say)
+        metrics = _evaluate(prepared.config, run_dir, checkpoint, tokens, say)
+        samples = _sample(prepared.config, run_dir, checkpoint, say)
         return result | {"metrics": metrics, "samples": samples}
 
 
@@ -90,21 +87,21 @@ def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Sa
     return newest
 
 
-def _evaluate(run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], device: torch.device, say: Say) -> Json:
+def _evaluate(config: RunConfig, run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], say: Say) -> Json:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
     folder = run_dir / "evaluation"
     metrics, reused = build_json_once(
         folder / "metrics.json",
         recipe,
-        lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=device, max_batches=None),
+        lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=config.runtime.device),
     )
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
     say_stage(say, "evaluation", folder, reused, figures)
     return metrics
 
 
-def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.device, say: Say) -> list[Json]:
+def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, say: Say) -> list[Json]:
     """Write sample text with the saved checkpoint."""
     settings = config.runtime.sample
     if settings is None:
@@ -116,7 +113,7 @@ def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, device: torch.de
     )
 
     def write() -> list[Json]:
-        model, tokenizer = load_for_inference(checkpoint, device)
+        model, tokenizer = load_for_inference(checkpoint, find_device(config.runtime.device))
         sample = partial(sample_text, model, tokenizer, config=settings, seed=config.runtime.seed)
         return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
 

@@ -35,7 +35,7 @@ from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare
 from candlewick.errors import ConfigError
-from candlewick.runs.resolve import PreparePlan, Say, Text
+from candlewick.runs.resolve import PreparePlan, Say, Text, open_texts
 from candlewick.runs.sources import all_sources, training_sources, with_datasets
 from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
 from candlewick.terminal import bytes_progress
@@ -134,6 +134,18 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
     if choice.copy_to is not None:
         _copy_tokenizer(tokenizer, folder, choice.copy_to)
     return tokenizer, folder, not reused
+
+
+def train_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
+    """Train a tokenizer on the training text of a config; return its manifest, and whether it was there already.
+
+    Raises ConfigError without text, and what `make_tokenizer` raises.
+    """
+    texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}))
+    if not texts:
+        raise ConfigError("there is no text to train on", "name files, folders or stdlib://")
+    with bytes_progress("tokenizer") as progress:
+        return make_tokenizer(training_text(config.data, texts), config.tokenizer, output, progress=progress)
 
 
 def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:

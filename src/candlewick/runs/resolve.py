@@ -142,6 +142,11 @@ def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint
     return None
 
 
+def rows_per_update(config: RunConfig) -> int:
+    """Return the rows that each update of a run in one process reads, after its batch ramp."""
+    return BatchSchedule.from_config(config.data, config.sequence_length, world_size=1).rows
+
+
 def open_texts(data: DataConfig) -> dict[str, Text]:
     """Open every source that is text, by the name of its dataset; a repository of the Hub once, at one commit."""
     opened, training = cache(open_repo), training_sources(data)

@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 
 from candlewick.cli.arguments import (
+    add_action,
+    add_checkpoint,
+    add_choice,
     add_config,
+    add_count,
     add_json,
     add_logging,
     add_output,
+    add_reporting,
+    add_sources,
     print_json,
     read_config,
     setup_logging,
+    source_overrides,
     whole_number,
 )
 from candlewick.config import LoggingConfig, RunConfig, RuntimeConfig
@@ -23,7 +30,8 @@ from candlewick.errors import ConfigError
 def parse():
     """Parse words with the shared arguments."""
     parser = argparse.ArgumentParser()
-    add_config(parser, default="local")
+    add_config(parser)
+    parser.set_defaults(config="local")
     add_output(parser, "where it goes")
     add_json(parser)
     return lambda *words: parser.parse_args(["--output", "there", *words])
@@ -104,3 +112,53 @@ def test_verbose_and_quiet_exclude_each_other(capsys):
     add_logging(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["-v", "-q"])
+
+
+def test_output_is_required_unless_it_has_a_default(capsys):
+    parser = argparse.ArgumentParser()
+    add_output(parser, "where it goes", default=Path("here"))
+    assert parser.parse_args([]).output == Path("here")
+    parser = argparse.ArgumentParser()
+    add_output(parser, "where it goes")
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+
+
+def test_an_action_is_run_by_its_own_function():
+    parser = argparse.ArgumentParser()
+    actions = parser.add_subparsers()
+    for action in (print, repr):
+        add_reporting(add_action(actions, action.__name__, action, "does something"))
+    args = parser.parse_args(["repr", "--json", "--quiet"])
+    assert (args.run, args.json, args.log_level) == (repr, True, "warning")
+
+
+def test_the_first_choice_and_a_named_count_are_defaults_that_help_shows():
+    parser = argparse.ArgumentParser()
+    add_choice(parser, "--format", ("jsonl", "text"), "as lines")
+    add_count(parser, "--lines", "per shard", default=200_000)
+    add_count(parser, "--take", "at most", least=0)
+    args = parser.parse_args(["--take", "0"])
+    assert (args.format, args.lines, args.take) == ("jsonl", 200_000, 0)
+    assert "per shard; default 200,000" in parser.format_help()
+    assert "at most\n" in parser.format_help()
+
+
+def test_a_checkpoint_comes_with_a_device(capsys):
+    parser = argparse.ArgumentParser()
+    add_checkpoint(parser)
+    assert vars(parser.parse_args(["runs/x"])) == {"checkpoint": Path("runs/x"), "device": "auto"}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["runs/x", "--device", "tpu"])
+
+
+def test_sources_replace_the_training_text_of_a_config_in_another_folder(parse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mix.yaml").write_text("data: {mixture: [{shards: [a]}, {shards: [b]}]}\n")
+    parser = argparse.ArgumentParser()
+    add_sources(parser)
+    overrides = source_overrides(parser.parse_args(["é.txt", "stdlib://"]))
+    data = read_config(parse("--config", "configs/mix.yaml"), overrides).data
+    assert (data.train_shards, data.mixture) == ((str(tmp_path / "é.txt"), "stdlib://"), ())
+    assert source_overrides(parser.parse_args([])) == []

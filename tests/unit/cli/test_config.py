@@ -88,6 +88,10 @@ def test_the_schema_is_printed(capsys):
 def test_a_key_is_explained(capsys):
     assert main(["config", "explain", "model.hidden_size"]) == 0
     assert "Width of the residual stream" in capsys.readouterr().out
+    assert main(["config", "explain", "data.order"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("data.order\n  meaning  Rows shuffled")
+    assert "  type     global, window\n" in out
     assert main(["config", "explain", "hidden_size", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["default"] == "384"
     assert main(["config", "explain", "hidden_sise"]) == 2

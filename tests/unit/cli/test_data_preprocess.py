@@ -61,12 +61,15 @@ def test_only_what_was_fetched(raw, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["web_corpus"]
 
 
-def test_what_is_missing_or_unclear_is_said(raw, tmp_path, capsys):
+def test_a_missing_folder_is_exit_3_and_an_unclear_one_exit_2(raw, tmp_path, capsys):
     assert preprocess(tmp_path / "nothing", tmp_path) == 3
     assert "does not exist (fix: put text into it, or give --input DIR)" in capsys.readouterr().err
     (raw / "loose.txt").write_text(LINES)
     assert preprocess(raw, tmp_path) == 2
     assert "has text beside folders of corpora" in capsys.readouterr().err
     assert preprocess(raw, tmp_path, "--mixed") == 0
+
+
+def test_lines_spaces_and_control_characters_can_be_kept(raw, tmp_path):
     assert preprocess(raw / "hbs", tmp_path, "--min-line-bytes", "0", "--keep-spaces", "--keep-control") == 0
     assert "short" in documents(tmp_path / "out" / "hbs_corpus")[0]

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def evaluate(path, *sources, cache=None, max_batches=None):
     """What `candlewick eval` calls."""
     data = DataConfig(train_shards=sources, cache_dir=cache, num_workers=1)
-    return evaluate_checkpoint(path, data, device=CPU, max_batches=max_batches)
+    return evaluate_checkpoint(path, data, device="cpu", max_batches=max_batches)
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/step_000000012"])

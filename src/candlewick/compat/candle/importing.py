@@ -46,8 +46,13 @@ def find_config(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def find_tokenizer(config: RunConfig | None, folder: Path) -> Tokenizer:
-    """Return the tokenizer that the configuration names, else the one beside a checkpoint. Raises ConfigError."""
+def find_tokenizer(config: RunConfig | None, folder: Path, path: Path | None) -> Tokenizer:
+    """Return the tokenizer at `path`, else the one that the configuration names, else the one beside a checkpoint.
+
+    Raises ConfigError if there is none.
+    """
+    if path is not None:
+        return Tokenizer.load(path)
     if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
         return named
     for place in (place / name for place in _around(folder) for name in ("", "tokenizer")):

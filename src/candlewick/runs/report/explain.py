@@ -1,4 +1,4 @@
-"""`candlewick config explain`: what a setting means, may be and is, and which modules read it."""
+"""What a setting means, which values it can have, which one it has, and which modules read it."""
 
 import ast
 import json
@@ -21,30 +21,30 @@ _OWNERS = {"config", "settings", "source", "stage", "scaling"}
 
 
 def explain(word: str, config: RunConfig, origins: dict[str, str]) -> list[dict[str, Any]]:
-    """Return what is known of a key: one entry for each kind of section that has it, or for each key of that name.
+    """Return an entry for each setting that `word`, a key or the last part of one, names in any kind of section.
 
-    Those that `config` has get their value in it, and its source from `origins` (`load_with_origins`). Raises
+    Settings of `config` get their value, and its source from `origins` (see `load_with_origins`). Raises
     ConfigError that names the nearest keys.
     """
-    given = name_of(tuple(re.findall(r"[\w-]+", re.sub(r"\[\d*\]", "", word))))
-    if given[:-1] in key_types() and dict in key_types()[given[:-1]]:
-        given = given[:-1]  # a name in a setting with names that the user chooses
-    named = {given} if given in key_types() else {name for name in key_types() if name[-1:] == given}
-    if not named:
-        near = " or ".join(dotted(name) for name in find_nearest(given or ("",), 3))
+    name = name_of(tuple(re.findall(r"[\w-]+", re.sub(r"\[\d*\]", "", word))))
+    if name[:-1] in key_types() and dict in key_types()[name[:-1]]:
+        name = name[:-1]  # the user chooses the names in this setting
+    matching = {name} if name in key_types() else {key for key in key_types() if key[-1:] == name}
+    if not matching:
+        near = " or ".join(dotted(key) for key in find_nearest(name or ("",), 3))
         raise ConfigError(
             f"there is no key {word[:80]!r}", f"did you mean {near}?" if near else "see docs/config.md"
         )
-    found = [entry for group in groups() for entry in _entries(group) if _name(entry["key"]) in named]
+    entries = [entry for group in groups() for entry in _entries(group) if _name(entry["key"]) in matching]
     values = flatten(config)
-    for entry in found:
+    for entry in entries:
         key, (kind, _, chosen) = entry["key"], (entry["kind"] or "").partition(": ")
         if "keys" in entry:
             continue
         entry["read_by"] = list(readers(_name(key)))
         if key in values and values.get(f"{key.rpartition('.')[0]}.{kind}", "") == chosen:
             entry |= {"value": json.dumps(values[key], ensure_ascii=False), "source": origins[key]}
-    return found
+    return entries
 
 
 def _name(key: str) -> Name:
@@ -90,13 +90,3 @@ def readers(name: Name) -> Iterator[str]:
 def _owner(node: ast.Attribute) -> str:
     """Return `b` of `a.b.name`, and of `(a.b or c).name`."""
     return ast.unparse(node.value).split(" or ")[0].rpartition(".")[2]
-
-
-def print_entries(entries: list[dict[str, Any]]) -> None:
-    """Write what `explain` found for a person."""
-    for entry in entries:
-        print(entry["key"] + (f"  (with {entry['kind']})" if entry["kind"] else ""))
-        for name in ("meaning", "type", "default", "value", "source", "keys", "read_by"):
-            value = entry.get(name)
-            if value:
-                print(f"  {name.replace('_', ' '):<8} {', '.join(value) if isinstance(value, list) else value}")

@@ -1,11 +1,11 @@
 import pytest
 
-from candlewick.cli.explain import _entries, print_entries, readers
-from candlewick.cli.explain import explain as explain_in
 from candlewick.config.keys import key_types
 from candlewick.config.load import load_with_origins
 from candlewick.config.schema import groups
 from candlewick.errors import ConfigError
+from candlewick.runs.report.explain import _entries, readers
+from candlewick.runs.report.explain import explain as explain_in
 
 
 def explain(word, *overrides):
@@ -80,13 +80,6 @@ def test_readers_are_attribute_reads_outside_the_settings():
     assert found
     assert not any(place.startswith("config") for place in found)
     assert not list(readers(("model", "no_such_attribute_anywhere")))
-
-
-def test_a_person_reads_lines(capsys):
-    print_entries(explain("data.order"))
-    out = capsys.readouterr().out
-    assert out.startswith("data.order\n  meaning  Rows shuffled")
-    assert "  type     global, window\n" in out
 
 
 def test_the_value_has_a_source():

@@ -1,4 +1,4 @@
-"""`candlewick config plot-schedule`: the learning rate and the rows of the batch over a run."""
+"""The learning rate and the rows of the batch over a run, as numbers and as curves of plain characters."""
 
 from itertools import accumulate
 from typing import Any
@@ -10,13 +10,13 @@ from candlewick.optim.schedule import multiplier
 from candlewick.runs.report.plot import plot
 from candlewick.train.budget import planned_steps
 
-_MOST_POINTS = 101
+_MAX_POINTS = 101
 
 
-def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
+def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
     """Return learning rates, their share of the peak, and rows of the batch, each at up to 101 updates of the run.
 
-    With `steps` the run is so long, whatever its configuration says. Raises ConfigError when nothing says it.
+    `steps` replaces the length that the configuration sets. Raises ConfigError when neither sets one.
     """
     scheduler, length = config.scheduler, config.sequence_length
     plan = BatchSchedule.from_config(config.data, length, 1)
@@ -24,7 +24,7 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
     if steps is None:
         raise ConfigError("no total_steps or total_tokens is set, so the run has no length", "give --steps N")
-    last = min(steps, _MOST_POINTS) - 1
+    last = min(steps, _MAX_POINTS) - 1
     at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
     peaks = {"learning_rate": config.optimizer.learning_rate}
     shares = [multiplier(scheduler, step, steps, peak=peaks["learning_rate"]) for step in at]
@@ -39,12 +39,12 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
     }
 
 
-def draw(config: RunConfig, found: dict[str, Any]) -> str:
-    """Return what `schedule` found as curves of plain characters, and the rows in words."""
-    names = [name for name in found if name.endswith("learning_rate")]
-    curves = {name: list(zip(found["steps"], found[name], strict=True)) for name in names}
+def plot_schedule(config: RunConfig, points: dict[str, Any]) -> str:
+    """Return the points of `sample_schedule` as curves of plain characters, and the rows in words."""
+    names = [name for name in points if name.endswith("learning_rate")]
+    curves = {name: list(zip(points["steps"], points[name], strict=True)) for name in names}
     ends = accumulate(stage.steps for stage in config.data.batch_ramp)
     ramp = [f"{s.global_batch_size:,} until {end:,}" for s, end in zip(config.data.batch_ramp, ends, strict=True)]
-    rows = ", ".join([*ramp, f"{found['rows'][-1]:,} at the end"])
+    rows = ", ".join([*ramp, f"{points['rows'][-1]:,} at the end"])
     title = f"optimizer.learning_rate by completed updates ({config.scheduler.strategy})"
     return f"{plot(curves, x_label=title)}\nrows per update: {rows}"

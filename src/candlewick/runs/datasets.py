@@ -1,0 +1,141 @@
+"""Token datasets and text shards made or examined on their own, not for a run. Torch is not imported.
+
+prepare_dataset     text -> a token dataset            write_shards         text -> text shards
+verify_dataset      every byte of either               fetch_datasets       the Hub -> text shards
+inspect_dataset     counts and the first tokens        preprocess_corpora   raw text -> clean text shards
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from candlewick.artifacts.manifest import MANIFEST, Manifest
+from candlewick.config import DataConfig, RunConfig
+from candlewick.data.shards.clean import Cleaning
+from candlewick.data.shards.fetch import NAMED, Fetched, fetch, find_datasets
+from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
+from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
+from candlewick.data.tokens.prepare import EncodeJob, prepare
+from candlewick.errors import ConfigError, DataError
+from candlewick.terminal import bytes_progress
+from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+
+Json = dict[str, Any]
+KNOWN_DATASETS = {name: dataset.source for name, dataset in NAMED.items()}
+"""Addresses of the datasets that `fetch_datasets` knows by name."""
+_MIXED = "mixed_corpus"
+
+
+def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> Json:
+    """Encode the text of a config into the token dataset `output`; return what its manifest says.
+
+    `tokenizer` is a folder, by default the config names one. "reused" says whether the dataset was there already.
+    Raises ConfigError without a tokenizer and for a mixture, else DataError, ArtifactError or Interrupted.
+    """
+    if config.data.mixture:
+        raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
+    loaded = Tokenizer.load(tokenizer) if tokenizer else open_tokenizer(config.tokenizer)
+    if loaded is None:
+        raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
+    with bytes_progress("data") as progress:
+        manifest, reused = prepare(EncodeJob.from_config(config.data, loaded), output, progress=progress)
+    return {"output": str(output), "reused": reused, **_summary(manifest)}
+
+
+def _summary(manifest: Manifest) -> Json:
+    return {"id": manifest.id, "details": manifest.details, "config": manifest.config, "inputs": manifest.inputs}
+
+
+def verify_dataset(folder: Path) -> Json:
+    """Read every byte of a token dataset or of text shards. Raises ArtifactError that names the damaged file."""
+    if not is_token_dataset(folder):
+        count, size = verify_text(folder)
+        return {"dataset": str(folder), "ok": True, "files": count, "bytes": size}
+    dataset = TokenDataset.open(folder, rehash=True)
+    verify_shards(dataset)
+    files = dataset.manifest.files
+    sizes = {"files": len(files), "bytes": sum(entry.bytes for entry in files)}
+    return {"dataset": str(folder), "ok": True, **sizes, **_summary(dataset.manifest)}
+
+
+def inspect_dataset(folder: Path, num_tokens: int) -> Json:
+    """Return what the manifest of a token dataset says, and the `ids` and `text` of its first tokens."""
+    dataset = TokenDataset.open(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    split = dataset.split("train" if dataset.manifest.details["splits"]["train"]["tokens"] else "validation")
+    ids = split.window(0, min(num_tokens, split.num_tokens)).tolist()
+    decoded = {"ids": ids, "text": tokenizer.decode(ids, skip_special=False)} if ids else {}
+    return {**_summary(dataset.manifest), **decoded}
+
+
+def write_shards(
+    sources: Sequence[str],
+    outputs: Outputs,
+    settings: ShardSettings,
+    config: DataConfig,
+    *,
+    cache: Path | None = None,
+    workers: int = 1,
+) -> Json:
+    """Write text as shards, unless they are there; return "reused", and the id and details of each folder.
+
+    Files of the Hub lie in `cache` while they are read; `workers` of them are downloaded ahead. Raises
+    ConfigError, DataError, ArtifactError, EnvironmentFault or Interrupted: see `shard`.
+    """
+    if cache is not None:  # two commands may share a cache, so each output has its folder
+        key = hashlib.sha256(str(outputs.train.absolute()).encode()).hexdigest()[:16]
+        outputs = replace(outputs, fetched=cache / f"candlewick-shards-{key}")
+    with bytes_progress("shards") as progress:
+        manifests, reused = shard(sources, outputs, settings, config, ahead=workers, progress=progress)
+    folders = zip((outputs.train, outputs.validation), manifests, strict=False)
+    return {"reused": reused, "outputs": [{"output": str(f), "id": m.id, **m.details} for f, m in folders]}
+
+
+def fetch_datasets(words: Sequence[str], output: Path, workers: int) -> list[Fetched]:
+    """Download datasets by name, by address or by list file. Raises ConfigError and Interrupted."""
+    datasets = find_datasets(words)
+    with bytes_progress("fetch") as progress:
+        return fetch(datasets, output, ahead=workers, progress=progress)
+
+
+def preprocess_corpora(
+    folder: Path,
+    output: Path,
+    cleaning: Cleaning,
+    config: DataConfig,
+    *,
+    format: Literal["jsonl", "text"],
+    which: str,
+) -> dict[str, Json]:
+    """Clean each corpus in `folder` into text shards in a folder of `output`; return their details by its name.
+
+    `which` is "mixed" (all corpora as one), "fetched" (those of `fetch_datasets`) or "all". Raises DataError for a
+    folder without corpora, ConfigError for one that has text beside them.
+    """
+    settings = ShardSettings(format=format, cleaning=cleaning)
+    details: dict[str, Json] = {}
+    for name, folders in _corpora(folder, which).items():
+        outputs = Outputs(output / name, output / "val")  # nothing is held out
+        with bytes_progress(name) as progress:
+            manifests, _ = shard([str(path) for path in folders], outputs, settings, config, progress=progress)
+        details[name] = dict(manifests[0].details)
+    return details
+
+
+def _corpora(folder: Path, which: str) -> dict[str, list[Path]]:
+    """Return the folders of each corpus by the name of its output."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist", "put text into it, or give --input DIR")
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if which == "fetched":
+        inner = [path for path in inner if (path / MANIFEST).is_file()]
+        if not inner:
+            raise DataError(f"{folder} has nothing that `candlewick data fetch` brought", "fetch first")
+    has_files = any(path.is_file() and path.suffix != ".json" for path in folder.iterdir())
+    if has_files and inner and which != "mixed":
+        raise ConfigError(f"{folder} has text beside folders of corpora", "give --mixed, or move it into a folder")
+    if which == "mixed":
+        return {_MIXED: inner if inner and not has_files else [folder]}
+    return {f"{path.name}_corpus": [path] for path in inner or [folder]}

@@ -1,0 +1,103 @@
+"""Text from a checkpoint: one text as it is written, or several texts in the order of their prompts."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from candlewick.checkpoint.load import load_for_inference
+from candlewick.config import SampleConfig
+from candlewick.errors import CheckpointError, ConfigError, DataError
+from candlewick.generate.batch import Job, write
+from candlewick.generate.engine import Engine, stream
+from candlewick.generate.speculative import SpeculativeEngine
+from candlewick.parallel.device import find_device
+from candlewick.terminal import track
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.chat import encode_chat
+
+Json = dict[str, Any]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return each line of a .txt file, or its "prompt" of a .jsonl file. Raises ConfigError and DataError."""
+    kind = path.suffix.lower()
+    if kind not in (".txt", ".jsonl"):
+        raise ConfigError(f"{path} is no file of prompts", "give a .txt or .jsonl file")
+    fix = 'each .jsonl line is {"prompt": "..."}'
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines if lines[-1] else lines[:-1]
+        prompts = [json.loads(line)["prompt"] for line in lines] if kind == ".jsonl" else lines
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} holds no prompts: {type(error).__name__} {error}", fix) from None
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise DataError(f'{path}: a "prompt" is no text', fix)
+    return prompts
+
+
+@dataclass(frozen=True, slots=True)
+class TextGenerator:
+    """A loaded model that continues prompts, or answers them as the first message of a chat."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path, device: str, *, draft: Path | None, draft_tokens: int, page_size: int | None
+    ) -> Self:
+        """Load a checkpoint, and a draft model. Raises CheckpointError unless both have the same tokenizer."""
+        place = find_device(device)
+        model, tokenizer = load_for_inference(checkpoint, place)
+        if draft is None:
+            return cls(Engine(model, tokenizer.vocab_size, page_size), tokenizer)
+        draft_model, other = load_for_inference(draft, place)
+        if other.sha256 != tokenizer.sha256:
+            raise CheckpointError(
+                f"{draft} has the tokenizer {other.sha256[:16]}, {checkpoint} has {tokenizer.sha256[:16]}",
+                "draft with a model that was trained with the same tokenizer",
+            )
+        engine = SpeculativeEngine(model, draft_model, tokenizer.vocab_size, draft_tokens, page_size)
+        return cls(engine, tokenizer)
+
+    def stream(self, prompt: str, config: SampleConfig, seed: int, *, is_chat: bool) -> Iterator[str]:
+        """Yield the text after one prompt piece by piece. Raises ConfigError for a prompt that is too long."""
+        return stream(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        config: SampleConfig,
+        seeds: Sequence[int],
+        *,
+        is_chat: bool,
+        logprobs: int | None,
+    ) -> Iterator[Json]:
+        """Yield for each prompt, and for each of the seeds, `prompt` and what `generate.batch.write` returns.
+
+        Each comes as soon as all before it are there. Raises ConfigError for a prompt that is too long, before the
+        first text.
+        """
+        jobs = [Job(ids, seed) for ids in [self._encode(prompt, is_chat) for prompt in prompts] for seed in seeds]
+        texts = write(self.engine, self.tokenizer, jobs, config, logprobs)
+        for number, result in _in_order(track(texts, "texts", len(jobs))):
+            yield {"prompt": prompts[number // len(seeds)], **result}
+
+    def _encode(self, prompt: str, is_chat: bool) -> list[int]:
+        if is_chat:
+            messages = [{"role": "user", "content": prompt}]
+            return encode_chat(self.tokenizer, messages, add_generation_prompt=True)[0]
+        return [self.tokenizer.delimiter_id, *self.tokenizer.encode(prompt)]
+
+
+def _in_order(results: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
+    """Yield numbered results, which come in any order, by their number from 0 on."""
+    waiting: dict[int, Json] = {}
+    number = 0
+    for place, result in results:
+        waiting[place] = result
+        while number in waiting:
+            yield number, waiting.pop(number)
+            number += 1

@@ -1,0 +1,87 @@
+import shutil
+
+import pytest
+
+from candlewick.checkpoint.layout import resolve
+from candlewick.config import SampleConfig
+from candlewick.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from candlewick.runs.generate import TextGenerator, read_prompts
+from candlewick.tokenizer.bpe import Tokenizer
+
+CONFIG = SampleConfig(max_new_tokens=6)
+
+
+def load(checkpoint, draft=None, draft_tokens=4, page_size=None):
+    return TextGenerator.load(checkpoint, "cpu", draft=draft, draft_tokens=draft_tokens, page_size=page_size)
+
+
+@pytest.fixture
+def generator(trained):
+    return load(trained)
+
+
+@pytest.fixture
+def chatting(trained, tmp_path):
+    """A copy of the trained checkpoint with a tokenizer for chats in the rows that were padding."""
+    folder = shutil.copytree(resolve(trained), tmp_path / "chatting")
+    (folder / "manifest.json").unlink()
+    Tokenizer.load(folder).with_chat_tokens().write(folder)
+    return folder
+
+
+def test_results_come_in_the_order_of_prompts_and_seeds(generator):
+    prompts = ["The man and", "A", "The dog and"]  # two lengths, so batches end in another order
+    results = list(generator.generate(prompts, CONFIG, (3, 4), is_chat=False, logprobs=None))
+    expected = [(prompt, seed) for prompt in prompts for seed in (3, 4)]
+    assert [(result["prompt"], result["seed"]) for result in results] == expected
+    for result in results:
+        assert "".join(generator.stream(result["prompt"], CONFIG, result["seed"], is_chat=False)) == result["text"]
+
+
+def test_prompt_that_is_too_long_is_an_error_before_the_first_text(generator):
+    results = generator.generate(["A", "x" * 100], CONFIG, (0,), is_chat=False, logprobs=None)
+    with pytest.raises(ConfigError, match="the prompt has 101 tokens, this model reads 1 to 32"):
+        next(results)
+
+
+def test_chat_prompt_is_encoded_as_a_message_of_the_user(generator, chatting):
+    answer = "".join(load(chatting).stream("Why?", CONFIG, 1, is_chat=True))
+    assert answer != "".join(load(chatting).stream("Why?", CONFIG, 1, is_chat=False))
+    with pytest.raises(TokenizerError, match="the tokenizer has no tokens for chats"):
+        generator.stream("Why?", CONFIG, 1, is_chat=True)
+
+
+def test_draft_with_another_tokenizer_is_an_error_that_names_both(trained, chatting):
+    with pytest.raises(CheckpointError) as caught:
+        load(trained, draft=chatting)
+    for folder in (resolve(trained), chatting):
+        assert Tokenizer.load(folder).sha256[:16] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "prompts"),
+    [
+        ("p.txt", "A\n\nB", ["A", "", "B"]),
+        ("p.TXT", "A\n\n", ["A", ""]),
+        ("p.txt", "", []),
+        ("p.JSONL", '{"prompt": "A"}\n{"prompt": "", "id": 1}\n', ["A", ""]),
+    ],
+)
+def test_read_prompts_takes_lines_or_json(tmp_path, name, content, prompts):
+    (tmp_path / name).write_text(content)
+    assert read_prompts(tmp_path / name) == prompts
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}\n", b"[1]\n", b"nothing\n", b'{"prompt": 1}\n', b'{"prompt": "\xff"}\n', b"\n"]
+)
+def test_read_prompts_refuses_a_file_without_prompts(tmp_path, content):
+    (tmp_path / "p.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"p\.jsonl"):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_read_prompts_refuses_another_kind_of_file(tmp_path):
+    (tmp_path / "p.json").write_text('{"prompt": "A"}')
+    with pytest.raises(ConfigError, match=r"give a \.txt or \.jsonl file"):
+        read_prompts(tmp_path / "p.json")
