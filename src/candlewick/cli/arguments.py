@@ -15,20 +15,11 @@ if TYPE_CHECKING:  # reading it takes time that `--help` does not have
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        help="YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)",
-    )
-    parser.add_argument(
-        "--override",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="set one key, for example optimizer.learning_rate=1e-3; may be given again; paths are relative to "
-        "the folder of FILE, as those in it are",
-    )
+    about = "YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)"
+    parser.add_argument("-c", "--config", metavar="FILE", help=about)
+    about = "set one key, for example optimizer.learning_rate=1e-3; may be given again; paths are relative to the "
+    about += "folder of FILE, as those in it are"
+    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help=about)
 
 
 def tell(note: str) -> None:
@@ -105,9 +96,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
-    parser.add_argument(
-        "sources", nargs="*", metavar="SOURCE", help="files, folders or stdlib://; default data.train_shards"
-    )
+    about = "files, folders or stdlib://; default data.train_shards"
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=about)
 
 
 def source_overrides(args: argparse.Namespace) -> list[str]:

@@ -28,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = add_action(actions, "prepare", _prepare, "encode text into token shards")
     add_sources(prepare)
     add_output(prepare, "folder to write the token dataset to")
-    prepare.add_argument(
-        "--tokenizer", metavar="DIR", type=Path, help="folder of the tokenizer; default tokenizer.tokenizer_json"
-    )
+    about = "folder of the tokenizer; default tokenizer.tokenizer_json"
+    prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help=about)
     add_count(prepare, "--workers", "processes; default data.num_workers, else one per core")
     add_config(prepare)
     add_reporting(prepare)

@@ -13,9 +13,8 @@ def add_arguments(actions: Any) -> None:
     parser = add_action(actions, "preprocess", run, about)
     output, source = Path("data/processed"), Path("data/raw")
     parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=f"default {output}")
-    parser.add_argument(
-        "--input", metavar="DIR", type=Path, default=source, help=f"text, or a folder per corpus; default {source}"
-    )
+    about = f"text, or a folder per corpus; default {source}"
+    parser.add_argument("--input", metavar="DIR", type=Path, default=source, help=about)
     which = parser.add_mutually_exclusive_group()
     options: dict[str, Any] = {"action": "store_const", "dest": "which", "default": "all"}
     which.add_argument("--mixed", **options, const="mixed", help="all corpora as one, OUT/mixed_corpus")

@@ -93,8 +93,8 @@ def _sampling(args: argparse.Namespace) -> "SampleConfig":
     from candlewick.config import SampleConfig
 
     names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty")
+    values = {name: getattr(args, name) for name in names}
     try:
-        values = {name: getattr(args, name) for name in names}
         return SampleConfig(top_k=args.top_k or None, stop=tuple(args.stop), **values)
     except ValidationError as error:
         problem = error.errors()[0]
