@@ -29,10 +29,10 @@ DELETED = (
 IMPORT = "from candlewick.cli import candle\n"
 WORDS = {  # in the files of cli that call or name it: what goes
     "arguments.py": (", candle.dialect()",),
-    "config.py": ("; so a file of transformer_candle becomes ours",),
+    "config.py": ("; converts a transformer_candle configuration",),
     "import_model.py": ("    candle.add_import(kinds)\n",),
     "main.py": ("        error = candle.explain(error)\n", "candle or "),
-    "tokenizer.py": ("candle.train_tokenizer(args) or ", "candle.open_tokenizer(args.config) or "),
+    "tokenizer.py": ("candle.train_tokenizer(args) or ", " or candle.open_tokenizer(args.config)"),
     "train.py": ('    args.override = [*candle.streaming_overrides(args.config or ""), *args.override]\n',),
 }
 TESTS = (  # of what calls it today
