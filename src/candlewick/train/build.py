@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from candlewick.checkpoint.huggingface import obstacle
+from candlewick.checkpoint.huggingface import unsupported_by_transformers
 from candlewick.checkpoint.layout import checkpoint_directory, newest_valid, sweep
 from candlewick.checkpoint.load import STATE_VERSION, Resumed, initialize_from, open_start, resume
 from candlewick.checkpoint.save import Snapshot, weights_of
@@ -205,8 +205,10 @@ def _warn(config: RunConfig, distributed: Distributed) -> None:
         logger.warning(
             "data.document_mask: no kernel takes all documents at once here, so each has one of its own"
         )
-    if (setting := obstacle(config.model)) is not None:
-        logger.warning("no class of Hugging Face says %s: only candlewick reads this run's checkpoints", setting)
+    if (settings := unsupported_by_transformers(config.model)) is not None:
+        logger.warning(
+            "no Hugging Face class expresses %s: only candlewick reads this run's checkpoints", settings
+        )
 
 
 def _build_loader(config: RunConfig, data: TrainingData, plan: BatchPlan, distributed: Distributed) -> Loader:

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from tests.model_variants import parameter_names
 
 from candlewick.config import ModelConfig
 from candlewick.model.initialize import TABLE, draw, initialize
@@ -35,17 +36,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
 
 
 def test_every_parameter_matches_one_row_and_every_row_a_parameter():
-    names = {
-        name
-        for settings in (
-            {"qk_norm": False, "attention_bias": True, "mlp_bias": True},
-            {"qk_norm": False, "mlp": "silu"},
-            {"qk_norm": True},
-        )
-        for name, _ in build(
-            hidden_size=8, num_attention_heads=2, tie_word_embeddings=False, **settings
-        ).named_parameters()
-    }
+    names = parameter_names()
     for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
     for pattern in TABLE:

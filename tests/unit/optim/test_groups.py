@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from tests.model_variants import parameter_names
 
 from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.model.transformer import Transformer
@@ -14,16 +15,12 @@ def parameters(**settings):
     return list(model.named_parameters())
 
 
-def names() -> set[str]:
-    biased = {"qk_norm": False, "attention_bias": True, "mlp_bias": True}
-    return {name for settings in (biased, {"qk_norm": True}) for name, _ in parameters(**settings)}
-
-
 def test_every_parameter_has_one_role_and_every_row_a_parameter():
-    for name in names():
+    names = parameter_names()
+    for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
     for pattern in TABLE:
-        assert any(re.fullmatch(pattern, name) for name in names()), pattern
+        assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
 def test_roles_follow_the_shapes():
