@@ -40,16 +40,8 @@ ARCHITECTURES: dict[ModelType, str] = {
     "candlewick": "CandlewickForCausalLM",
 }
 SHARED_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("max_position_embeddings", "rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings"),
 )
 """Fields that have the same name in config.json."""
 _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -94,16 +86,16 @@ SCALING_FIELDS = {
 }
 _ANY, _NONE = _Values("any value", lambda *_: True), _Values("no value", lambda *_: False)
 _NUMBER = _Values("a number", lambda _, value: value is not None)
-_HEADS = _Values("a multiple of num_attention_heads", lambda model, size: size % model.num_attention_heads == 0)
+_MULTIPLE = _Values("a multiple of num_attention_heads", lambda model, size: size % model.num_attention_heads == 0)
 _EVEN = _Values("an even number", lambda _, value: value % 2 == 0)  # which the rotated have anyway
 _SCALINGS = _Values("null, linear, ntk, yarn or llama3", _are_known)
-_NULL, _TRUE, _FALSE, _GATED, _STILL = map(_only, (None, True, False, "swiglu", "off"))
+_NULL, _TRUE, _FALSE, _GATED, _OFF = map(_only, (None, True, False, "swiglu", "off"))
 _MLPS, _ROTATED = _only("swiglu", "silu"), _only("preapply", "on_the_fly")
 EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
     # field                  qwen3     llama     mistral   smollm3
-    "hidden_size":           (_ANY,     _HEADS,   _ANY,     _ANY),
+    "hidden_size":           (_ANY,     _MULTIPLE, _ANY,    _ANY),
     "mlp":                   (_GATED,   _MLPS,    _GATED,   _MLPS),
-    "rope_mode":             (_ROTATED, _ROTATED, _ROTATED, _STILL),
+    "rope_mode":             (_ROTATED, _ROTATED, _ROTATED, _OFF),
     "sliding_window":        (_ANY,     _NULL,    _NUMBER,  _ANY),
     "full_attention_every":  (_ANY,     _NULL,    _NULL,    _ANY),
     "qk_norm":               (_TRUE,    _FALSE,   _FALSE,   _FALSE),

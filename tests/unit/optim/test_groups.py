@@ -6,7 +6,7 @@ from tests.model_variants import parameter_names
 
 from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.model.transformer import Transformer
-from candlewick.optim.groups import TABLE, groups, role
+from candlewick.optim.groups import TABLE, param_groups, role
 
 
 def parameters(**settings):
@@ -40,7 +40,7 @@ def of_role(config, **settings):
     """Role -> its group, told by the first parameter in it."""
     named = parameters(**settings)
     by_id = {id(parameter): name for name, parameter in named}
-    return {role(by_id[id(group["params"][0])]): group for group in groups(named, config, 0.5)}
+    return {role(by_id[id(group["params"][0])]): group for group in param_groups(named, config, 0.5)}
 
 
 def test_there_is_a_group_per_role_and_every_parameter_is_in_it():
