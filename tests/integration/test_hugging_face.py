@@ -7,10 +7,11 @@ from collections import defaultdict
 
 import pytest
 import torch
+from tests.model_variants import SAME_FUNCTION, VARIANTS, variants
 from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from candlewick.checkpoint.huggingface import family, to_hugging_face, to_saved
+from candlewick.checkpoint.huggingface import model_type, to_hugging_face, to_saved
 from candlewick.checkpoint.load import load_for_inference, load_weights, weights_for
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.save import weights_of, write_tensors
@@ -111,7 +112,7 @@ def as_transformers_reads(model: Transformer, folder):
     (folder / "config.json").write_text(json.dumps(to_hugging_face(model.config, model.vocab_size, 0, None)))
     write_tensors(folder / "model.safetensors", to_saved(model.config, weights_of(model)))
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    assert theirs.config.model_type == family(model.config)
+    assert theirs.config.model_type == model_type(model.config)
     return theirs.eval()
 
 
@@ -157,6 +158,29 @@ def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
         core_row(mode, f"transformers {', '.join(sorted(classes[mode]))}; float32, eager", error, 1e-5)
 
 
+@pytest.mark.parametrize("field", VARIANTS)
+def test_a_field_that_changes_the_model_changes_it_in_transformers_or_is_refused(tmp_path, field):
+    tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
+    changed_functions, number = 0, 0
+    for number, (base, config) in enumerate(variants(field), start=1):
+        model, before = random_model(config), random_model(base)
+        folder = tmp_path / str(number)
+        with torch.no_grad():
+            found, unchanged = model(tokens), before(tokens)
+            has_same_weights = model.state_dict().keys() == before.state_dict().keys() and all(
+                tensor.shape == model.state_dict()[name].shape for name, tensor in before.state_dict().items()
+            )
+            changed_functions += not has_same_weights or not torch.allclose(found, unchanged, atol=1e-3)
+            if model_type(config) == "candlewick":
+                with pytest.raises(ValueError, match="model type `candlewick`"):
+                    as_transformers_reads(model, folder)
+            else:
+                expected = as_transformers_reads(model, folder)(tokens).logits
+                assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), config
+    assert number, f"no base takes a value of model.{field}: give VARIANTS one"
+    assert (changed_functions > 0) == (field not in SAME_FUNCTION)
+
+
 def test_what_transformers_saves_is_read_back(tmp_path):
     for number in range(8):
         model = random_model(random_shape(number))
@@ -179,7 +203,7 @@ def test_each_document_of_a_row_is_what_transformers_makes_of_it_alone(core_row,
         found = model(tokens, documents=documents).flatten(0, 1)
         expected = torch.cat([theirs(part[None]).logits[0] for part in tokens.flatten().split(documents.lengths)])
     error = ((found - expected).abs().max() / expected.abs().max()).item()
-    reference = f"transformers {family(model.config)} on each document alone, float32, eager"
+    reference = f"transformers {model_type(model.config)} on each document alone, float32, eager"
     core_row("data.document_mask=true", reference, error, 1e-5)
 
 

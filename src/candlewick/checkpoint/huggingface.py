@@ -1,11 +1,15 @@
 """config.json and generation_config.json: the shape of a model in the words of Hugging Face.
 
-    qk_norm                                     Qwen3, windows included
-    no qk_norm                                  Llama
-    no qk_norm, every layer with a window       Mistral, which has no biases
-    no qk_norm, rope_mode off                   SmolLM3 with all of no_rope_layers 0
-    anything else                               "candlewick": our settings under that key; every other reader
-                                                refuses it, where one of the classes above would compute nonsense
+A model is saved as the first `model_type` that expresses every field of its ModelConfig:
+
+    qwen3       qk_norm; windows in all layers, or in all but every n-th
+    llama       no qk_norm, no windows
+    mistral     no qk_norm, a window in every layer, no biases
+    smollm3     no qk_norm, rope_mode off (no_rope_layers all 0)
+    candlewick  anything else: our settings under that key; every other reader refuses it, where one of the
+                classes above would compute nonsense
+
+No class expresses a field, or a word of one, that `EXPRESSIBLE` does not list: docs/decisions/0007-identity.md.
 
 Tensor names and layouts are theirs already, but for `mlp: silu`, which no class has. It is saved as a gated MLP
 whose gate is our up_proj and whose up_proj is 0 x + 1; `to_saved` and `from_saved` translate, and the key
@@ -16,9 +20,9 @@ only the old one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -28,30 +32,23 @@ from candlewick.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Family = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
+ModelType = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
 
-_CLASSES: dict[Family, str] = {
+ARCHITECTURES: dict[ModelType, str] = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
     "candlewick": "CandlewickForCausalLM",
 }
-_SAME = (
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
+SHARED_FIELDS = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("max_position_embeddings", "rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings"),
 )
+"""Fields that have the same name in config.json."""
 _REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads")
 _NULLABLE = ("num_key_value_heads", "head_dim")  # null: derived from the others, as in ModelConfig
-_ABSENT: dict[str, dict[str, Any]] = {
+HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096},
@@ -63,35 +60,83 @@ _ABSENT: dict[str, dict[str, Any]] = {
     },
 }
 """What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
-_OWN = {"mlp": "silu", "rope_mode": "on_the_fly"}
+CANDLEWICK_VALUES = {"mlp": "silu", "rope_mode": "on_the_fly"}
 """What stands under "candlewick" beside a class of Hugging Face, if a model has it."""
 
 
-def obstacle(config: ModelConfig) -> str | None:
-    """Return which setting keeps a model out of every class of Hugging Face; None: it is in one."""
-    is_rotated, is_windowed = config.rope_mode != "off", config.sliding_window is not None
-    is_llama = is_rotated and not config.qk_norm
-    obstacles = {
-        "partial_rotary_factor": config.partial_rotary_factor < 1,
-        "rope_mode: off with qk_norm": not is_rotated and config.qk_norm,
-        "full_attention_every without qk_norm": is_llama and config.full_attention_every is not None,
-        "sliding_window with biases": is_llama and is_windowed and (config.attention_bias or config.mlp_bias),
-        "a hidden_size that is no multiple of num_attention_heads": is_llama
-        and not is_windowed
-        and config.hidden_size % config.num_attention_heads > 0,
-    }
-    return next((name for name, applies in obstacles.items() if applies), None)
+class _Values(NamedTuple):
+    """The values of a field that a class expresses, in words and as a test of a model and its value."""
+
+    words: str
+    include: Callable[[ModelConfig, Any], bool]
 
 
-def family(config: ModelConfig) -> Family:
-    """Return the `model_type` that a model is saved as."""
-    if obstacle(config) is not None:
-        return "candlewick"
-    if config.qk_norm:
-        return "qwen3"
-    if config.rope_mode == "off":
-        return "smollm3"
-    return "llama" if config.sliding_window is None else "mistral"
+def _only(*values: object) -> _Values:
+    return _Values(" or ".join(map(json.dumps, values)), lambda _, value: value in values)
+
+
+def _are_known(_: ModelConfig, scaling: Any) -> bool:
+    return scaling is None or type(scaling).model_fields.keys() <= SCALING_FIELDS.get(scaling.rope_type, set())
+
+
+_STRETCH = {"rope_type", "factor", "original_max_position_embeddings"}
+SCALING_FIELDS = {
+    "linear": {"rope_type", "factor"},
+    "ntk": {"rope_type", "alpha"},  # as its rope_theta
+    "yarn": _STRETCH | {"beta_fast", "beta_slow", "attention_factor"},
+    "llama3": _STRETCH | {"low_freq_factor", "high_freq_factor"},
+}
+_ANY, _NONE = _Values("any value", lambda *_: True), _Values("no value", lambda *_: False)
+_NUMBER = _Values("a number", lambda _, value: value is not None)
+_MULTIPLE = _Values("a multiple of num_attention_heads", lambda model, size: size % model.num_attention_heads == 0)
+_EVEN = _Values("an even number", lambda _, value: value % 2 == 0)  # which the rotated have anyway
+_SCALINGS = _Values("null, linear, ntk, yarn or llama3", _are_known)
+_NULL, _TRUE, _FALSE, _GATED, _OFF = map(_only, (None, True, False, "swiglu", "off"))
+_MLPS, _ROTATED = _only("swiglu", "silu"), _only("preapply", "on_the_fly")
+EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
+    # field                  qwen3     llama     mistral   smollm3
+    "hidden_size":           (_ANY,     _MULTIPLE, _ANY,    _ANY),
+    "mlp":                   (_GATED,   _MLPS,    _GATED,   _MLPS),
+    "rope_mode":             (_ROTATED, _ROTATED, _ROTATED, _OFF),
+    "sliding_window":        (_ANY,     _NULL,    _NUMBER,  _ANY),
+    "full_attention_every":  (_ANY,     _NULL,    _NULL,    _ANY),
+    "qk_norm":               (_TRUE,    _FALSE,   _FALSE,   _FALSE),
+    "attention_bias":        (_FALSE,   _ANY,     _FALSE,   _ANY),
+    "mlp_bias":              (_FALSE,   _ANY,     _FALSE,   _ANY),
+    "head_dim":              (_ANY,     _ANY,     _ANY,     _EVEN),
+    "rope_scaling":          (_SCALINGS,) * 4,
+    "partial_rotary_factor": (_only(1.0),) * 4,
+    "tie_word_embeddings":   (_ANY,) * 4,
+    **dict.fromkeys(("num_layers", "num_attention_heads", "num_key_value_heads"), (_ANY,) * 4),
+    **dict.fromkeys(("intermediate_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"), (_ANY,) * 4),
+    **dict.fromkeys(("vocab_size", "attn_dropout", "residual_dropout"), (_ANY,) * 4),  # no part of the function
+}  # fmt: skip
+"""The values of each field of ModelConfig that the classes of Hugging Face express."""
+
+
+def _refused(config: ModelConfig) -> dict[ModelType, list[str]]:
+    """Return by class the fields that it does not express, with their values and what it expresses instead."""
+    refused: dict[ModelType, list[str]] = {kind: [] for kind in ARCHITECTURES if kind != "candlewick"}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for kind, values in zip(refused, EXPRESSIBLE.get(name, (_NONE,) * 4), strict=True):
+            if not values.include(config, value):
+                refused[kind].append(f"model.{name}={value} ({ARCHITECTURES[kind]} expresses {values.words})")
+    return refused
+
+
+def unsupported_by_transformers(config: ModelConfig) -> str | None:
+    """Return which settings keep a model out of the nearest classes of Hugging Face; None: it is in a class."""
+    refused = sorted(_refused(config).values(), key=len)
+    return " or ".join(", ".join(names) for names in refused if len(names) == len(refused[0])) or None
+
+
+def model_type(config: ModelConfig) -> ModelType:
+    """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
+    for kind, refused in _refused(config).items():
+        if not refused:
+            return kind
+    return "candlewick"
 
 
 def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -124,10 +169,10 @@ def to_hugging_face(
     config: ModelConfig, vocab_size: int, delimiter_id: int, padding_id: int | None, end_id: int | None = None
 ) -> dict[str, Any]:
     """Return the content of config.json. Without an `end_id` the delimiter ends a document."""
-    kind = family(config)
+    kind = model_type(config)
     own = {"candlewick": config.model_dump(mode="json", exclude={"vocab_size"})}
     return {
-        "architectures": [_CLASSES[kind]],
+        "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
         **(own if kind == "candlewick" else _shape(config, kind)),
         "vocab_size": vocab_size,
@@ -139,14 +184,14 @@ def to_hugging_face(
     }
 
 
-def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
+def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
     """Return the shape in Hugging Face's words."""
     theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
         rope = scaling.model_dump(mode="json", exclude_none=True)
     shape = {
-        **{name: getattr(config, name) for name in _SAME},
+        **{name: getattr(config, name) for name in SHARED_FIELDS},
         "num_hidden_layers": config.num_layers,
         "rope_theta": theta,
         "rope_parameters": {**rope, "rope_theta": theta},
@@ -165,7 +210,7 @@ def _shape(config: ModelConfig, kind: Family) -> dict[str, Any]:
             shape["max_window_layers"] = 0  # the layers below it have none, for readers that know no layer_types
     if kind == "smollm3":
         shape["no_rope_layers"] = [0] * config.num_layers
-    if own := {name: value for name, value in _OWN.items() if getattr(config, name) == value}:
+    if own := {name: value for name, value in CANDLEWICK_VALUES.items() if getattr(config, name) == value}:
         shape["candlewick"] = own
     return shape
 
@@ -193,8 +238,8 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         raise CheckpointError(f"{path} is not a model configuration")
     fields = cast(dict[str, Any], raw)
     kind = fields.get("model_type")
-    if kind not in tuple(_CLASSES):
-        known = ", ".join(_CLASSES)
+    if kind not in tuple(ARCHITECTURES):
+        known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads {known}")
     try:
         settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields)
@@ -228,10 +273,16 @@ def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("hidden_act", "silu") != "silu":
         raise _Unread("hidden_act", fields["hidden_act"])
     own = fields.get("candlewick", {})
-    if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= _OWN.items()):
+    if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= CANDLEWICK_VALUES.items()):
         raise _Unread("candlewick", own)
-    fields = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False, **_ABSENT[kind], **fields}
-    given = {name: fields[name] for name in _SAME if name in fields}
+    fields = {
+        "rope_theta": 10_000.0,
+        "tie_word_embeddings": False,
+        "mlp_bias": False,
+        **HF_DEFAULTS[kind],
+        **fields,
+    }
+    given = {name: fields[name] for name in SHARED_FIELDS if name in fields}
     return {
         **{name: value for name, value in given.items() if value is not None or name not in _NULLABLE},
         **{name: fields[name] for name in _REQUIRED},

@@ -109,9 +109,9 @@ class ModelConfig(Section):
     rope_theta: Positive = 10_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
-    """Stretches the rotary positions to longer contexts: linear, ntk, yarn or llama3; null: not."""
+    """Stretches the rotary positions to longer contexts: linear, ntk, yarn or llama3; null disables scaling."""
     partial_rotary_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of each head that is rotated; below 1 no Hugging Face class of this family can say it."""
+    """Share of each head that is rotated; below 1 the checkpoint is CandlewickForCausalLM, for candlewick only."""
     sliding_window: Count | None = None
     """A token sees itself and the ones before it, so many in all; null: everything before it."""
     full_attention_every: Count | None = None

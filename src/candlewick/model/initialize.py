@@ -56,7 +56,7 @@ TABLE: dict[str, Fill] = {
 }
 
 
-def draw(name: str, shape: torch.Size, seed: int) -> Tensor:
+def init_tensor(name: str, shape: torch.Size, seed: int) -> Tensor:
     """Return the initial value of one parameter, float32 on the CPU. Raises ValueError for an unknown name."""
     fills = [fill for pattern, fill in TABLE.items() if re.fullmatch(pattern, name)]
     if len(fills) != 1:
@@ -72,4 +72,4 @@ def initialize(model: nn.Module, seed: int) -> None:
     """Give every parameter of a Transformer its initial value, in place."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(draw(name, parameter.shape, seed))
+            parameter.copy_(init_tensor(name, parameter.shape, seed))

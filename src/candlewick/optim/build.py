@@ -9,18 +9,27 @@ is known by the parameter's name, so a checkpoint is complete at any step and do
                .last                            the newest weights, when the model's file holds averages
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from candlewick.config import AdamConfig, LionConfig, MuonConfig, OptimizerConfig, SGDConfig
+from candlewick.config import (
+    AdamConfig,
+    AdamWConfig,
+    LionConfig,
+    MuonConfig,
+    OptimizerConfig,
+    Section,
+    SGDConfig,
+)
 from candlewick.errors import CheckpointError
 from candlewick.optim.average import Average
-from candlewick.optim.groups import groups, role
+from candlewick.optim.groups import param_groups, role
 from candlewick.optim.momentum import SGD, Lion
 from candlewick.optim.muon import Muon
 from candlewick.optim.shard import own_part
@@ -128,19 +137,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         matrices = {name: parameter for name, parameter in named.items() if role(name) == "matrix"}
         muon, rate = Muon(matrices, config), config.adam_learning_rate
         rest = {name: parameter for name, parameter in named.items() if name not in matrices}
-    elementwise = _elementwise(groups(rest.items(), config, rate), config)
+    elementwise = OPTIMIZERS[type(config)](param_groups(rest.items(), config, rate), config)
     average = None if config.ema_decay is None else Average(named, config.ema_decay)
     optimizer = Optimizer(elementwise, muon, average, {parameter: name for name, parameter in named.items()})
     optimizer.set_lr(1.0)
     return optimizer
 
 
-def _elementwise(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    if isinstance(config, SGDConfig):
-        return SGD(groups, config)
-    if isinstance(config, LionConfig):
-        return Lion(groups, config)
-    kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
+def _adam(kind: type[torch.optim.Adam], groups: list[dict[str, Any]], config: AdamWConfig) -> torch.optim.Adam:
     adam = kind(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
     for parameter in (parameter for group in adam.param_groups for parameter in group["params"]):
         adam.state[parameter] = {
@@ -149,3 +153,13 @@ def _elementwise(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> t
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return adam
+
+
+OPTIMIZERS: dict[type[Section], Callable[[list[dict[str, Any]], Any], torch.optim.Optimizer]] = {
+    AdamWConfig: partial(_adam, torch.optim.AdamW),
+    AdamConfig: partial(_adam, torch.optim.Adam),
+    SGDConfig: SGD,
+    LionConfig: Lion,
+    MuonConfig: partial(_adam, torch.optim.AdamW),  # of what is no matrix
+}
+"""The optimizer of each config, made of parameter groups. It skips an update when its `found_inf` is 1."""

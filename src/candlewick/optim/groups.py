@@ -33,7 +33,7 @@ def role(name: str) -> Role:
     return found[0]
 
 
-def groups(
+def param_groups(
     parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig, peak_lr: float
 ) -> list[dict[str, Any]]:
     """Return torch's parameter groups, one per role that occurs; `peak_lr` is scaled for each."""

@@ -18,6 +18,8 @@ others do, by what falls in a twentieth of the run: less than 1 % for cosine, 5 
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 from candlewick.config import SchedulerConfig
 
@@ -25,12 +27,44 @@ _MAX_WARMUP_STEPS = 2_000
 _WARMUP_SHARE = 0.02
 _WARMUP_STEPS_OF_TIMED_RUNS = 50
 
+Shape = Callable[[SchedulerConfig, float, int, int], float]
+"""(config, x, step, total steps) -> share of the way from the floor to the peak; x as above."""
+
+
+class Schedule(NamedTuple):
+    """One shape of the learning rate."""
+
+    shape: Shape
+    warms_up: bool = True
+    """Whether there is a warm-up when none is set."""
+    decays_from: Callable[[SchedulerConfig], float] = lambda _: 0.0
+    """Share of the run up to which the shape is 1, so that the end of the run need not be known."""
+
+
+def _cosine(_config: SchedulerConfig, x: float, _step: int, _total: int) -> float:
+    return 0.5 + 0.5 * math.cos(math.pi * x)
+
+
+def _wsd(config: SchedulerConfig, _x: float, step: int, total: int) -> float:
+    return min(1.0, max(0.0, total - step) / (config.decay_fraction * total))
+
+
+SCHEDULES = {
+    "constant": Schedule(lambda *_: 1.0, warms_up=False),
+    "linear_warmup": Schedule(lambda *_: 1.0),
+    "cosine": Schedule(_cosine, warms_up=False),
+    "cosine_with_warmup": Schedule(_cosine),
+    "polynomial": Schedule(lambda config, x, *_: (1.0 - x) ** config.power),
+    "wsd": Schedule(_wsd, decays_from=lambda config: 1.0 - config.decay_fraction),
+}
+"""The shape of each `scheduler.strategy`."""
+
 
 def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
     """Return the length of the warm-up: as set, or what the strategy and the end of the run suggest."""
     if config.warmup_steps is not None:
         return config.warmup_steps
-    if config.strategy in ("constant", "cosine"):
+    if not SCHEDULES[config.strategy].warms_up:
         return 0
     if total_steps is None or config.total_seconds is not None:
         return _WARMUP_STEPS_OF_TIMED_RUNS
@@ -48,15 +82,7 @@ def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, p
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if total_steps is None:
         return ramp
-    done = 1.0 if step >= total_steps else max(0.0, (step - warmup) / max(1, total_steps - warmup))
-    match config.strategy:
-        case "constant" | "linear_warmup":
-            return ramp
-        case "cosine" | "cosine_with_warmup":
-            share = 0.5 + 0.5 * math.cos(math.pi * done)
-        case "polynomial":
-            share = (1.0 - done) ** config.power
-        case _:  # wsd
-            share = min(1.0, max(0.0, total_steps - step) / (config.decay_fraction * total_steps))
+    x = 1.0 if step >= total_steps else max(0.0, (step - warmup) / max(1, total_steps - warmup))
+    share = SCHEDULES[config.strategy].shape(config, x, step, total_steps)
     floor = config.min_lr / peak
     return ramp * (floor + (1.0 - floor) * share)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from candlewick.config import SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
+from candlewick.optim.schedule import SCHEDULES
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
@@ -67,9 +68,8 @@ def steps_from_time(
     `train_seconds` is the time spent in the first `step` updates. With `max_steps` there are no more than those,
     and the end is known at the latest when the schedule needs to know that one.
     """
-    total_seconds, share = scheduler.total_seconds, _MEASURED_SHARE
-    if scheduler.strategy == "wsd":
-        share = max(share, 1.0 - scheduler.decay_fraction)
+    total_seconds = scheduler.total_seconds
+    share = max(_MEASURED_SHARE, SCHEDULES[scheduler.strategy].decays_from(scheduler))
     if total_seconds is None:
         return None
     if max_steps is not None and step >= share * max_steps:

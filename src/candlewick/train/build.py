@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from candlewick.checkpoint.huggingface import obstacle
+from candlewick.checkpoint.huggingface import unsupported_by_transformers
 from candlewick.checkpoint.layout import checkpoint_directory, sweep
 from candlewick.checkpoint.load import load_weights, weights_for
 from candlewick.config import BestConfig
@@ -122,5 +122,7 @@ def _warn(plan: RunPlan) -> None:
         logger.warning(
             "data.document_mask: no kernel takes all documents at once here, so each has one of its own"
         )
-    if (setting := obstacle(config.model)) is not None:
-        logger.warning("no class of Hugging Face says %s: only candlewick reads this run's checkpoints", setting)
+    if (settings := unsupported_by_transformers(config.model)) is not None:
+        logger.warning(
+            "no Hugging Face class expresses %s: only candlewick reads this run's checkpoints", settings
+        )

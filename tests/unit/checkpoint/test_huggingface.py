@@ -1,19 +1,26 @@
 import json
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.model_variants import VARIANTS
 from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from candlewick.checkpoint.huggingface import (
-    family,
+    EXPRESSIBLE,
+    SCALING_FIELDS,
     from_hugging_face,
     from_saved,
     generation_config,
-    obstacle,
+    model_type,
     to_hugging_face,
     to_saved,
+    unsupported_by_transformers,
 )
-from candlewick.config import ModelConfig
+from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
 from candlewick.errors import CheckpointError
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
@@ -44,6 +51,7 @@ SHAPES = [
     ("candlewick", ModelConfig(qk_norm=False, sliding_window=9, full_attention_every=2)),
     ("candlewick", ModelConfig(qk_norm=False, sliding_window=9, mlp="silu")),
     ("candlewick", ModelConfig(qk_norm=False, hidden_size=40, num_attention_heads=3, head_dim=8)),
+    ("candlewick", ModelConfig(qk_norm=False, rope_mode="off", head_dim=5)),
 ]
 
 
@@ -52,8 +60,93 @@ def test_a_shape_survives_the_round_trip(tmp_path, kind, config):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
     assert from_hugging_face(path) == (config, 1024)
-    assert family(config) == kind
-    assert (obstacle(config) is None) == (kind != "candlewick")
+    assert model_type(config) == kind
+    assert (unsupported_by_transformers(config) is None) == (kind != "candlewick")
+
+
+def test_every_field_of_the_model_is_listed_by_name():
+    unlisted = ModelConfig.model_fields.keys() - EXPRESSIBLE.keys()
+    assert not unlisted, f"checkpoint/huggingface.py: EXPRESSIBLE does not list {', '.join(sorted(unlisted))}"
+    gone = EXPRESSIBLE.keys() - ModelConfig.model_fields.keys()
+    assert not gone, f"checkpoint/huggingface.py: EXPRESSIBLE lists {', '.join(sorted(gone))}, which do not exist"
+    untested = ModelConfig.model_fields.keys() ^ VARIANTS.keys()
+    assert not untested, f"tests/model_variants.py: VARIANTS has no row for {', '.join(sorted(untested))}"
+
+
+@pytest.mark.parametrize("scaling", [LinearScaling, NtkScaling, YarnScaling, Llama3Scaling])
+def test_every_field_of_a_scaling_is_listed_by_name(scaling):
+    (kind,) = get_args(scaling.model_fields["rope_type"].annotation)
+    unlisted = scaling.model_fields.keys() - SCALING_FIELDS[kind]
+    assert not unlisted, f"checkpoint/huggingface.py: SCALING_FIELDS does not list {kind}: {', '.join(unlisted)}"
+
+
+class AlibiModel(ModelConfig):
+    alibi: bool = False
+
+
+class MscaleYarn(YarnScaling):
+    mscale: float = 1.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": False}, {"qk_norm": False, "rope_mode": "off"}])
+@pytest.mark.parametrize("alibi", [False, True])
+def test_a_model_with_an_unlisted_field_is_candlewicks_at_every_value(changes, alibi):
+    config = AlibiModel(**changes, alibi=alibi)
+    assert model_type(config) == "candlewick"
+    assert f"model.alibi={alibi}" in unsupported_by_transformers(config)
+    assert to_hugging_face(config, 64, 0, None)["candlewick"]["alibi"] is alibi
+
+
+def test_a_model_with_an_unlisted_scaling_or_field_of_one_is_candlewicks():
+    for changes in (
+        {"rope_scaling": MscaleYarn(rope_type="yarn", factor=2.0, original_max_position_embeddings=8)},
+        {
+            "rope_scaling": LinearScaling(rope_type="linear", factor=2.0).model_copy(
+                update={"rope_type": "dynamic"}
+            )
+        },
+    ):
+        config = ModelConfig().model_copy(update=changes)
+        assert model_type(config) == "candlewick"
+        assert unsupported_by_transformers(config).startswith("model.rope_scaling=")
+
+
+@pytest.mark.parametrize("field", ["mlp", "rope_mode"])
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": False}, {"qk_norm": False, "rope_mode": "off"}])
+def test_a_model_with_an_unlisted_word_is_candlewicks(field, changes):
+    assert model_type(ModelConfig(**changes).model_copy(update={field: "new"})) == "candlewick"
+
+
+def test_every_field_of_words_lists_them():
+    of_words = {name for name, info in ModelConfig.model_fields.items() if get_origin(info.annotation) is Literal}
+    assert of_words == {"mlp", "rope_mode"}
+    assert not any(values.include(ModelConfig(), "new") for name in of_words for values in EXPRESSIBLE[name])
+
+
+@st.composite
+def models(draw):
+    """Models of any combination of the values in VARIANTS; what ModelConfig refuses is left out."""
+    changes = {}
+    for field in draw(st.sets(st.sampled_from(sorted(VARIANTS)))):
+        changes |= draw(st.sampled_from(VARIANTS[field]))
+    if draw(st.booleans()):
+        changes["qk_norm"] = False
+    try:
+        return ModelConfig.model_validate(changes)
+    except ValidationError:
+        assume(False)
+
+
+@given(models())
+def test_a_model_is_read_back_as_it_was_written(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(json.dumps(to_hugging_face(config, 64, 0, None)))
+    expected = config.model_dump() | {"vocab_size": None}
+    if model_type(config) != "candlewick":
+        expected |= {"attn_dropout": 0.0, "residual_dropout": 0.0}
+        if isinstance(config.rope_scaling, NtkScaling):
+            expected |= {"rope_theta": config.effective_theta, "rope_scaling": None}
+    assert from_hugging_face(path) == (ModelConfig.model_validate(expected), 64)
 
 
 @pytest.mark.parametrize(("kind", "config"), [shape for shape in SHAPES if shape[0] != "candlewick"])
@@ -74,7 +167,9 @@ def test_transformers_reads_the_same_shape(tmp_path, kind, config):
 def test_transformers_refuses_what_none_of_its_classes_can_say(tmp_path):
     config = ModelConfig(partial_rotary_factor=0.5)
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
-    assert obstacle(config) == "partial_rotary_factor"
+    assert (
+        unsupported_by_transformers(config) == "model.partial_rotary_factor=0.5 (Qwen3ForCausalLM expresses 1.0)"
+    )
     with pytest.raises(ValueError, match="candlewick"):
         AutoConfig.from_pretrained(tmp_path)
 

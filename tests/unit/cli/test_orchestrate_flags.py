@@ -2,13 +2,24 @@
 
 import argparse
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from candlewick.cli import orchestrate_flags
 from candlewick.cli.main import build_parser, main
+from candlewick.config import RunConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import differences
+
+
+def test_the_choices_of_a_flag_are_those_of_its_setting():
+    for rows in orchestrate_flags._TABLE.values():
+        for flag, key, kind, _ in rows:
+            if key is not None and "choices" in kind:
+                section, name = key.split(".")
+                words = get_args(type(getattr(RunConfig(), section)).model_fields[name].annotation)
+                assert set(kind["choices"]) == set(words), f"cli/orchestrate_flags.py: {flag} and {key} differ"
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model_variants import VARIANTS, variants
 
 from candlewick.config import ModelConfig
 from candlewick.model.flops import flops_per_token, model_size
@@ -41,6 +43,14 @@ def test_the_closed_form_counts_the_real_module(config, vocab_size):
     assert size.total == sum(p.numel() for p in named.values())
     products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
     assert size.multiplied == products
+
+
+@pytest.mark.parametrize("field", VARIANTS)
+def test_the_closed_form_counts_a_model_with_another_value_of_each_field(field):
+    for _, config in variants(field):
+        with torch.device("meta"):
+            model = Transformer(config, 64)
+        assert model_size(config, 64).total == sum(p.numel() for p in model.parameters()), config
 
 
 def test_flops_of_a_known_shape():

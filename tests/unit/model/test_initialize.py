@@ -3,9 +3,10 @@ import re
 
 import pytest
 import torch
+from tests.model_variants import parameter_names
 
 from candlewick.config import ModelConfig
-from candlewick.model.initialize import TABLE, draw, initialize
+from candlewick.model.initialize import TABLE, init_tensor, initialize
 from candlewick.model.transformer import Transformer
 from candlewick.train.objective import NextTokenLoss
 
@@ -35,17 +36,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
 
 
 def test_every_parameter_matches_one_row_and_every_row_a_parameter():
-    names = {
-        name
-        for settings in (
-            {"qk_norm": False, "attention_bias": True, "mlp_bias": True},
-            {"qk_norm": False, "mlp": "silu"},
-            {"qk_norm": True},
-        )
-        for name, _ in build(
-            hidden_size=8, num_attention_heads=2, tie_word_embeddings=False, **settings
-        ).named_parameters()
-    }
+    names = parameter_names()
     for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
     for pattern in TABLE:
@@ -76,11 +67,11 @@ def test_a_parameter_depends_on_its_name_and_the_seed_only():
     for name, parameter in small.items():
         assert torch.equal(parameter, large[name])
     name, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-    assert torch.equal(small[name], draw(name, small[name].shape, seed=1))
+    assert torch.equal(small[name], init_tensor(name, small[name].shape, seed=1))
     assert not torch.equal(small[name], large[other])
-    assert not torch.equal(small[name], draw(name, small[name].shape, seed=2))
+    assert not torch.equal(small[name], init_tensor(name, small[name].shape, seed=2))
 
 
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="parameter 'model.extra' matches 0 rows"):
-        draw("model.extra", torch.Size([2]), seed=0)
+        init_tensor("model.extra", torch.Size([2]), seed=0)

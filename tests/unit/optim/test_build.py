@@ -1,11 +1,13 @@
+from typing import get_args
+
 import pytest
 import torch
 
-from candlewick.config import AdamConfig, AdamWConfig, LionConfig, ModelConfig, MuonConfig, SGDConfig
+from candlewick.config import AdamConfig, AdamWConfig, LionConfig, ModelConfig, MuonConfig, RunConfig, SGDConfig
 from candlewick.errors import CheckpointError
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
-from candlewick.optim.build import build_optimizer
+from candlewick.optim.build import OPTIMIZERS, build_optimizer
 from candlewick.optim.groups import role
 
 CONFIGS = [
@@ -96,6 +98,12 @@ def test_updates_are_torchs(mode, config, core_row):
     errors = [(found - expected[name]).abs().max() / largest for name, found in weights(model).items()]
     kind = type(reference).__name__
     core_row(mode, f"torch.optim.{kind}, float64, not fused", max(errors).item(), 1e-6)
+
+
+def test_every_kind_of_config_has_an_optimizer():
+    kinds = {get_args(kind)[0] for kind in get_args(RunConfig.model_fields["optimizer"].annotation)}
+    assert kinds == OPTIMIZERS.keys(), "optim/build.py: OPTIMIZERS and OptimizerConfig differ"
+    assert kinds == {type(config) for config in CONFIGS}, "CONFIGS of this file and OptimizerConfig differ"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

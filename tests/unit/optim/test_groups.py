@@ -2,10 +2,11 @@ import re
 
 import pytest
 import torch
+from tests.model_variants import parameter_names
 
 from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.model.transformer import Transformer
-from candlewick.optim.groups import TABLE, groups, role
+from candlewick.optim.groups import TABLE, param_groups, role
 
 
 def parameters(**settings):
@@ -14,16 +15,12 @@ def parameters(**settings):
     return list(model.named_parameters())
 
 
-def names() -> set[str]:
-    biased = {"qk_norm": False, "attention_bias": True, "mlp_bias": True}
-    return {name for settings in (biased, {"qk_norm": True}) for name, _ in parameters(**settings)}
-
-
 def test_every_parameter_has_one_role_and_every_row_a_parameter():
-    for name in names():
+    names = parameter_names()
+    for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
     for pattern in TABLE:
-        assert any(re.fullmatch(pattern, name) for name in names()), pattern
+        assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
 def test_roles_follow_the_shapes():
@@ -43,7 +40,7 @@ def of_role(config, **settings):
     """Role -> its group, told by the first parameter in it."""
     named = parameters(**settings)
     by_id = {id(parameter): name for name, parameter in named}
-    return {role(by_id[id(group["params"][0])]): group for group in groups(named, config, 0.5)}
+    return {role(by_id[id(group["params"][0])]): group for group in param_groups(named, config, 0.5)}
 
 
 def test_there_is_a_group_per_role_and_every_parameter_is_in_it():

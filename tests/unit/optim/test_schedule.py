@@ -1,14 +1,15 @@
 import itertools
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.config import SchedulerConfig
-from candlewick.optim.schedule import multiplier, warmup_steps
+from candlewick.optim.schedule import SCHEDULES, multiplier, warmup_steps
 
-STRATEGIES = ["constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"]
+STRATEGIES = list(SCHEDULES)
 
 
 def curve(total: int, **settings) -> list[float]:
@@ -32,6 +33,11 @@ def plainly(strategy: str, step: int, warmup: int, lowest: float) -> float:
     if strategy == "wsd" and step > 60:
         share = max(0, 100 - step) / 40
     return ramp * (lowest + (1 - lowest) * share)
+
+
+def test_every_strategy_has_a_schedule():
+    names = set(get_args(SchedulerConfig.model_fields["strategy"].annotation))
+    assert names == SCHEDULES.keys(), "optim/schedule.py: SCHEDULES and scheduler.strategy differ"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -289,7 +289,7 @@ def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
         trainer = built(tiny(runtime=runtime, model=model))
     assert "only emulates float16" in caplog.text
     assert "model.attn_dropout: the CPU's flash attention has no dropout" in caplog.text
-    assert "no class of Hugging Face says partial_rotary_factor" in caplog.text
+    assert "no Hugging Face class expresses model.partial_rotary_factor=0.5" in caplog.text
     assert "runtime.tf32: only CUDA devices have it" in caplog.text
     assert trainer.components.loss_scale.value.item() == 2.0**15
 
