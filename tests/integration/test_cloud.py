@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.conftest import make_text
 from tests.hub_server import HubServer
-from tests.unit.pipeline.test_sharding import write_seed_shards
+from tests.unit.runs.test_sharding import write_seed_shards
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints

@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
-from candlewick.config.load import load_config, write_toml
+from candlewick.config.formats import write_toml
+from candlewick.config.load import load_config
 from candlewick.runs.train import open_data, run_training
 from candlewick.tokenizer.train import train_tokenizer
 
