@@ -280,7 +280,8 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
         return over
     old, new = cast(Tree, under), cast(Tree, over)
     kind = KINDS.get(key)
-    if kind in new and new[kind] != old.get(kind, "muon"):
+    below = old.get(kind, "muon" if key == ("optimizer",) else new.get(kind))
+    if kind in new and new[kind] != below:
         return new
     for section, names in _ALTERNATIVES:
         if key == section and any(map(new.get, names)):

@@ -311,3 +311,13 @@ class TestValidation:
         assert found[0].weights.sum() == 4 * T
         assert found[-1].weights.sum() == T
         assert found[0].weights.sum() == 4 * T
+
+
+def test_ramp_counts_the_rows_that_were_handed_out():
+    loader = make_loader(plan=BatchPlan(12, (BatchStage(steps=2, global_batch_size=4),)))
+    counts = []
+    for _ in range(4):
+        loader.next()
+        counts.append((loader.samples, loader.state()["samples"], loader.epoch * loader.num_rows))
+    loader.close()
+    assert counts == [(n, n, n) for n in (4, 8, 20, 32)]
