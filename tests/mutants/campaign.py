@@ -19,14 +19,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 
 from tests.mutants.coverage_map import CoverageMap, copy_tree, environment, key_of, pytest_command
 from tests.mutants.operators import Mutation, lines_of
@@ -102,6 +104,8 @@ class Workplace:
 
     tree: Path
     seen: CoverageMap
+    stopped: Event = field(default_factory=Event)
+    """Set: what runs here is killed."""
 
     def attempt(self, mutant: Mutant) -> Mutant:
         """Return the mutant with its verdict. The copy is as before."""
@@ -110,22 +114,20 @@ class Workplace:
         own = unit_test(mutant.file)
         if change.at_import:  # all that run anything in the file see it; its unit tests are the likeliest to fail
             order.sort(key=lambda name: name.partition("::")[0] != own)
-        with self._applied(mutant):
+        with _applied(mutant, self.tree):
             failed, begun = self.run(order, [own])
         verdict = "survived" if failed is None else "killed"
         return replace(mutant, verdict=verdict, test=failed or "", tests=tuple(begun))
-
-    def _applied(self, mutant: Mutant) -> "_Applied":
-        return _Applied(self.tree / mutant.file, mutant.mutation.apply(mutant.source))
 
     def run(self, order: Sequence[str], whole_files: Sequence[str] = ()) -> tuple[str | None, list[str]]:
         """Run tests in this order, then the rest of whole files, up to the first failure.
 
         Returns the test that failed (None: none did), and those that began.
         """
-        limits = {name: MIN_LIMIT + 10 * self.seen.seconds(name) for name in order}
+        limits = {name: MIN_LIMIT + 10 * self.seen.seconds(name) for name in order if name in self.seen.tests}
         selection, progress = self.tree / ".selection.json", self.tree / ".progress.jsonl"
         chosen = {"order": order, "limits": limits, "default_limit": 2 * MIN_LIMIT, "whole_files": whole_files}
+        chosen["left_out"] = self.seen.failures()
         selection.write_text(json.dumps(chosen))
         progress.write_text("")
         files = {name.partition("::")[0] for name in order} | set(whole_files)
@@ -138,6 +140,8 @@ class Workplace:
         begun = [name for event, name in events if event == "began"]
         if code in (0, 5):  # 5: no test was there to be run
             return None, begun
+        if code == 3:
+            raise RuntimeError(f"pytest broke: {(self.tree / '.log.txt').read_text()[-2000:]}")
         return next((name for event, name in events if event == "failed"), begun[-1] if begun else ""), begun
 
     def _end_of(self, command: list[str], limit: float) -> int:
@@ -156,33 +160,26 @@ class Workplace:
                 start_new_session=True,
                 preexec_fn=bound,
             )
-            try:
-                return process.wait(limit)
-            except subprocess.TimeoutExpired:
-                return -signal.SIGKILL
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end = time.monotonic() + limit
+            while process.poll() is None and time.monotonic() < end and not self.stopped.wait(0.05):
+                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
 
 
-class _Applied:
-    """A file with a mutant's text, and its own text again at the end."""
-
-    def __init__(self, path: Path, text: str):
-        self._path, self._text = path, text
-
-    def __enter__(self) -> None:
-        self._before = self._path.read_bytes()
-        self._write(self._text.encode())
-
-    def __exit__(self, *_: object) -> None:
-        self._write(self._before)
-
-    def _write(self, text: bytes) -> None:
-        self._path.write_bytes(text)
-        # bytecode is taken for the file's when size and second of its change agree, which they may here
-        Path(cache_from_source(str(self._path))).unlink(missing_ok=True)
+@contextlib.contextmanager
+def _applied(mutant: Mutant, tree: Path) -> Iterator[None]:
+    """Give a file of the tree a mutant's text, and its own text again at the end."""
+    path = tree / mutant.file
+    bytecode = Path(cache_from_source(str(path)))  # Python takes it for the file's if size and second agree
+    try:
+        path.write_text(mutant.mutation.apply(mutant.source), encoding="utf-8")
+        bytecode.unlink(missing_ok=True)
+        yield
+    finally:
+        path.write_text(mutant.source, encoding="utf-8")
+        bytecode.unlink(missing_ok=True)
 
 
 def attempt_all(
@@ -203,7 +200,12 @@ def attempt_all(
             free.put(place)
 
     with ThreadPoolExecutor(len(places)) as pool:
-        yield from pool.map(attempt, mutants)
+        try:
+            yield from pool.map(attempt, mutants)
+        except BaseException:
+            for place in places:
+                place.stopped.set()
+            raise
 
 
 def describe(mutant: Mutant) -> str:
@@ -225,17 +227,20 @@ def campaign(
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         trees = [copy_tree(root, Path(folder) / str(number)) for number in range(processes)]
         known = seen(trees[0])
+        for name in known.failures():
+            print(f"warning: {name} fails without a mutant too, and is left out")
         places = [Workplace(tree, known) for tree in trees]
         tried: list[Mutant] = []
         for mutant in attempt_all(mutants, listed, places):
             by = f" by {mutant.test or 'the import'}" if mutant.verdict == "killed" else ""
             print(f"{len(tried) + 1}/{len(mutants)} {mutant.verdict}{by}: {mutant.place}", flush=True)
             tried.append(mutant)
-        killers = sorted({mutant.test for mutant in tried} - {""})
+        killers = sorted({mutant.test for mutant in tried if "::" in mutant.test})  # else a file was not imported
         while (failing := places[0].run(killers)[0]) is not None:
             print(f"warning: {failing} fails without a mutant too; what it killed counts as survived")
             killers = [name for name in killers if name != failing]
-        return [replace(m, verdict="survived") if m.test and m.test not in killers else m for m in tried]
+        innocent = {mutant.test for mutant in tried if "::" in mutant.test} - set(killers)
+        return [replace(mutant, verdict="survived") if mutant.test in innocent else mutant for mutant in tried]
 
 
 def main() -> int:
@@ -246,6 +251,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, choices=(1, 2), default=PROCESSES)
     parser.add_argument("--map", type=Path, help="folder of a coverage map made before, of the same src")
     args = parser.parse_args()
+    # a job in the background of a shell ignores it, and so would the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     seed = random.SystemRandom().randrange(1 << 32) if args.seed is None else args.seed
     mutants = choose(ROOT, [f"src/candlewick/{name}" for name in PACKAGES], args.count, seed)
     print(f"{len(mutants)} mutants, --seed {seed}", flush=True)

@@ -29,10 +29,11 @@ def files_of(root: Path) -> list[str]:
 
 
 def copy_tree(root: Path, to: Path) -> Path:
-    """Copy those files to a folder; return the folder."""
+    """Copy those files, and the plugin, to a folder; return the folder."""
     for name in files_of(root):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, to / name)
+    shutil.copy2(PLUGIN, to)  # pytest's folder is on its path
     return to
 
 
@@ -47,7 +48,7 @@ def key_of(root: Path) -> str:
 
 def environment(tree: Path) -> dict[str, str]:
     """Return the variables under which pytest tests the copied tree."""
-    return {**os.environ, "PYTHONPATH": f"{tree / 'src'}{os.pathsep}{PLUGIN.parent}"}
+    return {**os.environ, "PYTHONPATH": str(tree / "src")}
 
 
 def pytest_command(*words: str) -> list[str]:
@@ -89,7 +90,7 @@ class CoverageMap:
 
     def failures(self) -> list[str]:
         """List the tests that did not pass without any mutant; they decide nothing."""
-        return [name for name, test in self.tests.items() if not test["passed"]]
+        return [name for name, test in self.tests.items() if test["outcome"] == "failed"]
 
     def seconds(self, test: str) -> float:
         """Return what a test costs when it runs alone: its own seconds and those of its shared fixtures."""
@@ -103,6 +104,6 @@ class CoverageMap:
         seen = [
             name
             for name, test in self.tests.items()
-            if test["passed"] and (name in contexts or not contexts.isdisjoint(test["fixtures"]))
+            if test["outcome"] == "passed" and (name in contexts or not contexts.isdisjoint(test["fixtures"]))
         ]
         return sorted(seen, key=self.seconds)

@@ -1,6 +1,6 @@
 """The pytest plugin of a mutation campaign: it records which test runs which line, and runs chosen tests in order.
 
-pytest imports it by its file's name from PYTHONPATH, so that it works in any copied tree.
+It is copied into the tree whose tests run, and imported by its file's name.
 """
 
 import faulthandler
@@ -53,7 +53,7 @@ class Recorder:
         known = item._fixtureinfo.name2fixturedefs
         used = [known[name][-1] for name in item.fixturenames if name in known]
         shared = [_name(fixture) for fixture in used if fixture.scope != "function"]
-        self._tests[item.nodeid] = {"seconds": 0.0, "fixtures": shared, "passed": False}
+        self._tests[item.nodeid] = {"seconds": 0.0, "fixtures": shared, "outcome": "passed"}
         self._outside = 0.0
         self._contexts.append(item.nodeid)
         self._switch()
@@ -84,10 +84,8 @@ class Recorder:
     def pytest_runtest_logreport(self, report):
         test = self._tests[report.nodeid]
         test["seconds"] += report.duration
-        if report.when == "call":
-            test["passed"] = report.passed
-        elif report.failed:
-            test["passed"] = False
+        if not report.passed:
+            test["outcome"] = report.outcome
 
     def pytest_sessionfinish(self):
         self._file.write_text(json.dumps({"tests": self._tests, "fixtures": self._fixtures}))
@@ -113,13 +111,14 @@ class Selection:
         order = {name: place for place, name in enumerate(self._chosen["order"])}
         whole = set(self._chosen["whole_files"])
         kept = [item for item in items if item.nodeid in order or item.nodeid.partition("::")[0] in whole]
+        kept = [item for item in kept if item.nodeid not in self._chosen["left_out"]]
         items[:] = sorted(kept, key=lambda item: order.get(item.nodeid, len(order)))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):
         self._note("began", item.nodeid)
         limit = self._chosen["limits"].get(item.nodeid, self._chosen["default_limit"])
-        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or 2)
         try:
             return (yield)
         finally:

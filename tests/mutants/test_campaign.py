@@ -1,12 +1,16 @@
 """A campaign over a tiny package: weak tests let a mutant live, strong ones kill it."""
 
+import os
+import signal
 import subprocess
+import sys
 
 import pytest
 from tests.mutants import campaign
 from tests.mutants.campaign import EQUIVALENT, ROOT, choose, describe, read_equivalent, unit_test
 from tests.mutants.coverage_map import CoverageMap, key_of
 from tests.mutants.operators import mutations
+from tests.waiting import wait_until
 
 SOURCE = '''"""Prices."""
 
@@ -198,3 +202,21 @@ def test_campaign_without_a_seed_prints_a_new_one(monkeypatch, capsys):
         campaign.main()
         seeds.add(capsys.readouterr().out.splitlines()[0])
     assert len(seeds) == 2
+
+
+def test_interrupted_campaign_leaves_no_process(checkout, tmp_path):
+    root = checkout("import time\n\n\ndef test_slow(shop):\n    if shop.unseen() == 2:\n        time.sleep(600)\n")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.mutants import campaign, test_campaign as t\n"
+        "root, folder = map(Path, sys.argv[1:])\n"
+        "campaign.campaign(root, t.mutants(root, t.UNSEEN),\n"
+        "    lambda tree: campaign.CoverageMap.make(tree, folder / 'map'), set(), 1)\n"
+    )
+    command = [sys.executable, str(script), str(root), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment)
+    wait_until(lambda: list(tmp_path.glob("mutants-*/0/.progress.jsonl")), "the first mutant")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert not list(tmp_path.glob("mutants-*"))
