@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,3 +110,9 @@ def test_hooks_before_a_commit_are_the_pieces_of_make_check():
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert [hook["entry"] for hook in local["hooks"]] == [command.strip() for command in commands]
     assert all((hook["language"], hook["pass_filenames"]) == ("system", False) for hook in local["hooks"])
+
+
+def test_generated_pages_are_those_of_the_code(monkeypatch, capsys):
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert generate["main"]() == 0, capsys.readouterr()

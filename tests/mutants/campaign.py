@@ -36,6 +36,7 @@ from tests.mutants.operators import Mutation, lines_of
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 PACKAGES = ("train", "data", "checkpoint", "optim", "model", "config")
+DOCUMENTS = "tests/test_documents.py"  # the reference of all settings is written from what stands at import
 PROCESSES = 2
 MAX_BYTES = 8 << 30  # of memory in one process of a mutant
 MIN_LIMIT = 60.0  # seconds that every test may take
@@ -103,19 +104,22 @@ class Workplace:
     """A copy of the checkout in which one mutant at a time is tried."""
 
     tree: Path
-    seen: CoverageMap
+    coverage: CoverageMap
     stopped: Event = field(default_factory=Event)
     """Set: what runs here is killed."""
 
     def attempt(self, mutant: Mutant) -> Mutant:
         """Return the mutant with its verdict. The copy is as before."""
         change = mutant.mutation
-        order = self.seen.tests_of(mutant.file, None if change.at_import else change.statement)
-        own = unit_test(mutant.file)
-        if change.at_import:  # all that run anything in the file see it; its unit tests are the likeliest to fail
-            order.sort(key=lambda name: name.partition("::")[0] != own)
+        order = self.coverage.tests_of(mutant.file, None if change.at_import else change.statement)
+        unit_tests = unit_test(mutant.file)
+        files = [unit_tests]
+        if change.at_import:  # all that run anything in the file see it; these are the likeliest to fail
+            files.append(DOCUMENTS)
+            first = [name for name in self.coverage.tests if name.partition("::")[0] in files]
+            order = [*first, *(name for name in order if name not in first)]
         with _applied(mutant, self.tree):
-            failed, begun = self.run(order, [own])
+            failed, begun = self.run(order, files)
         verdict = "survived" if failed is None else "killed"
         return replace(mutant, verdict=verdict, test=failed or "", tests=tuple(begun))
 
@@ -124,17 +128,24 @@ class Workplace:
 
         Returns the test that failed (None: none did), and those that began.
         """
-        limits = {name: MIN_LIMIT + 10 * self.seen.seconds(name) for name in order if name in self.seen.tests}
+        limits = {
+            name: MIN_LIMIT + 10 * self.coverage.seconds(name) for name in order if name in self.coverage.tests
+        }
         selection, progress = self.tree / ".selection.json", self.tree / ".progress.jsonl"
         chosen = {"order": order, "limits": limits, "default_limit": 2 * MIN_LIMIT, "whole_files": whole_files}
-        chosen["left_out"] = self.seen.failures()
+        chosen["left_out"] = self.coverage.failures()
         selection.write_text(json.dumps(chosen))
         progress.write_text("")
         files = {name.partition("::")[0] for name in order} | set(whole_files)
         words = [name for name in sorted(files) if (self.tree / name).is_file()]
         if not words:
             return None, []
-        words += ["-x", f"--selection={selection}", f"--progress={progress}", f"--basetemp={self.tree / '.tmp'}"]
+        words += [
+            "-x",
+            f"--selection={selection}",
+            f"--progress={progress}",
+            f"--basetemp={self.tree / '.tmp' / 'pytest'}",
+        ]
         code = self._end_of([sys.executable, "-m", *pytest_command(*words)], 180 + sum(limits.values()))
         events = [json.loads(line) for line in progress.read_text().splitlines()]
         begun = [name for event, name in events if event == "began"]
@@ -219,17 +230,17 @@ def describe(mutant: Mutant) -> str:
 def campaign(
     root: Path,
     mutants: Sequence[Mutant],
-    seen: Callable[[Path], CoverageMap],
+    map_of: Callable[[Path], CoverageMap],
     listed: set[tuple[str, str, str]],
     processes: int = PROCESSES,
 ) -> list[Mutant]:
-    """Try mutants of a checkout and print each verdict; return them. `seen` makes the map for a copied tree."""
+    """Try mutants of a checkout and print each verdict; return them. `map_of` gives the map of a copied tree."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         trees = [copy_tree(root, Path(folder) / str(number)) for number in range(processes)]
-        known = seen(trees[0])
-        for name in known.failures():
+        coverage = map_of(trees[0])
+        for name in coverage.failures():
             print(f"warning: {name} fails without a mutant too, and is left out")
-        places = [Workplace(tree, known) for tree in trees]
+        places = [Workplace(tree, coverage) for tree in trees]
         tried: list[Mutant] = []
         for mutant in attempt_all(mutants, listed, places):
             by = f" by {mutant.test or 'the import'}" if mutant.verdict == "killed" else ""
@@ -249,7 +260,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, help="which lines (default: others each time)")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=PROCESSES)
-    parser.add_argument("--map", type=Path, help="folder of a coverage map made before, of the same src")
+    parser.add_argument("--map", type=Path, help="folder of an older coverage map, of the same src")
     args = parser.parse_args()
     # a job in the background of a shell ignores it, and so would the tests
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -258,15 +269,15 @@ def main() -> int:
     mutants = choose(ROOT, [f"src/candlewick/{name}" for name in PACKAGES], args.count, seed)
     print(f"{len(mutants)} mutants, --seed {seed}", flush=True)
 
-    def seen(tree: Path) -> CoverageMap:
+    def map_of(tree: Path) -> CoverageMap:
         folder = args.map or ROOT / ".mutants" / key_of(ROOT)
-        if not (folder / "tests.json").exists():
+        if args.map is None and not (folder / "tests.json").exists():
             print("the tests run once, to see which lines each of them runs", flush=True)
             shutil.rmtree(folder.parent, ignore_errors=True)  # older maps
             return CoverageMap.make(tree, folder)
         return CoverageMap.open(folder)
 
-    tried = campaign(ROOT, mutants, seen, read_equivalent(EQUIVALENT), args.processes)
+    tried = campaign(ROOT, mutants, map_of, read_equivalent(EQUIVALENT), args.processes)
     verdicts = Counter(mutant.verdict for mutant in tried)
     for mutant in tried:
         if mutant.verdict == "survived":

@@ -47,8 +47,11 @@ def key_of(root: Path) -> str:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """Return the variables under which pytest tests the copied tree."""
-    return {**os.environ, "PYTHONPATH": str(tree / "src")}
+    """Return the variables under which pytest tests the copied tree: what a mutant damages lies inside of it."""
+    folders = {"HOME": tree / ".home", "TMPDIR": tree / ".tmp"}
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    return {**os.environ, "PYTHONPATH": str(tree / "src")} | {name: str(path) for name, path in folders.items()}
 
 
 def pytest_command(*words: str) -> list[str]:

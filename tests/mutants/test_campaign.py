@@ -182,7 +182,7 @@ def test_every_listed_mutant_is_one_that_a_campaign_makes():
 
 @pytest.mark.parametrize(("survivors", "code"), [(3, 0), (4, 1)])
 def test_exit_code_is_1_when_more_than_3_of_60_survive(monkeypatch, capsys, survivors, code):
-    def outcome(root, chosen, seen, listed, processes):
+    def outcome(root, chosen, map_of, listed, processes):
         verdicts = ["survived"] * survivors + ["killed"] * (60 - survivors)
         return [campaign.replace(m, verdict=verdict) for m, verdict in zip(chosen, verdicts, strict=True)]
 
@@ -194,7 +194,7 @@ def test_exit_code_is_1_when_more_than_3_of_60_survive(monkeypatch, capsys, surv
 
 
 def test_campaign_without_a_seed_prints_a_new_one(monkeypatch, capsys):
-    monkeypatch.setattr(campaign, "campaign", lambda root, chosen, seen, listed, processes: [])
+    monkeypatch.setattr(campaign, "campaign", lambda root, chosen, map_of, listed, processes: [])
     monkeypatch.setattr(campaign, "PACKAGES", ("optim",))
     monkeypatch.setattr("sys.argv", ["campaign", "--count", "1"])
     seeds = set()
