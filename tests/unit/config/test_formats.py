@@ -168,3 +168,7 @@ def test_json_means_what_it_means_to_others(text):
         assert parsed.problems
         return
     assert parsed.problems or parsed.tree == other
+
+
+def test_json_keeps_letters_that_are_not_ascii():
+    assert '"größe"' in write_json({"a": "größe"})
