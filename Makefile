@@ -6,6 +6,9 @@
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
 #   make faults 500 disturbed downloads (COUNT=, SEED=)
+#   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
+#   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
+#   make check-tests    types of tests and benchmarks, basic
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
@@ -19,7 +22,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults records check format bench attention docs
+.PHONY: demo test core fuzz faults mutants interpreters quick records check check-tests format bench attention docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -39,6 +42,18 @@ faults: COUNT = 500
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.sharder --count $(COUNT) --seed $(SEED)
 
+mutants: COUNT = 60
+mutants: SEED =
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants.campaign --count $(COUNT) $(if $(SEED),--seed $(SEED))
+
+interpreters: $(VENV)/.dev
+	.ci/interpreters 3.11 3.13
+
+quick: $(VENV)/.dev
+	$(BIN)/python -W error::SyntaxWarning -m compileall -q -f src tests benchmarks
+	$(BIN)/python -m pytest -q -m "not gpu" tests/unit
+
 records: BASE ?= feef26f
 records: $(VENV)/.dev
 	$(BIN)/python tests/records/runs.py against $(BASE)
@@ -49,6 +64,9 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+
+check-tests: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python -p tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ QUIET_MALLOC = {
     "MALLOC_TOP_PAD_": str(1 << 28),
     "GOMP_SPINCOUNT": "10000",  # see docs/decisions/0004
 }
-Run = dict[str, object]
+Run = dict[str, Any]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,13 +68,13 @@ def run(data: Path, settings: dict, seconds: float, seed: int) -> dict:
 
 
 def build_model(settings: dict, vocab_size: int) -> torch.nn.Module:
-    from model import GPT, GPTConfig  # nanoGPT's model.py
+    from model import GPT, GPTConfig  # pyright: ignore[reportMissingImports]  # nanoGPT's model.py
 
     shape = {name: settings[name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
     return GPT(GPTConfig(vocab_size=-(-vocab_size // 64) * 64, dropout=0.0, bias=False, **shape))
 
 
-def build_optimizer(model: torch.nn.Module, settings: dict) -> torch.optim.Optimizer:
+def build_optimizer(model: Any, settings: dict) -> torch.optim.Optimizer:
     # nanoGPT takes torch's fused AdamW when told that the device is CUDA; it works on the CPU too, and faster
     kind = "cuda" if settings["fused"] else "cpu"
     return model.configure_optimizers(WEIGHT_DECAY, settings["learning_rate"], BETAS, kind)
@@ -87,7 +88,7 @@ def get_batch(tokens: np.ndarray, settings: dict) -> tuple[torch.Tensor, torch.T
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
+def step(model: Any, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
     _, loss = model(x, y)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)

@@ -14,6 +14,7 @@ import json
 import re
 import tokenize
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def tokenizes(text: str) -> bool:
     return True
 
 
-def measure(run: Path, text: str, count: int, tokens: int) -> dict[str, object]:
+def measure(run: Path, text: str, count: int, tokens: int) -> dict[str, Any]:
     """Sample `count` texts and score them."""
     corpus = open_corpus([text], DataConfig())
     known = {word for document in corpus.documents() for word in WORD.findall(document.text)}

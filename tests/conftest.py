@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: see cli/environment.py
 
@@ -165,7 +166,8 @@ def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
 @pytest.fixture
 def tokens(tiny) -> Path:
     """The token dataset of `tiny()`. For reading only."""
-    return Path(open_data(tiny()).train[0].shards[0].base.filename).parents[1]
+    shard: Any = open_data(tiny()).train[0].shards[0]  # a view of a memory-mapped file
+    return Path(shard.base.filename).parents[1]
 
 
 @pytest.fixture

@@ -206,3 +206,13 @@ def test_help_starts_without_any_heavy_package():
 )
 def test_what_runs_in_workers_starts_without_torch(module: str):
     assert "torch" not in modules_after(f"import candlewick.{module}"), f"candlewick.{module} imports torch"
+
+
+def test_no_test_reads_a_clock():
+    clock = re.compile(r"\b(monotonic|perf_counter|process_time)\(\)|\btime\.time\(")
+    reading = [
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if path != Path(__file__) and clock.search(path.read_text(encoding="utf-8"))
+    ]
+    report(reading, "a test counts or waits for an event (tests/waiting.py); timings are benchmarks")

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from candlewick.cli.main import VERBS, build_parser, main
 
@@ -99,3 +101,18 @@ def test_every_page_that_the_code_names_exists():
     }
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"docstrings name pages that do not exist: {', '.join(missing)}"
+
+
+def test_hooks_before_a_commit_are_the_pieces_of_make_check():
+    recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    commands = recipe[1].replace("$(BIN)", ".venv/bin").split("\n\t")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [hook["entry"] for hook in local["hooks"]] == [command.strip() for command in commands]
+    assert all((hook["language"], hook["pass_filenames"]) == ("system", False) for hook in local["hooks"])
+
+
+def test_generated_pages_are_those_of_the_code(monkeypatch, capsys):
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert generate["main"]() == 0, capsys.readouterr()

@@ -177,7 +177,7 @@ def test_documents_are_a_dense_mask(dtype, window, is_compiled):
     function = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False) if is_compiled else attend
     for share in (0.0, 0.02, 0.5):
         documents = Documents.from_starts(torch.rand(2, 256, generator=generator) < share)
-        dense = _dense(*exact, window, documents.positions)
+        dense = _dense(exact[0], exact[1], exact[2], window, documents.positions)
         weight = torch.randn(dense.shape, generator=generator, dtype=torch.float64)
         expected = [dense, *torch.autograd.grad((dense * weight).sum(), exact)]
         inputs = [x.detach().to("cuda", dtype).requires_grad_() for x in exact]

@@ -4,6 +4,7 @@ import json
 import random
 import unicodedata
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -250,7 +251,7 @@ def test_transformers_makes_the_same_ids_of_ten_thousand_strings(folder):
 
 
 def test_transformers_generates_from_the_folder(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.generation_config.eos_token_id == 0
     prompt = tokenizer("The man", return_tensors="pt").input_ids

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_until
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
@@ -28,11 +28,13 @@ def start(tiny, config_file, tmp_path):
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         processes.append(process)
-        metrics, limit = run_dir / "metrics.jsonl", time.monotonic() + 60
-        while not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 5):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < limit
-            time.sleep(0.02)
+        metrics = run_dir / "metrics.jsonl"
+
+        def has_rows() -> bool:
+            assert process.poll() is None, process.communicate()[1]
+            return metrics.is_file() and metrics.read_bytes().count(b"\n") > 5
+
+        wait_until(has_rows, "the first steps")
         return process
 
     yield run

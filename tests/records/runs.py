@@ -263,7 +263,7 @@ def report(before: dict[str, Any], now: dict[str, Any], name: str) -> int:
 
 def run(argv: list[str] | None = None) -> int:
     """Run one command; return 1 if anything differs."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("action", choices=("write", "check", "against"))
     parser.add_argument("name", metavar="FILE|COMMIT")
     args = parser.parse_args(argv)

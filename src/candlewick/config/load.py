@@ -301,8 +301,10 @@ def _merge(under: object, over: object, key: Key = ()) -> object:
         return over
     old, new = cast(Tree, under), cast(Tree, over)
     kind = KINDS.get(key)
-    if kind in new and new[kind] != old.get(kind, "muon"):
-        return new
+    if kind is not None and kind in new:
+        unnamed = "muon" if key == ("optimizer",) else new[kind]
+        if new[kind] != old.get(kind, unnamed):
+            return new
     for section, names in _ALTERNATIVES:
         if key == section and any(map(new.get, names)):
             old = {name: value for name, value in old.items() if name not in names}

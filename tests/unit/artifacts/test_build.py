@@ -1,3 +1,4 @@
+import fcntl
 import threading
 
 import pytest
@@ -39,9 +40,16 @@ def test_damage_is_found_and_told(thing, caplog):
     assert "it is made again" in caplog.text
 
 
-def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path):
+def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path, monkeypatch):
     order: list[str] = []
-    entered = threading.Event()
+    waits, lock = threading.Event(), fcntl.flock
+
+    def flock(file, operation):
+        if operation == fcntl.LOCK_EX:
+            waits.set()
+        return lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
 
     def second() -> None:
         with alone(tmp_path / "out") as partial:
@@ -51,7 +59,7 @@ def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path):
     with alone(tmp_path / "out") as partial:
         waiting = threading.Thread(target=second)
         waiting.start()
-        entered.wait(0.1)
+        assert waits.wait(20)
         partial.rename(tmp_path / "out")  # published: the lock went with the folder
         order.append("first")
     waiting.join(20)

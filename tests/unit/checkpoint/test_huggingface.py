@@ -327,3 +327,10 @@ def test_a_smollm3_that_rotates_everywhere_is_a_llama(tmp_path):
     raw = to_hugging_face(ModelConfig(qk_norm=False, rope_mode="off"), 64, 0, None) | {"no_rope_layers": [1] * 6}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)
+
+
+def test_candlewick_section_leaves_the_vocabulary_to_the_top_level():
+    raw = to_hugging_face(ModelConfig(rope_mode="off", vocab_size=64), 64, 0, None)
+    assert raw["model_type"] == "candlewick"
+    assert raw["vocab_size"] == 64
+    assert "vocab_size" not in raw["candlewick"]

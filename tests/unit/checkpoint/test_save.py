@@ -15,7 +15,7 @@ from candlewick.checkpoint.huggingface import to_saved
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import CheckpointError, EnvironmentFault
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -182,3 +182,19 @@ def test_a_checkpoint_with_a_tokenizer_of_others_names_its_tokens(make_snapshot,
     assert (config["bos_token_id"], config["eos_token_id"]) == (begin, end)
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (begin, [end, turn, begin])
     assert Tokenizer.load(folder).roles == tokenizer.roles
+
+
+def test_checkpoint_that_does_not_read_back_leaves_the_older_ones(make_snapshot, tmp_path, monkeypatch):
+    save(tmp_path, make_snapshot(1), max_keep=1)
+    rename = os.rename
+
+    def damage(source, target, **where):
+        rename(source, target, **where)
+        weights = tmp_path / "step_000000002" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+
+    monkeypatch.setattr(os, "rename", damage)
+    with pytest.raises(CheckpointError, match=r"step_000000002.*model\.safetensors"):
+        save(tmp_path, make_snapshot(2), max_keep=1)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
+    assert step_of(newest_valid(tmp_path)) == 1

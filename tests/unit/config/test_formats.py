@@ -63,7 +63,7 @@ def test_a_key_without_a_line_has_that_of_its_section():
         ("json", '{"a": "\\ud800"}', [(1, "has half a surrogate pair in its text")]),
         ("json", '{"a": ' + "[" * DEEP + "]" * DEEP + "}", [(1, "nested deeper than 32 levels")]),
         ("json", "[" * 100_000, [(1, "nested deeper than 32 levels")]),
-        ("json", '{"a": 1,\n}', [(2, "not valid JSON: Expecting property name enclosed in double quotes")]),
+        ("json", '{"a": 1,\nb}', [(2, "not valid JSON: Expecting property name enclosed in double quotes")]),
         ("json", "[1]", [(1, "should hold keys with values")]),
         ("json", "", [(1, "not valid JSON: Expecting value")]),
         ("json", "{}", [(1, "holds no settings")]),
@@ -168,3 +168,7 @@ def test_json_means_what_it_means_to_others(text):
         assert parsed.problems
         return
     assert parsed.problems or parsed.tree == other
+
+
+def test_json_keeps_letters_that_are_not_ascii():
+    assert '"größe"' in write_json({"a": "größe"})

@@ -221,3 +221,8 @@ def test_values_are_looked_up_by_key():
 def test_extends_is_a_key_of_files():
     assert problems({"extend": "base.yaml"}) == {"extend": "unknown key, did you mean extends?"}
     assert problems({"extends": "base.yaml"}) == {"extends": "can stand in a file only"}
+
+
+def test_sections_whose_keys_the_user_chooses_are_dicts_only():
+    for name in (("optimizer", "learning_rate_scales"), ("data", "validation_sets")):
+        assert key_types()[name] == {dict}

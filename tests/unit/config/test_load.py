@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.config import AdamWConfig, BatchStage, MixtureSource, MuonConfig, RunConfig
+from candlewick.config import (
+    AdamWConfig,
+    BatchStage,
+    LinearScaling,
+    MixtureSource,
+    MuonConfig,
+    NtkScaling,
+    RunConfig,
+)
 from candlewick.config.load import load_config, load_with_origins, profiles
 from candlewick.config.tree import flatten
 from candlewick.errors import ConfigError
@@ -397,3 +405,19 @@ def test_the_text_null_is_null_in_toml_only():
 def test_an_end_of_the_run_deeper_down_is_no_known_key():
     with pytest.raises(ConfigError, match=r"--override: scheduler\.foo: unknown key"):
         load_config(None, ["scheduler.foo.total_steps=5"])
+
+
+def test_naming_the_default_algorithm_keeps_settings_of_a_layer_that_names_none():
+    write("base.yaml", "optimizer: {learning_rate: 0.5}\n")
+    write("muon.yaml", "extends: base.yaml\noptimizer: {algorithm: muon}\n")
+    write("adam.yaml", "extends: base.yaml\noptimizer: {algorithm: adam_w}\n")
+    assert load_config("muon.yaml").optimizer == MuonConfig(learning_rate=0.5)
+    assert load_config("adam.yaml").optimizer == AdamWConfig()
+
+
+def test_naming_a_rope_type_keeps_settings_of_a_layer_that_names_none():
+    write("base.yaml", "model: {rope_scaling: {alpha: 2.0}}\n")
+    write("ntk.yaml", "extends: base.yaml\nmodel: {rope_scaling: {rope_type: ntk}}\n")
+    write("linear.yaml", "extends: ntk.yaml\nmodel: {rope_scaling: {rope_type: linear, factor: 3.0}}\n")
+    assert load_config("ntk.yaml").model.rope_scaling == NtkScaling(rope_type="ntk", alpha=2.0)
+    assert load_config("linear.yaml").model.rope_scaling == LinearScaling(rope_type="linear", factor=3.0)

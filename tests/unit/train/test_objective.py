@@ -184,3 +184,8 @@ def test_chunks_are_bounded_in_rows_and_in_bytes():
 def test_more_tokens_than_rows_is_an_error(num_tokens):
     with pytest.raises(ValueError, match=f"num_tokens={num_tokens} must be in 1..vocab_size=48"):
         NextTokenLoss(build(), num_tokens=num_tokens)
+
+
+def test_logit_chunks_are_of_nearly_equal_size():
+    chunks = module._logit_chunks(torch.zeros(10, 2), torch.zeros(3, 2), rows=7)
+    assert [(part.start, part.stop, logits.shape[0]) for part, logits in chunks] == [(0, 5, 5), (5, 10, 5)]

@@ -1,6 +1,7 @@
 import itertools
 import json
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -228,12 +229,11 @@ def test_the_state_counts_what_was_handed_out_not_what_was_read_ahead():
 
 def test_waiting_is_counted(monkeypatch):
     loader = make_loader()
-    go = threading.Event()
-    original = loader._read
-    loader._read = lambda first: (go.wait(5), original(first))[1]
-    threading.Timer(0.05, go.set).start()
+    clock = iter([10.0, 10.5, 20.0, 20.25])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     loader.next()
-    assert 0.02 < loader.wait_seconds < 5
+    loader.next()
+    assert loader.wait_seconds == 0.75
     loader.close()
 
 
@@ -311,3 +311,13 @@ class TestValidation:
         assert found[0].weights.sum() == 4 * T
         assert found[-1].weights.sum() == T
         assert found[0].weights.sum() == 4 * T
+
+
+def test_ramp_counts_the_rows_that_were_handed_out():
+    loader = make_loader(plan=BatchPlan(12, (BatchStage(steps=2, global_batch_size=4),)))
+    counts = []
+    for _ in range(4):
+        loader.next()
+        counts.append((loader.samples, loader.state()["samples"], loader.epoch * loader.num_rows))
+    loader.close()
+    assert counts == [(n, n, n) for n in (4, 8, 20, 32)]

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -100,3 +101,19 @@ def test_sweeping_leaves_folders_and_what_is_to_be_kept(tmp_path):
         (tmp_path / name).write_text("x")
     ShardWriter(tmp_path, "train", ".jsonl", compress=False).sweep("state.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "sub"]
+
+
+def test_shard_that_was_cut_back_reaches_the_disk_before_it_is_named(tmp_path, monkeypatch):
+    writer = ShardWriter(tmp_path, "train", ".txt", compress=False)
+    writer.add(b"kept\n")
+    state = writer.sync()
+    writer.add(b"not noted\n")
+    writer.close()
+    synced: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+    after = ShardWriter(tmp_path, "train", ".txt", compress=False)
+    after.restore(state)
+    after.finish()
+    assert (tmp_path / "train_0000.txt").read_bytes() == b"kept\n"
+    assert (tmp_path / "train_0000.txt").stat().st_ino in synced

@@ -139,3 +139,11 @@ def test_a_compressed_file_that_is_cut_short_is_named(source, name):
     file = type(file)(file.path, file.name, "text", file.compression, status.st_size, status.st_mtime_ns)
     with pytest.raises(DataError, match=r"a\.txt\..* cannot be read: .*it is damaged or cut short"):
         list(Piece(file).blocks())
+
+
+def test_part_of_the_largest_size_is_still_cut_at_a_safe_place(monkeypatch):
+    monkeypatch.setattr(pieces, "PART_BYTES", 4)
+    monkeypatch.setattr(pieces, "MAX_PART_BYTES", 8)
+    cut = last_cut(b"aaaaa bb")
+    assert 4 < cut < 8
+    assert list(parts(iter([b"aaaaa bb"]))) == [(b"aaaaa bb"[:cut], False), (b"aaaaa bb"[cut:], True)]

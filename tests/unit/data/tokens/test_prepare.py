@@ -1,3 +1,4 @@
+import fcntl
 import json
 import logging
 import random
@@ -5,12 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from tests import foreign
 from tests.prepared import prepare_tokens as prepare
+from tests.waiting import wait_until
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
@@ -203,22 +204,28 @@ def test_an_error_in_a_worker_is_the_error(write, tmp_path, tokenizer_dir):
 
 def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir, monkeypatch):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
-    entered, go, results = threading.Event(), threading.Event(), []
-    original = module._run
+    entered, waits, go, results = threading.Event(), threading.Event(), threading.Event(), []
+    original, lock = module._run, fcntl.flock
 
     def slow(*args):
         entered.set()
         assert go.wait(20)
         return original(*args)
 
+    def flock(file, operation):
+        if operation == fcntl.LOCK_EX:
+            waits.set()
+        return lock(file, operation)
+
     monkeypatch.setattr(module, "_run", slow)
+    monkeypatch.setattr(fcntl, "flock", flock)
     threads = [
         threading.Thread(target=lambda: results.append(prepare(config, tokenizer_dir, out))) for _ in range(2)
     ]
     threads[0].start()
     assert entered.wait(20)
     threads[1].start()
-    time.sleep(0.2)  # it now waits for the lock
+    assert waits.wait(20)
     go.set()
     for thread in threads:
         thread.join(20)
@@ -270,10 +277,7 @@ class TestStopping:
         return [sys.executable, "-m", "candlewick", *words.split(), "--override", "data.shard_text_bytes=65536"]
 
     def wait_for(self, folder: Path, receipts: int) -> None:
-        deadline = time.monotonic() + 30
-        while len(list(folder.glob("shards/0*.json"))) < receipts:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(lambda: len(list(folder.glob("shards/0*.json"))) >= receipts, f"{receipts} shards")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_stops_it_cleanly_and_keeps_the_work(self, command, tmp_path, number):
@@ -291,7 +295,7 @@ class TestStopping:
         for receipts in (0, 4):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             self.wait_for(tmp_path / "ds.partial", receipts)
-            time.sleep(rng.random() * 0.1)
+            threading.Event().wait(rng.random() * 0.1)
             process.kill()
             process.wait()
             assert not (tmp_path / "ds").exists()
@@ -306,10 +310,7 @@ class TestStopping:
         self.wait_for(tmp_path / "ds.partial", 1)
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 10
-        while is_alive(process.pid):
-            assert time.monotonic() < deadline, "workers live on"
-            time.sleep(0.02)
+        wait_until(lambda: not is_alive(process.pid), "the end of the workers")
 
 
 def is_alive(group: int) -> bool:

@@ -128,3 +128,11 @@ def test_the_measured_peak_is_a_plausible_number():
 )
 def test_devices_are_found_by_their_name(name: str, flops: float | None):
     assert datasheet_flops(name) == flops
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the peak is all that this system tells")
+def test_memory_that_was_given_back_is_not_in_use():
+    text = b"x" * (1 << 28)
+    del text
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert memory_bytes(CPU) < peak - (1 << 27)

@@ -1,0 +1,13 @@
+"""The script that runs the unit tests on other Python versions says what it does not find."""
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_interpreters_says_which_version_was_not_found():
+    done = subprocess.run(
+        [ROOT / ".ci" / "interpreters", "3.99", "2.1"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "Python 3.99: no interpreter was found\nPython 2.1: no interpreter was found\n"

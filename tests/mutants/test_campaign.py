@@ -1,0 +1,222 @@
+"""A campaign over a tiny package: weak tests let a mutant live, strong ones kill it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from tests.mutants import campaign
+from tests.mutants.campaign import EQUIVALENT, ROOT, choose, describe, read_equivalent, unit_test
+from tests.mutants.coverage_map import CoverageMap, key_of
+from tests.mutants.operators import mutations
+from tests.waiting import wait_until
+
+SOURCE = '''"""Prices."""
+
+LIMIT = 3
+
+
+def price(count, each):
+    if count > LIMIT:
+        return count * each - 1
+    return count * each
+
+
+def wait(count):
+    while count > 0:
+        count -= 1
+
+
+def unseen():
+    return 1
+'''
+WEAK = """
+def test_price(shop):
+    assert shop.price(0, 2) == 0
+    assert shop.price(9, 2) > 10
+"""
+STRONG = """
+def test_price(shop):
+    assert [shop.price(count, 2) for count in (2, 3, 4)] == [4, 6, 7]
+
+
+def test_wait(shop):
+    shop.wait(2)
+"""
+CONFTEST = """
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shop():
+    import toy.shop
+
+    toy.shop.price(1, 1)
+    return toy.shop
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """Make a checkout of the tiny package with these tests."""
+
+    def make(tests: str):
+        root = tmp_path / "checkout"
+        for name, text in {
+            "src/toy/__init__.py": "",
+            "src/toy/shop.py": SOURCE,
+            "tests/conftest.py": CONFTEST,
+            "tests/unit/test_shop.py": tests,
+            "tests/unit/test_other.py": "def test_nothing():\n    assert True\n",
+        }.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+        return root
+
+    return make
+
+
+def mutants(root, *texts: tuple[str, str]):
+    """Return the mutants of the tiny package that change this text into that one."""
+    every = {mutant.texts[1:]: mutant for mutant in choose(root, ["src/toy"], 1000, 0)}
+    for change in mutations(SOURCE):
+        mutant = campaign.Mutant("src/toy/shop.py", SOURCE, change)
+        every[mutant.texts[1:]] = mutant
+    return [every[text] for text in texts]
+
+
+BOUNDARY = ("if count > LIMIT:", "if count >= LIMIT:")
+PRODUCT = ("return count * each - 1", "return count + each - 1")
+CONSTANT = ("LIMIT = 3", "LIMIT = 4")
+UNSEEN = ("return 1", "return 2")
+HANG = ("count -= 1", "pass")
+
+
+def test_weak_tests_let_mutants_live_and_strong_tests_kill_them(checkout, tmp_path, monkeypatch, capsys):
+    root = checkout(WEAK)
+    chosen = mutants(root, BOUNDARY, PRODUCT, CONSTANT, UNSEEN)
+    seen: list[CoverageMap] = []
+
+    def make(tree):
+        seen.append(CoverageMap.make(tree, tmp_path / "map"))
+        return seen[-1]
+
+    tried = campaign.campaign(root, chosen, make, {("src/toy/shop.py", *BOUNDARY)})
+    assert [mutant.verdict for mutant in tried] == ["equivalent", "killed", "survived", "survived"]
+    assert tried[1].test == "tests/unit/test_shop.py::test_price"
+    assert "killed by tests/unit/test_shop.py::test_price: src/toy/shop.py:8" in capsys.readouterr().out
+    assert describe(tried[2]).splitlines() == [
+        "src/toy/shop.py:3 (constant)",
+        "  - LIMIT = 3",
+        "  + LIMIT = 4",
+        "  tests that ran: tests/unit/test_shop.py (1)",
+    ]
+
+    (root / "tests/unit/test_shop.py").write_text(STRONG)
+    monkeypatch.setattr(campaign, "MIN_LIMIT", 2.0)  # of the test that hangs
+    tried = campaign.campaign(root, mutants(root, BOUNDARY, CONSTANT, HANG), make, set(), processes=1)
+    assert [(mutant.verdict, mutant.test.partition("::")[2]) for mutant in tried] == [
+        ("killed", "test_price"),
+        ("killed", "test_price"),
+        ("killed", "test_wait"),
+    ]
+    assert (root / "src/toy/shop.py").read_text() == SOURCE
+
+    # what a shared fixture runs is seen by each of its tests; other tests see nothing
+    tests = ["tests/unit/test_shop.py::test_price", "tests/unit/test_shop.py::test_wait"]
+    assert sorted(seen[1].tests_of("src/toy/shop.py", range(9, 10))) == tests
+    assert seen[1].tests_of("src/toy/shop.py", range(13, 14)) == tests[1:]
+    assert seen[1].tests_of("src/toy/shop.py", range(18, 19)) == []
+
+
+def test_test_that_fails_without_a_mutant_decides_nothing(checkout, tmp_path, capsys):
+    root = checkout("import os\n\n\ndef test_once(shop):\n    assert shop.unseen()\n    os.mkdir('x')\n")
+    tried = campaign.campaign(
+        root, mutants(root, UNSEEN), lambda tree: CoverageMap.make(tree, tmp_path / "map"), set(), processes=1
+    )
+    assert [mutant.verdict for mutant in tried] == ["survived"]
+    assert "test_once fails without a mutant too" in capsys.readouterr().out
+
+
+def test_map_that_no_test_made_is_refused(checkout, tmp_path):
+    with pytest.raises(RuntimeError, match=r"the tests did not run: see .*log\.txt"):
+        CoverageMap.make(checkout("import nothing_of_this_name\n"), tmp_path / "map")
+
+
+def test_choice_of_lines_is_a_function_of_the_seed():
+    folders = ["src/candlewick/optim", "src/candlewick/config"]
+    first, again, other = (choose(ROOT, folders, 60, seed) for seed in (5, 5, 6))
+    assert first == again != other
+    assert len({(m.file, m.mutation.line(m.source)) for m in first}) == 60
+    assert {m.file.split("/")[2] for m in first} == {"optim", "config"}
+
+
+def test_key_of_a_map_is_of_names_and_content(checkout):
+    root = checkout(WEAK)
+    keys = [key_of(root)]
+    (root / "tests/unit/test_shop.py").write_text(STRONG)
+    keys.append(key_of(root))
+    (root / "tests/unit/test_shop.py").rename(root / "tests/unit/test_store.py")
+    keys.append(key_of(root))
+    (root / "README.md").write_text("not of the sources")
+    keys.append(key_of(root))
+    assert len(set(keys[:3])) == 3
+    assert keys[2] == keys[3]
+
+
+def test_unit_tests_of_a_module_mirror_its_path():
+    assert unit_test("src/candlewick/data/rows/loader.py") == "tests/unit/data/rows/test_loader.py"
+    assert unit_test("src/candlewick/hub.py") == "tests/unit/test_hub.py"
+
+
+def test_every_listed_mutant_is_one_that_a_campaign_makes():
+    stale = []
+    for file, before, after in sorted(read_equivalent(EQUIVALENT)):
+        source = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""
+        if not any((m.before(source), m.after(source)) == (before, after) for m in mutations(source)):
+            stale.append(f"{file}: {before} -> {after}")
+    assert not stale, "remove these from tests/mutants/equivalent.toml, or write them as they are now"
+
+
+@pytest.mark.parametrize(("survivors", "code"), [(3, 0), (4, 1)])
+def test_exit_code_is_1_when_more_than_3_of_60_survive(monkeypatch, capsys, survivors, code):
+    def outcome(root, chosen, map_of, listed, processes):
+        verdicts = ["survived"] * survivors + ["killed"] * (60 - survivors)
+        return [campaign.replace(m, verdict=verdict) for m, verdict in zip(chosen, verdicts, strict=True)]
+
+    monkeypatch.setattr(campaign, "campaign", outcome)
+    monkeypatch.setattr(campaign, "PACKAGES", ("optim",))
+    monkeypatch.setattr("sys.argv", ["campaign", "--seed", "3"])
+    assert campaign.main() == code
+    assert f"{60 - survivors} killed, {survivors} survived; --seed 3" in capsys.readouterr().out
+
+
+def test_campaign_without_a_seed_prints_a_new_one(monkeypatch, capsys):
+    monkeypatch.setattr(campaign, "campaign", lambda root, chosen, map_of, listed, processes: [])
+    monkeypatch.setattr(campaign, "PACKAGES", ("optim",))
+    monkeypatch.setattr("sys.argv", ["campaign", "--count", "1"])
+    seeds = set()
+    for _ in range(2):
+        campaign.main()
+        seeds.add(capsys.readouterr().out.splitlines()[0])
+    assert len(seeds) == 2
+
+
+def test_interrupted_campaign_leaves_no_process(checkout, tmp_path):
+    root = checkout("import time\n\n\ndef test_slow(shop):\n    if shop.unseen() == 2:\n        time.sleep(600)\n")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.mutants import campaign, test_campaign as t\n"
+        "root, folder = map(Path, sys.argv[1:])\n"
+        "campaign.campaign(root, t.mutants(root, t.UNSEEN),\n"
+        "    lambda tree: campaign.CoverageMap.make(tree, folder / 'map'), set(), 1)\n"
+    )
+    command = [sys.executable, str(script), str(root), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment)
+    wait_until(lambda: list(tmp_path.glob("mutants-*/0/.progress.jsonl")), "the first mutant")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert not list(tmp_path.glob("mutants-*"))
