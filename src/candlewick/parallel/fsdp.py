@@ -39,7 +39,7 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
         fully_shard(block, mesh=mesh, mp_policy=policy)
     root = fully_shard(objective, mesh=mesh, mp_policy=policy)
     assert isinstance(root, FSDPModule)
-    # the loss is divided by the weights of the global batch, so gradients are summed over ranks, not averaged
+    # the loss is divided by the targets of the global batch, so gradients are summed over ranks, not averaged
     root.set_gradient_divide_factor(1.0)
     # evaluation enters here instead of through `forward`, and needs the same weights gathered
     register_fsdp_forward_method(objective, "token_losses")

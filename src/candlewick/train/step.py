@@ -2,8 +2,8 @@
 
     micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
 
-The loss of the update is the sum of weighted token losses over the global batch divided by the sum of its
-weights, however the batch is cut into micro-batches or over ranks.
+The loss of the update is the sum of the token losses over the global batch divided by the number of its targets
+that count, however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,11 @@ def train_step(
     optimizer.zero_grad()
     device = next(objective.parameters()).device
     factor = None if loss_scale is None else loss_scale.value
-    scale = (1.0 if factor is None else factor) / update.weight_sum
+    scale = (1.0 if factor is None else factor) / max(1, update.num_targets)
     parts: list[Tensor] = []
     for batch in update.micro_batches:
         moved = batch.to(device)
-        part = objective(moved.tokens, moved.targets, moved.weights, scale, moved.documents)
+        part = objective(moved.tokens, moved.targets, scale, moved.documents)
         part.backward()
         parts.append(part.detach())
     loss = torch.stack(parts).sum()

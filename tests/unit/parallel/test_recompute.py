@@ -32,7 +32,7 @@ def make(mode: str, dtype=torch.float32, **shape) -> NextTokenLoss:
 def outcome(objective: NextTokenLoss, documents=None) -> dict[str, torch.Tensor]:
     """The loss and every gradient."""
     torch.manual_seed(7)
-    loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], torch.ones(4, 32), 1 / 128, documents)
+    loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128, documents)
     torch.rand(3)  # what is drawn between the two passes must not reach the second run of a block
     loss.backward()
     return {"loss": loss.detach()} | {name: whole(p.grad) for name, p in objective.named_parameters()}
@@ -94,7 +94,7 @@ def test_fewer_bytes_wait_for_the_backward_pass(shape):
     for mode in MODES:
         objective = make(mode, **shape)
         with Outputs() as outputs:
-            loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], torch.ones(4, 32), 1 / 128)
+            loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128)
         waiting[mode] = outputs.alive()
         del loss
     assert waiting["selective"] < 0.75 * waiting["none"]

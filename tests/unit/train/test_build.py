@@ -235,7 +235,7 @@ def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, t
         updates = [trainer.parts.loader.next() for _ in range(trainer.state.total_steps)]
         tokens.append(torch.cat([batch.tokens for update in updates for batch in update.micro_batches]))
         if stages:
-            assert [update.weight_sum for update in updates] == [64, 64, 128, 256, 256]
+            assert [update.num_targets for update in updates] == [64, 64, 128, 256, 256]
     error = (tokens[0] != tokens[1]).any(dim=1).sum().item()
     core_row("data.batch_ramp", "rows of the run without a ramp, in order; rows that differ", error, 0.0)
 

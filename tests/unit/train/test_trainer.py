@@ -63,7 +63,7 @@ class Stage:
 
     def next(self) -> Update:
         self.samples += 10
-        return Update((), 1.0)
+        return Update((), 1)
 
     def say(self, event: str) -> None:
         self.events.append(event)

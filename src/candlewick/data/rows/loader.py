@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 from candlewick.config import DataConfig
 from candlewick.data.rows.batches import BatchPlan
 from candlewick.data.rows.samples import Samples, open_rows
-from candlewick.data.rows.windows import Rows
+from candlewick.data.rows.windows import IGNORE_INDEX, Rows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
@@ -34,17 +34,16 @@ _PREFETCHED = 2  # updates
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows for one forward pass. Weights of full rows are shared between batches: do not write into them."""
+    """Rows for one forward pass."""
 
     tokens: Tensor  # (B, T) int32
-    targets: Tensor  # (B, T) int32, the token after each
-    weights: Tensor  # (B, T) float32, 1: this target counts, 0: it does not
+    targets: Tensor  # (B, T) int32, the token after each; IGNORE_INDEX: it does not count
     documents: Documents | None = None  # with data.document_mask: where they lie
 
     def to(self, device: torch.device) -> Self:
         """Return the batch on a device."""
-        tokens, targets, weights = (on_device(x, device) for x in (self.tokens, self.targets, self.weights))
-        return type(self)(tokens, targets, weights, self.documents and self.documents.to(device))
+        tokens, targets = on_device(self.tokens, device), on_device(self.targets, device)
+        return type(self)(tokens, targets, self.documents and self.documents.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Update:
     """What one rank reads for one update."""
 
     micro_batches: tuple[Batch, ...]
-    weight_sum: float  # of the global batch, over all ranks; 1 if nothing in it counts, so that its loss is 0
+    num_targets: int  # of the global batch, over all ranks, that count
 
 
 @dataclass
@@ -74,9 +73,7 @@ class Loader:
     wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
 
     def __post_init__(self) -> None:
-        length = self.sequence_length
-        self._order = Samples(self.sources, self.config, sequence_length=length, seed=self.seed)
-        self._ones = torch.ones(self.config.micro_batch_size, length)
+        self._order = Samples(self.sources, self.config, sequence_length=self.sequence_length, seed=self.seed)
         self._thread = ThreadPoolExecutor(1, "loader")
         self._coming: deque[Future[Update]] = deque()
         self._next_sample = self.samples  # that the thread has not been asked for yet
@@ -143,19 +140,16 @@ class Loader:
             for low in range(self.rank * own, (self.rank + 1) * own, size)
         ]
         if self.world_size > 1:
-            weight_sum = self._order.weight_sum(places)
+            num_targets = self._order.num_targets(places)
         else:  # what is at hand need not be read again
-            weight_sum = sum(
-                float(rows.tokens.size if rows.weights is None else rows.weights.sum()) for rows in found
-            )
-        return Update(tuple(_batch(rows, self._ones) for rows in found), weight_sum or 1.0)
+            num_targets = sum(rows.num_targets for rows in found)
+        return Update(tuple(map(_batch, found)), num_targets)
 
 
-def _batch(rows: Rows, ones: Tensor) -> Batch:
+def _batch(rows: Rows) -> Batch:
     return Batch(
         torch.from_numpy(rows.tokens),
         torch.from_numpy(rows.targets),
-        ones if rows.weights is None else torch.from_numpy(rows.weights),
         None if rows.starts is None else Documents.from_starts(torch.from_numpy(rows.starts)),
     )
 
@@ -165,19 +159,18 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Yield the rows of a split in order, each of its tokens a target exactly once; the same at every call.
 
-    The last batch is filled with rows of weight 0, so that all have one shape. With `max_batches`, so many
-    batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes of text
-    it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
+    The last batch is filled with rows whose targets do not count, so that all have one shape. With `max_batches`,
+    so many batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes
+    of text it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
     """
     view = open_rows(split, config, sequence_length)
     size = config.micro_batch_size
-    ones = torch.ones(size, sequence_length)
     count = -(-view.num_rows // size)
     chosen = range(count)
     if max_batches is not None and max_batches < count:
         chosen = [i * count // max_batches for i in range(max_batches)]
     for i in chosen:
         rows = np.arange(i * size, (i + 1) * size)
-        batch = _batch(view.read(np.minimum(rows, view.num_rows - 1), 0), ones)
-        filled = torch.from_numpy(rows < view.num_rows)
-        yield batch if filled.all() else replace(batch, weights=batch.weights * filled[:, None])
+        found = view.read(np.minimum(rows, view.num_rows - 1), 0)
+        found.targets[rows >= view.num_rows] = IGNORE_INDEX
+        yield _batch(found)

@@ -80,25 +80,24 @@ class Samples:
             return self._views[0].read(places[1], places[2])
         shape = places.shape[1], self._length
         tokens, targets = np.empty((2, *shape), np.int32)
-        weights, starts = np.ones(shape, np.float32), None
+        num_targets, starts = 0, None
         for source, own in self._by_source(places):
             part = self._views[source].read(*places[1:, own])
             tokens[own], targets[own] = part.tokens, part.targets
-            if part.weights is not None:
-                weights[own] = part.weights
+            num_targets += part.num_targets
             if part.starts is not None:
                 starts = np.empty(shape, np.bool_) if starts is None else starts
                 starts[own] = part.starts
-        return Rows(tokens, targets, weights, starts)
+        return Rows(tokens, targets, num_targets, starts)
 
-    def weight_sum(self, places: Places) -> float:
-        """Return the sum of the target weights at some places."""
-        total = 0.0
+    def num_targets(self, places: Places) -> int:
+        """Return how many targets count at some places, without reading tokens."""
+        total = 0
         for source, own in self._by_source(places):
             rows, offsets = places[1:, own]
-            weights = self._views[source].weights(rows, offsets)
-            total += rows.size * self._length if weights is None else weights.sum(dtype=np.float64)
-        return float(total)
+            mask = self._views[source].loss_mask(rows, offsets)
+            total += rows.size * self._length if mask is None else int(np.count_nonzero(mask))
+        return total
 
     def _by_source(self, places: Places) -> list[tuple[int, Numbers | slice]]:
         """Return each source that is there and which of the places are its own."""

@@ -239,7 +239,7 @@ def _activations(objective: NextTokenLoss, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss: Any = objective(batch.tokens, batch.targets, batch.weights, 1.0, batch.documents)
+        loss: Any = objective(batch.tokens, batch.targets, 1.0, batch.documents)
     of_loss = [grad for grad in loss.grad_fn.grads if grad is not None]  # made on the way forward, not saved
     # until here the loss holds on to all that was seen, so no two of them can have had the same memory
     return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,17 +82,26 @@ def test_rows_of_a_mixture_are_those_of_its_sources_in_order(packing):
     found = make_samples(A, B, masked, mixture=MIXED, **data)
     places = found.places(40, 60)
     rows = found.read(places)
-    total = 0.0
+    total = 0
     for i, (source, row, offset) in enumerate(places.T.tolist()):
         alone = make_samples((A, B, masked)[source], **data)
         place = np.array([[0], [row], [offset]])
         expected = alone.read(place)
         assert np.array_equal(rows.tokens[i], expected.tokens[0])
         assert np.array_equal(rows.targets[i], expected.targets[0])
-        assert np.array_equal(rows.weights[i], np.ones(T) if expected.weights is None else expected.weights[0])
         assert np.array_equal(rows.starts[i], expected.starts[0])
-        total += alone.weight_sum(place)
-    assert found.weight_sum(places) == total == rows.weights.sum()
+        total += alone.num_targets(place)
+    assert found.num_targets(places) == total == rows.num_targets == (rows.targets != -100).sum()
+
+
+@pytest.mark.parametrize("packing", ["chunk", "bfd"])
+@pytest.mark.parametrize("masks", [None, (np.arange(83, dtype=np.uint8) % 3 > 0,)])
+def test_targets_are_counted_without_reading_tokens(packing, masks):
+    source = make_split(0, 83, "a", masks=masks)
+    order = make_samples(source, packing=packing)
+    places = order.places(5, 40)
+    without_tokens = make_samples(replace(source, shards=()), packing=packing)
+    assert without_tokens.num_targets(places) == order.read(places).num_targets < 40 * T
 
 
 def test_repetitions_count_how_often_each_source_is_read():

@@ -46,9 +46,10 @@ def test_every_token_is_a_target_once(sizes, length, offset):
     windows = Windows(make_split(*sizes), length)
     rows, offset = np.arange(windows.num_rows), offset % length
     found = windows.read(rows, offset)
-    counted = found.targets if found.weights is None else found.targets[found.weights == 1]
-    assert sorted(counted.reshape(-1).tolist()) == list(range(sum(sizes)))
-    assert ((found.tokens + 1) % sum(sizes) == found.targets).all()
+    counts = found.targets != -100
+    assert sorted(found.targets[counts].tolist()) == list(range(sum(sizes)))
+    assert ((found.tokens + 1) % sum(sizes) == found.targets)[counts].all()
+    assert counts.sum() == found.num_targets
 
 
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29), data=st.data())
@@ -58,9 +59,9 @@ def test_with_masks_every_token_has_its_own_as_a_target(sizes, length, offset, d
     windows = Windows(make_split(*sizes, masks=masks), length)
     rows, offset = np.arange(windows.num_rows), offset % length
     found = windows.read(rows, offset)
-    assert found.weights is not None
-    counted = sorted(found.targets[found.weights == 1].tolist())
+    counted = sorted(found.targets[found.targets != -100].tolist())
     assert counted == [token for token, mask in enumerate(masks) if mask]
+    assert found.num_targets == len(counted)
 
 
 def test_documents_begin_at_delimiters_if_that_is_asked_for():
@@ -81,14 +82,14 @@ def test_offsets_may_differ_per_row():
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(9, [0, 2]), (10, [0, 2])])
-def test_full_rows_have_no_weights(tokens, rows):
+def test_full_rows_need_no_mask(tokens, rows):
     windows = Windows(make_split(tokens), 3)
-    assert windows.weights(np.array(rows), 0) is None
+    assert windows.loss_mask(np.array(rows), 0) is None
 
 
 def test_only_the_rest_of_the_last_row_counts():
     windows = Windows(make_split(10), 3)
     assert windows.num_rows == 4
-    weights = windows.weights(np.array([3, 1, 3]), 0)
-    assert weights is not None
-    assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [1, 0, 0]]
+    rows = windows.read(np.array([3, 1, 3]), 0)
+    assert rows.targets.tolist() == [[0, -100, -100], [4, 5, 6], [0, -100, -100]]
+    assert rows.tokens.tolist() == [[9, 0, 1], [3, 4, 5], [9, 0, 1]]

@@ -34,9 +34,9 @@ def make(dtype=torch.float32, recompute="none", tied=True) -> NextTokenLoss:
 def observed(objective: NextTokenLoss, rows: int = 2) -> dict[str, float]:
     """The figures of one update, in micro-batches of so many rows."""
     optimizer = build_optimizer(objective.model, AdamWConfig())
-    batches = [Batch(part[:, :-1], part[:, 1:], torch.ones(rows, 16)) for part in TOKENS.split(rows)]
+    batches = [Batch(part[:, :-1], part[:, 1:]) for part in TOKENS.split(rows)]
     with observing(objective.model) as figures:
-        train_step(objective, optimizer, Update(tuple(batches), 64.0), 0.5)
+        train_step(objective, optimizer, Update(tuple(batches), 64), 0.5)
     return figures()
 
 
