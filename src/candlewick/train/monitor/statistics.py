@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from candlewick.model.transformer import Transformer
-from candlewick.train.step import global_norm
+from candlewick.parallel.fsdp import whole
 
 Figures = dict[str, float]
 
@@ -69,4 +69,4 @@ def _parts(model: Transformer) -> dict[str, nn.Module]:
 
 
 def _rms(tensors: list[Tensor]) -> Tensor:
-    return global_norm(tensors) / math.sqrt(sum(tensor.numel() for tensor in tensors))
+    return whole(torch.nn.utils.get_total_norm(tensors)) / math.sqrt(sum(tensor.numel() for tensor in tensors))
