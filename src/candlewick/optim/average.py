@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from candlewick.optim.chunks import chunks
 from candlewick.optim.shard import own_part
 
 
@@ -32,11 +33,12 @@ class Average:
     def update(self, found_inf: Tensor | None) -> None:
         """Take the newest weights in, unless `found_inf` (0 or 1, on the device) is 1."""
         averages, last = zip(*self._pairs(), strict=True)
-        changes = torch._foreach_sub(last, averages)
-        torch._foreach_mul_(changes, 1 - self.decay)
-        if found_inf is not None:
-            torch._foreach_mul_(changes, 1.0 - found_inf)
-        torch._foreach_add_(averages, changes)
+        for part in chunks(average.numel() for average in averages):
+            changes = torch._foreach_sub(last[part], averages[part])
+            torch._foreach_mul_(changes, 1 - self.decay)
+            if found_inf is not None:
+                torch._foreach_mul_(changes, 1.0 - found_inf)
+            torch._foreach_add_(averages[part], changes)
 
     @torch.no_grad()
     def swap(self) -> None:

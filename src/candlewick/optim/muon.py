@@ -14,8 +14,8 @@ References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neura
 kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
 code, so that the rate means the same with it and without; cautious weight decay, arXiv:2510.12402.
 
-Matrices of one shape are one stack: the state lives in it, and each step is a handful of batched products
-instead of dozens of small ones.
+Matrices of one shape are stacked as far as `chunks` allows: the state lives in the stacks, and a step of one is a
+handful of batched products instead of dozens of small ones.
 """
 
 import math
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from candlewick.config import MuonConfig
+from candlewick.optim.chunks import chunks
 from candlewick.optim.orthogonal import coefficients, orthogonalize
 from candlewick.optim.shard import own_part
 
@@ -34,7 +35,7 @@ _EPSILON = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """The matrices of one shape and their state."""
+    """Some matrices of one shape and their state."""
 
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
@@ -54,14 +55,17 @@ class Muon:
         for name, parameter in parameters.items():
             shapes.setdefault(parameter.shape, []).append(name)
         self.stacks: list[_Stack] = []
-        for names in shapes.values():
-            members = tuple(parameters[name] for name in names)
-            own = [own_part(parameter.detach()) for parameter in members]
-            if own[0].shape != members[0].shape:
-                raise ValueError(f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized")
-            momentum = torch.stack(own).zero_()
-            second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
-            self.stacks.append(_Stack(tuple(names), members, momentum, second))
+        for shape, names in shapes.items():
+            for part in chunks([shape.numel()] * len(names)):
+                members = tuple(parameters[name] for name in names[part])
+                own = [own_part(parameter.detach()) for parameter in members]
+                if own[0].shape != shape:
+                    raise ValueError(
+                        f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized"
+                    )
+                momentum = torch.stack(own).zero_()
+                second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
+                self.stacks.append(_Stack(tuple(names[part]), members, momentum, second))
 
     def state(self) -> dict[str, Tensor]:
         """Return each matrix's momentum (and second moments) by name, as views: writing to them sets the state."""
