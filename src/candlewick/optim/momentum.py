@@ -22,7 +22,7 @@ from torch.optim.sgd import sgd
 
 from candlewick.config import LionConfig, SGDConfig
 from candlewick.optim.chunks import chunks
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 
 Tensors = list[Tensor]
 Config = TypeVar("Config", SGDConfig, LionConfig)
@@ -46,9 +46,9 @@ class _Momentum(torch.optim.Optimizer, Generic[Config]):
         """Update all parameters; each has a gradient."""
         for group in self.param_groups:
             parameters = group["params"]
-            grads = [own_part(parameter.grad) for parameter in parameters]
-            momenta = [own_part(self.state[parameter][self.kind]) for parameter in parameters]
-            weights = [own_part(parameter) for parameter in parameters]
+            grads = [local_tensor(parameter.grad) for parameter in parameters]
+            momenta = [local_tensor(self.state[parameter][self.kind]) for parameter in parameters]
+            weights = [local_tensor(parameter) for parameter in parameters]
             for part in chunks(weight.numel() for weight in weights):
                 self._update(group, weights[part], grads[part], momenta[part])
 

@@ -25,7 +25,7 @@ from candlewick.model.varlen import document_kernel
 from candlewick.optim.build import Optimizer, build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.env import Distributed, detect, quiet_allocator
-from candlewick.parallel.fsdp import gathered, whole
+from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.parallel.precision import warn_if_emulated
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import Course, most_steps, planned_steps
@@ -148,7 +148,7 @@ def _snapshotter(
         model, averages = objective.model, optimizer.averages
         return Snapshot(
             step=state.step,
-            weights=weights_of(model) if averages is None else {name: whole(a) for name, a in averages.items()},
+            weights=weights_of(model) if averages is None else {n: full_tensor(a) for n, a in averages.items()},
             optimizer=optimizer.named_state(),
             state={
                 "version": STATE_VERSION,
@@ -271,7 +271,7 @@ def _sampler(
         return None
 
     def sample() -> list[tuple[str, str]]:
-        with optimizer.averaged(), gathered(objective):
+        with optimizer.averaged(), unsharded(objective):
             return sampler(objective.model)
 
     return sample
@@ -282,8 +282,8 @@ def _evaluator(
 ) -> Callable[[int | None], dict[str, float]]:
 
     def run(max_batches: int | None) -> dict[str, float]:
-        # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
-        with optimizer.averaged(), gathered(objective):
+        # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
+        with optimizer.averaged(), unsharded(objective):
             return evaluate_sets(
                 objective,
                 data.splits,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from candlewick.checkpoint.save import Snapshot, save
 from candlewick.config import OptimizerConfig, RuntimeConfig, SchedulerConfig
-from candlewick.data.rows.loader import Loader, Update
+from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import Interrupted
 from candlewick.optim.build import Optimizer
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import Course, steps_from_time
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.loss_scale import LossScale
-from candlewick.train.monitor.statistics import observing
+from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.reporter import Reporter
 from candlewick.train.state import TrainState
@@ -115,11 +115,11 @@ class Trainer:
         period, samples_after = epochs * self.parts.loader.num_rows, self.parts.course.samples_after
         return samples_after(step) // period > samples_after(step - 1) // period
 
-    def _step(self, update: Update) -> StepResult:
+    def _step(self, update: GlobalBatch) -> StepResult:
         """Make one update, with an eye on the model when its statistics are due."""
         parts, step, every = self.parts, self.state.step + 1, self.runtime.logging.statistics_every_n_steps
         is_due = every is not None and step % every == 0
-        with observing(parts.objective.model) if is_due else nullcontext() as figures:
+        with record_update_statistics(parts.objective.model) if is_due else nullcontext() as figures:
             result = train_step(
                 parts.objective, parts.optimizer, update, self.optimizer.max_grad_norm, parts.loss_scale
             )

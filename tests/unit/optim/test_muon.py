@@ -211,6 +211,6 @@ def test_a_missing_gradient_is_an_error():
 
 
 def test_a_part_of_a_matrix_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "own_part", lambda tensor: tensor[:2])
+    monkeypatch.setattr(module, "local_tensor", lambda tensor: tensor[:2])
     with pytest.raises(ValueError, match="a is split over ranks"):
         Muon(matrices(), MuonConfig())

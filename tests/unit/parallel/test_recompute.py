@@ -9,7 +9,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.env import Distributed
-from candlewick.parallel.fsdp import whole
+from candlewick.parallel.fsdp import full_tensor
 from candlewick.train.objective import NextTokenLoss
 
 MODES = ["none", "block", "selective"]
@@ -35,7 +35,7 @@ def outcome(objective: NextTokenLoss, documents=None) -> dict[str, torch.Tensor]
     loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128, documents)
     torch.rand(3)  # what is drawn between the two passes must not reach the second run of a block
     loss.backward()
-    return {"loss": loss.detach()} | {name: whole(p.grad) for name, p in objective.named_parameters()}
+    return {"loss": loss.detach()} | {name: full_tensor(p.grad) for name, p in objective.named_parameters()}
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

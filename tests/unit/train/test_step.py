@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
-from candlewick.data.rows.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -30,14 +30,14 @@ def make_objective(dtype: torch.dtype = torch.float64) -> NextTokenLoss:
     return NextTokenLoss(model.to(dtype), num_tokens=300)
 
 
-def make_update(micro_batch_size: int = ROWS, seed: int = 0) -> Update:
+def make_update(micro_batch_size: int = ROWS, seed: int = 0) -> GlobalBatch:
     """The same 8 rows, of which some targets do not count, in micro-batches of this size."""
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randint(300, (ROWS, T + 1), generator=random)
     counts = torch.rand(ROWS, T, generator=random) < 0.8
     targets = tokens[:, 1:].where(counts, -100)
     cut = zip(tokens[:, :-1].split(micro_batch_size), targets.split(micro_batch_size), strict=True)
-    return Update(tuple(Batch(*pair) for pair in cut), int(counts.sum()))
+    return GlobalBatch(tuple(Batch(*pair) for pair in cut), int(counts.sum()))
 
 
 def state_of(objective, optimizer) -> dict[str, torch.Tensor]:
@@ -146,7 +146,7 @@ def test_in_half_precision_the_loss_scale_comes_and_goes():
 def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite():
     objective, optimizer, scale = half(2.0**24)
     update = make_update(4)
-    tall = Update(update.micro_batches, 1)  # gradients many times as large
+    tall = GlobalBatch(update.micro_batches, 1)  # gradients many times as large
     before = state_of(objective, optimizer)
     skipped = []
     while not skipped or skipped[-1]:
@@ -164,7 +164,9 @@ def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite
 def test_documents_reach_the_model():
     update = make_update()
     starts = Documents.from_starts(update.micro_batches[0].tokens < 60)
-    masked = Update(tuple(replace(batch, documents=starts) for batch in update.micro_batches), update.num_targets)
+    masked = GlobalBatch(
+        tuple(replace(batch, documents=starts) for batch in update.micro_batches), update.num_targets
+    )
     objective = make_objective()
     optimizer = build_optimizer(objective.model, MuonConfig())
     train_step(objective, optimizer, update, None)  # attention adds nothing before the first one

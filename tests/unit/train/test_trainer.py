@@ -20,7 +20,7 @@ from candlewick.config import (
     SchedulerConfig,
 )
 from candlewick.data.rows.batches import BatchPlan
-from candlewick.data.rows.loader import Update
+from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import Diverged, EnvironmentFault, Interrupted
 from candlewick.train import trainer as trainer_module
 from candlewick.train.budget import Course
@@ -56,14 +56,14 @@ class Stage:
         )
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
-        monkeypatch.setattr(trainer_module, "observing", self.observing)
+        monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
         self.trainer = Trainer(self.parts(), self.state, self.runtime, self.scheduler, MuonConfig())
 
     sequence_length = 10
 
-    def next(self) -> Update:
+    def next(self) -> GlobalBatch:
         self.samples += 10
-        return Update((), 1)
+        return GlobalBatch((), 1)
 
     def say(self, event: str) -> None:
         self.events.append(event)
@@ -96,7 +96,7 @@ class Stage:
         )
 
     @contextmanager
-    def observing(self, model):
+    def record_update_statistics(self, model):
         self.say(f"watch the {model}")
         yield lambda: "figures"
 

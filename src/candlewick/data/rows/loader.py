@@ -47,8 +47,8 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """What one rank reads for one update."""
+class GlobalBatch:
+    """The part of one rank of what an update reads, in micro-batches."""
 
     micro_batches: tuple[Batch, ...]
     num_targets: int  # of the global batch, over all ranks, that count
@@ -75,7 +75,7 @@ class Loader:
     def __post_init__(self) -> None:
         self._order = Samples(self.sources, self.config, sequence_length=self.sequence_length, seed=self.seed)
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._coming: deque[Future[Update]] = deque()
+        self._coming: deque[Future[GlobalBatch]] = deque()
         self._next_sample = self.samples  # that the thread has not been asked for yet
 
     @property
@@ -92,7 +92,7 @@ class Loader:
         """Return how often each source is read by the first `samples` of a run."""
         return self._order.repetitions(samples)
 
-    def next(self) -> Update:
+    def next(self) -> GlobalBatch:
         """Return the next update of this rank. Raises what went wrong in reading it."""
         while len(self._coming) < 1 + _PREFETCHED:
             self._coming.append(self._thread.submit(self._read, self._next_sample))
@@ -131,7 +131,7 @@ class Loader:
         """Stop the thread and wait for its end."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, first: int) -> Update:
+    def _read(self, first: int) -> GlobalBatch:
         rows, size = self.plan.rows_at(first), self.config.micro_batch_size
         places = self._order.places(first, rows)
         own = rows // self.world_size
@@ -143,7 +143,7 @@ class Loader:
             num_targets = self._order.num_targets(places)
         else:  # what is at hand need not be read again
             num_targets = sum(rows.num_targets for rows in found)
-        return Update(tuple(map(_batch, found)), num_targets)
+        return GlobalBatch(tuple(map(_batch, found)), num_targets)
 
 
 def _batch(rows: Rows) -> Batch:
