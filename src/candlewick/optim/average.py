@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from candlewick.optim.chunks import chunks
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 
 
 class Average:
@@ -39,6 +39,7 @@ class Average:
             if found_inf is not None:
                 torch._foreach_mul_(changes, 1.0 - found_inf)
             torch._foreach_add_(averages[part], changes)
+            del changes  # before the next ones are made
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -50,4 +51,4 @@ class Average:
         self.averages, self.last = self.last, self.averages
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return [(own_part(average), own_part(self.last[name])) for name, average in self.averages.items()]
+        return [(local_tensor(average), local_tensor(self.last[name])) for name, average in self.averages.items()]
