@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from candlewick.config import DataConfig, ModelConfig, SGDConfig
 from candlewick.data.rows.batches import BatchPlan
 from candlewick.data.rows.loader import Loader
-from candlewick.data.rows.samples import Samples, open_rows
+from candlewick.data.rows.row_order import RowOrder, open_rows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -98,7 +98,7 @@ def test_update_is_that_of_weights_of_zero_and_one(case, micro_batch_size):
     sources, settings = CASES[case]
     data = DataConfig.model_validate({**settings, "micro_batch_size": micro_batch_size}, strict=False)
     loader = Loader(sources, data, sequence_length=T, seed=3, plan=BatchPlan(ROWS))
-    order, counts = Samples(sources, data, sequence_length=T, seed=3), set()
+    order, counts = RowOrder(sources, data, sequence_length=T, seed=3), set()
     for update in range(5):
         model, plain = make_model(), make_model()
         objective = NextTokenLoss(model, num_tokens=VOCABULARY, chunk_rows=5)

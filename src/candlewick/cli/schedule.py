@@ -35,7 +35,7 @@ def schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         "steps": at,
         "share": shares,
         **{name: [share * peak for share in shares] for name, peak in peaks.items()},
-        "rows": [plan.rows_at(plan.samples_after(step)) for step in at],
+        "rows": [plan.rows_at(plan.rows_after(step)) for step in at],
     }
 
 

@@ -80,7 +80,7 @@ def with_budget(config: RunConfig) -> RunConfig:
         )
     steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
     assert steps is not None, "it has steps or tokens"
-    tokens = plan.samples_after(steps) * length
+    tokens = plan.rows_after(steps) * length
     logger.info("the run reads %d tokens: so many are prepared of text on the Hub", tokens)
     return config.model_copy(update={"data": data.model_copy(update={"max_tokens": tokens})})
 

@@ -31,16 +31,16 @@ class Course:
     samples: int = 0
     """Read by the first `step` updates."""
 
-    def samples_after(self, steps: int) -> int:
+    def rows_after(self, steps: int) -> int:
         """Return how many samples the first `steps` updates of the run have read."""
         passed = self.plan.steps_for(self.samples)
-        ahead = self.plan.samples_after(passed + steps - self.step) - self.plan.samples_after(passed)
+        ahead = self.plan.rows_after(passed + steps - self.step) - self.plan.rows_after(passed)
         return self.samples + ahead
 
     def steps_for(self, samples: int) -> int:
         """Return the least number of updates of the run that have read at least so many samples."""
         passed = self.plan.steps_for(self.samples)
-        ahead = samples - self.samples + self.plan.samples_after(passed)
+        ahead = samples - self.samples + self.plan.rows_after(passed)
         return self.step + self.plan.steps_for(ahead) - passed
 
 
@@ -71,7 +71,7 @@ def most_steps(limit: float, course: Course, repetitions: Callable[[int], Sequen
     """
 
     def times(steps: int) -> float:
-        return max(repetitions(course.samples_after(steps)))
+        return max(repetitions(course.rows_after(steps)))
 
     return bisect_left(range(1 << 40), limit, lo=course.step, key=times)
 
@@ -93,6 +93,6 @@ def steps_from_time(
         return max_steps
     if step < _MIN_MEASURED_STEPS or train_seconds < share * total_seconds:
         return None
-    samples = course.samples_after(step) * total_seconds / train_seconds
+    samples = course.rows_after(step) * total_seconds / train_seconds
     steps = max(step + 1, course.steps_for(round(samples)))
     return steps if max_steps is None else min(steps, max_steps)

@@ -95,14 +95,14 @@ def build(
         else:
             logger.info("the data begins at its first row: the checkpoint was imported")
         state = _restore(resumed, optimizer, distributed.device)
-        course = Course(plan, state.step, loader.samples)
+        course = Course(plan, state.step, loader.rows_read)
         # a time budget became a number of steps when the run was young; another end or budget is read anew
         saved: dict[str, Any] = resumed.state["config"].get("scheduler", {})
         planned, seconds = _planned(config, course, loader), config.scheduler.total_seconds
         if planned is not None or saved.get("total_seconds") != seconds:
             state.total_steps = planned
     flops = flops_per_token(config.model, objective.model.vocab_size, config.sequence_length)
-    telemetry = build_telemetry(flops, distributed.device, distributed.world_size, course.samples_after)
+    telemetry = build_telemetry(flops, distributed.device, distributed.world_size, course.rows_after)
     parts = Parts(
         objective=objective,
         optimizer=optimizer,
@@ -233,7 +233,7 @@ def _max_steps(config: RunConfig, course: Course, loader: Loader, total_steps: i
         return None
     most = most_steps(limit, course, loader.repetitions)
     if total_steps is not None and total_steps > most:
-        times = loader.repetitions(course.samples_after(total_steps))
+        times = loader.repetitions(course.rows_after(total_steps))
         number = times.index(max(times))
         source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
         raise ConfigError(

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from candlewick.config import DataConfig
+from candlewick.data.rows.chunking import IGNORE_INDEX
 from candlewick.data.rows.loader import validation_batches
-from candlewick.data.rows.windows import IGNORE_INDEX
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.train.objective import NextTokenLoss
 

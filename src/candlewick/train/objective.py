@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from candlewick.data.rows.windows import IGNORE_INDEX
+from candlewick.data.rows.chunking import IGNORE_INDEX
 from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
 

@@ -92,7 +92,7 @@ class Trainer:
                 parts.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
-                state.tokens = parts.loader.samples * parts.loader.sequence_length
+                state.tokens = parts.loader.rows_read * parts.loader.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
                     parts.reporter.step(state, result, share * self.optimizer.learning_rate)
@@ -112,8 +112,8 @@ class Trainer:
             return True
         if epochs is None or not step:
             return False
-        period, samples_after = epochs * self.parts.loader.num_rows, self.parts.course.samples_after
-        return samples_after(step) // period > samples_after(step - 1) // period
+        period, rows_after = epochs * self.parts.loader.num_rows, self.parts.course.rows_after
+        return rows_after(step) // period > rows_after(step - 1) // period
 
     def _step(self, update: GlobalBatch) -> StepResult:
         """Make one update, with an eye on the model when its statistics are due."""

@@ -46,9 +46,9 @@ def test_the_last_update_allowed_is_the_one_that_reaches_the_limit(plan, limit, 
         return samples * 2 / 3 / 100, samples / 3 / 101
 
     most = most_steps(limit, Course(plan), repetitions)
-    assert repetitions(plan.samples_after(most - 1))[0] < limit <= repetitions(plan.samples_after(most))[0]
+    assert repetitions(plan.rows_after(most - 1))[0] < limit <= repetitions(plan.rows_after(most))[0]
     if limit < 10:
-        counted = next(n for n in count() if max(repetitions(plan.samples_after(n))) >= limit)
+        counted = next(n for n in count() if max(repetitions(plan.rows_after(n))) >= limit)
         core_row("data.max_repetitions", "updates counted one by one; difference", abs(most - counted), 0)
 
 
@@ -92,15 +92,15 @@ def test_time_is_counted_in_rows_when_updates_grow():
 @pytest.mark.parametrize(("step", "samples"), [(0, 0), (7, 21), (30, 34), (3, 600)])
 def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, samples):
     course = Course(plan, step, samples)
-    assert course.samples_after(step) == samples
+    assert course.rows_after(step) == samples
     assert course.steps_for(samples) == step
     for wanted in (samples + 10, samples + 12, samples + 255):
         steps = course.steps_for(wanted)
-        assert course.samples_after(steps - 1) < wanted <= course.samples_after(steps)
+        assert course.rows_after(steps - 1) < wanted <= course.rows_after(steps)
         settings = {"sequence_length": 10, "epoch_rows": wanted}
         assert planned_steps(SchedulerConfig(total_epochs=1.0), course, **settings) == steps
         total = planned_steps(SchedulerConfig(total_tokens=10 * wanted), course, **settings)
-        assert course.samples_after(total) <= wanted < course.samples_after(total + 1)
+        assert course.rows_after(total) <= wanted < course.rows_after(total + 1)
 
 
 def test_a_run_that_is_longer_than_its_end_is_at_its_end():

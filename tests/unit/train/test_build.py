@@ -55,7 +55,7 @@ def test_what_a_run_will_be_is_known_before_its_model_is_built(tiny, built, end)
 def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
-    assert first.state.step == first.parts.loader.samples == 0
+    assert first.state.step == first.parts.loader.rows_read == 0
     assert first.state.total_steps == 12
     weights = [dict(trainer.parts.objective.named_parameters()) for trainer in (first, second, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -85,7 +85,7 @@ def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
 def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume_run=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
-    assert trainer.parts.loader.samples == 12 * 4
+    assert trainer.parts.loader.rows_read == 12 * 4
     assert trainer.saved_step == 12
     assert trainer.state.best_loss is not None
 
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, bu
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
     trainer = built(config, run_dir=trained_copy, resume_run=True)
     # 12 updates of 4 rows are behind it, 2 of 8 make 64
-    assert (trainer.state.step, trainer.parts.loader.samples, trainer.state.total_steps) == (12, 48, 14)
+    assert (trainer.state.step, trainer.parts.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
 
 
 def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
@@ -213,7 +213,7 @@ def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
     )
     expected = read_tensors(newest_valid(trained_copy / "checkpoints") / "model.safetensors")
     trainer = built(config)
-    assert (trainer.state.step, trainer.parts.loader.samples) == (0, 0)
+    assert (trainer.state.step, trainer.parts.loader.rows_read) == (0, 0)
     for found in (dict(trainer.parts.objective.model.named_parameters()), trainer.parts.optimizer.averages):
         error = max((found[name] - tensor).abs().max().item() for name, tensor in expected.items())
         core_row("runtime.checkpoint.init_from", "the checkpoint's own weights: to the bit", error, 0.0)

@@ -44,7 +44,7 @@ class Stage:
             "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
         )
         self.sampling = settings.pop("sampling", True)
-        self.samples = 10 * self.state.step
+        self.rows_read = 10 * self.state.step
         self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
         evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
@@ -62,7 +62,7 @@ class Stage:
     sequence_length = 10
 
     def next(self) -> GlobalBatch:
-        self.samples += 10
+        self.rows_read += 10
         return GlobalBatch((), 1)
 
     def say(self, event: str) -> None:
@@ -85,7 +85,7 @@ class Stage:
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
             loss_scale=self.loss_scale,
             loader=self,
-            course=Course(BatchPlan(rows=10), self.state.step, self.samples),
+            course=Course(BatchPlan(rows=10), self.state.step, self.rows_read),
             max_steps=self.max_steps,
             reporter=reporter,
             evaluate=self.evaluate,

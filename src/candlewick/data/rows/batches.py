@@ -5,7 +5,7 @@
 
 Early gradients agree with one another, so that small batches go further on the same tokens; later ones are noisier
 and want more rows (McCandlish et al., An Empirical Model of Large-Batch Training, arXiv 1812.06162). Numbers of
-updates and of samples are turned into each other in closed form, so the place in the data stays one integer.
+updates and of rows are turned into each other in closed form, so the place in the data stays one integer.
 """
 
 from dataclasses import dataclass
@@ -49,30 +49,30 @@ class BatchPlan:
                 )
         return cls(rows, data.batch_ramp)
 
-    def rows_at(self, samples: int) -> int:
-        """Return the rows of the update that begins when so many samples were read."""
+    def rows_at(self, rows_read: int) -> int:
+        """Return the rows of the update that begins when so many rows were read."""
         for stage in self.stages:
-            samples -= stage.steps * stage.global_batch_size
-            if samples < 0:
+            rows_read -= stage.steps * stage.global_batch_size
+            if rows_read < 0:
                 return stage.global_batch_size
         return self.rows
 
-    def samples_after(self, steps: int) -> int:
-        """Return how many samples the first `steps` updates read."""
-        samples = 0
+    def rows_after(self, steps: int) -> int:
+        """Return how many rows the first `steps` updates read."""
+        rows = 0
         for stage in self.stages:
             taken = min(steps, stage.steps)
-            samples += taken * stage.global_batch_size
+            rows += taken * stage.global_batch_size
             steps -= taken
-        return samples + steps * self.rows
+        return rows + steps * self.rows
 
-    def steps_for(self, samples: int) -> int:
-        """Return the least number of updates that read at least so many samples."""
+    def steps_for(self, rows: int) -> int:
+        """Return the least number of updates that read at least so many rows."""
         steps = 0
         for stage in self.stages:
-            taken = min(-(-samples // stage.global_batch_size), stage.steps)
-            samples -= taken * stage.global_batch_size
+            taken = min(-(-rows // stage.global_batch_size), stage.steps)
+            rows -= taken * stage.global_batch_size
             steps += taken
-            if samples <= 0:
+            if rows <= 0:
                 return steps
-        return steps + -(-samples // self.rows)
+        return steps + -(-rows // self.rows)

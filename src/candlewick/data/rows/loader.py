@@ -1,10 +1,10 @@
 """Token shards -> batches, in an order that is a function of one integer.
 
-    global sample g      its row, as `samples` says
-    update               samples [g, g + G), with G of the BatchPlan;  rank r of W takes the r-th of W equal slices
-                         of them, in micro-batches of B rows
+    row g of the run     which row of the dataset it is, `RowOrder` says
+    update               rows [g, g + G), with G of the BatchPlan;  rank r of W takes the r-th of W equal slices of
+                         them, in micro-batches of B rows
 
-So the state is the number of samples handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
+So the state is the number of rows handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
 run can go on with others and sees the same tokens in the same order. One thread prepares the next updates. What it
 has prepared and not handed out is not in the state either, so nothing is lost or repeated by a stop.
 """
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from candlewick.config import DataConfig
 from candlewick.data.rows.batches import BatchPlan
-from candlewick.data.rows.samples import Samples, open_rows
-from candlewick.data.rows.windows import IGNORE_INDEX, Rows
+from candlewick.data.rows.chunking import IGNORE_INDEX, Rows
+from candlewick.data.rows.row_order import RowOrder, open_rows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
@@ -56,7 +56,7 @@ class GlobalBatch:
 
 @dataclass
 class Loader:
-    """Hands out updates without end. `samples` is how many rows all ranks together have read.
+    """Hands out global batches without end. `rows_read` is how many rows all ranks together have read.
 
     `sources` are the split to read, or one per entry of `config.mixture`. The `plan` is for `world_size` ranks.
     """
@@ -69,14 +69,14 @@ class Loader:
     plan: BatchPlan
     rank: int = 0
     world_size: int = 1
-    samples: int = 0
+    rows_read: int = 0
     wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
 
     def __post_init__(self) -> None:
-        self._order = Samples(self.sources, self.config, sequence_length=self.sequence_length, seed=self.seed)
+        self._order = RowOrder(self.sources, self.config, sequence_length=self.sequence_length, seed=self.seed)
         self._thread = ThreadPoolExecutor(1, "loader")
         self._coming: deque[Future[GlobalBatch]] = deque()
-        self._next_sample = self.samples  # that the thread has not been asked for yet
+        self._next_row = self.rows_read  # that the thread has not been asked for yet
 
     @property
     def num_rows(self) -> int:
@@ -86,26 +86,26 @@ class Loader:
     @property
     def epoch(self) -> float:
         """Passes over the data so far; over all sources together if there are several."""
-        return self.samples / self.num_rows
+        return self.rows_read / self.num_rows
 
-    def repetitions(self, samples: int) -> tuple[float, ...]:
-        """Return how often each source is read by the first `samples` of a run."""
-        return self._order.repetitions(samples)
+    def repetitions(self, rows: int) -> tuple[float, ...]:
+        """Return how often each source is read by the first `rows` of a run."""
+        return self._order.repetitions(rows)
 
     def next(self) -> GlobalBatch:
-        """Return the next update of this rank. Raises what went wrong in reading it."""
+        """Return the next global batch, the part of this rank. Raises what went wrong in reading it."""
         while len(self._coming) < 1 + _PREFETCHED:
-            self._coming.append(self._thread.submit(self._read, self._next_sample))
-            self._next_sample += self.plan.rows_at(self._next_sample)
+            self._coming.append(self._thread.submit(self._read, self._next_row))
+            self._next_row += self.plan.rows_at(self._next_row)
         began = time.perf_counter()
-        update = self._coming.popleft().result()
+        batch = self._coming.popleft().result()
         self.wait_seconds += time.perf_counter() - began
-        self.samples += self.plan.rows_at(self.samples)
-        return update
+        self.rows_read += self.plan.rows_at(self.rows_read)
+        return batch
 
     def state(self) -> dict[str, Any]:
         """Return the place in the data, after what was handed out; see `restore`."""
-        return {"version": STATE_VERSION, **self._order.identity, "samples": self.samples}
+        return {"version": STATE_VERSION, **self._order.identity, "samples": self.rows_read}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where a state stands, before any `next`. Raises DataError if it is of other data, naming both."""
@@ -120,12 +120,10 @@ class Loader:
                     f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
                     "resume with the data and settings of the run, or start a new run",
                 )
-        samples = state.get("samples")
-        if type(samples) is not int or samples < 0:
-            raise DataError(
-                f"the loader's state has no number of samples, but {samples!r}", "use another checkpoint"
-            )
-        self.samples = self._next_sample = samples
+        rows = state.get("samples")
+        if type(rows) is not int or rows < 0:
+            raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
+        self.rows_read = self._next_row = rows
 
     def close(self) -> None:
         """Stop the thread and wait for its end."""

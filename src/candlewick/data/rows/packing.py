@@ -9,11 +9,11 @@ all pieces of one length and all rows with the same room are matched at a time.
 
 The target of a token is the one that follows it in the dataset. After a document's last token that is the
 delimiter of the next one there, whatever stands next in the row. So every token is a target exactly once per
-epoch, as in `windows`. Padding is the delimiter, a document of its own, and its targets do not count.
+epoch, as in `chunking`. Padding is the delimiter, a document of its own, and its targets do not count.
 
 Documents are packed in groups from one stretch of the dataset, which bounds the memory and keeps what is read
 together close together. Rows of a group are shuffled, as they are made longest piece first. The trade against
-`windows`: short documents are never cut, but long ones are at the same places in every epoch.
+`chunking`: short documents are never cut, but long ones are at the same places in every epoch.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.rows.order import permute
-from candlewick.data.rows.windows import Mask, Numbers, Rows, masks_of
+from candlewick.data.rows.chunking import Mask, Numbers, Rows, masks_of
+from candlewick.data.rows.permutation import permute
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 

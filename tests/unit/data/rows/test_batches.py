@@ -62,12 +62,12 @@ STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3)
 
 
 @given(stages=STAGES, rows=st.integers(1, 9))
-def test_steps_and_samples_are_those_of_counting_one_update_after_another(stages, rows):
+def test_steps_and_rows_are_those_of_counting_one_update_after_another(stages, rows):
     plan = BatchPlan(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
     sizes = [size for steps, size in stages for _ in range(steps)] + [rows] * 5
     samples = 0
     for step, size in enumerate(sizes):
-        assert plan.samples_after(step) == samples
+        assert plan.rows_after(step) == samples
         assert plan.steps_for(samples) == step
         for place in range(samples, samples + size):
             assert plan.rows_at(place) == size

@@ -70,7 +70,7 @@ def test_a_batch_is_tokens_and_the_next_ones():
 @settings(max_examples=40, deadline=None)
 def test_every_token_is_a_target_once_in_every_epoch(tokens, length, seed, epoch):
     rows = -(-tokens // length)
-    start = {"sequence_length": length, "seed": seed, "samples": epoch * rows}
+    start = {"sequence_length": length, "seed": seed, "rows_read": epoch * rows}
     loader = make_loader(make_split(tokens), rows=1, micro_batch_size=1, **start)
     targets, count = [], 0
     for _ in range(rows):
@@ -173,7 +173,7 @@ def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
     first.close()
     rest = make_loader(micro_batch_size=6, data=data)
     rest.restore(state)
-    assert rest.samples == stop * 12
+    assert rest.rows_read == stop * 12
     assert begin + read(rest, 25 - stop) == base
 
 
@@ -196,7 +196,7 @@ def test_a_mixture_deals_sources_by_weight_and_goes_on_from_its_state():
     assert loader.num_rows == 10 + 400
     for _ in range(5):
         loader.next()
-    assert loader.repetitions(loader.samples) == (20 / 10, 40 / 400)
+    assert loader.repetitions(loader.rows_read) == (20 / 10, 40 / 400)
     assert loader.epoch == 60 / 410
     again = make_loader(*sources, data=data)
     again.restore(json.loads(json.dumps(loader.state())))

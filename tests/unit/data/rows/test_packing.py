@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.data.rows import packing
+from candlewick.data.rows.chunking import ChunkedRows
 from candlewick.data.rows.packing import PackedRows, pack
-from candlewick.data.rows.windows import Windows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
@@ -127,7 +127,7 @@ def test_a_last_document_without_an_end_is_an_error(ends):
         PackedRows(split, 4)
 
 
-def lost_or_repeated(view: PackedRows | Windows, total: int) -> int:
+def lost_or_repeated(view: PackedRows | ChunkedRows, total: int) -> int:
     rows = view.read(np.arange(view.num_rows), 0)
     counted = rows.targets != -100
     tokens, targets = (array[counted].reshape(-1).tolist() for array in (rows.tokens, rows.targets))
@@ -136,7 +136,7 @@ def lost_or_repeated(view: PackedRows | Windows, total: int) -> int:
     return ((found - wanted) + (wanted - found)).total()
 
 
-@pytest.mark.parametrize(("name", "view"), [("chunk", Windows), ("bfd", PackedRows)])
+@pytest.mark.parametrize(("name", "view"), [("chunk", ChunkedRows), ("bfd", PackedRows)])
 def test_core_nothing_is_lost_or_repeated(name, view, core_row):
     documents = np.random.default_rng(1).lognormal(4, 1.2, 300).astype(int).clip(1, 5000).tolist()
     error = sum(lost_or_repeated(view(make_split(documents, [999]), t), sum(documents)) for t in (16, 128, 1000))

@@ -56,7 +56,7 @@ def masks_of(split: TokenSplit) -> TokenSplit | None:
     )
 
 
-class Windows:
+class ChunkedRows:
     """Reads rows of a split. All positions are token numbers in the split."""
 
     def __init__(self, split: TokenSplit, sequence_length: int, *, needs_starts: bool = False) -> None:
@@ -70,7 +70,7 @@ class Windows:
         # indexing these views copies only the rows asked for; np.take would copy the file
         self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
         masks = masks_of(split)
-        self._masks = None if masks is None else Windows(masks, sequence_length)
+        self._masks = None if masks is None else ChunkedRows(masks, sequence_length)
 
     def read(self, rows: Numbers, offsets: Numbers | int) -> Rows:
         """Return rows of the grid that begins at `offsets` (one, or one per row; 0 <= offset < T)."""
