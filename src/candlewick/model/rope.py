@@ -7,8 +7,7 @@ of Llama and Qwen3 in Hugging Face files; interleaved pairs are the same model w
 r is the head's width, or with a partial rotary factor its first channels; the rest carries no position.
 
 `rope_mode: preapply` looks the angles up in a table, made in float32 on the CPU whatever the device, so that every
-machine turns by the same ones. It costs 4 r bytes per position and is as long as the passes so far needed, since
-few models ever read their longest context: one that is too short is made again, at least twice as long.
+machine turns by the same ones. It costs 4 r bytes per position and grows with the positions that are read.
 `on_the_fly` keeps the frequencies only and makes the angles of the positions at hand in every pass, on the device:
 the same bits on the CPU, the same but for rounding elsewhere.
 
@@ -43,21 +42,13 @@ class Rotary(nn.Module):
             self.register_buffer(name, torch.empty(0), persistent=False)
         self.init_buffers()
 
-    def init_buffers(self) -> None:
-        """Fill the buffers where they lie; needed again after `to_empty`, which leaves them undefined."""
-        self._fill(min(_FIRST_POSITIONS, self.config.max_position_embeddings))
+    def init_buffers(self, positions: int = 0) -> None:
+        """Fill the buffers where they lie, a table for so many positions or a few thousand.
 
-    def reserve(self, positions: int) -> None:
-        """Make the table reach over so many positions, from 0 on.
-
-        Every pass asks for what it reads. Whoever compiles a whole model calls this before, with the longest pass:
-        then no pass replaces a table inside of a graph.
+        It is needed again after `to_empty`, which leaves them undefined.
         """
-        if self.is_table and positions > len(self.cos):
-            self._fill(max(positions, min(2 * len(self.cos), self.config.max_position_embeddings)))
-
-    def _fill(self, length: int) -> None:
         device = next(self.buffers()).device
+        length = min(max(positions, _FIRST_POSITIONS), self.config.max_position_embeddings)
         with torch.device("meta" if device.type == "meta" else "cpu"):
             frequencies = inverse_frequencies(self.config)
             if self.is_table:
@@ -65,6 +56,15 @@ class Rotary(nn.Module):
                 self.cos, self.sin = cos.to(device), sin.to(device)
             else:
                 self.frequencies = frequencies.to(device)
+
+    def reserve(self, positions: int) -> None:
+        """Make a table that is too short for so many positions again, at least twice as long.
+
+        Every pass reserves what it reads. Before a compiled pass, reserve what the longest reads: then no graph
+        replaces a table.
+        """
+        if self.is_table and positions > len(self.cos):
+            self.init_buffers(max(positions, 2 * len(self.cos)))
 
     def forward(self, start: int, length: int, dtype: torch.dtype, positions: Tensor | None = None) -> Rotation:
         """Return the rotation of positions `start` to `start + length - 1`, or of some (B, T) of them."""

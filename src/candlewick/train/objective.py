@@ -59,11 +59,10 @@ class NextTokenLoss(nn.Module):
         scale: float | Tensor,
         documents: Documents | None = None,
     ) -> Tensor:
-        """Return scale times the sum of the cross-entropies of the targets that count, a float32 scalar.
+        """Return scale * (sum of the cross-entropies of the targets that count), a float32 scalar.
 
-        tokens, targets (B, T) of integers, a target of IGNORE_INDEX does not count; scale a number or a 0-dim
-        tensor, 1 / (targets of the global batch that count) as a rule; with documents a token sees its own one
-        only.
+        tokens, targets (B, T) of integers; IGNORE_INDEX is a target that does not count; scale a number or a 0-dim
+        tensor, 1 / (number of targets of the global batch) as a rule; with documents a token sees its own only.
         """
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)  # (N, D)
         head = self.model.lm_head.weight

@@ -107,7 +107,7 @@ def test_the_value_has_a_source():
         ("runtime.evaluation.best.max_keep", "train/trainer.py", "checkpoint/save.py"),
         ("data.documents", "data/text/corpus.py", "model/transformer.py"),
         ("scheduler.total_steps", "train/budget.py", "train/state.py"),
-        ("data.mixture[].weight", "data/rows/samples.py", "model/norm.py"),
+        ("data.mixture[].weight", "data/rows/row_order.py", "model/norm.py"),
         ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),
     ],
 )
