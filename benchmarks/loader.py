@@ -25,6 +25,7 @@ import torch
 from candlewick.config import DataConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Loader
+from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 
 ROWS, LENGTH = 32, 2048
@@ -55,7 +56,11 @@ def write_shard(path: Path, tokens: int) -> np.ndarray:
 def make_loader(split: TokenSplit, settings: dict[str, object]) -> Loader:
     config = DataConfig.model_validate({"micro_batch_size": ROWS, **settings}, strict=False)
     sources = [split] * max(1, len(config.mixture))
-    return Loader(sources, config, sequence_length=LENGTH, seed=0, plan=BatchSchedule(ROWS))
+    return Loader(
+        RowOrder(sources, config, sequence_length=LENGTH, seed=0),
+        BatchSchedule(ROWS),
+        micro_batch_size=config.micro_batch_size,
+    )
 
 
 def reader(loader: Loader) -> Callable[[], int]:

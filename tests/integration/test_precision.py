@@ -8,7 +8,7 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig, MuonConfig, RuntimeConfig
-from candlewick.data.rows.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.errors import Interrupted
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -71,8 +71,8 @@ def curve(dtype: torch.dtype, micro_batch_size: int = ROWS) -> torch.Tensor:
     scale = LossScale(TrainState(), CPU) if dtype == torch.float16 else None
     tokens = torch.randint(300, (ROWS, 33), generator=torch.Generator().manual_seed(0))
     parts = tokens.split(micro_batch_size)
-    batches = tuple(Batch(part[:, :-1], part[:, 1:], torch.ones(len(part), 32)) for part in parts)
-    update = Update(batches, float(ROWS * 32))
+    batches = tuple(Batch(part[:, :-1], part[:, 1:]) for part in parts)
+    update = GlobalBatch(batches, ROWS * 32)
     losses = [train_step(objective, optimizer, update, 1.0, scale).loss.item() for _ in range(10)]
     assert losses[-1] < 0.8 * losses[0]
     return torch.tensor(losses, dtype=torch.float64)

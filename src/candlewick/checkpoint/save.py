@@ -50,7 +50,7 @@ from candlewick.checkpoint.layout import (
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, EnvironmentFault
-from candlewick.parallel.fsdp import whole
+from candlewick.parallel.fsdp import full_tensor
 from candlewick.tokenizer.bpe import Tokenizer
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -75,7 +75,7 @@ class Snapshot:
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the model's parameters by name, whole, float32 and not copied, a tied one once."""
-    return {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
+    return {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:

@@ -8,7 +8,6 @@ from candlewick.config.section import Count, Fraction, Positive, Section
 
 Stretch = Annotated[float, Field(ge=1.0, le=1e6)]
 Turns = Annotated[float, Field(gt=0.0, le=1e6)]
-_MAX_TABLE = 1 << 29  # numbers in each of the two rotary tables: 4 million positions of heads of 128
 _MAX_THETA = 1e30  # so that float32 can hold it
 
 
@@ -105,7 +104,7 @@ class ModelConfig(Section):
     max_position_embeddings: Count = 512
     """Longest context that the model is meant for."""
     rope_mode: Literal["off", "preapply", "on_the_fly"] = "preapply"
-    """Rotary positions: none; from a table of all angles made once; or from angles made anew in every pass."""
+    """Rotary positions: none; from a table of all angles that grows; or from angles made anew in every pass."""
     rope_theta: Positive = 10_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling | None = None
@@ -182,9 +181,6 @@ class ModelConfig(Section):
             raise ValueError(f"rope_theta={self.rope_theta:g}, ntk's alpha in it, is not within 1e-30 to 1e30")
         if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
             raise ValueError(f"rope_scaling yarn needs a rope_theta above 1, not {self.rope_theta}")
-        if self.rope_mode == "preapply" and self.max_position_embeddings * self.rotary_dim > _MAX_TABLE:
-            places = f"{self.max_position_embeddings:,} positions of heads of {self.rotary_dim:,}"
-            raise ValueError(f"{places} are too many for a rotary table; set model.rope_mode: on_the_fly")
         if self.full_attention_every is not None and self.sliding_window is None:
             raise ValueError("full_attention_every without sliding_window: every layer sees everything anyway")
         return self

@@ -75,7 +75,7 @@ def _write_rows(
                 break
     for text, result in zip(texts, results, strict=True):
         result["finish"] = "stop" if text.is_stopped else "length"
-        result["text"] += "" if text.is_stopped else text.rest()
+        result["text"] += "" if text.is_stopped else text.flush()
         if engine.acceptance_rate is not None:
             result["acceptance_rate"] = engine.acceptance_rate
     return results

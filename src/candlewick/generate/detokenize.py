@@ -28,7 +28,7 @@ class TextStream:
     def push(self, token: int) -> str:
         """Return the text that is certain now; once stopped, push no more."""
         if token in self._stop_ids:
-            text = self.rest()
+            text = self.flush()
             self.is_stopped = True
             return text
         self._tokens.append(token)
@@ -38,8 +38,8 @@ class TextStream:
         self._tokens.clear()
         return self._release(text)
 
-    def rest(self) -> str:
-        """Return what still waits when no token comes any more."""
+    def flush(self) -> str:
+        """Return the text that was held back, after the last token."""
         text = self._release(self._decode(self._tokens) if self._tokens else "")
         return text if self.is_stopped else text + self._held
 

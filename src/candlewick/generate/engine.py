@@ -76,7 +76,7 @@ class Engine:
     ) -> Generator[Step]:
         rows, length = tokens.shape
         seen = torch.zeros(rows, self.num_tokens, dtype=torch.bool, device=self.device).scatter_(1, tokens, True)
-        with evaluating(self.model):
+        with eval_mode(self.model):
             cache = self.model.new_cache(rows, length + count - 1, self.page_size)
             for _ in range(count):
                 logits = self.read(tokens, cache)[:, 0]
@@ -93,7 +93,7 @@ class Engine:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Generator[None]:
+def eval_mode(model: nn.Module) -> Generator[None]:
     """Put a model into evaluation mode while the block runs."""
     was_training = model.training
     model.eval()
@@ -121,7 +121,7 @@ def stream(
                 yield piece
             if text.is_stopped:
                 return
-    if piece := text.rest():
+    if piece := text.flush():
         yield piece
 
 

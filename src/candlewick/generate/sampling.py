@@ -26,7 +26,7 @@ def sample(
     ids, probabilities = candidates(logits, config, seen)
     if config.temperature == 0:
         return ids[:, 0]
-    return ids.gather(-1, draw(probabilities, generators)[:, None])[:, 0]
+    return ids.gather(-1, sample_token(probabilities, generators)[:, None])[:, 0]
 
 
 def candidates(logits: Tensor, config: SampleConfig, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def distribution(logits: Tensor, config: SampleConfig, seen: Tensor | None = Non
     return whole.scatter(-1, ids, probabilities / probabilities.sum(dim=-1, keepdim=True))
 
 
-def draw(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def sample_token(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw one column per row (B, k) -> (B,), each with a chance that is its share of the row's sum.
 
     Of exponential times with these rates, the least comes from a column that often.

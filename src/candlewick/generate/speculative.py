@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from candlewick.config import SampleConfig
-from candlewick.generate.engine import Engine, Step, evaluating
-from candlewick.generate.sampling import distribution, draw
+from candlewick.generate.engine import Engine, Step, eval_mode
+from candlewick.generate.sampling import distribution, sample_token
 from candlewick.model.cache import KVCache
 from candlewick.model.transformer import Transformer
 
@@ -60,7 +60,7 @@ class SpeculativeEngine(Engine):
         ids = tokens[0]  # (T,) all tokens so far
         end = len(ids) + count
         proposed = accepted = 0
-        with evaluating(self.model), evaluating(self.draft.model):
+        with eval_mode(self.model), eval_mode(self.draft.model):
             cache, draft_cache = (each.model.new_cache(1, end, each.page_size) for each in (self, self.draft))
             while len(ids) < end:
                 # the model adds one token to the proposed ones, and the draft does not read its last
@@ -91,7 +91,7 @@ class SpeculativeEngine(Engine):
         for place in range(len(seen) - 1):
             logits = self.draft.read(ids[cache.length :][None], cache)[:, 0]
             places.append(distribution(logits, config, seen[place : place + 1]))
-            token = draw(places[-1], generators)
+            token = sample_token(places[-1], generators)
             seen[place + 1 :, token] = True
             ids = torch.cat((ids, token))
         q = torch.cat((*places, torch.zeros(1, self.num_tokens, device=self.device)))
@@ -105,4 +105,4 @@ def _check(proposal: Tensor, q: Tensor, p: Tensor, generators: list[torch.Genera
     kept = int((chance * proposed_q < proposed_p).cumprod(dim=0).sum())
     rest = (p[kept] - q[kept]).clamp(min=0)
     # rounding may leave nothing where both are the same
-    return kept, draw(torch.where(rest.sum() > 0, rest, p[kept])[None], generators)
+    return kept, sample_token(torch.where(rest.sum() > 0, rest, p[kept])[None], generators)

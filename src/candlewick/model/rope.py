@@ -7,9 +7,9 @@ of Llama and Qwen3 in Hugging Face files; interleaved pairs are the same model w
 r is the head's width, or with a partial rotary factor its first channels; the rest carries no position.
 
 `rope_mode: preapply` looks the angles up in a table, made in float32 on the CPU whatever the device, so that every
-machine turns by the same ones. `on_the_fly` keeps the frequencies only and makes the angles of the positions at
-hand in every pass, on the device: the same bits on the CPU, the same but for rounding elsewhere. The table costs
-8 r bytes per position, which counts from hundreds of thousands of positions on.
+machine turns by the same ones. It costs 4 r bytes per position and grows with the positions that are read.
+`on_the_fly` keeps the frequencies only and makes the angles of the positions at hand in every pass, on the device:
+the same bits on the CPU, the same but for rounding elsewhere.
 
 Reference: RoFormer, arXiv:2104.09864 section 3.2; `frequencies` has what stretches it.
 """
@@ -25,9 +25,11 @@ from candlewick.model.frequencies import attention_factor, inverse_frequencies
 Rotation = tuple[Tensor, Tensor]
 """Cosines (c, c) and sines (-s, s) of the angles, each (T, 1, r) or (B, T, 1, r): they broadcast over heads."""
 
+_FIRST_POSITIONS = 4096
+
 
 class Rotary(nn.Module):
-    """The angles of every position: as a table made once, or as frequencies. Never saved."""
+    """The angles of every position: as a table that grows, or as frequencies. Never saved."""
 
     cos: Tensor
     sin: Tensor
@@ -36,40 +38,51 @@ class Rotary(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, self.is_table = config, config.rope_mode == "preapply"
-        table = (config.max_position_embeddings, 1, config.rotary_dim)
-        shapes = {"cos": table, "sin": table} if self.is_table else {"frequencies": (config.rotary_dim // 2,)}
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.empty(shape, dtype=torch.float32), persistent=False)
+        for name in ("cos", "sin") if self.is_table else ("frequencies",):
+            self.register_buffer(name, torch.empty(0), persistent=False)
         self.init_buffers()
 
-    def init_buffers(self) -> None:
-        """Fill the buffers where they lie; needed again after `to_empty`, which leaves them undefined."""
+    def init_buffers(self, positions: int = 0) -> None:
+        """Fill the buffers where they lie, a table for so many positions or a few thousand.
+
+        It is needed again after `to_empty`, which leaves them undefined.
+        """
         device = next(self.buffers()).device
+        length = min(max(positions, _FIRST_POSITIONS), self.config.max_position_embeddings)
         with torch.device("meta" if device.type == "meta" else "cpu"):
             frequencies = inverse_frequencies(self.config)
             if self.is_table:
-                cos, sin = self._turns(torch.arange(self.config.max_position_embeddings), frequencies)
+                cos, sin = self._angles(torch.arange(length), frequencies)
                 self.cos, self.sin = cos.to(device), sin.to(device)
             else:
                 self.frequencies = frequencies.to(device)
 
+    def reserve(self, positions: int) -> None:
+        """Make a table that is too short for so many positions again, at least twice as long.
+
+        Every pass reserves what it reads. Before a compiled pass, reserve what the longest reads: then no graph
+        replaces a table.
+        """
+        if self.is_table and positions > len(self.cos):
+            self.init_buffers(max(positions, 2 * len(self.cos)))
+
     def forward(self, start: int, length: int, dtype: torch.dtype, positions: Tensor | None = None) -> Rotation:
-        """Return the rotation of positions `start` to `start + length - 1`, or of `positions` (B, T)."""
+        """Return the rotation of positions `start` to `start + length - 1`, or of some (B, T) of them."""
         if self.is_table:
+            self.reserve(start + length)
             where = slice(start, start + length) if positions is None else positions
-            cos, sin = self.cos[where], self.sin[where]
+            cos, sin = self.cos[where].to(dtype), self.sin[where].to(dtype)
         else:
             if positions is None:
                 positions = torch.arange(start, start + length, device=self.frequencies.device)
-            cos, sin = self._turns(positions, self.frequencies)
-        return cos.to(dtype), sin.to(dtype)
-
-    def _turns(self, positions: Tensor, frequencies: Tensor) -> Rotation:
-        """Positions of any shape -> float32 rotation (..., 1, r)."""
-        angles = positions.to(torch.float32)[..., None, None] * frequencies  # (..., 1, r/2)
-        factor = attention_factor(self.config)
-        cos, sin = angles.cos() * factor, angles.sin() * factor
+            cos, sin = (part.to(dtype) for part in self._angles(positions, self.frequencies))
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+    def _angles(self, positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (..., 1, r / 2), float32, for positions of any shape."""
+        angles = positions.to(torch.float32)[..., None, None] * frequencies
+        factor = attention_factor(self.config)
+        return angles.cos() * factor, angles.sin() * factor
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

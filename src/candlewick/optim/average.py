@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from candlewick.optim.shard import own_part
+from candlewick.optim.chunks import chunks
+from candlewick.optim.shard import local_tensor
 
 
 class Average:
@@ -32,11 +33,13 @@ class Average:
     def update(self, found_inf: Tensor | None) -> None:
         """Take the newest weights in, unless `found_inf` (0 or 1, on the device) is 1."""
         averages, last = zip(*self._pairs(), strict=True)
-        changes = torch._foreach_sub(last, averages)
-        torch._foreach_mul_(changes, 1 - self.decay)
-        if found_inf is not None:
-            torch._foreach_mul_(changes, 1.0 - found_inf)
-        torch._foreach_add_(averages, changes)
+        for part in chunks(average.numel() for average in averages):
+            changes = torch._foreach_sub(last[part], averages[part])
+            torch._foreach_mul_(changes, 1 - self.decay)
+            if found_inf is not None:
+                torch._foreach_mul_(changes, 1.0 - found_inf)
+            torch._foreach_add_(averages[part], changes)
+            del changes  # before the next ones are made
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -48,4 +51,4 @@ class Average:
         self.averages, self.last = self.last, self.averages
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return [(own_part(average), own_part(self.last[name])) for name, average in self.averages.items()]
+        return [(local_tensor(average), local_tensor(self.last[name])) for name, average in self.averages.items()]

@@ -32,7 +32,7 @@ from candlewick.optim.average import Average
 from candlewick.optim.groups import param_groups, role
 from candlewick.optim.momentum import SGD, Lion
 from candlewick.optim.muon import Muon
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class Optimizer:
     def named_state(self) -> dict[str, Tensor]:
         """Return all state tensors by name, as they are: not copies, and complete at any time."""
         state = {
-            f"{self.names[parameter]}.{kind}": own_part(tensor)
+            f"{self.names[parameter]}.{kind}": local_tensor(tensor)
             for parameter, kinds in self.elementwise.state.items()
             for kind, tensor in kinds.items()
         }
         if self.muon is not None:
             state |= self.muon.state()
         if self.average is not None:
-            state |= {f"{name}.last": own_part(last.detach()) for name, last in self.average.last.items()}
+            state |= {f"{name}.last": local_tensor(last.detach()) for name, last in self.average.last.items()}
         return state
 
     @torch.no_grad()

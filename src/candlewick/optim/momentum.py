@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from candlewick.config import LionConfig, SGDConfig
-from candlewick.optim.shard import own_part
+from candlewick.optim.chunks import chunks
+from candlewick.optim.shard import local_tensor
 
 Tensors = list[Tensor]
 Config = TypeVar("Config", SGDConfig, LionConfig)
@@ -45,9 +46,11 @@ class _Momentum(torch.optim.Optimizer, Generic[Config]):
         """Update all parameters; each has a gradient."""
         for group in self.param_groups:
             parameters = group["params"]
-            grads = [own_part(parameter.grad) for parameter in parameters]
-            momenta = [own_part(self.state[parameter][self.kind]) for parameter in parameters]
-            self._update(group, [own_part(parameter) for parameter in parameters], grads, momenta)
+            grads = [local_tensor(parameter.grad) for parameter in parameters]
+            momenta = [local_tensor(self.state[parameter][self.kind]) for parameter in parameters]
+            weights = [local_tensor(parameter) for parameter in parameters]
+            for part in chunks(weight.numel() for weight in weights):
+                self._update(group, weights[part], grads[part], momenta[part])
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
         """Change this rank's part of weights and momenta, in place."""

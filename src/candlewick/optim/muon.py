@@ -14,8 +14,8 @@ References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neura
 kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
 code, so that the rate means the same with it and without; cautious weight decay, arXiv:2510.12402.
 
-Matrices of one shape are one stack: the state lives in it, and each step is a handful of batched products
-instead of dozens of small ones.
+Matrices of one shape are stacked as far as `chunks` allows: the state lives in the stacks, and a step of one is a
+handful of batched products instead of dozens of small ones.
 """
 
 import math
@@ -26,15 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from candlewick.config import MuonConfig
+from candlewick.optim.chunks import chunks
 from candlewick.optim.orthogonal import coefficients, orthogonalize
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 
 _EPSILON = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class _Stack:
-    """The matrices of one shape and their state."""
+    """Some matrices of one shape and their state."""
 
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
@@ -54,14 +55,17 @@ class Muon:
         for name, parameter in parameters.items():
             shapes.setdefault(parameter.shape, []).append(name)
         self.stacks: list[_Stack] = []
-        for names in shapes.values():
-            members = tuple(parameters[name] for name in names)
-            own = [own_part(parameter.detach()) for parameter in members]
-            if own[0].shape != members[0].shape:
-                raise ValueError(f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized")
-            momentum = torch.stack(own).zero_()
-            second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
-            self.stacks.append(_Stack(tuple(names), members, momentum, second))
+        for shape, names in shapes.items():
+            for part in chunks([shape.numel()] * len(names)):
+                members = tuple(parameters[name] for name in names[part])
+                own = [local_tensor(parameter.detach()) for parameter in members]
+                if own[0].shape != shape:
+                    raise ValueError(
+                        f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized"
+                    )
+                momentum = torch.stack(own).zero_()
+                second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
+                self.stacks.append(_Stack(tuple(names[part]), members, momentum, second))
 
     def state(self) -> dict[str, Tensor]:
         """Return each matrix's momentum (and second moments) by name, as views: writing to them sets the state."""
@@ -90,19 +94,19 @@ class Muon:
         stack.momentum.lerp_(grads, 1 - mu)
         update = orthogonalize(grads.lerp_(stack.momentum, mu), self.coefficients)
         if stack.second is not None and self.config.normuon_beta2 is not None:
-            update = even_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
+            update = normalize_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
         rows, columns = update.shape[1:]
         update *= keep * (-self.learning_rate * math.sqrt(max(1, rows / columns)))
         shrink = keep * (self.learning_rate * self.config.weight_decay)
         for parameter, change in zip(stack.parameters, update, strict=True):
-            weight = own_part(parameter)
+            weight = local_tensor(parameter)
             if self.config.cautious_decay:
                 weight.sub_(weight * (weight * change <= 0) * shrink).add_(change)
             else:
                 weight.mul_(1 - shrink).add_(change)
 
 
-def even_rows(update: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
+def normalize_rows(update: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     """Divide each row of updates (n, rows, columns) by the root of its second moment, and keep the matrix's norm.
 
     `second` (n, rows) moves by `share` of the way to the mean squares of this update's rows.
@@ -116,4 +120,4 @@ def even_rows(update: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
 def _grad(name: str, parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         raise RuntimeError(f"{name} has no gradient: Muon updates all matrices of a shape together")
-    return own_part(parameter.grad)
+    return local_tensor(parameter.grad)

@@ -39,7 +39,7 @@ def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distrib
         fully_shard(block, mesh=mesh, mp_policy=policy)
     root = fully_shard(objective, mesh=mesh, mp_policy=policy)
     assert isinstance(root, FSDPModule)
-    # the loss is divided by the weights of the global batch, so gradients are summed over ranks, not averaged
+    # the loss is divided by the targets of the global batch, so gradients are summed over ranks, not averaged
     root.set_gradient_divide_factor(1.0)
     # evaluation enters here instead of through `forward`, and needs the same weights gathered
     register_fsdp_forward_method(objective, "token_losses")
@@ -51,10 +51,10 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the whole tensor of a sharded one; any other tensor as it is. All ranks must call it together.
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a sharded tensor in full; any other as it is. All ranks must call it together.
 
-    What lies on a single rank is whole already, and not copied.
+    What lies on a single rank is complete already, and not copied.
     """
     if not isinstance(tensor, DTensor):
         return tensor
@@ -62,8 +62,8 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def gathered(objective: nn.Module) -> Generator[None]:
-    """Hold embedding and head whole inside the block, so that the model can be called without its objective."""
+def unsharded(objective: nn.Module) -> Generator[None]:
+    """Unshard embedding and head inside the block, so that the model can be called without its objective."""
     if not isinstance(objective, FSDPModule):
         yield
         return

@@ -12,7 +12,7 @@ from candlewick.checkpoint.layout import checkpoint_directory, sweep
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.samples import Samples
+from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
 from candlewick.errors import ConfigError, DataError
 from candlewick.generate.engine import sample_text
@@ -83,7 +83,7 @@ def resolve_run(prepared: Prepared) -> RunPlan:
     length, data = config.sequence_length, open_training_data(prepared)
     device = find_distributed(config.runtime)
     batches = BatchSchedule.from_config(config.data, length, device.world_size)
-    order = Samples(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
+    order = RowOrder(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
     saved_steps = None
     if isinstance(start, Resume):
         require_same_model(config, start.checkpoint)
@@ -96,7 +96,7 @@ def resolve_run(prepared: Prepared) -> RunPlan:
     steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
     steps = saved_steps if steps is None else steps
     max_steps = _max_steps(config, batches, order, steps)
-    plan = RunPlan(config, start, prepared.tokenizer, data, device, batches, steps, max_steps)
+    plan = RunPlan(config, start, prepared.tokenizer, data, device, order, batches, steps, max_steps)
     assert plan.vocab_size  # it says if the tokenizer does not fit
     return plan
 
@@ -108,7 +108,7 @@ def _rows_read(loader_state: dict[str, Any]) -> int:
     return rows
 
 
-def _max_steps(config: RunConfig, batches: BatchSchedule, order: Samples, total_steps: int | None) -> int | None:
+def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:
     """Return the updates that data.max_repetitions allows. Raises ConfigError when the run is longer."""
     limit = config.data.max_repetitions
     if limit is None:

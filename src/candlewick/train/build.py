@@ -42,11 +42,9 @@ def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Train
     objective = _build_objective(plan)
     optimizer = build_optimizer(objective.model, config.optimizer)
     loader = Loader(
-        plan.data.train,
-        config.data,
-        sequence_length=config.sequence_length,
-        seed=config.runtime.seed,
-        plan=plan.batches,
+        plan.order,
+        plan.batches,
+        micro_batch_size=config.data.micro_batch_size,
         rank=device.rank,
         world_size=device.world_size,
     )

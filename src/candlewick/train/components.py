@@ -9,7 +9,7 @@ from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.data.rows.loader import Loader
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
-from candlewick.parallel.fsdp import gathered, whole
+from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
@@ -41,8 +41,8 @@ class TrainingComponents:
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Evaluate on at most so many batches (None: all) of each split, with the averages if there are some."""
         config = self.plan.config
-        # gathered: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
-        with self.optimizer.averaged(), gathered(self.objective):
+        # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
+        with self.optimizer.averaged(), unsharded(self.objective):
             return evaluate_sets(
                 self.objective,
                 self.plan.data.validation_splits,
@@ -55,17 +55,18 @@ class TrainingComponents:
         """Write (prompt, text) pairs with the present weights; none if the config asks for none."""
         if self.sampler is None:
             return []
-        with self.optimizer.averaged(), gathered(self.objective):
+        with self.optimizer.averaged(), unsharded(self.objective):
             return self.sampler(self.objective.model)
 
     def snapshot(self) -> Snapshot:
         """Collect what a checkpoint holds. Averages, if there are, are its weights."""
         plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
+        averaged = None if averages is None else {name: full_tensor(tensor) for name, tensor in averages.items()}
         device = plan.device.device
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,
-            weights=weights_of(model) if averages is None else {name: whole(a) for name, a in averages.items()},
+            weights=weights_of(model) if averaged is None else averaged,
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,

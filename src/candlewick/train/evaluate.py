@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from candlewick.config import DataConfig
+from candlewick.data.rows.chunking import IGNORE_INDEX
 from candlewick.data.rows.loader import validation_batches
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.train.objective import NextTokenLoss
@@ -53,10 +54,9 @@ def evaluate(
         for batch in validation_batches(split, data, sequence_length=sequence_length, max_batches=max_batches):
             moved = batch.to(device)
             losses, correct = objective.token_losses(moved.tokens, moved.targets, moved.documents)
-            weights = moved.weights
+            counts = correct.sum(), (moved.targets != IGNORE_INDEX).sum()
             # sums per batch are exact enough in float32; adding up many batches is not
-            parts = [(losses * weights).sum(), (correct * weights).sum(), weights.sum()]
-            sums += torch.stack(parts).cpu().double()
+            sums += torch.stack([losses.sum(), *counts]).cpu().double()
     finally:
         objective.train(was_training)
     loss, accuracy = (sums[:2] / sums[2]).tolist()

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from candlewick.data.rows.chunking import IGNORE_INDEX
 from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
 
@@ -55,20 +56,18 @@ class NextTokenLoss(nn.Module):
         self,
         tokens: Tensor,
         targets: Tensor,
-        weights: Tensor,
         scale: float | Tensor,
         documents: Documents | None = None,
     ) -> Tensor:
-        """Return scale * sum(weights * cross-entropy), a float32 scalar.
+        """Return scale * (sum of the cross-entropies of the targets that count), a float32 scalar.
 
-        tokens, targets (B, T) of integers; weights (B, T), 0 for targets that do not count (whose value may
-        then be anything); scale a number or a 0-dim tensor, 1 / (sum of the global batch's weights) as a rule;
-        with documents a token sees its own one only.
+        tokens, targets (B, T) of integers; IGNORE_INDEX is a target that does not count; scale a number or a 0-dim
+        tensor, 1 / (number of targets of the global batch) as a rule; with documents a token sees its own only.
         """
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)  # (N, D)
         head = self.model.lm_head.weight
-        coefficients = weights.flatten().to(_sum_dtype(hidden)) * scale  # (N,)
-        labels = targets.flatten().long().where(coefficients != 0, 0)  # (N,)
+        labels = targets.flatten().long()  # (N,)
+        coefficients = (labels != IGNORE_INDEX).to(_sum_dtype(hidden)) * scale  # (N,)
         if torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad):
             return cast(Tensor, _ChunkedCrossEntropy.apply(hidden, head, labels, coefficients, self.chunking))
         losses, _ = _score(hidden, head, labels, self.chunking)
@@ -78,7 +77,10 @@ class NextTokenLoss(nn.Module):
     def token_losses(
         self, tokens: Tensor, targets: Tensor, documents: Documents | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token."""
+        """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token.
+
+        Of a target that does not count they are 0 and False.
+        """
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)
         scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
         losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)
@@ -110,7 +112,7 @@ def _score(hidden: Tensor, head: Tensor, labels: Tensor, chunking: _Chunking) ->
     correct = torch.empty_like(labels, dtype=torch.bool)
     with torch.no_grad():
         for part, logits in _logit_chunks(hidden, head[: chunking.num_tokens], chunking.rows):
-            losses[part] = F.cross_entropy(logits, labels[part], reduction="none")
+            losses[part] = F.cross_entropy(logits, labels[part], reduction="none", ignore_index=IGNORE_INDEX)
             correct[part] = logits.argmax(dim=1) == labels[part]
     return losses, correct
 
@@ -128,7 +130,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head_grad = torch.zeros_like(head, dtype=_sum_dtype(hidden)) if wants_head else None
         loss = coefficients.new_zeros(())
         for part, logits in _logit_chunks(hidden, used, chunking.rows):
-            label, coefficient = labels[part, None], coefficients[part, None]  # (R, 1)
+            # IGNORE_INDEX is no row to gather from; whatever stands there, its coefficient is 0
+            label, coefficient = labels[part, None].clamp(min=0), coefficients[part, None]  # (R, 1)
             logits -= logits.amax(dim=1, keepdim=True)
             chosen = logits.gather(1, label)
             sums = logits.exp_().sum(dim=1, keepdim=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
 from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import ConfigError
 from candlewick.tokenizer.bpe import Tokenizer
@@ -73,6 +74,7 @@ class RunPlan:
     tokenizer: Tokenizer
     data: TrainingData
     device: "Distributed"
+    order: RowOrder
     batches: BatchSchedule
     total_steps: int | None
     """Updates after which the run ends; None: a time budget has not become a number of updates yet."""

@@ -2,8 +2,8 @@
 
     micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
 
-The loss of the update is the sum of weighted token losses over the global batch divided by the sum of its
-weights, however the batch is cut into micro-batches or over ranks.
+The loss of the update is the sum of the token losses over the global batch divided by the number of its targets
+that count, however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from candlewick.data.rows.loader import Update
+from candlewick.data.rows.loader import GlobalBatch
 from candlewick.optim.build import Optimizer
-from candlewick.parallel.fsdp import whole
+from candlewick.parallel.fsdp import full_tensor
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 
@@ -35,7 +35,7 @@ class StepResult:
 def train_step(
     objective: NextTokenLoss,
     optimizer: Optimizer,
-    update: Update,
+    batch: GlobalBatch,
     max_grad_norm: float | None,
     loss_scale: LossScale | None = None,
 ) -> StepResult:
@@ -43,11 +43,11 @@ def train_step(
     optimizer.zero_grad()
     device = next(objective.parameters()).device
     factor = None if loss_scale is None else loss_scale.value
-    scale = (1.0 if factor is None else factor) / update.weight_sum
+    scale = (1.0 if factor is None else factor) / max(1, batch.num_targets)
     parts: list[Tensor] = []
-    for batch in update.micro_batches:
-        moved = batch.to(device)
-        part = objective(moved.tokens, moved.targets, moved.weights, scale, moved.documents)
+    for micro_batch in batch.micro_batches:
+        moved = micro_batch.to(device)
+        part = objective(moved.tokens, moved.targets, scale, moved.documents)
         part.backward()
         parts.append(part.detach())
     loss = torch.stack(parts).sum()
@@ -67,7 +67,7 @@ def train_step(
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm over all gradients, float32, on their device."""
-    return whole(torch.nn.utils.get_total_norm(list(gradients)))
+    return full_tensor(torch.nn.utils.get_total_norm(list(gradients)))
 
 
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:

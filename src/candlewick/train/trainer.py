@@ -10,13 +10,13 @@ import time
 from contextlib import nullcontext
 
 from candlewick.checkpoint.save import save
-from candlewick.data.rows.loader import Update
+from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import Interrupted
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import steps_from_time
 from candlewick.train.components import Metrics, TrainingComponents
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
-from candlewick.train.monitor.statistics import observing
+from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.step import StepResult, train_step
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Trainer:
                 run.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
-                state.tokens = run.loader.samples * run.loader.sequence_length
+                state.tokens = run.loader.rows_read * run.plan.order.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
                     run.reporter.step(state, result, share * self.optimizer.learning_rate)
@@ -76,11 +76,11 @@ class Trainer:
         period, rows_after = epochs * self.components.loader.num_rows, self.components.plan.batches.rows_after
         return rows_after(step) // period > rows_after(step - 1) // period
 
-    def _step(self, update: Update) -> StepResult:
+    def _step(self, update: GlobalBatch) -> StepResult:
         """Make one update, with an eye on the model when its statistics are due."""
         run, step, every = self.components, self.state.step + 1, self.runtime.logging.statistics_every_n_steps
         is_due = every is not None and step % every == 0
-        with observing(run.objective.model) if is_due else nullcontext() as figures:
+        with record_update_statistics(run.objective.model) if is_due else nullcontext() as figures:
             result = train_step(run.objective, run.optimizer, update, self.optimizer.max_grad_norm, run.loss_scale)
         if figures is not None:
             run.reporter.statistics(step, figures())

@@ -197,4 +197,4 @@ def test_checkpoint_that_does_not_read_back_leaves_the_older_ones(make_snapshot,
     with pytest.raises(CheckpointError, match=r"step_000000002.*model\.safetensors"):
         save(tmp_path, make_snapshot(2), max_keep=1)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
-    assert step_of(newest_valid(tmp_path)) == 1
+    assert step_of(newest_checkpoint(tmp_path)) == 1

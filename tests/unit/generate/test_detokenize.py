@@ -23,7 +23,7 @@ def pieces(tokens, decode, **settings) -> list[str]:
         out.append(text.push(token))
         if text.is_stopped:
             return out
-    return [*out, text.rest()]
+    return [*out, text.flush()]
 
 
 @given(st.text())

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.config import ModelConfig
+from candlewick.model import rope
 from candlewick.model.rope import Rotary, rotate
 
 
@@ -80,12 +81,13 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 
 @pytest.mark.parametrize("settings", [{}, {"rope_scaling": YARN}, {"partial_rotary_factor": 0.5}])
-def test_a_table_and_angles_made_on_the_fly_are_the_same_bits(core_row, settings):
+def test_a_table_and_angles_made_on_the_fly_are_the_same_bits(core_row, settings, monkeypatch):
+    monkeypatch.setattr(rope, "_FIRST_POSITIONS", 5)
     table, fly = (make(12, 10_000.0, 128, rope_mode=mode, **settings) for mode in ("preapply", "on_the_fly"))
     assert [name for name, _ in fly.named_buffers()] == ["frequencies"]
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 90, 127, 64, 5]], dtype=torch.int32)
-    places = [(start, length, None) for start, length in ((0, 128), (0, 1), (3, 7), (100, 28), (127, 1))]
-    for place in [*places, (0, 5, positions)]:
+    places = [(start, length, None) for start, length in ((0, 1), (3, 7), (100, 28), (127, 1), (0, 128))]
+    for place in [*places, (0, 128, positions)]:
         for dtype in (torch.float32, torch.bfloat16):
             pairs = zip(table(*place[:2], dtype, place[2]), fly(*place[:2], dtype, place[2]), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
@@ -98,7 +100,46 @@ def test_positions_that_are_given_are_those_of_the_table():
     positions = torch.tensor([[0, 1, 2], [0, 1, 0]], dtype=torch.int32)
     cos, sin = rotary(0, 3, torch.float32, positions)
     assert cos.shape == sin.shape == (2, 3, 1, 8)
-    assert torch.equal(cos, rotary.cos[positions.long()])
+    assert torch.equal(cos, rotary(0, 3, torch.float32)[0][positions.long()])
+
+
+def test_table_of_a_context_longer_than_any_memory_is_small_until_it_is_read():
+    rotary = make(8, 10_000.0, 1 << 40)
+    assert [buffer.shape for buffer in rotary.buffers()] == [(4096, 1, 4)] * 2
+    for positions, length in ((4096, 4096), (4097, 8192), (20_000, 20_000), (20_001, 40_000)):
+        rotary(positions - 1, 1, torch.float32)
+        assert len(rotary.cos) == len(rotary.sin) == length
+    assert len(make(8, 10_000.0, 100).cos) == 100
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_table_that_grew_is_the_one_made_at_once(device, monkeypatch):
+    with torch.device(device):
+        expected = make(8, 10_000.0, 100, rope_scaling=YARN)
+        monkeypatch.setattr(rope, "_FIRST_POSITIONS", 3)
+        rotary = make(8, 10_000.0, 100, rope_scaling=YARN)
+    for length in (2, 9, 10, 51, 100):
+        rotary.reserve(length)
+    assert rotary.state_dict() == {}
+    for grown, table in zip(rotary.buffers(), expected.buffers(), strict=True):
+        assert (grown.shape, grown.device) == (table.shape, table.device)
+        assert grown.is_meta or torch.equal(grown, table)
+    rotary.init_buffers()
+    assert len(rotary.cos) == 3
+
+
+def test_compiled_pass_replaces_no_table_when_it_was_reserved(monkeypatch):
+    monkeypatch.setattr(rope, "_FIRST_POSITIONS", 4)
+    rotary, eager = make(8, 10_000.0, 64), make(8, 10_000.0, 64)
+    rotary.reserve(32)
+    tables = dict(rotary.named_buffers())
+    compiled = torch.compile(rotary, backend="eager", fullgraph=True)
+    for start, length in ((0, 32), (8, 4), (31, 1)):
+        for found, expected in zip(
+            compiled(start, length, torch.float32), eager(start, length, torch.float32), strict=True
+        ):
+            assert torch.equal(found, expected)
+    assert all(table is tables[name] for name, table in rotary.named_buffers())
 
 
 def test_a_part_is_rotated_and_the_rest_passes(core_row):

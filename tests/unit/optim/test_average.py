@@ -2,6 +2,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import Replicate, distribute_tensor
 
+from candlewick.optim import chunks
 from candlewick.optim.average import Average
 
 
@@ -34,6 +35,20 @@ def test_a_flag_that_says_finite_changes_no_bit_and_any_other_nothing():
     assert torch.equal(first.averages["w"], second.averages["w"])
     walk(parameter, first, [3], torch.tensor(1.0))
     assert torch.equal(first.averages["w"], second.averages["w"])
+
+
+def test_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_bytes, monkeypatch):
+    parameters = {str(seed): nn.Parameter(weights(seed).float()) for seed in range(40)}
+    average, expected = Average(parameters, 0.9), Average(parameters, 0.9)
+    with torch.no_grad():
+        for seed, parameter in enumerate(parameters.values()):
+            parameter.copy_(weights(seed + 1))
+    expected.update(torch.tensor(0.0))
+    monkeypatch.setattr(chunks, "MAX_NUMBERS", 4 * 15)
+    with allocated_bytes() as allocated:
+        average.update(torch.tensor(0.0))
+    assert 4 * 15 * 4 <= allocated.peak < 5 * 15 * 4
+    assert all(torch.equal(tensor, expected.averages[name]) for name, tensor in average.averages.items())
 
 
 def test_averages_and_last_weights_change_places_and_back():

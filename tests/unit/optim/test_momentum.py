@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.tensor import Replicate, distribute_tensor
 
 from candlewick.config import LionConfig, SGDConfig
+from candlewick.optim import chunks
 from candlewick.optim.momentum import SGD, Lion
 
 RATES = [0.1, 0.2, 0.05]
@@ -95,3 +96,24 @@ def test_a_sharded_parameter_is_updated_as_a_whole_one(kind, config, mesh):
         second.param_groups[0]["lr"], second.found_inf = 0.1, torch.tensor(0.0)
         second.step()
     assert torch.equal(whole, sharded.full_tensor())
+
+
+@pytest.mark.parametrize(("kind", "config", "times"), [(SGD, SGDConfig(), 0), (Lion, LionConfig(), 2)])
+def test_update_allocates_two_chunks_at_most_and_chunks_change_no_bit(
+    kind, config, times, allocated_bytes, monkeypatch
+):
+    found, peaks = [], []
+    for limit in (1 << 20, 4 * 35):
+        monkeypatch.setattr(chunks, "MAX_NUMBERS", limit)
+        parameters = [nn.Parameter(gradient(seed).float()) for seed in range(40)]
+        optimizer = kind([{"params": parameters, "weight_decay": 0.1}], config)
+        optimizer.found_inf = torch.tensor(0.0)
+        for seed, parameter in enumerate(parameters):
+            parameter.grad = gradient(100 + seed).float()
+        with allocated_bytes() as allocated:
+            optimizer.step()
+        peaks.append(allocated.peak)
+        found.append([*parameters, *(state[kind.kind] for state in optimizer.state.values())])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert peaks[1] <= times * 4 * 35 * 4 + 64
+    assert peaks[0] <= times * 40 * 35 * 4 + 64

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from candlewick.config import MuonConfig
+from candlewick.optim import chunks
 from candlewick.optim import muon as module
 from candlewick.optim.muon import Muon
 
@@ -129,6 +130,31 @@ def test_without_extras_not_a_bit_differs_from_the_plain_rule():
         assert torch.equal(parameters[name], weight[0]), name
 
 
+@pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.9, "cautious_decay": True}])
+def test_stacks_of_one_matrix_make_the_same_bits(changes, monkeypatch):
+    config = PLAIN.model_copy(update=changes)
+    expected, one_per_shape = run(config, torch.float32)
+    monkeypatch.setattr(chunks, "MAX_NUMBERS", 1)
+    found, many = run(config, torch.float32)
+    assert len(many.stacks) == len(SHAPES) > len(one_per_shape.stacks)
+    assert all(torch.equal(found[name], expected[name]) for name in SHAPES)
+    assert many.state().keys() == one_per_shape.state().keys()
+    assert all(torch.equal(tensor, one_per_shape.state()[name]) for name, tensor in many.state().items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.9, "cautious_decay": True}])
+def test_update_allocates_at_most_four_times_the_largest_stack(changes, allocated_bytes, monkeypatch):
+    monkeypatch.setattr(chunks, "MAX_NUMBERS", 2 * 32 * 64)
+    parameters = {str(i): nn.Parameter(torch.randn(32, 64)) for i in range(20)}
+    set_gradients(parameters, 0)
+    muon = Muon(parameters, MuonConfig(**changes))
+    with allocated_bytes() as allocated:
+        muon.step(torch.tensor(0.0))
+    largest = max(stack.momentum.nbytes for stack in muon.stacks)
+    assert largest <= allocated.peak <= 4.01 * largest
+    assert allocated.peak < 0.5 * sum(parameter.nbytes for parameter in parameters.values())
+
+
 def test_it_agrees_with_torchs_muon_within_its_bfloat16():
     ours, theirs = matrices(torch.float32), matrices(torch.float32)
     config = MuonConfig(learning_rate=0.1, weight_decay=0.1, momentum=0.95)
@@ -185,6 +211,6 @@ def test_a_missing_gradient_is_an_error():
 
 
 def test_a_part_of_a_matrix_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "own_part", lambda tensor: tensor[:2])
+    monkeypatch.setattr(module, "local_tensor", lambda tensor: tensor[:2])
     with pytest.raises(ValueError, match="a is split over ranks"):
         Muon(matrices(), MuonConfig())

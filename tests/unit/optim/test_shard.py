@@ -2,16 +2,16 @@ import torch
 from torch import nn
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 
 
-def test_a_plain_tensor_is_its_own_part():
+def test_plain_tensor_is_local_as_it_is():
     tensor = torch.ones(2)
-    assert own_part(tensor) is tensor
+    assert local_tensor(tensor) is tensor
 
 
 def test_the_part_of_a_sharded_parameter_shares_its_memory(mesh):
     parameter = nn.Parameter(distribute_tensor(torch.arange(4.0), mesh, [Replicate()]))
     with torch.no_grad():
-        own_part(parameter).mul_(2)
+        local_tensor(parameter).mul_(2)
         assert torch.equal(parameter.full_tensor(), 2 * torch.arange(4.0))

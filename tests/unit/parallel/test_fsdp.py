@@ -8,7 +8,7 @@ from candlewick.config import ModelConfig
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import _leave, apply_fsdp, gathered, whole
+from candlewick.parallel.fsdp import _leave, apply_fsdp, full_tensor, unsharded
 from candlewick.train.objective import NextTokenLoss
 
 CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
@@ -24,18 +24,18 @@ def make(dtype: torch.dtype, **shape) -> NextTokenLoss:
     return objective
 
 
-def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(seed))
-    return tokens[:, :-1], tokens[:, 1:], torch.ones(2, 16)
+    return tokens[:, :-1], tokens[:, 1:]
 
 
 def test_one_rank_in_float32_needs_nothing():
     objective = make(torch.float32)
     assert not [module for module in objective.modules() if isinstance(module, FSDPModule)]
     weight = objective.model.lm_head.weight
-    with gathered(objective):
+    with unsharded(objective):
         assert objective.model.lm_head.weight is weight
-    assert whole(weight) is weight
+    assert full_tensor(weight) is weight
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -51,8 +51,8 @@ def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
     for name, parameter in objective.named_parameters():
         assert isinstance(parameter, DTensor)
         assert parameter.dtype == parameter.grad.dtype == torch.float32
-        assert torch.equal(whole(parameter), expected[name])
-        gradient = whole(parameter.grad)
+        assert torch.equal(full_tensor(parameter), expected[name])
+        gradient = full_tensor(parameter.grad)
         # summed over ranks, not averaged, and right up to the 8 bits of a bfloat16
         torch.testing.assert_close(gradient, expected[name].grad, rtol=0, atol=0.05 * gradient.abs().max().item())
 
@@ -64,25 +64,27 @@ def test_micro_batches_add_up_in_float32():
         parts(*(tensor[row : row + 1] for tensor in batch()), 1 / 32).backward()
     for expected, found in zip(whole_batch.parameters(), parts.parameters(), strict=True):
         assert found.grad.dtype == torch.float32
-        gradient = whole(expected.grad)
-        torch.testing.assert_close(whole(found.grad), gradient, rtol=0, atol=0.02 * gradient.abs().max().item())
+        gradient = full_tensor(expected.grad)
+        torch.testing.assert_close(
+            full_tensor(found.grad), gradient, rtol=0, atol=0.02 * gradient.abs().max().item()
+        )
 
 
 def test_evaluation_enters_through_its_own_door():
     objective, plain = make(torch.bfloat16), make(torch.float32)
-    tokens, targets, _ = batch()
+    tokens, targets = batch()
     objective(*batch(), 1 / 32).backward()  # after it, embedding and head are sharded again
     losses, correct = objective.token_losses(tokens, targets)
     torch.testing.assert_close(losses, plain.token_losses(tokens, targets)[0], rtol=0.01, atol=0.01)
     assert correct.shape == (2, 16)
 
 
-def test_gathered_lends_whole_weights_and_takes_them_back():
+def test_unsharded_lends_whole_weights_and_takes_them_back():
     objective = make(torch.bfloat16)
     objective(*batch(), 1 / 32).backward()
     for error in (None, ZeroDivisionError):
         try:
-            with gathered(objective):
+            with unsharded(objective):
                 assert not isinstance(objective.model.lm_head.weight, DTensor)
                 assert objective.model(batch()[0]).dtype == torch.bfloat16
                 if error is not None:

@@ -9,7 +9,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import whole
+from candlewick.parallel.fsdp import full_tensor
 from candlewick.train.objective import NextTokenLoss
 
 MODES = ["none", "block", "selective"]
@@ -32,10 +32,10 @@ def make(mode: str, dtype=torch.float32, **shape) -> NextTokenLoss:
 def outcome(objective: NextTokenLoss, documents=None) -> dict[str, torch.Tensor]:
     """The loss and every gradient."""
     torch.manual_seed(7)
-    loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], torch.ones(4, 32), 1 / 128, documents)
+    loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128, documents)
     torch.rand(3)  # what is drawn between the two passes must not reach the second run of a block
     loss.backward()
-    return {"loss": loss.detach()} | {name: whole(p.grad) for name, p in objective.named_parameters()}
+    return {"loss": loss.detach()} | {name: full_tensor(p.grad) for name, p in objective.named_parameters()}
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -94,7 +94,7 @@ def test_fewer_bytes_wait_for_the_backward_pass(shape):
     for mode in MODES:
         objective = make(mode, **shape)
         with Outputs() as outputs:
-            loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], torch.ones(4, 32), 1 / 128)
+            loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128)
         waiting[mode] = outputs.alive()
         del loss
     assert waiting["selective"] < 0.75 * waiting["none"]

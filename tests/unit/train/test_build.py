@@ -40,7 +40,7 @@ def built(tmp_path):
 def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
-    assert first.state.step == first.components.loader.samples == 0
+    assert first.state.step == first.components.loader.rows_read == 0
     assert first.state.total_steps == 12
     weights = [dict(trainer.components.objective.named_parameters()) for trainer in (first, second, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -70,7 +70,7 @@ def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
 def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
-    assert trainer.components.loader.samples == 12 * 4
+    assert trainer.components.loader.rows_read == 12 * 4
     assert trainer.saved_step == 12
     assert trainer.state.best_loss is not None
 
@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, bu
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
     trainer = built(config, run_dir=trained_copy, resume=True)
     # 12 updates of 4 rows are behind it, 2 of 8 make 64
-    assert (trainer.state.step, trainer.components.loader.samples, trainer.state.total_steps) == (12, 48, 14)
+    assert (trainer.state.step, trainer.components.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
 
 
 def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
@@ -202,7 +202,7 @@ def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
     )
     expected = read_tensors(newest_checkpoint(trained_copy / "checkpoints") / "model.safetensors")
     trainer = built(config)
-    assert (trainer.state.step, trainer.components.loader.samples) == (0, 0)
+    assert (trainer.state.step, trainer.components.loader.rows_read) == (0, 0)
     for found in (
         dict(trainer.components.objective.model.named_parameters()),
         trainer.components.optimizer.averages,
@@ -226,7 +226,7 @@ def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, t
         updates = [trainer.components.loader.next() for _ in range(trainer.state.total_steps)]
         tokens.append(torch.cat([batch.tokens for update in updates for batch in update.micro_batches]))
         if stages:
-            assert [update.weight_sum for update in updates] == [64, 64, 128, 256, 256]
+            assert [update.num_targets for update in updates] == [64, 64, 128, 256, 256]
     error = (tokens[0] != tokens[1]).any(dim=1).sum().item()
     core_row("data.batch_ramp", "rows of the run without a ramp, in order; rows that differ", error, 0.0)
 

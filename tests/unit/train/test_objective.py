@@ -22,19 +22,19 @@ def build(dtype=torch.float64, tied=True, vocab_size=48, **changes) -> Transform
     return model.to(dtype)
 
 
-def batch(dtype=torch.float64, rows=5, length=13):
+def batch(rows=5, length=13):
+    """Tokens and targets, of which some do not count."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(NUM_TOKENS, (rows, length + 1), generator=generator)
-    weights = torch.rand(rows, length, generator=generator, dtype=dtype) * (
-        torch.rand(rows, length, generator=generator) > 0.3
-    )
-    return tokens[:, :-1], tokens[:, 1:], weights
+    targets = tokens[:, 1:].where(torch.rand(rows, length, generator=generator) > 0.3, -100)
+    return tokens[:, :-1], targets
 
 
-def plain(model, tokens, targets, weights, scale):
-    """The loss as a textbook has it: all logits, padding cut off, autograd."""
+def plain(model, tokens, targets, scale):
+    """The loss as a textbook has it: all logits, padding cut off, autograd, a weight for each target."""
     logits = model(tokens)[..., :NUM_TOKENS]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    labels, weights = targets.clamp(min=0).flatten(), (targets >= 0).double().flatten()
+    losses = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
     return scale * (weights * losses).sum()
 
 
@@ -48,12 +48,10 @@ def gradients(model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_loss_and_gradients_are_the_plain_ones_in_float64(rows, tied):
     model = build(tied=tied)
-    tokens, targets, weights = batch()
-    scale = 1 / 17
-    expected = plain(model, tokens, targets, weights, scale)
+    expected = plain(model, *batch(), 1 / 17)
     expected.backward()
     reference = gradients(model)
-    loss = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=rows)(tokens, targets, weights, scale)
+    loss = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=rows)(*batch(), 1 / 17)
     loss.backward()
     assert torch.allclose(loss, expected, rtol=1e-12)
     for name, grad in gradients(model).items():
@@ -81,17 +79,16 @@ def test_padding_rows_change_nothing_and_get_no_gradient():
     assert torch.equal(objective(*batch(), 1.0), loss)
 
 
-def test_targets_without_weight_may_be_anything():
+def test_batch_in_which_no_target_counts_has_loss_and_gradients_of_zero():
     model = build()
-    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
-    tokens, targets, weights = batch()
-    loss = objective(tokens, targets, weights, 1.0)
+    tokens, targets = batch()
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=7)
+    loss = objective(tokens, torch.full_like(targets, -100), 1.0)
     loss.backward()
-    grads = gradients(model)
-    other = objective(tokens, targets.where(weights != 0, -100), weights, 1.0)
-    other.backward()
-    assert torch.equal(loss, other)
-    assert all(torch.equal(grad, grads[name]) for name, grad in gradients(model).items())
+    assert loss.item() == 0
+    assert all((grad == 0).all() for grad in gradients(model).values())
+    with torch.no_grad():
+        assert objective(tokens, torch.full_like(targets, -100), 1.0).item() == 0
 
 
 def test_without_gradients_the_loss_is_the_same_and_nothing_is_made(monkeypatch):
@@ -109,12 +106,11 @@ def test_without_gradients_the_loss_is_the_same_and_nothing_is_made(monkeypatch)
 @pytest.mark.parametrize("frozen", ["model.", "lm_head"])
 def test_a_frozen_part_gets_no_gradient(frozen):
     model = build(tied=False)
-    tokens, targets, weights = batch()
-    plain(model, tokens, targets, weights, 1.0).backward()
+    plain(model, *batch(), 1.0).backward()
     reference = gradients(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
-    NextTokenLoss(model, num_tokens=NUM_TOKENS)(tokens, targets, weights, 1.0).backward()
+    NextTokenLoss(model, num_tokens=NUM_TOKENS)(*batch(), 1.0).backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == name.startswith(frozen)
         assert parameter.grad is None or torch.allclose(parameter.grad, reference[name], rtol=1e-9)
@@ -132,11 +128,10 @@ def test_in_half_precision_sums_are_float32(dtype):
     model = build(dtype=dtype, tied=False)
     exact = build(dtype=torch.float64, tied=False)
     exact.load_state_dict(model.state_dict())
-    tokens, targets, weights = batch(torch.float32)
     objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=4)
-    loss = objective(tokens, targets, weights, 1 / 17)
+    loss = objective(*batch(), 1 / 17)
     loss.backward()
-    plain(exact, tokens, targets, weights.double(), 1 / 17).backward()
+    plain(exact, *batch(), 1 / 17).backward()
     assert loss.dtype == torch.float32
     assert model.lm_head.weight.grad.dtype == dtype
     ours, reference = model.lm_head.weight.grad.double(), exact.lm_head.weight.grad
@@ -144,25 +139,24 @@ def test_in_half_precision_sums_are_float32(dtype):
 
 
 def test_a_loss_scale_keeps_half_precision_gradients_from_vanishing():
-    tokens, targets, _ = batch()
-    weights, tiny, loss_scale = torch.ones(targets.shape), 1e-9, torch.tensor(2.0**24)
+    tiny, loss_scale = 1e-9, torch.tensor(2.0**24)
     found = {}
     for scale in (tiny, tiny * loss_scale):
         model = build(dtype=torch.float16, tied=False)
-        NextTokenLoss(model, num_tokens=NUM_TOKENS)(tokens, targets, weights, scale).backward()
+        NextTokenLoss(model, num_tokens=NUM_TOKENS)(*batch(), scale).backward()
         found[float(scale)] = model.lm_head.weight.grad
     vanished, kept = found.values()
     assert (vanished[:NUM_TOKENS] == 0).all()
     assert (kept[:NUM_TOKENS] != 0).float().mean() > 0.9
 
 
-def test_token_losses_are_unweighted_and_say_what_was_right():
+def test_token_losses_are_per_target_and_zero_where_it_does_not_count():
     model = build(dtype=torch.float32)
-    tokens, targets, _ = batch()
+    tokens, targets = batch()
     losses, correct = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=9).token_losses(tokens, targets)
     with torch.no_grad():
         logits = model(tokens)[..., :NUM_TOKENS]
-    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    expected = -logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0] * (targets >= 0)
     assert losses.shape == correct.shape == targets.shape
     assert losses.dtype == torch.float32
     assert torch.allclose(losses, expected, rtol=1e-5)

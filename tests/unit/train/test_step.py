@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
-from candlewick.data.rows.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -30,16 +30,14 @@ def make_objective(dtype: torch.dtype = torch.float64) -> NextTokenLoss:
     return NextTokenLoss(model.to(dtype), num_tokens=300)
 
 
-def make_update(micro_batch_size: int = ROWS, seed: int = 0) -> Update:
+def make_update(micro_batch_size: int = ROWS, seed: int = 0) -> GlobalBatch:
     """The same 8 rows, of which some targets do not count, in micro-batches of this size."""
     random = torch.Generator().manual_seed(seed)
     tokens = torch.randint(300, (ROWS, T + 1), generator=random)
-    weights = (torch.rand(ROWS, T, generator=random) < 0.8).float()
-    parts = [
-        Batch(tokens[i : i + micro_batch_size, :-1], tokens[i : i + micro_batch_size, 1:], part)
-        for i, part in zip(range(0, ROWS, micro_batch_size), weights.split(micro_batch_size), strict=True)
-    ]
-    return Update(tuple(parts), weights.sum().item())
+    counts = torch.rand(ROWS, T, generator=random) < 0.8
+    targets = tokens[:, 1:].where(counts, -100)
+    cut = zip(tokens[:, :-1].split(micro_batch_size), targets.split(micro_batch_size), strict=True)
+    return GlobalBatch(tuple(Batch(*pair) for pair in cut), int(counts.sum()))
 
 
 def state_of(objective, optimizer) -> dict[str, torch.Tensor]:
@@ -55,8 +53,7 @@ def test_one_update_is_what_plain_torch_makes(core_row):
 
     (batch,) = update.micro_batches
     logits = plain(batch.tokens)[..., :300].flatten(0, 1)
-    losses = F.cross_entropy(logits, batch.targets.flatten(), reduction="none")
-    loss = (losses * batch.weights.flatten()).sum() / batch.weights.sum()
+    loss = F.cross_entropy(logits, batch.targets.flatten())  # the mean over the targets that count
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
     torch.optim.AdamW(plain.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0).step()
@@ -149,7 +146,7 @@ def test_in_half_precision_the_loss_scale_comes_and_goes():
 def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite():
     objective, optimizer, scale = half(2.0**24)
     update = make_update(4)
-    tall = Update(update.micro_batches, update.weight_sum / 2**5)  # gradients 32 times as large
+    tall = GlobalBatch(update.micro_batches, 1)  # gradients many times as large
     before = state_of(objective, optimizer)
     skipped = []
     while not skipped or skipped[-1]:
@@ -167,15 +164,16 @@ def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite
 def test_documents_reach_the_model():
     update = make_update()
     starts = Documents.from_starts(update.micro_batches[0].tokens < 60)
-    masked = Update(tuple(replace(batch, documents=starts) for batch in update.micro_batches), update.weight_sum)
+    masked = GlobalBatch(
+        tuple(replace(batch, documents=starts) for batch in update.micro_batches), update.num_targets
+    )
     objective = make_objective()
     optimizer = build_optimizer(objective.model, MuonConfig())
     train_step(objective, optimizer, update, None)  # attention adds nothing before the first one
     (batch,) = masked.micro_batches
     apart, together = (
-        (objective.token_losses(batch.tokens, batch.targets, each)[0] * batch.weights).sum().item()
-        for each in (starts, None)
+        objective.token_losses(batch.tokens, batch.targets, each)[0].sum().item() for each in (starts, None)
     )
     assert apart != pytest.approx(together, rel=1e-4)
     loss = train_step(objective, optimizer, masked, None).loss.item()
-    assert loss == pytest.approx(apart / update.weight_sum, rel=1e-9)
+    assert loss == pytest.approx(apart / update.num_targets, rel=1e-9)

@@ -20,7 +20,7 @@ from candlewick.config import (
     SchedulerConfig,
 )
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.loader import Update
+from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import Diverged, EnvironmentFault, Interrupted
 from candlewick.train import trainer as trainer_module
 from candlewick.train.loss_scale import LossScale
@@ -43,7 +43,7 @@ class Stage:
             "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
         )
         self.sampling = settings.pop("sampling", True)
-        self.samples = 10 * self.state.step
+        self.rows_read = 10 * self.state.step
         self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
         evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
@@ -55,14 +55,14 @@ class Stage:
         )
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
-        monkeypatch.setattr(trainer_module, "observing", self.observing)
+        monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
         self.trainer = Trainer(self.components())
 
     sequence_length = 10
 
-    def next(self) -> Update:
-        self.samples += 10
-        return Update((), 1.0)
+    def next(self) -> GlobalBatch:
+        self.rows_read += 10
+        return GlobalBatch((), 1)
 
     def say(self, event: str) -> None:
         self.events.append(event)
@@ -80,9 +80,9 @@ class Stage:
             saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
-        batches = BatchSchedule(rows=10).resumed(self.state.step, self.samples)
+        batches = BatchSchedule(rows=10).resumed(self.state.step, self.rows_read)
         return SimpleNamespace(
-            plan=SimpleNamespace(config=config, batches=batches, max_steps=self.max_steps),
+            plan=SimpleNamespace(config=config, order=self, batches=batches, max_steps=self.max_steps),
             state=self.state,
             objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
@@ -98,7 +98,7 @@ class Stage:
         )
 
     @contextmanager
-    def observing(self, model):
+    def record_update_statistics(self, model):
         self.say(f"watch the {model}")
         yield lambda: "figures"
 

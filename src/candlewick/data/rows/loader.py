@@ -1,19 +1,19 @@
 """Token shards -> batches, in an order that is a function of one integer.
 
-    global sample g      its row, as `samples` says
-    update               samples [g, g + G), with G of the batch schedule; rank r of W takes the r-th of W equal
+    row g of the run     which row of the dataset it is, `RowOrder` says
+    update               rows [g, g + G), with G of the batch schedule; rank r of W takes the r-th of W equal
                          slices of them, in micro-batches of B rows
 
-So the state is the number of samples handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
+So the state is the number of rows handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
 run can go on with others and sees the same tokens in the same order. One thread prepares the next updates. What it
 has prepared and not handed out is not in the state either, so nothing is lost or repeated by a stop.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from candlewick.config import DataConfig
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.samples import Samples, open_rows
-from candlewick.data.rows.windows import Rows
+from candlewick.data.rows.chunking import IGNORE_INDEX, Rows
+from candlewick.data.rows.row_order import RowOrder, open_rows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
@@ -34,81 +34,71 @@ _PREFETCHED = 2  # updates
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows for one forward pass. Weights of full rows are shared between batches: do not write into them."""
+    """Rows for one forward pass."""
 
     tokens: Tensor  # (B, T) int32
-    targets: Tensor  # (B, T) int32, the token after each
-    weights: Tensor  # (B, T) float32, 1: this target counts, 0: it does not
+    targets: Tensor  # (B, T) int32, the token after each; IGNORE_INDEX: it does not count
     documents: Documents | None = None  # with data.document_mask: where they lie
 
     def to(self, device: torch.device) -> Self:
         """Return the batch on a device."""
-        tokens, targets, weights = (on_device(x, device) for x in (self.tokens, self.targets, self.weights))
-        return type(self)(tokens, targets, weights, self.documents and self.documents.to(device))
+        tokens, targets = on_device(self.tokens, device), on_device(self.targets, device)
+        return type(self)(tokens, targets, self.documents and self.documents.to(device))
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """What one rank reads for one update."""
+class GlobalBatch:
+    """The part of one rank of what an update reads, in micro-batches."""
 
     micro_batches: tuple[Batch, ...]
-    weight_sum: float  # of the global batch, over all ranks; 1 if nothing in it counts, so that its loss is 0
+    num_targets: int  # of the global batch, over all ranks, that count
 
 
 @dataclass
 class Loader:
-    """Hands out updates without end. `samples` is how many rows all ranks together have read.
+    """Hands out global batches without end. `rows_read` is how many rows all ranks together have read.
 
-    `sources` are the split to read, or one per entry of `config.mixture`. The `plan` is for `world_size` ranks.
+    The schedule `batches` is for `world_size` ranks.
     """
 
-    sources: Sequence[TokenSplit]
-    config: DataConfig
+    order: RowOrder
+    batches: BatchSchedule
     _: KW_ONLY
-    sequence_length: int
-    seed: int
-    plan: BatchSchedule
+    micro_batch_size: int
     rank: int = 0
     world_size: int = 1
-    samples: int = 0
+    rows_read: int = 0
     wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
 
     def __post_init__(self) -> None:
-        length = self.sequence_length
-        self._order = Samples(self.sources, self.config, sequence_length=length, seed=self.seed)
-        self._ones = torch.ones(self.config.micro_batch_size, length)
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._coming: deque[Future[Update]] = deque()
-        self._next_sample = self.samples  # that the thread has not been asked for yet
+        self._coming: deque[Future[GlobalBatch]] = deque()
+        self._next_row = self.rows_read  # that the thread has not been asked for yet
 
     @property
     def num_rows(self) -> int:
         """Rows of one epoch, over all sources."""
-        return self._order.num_rows
+        return self.order.num_rows
 
     @property
     def epoch(self) -> float:
         """Passes over the data so far; over all sources together if there are several."""
-        return self.samples / self.num_rows
+        return self.rows_read / self.num_rows
 
-    def repetitions(self, samples: int) -> tuple[float, ...]:
-        """Return how often each source is read by the first `samples` of a run."""
-        return self._order.repetitions(samples)
-
-    def next(self) -> Update:
-        """Return the next update of this rank. Raises what went wrong in reading it."""
+    def next(self) -> GlobalBatch:
+        """Return the next global batch, the part of this rank. Raises what went wrong in reading it."""
         while len(self._coming) < 1 + _PREFETCHED:
-            self._coming.append(self._thread.submit(self._read, self._next_sample))
-            self._next_sample += self.plan.rows_at(self._next_sample)
+            self._coming.append(self._thread.submit(self._read, self._next_row))
+            self._next_row += self.batches.rows_at(self._next_row)
         began = time.perf_counter()
-        update = self._coming.popleft().result()
+        batch = self._coming.popleft().result()
         self.wait_seconds += time.perf_counter() - began
-        self.samples += self.plan.rows_at(self.samples)
-        return update
+        self.rows_read += self.batches.rows_at(self.rows_read)
+        return batch
 
     def state(self) -> dict[str, Any]:
         """Return the place in the data, after what was handed out; see `restore`."""
-        return {"version": STATE_VERSION, **self._order.identity, "samples": self.samples}
+        return {"version": STATE_VERSION, **self.order.identity, "samples": self.rows_read}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where a state stands, before any `next`. Raises DataError if it is of other data, naming both."""
@@ -117,45 +107,40 @@ class Loader:
                 f"the loader's state has version {state.get('version')}, this program reads {STATE_VERSION}",
                 "resume with the version of candlewick that wrote it",
             )
-        for name, value in self._order.identity.items():
+        for name, value in self.order.identity.items():
             if state.get(name) != value:
                 raise DataError(
                     f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
                     "resume with the data and settings of the run, or start a new run",
                 )
-        samples = state.get("samples")
-        if type(samples) is not int or samples < 0:
-            raise DataError(
-                f"the loader's state has no number of samples, but {samples!r}", "use another checkpoint"
-            )
-        self.samples = self._next_sample = samples
+        rows = state.get("samples")
+        if type(rows) is not int or rows < 0:
+            raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
+        self.rows_read = self._next_row = rows
 
     def close(self) -> None:
         """Stop the thread and wait for its end."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, first: int) -> Update:
-        rows, size = self.plan.rows_at(first), self.config.micro_batch_size
-        places = self._order.places(first, rows)
+    def _read(self, first: int) -> GlobalBatch:
+        rows, size = self.batches.rows_at(first), self.micro_batch_size
+        places = self.order.places(first, rows)
         own = rows // self.world_size
         found = [
-            self._order.read(places[:, low : low + size])
+            self.order.read(places[:, low : low + size])
             for low in range(self.rank * own, (self.rank + 1) * own, size)
         ]
         if self.world_size > 1:
-            weight_sum = self._order.weight_sum(places)
+            num_targets = self.order.num_targets(places)
         else:  # what is at hand need not be read again
-            weight_sum = sum(
-                float(rows.tokens.size if rows.weights is None else rows.weights.sum()) for rows in found
-            )
-        return Update(tuple(_batch(rows, self._ones) for rows in found), weight_sum or 1.0)
+            num_targets = sum(rows.num_targets for rows in found)
+        return GlobalBatch(tuple(map(_batch, found)), num_targets)
 
 
-def _batch(rows: Rows, ones: Tensor) -> Batch:
+def _batch(rows: Rows) -> Batch:
     return Batch(
         torch.from_numpy(rows.tokens),
         torch.from_numpy(rows.targets),
-        ones if rows.weights is None else torch.from_numpy(rows.weights),
         None if rows.starts is None else Documents.from_starts(torch.from_numpy(rows.starts)),
     )
 
@@ -165,19 +150,18 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Yield the rows of a split in order, each of its tokens a target exactly once; the same at every call.
 
-    The last batch is filled with rows of weight 0, so that all have one shape. With `max_batches`, so many
-    batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes of text
-    it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
+    The last batch is filled with rows whose targets do not count, so that all have one shape. With `max_batches`,
+    so many batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes
+    of text it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
     """
     view = open_rows(split, config, sequence_length)
     size = config.micro_batch_size
-    ones = torch.ones(size, sequence_length)
     count = -(-view.num_rows // size)
     chosen = range(count)
     if max_batches is not None and max_batches < count:
         chosen = [i * count // max_batches for i in range(max_batches)]
     for i in chosen:
         rows = np.arange(i * size, (i + 1) * size)
-        batch = _batch(view.read(np.minimum(rows, view.num_rows - 1), 0), ones)
-        filled = torch.from_numpy(rows < view.num_rows)
-        yield batch if filled.all() else replace(batch, weights=batch.weights * filled[:, None])
+        found = view.read(np.minimum(rows, view.num_rows - 1), 0)
+        found.targets[rows >= view.num_rows] = IGNORE_INDEX
+        yield _batch(found)

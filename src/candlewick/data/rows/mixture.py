@@ -1,13 +1,13 @@
-"""Several sources by weight: which one each sample of a run is from, as a function of its number alone.
+"""Several sources by weight: which one each row of a run is from, as a function of its number alone.
 
     weights 3, 1, 2 (W = 6)     0 2 0 1 0 2 | 0 2 0 1 0 2 | ...
 
-Of the first g samples, floor((g w + phase) / W) are from the first source, of weight w; those that are left are
+Of the first g rows, floor((g w + phase) / W) are from the first source, of weight w; those that are left are
 dealt to the other sources in the same way, as a line is drawn on a grid (Bresenham, IBM Systems Journal 4, 1965).
 
-So every W samples hold exactly w_i of source i, and at any place between its count is off by less than the number
-of sources. Each source's own samples come in order: none of its rows is read again before all of them were read.
-Integers only, no table, for weights of any size. The trade: the pattern repeats every W samples, where a draw
+So every W rows hold exactly w_i of source i, and at any place between its count is off by less than the number
+of sources. The rows of each source come in order: none is read again before all of them were read.
+Integers only, no table, for weights of any size. The trade: the pattern repeats every W rows, where a draw
 would be irregular; the phases, from the seed, keep rare sources from meeting in one place of it.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.rows.order import stateless_hash
+from candlewick.data.rows.permutation import stateless_hash
 
 
 class Mixture:
-    """Deals samples to sources by integer `weights`, each below 2^32."""
+    """Deals the rows of a run to sources by integer `weights`, each below 2^32."""
 
     def __init__(self, weights: Sequence[int], seed: int) -> None:
         self.weights = tuple(weights)
@@ -28,16 +28,16 @@ class Mixture:
         phases = [stateless_hash("mixture", seed, i) % rest for i, rest in enumerate(rests)]
         self._deals = tuple(zip(self.weights, rests, phases, strict=True))
 
-    def counts(self, samples: int) -> tuple[int, ...]:
-        """Return how many of the first `samples` are from each source."""
+    def counts(self, rows: int) -> tuple[int, ...]:
+        """Return how many of the first `rows` are from each source."""
         counts: list[int] = []
         for weight, rest, phase in self._deals:
-            counts.append((samples * weight + phase) // rest)
-            samples -= counts[-1]
+            counts.append((rows * weight + phase) // rest)
+            rows -= counts[-1]
         return tuple(counts)
 
     def sources(self, first: int, count: int) -> NDArray[np.int64]:
-        """Return the sources of samples [first, first + count)."""
+        """Return the sources of rows [first, first + count)."""
         sources = np.empty(count, np.int64)
         left = np.arange(count)  # not dealt yet; of what a source is offered the numbers have no gaps
         for source, (weight, rest, phase) in enumerate(self._deals):

@@ -9,11 +9,11 @@ all pieces of one length and all rows with the same room are matched at a time.
 
 The target of a token is the one that follows it in the dataset. After a document's last token that is the
 delimiter of the next one there, whatever stands next in the row. So every token is a target exactly once per
-epoch, as in `windows`. Padding is the delimiter, with weight 0, and a document of its own.
+epoch, as in `chunking`. Padding is the delimiter, a document of its own, and its targets do not count.
 
 Documents are packed in groups from one stretch of the dataset, which bounds the memory and keeps what is read
 together close together. Rows of a group are shuffled, as they are made longest piece first. The trade against
-`windows`: short documents are never cut, but long ones are at the same places in every epoch.
+`chunking`: short documents are never cut, but long ones are at the same places in every epoch.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.rows.order import permute
-from candlewick.data.rows.windows import Numbers, Rows, masks_of
+from candlewick.data.rows.chunking import Mask, Numbers, Rows, masks_of
+from candlewick.data.rows.permutation import permute
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
@@ -60,18 +60,18 @@ class PackedRows:
         used = self._row_tokens[rows]
         padded = np.flatnonzero(used < self.sequence_length)
         starts[padded, used[padded]] = True
-        return Rows(tokens, targets, self.weights(rows, _offsets), starts if self._needs_starts else None)
+        mask = self.loss_mask(rows, _offsets)
+        return Rows.masked(tokens, targets, mask, starts if self._needs_starts else None)
 
-    def weights(self, rows: Numbers, _offsets: Numbers | int) -> NDArray[np.float32] | None:
-        """Return the weight of each target, (rows, T), or None if all are 1."""
+    def loss_mask(self, rows: Numbers, _offsets: Numbers | int) -> Mask | None:
+        """Return which targets count, (rows, T), or None if all do. Reads no tokens."""
         used = self._row_tokens[rows, None]
         if self._masks is None:
-            full = bool((used == self.sequence_length).all())
-            return None if full else (np.arange(self.sequence_length) < used).astype(np.float32)
-        weights = np.zeros((len(rows), self.sequence_length), np.float32)
+            return None if (used == self.sequence_length).all() else np.arange(self.sequence_length) < used
+        mask = np.zeros((len(rows), self.sequence_length), np.bool_)
         for i, place, begin in self._pieces(rows):
-            weights[i, place] = self._masks.window(begin + 1, place.stop - place.start)
-        return weights
+            mask[i, place] = self._masks.window(begin + 1, place.stop - place.start)
+        return mask
 
     def _pieces(self, rows: Numbers) -> Iterator[tuple[int, slice, int]]:
         """Yield (index in `rows`, place in the row, first token in the split) of every piece."""

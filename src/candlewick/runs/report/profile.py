@@ -23,7 +23,7 @@ from torch._C._autograd import DeviceType
 
 from candlewick.config import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
 from candlewick.data.rows.loader import Batch
-from candlewick.optim.shard import own_part
+from candlewick.optim.shard import local_tensor
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import resolve_run
@@ -234,12 +234,14 @@ def _activations(objective: NextTokenLoss, batch: Batch) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         # asked for each time: sharding gives the parameters other storages while a block runs
-        if storage.data_ptr() not in {own_part(p).untyped_storage().data_ptr() for p in objective.parameters()}:
+        if storage.data_ptr() not in {
+            local_tensor(p).untyped_storage().data_ptr() for p in objective.parameters()
+        }:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss: Any = objective(batch.tokens, batch.targets, batch.weights, 1.0, batch.documents)
+        loss: Any = objective(batch.tokens, batch.targets, 1.0, batch.documents)
     of_loss = [grad for grad in loss.grad_fn.grads if grad is not None]  # made on the way forward, not saved
     # until here the loss holds on to all that was seen, so no two of them can have had the same memory
     return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)
@@ -249,8 +251,8 @@ def _memory(parts: TrainingComponents, device: torch.device) -> dict[str, int]:
     """Return bytes of what stays from step to step, and the peak on CUDA, else what the process holds."""
     parameters = list(parts.objective.parameters())
     tensors = {
-        "weights": [own_part(parameter) for parameter in parameters],
-        "gradients": [own_part(parameter.grad) for parameter in parameters if parameter.grad is not None],
+        "weights": [local_tensor(parameter) for parameter in parameters],
+        "gradients": [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None],
         "optimizer": list(parts.optimizer.named_state().values()),
     }
     sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in tensors.items()}

@@ -7,8 +7,8 @@
         activation_max    the largest magnitude in it
 
 The head has no activations here: the loss takes its weights, and never holds all logits.
-The hooks that read activations exist inside `observing` only, so other updates cost nothing. They sit on the
-modules, not inside of their forward: what is made again in the backward pass is not counted twice.
+The hooks that read activations exist inside `record_update_statistics` only, so other updates cost nothing. They
+sit on the modules, not inside of their forward: what is made again in the backward pass is not counted twice.
 """
 
 import math
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from candlewick.model.transformer import Transformer
-from candlewick.train.step import global_norm
+from candlewick.parallel.fsdp import full_tensor
 
 Figures = dict[str, float]
 
 
 @contextmanager
-def observing(model: Transformer) -> Generator[Callable[[], Figures]]:
+def record_update_statistics(model: Transformer) -> Generator[Callable[[], Figures]]:
     """Watch the updates made inside; what it yields returns their figures afterwards, waiting for the device."""
     parts = _parts(model)
     squares: dict[str, list[Tensor]] = defaultdict(list)
@@ -69,4 +69,5 @@ def _parts(model: Transformer) -> dict[str, nn.Module]:
 
 
 def _rms(tensors: list[Tensor]) -> Tensor:
-    return global_norm(tensors) / math.sqrt(sum(tensor.numel() for tensor in tensors))
+    norm = full_tensor(torch.nn.utils.get_total_norm(tensors))
+    return norm / math.sqrt(sum(tensor.numel() for tensor in tensors))

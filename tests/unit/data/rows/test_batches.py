@@ -62,7 +62,7 @@ STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3)
 
 
 @given(stages=STAGES, rows=st.integers(1, 9))
-def test_steps_and_samples_are_those_of_counting_one_update_after_another(stages, rows):
+def test_steps_and_rows_are_those_of_counting_one_update_after_another(stages, rows):
     plan = BatchSchedule(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
     sizes = [size for steps, size in stages for _ in range(steps)] + [rows] * 5
     samples = 0

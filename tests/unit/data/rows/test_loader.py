@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from candlewick.config import BatchStage, DataConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Batch, Loader, validation_batches
+from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 from candlewick.model.documents import Documents
@@ -40,8 +41,10 @@ T = 8
 
 def make_loader(*sources: TokenSplit, rows=12, micro_batch_size=2, data=None, **changes) -> Loader:
     config = DataConfig.model_validate({"micro_batch_size": micro_batch_size, **(data or {})}, strict=False)
-    plan = changes.pop("plan", BatchSchedule(rows))
-    return Loader(sources or (SPLIT,), config, **{"sequence_length": T, "seed": 1, "plan": plan, **changes})
+    batches = changes.pop("plan", BatchSchedule(rows))
+    shape = {"sequence_length": changes.pop("sequence_length", T), "seed": changes.pop("seed", 1)}
+    order = RowOrder(sources or (SPLIT,), config, **shape)
+    return Loader(order, batches, micro_batch_size=micro_batch_size, **changes)
 
 
 def read(loader: Loader, updates: int) -> list[list[list[int]]]:
@@ -58,14 +61,10 @@ def test_a_batch_is_tokens_and_the_next_ones():
     loader = make_loader()
     batch = loader.next().micro_batches[0]
     loader.close()
-    assert batch.tokens.shape == batch.targets.shape == batch.weights.shape == (2, T)
-    assert (batch.tokens.dtype, batch.targets.dtype, batch.weights.dtype) == (
-        torch.int32,
-        torch.int32,
-        torch.float32,
-    )
+    assert batch.tokens.shape == batch.targets.shape == (2, T)
+    assert batch.tokens.dtype == batch.targets.dtype == torch.int32
     assert torch.equal(batch.targets, (batch.tokens + 1) % 200)
-    assert all(tensor.is_contiguous() for tensor in (batch.tokens, batch.targets, batch.weights))
+    assert all(tensor.is_contiguous() for tensor in (batch.tokens, batch.targets))
     moved = batch.to(torch.device("cpu"))
     assert isinstance(moved, Batch)
     assert torch.equal(moved.tokens, batch.tokens)
@@ -75,17 +74,17 @@ def test_a_batch_is_tokens_and_the_next_ones():
 @settings(max_examples=40, deadline=None)
 def test_every_token_is_a_target_once_in_every_epoch(tokens, length, seed, epoch):
     rows = -(-tokens // length)
-    start = {"sequence_length": length, "seed": seed, "samples": epoch * rows}
+    start = {"sequence_length": length, "seed": seed, "rows_read": epoch * rows}
     loader = make_loader(make_split(tokens), rows=1, micro_batch_size=1, **start)
-    targets, weight = [], 0.0
+    targets, count = [], 0
     for _ in range(rows):
         update = loader.next()
         batch = update.micro_batches[0]
-        targets += batch.targets[batch.weights == 1].tolist()
-        weight += update.weight_sum
+        targets += batch.targets[batch.targets != -100].tolist()
+        count += update.num_targets
     loader.close()
     assert sorted(targets) == list(range(tokens))
-    assert weight == tokens
+    assert count == tokens
 
 
 def test_epochs_differ_in_order_and_in_their_grid():
@@ -119,26 +118,26 @@ MASKS = tuple(np.array(values, np.uint8) for values in np.split(np.arange(200) %
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
 @pytest.mark.parametrize("masks", [None, MASKS])
-def test_the_weight_sum_is_that_of_all_ranks(packing, masks):
+def test_number_of_targets_is_that_of_all_ranks(packing, masks):
     split = make_split(50, 3, 100, 47, masks=masks)
     loaders = [make_loader(split, rank=rank, world_size=3, data={"packing": packing}) for rank in range(3)]
     found = set()
     for _ in range(10):
         updates = [loader.next() for loader in loaders]
-        whole = sum(batch.weights.sum().item() for update in updates for batch in update.micro_batches)
-        assert {update.weight_sum for update in updates} == {whole}
+        whole = sum((batch.targets != -100).sum().item() for update in updates for batch in update.micro_batches)
+        assert {update.num_targets for update in updates} == {whole}
         found.add(whole)
     for loader in loaders:
         loader.close()
     assert len(found) > 1 or (packing, masks) == ("chunk", None)
 
 
-def test_an_update_in_which_nothing_counts_has_a_weight_sum_of_one():
+def test_update_in_which_no_target_counts_says_so():
     loader = make_loader(make_split(200, masks=(np.zeros(200, np.uint8),)))
     update = loader.next()
     loader.close()
-    assert update.weight_sum == 1.0
-    assert not any(batch.weights.any() for batch in update.micro_batches)
+    assert update.num_targets == 0
+    assert all((batch.targets == -100).all() for batch in update.micro_batches)
 
 
 def first_batch(split: TokenSplit, **data) -> Batch:
@@ -158,7 +157,7 @@ def test_with_a_document_mask_documents_begin_at_delimiters():
 def test_with_a_document_mask_the_parts_of_packed_rows_are_documents():
     batch = first_batch(make_split(10, 4, 7, 3), packing="bfd", document_mask=True)
     assert batch.documents is not None
-    counted = batch.weights == 1
+    counted = batch.targets != -100
     tokens, positions = batch.tokens[counted].tolist(), batch.documents.positions[counted].tolist()
     begins = [0, 8, 10, 14, 21]
     assert [token - place for token, place in zip(tokens, positions, strict=True)] == [
@@ -178,7 +177,7 @@ def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
     first.close()
     rest = make_loader(micro_batch_size=6, data=data)
     rest.restore(state)
-    assert rest.samples == stop * 12
+    assert rest.rows_read == stop * 12
     assert begin + read(rest, 25 - stop) == base
 
 
@@ -201,7 +200,7 @@ def test_a_mixture_deals_sources_by_weight_and_goes_on_from_its_state():
     assert loader.num_rows == 10 + 400
     for _ in range(5):
         loader.next()
-    assert loader.repetitions(loader.samples) == (20 / 10, 40 / 400)
+    assert loader.order.repetitions(loader.rows_read) == (20 / 10, 40 / 400)
     assert loader.epoch == 60 / 410
     again = make_loader(*sources, data=data)
     again.restore(json.loads(json.dumps(loader.state())))
@@ -285,19 +284,19 @@ class TestValidation:
     def test_every_token_is_a_target_once_and_all_batches_have_one_shape(self, tokens):
         found = self.batches(tokens)
         assert {batch.tokens.shape for batch in found} == {(4, T)}
-        targets = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
+        targets = [t for batch in found for t in batch.targets[batch.targets != -100].tolist()]
         assert targets == [(i + 1) % tokens for i in range(tokens)]
 
     def test_packed_and_masked_by_document_too(self):
         found = self.batches(197, packing="bfd", document_mask=True)
-        targets = [t for batch in found for t in batch.targets[batch.weights == 1].tolist()]
+        targets = [t for batch in found for t in batch.targets[batch.targets != -100].tolist()]
         assert sorted(targets) == list(range(197))
         assert all(batch.documents is not None for batch in found)
 
     def test_it_is_the_same_at_every_call(self):
         for first, second in zip(self.batches(197), self.batches(197), strict=True):
             assert torch.equal(first.tokens, second.tokens)
-            assert torch.equal(first.weights, second.weights)
+            assert torch.equal(first.targets, second.targets)
 
     def test_few_batches_are_spread_evenly(self):
         first = [batch.tokens[0, 0].item() for batch in self.batches(3200, max_batches=5)]
@@ -306,18 +305,17 @@ class TestValidation:
     def test_more_batches_than_there_are_is_all(self):
         assert len(self.batches(200, max_batches=50)) == len(self.batches(200)) == 7
 
-    def test_weights_of_full_batches_stay_ones(self):
+    def test_rows_that_fill_the_last_batch_have_no_target_that_counts(self):
         found = self.batches(200)
-        assert found[0].weights.sum() == 4 * T
-        assert found[-1].weights.sum() == T
-        assert found[0].weights.sum() == 4 * T
+        assert [(batch.targets != -100).sum(dim=1).tolist() for batch in found] == [[T] * 4] * 6 + [[T, 0, 0, 0]]
+        assert found[-1].targets[0, -1] == 0  # after the last token comes the first
 
 
 def test_ramp_counts_the_rows_that_were_handed_out():
-    loader = make_loader(plan=BatchPlan(12, (BatchStage(steps=2, global_batch_size=4),)))
+    loader = make_loader(plan=BatchSchedule(12, (BatchStage(steps=2, global_batch_size=4),)))
     counts = []
     for _ in range(4):
         loader.next()
-        counts.append((loader.samples, loader.state()["samples"], loader.epoch * loader.num_rows))
+        counts.append((loader.rows_read, loader.state()["samples"], loader.epoch * loader.num_rows))
     loader.close()
     assert counts == [(n, n, n) for n in (4, 8, 20, 32)]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.data.rows import packing
+from candlewick.data.rows.chunking import ChunkedRows
 from candlewick.data.rows.packing import PackedRows, pack
-from candlewick.data.rows.windows import Windows
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
@@ -63,14 +63,12 @@ def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
         patch.setattr(packing, "_GROUP_DOCUMENTS", group)
         view = PackedRows(make_split(documents, cuts), length)
     rows = view.read(np.arange(view.num_rows), 0)
-    weights = np.ones(rows.tokens.shape) if rows.weights is None else rows.weights
-    counted = weights == 1
+    counted = rows.targets != -100
     total = sum(documents)
     pairs = sorted(zip(rows.tokens[counted].tolist(), rows.targets[counted].tolist(), strict=True))
     assert pairs == [(i, (i + 1) % total) for i in range(total)]
     assert (rows.tokens[~counted] == DELIMITER).all()
-    assert (rows.targets[~counted] == DELIMITER).all()
-    assert counted.sum() == weights.sum()
+    assert counted.sum() == rows.num_targets == total
 
 
 @given(DOCUMENTS, st.integers(2, 12))
@@ -97,8 +95,8 @@ def test_a_document_that_fits_is_whole_and_a_long_one_is_cut_at_every_row():
         [10, 11, d, d, d],
         [12, 13, 14, 15, d],
     ]
-    assert rows.weights is not None
-    assert view.read(np.array([rows.tokens[:, 0].tolist().index(0)]), 0).weights is None
+    assert view.loss_mask(np.arange(view.num_rows), 0).tolist() == (rows.tokens != d).tolist()
+    assert view.loss_mask(np.array([rows.tokens[:, 0].tolist().index(0)]), 0) is None
     assert rows.starts is None
 
 
@@ -106,15 +104,10 @@ def test_masks_belong_to_targets():
     masks = [0, 1, 1, 0, 0, 1, 1, 0, 1]
     view = PackedRows(make_split([4, 5], [3], masks), 6)
     rows = view.read(np.arange(view.num_rows), 0)
-    assert rows.weights is not None
-    found = {
-        target: weight
-        for tokens, targets, weights in zip(rows.tokens, rows.targets, rows.weights, strict=True)
-        for token, target, weight in zip(tokens.tolist(), targets.tolist(), weights.tolist(), strict=True)
-        if token != DELIMITER
-    }
-    assert [found[i] for i in range(9)] == masks
-    assert rows.weights.sum() == 5
+    found = dict(zip(rows.tokens.flatten().tolist(), rows.targets.flatten().tolist(), strict=True))
+    assert [found[i] for i in range(9)] == [(i + 1) % 9 if masks[(i + 1) % 9] else -100 for i in range(9)]
+    assert found[DELIMITER] == -100
+    assert rows.num_targets == 5
 
 
 def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
@@ -134,16 +127,16 @@ def test_a_last_document_without_an_end_is_an_error(ends):
         PackedRows(split, 4)
 
 
-def lost_or_repeated(view: PackedRows | Windows, total: int) -> int:
+def lost_or_repeated(view: PackedRows | ChunkedRows, total: int) -> int:
     rows = view.read(np.arange(view.num_rows), 0)
-    counted = slice(None) if rows.weights is None else rows.weights == 1
+    counted = rows.targets != -100
     tokens, targets = (array[counted].reshape(-1).tolist() for array in (rows.tokens, rows.targets))
     found = Counter(zip(tokens, targets, strict=True))
     wanted = Counter((i, (i + 1) % total) for i in range(total))
     return ((found - wanted) + (wanted - found)).total()
 
 
-@pytest.mark.parametrize(("name", "view"), [("chunk", Windows), ("bfd", PackedRows)])
+@pytest.mark.parametrize(("name", "view"), [("chunk", ChunkedRows), ("bfd", PackedRows)])
 def test_core_nothing_is_lost_or_repeated(name, view, core_row):
     documents = np.random.default_rng(1).lognormal(4, 1.2, 300).astype(int).clip(1, 5000).tolist()
     error = sum(lost_or_repeated(view(make_split(documents, [999]), t), sum(documents)) for t in (16, 128, 1000))

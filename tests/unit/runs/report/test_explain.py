@@ -100,7 +100,7 @@ def test_the_value_has_a_source():
         ("runtime.evaluation.best.max_keep", "train/trainer.py", "checkpoint/save.py"),
         ("data.documents", "data/text/corpus.py", "model/transformer.py"),
         ("scheduler.total_steps", "train/budget.py", "train/state.py"),
-        ("data.mixture[].weight", "data/rows/samples.py", "model/norm.py"),
+        ("data.mixture[].weight", "data/rows/row_order.py", "model/norm.py"),
         ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),
     ],
 )
@@ -118,7 +118,8 @@ def test_every_setting_has_a_reader():
         if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
     }
     in_the_tree = {
-        "model.rope_scaling.rope_type",
+        "model.full_attention_every",
+        "model.partial_rotary_factor",
         "model.rope_theta",
         "model.rope_scaling.alpha",
     }

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from candlewick.config import AdamWConfig, ModelConfig
-from candlewick.data.rows.loader import Batch, Update
+from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
-from candlewick.train.monitor.statistics import observing
+from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.monitor.trackers import METRICS, metric_of
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.step import train_step
@@ -34,9 +34,9 @@ def make(dtype=torch.float32, recompute="none", tied=True) -> NextTokenLoss:
 def observed(objective: NextTokenLoss, rows: int = 2) -> dict[str, float]:
     """The figures of one update, in micro-batches of so many rows."""
     optimizer = build_optimizer(objective.model, AdamWConfig())
-    batches = [Batch(part[:, :-1], part[:, 1:], torch.ones(rows, 16)) for part in TOKENS.split(rows)]
-    with observing(objective.model) as figures:
-        train_step(objective, optimizer, Update(tuple(batches), 64.0), 0.5)
+    batches = [Batch(part[:, :-1], part[:, 1:]) for part in TOKENS.split(rows)]
+    with record_update_statistics(objective.model) as figures:
+        train_step(objective, optimizer, GlobalBatch(tuple(batches), 64), 0.5)
     return figures()
 
 
@@ -78,6 +78,6 @@ def test_micro_batches_recompute_and_sharding_do_not_change_them():
 
 def test_nothing_stays_behind():
     objective = make()
-    with pytest.raises(ZeroDivisionError), observing(objective.model):
+    with pytest.raises(ZeroDivisionError), record_update_statistics(objective.model):
         raise ZeroDivisionError
     assert not any(module._forward_hooks for module in objective.modules())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.data.rows.windows import Windows
+from candlewick.data.rows.chunking import ChunkedRows
 from candlewick.data.tokens.dataset import TokenSplit
 
 
@@ -30,11 +30,11 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 @given(sizes=SIZES, length=st.integers(1, 30), data=st.data())
 def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
-    windows = Windows(make_split(*sizes), length)
+    chunked = ChunkedRows(make_split(*sizes), length)
     total = sum(sizes)
-    rows = np.array(data.draw(st.lists(st.integers(0, windows.num_rows - 1), min_size=1, max_size=10)))
+    rows = np.array(data.draw(st.lists(st.integers(0, chunked.num_rows - 1), min_size=1, max_size=10)))
     offset = data.draw(st.integers(0, length - 1))
-    found = windows.gather(rows, offset)
+    found = chunked.gather(rows, offset)
     assert found.shape == (len(rows), length + 1)
     for row, tokens in zip(rows.tolist(), found.tolist(), strict=True):
         first = offset + row * length
@@ -43,37 +43,38 @@ def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
 
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29))
 def test_every_token_is_a_target_once(sizes, length, offset):
-    windows = Windows(make_split(*sizes), length)
-    rows, offset = np.arange(windows.num_rows), offset % length
-    found = windows.read(rows, offset)
-    counted = found.targets if found.weights is None else found.targets[found.weights == 1]
-    assert sorted(counted.reshape(-1).tolist()) == list(range(sum(sizes)))
-    assert ((found.tokens + 1) % sum(sizes) == found.targets).all()
+    chunked = ChunkedRows(make_split(*sizes), length)
+    rows, offset = np.arange(chunked.num_rows), offset % length
+    found = chunked.read(rows, offset)
+    counts = found.targets != -100
+    assert sorted(found.targets[counts].tolist()) == list(range(sum(sizes)))
+    assert ((found.tokens + 1) % sum(sizes) == found.targets)[counts].all()
+    assert counts.sum() == found.num_targets
 
 
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29), data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_with_masks_every_token_has_its_own_as_a_target(sizes, length, offset, data):
     masks = data.draw(st.lists(st.integers(0, 1), min_size=sum(sizes), max_size=sum(sizes)))
-    windows = Windows(make_split(*sizes, masks=masks), length)
-    rows, offset = np.arange(windows.num_rows), offset % length
-    found = windows.read(rows, offset)
-    assert found.weights is not None
-    counted = sorted(found.targets[found.weights == 1].tolist())
+    chunked = ChunkedRows(make_split(*sizes, masks=masks), length)
+    rows, offset = np.arange(chunked.num_rows), offset % length
+    found = chunked.read(rows, offset)
+    counted = sorted(found.targets[found.targets != -100].tolist())
     assert counted == [token for token, mask in enumerate(masks) if mask]
+    assert found.num_targets == len(counted)
 
 
 def test_documents_begin_at_delimiters_if_that_is_asked_for():
     rows = np.array([1, 0])
-    found = Windows(make_split(10, delimiter_id=4), 3, needs_starts=True).read(rows, 0)
+    found = ChunkedRows(make_split(10, delimiter_id=4), 3, needs_starts=True).read(rows, 0)
     assert found.starts is not None
     assert found.starts.tolist() == [[False, True, False], [False] * 3]
-    assert Windows(make_split(10), 3).read(rows, 0).starts is None
+    assert ChunkedRows(make_split(10), 3).read(rows, 0).starts is None
 
 
 def test_offsets_may_differ_per_row():
-    windows = Windows(make_split(10), 3)
-    assert windows.gather(np.array([0, 0, 1]), np.array([0, 2, 1])).tolist() == [
+    chunked = ChunkedRows(make_split(10), 3)
+    assert chunked.gather(np.array([0, 0, 1]), np.array([0, 2, 1])).tolist() == [
         [0, 1, 2, 3],
         [2, 3, 4, 5],
         [4, 5, 6, 7],
@@ -81,14 +82,14 @@ def test_offsets_may_differ_per_row():
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(9, [0, 2]), (10, [0, 2])])
-def test_full_rows_have_no_weights(tokens, rows):
-    windows = Windows(make_split(tokens), 3)
-    assert windows.weights(np.array(rows), 0) is None
+def test_full_rows_need_no_mask(tokens, rows):
+    chunked = ChunkedRows(make_split(tokens), 3)
+    assert chunked.loss_mask(np.array(rows), 0) is None
 
 
 def test_only_the_rest_of_the_last_row_counts():
-    windows = Windows(make_split(10), 3)
-    assert windows.num_rows == 4
-    weights = windows.weights(np.array([3, 1, 3]), 0)
-    assert weights is not None
-    assert weights.tolist() == [[1, 0, 0], [1, 1, 1], [1, 0, 0]]
+    chunked = ChunkedRows(make_split(10), 3)
+    assert chunked.num_rows == 4
+    rows = chunked.read(np.array([3, 1, 3]), 0)
+    assert rows.targets.tolist() == [[0, -100, -100], [4, 5, 6], [0, -100, -100]]
+    assert rows.tokens.tolist() == [[9, 0, 1], [3, 4, 5], [9, 0, 1]]

@@ -1,6 +1,6 @@
-"""From the number of a sample to its row: which source, which epoch of it, which place in the order of that epoch.
+"""From a number to a row: which source is read, in which of its epochs, at which place in the order of that epoch.
 
-    global sample g --Mixture--> source, its sample k --divmod--> epoch e, place --permute--> row
+    row g of the run --Mixture--> source, its row k --divmod--> epoch e, place --permute--> row of the dataset
 
 `order: global` permutes all rows of a source. `order: window` permutes windows of consecutive rows, and the rows
 in each, so that only the bytes of one window are read at a time. The keys are hashes of (seed, epoch, dataset).
@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
+from candlewick.data.rows.chunking import ChunkedRows, Numbers, Rows
 from candlewick.data.rows.mixture import Mixture
-from candlewick.data.rows.order import permute, permute_in_windows, stateless_hash
 from candlewick.data.rows.packing import PackedRows
-from candlewick.data.rows.windows import Numbers, Rows, Windows
+from candlewick.data.rows.permutation import permute, permute_in_windows, stateless_hash
 from candlewick.data.tokens.dataset import TokenSplit
 
-Places = NDArray[np.int64]  # (3, samples): source, row in it, offset of the grid of its rows
+Places = NDArray[np.int64]  # (3, rows): source, row in it, offset of the grid of its rows
 
 _WINDOW_ROWS = 65_536
 _BLOCK = 4096  # places of a permutation that are computed at a time
 
 
-def open_rows(split: TokenSplit, config: DataConfig, sequence_length: int) -> Windows | PackedRows:
+def open_rows(split: TokenSplit, config: DataConfig, sequence_length: int) -> ChunkedRows | PackedRows:
     """Return a split as rows of T tokens, as `packing` says; `document_mask` decides if `starts` are found."""
-    kind = PackedRows if config.packing == "bfd" else Windows
+    kind = PackedRows if config.packing == "bfd" else ChunkedRows
     return kind(split, sequence_length, needs_starts=config.document_mask)
 
 
-class Samples:
-    """All samples of a run, without end. `sources` are one split, or one per entry of `config.mixture`."""
+class RowOrder:
+    """All rows of a run in order, without end. `sources` are one split, or one per entry of `config.mixture`."""
 
     def __init__(
         self, sources: Sequence[TokenSplit], config: DataConfig, *, sequence_length: int, seed: int
     ) -> None:
         self._ids = [split.dataset_id for split in sources]
-        self._length, self._seed = sequence_length, seed
+        self.sequence_length, self._seed = sequence_length, seed
         self._views = [open_rows(split, config, sequence_length) for split in sources]
         self._mixture = Mixture([source.weight for source in config.mixture] or [1], seed)
         if len(sources) != len(self._mixture.weights):
@@ -57,15 +57,15 @@ class Samples:
             "seed": seed,
             "sequence_length": sequence_length,
         }
-        """All that decides which row a sample is, in values that JSON keeps."""
+        """All that decides the order, in values that JSON keeps."""
 
-    def repetitions(self, samples: int) -> tuple[float, ...]:
-        """Return how often the first `samples` read each source."""
-        counts = self._mixture.counts(samples)
+    def repetitions(self, rows: int) -> tuple[float, ...]:
+        """Return how often the first `rows` read each source."""
+        counts = self._mixture.counts(rows)
         return tuple(count / view.num_rows for count, view in zip(counts, self._views, strict=True))
 
     def places(self, first: int, count: int) -> Places:
-        """Return where samples [first, first + count) lie."""
+        """Return where rows [first, first + count) of the run lie."""
         places = np.zeros((3, count), np.int64)
         if len(self._views) > 1:
             places[0] = self._mixture.sources(first, count)
@@ -78,27 +78,26 @@ class Samples:
         """Return the rows at some places, in their order."""
         if len(self._views) == 1:
             return self._views[0].read(places[1], places[2])
-        shape = places.shape[1], self._length
+        shape = places.shape[1], self.sequence_length
         tokens, targets = np.empty((2, *shape), np.int32)
-        weights, starts = np.ones(shape, np.float32), None
+        num_targets, starts = 0, None
         for source, own in self._by_source(places):
             part = self._views[source].read(*places[1:, own])
             tokens[own], targets[own] = part.tokens, part.targets
-            if part.weights is not None:
-                weights[own] = part.weights
+            num_targets += part.num_targets
             if part.starts is not None:
                 starts = np.empty(shape, np.bool_) if starts is None else starts
                 starts[own] = part.starts
-        return Rows(tokens, targets, weights, starts)
+        return Rows(tokens, targets, num_targets, starts)
 
-    def weight_sum(self, places: Places) -> float:
-        """Return the sum of the target weights at some places."""
-        total = 0.0
+    def num_targets(self, places: Places) -> int:
+        """Return how many targets count at some places, without reading tokens."""
+        total = 0
         for source, own in self._by_source(places):
             rows, offsets = places[1:, own]
-            weights = self._views[source].weights(rows, offsets)
-            total += rows.size * self._length if weights is None else weights.sum(dtype=np.float64)
-        return float(total)
+            mask = self._views[source].loss_mask(rows, offsets)
+            total += rows.size * self.sequence_length if mask is None else int(np.count_nonzero(mask))
+        return total
 
     def _by_source(self, places: Places) -> list[tuple[int, Numbers | slice]]:
         """Return each source that is there and which of the places are its own."""
@@ -107,7 +106,7 @@ class Samples:
         return [(source, np.flatnonzero(places[0] == source)) for source in np.unique(places[0]).tolist()]
 
     def _rows(self, source: int, first: int, count: int) -> NDArray[np.int64]:
-        """Return row and grid offset, (2, count), of samples [first, first + count) of one source."""
+        """Return row and grid offset, (2, count), of rows [first, first + count) that are read of one source."""
         n, dataset_id = self._views[source].num_rows, self._ids[source]
         out = np.empty((2, count), np.int64)
         done = 0
@@ -117,7 +116,7 @@ class Samples:
             block = self._block(n, key, self._window, place // _BLOCK)[place % _BLOCK :][: count - done]
             out[0, done : done + block.size] = block
             shift = stateless_hash("offset", self._seed, epoch, dataset_id)
-            out[1, done : done + block.size] = shift % self._length
+            out[1, done : done + block.size] = shift % self.sequence_length
             done += block.size
         return out
 

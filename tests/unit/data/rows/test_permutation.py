@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candlewick.data.rows.order import permute, permute_in_windows, stateless_hash
+from candlewick.data.rows.permutation import permute, permute_in_windows, stateless_hash
 
 KEYS = st.integers(0, 2**64 - 1)
 

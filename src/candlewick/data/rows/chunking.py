@@ -5,13 +5,14 @@
 
 Row i reads the tokens from offset + i T on, and predicts for each the next one. Over the n rows every token is
 a target exactly once: nothing is dropped, repeated or padded. Where the grid begins is moved at every epoch, so
-that the rows are not the same again. Of the last row only the first N - (n - 1) T targets count (weight 1).
+that the rows are not the same again. Of the last row only the first N - (n - 1) T targets count.
 
-A dataset with masks says of each token if it counts as a target. They are read like the tokens, one place on.
+A dataset with masks says of each token if it counts as a target. They are read like the tokens, one place on. A
+target that does not count is replaced by `IGNORE_INDEX`.
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from candlewick.data.tokens.dataset import Tokens, TokenSplit
 
 Numbers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+IGNORE_INDEX = -100  # as in torch's cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +31,22 @@ class Rows:
     """Some rows of T tokens, as arrays (rows, T)."""
 
     tokens: NDArray[np.int32]
-    targets: NDArray[np.int32]  # the token after each
-    weights: NDArray[np.float32] | None  # how much each target counts; None: all 1
-    starts: NDArray[np.bool_] | None  # where documents begin, if that was asked for
+    targets: NDArray[np.int32]  # the token after each; IGNORE_INDEX: it does not count
+    num_targets: int  # that count
+    starts: Mask | None  # where documents begin, if that was asked for
+
+    @classmethod
+    def masked(
+        cls, tokens: NDArray[np.int32], targets: NDArray[np.int32], loss_mask: Mask | None, starts: Mask | None
+    ) -> Self:
+        """Make rows of which only the targets count that the mask is true for. Writes into `targets`."""
+        if loss_mask is None:
+            return cls(tokens, targets, targets.size, starts)
+        # IGNORE_INDEX where the mask is false: arithmetic is many times faster than choosing
+        targets -= IGNORE_INDEX
+        targets *= loss_mask
+        targets += IGNORE_INDEX
+        return cls(tokens, targets, int(np.count_nonzero(loss_mask)), starts)
 
 
 def masks_of(split: TokenSplit) -> TokenSplit | None:
@@ -39,7 +56,7 @@ def masks_of(split: TokenSplit) -> TokenSplit | None:
     )
 
 
-class Windows:
+class ChunkedRows:
     """Reads rows of a split. All positions are token numbers in the split."""
 
     def __init__(self, split: TokenSplit, sequence_length: int, *, needs_starts: bool = False) -> None:
@@ -53,15 +70,15 @@ class Windows:
         # indexing these views copies only the rows asked for; np.take would copy the file
         self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
         masks = masks_of(split)
-        self._masks = None if masks is None else Windows(masks, sequence_length)
+        self._masks = None if masks is None else ChunkedRows(masks, sequence_length)
 
     def read(self, rows: Numbers, offsets: Numbers | int) -> Rows:
         """Return rows of the grid that begins at `offsets` (one, or one per row; 0 <= offset < T)."""
         found = self.gather(rows, offsets)
-        # 32 bits only: int64 on the CPU costs more than the reading
+        # copies of their own, as targets are written to; 32 bits: int64 on the CPU costs more than the reading
         tokens, targets = found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32)
         starts = tokens == self.split.delimiter_id if self._needs_starts else None
-        return Rows(tokens, targets, self.weights(rows, offsets), starts)
+        return Rows.masked(tokens, targets, self.loss_mask(rows, offsets), starts)
 
     def gather(self, rows: Numbers, offsets: Numbers | int) -> Tokens:
         """Return the T + 1 tokens of each row: (rows, T + 1), a copy."""
@@ -80,14 +97,14 @@ class Windows:
                 out[i] = self.split.window(int(positions[i]), width)
         return out
 
-    def weights(self, rows: Numbers, offsets: Numbers | int) -> NDArray[np.float32] | None:
-        """Return the weight of each target, (rows, T), or None if all are 1."""
+    def loss_mask(self, rows: Numbers, offsets: Numbers | int) -> Mask | None:
+        """Return which targets count, (rows, T), or None if all do. Reads no tokens."""
         is_last = rows == self.num_rows - 1
         if self._masks is not None:
-            weights = self._masks.gather(rows, offsets)[:, 1:].astype(np.float32)
+            mask = self._masks.gather(rows, offsets)[:, 1:].view(np.bool_)
         elif self.last_row_tokens == self.sequence_length or not is_last.any():
             return None
         else:
-            weights = np.ones((len(rows), self.sequence_length), np.float32)
-        weights[is_last, self.last_row_tokens :] = 0
-        return weights
+            mask = np.ones((len(rows), self.sequence_length), np.bool_)
+        mask[is_last, self.last_row_tokens :] = False
+        return mask

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candlewick.config import DataConfig
-from candlewick.data.rows import samples as samples_module
-from candlewick.data.rows.samples import Samples
+from candlewick.data.rows import row_order as row_order_module
+from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 
 T = 8
@@ -20,9 +21,9 @@ def make_split(first: int, tokens: int, dataset_id: str = "id", **fields) -> Tok
     return TokenSplit("train", dataset_id, (shard,), (0,), tokens, tokens, 60_000, (ends,), **fields)
 
 
-def make_samples(*sources: TokenSplit, seed=1, **data) -> Samples:
+def make_order(*sources: TokenSplit, seed=1, **data) -> RowOrder:
     config = DataConfig.model_validate(data, strict=False)
-    return Samples(sources, config, sequence_length=T, seed=seed)
+    return RowOrder(sources, config, sequence_length=T, seed=seed)
 
 
 def mixture(*weights: int) -> list[dict]:
@@ -37,7 +38,7 @@ MIXED = mixture(3, 1, 2)
     "data", [{}, {"order": "window"}, {"shuffle_buffer_size": 4}, {"shuffle_buffer_size": 100}]
 )
 def test_every_epoch_has_every_row_once_in_another_order(data):
-    found = make_samples(B, **data)
+    found = make_order(B, **data)
     epochs = [found.places(epoch * 38, 38) for epoch in range(3)]
     assert all(sorted(places[1].tolist()) == list(range(38)) for places in epochs)
     assert len({tuple(places[1].tolist()) for places in epochs}) == 3
@@ -46,7 +47,7 @@ def test_every_epoch_has_every_row_once_in_another_order(data):
 
 
 def test_a_window_is_read_before_the_next_one():
-    rows = make_samples(B, shuffle_buffer_size=5).places(0, 35)[1]  # the last 3 of 38 rows fill no window
+    rows = make_order(B, shuffle_buffer_size=5).places(0, 35)[1]  # the last 3 of 38 rows fill no window
     for low in range(0, 35, 5):
         own = set(rows[low : low + 5].tolist())
         assert any(own == {(first + i) % 38 for i in range(5)} for first in own)
@@ -55,69 +56,78 @@ def test_a_window_is_read_before_the_next_one():
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5), data=st.sampled_from([{}, {"mixture": MIXED}]))
 @settings(deadline=None)
 def test_cuts_change_nothing(cuts, data):
-    found = make_samples(*([A, B, C] if data else [A]), **data)
+    found = make_order(*([A, B, C] if data else [A]), **data)
     bounds = [0, *itertools.accumulate(cuts)]
     parts = [found.places(low, high - low) for low, high in itertools.pairwise(bounds)]
     assert np.array_equal(np.concatenate(parts, axis=1), found.places(0, bounds[-1]))
 
 
 def test_blocks_of_the_permutation_join_without_a_seam(monkeypatch):
-    base = make_samples(A, B, C, mixture=MIXED).places(0, 500)
-    monkeypatch.setattr(samples_module, "_BLOCK", 7)
-    assert np.array_equal(make_samples(A, B, C, mixture=MIXED).places(0, 500), base)
+    base = make_order(A, B, C, mixture=MIXED).places(0, 500)
+    monkeypatch.setattr(row_order_module, "_BLOCK", 7)
+    assert np.array_equal(make_order(A, B, C, mixture=MIXED).places(0, 500), base)
 
 
 def test_a_source_of_a_mixture_is_read_as_it_would_be_alone():
-    places = make_samples(A, B, C, mixture=MIXED).places(0, 600)
+    places = make_order(A, B, C, mixture=MIXED).places(0, 600)
     for number, source in enumerate((A, B, C)):
         own = places[1:, places[0] == number]
-        assert np.array_equal(own, make_samples(source).places(0, own.shape[1])[1:])
+        assert np.array_equal(own, make_order(source).places(0, own.shape[1])[1:])
 
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
 def test_rows_of_a_mixture_are_those_of_its_sources_in_order(packing):
     data = {"packing": packing, "document_mask": True}
     masked = make_split(2000, 40, "c", masks=(np.arange(40, dtype=np.uint8) % 2,))
-    found = make_samples(A, B, masked, mixture=MIXED, **data)
+    found = make_order(A, B, masked, mixture=MIXED, **data)
     places = found.places(40, 60)
     rows = found.read(places)
-    total = 0.0
+    total = 0
     for i, (source, row, offset) in enumerate(places.T.tolist()):
-        alone = make_samples((A, B, masked)[source], **data)
+        alone = make_order((A, B, masked)[source], **data)
         place = np.array([[0], [row], [offset]])
         expected = alone.read(place)
         assert np.array_equal(rows.tokens[i], expected.tokens[0])
         assert np.array_equal(rows.targets[i], expected.targets[0])
-        assert np.array_equal(rows.weights[i], np.ones(T) if expected.weights is None else expected.weights[0])
         assert np.array_equal(rows.starts[i], expected.starts[0])
-        total += alone.weight_sum(place)
-    assert found.weight_sum(places) == total == rows.weights.sum()
+        total += alone.num_targets(place)
+    assert found.num_targets(places) == total == rows.num_targets == (rows.targets != -100).sum()
+
+
+@pytest.mark.parametrize("packing", ["chunk", "bfd"])
+@pytest.mark.parametrize("masks", [None, (np.arange(83, dtype=np.uint8) % 3 > 0,)])
+def test_targets_are_counted_without_reading_tokens(packing, masks):
+    source = make_split(0, 83, "a", masks=masks)
+    order = make_order(source, packing=packing)
+    places = order.places(5, 40)
+    without_tokens = make_order(replace(source, shards=()), packing=packing)
+    assert without_tokens.num_targets(places) == order.read(places).num_targets < 40 * T
 
 
 def test_repetitions_count_how_often_each_source_is_read():
-    found = make_samples(A, B, C, mixture=MIXED)
+    found = make_order(A, B, C, mixture=MIXED)
     assert found.num_rows == 11 + 38 + 5
     assert found.repetitions(600) == (300 / 11, 100 / 38, 200 / 5)
-    assert make_samples(A).repetitions(22) == (2.0,)
-    assert make_samples(A).repetitions(0) == (0.0,)
+    assert make_order(A).repetitions(22) == (2.0,)
+    assert make_order(A).repetitions(0) == (0.0,)
 
 
 def test_sources_must_be_as_many_as_the_mixture_has():
     with pytest.raises(ValueError, match="2 sources for 3 weights"):
-        make_samples(A, B, mixture=MIXED)
+        make_order(A, B, mixture=MIXED)
 
 
 def test_the_identity_has_all_that_decides_the_order():
-    base = make_samples(A, B, mixture=mixture(1, 1)).identity
+    base = make_order(A, B, mixture=mixture(1, 1)).identity
     others = [
-        make_samples(A, C, mixture=mixture(1, 1)),
-        make_samples(A, B, mixture=mixture(1, 2)),
-        make_samples(A, B, mixture=mixture(1, 1), seed=2),
-        make_samples(A, B, mixture=mixture(1, 1), packing="bfd"),
-        make_samples(A, B, mixture=mixture(1, 1), order="window"),
-        make_samples(A, B, mixture=mixture(1, 1), shuffle_buffer_size=9),
+        make_order(A, C, mixture=mixture(1, 1)),
+        make_order(A, B, mixture=mixture(1, 2)),
+        make_order(A, B, mixture=mixture(1, 1), seed=2),
+        make_order(A, B, mixture=mixture(1, 1), packing="bfd"),
+        make_order(A, B, mixture=mixture(1, 1), order="window"),
+        make_order(A, B, mixture=mixture(1, 1), shuffle_buffer_size=9),
     ]
     identities = [base, *(other.identity for other in others)]
     assert len({tuple(map(str, identity.items())) for identity in identities}) == 7
-    assert make_samples(A, B, mixture=mixture(1, 1), micro_batch_size=2).identity == base
-    assert make_samples(A).identity["dataset_id"] == "a"
+    assert make_order(A, B, mixture=mixture(1, 1), micro_batch_size=2).identity == base
+    assert make_order(A).identity["dataset_id"] == "a"
