@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hub_server import HubServer
+from tests.unit.runs.test_sharding import write_candle_shards
 
 from candlewick.artifacts import build as recipe
 from candlewick.artifacts.manifest import Manifest, file_sha256, publish, read_manifest, staging, verify
@@ -344,32 +345,9 @@ def test_any_text_is_written_without_loss(tmp_path_factory, texts):
 def candle_shards(tmp_path) -> Path:
     """What transformer_candle's sharder wrote: lines of text, and absolute paths in the manifest."""
     folder = tmp_path / "old"
-    folder.mkdir()
-    shards = []
-    for number, content in enumerate([b"one\ntwo\n", b"three\n"]):
-        path = folder / f"train_{number:04d}.txt"
-        path.write_bytes(content)
-        shards.append(
-            {
-                "path": f"/workspace/datasets/train/{path.name}",
-                "lines": content.count(b"\n"),
-                "bytes": len(content),
-                "sha256": file_sha256(path),
-            }
-        )
-    raw = {
-        "dataset": "HuggingFaceFW/fineweb",
-        "split": "train",
-        "mode": "smoke",
-        "seed": 17,
-        "gzip": False,
-        "lines_per_shard": 2,
-        "total_shards": 2,
-        "total_lines": 3,
-        "total_bytes": 14,
-        "shards": shards,
-    }
-    (folder / "manifest.json").write_text(json.dumps(raw))
+    write_candle_shards(folder, {"train_0000.txt": "one\ntwo\n", "train_0001.txt": "three\n"})
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("train_0", "/workspace/datasets/train/train_0"))
     return folder
 
 
