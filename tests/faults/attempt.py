@@ -16,8 +16,9 @@ import pytest
 from tests.hub_server import point_here
 
 from candlewick.cli.main import main
-from candlewick.data import shard_writer, source_files
 from candlewick.data.shards import write as text_shards
+from candlewick.data.shards import writer
+from candlewick.data.text import source_files
 
 EVENTS = (
     (os, "fsync"),
@@ -25,7 +26,7 @@ EVENTS = (
     (os, "replace"),
     (os, "unlink"),
     (source_files, "fetch_file"),
-    (shard_writer.ShardWriter, "add"),
+    (writer.ShardWriter, "add"),
     (text_shards, "publish"),
 )
 
@@ -54,7 +55,7 @@ def attempt(words: list[str], url: str, folder: Path, moment: int) -> None:
         def act(*args: Any, **settings: Any) -> Any:
             tick()
             result = real(*args, **settings)
-            if isinstance(args[0], shard_writer.ShardWriter):
+            if isinstance(args[0], writer.ShardWriter):
                 assert args[0].stream is not None
                 args[0].stream.flush()  # as the system may at any time: the lines are smaller than its buffer
             tick()
