@@ -6,7 +6,8 @@
         ...
 
 It speaks HTTP/1.1 on 127.0.0.1. Files of `lfs_bytes` or more are kept as on the Hub: listed with their SHA-256,
-and served by redirect from another host ("localhost"), to which no token may go. A listing comes in pages.
+and served by redirect from another host ("localhost"), to which no token may go. A listing comes in pages, of the
+whole repository or of a folder in it.
 `client` points `huggingface_hub` in this process at it, with waits that take no time; `environment` does it for
 another process.
 """
@@ -67,6 +68,7 @@ class HubServer:
         self.plan: Callable[[Request], str | None] = lambda request: None
         """Says which fault a request meets; asked when no `fail` matches."""
         self.retry_after: int | None = None
+        self.rate_limit: str | None = None
         self.stall_seconds = 30.0
         self._planned: list[tuple[re.Pattern[str], list[str]]] = []
         self._lock = threading.Lock()
@@ -191,7 +193,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if fault == "drop":
                 self._hang_up()
             elif fault is not None and fault.isdecimal():
-                extra = {} if hub.retry_after is None else {"Retry-After": str(hub.retry_after)}
+                pauses = {"Retry-After": hub.retry_after, "RateLimit": hub.rate_limit}
+                extra = {name: str(value) for name, value in pauses.items() if value is not None}
                 code = {"401": "RepoNotFound", "403": "GatedRepo", "404": "EntryNotFound"}.get(fault, "")
                 self._send(int(fault), b"{}", {**extra, **({"X-Error-Code": code} if code else {})})
             elif url.path.startswith("/cdn/"):
@@ -217,20 +220,24 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             return sha
 
         def _api(self, path: str, query: dict[str, list[str]], fault: str | None) -> None:
-            found = re.fullmatch(r"(models/|datasets/)([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+            found = re.fullmatch(r"(models/|datasets/)([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?", path)
             if found is None:
                 raise _Refused(404, "")
-            kind, name, what, revision = found.groups()
+            kind, name, what, revision, folder = found.groups()
             repo = self._repo(name if kind == "models/" else f"datasets/{name}")
             sha = self._commit(repo, urllib.parse.unquote(revision or "main"))
             if what != "tree":
                 self._send(200, json.dumps({"id": name, "sha": sha, "siblings": []}).encode(), {}, fault)
                 return
-            entries = list(_tree(repo.commits[sha], hub.lfs_bytes))
+            is_recursive = query.get("recursive", ["false"])[0].lower() == "true"
+            folder = urllib.parse.unquote(folder or "")
+            entries = list(_tree(repo.commits[sha], hub.lfs_bytes, folder, is_recursive))
+            if folder and not entries:  # a file too is no tree
+                raise _Refused(404, "EntryNotFound")
             start = int(query.get("cursor", ["0"])[0])
             extra = {}
             if start + hub.page < len(entries):
-                more = urllib.parse.urlencode({"recursive": "True", "cursor": start + hub.page})
+                more = urllib.parse.urlencode({"recursive": is_recursive, "cursor": start + hub.page})
                 extra["Link"] = f'<{hub.url}/api/{path}?{more}>; rel="next"'
             self._send(200, json.dumps(entries[start : start + hub.page]).encode(), extra, fault)
 
@@ -300,11 +307,19 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _tree(files: Mapping[str, bytes], lfs_bytes: int) -> Iterator[dict[str, object]]:
+def _tree(
+    files: Mapping[str, bytes], lfs_bytes: int, folder: str, is_recursive: bool
+) -> Iterator[dict[str, object]]:
+    def is_listed(path: str) -> bool:
+        parent = path.rpartition("/")[0]
+        return parent == folder or (is_recursive and f"{parent}/".startswith(f"{folder}/" if folder else ""))
+
     folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."}
-    for folder in sorted(folders):
-        yield {"type": "directory", "oid": hashlib.sha1(folder.encode()).hexdigest(), "size": 0, "path": folder}
+    for name in filter(is_listed, sorted(folders)):
+        yield {"type": "directory", "oid": hashlib.sha1(name.encode()).hexdigest(), "size": 0, "path": name}
     for name, content in sorted(files.items()):
+        if not is_listed(name):
+            continue
         entry: dict[str, object] = {"type": "file", "oid": git_sha1(content), "size": len(content), "path": name}
         if len(content) >= lfs_bytes:
             digest = hashlib.sha256(content).hexdigest()

@@ -1,46 +1,54 @@
-"""Files of the Hugging Face Hub: listed once at a pinned commit, fetched whole, verified by hash, retried.
+"""Files of the Hugging Face Hub: listed once at a pinned commit, fetched whole, verified by hash.
 
     hf://datasets/OWNER/NAME@REVISION/path     a dataset, or what lies under a path in it
     hf://OWNER/NAME@REVISION                   a model
 
+    repo = open_repo("hf://OWNER/NAME")         once per run; repo.uri is hf://OWNER/NAME@COMMIT
+    folder = fetch_model(repo, ["*.json"])      path = fetch_file(repo, file, folder)
+
 A branch, a tag or nothing as the revision stands for another commit tomorrow: it is resolved once, and everything
 after that is asked for by commit. The listing says size and hash of each file (SHA-256, for small files git's blob
-SHA-1). Bytes that do not match are thrown away and fetched again. So a changed file never goes by unnoticed.
+SHA-1); bytes that do not match are thrown away and fetched again.
 
-What may pass by itself (a lost connection, a stall, 429, 5xx, wrong bytes) is tried again, with waits that grow
-and are spread at random; a wait that the server names is kept. What cannot (401, 403, 404) fails at once. HF_HOME,
-HF_TOKEN, HF_ENDPOINT and the time-outs are `huggingface_hub`'s own. A token is in no message.
+`huggingface_hub` itself repeats listings, HEAD requests and streams that break off. What it does not repeat is
+tried again here: the request for the commit, a GET that ends in 5xx, wrong bytes. What cannot pass by itself (no
+network, 401, 403, 404) fails at once. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_DOWNLOAD_TIMEOUT are read by
+`huggingface_hub`. A token is in no message.
 """
 
 import hashlib
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
-from pathlib import Path, PurePosixPath
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import CandlewickError, DataError, EnvironmentFault
 
 SCHEME = "hf://"
-TRIES = 6
-FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 60.0
-LONGEST_ASKED_SECONDS = 900.0
+WAIT_SECONDS = (1.0, 4.0, 16.0)
+"""Before each further try."""
+LONGEST_WAIT_SECONDS = 300
+"""No server makes us wait longer."""
 
 _URI = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
-_QUERY = re.compile(r"\?\S+")  # of an address: it may be signed, and open to who has it
-_NEVER = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
-_TRANSIENT = {408, 429, *range(500, 600)}
+_QUERY = re.compile(r"\?\S+")  # of an address: it may carry a signature, so it is never logged
+_FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
+"""Reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that `huggingface_hub` has repeated."""
+_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")
+"""... with those for which `huggingface_hub` repeats a GET."""
+_FINAL_IN_LISTINGS = re.compile("(?!JSON)")
+"""All but an answer that is cut short: the others it repeats."""
+_UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
@@ -73,17 +81,21 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """A repository at one commit."""
+    """A repository at one commit, as far as the path of its address goes."""
 
-    kind: Literal["dataset", "model"]
-    name: str
-    commit: str
+    uri: HubUri
+    """With the commit as the revision."""
     files: tuple[HubFile, ...]
+    """At and below the path."""
 
     @property
-    def uri(self) -> HubUri:
-        """The address of just this state."""
-        return HubUri(self.kind, self.name, self.commit, "")
+    def commit(self) -> str:
+        """The 40 hex digits."""
+        return self.uri.revision or ""
+
+    def file_uri(self, file: HubFile) -> str:
+        """Return the address of a file."""
+        return str(replace(self.uri, path=file.path))
 
 
 class _WrongBytes(OSError):
@@ -92,71 +104,102 @@ class _WrongBytes(OSError):
 
 def parse_uri(uri: str) -> HubUri:
     """Read `hf://...`. Raises DataError if it is none, or its path leads out of the repository."""
-    found = _URI.fullmatch(uri)
-    path = (found["path"] or "").strip("/") if found else ""
-    if found is None or ".." in path.split("/"):
+    match = _URI.fullmatch(uri)
+    path = (match["path"] or "").strip("/") if match else ""
+    if match is None or ".." in path.split("/"):
         raise DataError(
             f"{uri} names nothing on the Hub",
             "write hf://datasets/OWNER/NAME@REVISION/path for a dataset, hf://OWNER/NAME@REVISION for a model",
         )
-    return HubUri("dataset" if found["datasets"] else "model", found["name"], found["revision"], path)
+    return HubUri("dataset" if match["datasets"] else "model", match["name"], match["revision"], path)
 
 
 def open_repo(uri: str | HubUri) -> HubRepo:
-    """List a repository, all of it, at the commit that its revision stands for now.
+    """List what lies at a path of a repository, at the commit that its revision stands for now.
 
-    Raises DataError if it is not there or not for this user, EnvironmentFault if the Hub cannot be reached.
+    Of a path with wildcards that is the last folder without one, and all below it. Raises DataError if it is not
+    there or not for this user, EnvironmentFault if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
-    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
     wanted = parse_uri(uri) if isinstance(uri, str) else uri
     _set_up()
-
-    def ask() -> HubRepo:
-        api = HfApi()
-        commit = api.repo_info(wanted.name, revision=wanted.revision, repo_type=wanted.kind).sha or ""
-        if not _COMMIT.fullmatch(commit):
-            raise _WrongBytes(f"the server names no commit: {commit[:40]!r}")
-        tree = api.list_repo_tree(wanted.name, recursive=True, revision=commit, repo_type=wanted.kind)
-        files = [
-            HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-            for entry in tree
-            if isinstance(entry, RepoFile)
-        ]
-        files.sort(key=lambda file: file.path)
-        return HubRepo(wanted.kind, wanted.name, commit, tuple(files))
-
-    repo = _persist(str(wanted), ask)
-    if repo.commit != wanted.revision:
-        _log.info("%s is commit %s now: write @%s to have the same files again", wanted, repo.commit, repo.commit)
-    return repo
+    api = HfApi()
+    # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
+    # without `expand` the answer names every file
+    ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
+    info = _ask(str(wanted), ask, _FINAL)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
+    pinned = replace(wanted, revision=info.sha)
+    files = _ask(str(pinned), lambda: _list(api, pinned), _FINAL_IN_LISTINGS)
+    if pinned != wanted:
+        _log.info("%s is commit %s now: write @%s to have the same files again", wanted, info.sha, info.sha)
+    return HubRepo(pinned, files)
 
 
-def fetch_file(repo: HubRepo, file: HubFile, folder: Path) -> Path:
-    """Bring one file into `folder`, under its path in the repository, and verify it.
+def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
+    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
+
+    tree = partial(api.list_repo_tree, uri.name, revision=uri.revision, repo_type=uri.kind)
+    folder = re.split(r"(?:^|/)[^/]*[*?\[]", uri.path)[0]
+    try:
+        entries = list(tree(folder, recursive=True))
+    except EntryNotFoundError:  # it is a file, or nothing
+        siblings = list(tree(folder.rpartition("/")[0]))
+        entries = [entry for entry in siblings if entry.path == folder]
+        if not entries:
+            names = ", ".join(entry.path for entry in siblings)[:200]
+            raise DataError(f"{uri} is not on the Hub, beside it are {names}", "check the path") from None
+    files = [
+        HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+        for entry in entries
+        if isinstance(entry, RepoFile)
+    ]
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
+    """Bring one file into `folder`, under its path in the repository, or into the Hub's cache, and verify it.
 
     Raises DataError for bytes that stay wrong, EnvironmentFault if the Hub cannot be reached.
     """
-    return _persist(f"{repo.uri}/{file.path}", lambda: _fetch(repo, file, folder))
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+    if file.path.startswith("/") or ".." in file.path.split("/"):
+        raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
+
+    def download() -> Path:
+        path = hf_hub_download(
+            repo.uri.name,
+            file.path,
+            repo_type=repo.uri.kind,
+            revision=repo.commit,
+            local_dir=folder,
+            cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
+        )
+        return _verified(Path(path), file)
+
+    return _ask(repo.file_uri(file), download, _FINAL_IN_DOWNLOADS)
 
 
-def fetch_model(uri: str, allow: Sequence[str]) -> Path:
+def fetch_model(source: str | HubRepo, allow: Sequence[str]) -> Path:
     """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
 
-    Every file is verified, also one that was there. Code and pickles are never brought, whatever `allow` says.
-    Raises DataError if no file matches.
+    `source` is an address, or a repository that is open. Every file is verified, also one that was there. Code and
+    pickles are never brought, whatever `allow` says. Raises DataError if no file matches.
     """
-    wanted = parse_uri(uri)
-    if wanted.kind != "model":
+    uri = source.uri if isinstance(source, HubRepo) else parse_uri(source)
+    if uri.kind != "model":
         raise DataError(f"{uri} is a dataset, not a model", "write hf://OWNER/NAME@REVISION")
-    repo = open_repo(wanted)
-    prefix = f"{wanted.path}/" if wanted.path else ""
+    repo = source if isinstance(source, HubRepo) else open_repo(uri)
+    prefix = f"{uri.path}/" if uri.path else ""
     chosen = [
         file
         for file in repo.files
         if file.path.startswith(prefix)
-        and not file.path.endswith(_NEVER)
+        and not file.path.endswith(_UNSAFE_SUFFIXES)
         and any(_is_named(file.path.removeprefix(prefix), pattern) for pattern in allow)
     ]
     if not chosen:
@@ -164,140 +207,85 @@ def fetch_model(uri: str, allow: Sequence[str]) -> Path:
         raise DataError(
             f"{uri} has no file of {', '.join(allow)}, only {names}", "check the name and the revision"
         )
-    paths = [_persist(f"{repo.uri}/{file.path}", lambda file=file: _fetch(repo, file, None)) for file in chosen]
-    depth = len(PurePosixPath(chosen[0].path.removeprefix(prefix)).parts)
-    return paths[0].parents[depth - 1]
+    paths = [fetch_file(repo, file) for file in chosen]
+    return paths[0].parents[chosen[0].path.removeprefix(prefix).count("/")]
 
 
 def _is_named(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a * stays in its folder
 
 
-def _fetch(repo: HubRepo, file: HubFile, folder: Path | None) -> Path:
-    """Ask once, for a file in `folder` or in the Hub's cache; one that does not match the listing is removed."""
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-
-    if file.path.startswith("/") or ".." in file.path.split("/"):
-        raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
-    path = Path(
-        hf_hub_download(
-            repo.name,
-            file.path,
-            repo_type=repo.kind,
-            revision=repo.commit,
-            local_dir=folder,
-            cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
-        )
-    )
-    if (wrong := _difference(path, file)) is None:
+def _verified(path: Path, file: HubFile) -> Path:
+    """Return the path; if the file is not what the listing says, remove it and raise _WrongBytes."""
+    size, expected = path.stat().st_size, file.sha256 or file.blob_id
+    if file.sha256:
+        sha = file_sha256(path)
+    else:
+        sha = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest()
+    if (size, sha) == (file.bytes, expected):
         return path
     path.resolve().unlink()  # in a cache the path is a link to the bytes
     path.unlink(missing_ok=True)
-    raise _WrongBytes(wrong)
+    raise _WrongBytes(
+        f"{size} bytes with hash {sha[:12]} came, the listing says {file.bytes} with {expected[:12]}"
+    )
 
 
-def _difference(path: Path, file: HubFile) -> str | None:
-    size = path.stat().st_size
-    if size != file.bytes:
-        return f"{size} bytes came, the listing says {file.bytes}"
-    if file.sha256:
-        kind, expected, found = "sha256", file.sha256, file_sha256(path)
-    else:
-        git = hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False)
-        kind, expected, found = "git sha1", file.blob_id, git.hexdigest()
-    return None if found == expected else f"{kind} {found[:12]} came, the listing says {expected[:12]}"
-
-
-def _persist(what: str, ask: Callable[[], _Result]) -> _Result:
-    """Ask until there is an answer, `TRIES` times at most."""
+def _ask(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
+    """Return the answer; unless the reason why there is none matches `final`, try again after `WAIT_SECONDS`."""
+    from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
-    number = 0
+    if constants.HF_HUB_OFFLINE:
+        raise EnvironmentFault(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files")
+    pauses = iter(WAIT_SECONDS)
     while True:
-        number += 1
         try:
             return ask()
         # hf_xet raises RuntimeError for its network's troubles; an answer that is no JSON is a ValueError
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            cause = _cause(error)
-            _raise_what_stays(what, cause)
-            reason = _reason(cause)
-            if number == TRIES:
-                raise _give_up(what, cause, reason) from None
-            seconds = _seconds_to_wait(cause, number)
-        _log.warning("%s: %s; trying again in %.0f s (%d of %d)", what, reason, seconds, number, TRIES - 1)
-        time.sleep(seconds)
+            if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
+                raise  # the disk, not the network
+            reason, pause = _reason(error), next(pauses, None)
+            if pause is None or final.match(reason):
+                raise _explain(what, error) from None
+            asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "0")
+        _log.warning("%s: %s; trying again", what, reason)
+        time.sleep(max(pause, float(asked)))
 
 
-def _cause(error: Exception) -> Exception:
-    """Return what `huggingface_hub` has wrapped into "no such file in the local cache"."""
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
-
-    wrapped = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-    return wrapped if isinstance(wrapped, Exception) else error
-
-
-def _raise_what_stays(what: str, error: Exception) -> None:
-    """Raise if asking again is of no use."""
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled  # noqa: PLC0415
-
-    if isinstance(error, OfflineModeIsEnabled):
-        raise EnvironmentFault(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files") from None
-    if isinstance(error, HFValidationError):
-        raise DataError(
-            f"{what}: {str(error).splitlines()[0][:120]}", "check the name of the repository"
-        ) from None
-    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        raise error  # the disk, not the network
-    status = _status(error)
-    if status is None or status in _TRANSIENT:
-        return
-    page = what.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
-    if status == 404:
-        raise DataError(
-            f"{what} is not on the Hub (HTTP 404)", "check the name, the revision and the path"
-        ) from None
-    fix = "check the name and the revision"
-    if status in (401, 403):
+def _explain(what: str, error: BaseException) -> CandlewickError:
+    """Return what is wrong and what the user can do about it."""
+    if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: it is not in the cache either
+        error = error.__cause__ or error
+    reason = _reason(error)
+    if reason == "HTTP 404":
+        return DataError(f"{what} is not on the Hub (HTTP 404)", "check the name, the revision and the path")
+    if isinstance(error, _WrongBytes):
+        fix = "something between here and the Hub changes bytes: try another network"
+        return DataError(f"{what}: {error}", fix)
+    if _FINAL.match(reason) and "Connect" not in reason:
+        page = what.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
         fix = (
             f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"
         )
-    raise DataError(f"{what}: the Hub refuses access (HTTP {status})", fix) from None
+        return DataError(f"{what}: the Hub refuses access ({reason})", fix)
+    return EnvironmentFault(
+        f"{what} could not be read from the Hub: {reason}",
+        "check the network and run it again: what is finished is kept",
+    )
 
 
-def _give_up(what: str, error: Exception, reason: str) -> CandlewickError:
-    problem = f"{what}: {TRIES} tries failed, the last one with: {reason}"
-    if isinstance(error, _WrongBytes):
-        return DataError(problem, "something between here and the Hub changes bytes: try another network")
-    return EnvironmentFault(problem, "check the network and run it again: what is finished is kept")
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _reason(error: Exception) -> str:
-    """Return one line without the address (it may be signed) and without the token."""
+def _reason(error: BaseException) -> str:
+    """Return one line without the query of an address and without the token."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
-    if (status := _status(error)) is not None:
-        return f"HTTP {status}"
+    if response := getattr(error, "response", None):
+        return f"HTTP {response.status_code}"
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
     if token := get_token():
         text = text.replace(token, "***")
     return _QUERY.sub("?...", text)
-
-
-def _seconds_to_wait(error: Exception, number: int) -> float:
-    """Return what the server asks for, else 1, 2, 4 ... seconds, of which a random half is taken off."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", ""))
-    if asked is None and _status(error) == 429:
-        asked = re.search(r";\s*t\s*=\s*(\d+)", headers.get("RateLimit", ""))
-    if asked is not None:
-        return min(float(asked[1]), LONGEST_ASKED_SECONDS) + random.random()
-    longest = min(FIRST_WAIT_SECONDS * 2.0 ** (number - 1), LONGEST_WAIT_SECONDS)
-    return longest * (0.5 + 0.5 * random.random())
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -307,9 +295,9 @@ def _without_query(record: logging.LogRecord) -> bool:
 
 @cache
 def _set_up() -> None:
-    """Give every request of `huggingface_hub` a time-out, and let it tell no signed address and show no bars.
+    """Bound every wait of `huggingface_hub`; keep queries out of its log, for they may carry signatures; no bars.
 
-    A listing has no time-out of its own, and would wait for ever.
+    A listing has no time-out of its own and would wait for ever, and a server may ask for a pause of any length.
     """
     from huggingface_hub import constants, get_session, set_client_factory  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
@@ -326,6 +314,12 @@ def _set_up() -> None:
             for name in ("connect", "read", "write", "pool")
         }
 
-    set_client_factory(
-        lambda: client(event_hooks={"request": [*hooks, limit]}, follow_redirects=True, timeout=None)
-    )
+    def limit_pause(response: Any) -> None:
+        # the Hub says in RateLimit ("api";r=0;t=55) when to come back, others in Retry-After
+        rate = response.headers.pop("RateLimit", "") if response.status_code == 429 else ""
+        asked = re.search(r"(?:^|t=)(\d+)$", rate or response.headers.pop("Retry-After", ""))
+        if asked:
+            response.headers["Retry-After"] = str(min(int(asked[1]), LONGEST_WAIT_SECONDS))
+
+    events = {"request": [*hooks, limit], "response": [limit_pause]}
+    set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))

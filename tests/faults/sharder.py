@@ -32,7 +32,7 @@ _ALPHABET = 'abc \n\r\t{}"\\äß日本\U0001f56f\u2028\x00'
 _NAME = "datasets/me/web"
 _TOKEN = "hf_canaryCANARYcanary"
 _MOST_STARTS = 60
-_GAVE_UP = "6 tries failed"  # bytes that stay wrong, a network that stays away: the user starts it again
+_GAVE_UP = ("another network", "run it again")  # bytes that stay wrong, a network that stays away
 _NOTHING = "document came out of"  # of a side: an error with faults and without
 
 _context = multiprocessing.get_context("forkserver")
@@ -118,7 +118,8 @@ def scenario(number: int, folder: Path) -> tuple[str, int]:
                 break
             said = (folder / "output").read_text()
             (folder / "output").rename(folder / f"output-{start}")
-            assert code == -9 or (code in (3, 4) and _GAVE_UP in said), f"exit code {code}: {said[-500:]}"
+            gave_up = code in (3, 4) and any(fix in said for fix in _GAVE_UP)
+            assert code == -9 or gave_up, f"exit code {code}: {said[-500:]}"
             kills += code == -9
         assert code == 0, "it never ends"
     clean, faulty = contents(folder / "clean"), contents(folder / "faulty")

@@ -10,12 +10,14 @@ import pytest
 from tests.hub_server import FAULTS, HubServer, git_sha1
 
 from candlewick import hub as module
+from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import DataError, EnvironmentFault
 from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file, fetch_model, open_repo, parse_uri
 
 SMALL = b"small\n" * 20
 LARGE = bytes(range(256)) * 40
 FILES = {"README.md": SMALL, "data/a.parquet": LARGE, "data/b/c.txt": b"c" * 5, "z.txt": b""}
+TRIES = 1 + len(module.WAIT_SECONDS)
 TOKEN = "hf_canaryCANARYcanary"
 
 
@@ -103,10 +105,43 @@ def test_a_fault_on_the_way_changes_no_byte(server, repo, tmp_path, fault, path,
 
 # what a listing says cannot be checked against anything else
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("flip", "other")])
-def test_a_fault_in_the_listing_changes_nothing(server, repo, fault):
+def test_fault_in_a_listing_changes_nothing(server, repo, fault):
     server.fail("GET /api/.*/tree/", *[fault] * 2)
     server.fail("GET /api/", fault)
     assert open_repo("hf://datasets/o/n") == repo
+
+
+@pytest.mark.parametrize(
+    ("path", "files", "trees"),
+    [
+        ("data", ["data/a.parquet", "data/b/c.txt"], ["/data?recursive=true"]),
+        ("data/b", ["data/b/c.txt"], ["/data%2Fb?recursive=true"]),
+        ("data/?/*.txt", ["data/a.parquet", "data/b/c.txt"], ["/data?recursive=true"]),
+        ("data/a.parquet", ["data/a.parquet"], ["/data%2Fa.parquet?recursive=true", "/data?recursive=false"]),
+        ("z.txt", ["z.txt"], ["/z.txt?recursive=true", "?recursive=false"]),
+    ],
+)
+def test_listing_of_a_path_asks_for_nothing_beside_it(server, repo, path, files, trees):
+    server.page = 100
+    server.requests.clear()
+    opened = open_repo(f"hf://datasets/o/n@main/{path}")
+    assert [file.path for file in opened.files] == files
+    assert str(opened.uri) == f"hf://datasets/o/n@{repo.commit}/{path}"
+    asked = [request.path.partition(f"/tree/{repo.commit}")[2] for request in server.requests[1:]]
+    assert [path.replace("&expand=false", "") for path in asked] == trees
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("dat", "/dat is not on the Hub, beside it are data, README.md, z.txt .fix: check the path"),
+        ("data/x.txt", "/data/x.txt is not on the Hub, beside it are data/b, data/a.parquet"),
+        ("no/such", "/no/such is not on the Hub .HTTP 404"),
+    ],
+)
+def test_path_that_is_not_there_is_refused(server, repo, path, message):
+    with pytest.raises(DataError, match=message):
+        open_repo(f"hf://datasets/o/n/{path}")
 
 
 def test_a_damaged_file_that_is_there_is_fetched_again(server, repo, tmp_path):
@@ -117,59 +152,88 @@ def test_a_damaged_file_that_is_there_is_fetched_again(server, repo, tmp_path):
 
 
 def test_bytes_that_stay_wrong_are_told_with_both_hashes(server, repo, tmp_path):
-    server.fail("GET /cdn/", *["flip"] * module.TRIES)
+    server.fail("GET /cdn/", *["flip"] * TRIES)
     with pytest.raises(
-        DataError, match=r"6 tries failed.*WrongBytes: sha256 \w{12} came, the listing says \w{12}"
+        DataError, match=r"10240 bytes with hash \w{12} came, the listing says 10240 with \w{12} .*another network"
     ):
         fetch_file(repo, named(repo, "data/a.parquet"), tmp_path)
     assert not list(tmp_path.rglob("a.parquet"))
-    server.fail("GET /datasets/", *["other"] * module.TRIES)
-    with pytest.raises(DataError, match=r"git sha1 \w{12} came"):
+    server.fail("GET /datasets/", *["other"] * TRIES)
+    with pytest.raises(DataError, match=r"README.md: 120 bytes with hash \w{12} came"):
         fetch_file(repo, named(repo, "README.md"), tmp_path)
 
 
 def test_a_file_of_another_size_is_refused(server, repo, tmp_path):
     server.plan = lambda request: None
     server.repos["datasets/o/n"].commits[repo.commit]["z.txt"] = b"grown"
-    with pytest.raises(DataError, match="5 bytes came, the listing says 0"):
+    with pytest.raises(DataError, match="5 bytes with hash .* came, the listing says 0"):
         fetch_file(repo, named(repo, "z.txt"), tmp_path)
 
 
 def test_after_the_last_try_the_reason_is_told(server, repo, waits, tmp_path):
     server.plan = lambda request: "503"
     waits.clear()
-    with pytest.raises(EnvironmentFault, match=r"hf://datasets/o/n: 6 tries failed, the last one with: HTTP 503"):
+    server.requests.clear()
+    with pytest.raises(EnvironmentFault, match=r"hf://datasets/o/n could not be read from the Hub: HTTP 503"):
         open_repo("hf://datasets/o/n")
-    assert len(waits) == module.TRIES - 1
-    for number, wait in enumerate(waits):
-        assert 0.5 * 2**number <= wait <= 2**number
+    assert len(server.requests) == TRIES
+    assert waits == list(module.WAIT_SECONDS)
     server.plan = lambda request: "drop"
     with pytest.raises(EnvironmentFault, match="RemoteProtocolError"):
         fetch_file(repo, named(repo, "z.txt"), tmp_path)
 
 
-def test_a_wait_that_the_server_names_is_kept(server, repo, waits):
-    server.retry_after = 33
-    server.fail("GET /api/datasets/o/n$", "429", "503")
-    waits.clear()
-    assert open_repo("hf://datasets/o/n") == repo
-    assert len(waits) == 2
-    assert all(33 <= wait < 34 for wait in waits)
-
-
 @pytest.mark.parametrize(
-    ("headers", "low", "high"),
+    ("pattern", "fault", "requests", "seconds"),
     [
-        ({"RateLimit": '"api";r=0;t=55'}, 55, 56),
-        ({"Retry-After": "99999"}, 900, 901),
-        ({"Retry-After": "soon"}, 2, 4),
+        ("GET .*/tree/", "503", 1 + 6, 23),  # the library's own tries: 1, 2, 4, 8, 8 seconds between them
+        ("HEAD", "503", 1 + 6, 23),
+        ("GET .*/cdn/", "503", 2 * TRIES, 21),  # each try with its HEAD
+        ("GET .*/cdn/", "429", 1 + 6, 23),
+        ("GET .*/cdn/", "stall", 1 + 2 * 6, 10),  # half of it comes, then a quarter, ...
     ],
 )
-def test_how_long_to_wait(headers, low, high):
-    error = OSError()
-    error.response = type("Response", (), {"status_code": 429, "headers": headers})
-    assert low <= module._seconds_to_wait(error, 3) <= high
-    assert module._seconds_to_wait(OSError(), 60) <= module.LONGEST_WAIT_SECONDS
+def test_tries_do_not_multiply_with_those_of_the_library(
+    server, repo, waits, tmp_path, pattern, fault, requests, seconds
+):
+    server.stall_seconds = 2
+    server.fail(pattern, *[fault] * 100)
+    waits.clear()
+    server.requests.clear()
+    with pytest.raises(EnvironmentFault, match="could not be read from the Hub"):
+        if "tree" in pattern:
+            open_repo(repo.uri)
+        else:
+            fetch_file(repo, named(repo, "data/a.parquet"), tmp_path)
+    assert len(server.requests) <= requests
+    assert sum(waits) <= seconds
+
+
+def test_wait_that_the_server_names_is_kept_within_bounds(server, repo, waits):
+    for headers, least in (((33, None), 33), ((None, '"api";r=0;t=55'), 55), ((99999, None), 300)):
+        server.retry_after, server.rate_limit = headers
+        waits.clear()
+        server.fail("GET /api/datasets/o/n/revision", "429")
+        server.fail("GET /api/.*/tree", "429")
+        assert open_repo(f"hf://datasets/o/n@{repo.commit}") == repo
+        assert waits == [least, least + 1]  # the second is the library's, with a second for rounding
+    server.retry_after = "soon"
+    waits.clear()
+    server.fail("GET /api/datasets/o/n", "503")
+    open_repo("hf://datasets/o/n")
+    assert waits == [module.WAIT_SECONDS[0]]
+
+
+@pytest.mark.parametrize("uri", ["hf://o/n", f"hf://datasets/o/n@{'a' * 40}"])
+def test_without_a_network_one_line_comes_at_once(waits, monkeypatch, capfd, caplog, uri):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens there
+    with pytest.raises(EnvironmentFault, match=r"could not be read from the Hub: ConnectError.*check the network"):
+        open_repo(uri)
+    assert not waits
+    assert not caplog.records
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -198,7 +262,7 @@ def test_what_cannot_be_mended_fails_at_once(server, repo, waits, uri, token, me
 
 def test_a_strange_refusal_is_told(server, repo):
     server.fail("GET /api/", "418")
-    with pytest.raises(DataError, match=r"refuses access \(HTTP 418\) \(fix: check the name and the revision"):
+    with pytest.raises(DataError, match=r"refuses access \(HTTP 418\) \(fix: check the name"):
         open_repo("hf://datasets/o/n")
 
 
@@ -280,6 +344,26 @@ def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
     assert fetch_model("hf://o/m/sub", ["*.json"]) == folder / "sub"
     (folder / "model.safetensors").resolve().write_bytes(LARGE[::-1])
     assert (fetch_model("hf://o/m", ["*.safetensors"]) / "model.safetensors").read_bytes() == LARGE
+
+
+def test_model_that_is_opened_once_is_asked_for_once(server, waits):
+    commit = server.commit("o/m", MODEL)
+    server.page = 100
+    repo = open_repo("hf://o/m")
+    server.commit("o/m", {"config.json": b"[1]"})  # the branch moves
+    folder = fetch_model(repo, ["*.json", "*.safetensors"])
+    assert fetch_model(repo, ["*.json"]) == folder
+    assert (folder / "config.json").read_bytes() == b"{}"
+    assert repo.commit == commit
+    assert str(repo.uri) == f"hf://o/m@{commit}"
+    assert [(request.method, request.path.partition("?")[0]) for request in server.requests] == [
+        ("GET", "/api/models/o/m"),
+        ("GET", f"/api/models/o/m/tree/{commit}"),
+        ("HEAD", f"/o/m/resolve/{commit}/config.json"),
+        ("GET", f"/o/m/resolve/{commit}/config.json"),
+        ("HEAD", f"/o/m/resolve/{commit}/model.safetensors"),
+        ("GET", f"/cdn/model.safetensors/{file_sha256(folder / 'model.safetensors')}"),
+    ]
 
 
 def test_a_model_without_the_files_is_refused(server, waits):

@@ -11,6 +11,7 @@ also hold the names of union members), without pydantic's own follow-up errors.
 
 import json
 from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -183,54 +184,25 @@ def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
 def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of a few words to choose from the one that it most likely stands for."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
-    near = min(words, key=lambda word: (_distance(str(value), word), word), default=None)
-    hint = near is not None and isinstance(value, str) and _distance(value, near) <= _most_edits(value)
-    return f" (got {_show(value)}{f', did you mean {near}?' if hint else ''})"
+    near = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
+    return f" (got {_show(value)}{f', did you mean {near[0]}?' if near else ''})"
 
 
 def find_nearest(name: Name, most: int = 1) -> list[Name]:
     """Return right keys that a wrong one may stand for, the likeliest first.
 
-    That is a typo, a part of a name, or a right name in a wrong section.
+    That is a typo, a part of a name (`batch_size` of `micro_batch_size`), or a right name in a wrong section.
     """
-    last, full = name[-1][:80], ".".join(name)[:200]
-    costs = {key: _distance(last, key[-1]) + (key[:-1] != name[:-1]) for key in key_types() if key[-1] != "*"}
-    near = [key for key, cost in costs.items() if cost <= _most_edits(last)]
-    near.sort(key=lambda key: (costs[key], _edits(full, ".".join(key)), key))
-    return near[:most]
+    last = name[-1][:80].lower().replace("-", "_")
+    keys = [key for key in key_types() if key[-1] != "*"]
+    near = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
+    near |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
 
+    def unlikeness(key: Name) -> tuple[float, Name]:
+        likeness = SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
+        return -likeness, key
 
-def _most_edits(word: str) -> int:
-    """How many edits away a word may be from the right one."""
-    return min(max(2, len(word) // 3), len(word) - 1)
-
-
-def _distance(wrong: str, right: str) -> float:
-    """Count edits between two words; a word in another, `batch_size` in `micro_batch_size`, counts as near.
-
-    Counting stops where the answer cannot matter. Capitals and the number of underscores hardly count.
-    """
-    left, bare = wrong.lower().replace("-", "_"), right.replace("_", "")
-    if abs(len(left) - len(right)) > 1 and len(left) >= 5 and (left in right or right in left):
-        return 2
-    ones, others = set(left), set(right)
-    if max(len(ones - others), len(others - ones), abs(len(left) - len(right))) > _most_edits(wrong):
-        return 100
-    return 0.5 if left != right and left.replace("_", "") == bare else _edits(left, right)
-
-
-def _edits(left: str, right: str) -> int:
-    """Count insertions, deletions, replacements and swaps of neighbors between two words."""
-    before: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left):
-        older, before, row = before, row, [i + 1]
-        for j, b in enumerate(right):
-            best = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
-            if i and j and a == right[j - 1] and b == left[i - 1]:
-                best = min(best, older[j - 1] + 1)
-            row.append(best)
-    return row[-1]
+    return sorted((key for key in keys if key[-1] in near), key=unlikeness)[:most]
 
 
 def look_up(tree: object, key: Key) -> object:

@@ -31,10 +31,13 @@ _WILD = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 Json = dict[str, Any]
 
 
-def choose_files(repo: HubRepo, path: str, split: str) -> tuple[HubFile, ...]:
-    """Return the text files at or below a path, or without one those of a split. Raises DataError for none."""
+def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
+    """Return the text files at or below the repository's path, or without one those of a split.
+
+    Raises DataError for none.
+    """
     texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
-    if path:
+    if path := repo.uri.path:
         chosen = _matching(texts, [path, f"{path}/**"])
     elif (patterns := _patterns(repo, split)) is not None:
         chosen = _matching(texts, patterns)
@@ -43,7 +46,7 @@ def choose_files(repo: HubRepo, path: str, split: str) -> tuple[HubFile, ...]:
     if not chosen:
         folders = sorted({file.path.rpartition("/")[0] or file.path for file in texts})
         raise DataError(
-            f"{repo.uri} has no text files {f'at {path}' if path else f'of the split {split!r}'} "
+            f"{repo.uri} has no text files{'' if path else f' of the split {split!r}'} "
             f"({len(texts)} text files in {', '.join(folders)[:200] or 'no folder'})",
             "name a folder in it: hf://datasets/OWNER/NAME@REVISION/folder; text is " + ", ".join(_SUFFIXES),
         )

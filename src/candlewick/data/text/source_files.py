@@ -39,7 +39,7 @@ class HubSource:
     @property
     def name(self) -> str:
         """Its address, at the commit."""
-        return f"{self.repo.uri}/{self.file.path}"
+        return self.repo.file_uri(self.file)
 
     @property
     def bytes(self) -> int:
@@ -61,7 +61,7 @@ class SourceFiles:
         for file in self.files:
             if isinstance(file, HubSource):  # the commit is left out: the same files in a later one are the same
                 own = file.file
-                rows.append([f"{file.repo.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
+                rows.append([f"{file.repo.uri.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
             else:
                 rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
         return json_sha256(rows)
@@ -144,10 +144,10 @@ def open_sources(
         if wanted.kind != "dataset":
             raise DataError(f"{uri} is a model, not a dataset", "write hf://datasets/OWNER/NAME@REVISION")
         repo = open_repo(wanted)
-        files += [HubSource(repo, file) for file in choose_files(repo, wanted.path, split)]
+        files += [HubSource(repo, file) for file in choose_files(repo, split)]
     seen: set[Path | tuple[str, str]] = set()
     for file in files:
-        place = (file.repo.name, file.file.path) if isinstance(file, HubSource) else file.path
+        place = (file.repo.uri.name, file.file.path) if isinstance(file, HubSource) else file.path
         if place in seen:
             raise DataError(f"{file.name} is given twice", "name each file once, or the folder alone")
         seen.add(place)

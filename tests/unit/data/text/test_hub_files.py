@@ -5,15 +5,16 @@ from tests.hub_server import HubServer
 
 from candlewick.data.text.hub_files import card_patterns, choose_files
 from candlewick.errors import DataError
-from candlewick.hub import HubFile, HubRepo, open_repo
+from candlewick.hub import HubFile, HubRepo, HubUri, open_repo
 
 
-def repo(*paths: str) -> HubRepo:
-    return HubRepo("dataset", "o/n", "c" * 40, tuple(HubFile(path, 1, None, "") for path in sorted(paths)))
+def repo(*paths: str, path: str = "") -> HubRepo:
+    files = tuple(HubFile(path, 1, None, "") for path in sorted(paths))
+    return HubRepo(HubUri("dataset", "o/n", "c" * 40, path), files)
 
 
-def chosen(found: HubRepo, path: str, split: str) -> list[str]:
-    return [file.path for file in choose_files(found, path, split)]
+def chosen(found: HubRepo, split: str) -> list[str]:
+    return [file.path for file in choose_files(found, split)]
 
 
 TREE = (
@@ -42,17 +43,17 @@ TREE = (
 )
 def test_a_path_wins_over_the_split(path, expected):
     if not expected:
-        with pytest.raises(DataError, match="no text files at"):
-            chosen(repo(*TREE), path, "nonsense")
+        with pytest.raises(DataError, match="has no text files"):
+            chosen(repo(*TREE, path=path), "nonsense")
         return
-    assert chosen(repo(*TREE), path, "nonsense") == expected
+    assert chosen(repo(*TREE, path=path), "nonsense") == expected
 
 
 def test_a_path_without_text_names_the_folders_that_have_some():
-    with pytest.raises(DataError, match=r"has no text files at dat \(6 text files in data, data/A, sample/10BT"):
-        choose_files(repo(*TREE, "data/d.txt"), "dat", "train")
+    with pytest.raises(DataError, match=r"/dat has no text files \(6 text files in data, data/A, sample/10BT"):
+        choose_files(repo(*TREE, "data/d.txt", path="dat"), "train")
     with pytest.raises(DataError, match=r"of the split 'train' \(0 text files in no folder\)"):
-        choose_files(repo("a.csv"), "", "train")
+        choose_files(repo("a.csv"), "train")
 
 
 NAMED = (
@@ -74,17 +75,17 @@ NAMED = (
     ],
 )
 def test_without_a_card_names_decide(paths, split, expected):
-    assert chosen(repo(*paths), "", split) == expected
+    assert chosen(repo(*paths), split) == expected
 
 
 def test_the_same_split_in_several_formats_is_told(caplog):
-    assert chosen(repo("a.jsonl", "a.txt"), "", "train") == ["a.jsonl", "a.txt"]
+    assert chosen(repo("a.jsonl", "a.txt"), "train") == ["a.jsonl", "a.txt"]
     assert "has the split 'train' in several formats (jsonl, txt), maybe the same text twice" in caplog.text
 
 
 def test_a_split_that_no_name_has_is_refused():
     with pytest.raises(DataError, match="of the split 'test'"):
-        choose_files(repo("a.parquet"), "", "test")
+        choose_files(repo("a.parquet"), "test")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +135,8 @@ def test_the_card_of_a_repository_is_read(tmp_path):
     card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*/*\n---\n"
     with HubServer() as server, server.client(tmp_path):
         server.commit("datasets/o/n", {"README.md": card, "data/a/b.txt": b"1", "data/c.txt": b"2", "d.txt": b""})
-        assert chosen(open_repo("hf://datasets/o/n"), "", "train") == ["data/a/b.txt"]
+        assert chosen(open_repo("hf://datasets/o/n"), "train") == ["data/a/b.txt"]
         with pytest.raises(DataError, match="of the split 'test'"):
-            choose_files(open_repo("hf://datasets/o/n"), "", "test")
+            choose_files(open_repo("hf://datasets/o/n"), "test")
         server.commit("datasets/o/n", {"README.md": b"# no header\n", "test.txt": b"1", "d.txt": b"2"})
-        assert chosen(open_repo("hf://datasets/o/n"), "", "train") == ["d.txt"]
+        assert chosen(open_repo("hf://datasets/o/n"), "train") == ["d.txt"]
