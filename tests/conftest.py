@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: see cli/enviro
 
 import pytest
 import torch
+from tests.hub_server import HubServer
 from tests.prepared import open_data
 
 from candlewick.config import RunConfig
@@ -174,6 +176,13 @@ def tokens(tiny) -> Path:
 def trained_copy(trained, tmp_path) -> Path:
     """A run folder of `tiny()`, trained to its end, to damage."""
     return shutil.copytree(trained, tmp_path / "trained")
+
+
+@pytest.fixture
+def hub(tmp_path) -> Iterator[HubServer]:
+    """A local Hub that `huggingface_hub` in this process asks, with its cache in `tmp_path / "home"`."""
+    with HubServer() as server, server.client(tmp_path / "home"):
+        yield server
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.errors import ArtifactError, Interrupted
 
+ProgressCallback = Callable[[int, int], None]
+"""Is told what is done and what there is in all, about."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -15,15 +15,18 @@ place means that every byte it names once reached the disk.
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from candlewick import __version__
 from candlewick.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -258,3 +261,14 @@ def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
                 f"{path} has sha256 {found[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
                 "make it again or restore it",
             )
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """Return who made an artifact, where and when: what is not part of its id."""
+    return {
+        "tool": f"candlewick {__version__}",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }

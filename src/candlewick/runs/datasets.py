@@ -19,8 +19,9 @@ from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_t
 from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
 from candlewick.data.tokens.prepare import EncodeJob, prepare
 from candlewick.errors import ConfigError, DataError
+from candlewick.runs.sources import open_tokenizer
 from candlewick.terminal import bytes_progress
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
 
 Json = dict[str, Any]
 KNOWN_DATASETS = {name: dataset.source for name, dataset in NAMED.items()}

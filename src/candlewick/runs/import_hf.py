@@ -13,8 +13,7 @@ from candlewick.checkpoint.safetensors import INDEX, MODEL
 from candlewick.checkpoint.save import Snapshot, write
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
-from candlewick.hub import SCHEME, fetch_model
-from candlewick.runs.start import MODEL_FILES
+from candlewick.runs.start import find_model
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -32,7 +31,7 @@ class Imported:
 
 def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> Imported:
     """Make a checkpoint of the weights of a Hugging Face folder or a model on the Hub. Raises CheckpointError."""
-    folder = fetch_model(source, MODEL_FILES) if source.startswith(SCHEME) else Path(source)
+    _, folder = find_model(source)
     checkpoint = Checkpoint.open(folder, need={"weights"})
     (model, rows), tensors = checkpoint.shape, checkpoint.weights()
     loaded = Tokenizer.load(tokenizer) if tokenizer else checkpoint.tokenizer

@@ -20,7 +20,6 @@ from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
 from candlewick.generate.engine import sample_text
-from candlewick.model.flops import model_size
 from candlewick.parallel.device import find_device
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
@@ -59,7 +58,7 @@ def _preview(prepared: Prepared, run_dir: Path, say: Say) -> Json:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = resolve_run(prepared)
     make_sampler(plan.config, plan.tokenizer)
-    steps, parameters = plan.total_steps, model_size(plan.config.model, plan.vocab_size).total
+    steps, parameters = plan.total_steps, plan.num_parameters
     require_room(run_dir, _LEAST_BYTES * parameters)
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
     resume = ["--resume"] if isinstance(plan.start, Resume) else []

@@ -26,13 +26,13 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.errors import ConfigError
-from candlewick.hub import SCHEME, open_repo
+from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, shard_text
-from candlewick.runs.sources import text_sources, token_dataset, training_sources, with_datasets
+from candlewick.runs.sources import open_tokenizer, text_sources, token_dataset, training_sources, with_datasets
 from candlewick.runs.start import resolve_start
 from candlewick.tokenizer.artifact import KIND
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps
 from candlewick.train.plan import Resume, Start
 
@@ -148,12 +148,19 @@ def rows_per_update(config: RunConfig) -> int:
 
 
 def open_texts(data: DataConfig) -> dict[str, Text]:
-    """Open every source that is text, by the name of its dataset; a repository of the Hub once, at one commit."""
-    opened, training = cache(open_repo), training_sources(data)
+    """Open every source that is text, by the name of its dataset; a repository of the Hub at one commit."""
+    commits: dict[HubUri, str] = {}
+
+    @cache
+    def open_once(uri: HubUri) -> HubRepo:
+        whole = replace(uri, path="")
+        repo = open_repo(replace(uri, revision=commits.get(whole, uri.revision)))
+        commits[whole] = repo.commit
+        return repo
+
+    training = training_sources(data)
     return {
-        name: open_text(
-            uris, data, None if name in training else "validation", lambda uri: opened(replace(uri, path=""))
-        )
+        name: open_text(uris, data, None if name in training else "validation", open_once)
         for name, uris in text_sources(data).items()
     }
 

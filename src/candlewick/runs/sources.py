@@ -7,10 +7,12 @@ data.mixture         tokens_0, tokens_1, ...       data.validation_sets     vali
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from candlewick.config import DataConfig, RunConfig
+from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.tokens.cache import is_cached
 from candlewick.data.tokens.dataset import is_token_dataset
 from candlewick.errors import ConfigError, DataError
+from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.tokenizer.files import read_special_tokens
 
 Sources = dict[str, tuple[str, ...]]
 """URIs by the name of the dataset that is made of them."""
@@ -52,6 +54,18 @@ def token_dataset(uris: Sequence[str]) -> Path | None:
             "give it alone, as a source of data.mixture, or give text",
         )
     return datasets[0]
+
+
+def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
+    """Return the tokenizer that a configuration names, None if it names none. Raises TokenizerError."""
+    if config.tokenizer_json is not None:
+        tokenizer = Tokenizer.load(config.tokenizer_json)
+        if config.special_tokens is not None:
+            read_special_tokens(config.special_tokens, tokenizer.special_tokens)
+        return tokenizer
+    if config.vocab is None or config.merges is None:
+        return None
+    return Tokenizer.from_files(config.vocab, config.merges, config.special_tokens)
 
 
 def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:

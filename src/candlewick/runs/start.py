@@ -7,15 +7,15 @@ checkpoint/tokenizer.json  -> the tokenizer; for chats it gets the tokens that i
 A run that goes on takes them from its own newest checkpoint, so that its parent may be gone by then.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
-from candlewick.runs.sources import token_dataset, training_sources
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.runs.sources import open_tokenizer, token_dataset, training_sources
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start
 
 MODEL_FILES = (
@@ -38,6 +38,14 @@ _FREE = {
 _SAME_ANGLES = {"preapply", "on_the_fly"}  # of rope_mode
 
 
+def find_model(source: str, files: Sequence[str] = MODEL_FILES) -> tuple[str, Path]:
+    """Return the address, at its commit, and the folder of a model; of one on the Hub these files are fetched."""
+    if not source.startswith(SCHEME):
+        return source, Path(source)
+    repo = open_repo(source)
+    return str(repo.uri), fetch_model(repo, files)
+
+
 def resolve_start(config: RunConfig, newest: Checkpoint | None) -> tuple[RunConfig, Start, Tokenizer | None]:
     """Return the config with the model and tokenizer of what a run starts from, that, and the tokenizer if known.
 
@@ -48,12 +56,9 @@ def resolve_start(config: RunConfig, newest: Checkpoint | None) -> tuple[RunConf
         return _resume(config, newest)
     if (uri := config.runtime.checkpoint.init_from) is None:
         return config, Fresh(), None
-    if uri.startswith(SCHEME):
-        uri = str(replace(parse_uri(uri), revision=open_repo(uri).commit))
-        checkpoint = Checkpoint.open(fetch_model(uri, MODEL_FILES), need={"weights"})
-        config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
-    else:
-        checkpoint = Checkpoint.open(Path(uri), need={"weights"})
+    pinned, folder = find_model(uri)
+    checkpoint = Checkpoint.open(folder, need={"weights"})
+    config = config.replaced(runtime={"checkpoint": {"init_from": pinned}})
     config, tokenizer = inherit(config, checkpoint, _dataset_tokenizer(config))
     return config, InitFrom(checkpoint, checkpoint.id), tokenizer
 

@@ -12,14 +12,13 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from candlewick.artifacts.build import Recipe, once
+from candlewick.artifacts.build import ProgressCallback, Recipe, once
 from candlewick.artifacts.manifest import Manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import Document
 from candlewick.data.text.source_files import SourceFiles
 from candlewick.errors import ConfigError
-from candlewick.terminal import ProgressCallback
 from candlewick.tokenizer.artifact import KIND, write_artifact
 from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
 

@@ -16,7 +16,6 @@ from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
 from candlewick.errors import ConfigError, DataError
 from candlewick.generate.engine import sample_text
-from candlewick.model.transformer import Transformer
 from candlewick.parallel.device import find_distributed
 from candlewick.runs.prepare import Prepared, prepare_run
 from candlewick.runs.resolve import Request, resolve
@@ -175,7 +174,4 @@ def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
                 "shorten it, or raise model.max_position_embeddings",
             )
 
-    def sample(model: Transformer) -> list[tuple[str, str]]:
-        return [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]
-
-    return sample
+    return lambda model: [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]

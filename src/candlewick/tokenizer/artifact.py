@@ -6,16 +6,13 @@
 """
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from candlewick import __version__
-from candlewick.artifacts.manifest import FileEntry, Manifest, publish, staging, write_durable
+from candlewick.artifacts.manifest import FileEntry, Manifest, provenance, publish, staging, write_durable
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import MERGES_TXT, VOCAB_JSON
@@ -67,14 +64,3 @@ def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[FileEntry]:
         write_durable(folder / VOCAB_JSON, vocab.encode()),
         write_durable(folder / MERGES_TXT, f"#version: 0.2\n{merges}".encode()),
     ]
-
-
-def provenance(**more: Any) -> dict[str, Any]:
-    """Return who made an artifact, where and when: what is not part of its id."""
-    return {
-        "tool": f"candlewick {__version__}",
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **more,
-    }

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from candlewick.artifacts.manifest import FileEntry, write_durable
-from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import BYTE_OF, SPACE, Json, check, load_rust, parse_object, without_prefix
 from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
-from candlewick.tokenizer.files import TOKENIZER_JSON, Listed, join_files, read_files, read_special_tokens
+from candlewick.tokenizer.files import TOKENIZER_JSON, Listed, join_files, read_files
 from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_of
 
 _CHAT_TEMPLATE = (
@@ -183,18 +182,6 @@ class Tokenizer:
         own = "" if roles.end is None else f"{{% else %}}{{{{ {roles.end!r} }}}}"
         begin = "bos_token" if roles.names["bos_token"] == roles.delimiter else repr(roles.delimiter)
         return _CHAT_TEMPLATE.replace("bos_token", begin).removesuffix("{% endif %}") + own + "{% endif %}"
-
-
-def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
-    """Return the tokenizer that a configuration names, None if it names none. Raises TokenizerError."""
-    if config.tokenizer_json is not None:
-        tokenizer = Tokenizer.load(config.tokenizer_json)
-        if config.special_tokens is not None:
-            read_special_tokens(config.special_tokens, tokenizer.special_tokens)
-        return tokenizer
-    if config.vocab is None or config.merges is None:
-        return None
-    return Tokenizer.from_files(config.vocab, config.merges, config.special_tokens)
 
 
 def _warned(tokenizer: Tokenizer) -> Tokenizer:

@@ -12,10 +12,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from candlewick.config import SchedulerConfig
+from candlewick.config import RunConfig, SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
-from candlewick.optim.schedule import SCHEDULES
+from candlewick.optim.schedule import SCHEDULES, multiplier
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
@@ -40,6 +40,11 @@ def planned_steps(
     raise ConfigError(
         "the run has no end", "set one of scheduler.total_steps, total_tokens, total_epochs, total_seconds"
     )
+
+
+def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -> float:
+    """Return the share of the peak learning rate that the update after `step` completed ones is made with."""
+    return multiplier(config.scheduler, step, total_steps, peak=config.optimizer.learning_rate)
 
 
 def max_steps_for_repetitions(

@@ -10,7 +10,7 @@ from candlewick.checkpoint.layout import checkpoint_directory, sweep
 from candlewick.checkpoint.load import load_weights, weights_for
 from candlewick.config import BestConfig
 from candlewick.data.rows.loader import Loader
-from candlewick.model.flops import flops_per_token, model_size
+from candlewick.model.flops import flops_per_token
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.model.varlen import document_kernel
@@ -77,7 +77,7 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
     config, device = plan.config, plan.device.device
     torch.manual_seed(config.runtime.seed)
     # what cannot fit fails at once, not after all of its layers were made
-    torch.empty(model_size(config.model, plan.vocab_size).total, device=device)
+    torch.empty(plan.num_parameters, device=device)
     with torch.device("meta"):
         model = Transformer(config.model, plan.vocab_size)
     model.to_empty(device=device)

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, weights_of
 from candlewick.data.rows.loader import Loader
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
+from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.loss_scale import LossScale
@@ -57,6 +60,15 @@ class TrainingComponents:
             return []
         with self.optimizer.averaged(), unsharded(self.objective):
             return self.sampler(self.objective.model)
+
+    def local_tensors(self) -> dict[str, list[Tensor]]:
+        """Return what stays on this rank from step to step: "weights", "gradients" and "optimizer" state."""
+        parameters = list(self.objective.parameters())
+        return {
+            "weights": [local_tensor(parameter) for parameter in parameters],
+            "gradients": [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            "optimizer": list(self.optimizer.named_state().values()),
+        }
 
     def snapshot(self) -> Snapshot:
         """Collect what a checkpoint holds. Averages, if there are, are its weights."""

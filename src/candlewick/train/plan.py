@@ -15,6 +15,7 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import ConfigError
+from candlewick.model.flops import model_size
 from candlewick.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class RunPlan:
     """Updates after which the run ends; None: a time budget has not become a number of updates yet."""
     max_steps: int | None
     """Updates that data.max_repetitions allows; None: any number."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the stored numbers of the model; a tied embedding counts once."""
+        return model_size(self.config.model, self.vocab_size).total
 
     @property
     def vocab_size(self) -> int:

@@ -4,13 +4,13 @@ It is small and explicit, is written into every checkpoint as JSON, and a run th
 with the same bits.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
 
-from candlewick.artifacts.manifest import canonical_json
 from candlewick.config import Steps
 from candlewick.errors import CheckpointError
 
@@ -49,7 +49,7 @@ class TrainState:
     def from_json(cls, raw: dict[str, Any]) -> "TrainState":
         """Read them back. Raises CheckpointError when keys or types differ."""
         try:
-            return TypeAdapter(cls).validate_json(canonical_json(raw))
+            return TypeAdapter(cls).validate_json(json.dumps(raw, allow_nan=False))
         except ValueError as error:
             raise CheckpointError(f"state.json has other counters than this version: {error}") from None
 

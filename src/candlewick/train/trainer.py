@@ -12,8 +12,7 @@ from contextlib import nullcontext
 from candlewick.checkpoint.save import save
 from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import Interrupted
-from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import steps_from_time
+from candlewick.train.budget import learning_rate_share, steps_from_time
 from candlewick.train.components import Metrics, TrainingComponents
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.monitor.statistics import record_update_statistics
@@ -47,9 +46,7 @@ class Trainer:
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = run.loader.next()
-                share = multiplier(
-                    self.scheduler, state.step, state.total_steps, peak=self.optimizer.learning_rate
-                )
+                share = learning_rate_share(run.plan.config, state.step, state.total_steps)
                 run.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1

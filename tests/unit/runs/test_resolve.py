@@ -14,7 +14,7 @@ from candlewick.data.text import source_files
 from candlewick.data.text.corpus import Corpus
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.runs import resolve as module
-from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.resolve import Request, open_texts, resolve
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.plan import Fresh, Resume
@@ -118,3 +118,24 @@ def test_result_settings_leave_out_what_changes_no_result(tiny):
 def test_two_processes_cannot_train_in_one_folder(tiny, tmp_path):
     with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match="is in use by"):
         run_training(tiny(), tmp_path / "run", resume=False)
+
+
+def test_a_dataset_of_the_hub_is_listed_once_and_two_parts_of_it_are_of_one_commit(tiny, hub):
+    text = b'{"text": "one"}\n'
+    commit = hub.commit("datasets/me/web", {"a/0.jsonl": text, "b/1.jsonl": text * 2})
+
+    def commits(*uris):
+        hub.requests.clear()
+        found = open_texts(tiny().data.replaced(train_shards=uris[:1], validation_sets={"set": uris[1:]}))
+        return {file.repo.commit for text in found.values() for file in text.files}, hub.asked("GET .*/tree/")
+
+    uris = [f"hf://datasets/me/web/{folder}" for folder in "ab"]
+    assert commits(*uris) == ({commit}, 2)
+
+    def push(request):  # somebody pushes between the two listings
+        if "/tree/" in request.path and "/a" in request.path:
+            hub.commit("datasets/me/web", {"a/0.jsonl": text * 3, "b/1.jsonl": text * 4})
+
+    hub.plan = push
+    assert commits(*uris)[0] == {commit}
+    assert hub.repos["datasets/me/web"].refs["main"] != commit

@@ -8,8 +8,8 @@ from tests.prepared import open_data, prepare
 from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.errors import ConfigError, DataError
-from candlewick.runs.sources import all_sources, text_sources, token_dataset
+from candlewick.errors import ConfigError, DataError, TokenizerError
+from candlewick.runs.sources import all_sources, open_tokenizer, text_sources, token_dataset
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -156,3 +156,20 @@ def test_a_tokenizer_in_two_files_makes_the_tokens_and_then_lies_in_them(tiny, t
     own = prepare(found).tokenizer
     assert own.sha256 == Tokenizer.from_files(**two).sha256
     assert (own.delimiter_id, own.end_id) == (1, 2)
+
+
+def test_a_configuration_names_a_tokenizer(tmp_path):
+    foreign.write("candle", tmp_path)
+    listed = tmp_path / "special_tokens.txt"
+    listed.write_text("# as transformer_candle writes it\n<pad>\n\n<bos>\n<eos>\n")
+    rust = foreign.candle()
+    rust.model.save(str(tmp_path))
+    whole = open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path / "tokenizer.json", special_tokens=listed))
+    split = open_tokenizer(
+        TokenizerConfig(vocab=tmp_path / "vocab.json", merges=tmp_path / "merges.txt", special_tokens=listed)
+    )
+    assert open_tokenizer(TokenizerConfig()) is None
+    assert (whole.delimiter_id, whole.end_id) == (split.delimiter_id, split.end_id) == (1, 2)
+    listed.write_text('["<bos>", "<nowhere>", "the"]')
+    with pytest.raises(TokenizerError, match="lists <nowhere>, the, which the tokenizer does not have as special"):
+        open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path, special_tokens=listed))

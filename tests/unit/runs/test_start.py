@@ -153,3 +153,18 @@ def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
     assert not _is_pinned(f"{name}@{'b' * 40}", f"{name}@{commit}")
     assert not _is_pinned("hf://me/other", f"{name}@{commit}")
     assert not _is_pinned("folder", f"{name}@{commit}")
+
+
+def test_a_model_on_the_hub_is_listed_once(tiny, checkpoint, hub):
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != "manifest.json"}
+    commit = hub.commit("me/model", files)
+    wanted = tiny().replaced(runtime={"checkpoint": {"init_from": "hf://me/model"}})
+    config, start, tokenizer = resolve_start(wanted, None)
+    assert config.runtime.checkpoint.init_from == f"hf://me/model@{commit}"
+    assert (start.checkpoint.shape, tokenizer.sha256) == (
+        Checkpoint.open(checkpoint, need={"weights"}).shape,
+        Tokenizer.load(checkpoint).sha256,
+    )
+    asked = [request.path for request in hub.requests if "/models/me/model" in request.path]
+    assert len([path for path in asked if "/tree/" in path and "cursor" not in path]) == 1
+    assert len([path for path in asked if "/tree/" not in path and "/resolve/" not in path]) == 1  # the commit

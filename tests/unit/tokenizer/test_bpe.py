@@ -7,10 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests import foreign
 
-from candlewick.config import TokenizerConfig
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer import bpe, check, files
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer, surrogate_error
+from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
 from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER, PADDING
 
@@ -502,20 +501,3 @@ def test_a_template_of_others_stays_until_chats_are_wanted(tmp_path):
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "theirs"
     found.with_chat_tokens().write(tmp_path)
     assert "<|im_start|>" in json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"]
-
-
-def test_a_configuration_names_a_tokenizer(tmp_path):
-    foreign.write("candle", tmp_path)
-    listed = tmp_path / "special_tokens.txt"
-    listed.write_text("# as transformer_candle writes it\n<pad>\n\n<bos>\n<eos>\n")
-    rust = foreign.candle()
-    rust.model.save(str(tmp_path))
-    whole = open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path / "tokenizer.json", special_tokens=listed))
-    split = open_tokenizer(
-        TokenizerConfig(vocab=tmp_path / "vocab.json", merges=tmp_path / "merges.txt", special_tokens=listed)
-    )
-    assert open_tokenizer(TokenizerConfig()) is None
-    assert (whole.delimiter_id, whole.end_id) == (split.delimiter_id, split.end_id) == (1, 2)
-    listed.write_text('["<bos>", "<nowhere>", "the"]')
-    with pytest.raises(TokenizerError, match="lists <nowhere>, the, which the tokenizer does not have as special"):
-        open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path, special_tokens=listed))

@@ -22,9 +22,10 @@ from candlewick.compat.candle.checkpoint import model_config, native_state, nati
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.errors import ConfigError
-from candlewick.hub import SCHEME, fetch_model
 from candlewick.runs.import_hf import Imported, require_rows
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.runs.sources import open_tokenizer
+from candlewick.runs.start import find_model
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.state import TrainState, machine, random_state
 
 _FILES = (
@@ -35,9 +36,7 @@ _FILES = (
 
 def fetch_candle(source: str) -> Path:
     """Return the folder of a checkpoint; one on the Hub is fetched, these files and no others."""
-    if not source.startswith(SCHEME):
-        return Path(source)
-    return fetch_model(source, [f"{folder}{name}" for name in _FILES for folder in ("", "*/", "*/*/")])
+    return find_model(source, [f"{folder}{name}" for name in _FILES for folder in ("", "*/", "*/*/")])[1]
 
 
 def find_config(folder: Path) -> Path | None:

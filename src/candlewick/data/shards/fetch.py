@@ -17,9 +17,10 @@ from typing import Annotated, Any
 import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
+from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
-from candlewick.data.shards.write import Outputs, Progress, ShardSettings, shard
+from candlewick.data.shards.write import Outputs, ShardSettings, shard
 from candlewick.errors import CandlewickError, ConfigError, Interrupted
 from candlewick.hub import SCHEME, parse_uri
 
@@ -101,7 +102,7 @@ def _read_list(path: Path) -> list[Dataset]:
 
 
 def fetch(
-    datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: Progress | None = None
+    datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: ProgressCallback | None = None
 ) -> list[Fetched]:
     """Fetch all datasets into folders below `output`; write what came into its download manifest.
 

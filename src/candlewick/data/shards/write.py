@@ -16,7 +16,7 @@ there and goes on with the next document: the bytes are the same as without the 
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,13 +24,14 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from candlewick.artifacts.build import Recipe, alone, find, stoppable
+from candlewick.artifacts.build import ProgressCallback, Recipe, alone, find, stoppable
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,
     canonical_json,
     json_sha256,
+    provenance,
     publish,
     read_manifest,
     replace_durable,
@@ -42,18 +43,16 @@ from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
 from candlewick.data.shards.writer import ShardWriter
 from candlewick.data.text.corpus import field_of
 from candlewick.data.text.documents import BadText, Document, read
+from candlewick.data.text.holdout import split_of
 from candlewick.data.text.pieces import Piece
 from candlewick.data.text.source_files import SourceFiles, open_sources
-from candlewick.data.tokens.holdout import split_of
 from candlewick.errors import ArtifactError, ConfigError, DataError
-from candlewick.tokenizer.artifact import provenance
 
 KIND, VERSION = "text", 1
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
 
 Json = dict[str, Any]
-Progress = Callable[[int, int], None]  # bytes done and in all, about
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def shard(
     config: DataConfig,
     *,
     ahead: int = 1,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[list[Manifest], bool]:
     """Write the text of `sources` (files, folders, stdlib://, hf://datasets/...) as shards.
 
@@ -213,7 +212,7 @@ class _Work:
         for side in self.sides.values():
             side.sweep(_STATE)
 
-    def run(self, fetched: Path, ahead: int, progress: Progress | None) -> None:
+    def run(self, fetched: Path, ahead: int, progress: ProgressCallback | None) -> None:
         """Read all that is left. The bad UTF-8 of a file that is read again is counted once."""
         place, total = self.place, sum(file.bytes for file in self.files.files)
         done = sum(file.bytes for file in self.files.files[: place.file])
@@ -240,7 +239,7 @@ class _Work:
             side.finish()
         self._note(len(self.files.files), 0, self.bad)
 
-    def _report(self, progress: Progress, done: int, total: int) -> None:
+    def _report(self, progress: ProgressCallback, done: int, total: int) -> None:
         """Tell bytes of the source files; with `take`, bytes of text, of about so many in all."""
         take, place = self.settings.take, self.place
         if take is not None and place.taken:

@@ -38,6 +38,8 @@ _PLACES = (
 
 Kind = Literal["text", "lines", "jsonl", "parquet", "chat"]
 Compression = Literal["gzip", "zstd"]
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Piece:
     stop: int | None = None
     begins: bool = True  # `text` only: a document begins here,
     ends: bool = True  # and ends here; a long document has several pieces
-    split: Literal["train", "validation"] | None = None  # None: each document's hash decides
+    split: Split | None = None  # None: each document's hash decides
     dropped: tuple[int, ...] = ()  # places of documents in it that are left out
 
     def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:

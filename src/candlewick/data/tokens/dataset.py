@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +41,11 @@ from candlewick.artifacts.manifest import (
     verify,
     write_durable,
 )
+from candlewick.data.text.pieces import SPLITS, Split
 from candlewick.errors import ArtifactError, DataError
 
 KIND = "tokens"
 VERSION = 1
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 
 Tokens = NDArray[np.uint16 | np.uint32]

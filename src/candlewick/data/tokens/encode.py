@@ -25,9 +25,9 @@ from candlewick.artifacts.manifest import FileEntry, canonical_json, file_sha256
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import field_of
 from candlewick.data.text.documents import BadText, Document, read
-from candlewick.data.text.pieces import Piece
-from candlewick.data.tokens.dataset import SPLITS, Shard, Split, Tokens, token_dtype, write_shard
-from candlewick.data.tokens.holdout import split_of
+from candlewick.data.text.holdout import split_of
+from candlewick.data.text.pieces import SPLITS, Piece, Split
+from candlewick.data.tokens.dataset import Shard, Tokens, token_dtype, write_shard
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text

@@ -18,11 +18,11 @@ from typing import Any
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus, field_of
+from candlewick.data.text.holdout import Holdout, assign, choose
 from candlewick.data.text.parquet import row_groups
 from candlewick.data.text.pieces import MAX_PART_BYTES, Piece, SourceFile, character_cut, last_cut
 from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import Task
-from candlewick.data.tokens.holdout import Holdout, assign, choose
 
 _EXPANSION = 4  # bytes of text per byte of a compressed file, about
 

@@ -17,22 +17,21 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
-from candlewick.artifacts.build import Recipe, once, stoppable
-from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, publish
+from candlewick.artifacts.build import ProgressCallback, Recipe, once, stoppable
+from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, provenance, publish
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import BadText
+from candlewick.data.text.holdout import Holdout
+from candlewick.data.text.pieces import SPLITS, Split
 from candlewick.data.text.source_files import SourceFiles, open_text
-from candlewick.data.tokens.dataset import KIND, SPLITS, VERSION, Split, token_dtype
+from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
 from candlewick.data.tokens.duplicates import without_duplicates
 from candlewick.data.tokens.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
-from candlewick.data.tokens.holdout import Holdout
 from candlewick.data.tokens.plan import plan, settings_of, whole_documents
 from candlewick.data.tokens.stream import Stream, Streamed
 from candlewick.data.tokens.workers import count_cores, in_processes
 from candlewick.errors import ConfigError, DataError
-from candlewick.terminal import ProgressCallback
-from candlewick.tokenizer.artifact import provenance
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER

@@ -21,11 +21,10 @@ from candlewick.artifacts.manifest import canonical_json, json_sha256, replace_d
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus, field_of
 from candlewick.data.text.documents import count_documents
-from candlewick.data.text.pieces import Piece, SourceFile
+from candlewick.data.text.holdout import Holdout, assign, row_offset
+from candlewick.data.text.pieces import Piece, SourceFile, Split
 from candlewick.data.text.source_files import SourceFiles
-from candlewick.data.tokens.dataset import Split
 from candlewick.data.tokens.encode import Receipt, Task, read_receipt
-from candlewick.data.tokens.holdout import Holdout, assign, row_offset
 from candlewick.data.tokens.plan import groups_of, settings_of, tasks_of
 
 _NOTES = "stream.json"

@@ -23,14 +23,12 @@ from torch._C._autograd import DeviceType
 
 from candlewick.config import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
 from candlewick.data.rows.loader import Batch
-from candlewick.optim.shard import local_tensor
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import resolve_run
 from candlewick.train.build import build
 from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
-from candlewick.train.objective import NextTokenLoss
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
 
@@ -132,7 +130,7 @@ def _watch(trainer: Trainer, output: Path, steps: int) -> Json:
         train_step(parts.objective, parts.optimizer, batch, trainer.optimizer.max_grad_norm, parts.loss_scale)
         watch.start("other")
 
-    activations = _activations(parts.objective, parts.loader.next().micro_batches[0].to(device))
+    activations = _activations(parts, parts.loader.next().micro_batches[0].to(device))
     _attach(parts, watch)
     for _ in range(_WARMUP_STEPS):
         update()
@@ -227,21 +225,19 @@ def _costliest(found: Iterable[Any], steps: int, attribute: str, ignored: set[st
     ]
 
 
-def _activations(objective: NextTokenLoss, batch: Batch) -> int:
+def _activations(parts: TrainingComponents, batch: Batch) -> int:
     """Return the bytes that autograd keeps of a batch for the backward pass; parameters do not count."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         # asked for each time: sharding gives the parameters other storages while a block runs
-        if storage.data_ptr() not in {
-            local_tensor(p).untyped_storage().data_ptr() for p in objective.parameters()
-        }:
+        if storage.data_ptr() not in {w.untyped_storage().data_ptr() for w in parts.local_tensors()["weights"]}:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss: Any = objective(batch.tokens, batch.targets, 1.0, batch.documents)
+        loss: Any = parts.objective(batch.tokens, batch.targets, 1.0, batch.documents)
     of_loss = [grad for grad in loss.grad_fn.grads if grad is not None]  # made on the way forward, not saved
     # until here the loss holds on to all that was seen, so no two of them can have had the same memory
     return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)
@@ -249,11 +245,5 @@ def _activations(objective: NextTokenLoss, batch: Batch) -> int:
 
 def _memory(parts: TrainingComponents, device: torch.device) -> dict[str, int]:
     """Return bytes of what stays from step to step, and the peak on CUDA, else what the process holds."""
-    parameters = list(parts.objective.parameters())
-    tensors = {
-        "weights": [local_tensor(parameter) for parameter in parameters],
-        "gradients": [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None],
-        "optimizer": list(parts.optimizer.named_state().values()),
-    }
-    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in tensors.items()}
+    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in parts.local_tensors().items()}
     return sizes | {"peak" if device.type == "cuda" else "process": memory_bytes(device)}

@@ -6,9 +6,8 @@ from typing import Any
 from candlewick.config import MuonConfig, RunConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
-from candlewick.optim.schedule import multiplier
 from candlewick.runs.report.plot import plot
-from candlewick.train.budget import planned_steps
+from candlewick.train.budget import learning_rate_share, planned_steps
 
 _MAX_POINTS = 101
 
@@ -27,7 +26,7 @@ def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
     last = min(steps, _MAX_POINTS) - 1
     at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
     peaks = {"learning_rate": config.optimizer.learning_rate}
-    shares = [multiplier(scheduler, step, steps, peak=peaks["learning_rate"]) for step in at]
+    shares = [learning_rate_share(config, step, steps) for step in at]
     if isinstance(config.optimizer, MuonConfig):
         peaks["adam_learning_rate"] = config.optimizer.adam_learning_rate
     return {

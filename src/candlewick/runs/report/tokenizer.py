@@ -6,8 +6,9 @@ from typing import Any
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.errors import ConfigError, DataError
+from candlewick.runs.sources import open_tokenizer
 from candlewick.tokenizer.artifact import KIND
-from candlewick.tokenizer.bpe import Tokenizer, open_tokenizer
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.report import measure
 
 Json = dict[str, Any]

@@ -19,7 +19,7 @@ from candlewick.config import DataConfig
 from candlewick.data.shards import write as text_shards
 from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.tokens.holdout import split_of
+from candlewick.data.text.holdout import split_of
 from candlewick.errors import ArtifactError, ConfigError, DataError, Interrupted
 
 CONFIG = DataConfig(documents="line")

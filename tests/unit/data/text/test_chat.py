@@ -6,8 +6,8 @@ from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.text.chat import Message, digest, is_answered, parse_messages
+from candlewick.data.text.holdout import split_of_hash
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
-from candlewick.data.tokens.holdout import split_of_hash
 from candlewick.errors import ArtifactError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import encode_chat

@@ -17,8 +17,7 @@ from typing import Literal
 
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents
-from candlewick.data.text.pieces import Piece, SourceFile, character_cut
-from candlewick.data.tokens.dataset import Split
+from candlewick.data.text.pieces import Piece, SourceFile, Split, character_cut
 
 Holdout = Literal["given", "hash", "tails"]
 

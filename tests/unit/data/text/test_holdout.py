@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
 from candlewick.data.text.documents import BadText, read
-from candlewick.data.tokens.holdout import MIN_TAIL_BYTES, assign, choose, split_of, split_of_hash
+from candlewick.data.text.holdout import MIN_TAIL_BYTES, assign, choose, split_of, split_of_hash
 
 
 def held(path, **config) -> dict[str, list[str]]:
