@@ -59,8 +59,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def build_parser(verb: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the command line, with the arguments of one verb."""
+def build_parser(*chosen: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the arguments of some verbs."""
     parser = _Parser(
         prog="candlewick",
         description="Give it text and a budget: it trains a transformer that runs everywhere.",
@@ -71,7 +71,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     for name, help_text in VERBS.items():
         sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         sub.add_argument("--version", action="version", version=f"candlewick {__version__}")
-        if name == verb:
+        if name in chosen:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)
             if hasattr(module, "run"):
