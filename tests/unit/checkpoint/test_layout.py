@@ -1,6 +1,9 @@
+import shutil
+
 import pytest
 
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
+from candlewick.checkpoint import layout
 from candlewick.checkpoint.layout import (
     checked_manifest,
     list_checkpoints,
@@ -86,3 +89,13 @@ def test_a_checkpoint_of_the_seed_is_named_as_one(tmp_path):
     for path in (folder, tmp_path):
         with pytest.raises(CheckpointError, match="is a checkpoint of the seed.*candlewick import candle"):
             resolve(path)
+
+
+def test_pruned_checkpoint_is_gone_on_the_disk_before_its_files_are_deleted(tmp_path, monkeypatch):
+    for step in range(2):
+        _checkpoint(tmp_path, step)
+    events = []
+    monkeypatch.setattr(layout, "fsync_directory", lambda folder: events.append(("fsync", folder)))
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: events.append(("delete", folder)))
+    prune(tmp_path, step_folder(tmp_path, 1), 1)
+    assert events == [("fsync", tmp_path), ("delete", tmp_path / ".del-step_000000000")]
