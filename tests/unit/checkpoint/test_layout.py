@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
+from candlewick.checkpoint import layout
 from candlewick.checkpoint.layout import candidates, checked_manifest, list_checkpoints, prune, step_folder, sweep
 from candlewick.errors import CheckpointError
 
@@ -86,3 +89,13 @@ def test_a_folder_of_something_else_is_named_in_the_error(tmp_path):
         with pytest.raises(CheckpointError, match=said) as raised:
             find(tmp_path / folder)
         assert raised.value.path == tmp_path / folder
+
+
+def test_pruned_checkpoint_is_gone_on_the_disk_before_its_files_are_deleted(tmp_path, monkeypatch):
+    for step in range(2):
+        _checkpoint(tmp_path, step)
+    events = []
+    monkeypatch.setattr(layout, "fsync_directory", lambda folder: events.append(("fsync", folder)))
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: events.append(("delete", folder)))
+    prune(tmp_path, step_folder(tmp_path, 1), 1)
+    assert events == [("fsync", tmp_path), ("delete", tmp_path / ".del-step_000000000")]

@@ -42,3 +42,9 @@ def test_the_machine_is_named_by_what_rounding_depends_on():
     assert found["device"] == "cpu"
     assert found["threads"] == torch.get_num_threads()
     assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_counters_of_a_new_run_are_zero_or_none():
+    counters = TrainState().to_json()
+    assert counters.pop("loss_scale") == 32768.0
+    assert set(counters.values()) == {0, None}

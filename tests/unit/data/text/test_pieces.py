@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -147,3 +148,9 @@ def test_part_of_the_largest_size_is_still_cut_at_a_safe_place(monkeypatch):
     cut = last_cut(b"aaaaa bb")
     assert 4 < cut < 8
     assert list(parts(iter([b"aaaaa bb"]))) == [(b"aaaaa bb"[:cut], False), (b"aaaaa bb"[cut:], True)]
+
+
+def test_compression_is_not_guessed_from_the_name_when_a_file_is_read(source):
+    file = source("a.txt.gz", "text")
+    unnamed = file.path.rename(file.path.with_name("blob"))
+    assert b"".join(Piece(replace(file, path=unnamed)).blocks()) == b"text"
