@@ -125,7 +125,8 @@ def test_every_setting_has_a_reader():
         if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
     }
     in_the_tree = {
-        "model.rope_scaling.rope_type",
+        "model.full_attention_every",
+        "model.partial_rotary_factor",
         "model.rope_theta",
         "model.rope_scaling.alpha",
     }
