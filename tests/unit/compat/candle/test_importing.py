@@ -67,9 +67,9 @@ def test_config_and_tokenizer_of_the_run_around_a_checkpoint(tmp_path, tokenizer
     folder.mkdir(parents=True)
     assert find_config(folder) is None
     with pytest.raises(ConfigError, match="no tokenizer is named, and none lies in"):
-        find_tokenizer(None, folder)
+        find_tokenizer(None, folder, None)
     (tmp_path / "run" / "training.toml").touch()
     assert find_config(folder) == tmp_path / "run" / "training.toml"
     (tmp_path / "run" / "tokenizer").mkdir()
     tokenizer.write(tmp_path / "run" / "tokenizer")
-    assert find_tokenizer(RunConfig(), folder).sha256 == tokenizer.sha256
+    assert find_tokenizer(RunConfig(), folder, None).sha256 == tokenizer.sha256
