@@ -6,9 +6,9 @@
     |- TokenizerError     3  a tokenizer cannot be used, or is another one than expected
     |- CheckpointError    3  a checkpoint is missing, damaged, or of another run
     |- ArtifactError      3  a folder's manifest does not match what lies in it
-    |- EnvironmentFault   4  the machine: disk, permissions, device, missing package
-    |- Interrupted        5  stopped on request, saved, can be resumed
-    `- Diverged           6  training left the finite numbers
+    |- MachineError   4  the machine: disk, permissions, device, missing package
+    |- RunInterrupted        5  stopped on request, saved, can be resumed
+    `- RunDiverged           6  training left the finite numbers
 
 A message says what, where, both values, and the fix; the command line prints it on one line, without a
 traceback. Anything else that reaches the top is a bug, and is shown as one.
@@ -68,19 +68,19 @@ class ArtifactError(CandlewickError):
     exit_code = 3
 
 
-class EnvironmentFault(CandlewickError):
+class MachineError(CandlewickError):
     """The machine cannot do it: disk, permissions, device, a missing package."""
 
     exit_code = 4
 
 
-class Interrupted(CandlewickError):
+class RunInterrupted(CandlewickError):
     """Stopped on request after saving; `--resume` goes on."""
 
     exit_code = 5
 
 
-class Diverged(CandlewickError):
+class RunDiverged(CandlewickError):
     """Training left the finite numbers and did not come back."""
 
     exit_code = 6

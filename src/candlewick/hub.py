@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from candlewick.artifacts.manifest import file_sha256
-from candlewick.errors import CandlewickError, DataError, EnvironmentFault
+from candlewick.errors import CandlewickError, DataError, MachineError
 
 SCHEME = "hf://"
 WAIT_SECONDS = (1.0, 4.0, 16.0)
@@ -118,7 +118,7 @@ def open_repo(uri: str | HubUri) -> HubRepo:
     """List what lies at a path of a repository, at the commit that its revision stands for now.
 
     Of a path with wildcards that is the last folder without one, and all below it. Raises DataError if it is not
-    there or not for this user, EnvironmentFault if the Hub cannot be reached.
+    there or not for this user, MachineError if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
 
@@ -163,7 +163,7 @@ def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
 def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
     """Bring one file into `folder`, under its path in the repository, or into the Hub's cache, and verify it.
 
-    Raises DataError for bytes that stay wrong, EnvironmentFault if the Hub cannot be reached.
+    Raises DataError for bytes that stay wrong, MachineError if the Hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
@@ -237,7 +237,7 @@ def _ask(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Resu
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
     if constants.HF_HUB_OFFLINE:
-        raise EnvironmentFault(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files")
+        raise MachineError(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files")
     pauses = iter(WAIT_SECONDS)
     while True:
         try:
@@ -270,7 +270,7 @@ def _explain(what: str, error: BaseException) -> CandlewickError:
             f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"
         )
         return DataError(f"{what}: the Hub refuses access ({reason})", fix)
-    return EnvironmentFault(
+    return MachineError(
         f"{what} could not be read from the Hub: {reason}",
         "check the network and run it again: what is finished is kept",
     )

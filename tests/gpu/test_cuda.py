@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.errors import Interrupted
+from candlewick.errors import RunInterrupted
 from candlewick.model import masks
 from candlewick.model.attention import attend, attend_masked
 from candlewick.model.cache import ContiguousCache
@@ -73,7 +73,7 @@ def test_a_deterministic_run_resumes_to_the_bit(configure, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_plan_end", plan_end)
-        with pytest.raises(Interrupted):
+        with pytest.raises(RunInterrupted):
             run_training(config, tmp_path / "parts", resume=False)
     run_training(config, tmp_path / "parts", resume=True)
     for name in ("model.safetensors", "optimizer.safetensors"):

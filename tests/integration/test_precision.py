@@ -9,7 +9,7 @@ from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig, MuonConfig, RuntimeConfig
 from candlewick.data.rows.loader import Batch, GlobalBatch
-from candlewick.errors import Interrupted
+from candlewick.errors import RunInterrupted
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
@@ -125,7 +125,7 @@ def test_half_precision_trains_saves_float32_and_resumes_to_the_bit(tiny, tmp_pa
                     trainer.stop.on_signal(2, None)
 
             patch.setattr(Trainer, "_set_total_steps", plan_end)
-            with pytest.raises(Interrupted):
+            with pytest.raises(RunInterrupted):
                 run_training(config, tmp_path / "parts", resume=number > 0)
     parts = run_training(config, tmp_path / "parts", resume=True)
     expected, found = final(tmp_path / "whole"), final(tmp_path / "parts")

@@ -8,7 +8,7 @@ import torch
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.errors import Interrupted
+from candlewick.errors import RunInterrupted
 from candlewick.runs.train import run_training
 from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.trainer import Trainer
@@ -58,7 +58,7 @@ def test_interrupted_at_five_steps_equals_undisturbed(tiny, tmp_path, monkeypatc
     for number, step in enumerate((2, 4, 5, 7, 11)):
         with monkeypatch.context() as patch:
             _interrupt_at(patch, step)
-            with pytest.raises(Interrupted, match=f"SIGINT at step {step}"):
+            with pytest.raises(RunInterrupted, match=f"SIGINT at step {step}"):
                 run_training(config, tmp_path / "parts", resume=number > 0)
     parts = run_training(config, tmp_path / "parts", resume=True)
     expected, found = _final(tmp_path / "whole"), _final(tmp_path / "parts")
@@ -91,7 +91,7 @@ def test_every_optimizer_goes_on_to_the_bit(tiny, tmp_path, monkeypatch, optimiz
     whole = run_training(config, tmp_path / "whole", resume=False)
     with monkeypatch.context() as patch:
         _interrupt_at(patch, 6)
-        with pytest.raises(Interrupted):
+        with pytest.raises(RunInterrupted):
             run_training(config, tmp_path / "parts", resume=False)
     parts = run_training(config, tmp_path / "parts", resume=True)
     expected, found = _final(tmp_path / "whole"), _final(tmp_path / "parts")

@@ -33,7 +33,7 @@ def test_exit_codes_tell_the_kinds_apart():
         "TokenizerError": 3,
         "CheckpointError": 3,
         "ArtifactError": 3,
-        "EnvironmentFault": 4,
-        "Interrupted": 5,
-        "Diverged": 6,
+        "MachineError": 4,
+        "RunInterrupted": 5,
+        "RunDiverged": 6,
     }

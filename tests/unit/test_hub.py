@@ -11,7 +11,7 @@ from tests.hub_server import FAULTS, HubServer, git_sha1
 
 from candlewick import hub as module
 from candlewick.artifacts.manifest import file_sha256
-from candlewick.errors import DataError, EnvironmentFault
+from candlewick.errors import DataError, MachineError
 from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file, fetch_model, open_repo, parse_uri
 
 SMALL = b"small\n" * 20
@@ -174,12 +174,12 @@ def test_after_the_last_try_the_reason_is_told(server, repo, waits, tmp_path):
     server.plan = lambda request: "503"
     waits.clear()
     server.requests.clear()
-    with pytest.raises(EnvironmentFault, match=r"hf://datasets/o/n could not be read from the Hub: HTTP 503"):
+    with pytest.raises(MachineError, match=r"hf://datasets/o/n could not be read from the Hub: HTTP 503"):
         open_repo("hf://datasets/o/n")
     assert len(server.requests) == TRIES
     assert waits == list(module.WAIT_SECONDS)
     server.plan = lambda request: "drop"
-    with pytest.raises(EnvironmentFault, match="RemoteProtocolError"):
+    with pytest.raises(MachineError, match="RemoteProtocolError"):
         fetch_file(repo, named(repo, "z.txt"), tmp_path)
 
 
@@ -200,7 +200,7 @@ def test_tries_do_not_multiply_with_those_of_the_library(
     server.fail(pattern, *[fault] * 100)
     waits.clear()
     server.requests.clear()
-    with pytest.raises(EnvironmentFault, match="could not be read from the Hub"):
+    with pytest.raises(MachineError, match="could not be read from the Hub"):
         if "tree" in pattern:
             open_repo(repo.uri)
         else:
@@ -229,7 +229,7 @@ def test_without_a_network_one_line_comes_at_once(waits, monkeypatch, capfd, cap
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens there
-    with pytest.raises(EnvironmentFault, match=r"could not be read from the Hub: ConnectError.*check the network"):
+    with pytest.raises(MachineError, match=r"could not be read from the Hub: ConnectError.*check the network"):
         open_repo(uri)
     assert not waits
     assert not caplog.records
@@ -293,9 +293,9 @@ def test_without_network_on_purpose_it_is_said(repo, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(MachineError, match="HF_HUB_OFFLINE is set"):
         open_repo("hf://datasets/o/n")
-    with pytest.raises(EnvironmentFault, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(MachineError, match="HF_HUB_OFFLINE is set"):
         fetch_file(repo, repo.files[0], tmp_path)
 
 

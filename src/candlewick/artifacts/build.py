@@ -31,7 +31,7 @@ from candlewick.artifacts.manifest import (
     verify,
     write_durable,
 )
-from candlewick.errors import ArtifactError, Interrupted
+from candlewick.errors import ArtifactError, RunInterrupted
 
 ProgressCallback = Callable[[int, int], None]
 """Is told what is done and what there is in all, about."""
@@ -127,7 +127,7 @@ def alone(output: Path) -> Generator[Path]:
 
 @contextmanager
 def stoppable(partial: Path) -> Generator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted`, which names the folder that is gone on with."""
+    """Turn SIGINT and SIGTERM into `RunInterrupted`, which names the folder that is gone on with."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -137,7 +137,7 @@ def stoppable(partial: Path) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(
+        raise RunInterrupted(
             f"preparation stopped; what is finished is kept in {partial}", "run it again to go on"
         ) from None
     finally:

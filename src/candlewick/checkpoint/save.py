@@ -49,7 +49,7 @@ from candlewick.checkpoint.layout import (
 )
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
-from candlewick.errors import ArtifactError, EnvironmentFault
+from candlewick.errors import ArtifactError, MachineError
 from candlewick.parallel.fsdp import full_tensor
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -81,7 +81,7 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
     """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
 
-    Raises EnvironmentFault when the disk has no room for it, OSError when writing fails.
+    Raises MachineError when the disk has no room for it, OSError when writing fails.
     """
     make_directory(directory)
     target = step_folder(directory, snapshot.step)
@@ -152,11 +152,11 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def require_room(directory: Path, tensor_bytes: int) -> None:
-    """Raise EnvironmentFault if a checkpoint with tensors of so many bytes might not fit the disk of a folder."""
+    """Raise MachineError if a checkpoint with tensors of so many bytes might not fit the disk of a folder."""
     needed = tensor_bytes * 3 // 2
     free = shutil.disk_usage(directory).free
     if free < needed:
-        raise EnvironmentFault(
+        raise MachineError(
             f"{directory} has {free >> 20} MiB free, a checkpoint needs {(needed >> 20) + 1} MiB",
             "free space there or set runtime.checkpoint.directory; earlier checkpoints are intact",
         )

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from candlewick.cli.arguments import add_json, print_json
 from candlewick.cli.environment import cache_home
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Examine the machine and print the findings. Raises EnvironmentFault when something is broken."""
+    """Examine the machine and print the findings. Raises MachineError when something is broken."""
     from candlewick.runs.report.doctor import examine
 
     findings = list(examine(cache_home()))
@@ -32,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
             if finding.fix:
                 print(f"{'':<6}  {'':<{width}}  fix: {finding.fix}")
     if broken:
-        raise EnvironmentFault(f"training cannot work here: {', '.join(broken)}", "see the lines marked broken")
+        raise MachineError(f"training cannot work here: {', '.join(broken)}", "see the lines marked broken")

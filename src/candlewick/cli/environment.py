@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 
 def cache_home() -> Path:
     """Return the folder for what can be made again: $XDG_CACHE_HOME/candlewick, else ~/.cache/candlewick.
 
-    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says. Raises EnvironmentFault
+    A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says. Raises MachineError
     when there is no home folder either.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
@@ -18,7 +18,7 @@ def cache_home() -> Path:
     try:
         return Path.home() / ".cache" / "candlewick"
     except RuntimeError:
-        raise EnvironmentFault(
+        raise MachineError(
             "this user has no home folder to keep caches in", "set XDG_CACHE_HOME or data.cache_dir"
         ) from None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from candlewick.config import RuntimeConfig
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 from candlewick.parallel.env import read_ranks, request_deterministic_cublas
 
 
@@ -23,7 +23,7 @@ class Distributed:
 
 
 def find_distributed(config: RuntimeConfig) -> Distributed:
-    """Find rank, device and compute dtype. Raises EnvironmentFault when the config asks for what is not there."""
+    """Find rank, device and compute dtype. Raises MachineError when the config asks for what is not there."""
     ranks = read_ranks()
     device = find_device(config.device, ranks.local_rank)
     return Distributed(ranks.rank, ranks.world_size, device, _compute_dtype(config.precision, device))
@@ -45,7 +45,7 @@ def find_device(setting: str, local_rank: int = 0) -> torch.device:
     if setting == "auto":
         setting = next(name for name, present in available.items() if present)
     if not available[setting]:
-        raise EnvironmentFault(
+        raise MachineError(
             f"runtime.device is {setting}, and torch {torch.__version__} finds no such device here",
             "set runtime.device: auto, or install the torch build for this device",
         )
@@ -62,12 +62,12 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what `runtime.precision` means on a device. Raises EnvironmentFault for what it cannot train in."""
+    """Return what `runtime.precision` means on a device. Raises MachineError for what it cannot train in."""
     has_bf16 = has_native_bf16(device)
     if precision == "auto":
         precision = "mixed" if device.type == "cuda" and has_bf16 else "fp32"
     if device.type == "mps" and precision != "fp32":
-        raise EnvironmentFault(
+        raise MachineError(
             f"runtime.precision is {precision}, which this version cannot train in on mps",
             "set runtime.precision: fp32",
         )

@@ -6,7 +6,7 @@ A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one th
 import os
 from dataclasses import dataclass
 
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +19,18 @@ class Ranks:
 
 
 def read_ranks() -> Ranks:
-    """Read the launcher's environment. Raises EnvironmentFault for several ranks, or for what is no number."""
+    """Read the launcher's environment. Raises MachineError for several ranks, or for what is no number."""
     names = {"rank": "RANK", "world_size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
     texts = {field: os.environ.get(name, str(int(field == "world_size"))) for field, name in names.items()}
     for field, text in texts.items():
         if not text.isdecimal():
-            raise EnvironmentFault(
+            raise MachineError(
                 f"{names[field]}={text!r} is no number",
                 "start the run by a launcher such as torchrun, or unset it",
             )
     ranks = Ranks(**{field: int(text) for field, text in texts.items()})
     if ranks.world_size != 1:
-        raise EnvironmentFault(
+        raise MachineError(
             f"WORLD_SIZE={ranks.world_size}: training on several ranks is not in this version", "start one process"
         )
     return ranks

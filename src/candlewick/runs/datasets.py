@@ -33,7 +33,7 @@ def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> 
     """Encode the text of a config into the token dataset `output`; return what its manifest says.
 
     `tokenizer` is a folder, by default the config names one. "reused" says whether the dataset was there already.
-    Raises ConfigError without a tokenizer and for a mixture, else DataError, ArtifactError or Interrupted.
+    Raises ConfigError without a tokenizer and for a mixture, else DataError, ArtifactError or RunInterrupted.
     """
     if config.data.mixture:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
@@ -83,7 +83,7 @@ def write_shards(
     """Write text as shards, unless they are there; return "reused", and the id and details of each folder.
 
     Files of the Hub lie in `cache` while they are read; `workers` of them are downloaded ahead. Raises
-    ConfigError, DataError, ArtifactError, EnvironmentFault or Interrupted: see `shard`.
+    ConfigError, DataError, ArtifactError, MachineError or RunInterrupted: see `shard`.
     """
     if cache is not None:  # two commands may share a cache, so each output has its folder
         key = hashlib.sha256(str(outputs.train.absolute()).encode()).hexdigest()[:16]
@@ -95,7 +95,7 @@ def write_shards(
 
 
 def fetch_datasets(words: Sequence[str], output: Path, workers: int) -> list[Fetched]:
-    """Download datasets by name, by address or by list file. Raises ConfigError and Interrupted."""
+    """Download datasets by name, by address or by list file. Raises ConfigError and RunInterrupted."""
     datasets = find_datasets(words)
     with bytes_progress("fetch") as progress:
         return fetch(datasets, output, ahead=workers, progress=progress)

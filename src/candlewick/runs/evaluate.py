@@ -23,7 +23,7 @@ def evaluate_checkpoint(
     """Return the metrics of a checkpoint on `data.train_shards`; if that names nothing: on all its run held out.
 
     All of a text is read, of a token dataset its validation split. `device` is a word of `runtime.device`. The
-    cache may grow: here nobody set its limit. Raises CheckpointError, DataError and EnvironmentFault.
+    cache may grow: here nobody set its limit. Raises CheckpointError, DataError and MachineError.
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
     model = build_model(checkpoint, find_device(device))

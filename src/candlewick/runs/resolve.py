@@ -100,7 +100,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
     """Decide everything about a run that is known before its text is prepared.
 
     The caller holds the run's lock. `say` receives a line per folder of shards. Raises ConfigError for settings
-    that cannot be, CheckpointError, DataError and EnvironmentFault for what cannot be opened.
+    that cannot be, CheckpointError, DataError and MachineError for what cannot be opened.
     """
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
     newest = _find_newest(directory, run_dir, request)

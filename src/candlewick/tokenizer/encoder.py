@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 from candlewick.tokenizer.bpe import surrogate_error
 
 # the reference makes some 100 bytes of objects per byte of text
@@ -56,8 +56,8 @@ def make_encoder(tokenizer_json: bytes) -> Encoder:
     try:
         fast = FastEncoder(tokenizer_json)
         if not all(map(np.array_equal, fast.encode(_PROBES), reference.encode(_PROBES))):
-            raise EnvironmentFault("fastokens gives other ids with this tokenizer", "use tokenizers")
-    except EnvironmentFault as fault:
+            raise MachineError("fastokens gives other ids with this tokenizer", "use tokenizers")
+    except MachineError as fault:
         _log.warning("encoding with the reference, which is some 40 times slower: %s", fault)
         return reference
     return fast
@@ -103,7 +103,7 @@ def batched(items: Iterable[Item], size_of: Callable[[Item], int], size: int, co
 
 
 class FastEncoder:
-    """Raises EnvironmentFault if the package is missing, or cannot use the tokenizer."""
+    """Raises MachineError if the package is missing, or cannot use the tokenizer."""
 
     name = "fastokens"
 
@@ -111,11 +111,11 @@ class FastEncoder:
         try:
             package: Any = importlib.import_module("fastokens")
         except ImportError:
-            raise EnvironmentFault("fastokens is not installed", "pip install 'candlewick[fast]'") from None
+            raise MachineError("fastokens is not installed", "pip install 'candlewick[fast]'") from None
         try:
             self._rust = package.Tokenizer.from_json_str(tokenizer_json.decode())
         except ValueError as error:
-            raise EnvironmentFault(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
+            raise MachineError(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
 
     def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""

@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from candlewick.errors import Diverged, EnvironmentFault
+from candlewick.errors import MachineError, RunDiverged
 from candlewick.train.loss_scale import LEAST
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -47,7 +47,7 @@ class StopRequest:
 
 @contextmanager
 def memory_faults() -> Generator[None]:
-    """Turn what allocators say inside the block, each in its own words, into an EnvironmentFault."""
+    """Turn what allocators say inside the block, each in its own words, into an MachineError."""
     try:
         yield
     except (RuntimeError, MemoryError, TypeError) as error:
@@ -57,7 +57,7 @@ def memory_faults() -> Generator[None]:
             or re.search("out of memory|allocate memory|tion overflowed|Overflow when", text)
         ):
             raise
-        raise EnvironmentFault(
+        raise MachineError(
             f"there is not enough memory: {text}",
             "lower data.micro_batch_size or data.sequence_length, set runtime.recompute, or take a smaller model",
         ) from None
@@ -72,7 +72,7 @@ class NonFiniteGuard:
         self._copied: torch.cuda.Event | None = None
 
     def check(self, state: TrainState, result: StepResult) -> None:
-        """Account for the update before this one. Raises Diverged after `limit` skipped ones in a row."""
+        """Account for the update before this one. Raises RunDiverged after `limit` skipped ones in a row."""
         self.flush(state)
         self._pending = [figure for figure in (result.skipped, result.loss_scale) if figure is not None]
         if result.skipped.is_cuda:  # pragma: cuda
@@ -97,7 +97,7 @@ class NonFiniteGuard:
             return  # how large the scale may be is found by trying; it was halved
         state.nonfinite_in_a_row += 1
         if state.nonfinite_in_a_row >= self.limit:
-            raise Diverged(
+            raise RunDiverged(
                 f"loss or gradients were not finite in {self.limit} updates in a row, up to step {state.step}",
                 "resume with a lower optimizer.learning_rate or a longer scheduler.warmup_steps",
             )

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 from candlewick.checkpoint.save import save
 from candlewick.data.rows.loader import GlobalBatch
-from candlewick.errors import Interrupted
+from candlewick.errors import RunInterrupted
 from candlewick.train.budget import learning_rate_share, steps_from_time
 from candlewick.train.components import Metrics, TrainingComponents
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
@@ -37,7 +37,7 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises Interrupted after saving when SIGINT or SIGTERM asked to stop, Diverged when too many updates in
+        Raises RunInterrupted after saving when SIGINT or SIGTERM asked to stop, RunDiverged when too many updates in
         a row were not finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
@@ -84,10 +84,10 @@ class Trainer:
         return result
 
     def _stop_if_asked(self) -> None:
-        """After a signal, save and raise Interrupted; a run that is at its end finishes instead."""
+        """After a signal, save and raise RunInterrupted; a run that is at its end finishes instead."""
         if self.stop and self.state.step != self.state.total_steps:
             self._save()
-            raise Interrupted(
+            raise RunInterrupted(
                 f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
                 "go on with --resume",
             )

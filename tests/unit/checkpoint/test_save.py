@@ -15,7 +15,7 @@ from candlewick.checkpoint.huggingface import to_saved
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import save, weights_of
-from candlewick.errors import CheckpointError, EnvironmentFault
+from candlewick.errors import CheckpointError, MachineError
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -115,7 +115,7 @@ def test_without_room_nothing_is_written(make_snapshot, tmp_path, monkeypatch):
     before = names(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
-    with pytest.raises(EnvironmentFault, match=r"has 0 MiB free, a checkpoint needs 1 MiB .*free space there"):
+    with pytest.raises(MachineError, match=r"has 0 MiB free, a checkpoint needs 1 MiB .*free space there"):
         save(tmp_path, make_snapshot(2), max_keep=2)
     assert names(tmp_path) == before
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from candlewick.cli.environment import cache_home, cloud_roots, share_cores, use_hub
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 
 def test_an_absolute_xdg_folder_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -30,7 +30,7 @@ def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(EnvironmentFault, match=r"no home folder.*fix: set XDG_CACHE_HOME or data\.cache_dir"):
+    with pytest.raises(MachineError, match=r"no home folder.*fix: set XDG_CACHE_HOME or data\.cache_dir"):
         cache_home()
 
 

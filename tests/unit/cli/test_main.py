@@ -10,9 +10,9 @@ from candlewick.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    Diverged,
-    EnvironmentFault,
-    Interrupted,
+    MachineError,
+    RunDiverged,
+    RunInterrupted,
     TokenizerError,
 )
 
@@ -68,9 +68,9 @@ def _raising(error, monkeypatch):
         (TokenizerError("a b", "c"), 3),
         (CheckpointError("a b", "c"), 3),
         (ArtifactError("a b", "c"), 3),
-        (EnvironmentFault("a b", "c"), 4),
-        (Interrupted("a b", "c"), 5),
-        (Diverged("a b", "c"), 6),
+        (MachineError("a b", "c"), 4),
+        (RunInterrupted("a b", "c"), 5),
+        (RunDiverged("a b", "c"), 6),
     ],
 )
 def test_each_error_is_one_line_with_its_code(error, code, monkeypatch, capsys):

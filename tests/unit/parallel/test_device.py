@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from candlewick.config import RuntimeConfig
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 from candlewick.parallel import device as module
 from candlewick.parallel.device import (
     configure_torch,
@@ -28,7 +28,7 @@ def test_bf16_is_what_it_says():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(EnvironmentFault, match="runtime.device is cuda"):
+    with pytest.raises(MachineError, match="runtime.device is cuda"):
         find_device("cuda")
 
 
@@ -83,7 +83,7 @@ def test_the_precision_of_the_products_on_each_device(monkeypatch, device, has_b
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "mixed"])
 def test_half_precision_on_mps_is_refused(monkeypatch, precision):
     monkeypatch.setattr(module, "find_device", lambda *_, **__: torch.device("mps"))
-    with pytest.raises(EnvironmentFault, match=rf"precision is {precision}, .*on mps.*precision: fp32"):
+    with pytest.raises(MachineError, match=rf"precision is {precision}, .*on mps.*precision: fp32"):
         find_distributed(RuntimeConfig(precision=precision))
 
 

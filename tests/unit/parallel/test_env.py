@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 from candlewick.parallel.env import Ranks, read_ranks, request_deterministic_cublas
 
 
@@ -14,7 +14,7 @@ def test_a_process_without_a_launcher_is_rank_zero_of_one(monkeypatch):
 
 def test_several_ranks_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(EnvironmentFault, match="WORLD_SIZE=2"):
+    with pytest.raises(MachineError, match="WORLD_SIZE=2"):
         read_ranks()
 
 
@@ -22,7 +22,7 @@ def test_several_ranks_are_refused(monkeypatch):
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
 def test_a_rank_that_is_no_number_is_refused_in_one_line(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
-    with pytest.raises(EnvironmentFault, match=rf"{name}='{text}' is no number .*torchrun"):
+    with pytest.raises(MachineError, match=rf"{name}='{text}' is no number .*torchrun"):
         read_ranks()
 
 

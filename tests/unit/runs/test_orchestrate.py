@@ -9,7 +9,7 @@ from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config import ModelConfig
 from candlewick.config.load import load_config
-from candlewick.errors import ConfigError, Diverged
+from candlewick.errors import ConfigError, RunDiverged
 from candlewick.runs import orchestrate as runner
 from candlewick.runs.orchestrate import orchestrate
 from candlewick.runs.train import run_training, train_prepared
@@ -105,10 +105,10 @@ def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatc
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")
         rewrite(state, content)
-        raise Diverged("stopped")
+        raise RunDiverged("stopped")
 
     monkeypatch.setattr(runner, "train_prepared", stopped)
-    with pytest.raises(Diverged):
+    with pytest.raises(RunDiverged):
         orchestrate(tiny(), tmp_path / "run", Said())
     said = Said()
     result = orchestrate(tiny(), tmp_path / "run", said)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import foreign
 
-from candlewick.errors import EnvironmentFault, TokenizerError
+from candlewick.errors import MachineError, TokenizerError
 from candlewick.tokenizer import encoder
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder, make_encoder
@@ -79,7 +79,7 @@ def test_it_is_the_fast_one_where_it_is_installed(tokenizer):
 
 def test_a_missing_backend_is_an_error_when_asked_for_and_else_a_warning(tokenizer, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "fastokens", None)
-    with pytest.raises(EnvironmentFault, match="fastokens is not installed .*pip install 'candlewick"):
+    with pytest.raises(MachineError, match="fastokens is not installed .*pip install 'candlewick"):
         FastEncoder(tokenizer.json_bytes)
     with caplog.at_level(logging.WARNING, "candlewick"):
         assert make_encoder(tokenizer.json_bytes).name == "tokenizers"
@@ -92,7 +92,7 @@ def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch
 
     fake = SimpleNamespace(Tokenizer=SimpleNamespace(from_json_str=refuse))
     monkeypatch.setitem(sys.modules, "fastokens", fake)
-    with pytest.raises(EnvironmentFault, match="fastokens cannot use this tokenizer: unsupported pattern"):
+    with pytest.raises(MachineError, match="fastokens cannot use this tokenizer: unsupported pattern"):
         FastEncoder(tokenizer.json_bytes)
 
 

@@ -9,7 +9,7 @@ from tests.prepared import newest_checkpoint, open_data, plan_run, prepare
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.errors import CheckpointError, ConfigError, DataError, EnvironmentFault
+from candlewick.errors import CheckpointError, ConfigError, DataError, MachineError
 from candlewick.parallel import precision
 from candlewick.parallel.device import Distributed
 from candlewick.runs.train import run_training
@@ -95,7 +95,7 @@ def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, bu
 
 def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
     model = tiny().model.model_dump(mode="json") | {"num_layers": 10**15}
-    with pytest.raises(EnvironmentFault, match=r"not enough memory: .*verflow.*smaller model"):
+    with pytest.raises(MachineError, match=r"not enough memory: .*verflow.*smaller model"):
         built(tiny(model=model))
 
 

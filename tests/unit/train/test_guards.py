@@ -4,7 +4,7 @@ import signal
 import pytest
 import torch
 
-from candlewick.errors import Diverged, EnvironmentFault
+from candlewick.errors import MachineError, RunDiverged
 from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -44,7 +44,7 @@ def test_too_many_in_a_row_end_the_run():
     guard, state = NonFiniteGuard(limit=2), TrainState(step=9)
     guard.check(state, _result(1))
     guard.check(state, _result(1))
-    with pytest.raises(Diverged, match="2 updates in a row, up to step 9.*learning_rate"):
+    with pytest.raises(RunDiverged, match="2 updates in a row, up to step 9.*learning_rate"):
         guard.check(state, _result(0))
 
 
@@ -55,7 +55,7 @@ def test_an_overflow_that_lowers_the_loss_scale_is_no_divergence():
     guard.check(state, _result(1, 1.0))
     assert (state.skipped_steps, state.nonfinite_in_a_row) == (3, 0)
     guard.check(state, _result(1, 1.0))
-    with pytest.raises(Diverged):
+    with pytest.raises(RunDiverged):
         guard.flush(state)
 
 
@@ -74,7 +74,7 @@ def allocate(size):
     ],
 )
 def test_too_little_memory_is_a_fault_of_the_machine(make, said):
-    with pytest.raises(EnvironmentFault, match=said), memory_faults():
+    with pytest.raises(MachineError, match=said), memory_faults():
         make()
 
 

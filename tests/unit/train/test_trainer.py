@@ -21,7 +21,7 @@ from candlewick.config import (
 )
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import GlobalBatch
-from candlewick.errors import Diverged, EnvironmentFault, Interrupted
+from candlewick.errors import MachineError, RunDiverged, RunInterrupted
 from candlewick.train import trainer as trainer_module
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
@@ -164,7 +164,7 @@ def test_too_little_memory_in_a_step_is_one_line(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...\nmore")
 
     monkeypatch.setattr(trainer_module, "train_step", out_of_memory)
-    with pytest.raises(EnvironmentFault, match="Tried to allocate 20.00 GiB.*micro_batch_size"):
+    with pytest.raises(MachineError, match="Tried to allocate 20.00 GiB.*micro_batch_size"):
         stage.trainer.run()
 
 
@@ -179,7 +179,9 @@ def test_the_end_is_sampled_from_once(monkeypatch):
 def test_a_signal_lets_the_step_end_saves_and_stops(monkeypatch, number, at):
     stage = Stage(monkeypatch)
     stage.stop_at = {at: number}
-    with pytest.raises(Interrupted, match=rf"stopped by {number.name} at step 4; all of it is saved .*--resume"):
+    with pytest.raises(
+        RunInterrupted, match=rf"stopped by {number.name} at step 4; all of it is saved .*--resume"
+    ):
         stage.trainer.run()
     assert stage.events[-1] == "save checkpoints 4"
     assert "step 5" not in stage.events
@@ -188,7 +190,7 @@ def test_a_signal_lets_the_step_end_saves_and_stops(monkeypatch, number, at):
 def test_a_signal_while_saving_needs_no_second_save(monkeypatch):
     stage = Stage(monkeypatch)
     stage.stop_at = {"save checkpoints 3": signal.SIGINT}
-    with pytest.raises(Interrupted, match="at step 3"):
+    with pytest.raises(RunInterrupted, match="at step 3"):
         stage.trainer.run()
     assert stage.events.count("save checkpoints 3") == 1
 
@@ -229,7 +231,7 @@ def test_skipped_updates_are_counted_before_they_are_saved(monkeypatch):
 
 def test_too_many_in_a_row_end_the_run_without_a_save(monkeypatch):
     stage = Stage(monkeypatch, skipped=[4, 5])
-    with pytest.raises(Diverged, match="2 updates in a row"):
+    with pytest.raises(RunDiverged, match="2 updates in a row"):
         stage.trainer.run()
     assert [event for event in stage.events if "checkpoints" in event] == ["save checkpoints 3"]
 

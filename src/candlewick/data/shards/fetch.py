@@ -21,7 +21,7 @@ from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
 from candlewick.data.shards.write import Outputs, ShardSettings, shard
-from candlewick.errors import CandlewickError, ConfigError, Interrupted
+from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
 from candlewick.hub import SCHEME, parse_uri
 
 DOWNLOADS = "download_manifest.json"
@@ -106,7 +106,7 @@ def fetch(
 ) -> list[Fetched]:
     """Fetch all datasets into folders below `output`; write what came into its download manifest.
 
-    A dataset that fails is in the result with its problem. Raises Interrupted.
+    A dataset that fails is in the result with its problem. Raises RunInterrupted.
     """
     results: list[Fetched] = []
     for dataset in datasets:
@@ -115,7 +115,7 @@ def fetch(
         outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
         try:
             manifests, reused = shard([dataset.source], outputs, settings, config, ahead=ahead, progress=progress)
-        except Interrupted:
+        except RunInterrupted:
             raise
         except CandlewickError as error:
             results.append(Fetched(dataset, None, problem=str(error)))

@@ -99,7 +99,7 @@ def shard(
 
     `config` says how text is read; `ahead` files of the Hub are fetched while one is read. Returns the manifests,
     train first, and whether all was there already. Raises DataError for text that cannot be used, ArtifactError if
-    something else is at an output, EnvironmentFault when the network stays away, Interrupted when it is stopped:
+    something else is at an output, MachineError when the network stays away, RunInterrupted when it is stopped:
     the same call then goes on.
     """
     wanted = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})

@@ -133,7 +133,7 @@ def open_sources(
     """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
 
     `open_repo` opens a repository of the Hub; a run hands one in that opens each only once. Raises DataError for
-    what is missing, no text, or given twice; EnvironmentFault if the Hub cannot be reached.
+    what is missing, no text, or given twice; MachineError if the Hub cannot be reached.
     """
     files: list[SourceFile | HubSource] = []
     for uri in uris:

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 _ITEMS_PER_WORKER = 16
 
@@ -34,7 +34,7 @@ def in_processes(
 ) -> Iterator[tuple[int, Result]]:
     """Yield (number of the item, what the function returns) as they come; a single item is done in this process.
 
-    Raises what the function raises, and EnvironmentFault when a process is killed.
+    Raises what the function raises, and MachineError when a process is killed.
     """
     if len(items) == 1:  # a process would take longer to start than most such items to do
         yield 0, function(items[0])
@@ -51,7 +51,7 @@ def in_processes(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
-            raise EnvironmentFault(
+            raise MachineError(
                 "a worker process was killed, perhaps for want of memory; the finished shards are kept",
                 "run it again to go on, with fewer --workers or a smaller data.shard_text_bytes",
             ) from None

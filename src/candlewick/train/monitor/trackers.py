@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from candlewick.errors import DataError, EnvironmentFault
+from candlewick.errors import DataError, MachineError
 
 METRICS = {
     "train/loss": "mean next-token cross-entropy of the row's last update, in nats",
@@ -139,7 +139,7 @@ class TensorBoardTracker:
         try:
             writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         except ImportError as error:
-            raise EnvironmentFault(
+            raise MachineError(
                 f"runtime.logging.tensorboard needs the package tensorboard: {error}",
                 "pip install 'candlewick[tensorboard]', or set runtime.logging.tensorboard=false",
             ) from None

@@ -20,7 +20,7 @@ from candlewick.data.shards import write as text_shards
 from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
 from candlewick.data.text.corpus import open_corpus
 from candlewick.data.text.holdout import split_of
-from candlewick.errors import ArtifactError, ConfigError, DataError, Interrupted
+from candlewick.errors import ArtifactError, ConfigError, DataError, RunInterrupted
 
 CONFIG = DataConfig(documents="line")
 TEXTS = [f"document {number}\nwith \t two lines\r\nor “three” {'x' * (number % 50)}" for number in range(200)]
@@ -222,7 +222,7 @@ def test_ctrl_c_keeps_the_finished_shards_and_the_same_call_goes_on(text, tmp_pa
         if len(rows) == 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"what is finished is kept in .*train\.partial"):
+    with pytest.raises(RunInterrupted, match=r"what is finished is kept in .*train\.partial"):
         shard(text, outputs(tmp_path), config, CONFIG, progress=stop)
     assert (tmp_path / "train.partial" / "train_0000.jsonl").exists()
     caplog.set_level(logging.INFO)
@@ -243,7 +243,7 @@ def test_ctrl_c_keeps_the_finished_shards_and_the_same_call_goes_on(text, tmp_pa
 def test_what_was_left_damaged_is_made_anew(text, tmp_path, caplog, damage, message):
     config = ShardSettings(23)
     shard(text, outputs(tmp_path / "clean"), config, CONFIG)
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         shard(text, outputs(tmp_path), config, CONFIG, progress=interrupt)
     damage(tmp_path / "train.partial")
     shard(text, outputs(tmp_path), config, CONFIG)
@@ -258,7 +258,7 @@ def interrupt(done: int, total: int) -> None:
 
 
 def test_other_settings_do_not_go_on_with_what_is_there(text, tmp_path, caplog):
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterrupted):
         shard(text, outputs(tmp_path), ShardSettings(23), CONFIG, progress=interrupt)
     caplog.set_level(logging.INFO)
     shard(text, outputs(tmp_path), ShardSettings(24), CONFIG)

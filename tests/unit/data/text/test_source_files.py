@@ -9,7 +9,7 @@ from tests.hub_server import HubServer
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.data.text.source_files import HubSource, SourceFiles, open_sources, open_text
-from candlewick.errors import DataError, EnvironmentFault
+from candlewick.errors import DataError, MachineError
 
 CONFIG = DataConfig(documents="line")
 FILES = {f"data/{number}.txt": f"text {number}\n".encode() * 200 * number for number in range(1, 6)}
@@ -65,7 +65,7 @@ def test_a_file_that_does_not_come_fails_where_it_is_needed(server, tmp_path):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     server.plan = lambda request: "503" if "3.txt" in request.path else None
     seen = []
-    with pytest.raises(EnvironmentFault, match=r"data/3.txt could not be read from the Hub: HTTP 503"):
+    with pytest.raises(MachineError, match=r"data/3.txt could not be read from the Hub: HTTP 503"):
         for number, _ in files.at_hand(0, tmp_path / "to", 2):
             seen.append(number)
     assert seen == [0, 1]

@@ -17,7 +17,7 @@ from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
 from candlewick.data.tokens import prepare as module
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
-from candlewick.errors import ArtifactError, DataError, Interrupted, TokenizerError
+from candlewick.errors import ArtifactError, DataError, RunInterrupted, TokenizerError
 
 SMALL = {"shard_text_bytes": 1 << 16}
 
@@ -124,13 +124,13 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
             yield number, work(task)
 
     monkeypatch.setattr(module, "in_processes", run_here)
-    with pytest.raises(Interrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
+    with pytest.raises(RunInterrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
     assert not out.exists()
     made.clear()
     (out.with_name("ds.partial") / "shards" / "train-00001.bin").write_bytes(b"damaged")
-    with caplog.at_level(logging.INFO), pytest.raises(Interrupted):
+    with caplog.at_level(logging.INFO), pytest.raises(RunInterrupted):
         prepare(config, tokenizer_dir, out)
     assert made == [1, 2]
     assert "1 of 4 tasks were finished before" in caplog.text

@@ -18,7 +18,7 @@ from tests.prepared import prepare_tokens as prepare
 from candlewick.config import DataConfig
 from candlewick.data.tokens import prepare as prepare_module
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.errors import ConfigError, DataError, EnvironmentFault
+from candlewick.errors import ConfigError, DataError, MachineError
 
 URI = "hf://datasets/me/web"
 ROWS = 40
@@ -157,7 +157,7 @@ def test_notes_that_are_damaged_or_of_other_work_are_not_used(hub, make, tmp_pat
 def test_a_finished_shard_that_was_damaged_is_made_again(hub, make, tmp_path):
     expected = make("clean").id
     hub.fail("GET .*003.jsonl", *["503"] * 40)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(MachineError):
         make("out")
     shard = next((tmp_path / "out.partial" / "shards").glob("train-00001*.bin"))
     shard.write_bytes(b"x" + shard.read_bytes()[1:])
@@ -189,7 +189,7 @@ def test_validation_without_a_path_is_the_validation_split(hub, make):
 
 def test_notes_of_other_settings_are_not_taken(hub, make, tmp_path):
     hub.fail("GET .*002.parquet", *["503"] * 40)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(MachineError):
         make("out", validation_fraction=0.5)
     hub._planned.clear()
     assert make("out").id == make("clean").id
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_said(hub, make, settings, error, sentence):
 def test_a_network_that_stays_away_keeps_what_is_finished(hub, make):
     expected = make("clean").id
     hub.fail("GET .*002.parquet", *["503"] * 40)
-    with pytest.raises(EnvironmentFault, match="what is finished is kept"):
+    with pytest.raises(MachineError, match="what is finished is kept"):
         make("out")
     hub._planned.clear()
     hub.requests.clear()

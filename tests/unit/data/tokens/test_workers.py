@@ -6,7 +6,7 @@ import pytest
 
 from candlewick.data.tokens import workers
 from candlewick.data.tokens.workers import count_cores, in_processes
-from candlewick.errors import EnvironmentFault
+from candlewick.errors import MachineError
 
 
 def square(number: int) -> tuple[int, int]:
@@ -39,7 +39,7 @@ def test_a_single_item_is_done_here_and_none_at_all_too():
 
 
 def test_a_process_that_is_killed_is_an_environment_fault():
-    with pytest.raises(EnvironmentFault, match="a worker process was killed.*fewer --workers"):
+    with pytest.raises(MachineError, match="a worker process was killed.*fewer --workers"):
         list(in_processes(die, [1, 2], 1))
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.errors import DataError, EnvironmentFault
+from candlewick.errors import DataError, MachineError
 from candlewick.train.monitor.trackers import METRICS, JsonlTracker, TensorBoardTracker, metric_of, read_metrics
 
 
@@ -140,7 +140,7 @@ def test_tensorboard_reads_back_what_was_written_without_repeated_steps(tmp_path
 
 def test_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(EnvironmentFault, match=r"needs the package tensorboard.*pip install 'candlewick\[tensorb"):
+    with pytest.raises(MachineError, match=r"needs the package tensorboard.*pip install 'candlewick\[tensorb"):
         TensorBoardTracker(tmp_path)
 
 
