@@ -6,9 +6,9 @@
     |- TokenizerError     3  a tokenizer cannot be used, or is another one than expected
     |- CheckpointError    3  a checkpoint is missing, damaged, or of another run
     |- ArtifactError      3  a folder's manifest does not match what lies in it
-    |- MachineError   4  the machine: disk, permissions, device, missing package
-    |- RunInterrupted        5  stopped on request, saved, can be resumed
-    `- RunDiverged           6  training left the finite numbers
+    |- MachineError       4  the machine: disk, permissions, device, missing package
+    |- RunInterrupted     5  stopped on request, saved, can be resumed
+    `- RunDiverged        6  training left the finite numbers
 
 A message says what, where, both values, and the fix; the command line prints it on one line, without a
 traceback. Anything else that reaches the top is a bug, and is shown as one.
@@ -22,13 +22,13 @@ class CandlewickError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, fix: str | None = None) -> None:
+    def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
         self.problem = problem
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.problem} (fix: {self.fix})" if self.fix else self.problem
+        return f"{self.problem} (fix: {self.fix})"
 
 
 class ConfigError(CandlewickError):
@@ -57,7 +57,7 @@ class CheckpointError(CandlewickError):
 
     exit_code = 3
 
-    def __init__(self, problem: str, fix: str | None = None, path: Path | None = None) -> None:
+    def __init__(self, problem: str, fix: str, path: Path | None = None) -> None:
         super().__init__(problem, fix)
         self.path = path
 

@@ -14,8 +14,10 @@ def test_a_message_says_the_problem_and_the_fix():
     assert str(error) == "the disk is full (fix: free 3 GB)"
 
 
-def test_a_message_without_a_fix_is_the_problem():
-    assert str(CandlewickError("the disk is full")) == "the disk is full"
+@pytest.mark.parametrize("kind", every_error())
+def test_an_error_without_a_fix_cannot_be_made(kind):
+    with pytest.raises(TypeError, match="fix"):
+        kind("the disk is full")
 
 
 @pytest.mark.parametrize("kind", every_error())

@@ -70,7 +70,7 @@ class Manifest:
         for entry in self.files:
             if entry.name == name:
                 return entry
-        raise ArtifactError(f"this {self.kind} has no file named {name!r}")
+        raise ArtifactError(f"this {self.kind} has no file named {name!r}", "make it again")
 
 
 def canonical_json(value: object) -> bytes:
@@ -191,7 +191,7 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes")
+            raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes", "make it again")
         raw: object = json.loads(path.read_bytes())
         canonical_json(raw)  # refuses what has no id: numbers that are not finite, half surrogate pairs
     except (FileNotFoundError, NotADirectoryError):
@@ -203,7 +203,7 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
     manifest = _parse(path, raw)
     if kind is not None and manifest.kind != kind:
-        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, expected {kind!r}")
+        raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, expected {kind!r}", "name another folder")
     if version is not None and manifest.version != version:
         raise ArtifactError(
             f"{folder} has format version {manifest.version}, this program reads {version}",

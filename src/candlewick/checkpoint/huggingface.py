@@ -79,6 +79,7 @@ def _are_known(_: ModelConfig, scaling: Any) -> bool:
     return scaling is None or type(scaling).model_fields.keys() <= SCALING_FIELDS.get(scaling.rope_type, set())
 
 
+_FIX = "use the config.json that the model was published with"
 _STRETCH = {"rope_type", "factor", "original_max_position_embeddings"}
 SCALING_FIELDS = {
     "linear": {"rope_type", "factor"},
@@ -233,24 +234,28 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
     try:
         raw: object = json.loads(path.read_bytes(), parse_int=_bounded)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        raise CheckpointError(f"{path} cannot be read: {error}", _FIX) from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} is not a model configuration")
+        raise CheckpointError(f"{path} is not a model configuration", _FIX)
     fields = cast(dict[str, Any], raw)
     kind = fields.get("model_type")
     if kind not in tuple(ARCHITECTURES):
         known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"{path} describes a {kind!r} model; candlewick reads {known}")
+        raise CheckpointError(
+            f"{path} describes a {kind!r} model; candlewick reads {known}", "convert it to one of these"
+        )
     try:
         settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields)
         config = ModelConfig.model_validate(settings)
         vocab_size = fields["vocab_size"]
     except _Unread as error:
-        raise CheckpointError(f"{path} has {error}, which this version does not read") from None
+        raise CheckpointError(
+            f"{path} has {error}, which this version does not read", "use a model without it"
+        ) from None
     except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{path} lacks or contradicts a setting: {str(error)[:200]}") from None
+        raise CheckpointError(f"{path} lacks or contradicts a setting: {str(error)[:200]}", _FIX) from None
     if type(vocab_size) is not int or vocab_size < 1:
-        raise CheckpointError(f"{path} has vocab_size {vocab_size!r}")
+        raise CheckpointError(f"{path} has vocab_size {vocab_size!r}", _FIX)
     return config, vocab_size
 
 

@@ -107,7 +107,8 @@ class Checkpoint:
             return RunConfig.model_validate_json(canonical_json(self.state["config"]))
         except ValueError as error:
             raise CheckpointError(
-                f"{self.folder / STATE} holds settings that this version does not read: {error}"
+                f"{self.folder / STATE} holds settings that this version does not read: {error}",
+                "use the version of candlewick that wrote it",
             ) from None
 
     def weights(self) -> "dict[str, Tensor]":

@@ -43,4 +43,7 @@ def run(args: argparse.Namespace) -> None:
         rest = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
         print(f"{name:<24}{state:<12}{rest}")
     if failed:
-        raise DataError(f"{len(failed)} of {len(results)} datasets did not come: {failed[0].problem}")
+        raise DataError(
+            f"{len(failed)} of {len(results)} datasets did not come: {failed[0].problem}",
+            "run it again: what came is kept",
+        )

@@ -99,7 +99,7 @@ def _sampling(args: argparse.Namespace) -> "SampleConfig":
     except ValidationError as error:
         problem = error.errors()[0]
         flag = "--" + str(problem["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{flag}: {problem['msg']}") from None
+        raise ConfigError(f"{flag}: {problem['msg']}", "see `candlewick generate --help`") from None
 
 
 def _write_lines(results: Iterator[dict[str, Any]], output: Path | None) -> None:

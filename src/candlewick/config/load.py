@@ -101,7 +101,7 @@ class _Settings:
         """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
         for line, key, what in file.parsed.problems:
             if key is None:
-                raise ConfigError(f"{file.shown}:{line}: {what}")
+                raise ConfigError(f"{file.shown}:{line}: {what}", "correct the file")
             self.problems.append((f"{file.shown}:{line}", key, what))
 
         def report(key: Key, what: str) -> None:
@@ -146,7 +146,9 @@ class _Settings:
             found = [(self.place(key), key, what) for key, what in find_problems(error, self.tree)]
             self.problems += [problem for problem in found if problem[1] not in known]
         if config is None or self.problems:
-            raise ConfigError(_describe(self.problems))
+            raise ConfigError(
+                _describe(self.problems), "correct it; `candlewick config explain KEY` says what a setting takes"
+            )
         for text in self.dialect.notes(config):
             (note or _log.info)(text)
         return config
@@ -213,15 +215,23 @@ def _read_files(source: str | Path | None) -> list[_File]:
     folder = Path()
     while source is not None:
         if len(files) > _MAX_PARENTS:
-            raise ConfigError(f"{files[0].shown}: `extends` goes through more than {_MAX_PARENTS} files")
+            raise ConfigError(
+                f"{files[0].shown}: `extends` goes through more than {_MAX_PARENTS} files", "join some of them"
+            )
         file = _read_file(source, folder)
         if file.place in (seen.place for seen in files):
-            raise ConfigError(f"{files[-1].shown}: `extends: {source}` leads back to a file that extends it")
+            raise ConfigError(
+                f"{files[-1].shown}: `extends: {source}` leads back to a file that extends it",
+                "remove one `extends`",
+            )
         files.append(file)
         folder = Path(file.shown).parent
         source = file.parsed.tree.pop("extends", None)
         if not isinstance(source, str | None):
-            raise ConfigError(f"{file.at(('extends',))}: extends: should be a profile's name or one path")
+            raise ConfigError(
+                f"{file.at(('extends',))}: extends: should be a profile's name or one path",
+                "see `candlewick config list`",
+            )
     return files
 
 

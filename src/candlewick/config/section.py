@@ -42,5 +42,6 @@ class Section(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, first["loc"]))
             raise ConfigError(
-                f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, ")
+                f"{key}: {first['msg']}" if key else first["msg"].removeprefix("Value error, "),
+                "correct it; `candlewick config explain KEY` says what a setting takes",
             ) from None

@@ -131,7 +131,7 @@ def inherit(
             model=model.replaced(vocab_size=wanted), tokenizer={"tokenizer_json": path or folder}
         )
     except ConfigError as error:
-        raise ConfigError(f"the settings do not fit the model of {folder}: {error.problem}") from None
+        raise ConfigError(f"the settings do not fit the model of {folder}: {error.problem}", error.fix) from None
     if (length := started.sequence_length) > (longest := started.model.max_position_embeddings):
         raise ConfigError(
             f"data.sequence_length={length} exceeds the context of {folder}, {longest} tokens",

@@ -38,7 +38,10 @@ def write_artifact(
     """
     measured = measure(tokenizer, heldout)
     if changed := measured["changed_texts"]:
-        raise TokenizerError(f"{changed} of {measured['texts']} texts do not survive the tokenizer")
+        raise TokenizerError(
+            f"{changed} of {measured['texts']} texts do not survive the tokenizer",
+            "report this with the text: a byte-level tokenizer loses none",
+        )
     trained = asdict(report)
     seconds = trained.pop("seconds")
     details = {

@@ -212,4 +212,4 @@ def surrogate_error(texts: Sequence[str]) -> TokenizerError:
                 f"{which} has half a surrogate pair (U+{ord(text[at]):04X}) at character {at}, so no UTF-8 form",
                 "remove or replace it",
             )
-    return TokenizerError("the input is not text")
+    return TokenizerError("the input is not text", "give strings")

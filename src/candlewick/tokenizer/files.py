@@ -133,5 +133,7 @@ def _read(file: Path) -> bytes:
             f"{file} does not exist", "give a tokenizer.json or a folder that holds one"
         ) from None
     if len(content) > MAX_BYTES:
-        raise TokenizerError(f"{file} is larger than {MAX_BYTES >> 20} MiB, too large for a tokenizer")
+        raise TokenizerError(
+            f"{file} is larger than {MAX_BYTES >> 20} MiB, too large for a tokenizer", "name another file"
+        )
     return content

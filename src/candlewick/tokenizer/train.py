@@ -94,7 +94,8 @@ def fit(
     start, always = time.monotonic(), 256 + len(special)
     if vocab_size < always:
         raise ConfigError(
-            f"vocab_size={vocab_size} is too small: 256 bytes and {len(special)} special tokens are always in"
+            f"vocab_size={vocab_size} is too small: 256 bytes and {len(special)} special tokens are always in",
+            f"set tokenizer.vocab_size to {always} or more",
         )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

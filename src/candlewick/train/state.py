@@ -51,7 +51,10 @@ class TrainState:
         try:
             return TypeAdapter(cls).validate_json(json.dumps(raw, allow_nan=False))
         except ValueError as error:
-            raise CheckpointError(f"state.json has other counters than this version: {error}") from None
+            raise CheckpointError(
+                f"state.json has other counters than this version: {error}",
+                "use the version of candlewick that wrote it",
+            ) from None
 
 
 def random_state(device: torch.device) -> dict[str, str]:
@@ -79,7 +82,9 @@ def restore_random_state(state: dict[str, str], device: torch.device) -> None:
             elif kind == device.type == "mps":  # pragma: mps
                 torch.mps.set_rng_state(tensor)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"state.json has a random state that cannot be set: {error}") from None
+        raise CheckpointError(
+            f"state.json has a random state that cannot be set: {error}", "go on with the torch that wrote it"
+        ) from None
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

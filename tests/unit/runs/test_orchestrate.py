@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatc
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")
         rewrite(state, content)
-        raise RunDiverged("stopped")
+        raise RunDiverged("stopped", "go on")
 
     monkeypatch.setattr(runner, "train_prepared", stopped)
     with pytest.raises(RunDiverged):

@@ -68,7 +68,7 @@ def test_errors_of_the_library_and_panics_name_the_file():
     for error in (ValueError("bad"), type("Panic", (BaseException,), {})("bad")):
         with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), library("it"):
             raise error
-    for error in (KeyboardInterrupt(), MemoryError(), TokenizerError("as it is")):
+    for error in (KeyboardInterrupt(), MemoryError(), TokenizerError("as it is", "leave it")):
         with pytest.raises(type(error)), library("it"):
             raise error
 

@@ -133,4 +133,4 @@ def _config_of_run(config: RunConfig, model: ModelConfig, output: Path) -> RunCo
             },
         )
     except ConfigError as error:
-        raise ConfigError(f"the settings do not fit the model: {error.problem}") from None
+        raise ConfigError(f"the settings do not fit the model: {error.problem}", error.fix) from None

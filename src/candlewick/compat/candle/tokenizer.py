@@ -127,7 +127,7 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
             f"{path}:{line}: {dotted(key)}: {what}" if key else f"{path}:{line}: {what}"
             for line, key, what in problems
         )
-        raise ConfigError("; ".join(named))
+        raise ConfigError("; ".join(named), "correct the file")
     folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
     artifacts = artifacts.replaced(dir=folder / artifacts.dir.expanduser())
     if training is not None:

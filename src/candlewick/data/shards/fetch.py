@@ -98,7 +98,10 @@ def _read_list(path: Path) -> list[Dataset]:
         place = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {place or 'all of it'}: {first['msg']}", "write name and source") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(
+            f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}",
+            "write a YAML list of name and source",
+        ) from None
 
 
 def fetch(

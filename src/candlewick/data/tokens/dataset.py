@@ -46,6 +46,7 @@ from candlewick.errors import ArtifactError, DataError
 
 KIND = "tokens"
 VERSION = 1
+_FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -208,11 +209,15 @@ def verify_shards(dataset: TokenDataset) -> None:
         if shard.targets is not None:
             mask = _map(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
-                raise ArtifactError(f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0")
+                raise ArtifactError(
+                    f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0", _FIX
+                )
         if int(tokens.max()) > shard.max_id:
-            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}")
+            raise ArtifactError(
+                f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}", _FIX
+            )
         if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
-            raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order")
+            raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order", _FIX)
 
 
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
@@ -228,16 +233,16 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
             for extension, size in shard.file_bytes(item_bytes).items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
-                    raise ArtifactError(f"{folder / name} has another number of tokens than the manifest says")
+                    raise ArtifactError(
+                        f"{folder / name} has another number of tokens than the manifest says", _FIX
+                    )
             if shard.max_id >= vocab_size:
                 raise ArtifactError(
                     f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",
-                    "prepare it again",
+                    _FIX,
                 )
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{folder / MANIFEST} is not that of a token dataset: {error!r}", "prepare it again"
-        ) from None
+        raise ArtifactError(f"{folder / MANIFEST} is not that of a token dataset: {error!r}", _FIX) from None
     return vocab_size, shards
 
 

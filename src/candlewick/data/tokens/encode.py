@@ -196,7 +196,10 @@ class _OpenShard:
         out[is_text] = ids
         self.max_id = max(self.max_id, int(ids.max(initial=0)), *special)
         if self.max_id >= self.target.vocab_size:
-            raise DataError(f"the encoder gave id {self.max_id}, the tokenizer has {self.target.vocab_size} ids")
+            raise DataError(
+                f"the encoder gave id {self.max_id}, the tokenizer has {self.target.vocab_size} ids",
+                "report this with the tokenizer",
+            )
         self.parts.append(out)
         self.ends.append(self.tokens + stops[ends])
         self.tokens += out.size

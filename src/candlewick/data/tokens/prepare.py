@@ -109,8 +109,8 @@ class EncodeJob:
 def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of opened text; return its manifest, and whether it was there already.
 
-    Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted on SIGINT
-    and SIGTERM: what is finished is kept then.
+    Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted on
+    SIGINT and SIGTERM: what is finished is kept then.
     """
     recipe = job.recipe()
 
