@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import rooms
 
 from candlewick.cli.main import VERBS
 
@@ -24,6 +25,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 59
+MAX_BUILD_LINES = 160
+MAX_ROOMS = 20
+MAX_ARROWS = 80
 MAX_CODE_LINES = 13_000  # docs/decisions/0005-size.md
 READS_ENVIRONMENT = {"parallel/env.py", "cli/environment.py"}
 GROWTH_SITES = re.compile(r"(utils?|common|helpers?|misc|base|manager|core)$")
@@ -90,6 +94,16 @@ def test_functions_fit_on_a_screen():
 def test_the_package_stays_small():
     total = sum(map(num_code_lines, MODULES))
     assert total < MAX_CODE_LINES, f"the package has {total} lines of code, its budget is {MAX_CODE_LINES}"
+
+
+def test_the_run_is_built_in_one_short_file():
+    """What is decided is in the plan: who adds a decision here has the wrong file."""
+    assert num_lines(PACKAGE / "train" / "build.py") <= MAX_BUILD_LINES
+
+
+def test_few_rooms_with_few_arrows_and_no_circle():
+    """`python tests/rooms.py` names the arrows."""
+    assert (len(rooms.rooms()) <= MAX_ROOMS, len(rooms.arrows()) <= MAX_ARROWS, rooms.circle()) == (True, True, [])
 
 
 def test_every_module_has_its_unit_tests():

@@ -65,7 +65,9 @@ def test_the_limits_leave_a_valid_configuration_valid(bench, text):
     assert bench.attempt(".yaml", text + "scheduler: {total_steps: 3}\n") == "ran"
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("x"), ConfigError("two\nlines"), ConfigError("\x1b[31m")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("x"), ConfigError("two\nlines", "none"), ConfigError("\x1b[31m", "none")]
+)
 def test_a_defect_is_noticed(bench, monkeypatch, error):
     def fail(*args):
         raise error
