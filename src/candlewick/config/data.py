@@ -12,21 +12,21 @@ class TokenizerConfig(Section):
     """Which tokenizer: an existing one, or how to train one."""
 
     tokenizer_json: Path | None = None
-    """A tokenizer.json, or the folder of a tokenizer; null without a vocab: train one from the training text."""
+    """A tokenizer.json, or the folder of a tokenizer; if this and vocab are null, one is trained on the text."""
     vocab: Path | None = None
-    """A vocab.json, where there is no tokenizer.json: a byte-level BPE with GPT-2's pattern."""
+    """A vocab.json of a byte-level BPE with GPT-2's pattern, where there is no tokenizer.json."""
     merges: Path | None = None
     """The merges.txt that belongs to the vocab."""
     special_tokens: Path | None = None
-    """A list of the special tokens that the tokenizer must have: a JSON array, or one to a line."""
+    """File with the special tokens that the tokenizer must have: a JSON array, or one per line."""
     vocab_size: Annotated[int, Field(ge=258, le=1 << 20)] = 32_000
-    """Size of the vocabulary to train, the 256 bytes and the special tokens included."""
+    """Size of the vocabulary to train, including the 256 bytes and the special tokens."""
     min_frequency: Count = 2
-    """A pair of tokens that occurs less often is never merged."""
+    """Minimum frequency of a pair of tokens to be merged."""
     max_train_bytes: Count = 1 << 30
-    """Bytes of text to train on at most, taken evenly over the documents."""
+    """Maximum number of bytes to train on, taken evenly over the documents."""
     max_train_lines: Count | None = None
-    """Documents to train on at most, the first ones (with `data.documents: line`, lines); null: all."""
+    """Maximum number of documents to train on, from the first (lines, with `data.documents: line`); null: all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -43,16 +43,16 @@ class MixtureSource(Section):
     shards: tuple[str, ...] = Field(min_length=1)
     """Files, folders, `stdlib://`, or one prepared token dataset."""
     weight: Annotated[int, Field(ge=1, lt=1 << 32)] = 1
-    """Its rows among every (sum of all weights) rows."""
+    """Relative weight: how many of every (sum of all weights) rows come from this source."""
 
 
 class BatchStage(Section):
-    """A stretch of a run with a smaller global batch than the rest."""
+    """Part of a run with a smaller global batch than the rest."""
 
     steps: Count
-    """Updates that it lasts."""
+    """Number of updates of this stage."""
     global_batch_size: Count
-    """Rows per update over all ranks while it lasts."""
+    """Rows per update over all ranks in this stage."""
 
 
 class DataConfig(Section):
@@ -61,58 +61,57 @@ class DataConfig(Section):
     train_shards: tuple[str, ...] = ()
     """Files, folders, `stdlib://`, or one prepared token dataset."""
     mixture: tuple[MixtureSource, ...] = ()
-    """Several sources with weights, in place of train_shards; each in an order of its own, again when it ends."""
+    """Several sources with weights, in place of train_shards. Each has its own order and repeats when it ends."""
     validation_shards: tuple[str, ...] = ()
-    """The same for validation; empty: a part of the training text is held out."""
+    """The same for validation; empty: part of the training text is held out."""
     validation_sets: dict[str, tuple[str, ...]] = Field(default={})
     """More validation text by name, each evaluated on its own: `eval/NAME/loss` and so on."""
     format: Literal["text", "chat"] = "text"
-    """chat: JSON lines with a list of messages; only answers are trained on."""
+    """text, or chat: JSON lines with a list of messages, of which only the answers are trained on."""
     documents: Literal["file", "line"] = "file"
-    """What one document of a .txt file is. Each row of .jsonl and .parquet always is one."""
+    """How a .txt file is split into documents. In .jsonl and .parquet each row is a document."""
     text_field: str = "text"
     """Column of .jsonl and .parquet that holds the text."""
     messages_field: str = "messages"
-    """Key of a chat's rows that holds its messages, each with `role` and `content`."""
+    """Column of a chat that holds its messages, each with `role` and `content`."""
     bad_utf8: Literal["error", "replace", "skip"] = "replace"
-    """Bytes that are not UTF-8: stop, put U+FFFD and count, or leave the document out and count."""
+    """Bytes that are not UTF-8: stop, replace them by U+FFFD, or skip the document. Both are counted."""
     deduplicate: bool = False
-    """Leave out a document whose text is the same as that of one before it."""
+    """Skip documents whose text is equal to that of an earlier one."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    """Share held out without validation_shards: by document hash, or file tails below 1,000 documents."""
+    """Share held out if validation_shards is empty: by document hash, or file tails below 1,000 documents."""
     cache_dir: Path | None = None
-    """Where `train` keeps token datasets that it prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
+    """Folder for the token datasets that `train` prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
     cache_max_bytes: Count | None = None
-    """When the cache grows beyond this, what was not used for the longest time goes; null: nothing goes."""
+    """Maximum size of the cache; the least recently used datasets are deleted. Null: no limit."""
     num_workers: Count | None = None
-    """Processes that prepare text; null: one per core."""
+    """Worker processes that prepare text; null: one per core."""
     max_tokens: Count | None = None
-    """Of a source on the Hub: tokens to train on to prepare, no less; null: what the schedule reads, or all."""
+    """For Hub sources: prepare at least N training tokens; null: as many as the schedule will read, else all."""
     max_documents: Count | None = None
-    """Of a source on the Hub: rows to prepare for training at most; null: all."""
+    """For Hub sources: prepare at most N rows for training; null: all."""
     hub_split: Annotated[str, Field(min_length=1)] = "train"
-    """Of a source on the Hub: the split whose files are trained on, if the address names no path in it.
-    For validation text that is the split `validation`."""
+    """Hub split to train on, unless the address names a path. For validation text it is the split `validation`."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Bytes of text per token shard."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens per row (T); null: model.max_position_embeddings."""
     packing: Literal["chunk", "bfd"] = "chunk"
-    """chunk: the text cut at every T tokens; bfd: whole documents packed into rows, best fit first."""
+    """chunk: cut the text every T tokens; bfd: pack whole documents into rows, best fit decreasing."""
     document_mask: bool = False
-    """A token sees its own document only, and positions begin anew with each."""
+    """Let a token attend to its own document only; positions restart with each document."""
     shuffle_buffer_size: Count | None = None
-    """Rows that are shuffled together with `order: window`; null: 65,536."""
+    """Rows per shuffle window with `order: window`; null: 65,536."""
     order: Literal["global", "window"] = Field(
         default_factory=lambda data: "global" if data["shuffle_buffer_size"] is None else "window"
     )
-    """Rows shuffled over the whole set, or within windows one after another (remote or huge files)."""
+    """Shuffle rows over the whole dataset, or within consecutive windows (for remote or huge files)."""
     max_repetitions: Positive | None = None
-    """Refuse a run that would read any source more often than this; null: never."""
+    """Refuse a run that would read any source more often than this; null: no limit."""
     micro_batch_size: Count = 8
     """Rows per forward pass on each rank."""
     global_batch_size: Count | None = None
-    """Rows per update over all ranks; null: what global_batch_tokens says, else one micro-batch per rank."""
+    """Rows per update over all ranks; null: from global_batch_tokens, else one micro-batch per rank."""
     global_batch_tokens: Count | None = None
     """Tokens per update, rounded down to whole micro-batches over all ranks."""
     batch_ramp: tuple[BatchStage, ...] = ()

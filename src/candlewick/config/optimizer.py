@@ -19,11 +19,11 @@ class _Optimizer(Section):
     decay: Literal["matrices", "all"] = "matrices"
     """What decays: weight matrices (embeddings included), or every parameter."""
     max_grad_norm: Positive | None = 1.0
-    """Clip the global gradient norm to this; null: never."""
+    """Clip the global gradient norm to this; null disables clipping."""
     learning_rate_scales: dict[Role, NotNegative] = Field(default={})
-    """Factors on the learning rate by kind of parameter: matrix (of the blocks), embedding, head, vector."""
+    """Factors of the learning rate by kind of parameter: matrix (of the blocks), embedding, head, vector."""
     ema_decay: Fraction | None = None
-    """Average the weights with this decay per update; evaluated, sampled and saved instead of the last ones."""
+    """Decay per update of an exponential moving average of the weights, which is evaluated, sampled and saved."""
 
 
 class AdamWConfig(_Optimizer):
@@ -55,7 +55,7 @@ class SGDConfig(_Optimizer):
     weight_decay: NotNegative = 0.0
     """Added to the gradient, times the weight (L2)."""
     momentum: Fraction = 0.9
-    """Share of the last direction that is kept."""
+    """Momentum: share of the last direction that is kept."""
     nesterov: bool = False
     """Look ahead by one step of momentum."""
 
@@ -95,9 +95,9 @@ class MuonConfig(AdamWConfig):
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Iterations that bring a matrix's singular values near 1."""
     coefficients: Literal["quintic", "polar_express"] = "quintic"
-    """Of the iterations: Muon's constant ones, or the optimal ones of each step (arXiv:2505.16932)."""
+    """Coefficients of the iterations: Muon's constants, or the optimum of each step (arXiv:2505.16932)."""
     normuon_beta2: Fraction | None = None
-    """Decay of a second moment per neuron, which evens out rows of an update (arXiv:2510.05491); null: none."""
+    """Decay of a second moment per neuron, to normalize rows of an update (arXiv:2510.05491); null disables it."""
     cautious_decay: bool = False
     """Decay only weights that the update moves towards zero anyway (arXiv:2510.12402)."""
 
@@ -122,23 +122,25 @@ class SchedulerConfig(Section):
     """The learning rate over time, and where the run ends: training needs exactly one of the four totals."""
 
     strategy: Literal["constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"] = "wsd"
-    """constant and cosine warm up only if told to; linear_warmup is then flat; wsd flat, then a linear decay."""
+    """Learning-rate schedule. constant and linear_warmup: flat; cosine and cosine_with_warmup: cosine decay;
+    polynomial: polynomial decay; wsd: flat, then linear decay. All begin with a warm-up, but constant and cosine
+    only if warmup_steps is set."""
     warmup_steps: Steps | None = None
-    """Steps of linear warm-up; null: 2 % of the run, at most 2,000; none for constant and cosine."""
+    """Updates of linear warm-up; null: 2 % of the run, at most 2,000; none for constant and cosine."""
     decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
     """Last share of the run over which `wsd` decays."""
     power: Positive = 1.0
-    """Of `polynomial`: 1 is a straight line from the peak to the end, 2 a parabola."""
+    """Power of `polynomial`: 1 is a straight line from the peak to the end, 2 a parabola."""
     min_lr: NotNegative = 0.0
-    """Learning rate at the end, at most the peak; a second rate (of muon) falls by the same share."""
+    """Learning rate at the end, at most the peak; muon's second rate falls by the same share."""
     total_steps: Count | None = None
-    """End after so many updates."""
+    """End after N updates."""
     total_tokens: Count | None = None
-    """End after so many tokens."""
+    """End after N tokens."""
     total_epochs: Positive | None = None
-    """End after so many passes over the training tokens."""
+    """End after N passes over the training tokens."""
     total_seconds: Positive | None = None
-    """End after about so many seconds of training; becomes a number of steps once, when the speed is known."""
+    """End after about N seconds of training; becomes a number of updates once the speed is known."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

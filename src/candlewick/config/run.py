@@ -27,59 +27,59 @@ class CheckpointConfig(Section):
     """When to save, and what to keep."""
 
     directory: Path | None = None
-    """Where; null: `checkpoints` in the run folder."""
+    """Folder of the checkpoints; null: RUN/checkpoints."""
     every_n_epochs: Count | None = None
-    """Save whenever so many more passes over the training rows are complete; null: never because of that."""
+    """Save every N epochs; null disables epoch-based saving."""
     every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 1000)
-    """Save after so many updates; the end of the run and a stop always save. Null: by epochs, or only then."""
+    """Save every N updates; null disables step-based saving. The end of the run and a stop always save."""
     max_keep: Count | None = 3
     """Newest checkpoints to keep; null: all."""
     init_from: str | None = None
-    """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`;
-    its optimizer is left behind."""
+    """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`.
+    The optimizer starts fresh."""
 
 
 class BestConfig(Section):
-    """Keeping the checkpoint with the lowest validation loss."""
+    """The checkpoints with the lowest validation loss."""
 
     directory: Path | None = None
-    """Where; null: `best` in the run folder."""
+    """Folder of the best checkpoints; null: RUN/best."""
     max_keep: Count | None = 1
-    """How many to keep; null: all."""
+    """Best checkpoints to keep; null: all."""
 
 
 class EvaluationConfig(Section):
     """When to evaluate, and on how much."""
 
     every_n_epochs: Count | None = None
-    """Evaluate whenever so many more passes over the training rows are complete; null: never because of that."""
+    """Evaluate every N epochs; null disables epoch-based evaluation."""
     every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 250)
-    """Evaluate after so many updates; null: by epochs, or at the end only."""
+    """Evaluate every N updates; null disables step-based evaluation. The end of the run is always evaluated."""
     max_batches: Count | None = 50
-    """Micro-batches of validation rows at most; null: all. The last evaluation of a run always reads all."""
+    """Maximum number of validation micro-batches; null: all. The last evaluation of a run always reads all."""
     best: BestConfig | None = BestConfig()
-    """Keep the best checkpoint; null: no."""
+    """Keep the best checkpoint; null disables it."""
 
 
 class SampleConfig(Section):
     """Text that the model writes at every evaluation."""
 
     prompts: tuple[str, ...] = ("",)
-    """One sample each; the empty prompt starts a document."""
+    """Each prompt gives one sample; the empty prompt starts a document."""
     max_new_tokens: Count = 64
-    """Tokens to write at most."""
+    """Maximum number of new tokens."""
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.8
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_k: Count | None = 40
-    """Sample among the k likeliest tokens; null: among all."""
+    """Sample from the k most likely tokens; null disables the limit."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Sample among the likeliest tokens that together reach this probability; null: among all."""
+    """Sample from the most likely tokens whose probabilities add up to this; null disables the limit."""
     min_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Sample among tokens at least so probable as a share of the likeliest (arXiv:2407.01082); null: all."""
+    """Sample from tokens with at least this share of the top probability (arXiv:2407.01082); null disables it."""
     repetition_penalty: Positive = 1.0
-    """Makes tokens that were there before less likely (arXiv:1909.05858 section 4.1); 1: not."""
+    """Repetition penalty (arXiv:1909.05858 section 4.1); 1 disables it."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """End before any of these texts."""
+    """Stop before any of these texts."""
 
 
 class LoggingConfig(Section):
@@ -88,39 +88,39 @@ class LoggingConfig(Section):
     enable_stdout: bool = True
     """Show progress on the terminal."""
     tensorboard: bool | Path = False
-    """Write TensorBoard files: true puts them into `tensorboard` in the run folder, a path there."""
+    """Write TensorBoard files: true writes to RUN/tensorboard, a path to that folder."""
     tensorboard_flush_every_n: Count | None = None
-    """Bring TensorBoard's files up to date after so many rows; null: every 10 seconds."""
+    """Flush TensorBoard's files every N rows; null: every 10 seconds."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages that the terminal shows; the run's log.txt has all of them."""
+    """Lowest level that the terminal shows; the run's log.txt has all levels."""
     statistics_every_n_steps: Count | None = None
-    """Record size of gradients, weights and activations of each block after so many updates; null: never."""
+    """Record the sizes of gradients, weights and activations of each block every N updates; null disables it."""
 
 
 class RuntimeConfig(Section):
     """Device, precision, seed, and what happens around the training steps."""
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
-    """Initial weights, order of the data, dropout."""
+    """Random seed of initial weights, order of the data, and dropout."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """auto: the first of cuda, mps, cpu that is there."""
+    """Device; auto: the first of cuda, mps, cpu that is available."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "mixed"] = "auto"
-    """Of the products; weights and optimizer stay float32. mixed: bf16 if the device has it, else fp16 on CUDA,
-    else bf16; auto: mixed on CUDA devices with bf16, fp32 elsewhere."""
+    """Precision of matrix products (weights and optimizer state stay float32). mixed: bf16 if the device has it,
+    else fp16 on CUDA, else bf16; auto: mixed on CUDA devices with bf16, fp32 elsewhere."""
     tf32: bool = False
-    """Let float32 products on CUDA round their inputs to 10 bits: some 5 times faster, with less precision."""
+    """Let float32 products on CUDA round their inputs to 10 mantissa bits: faster, less precise."""
     recompute: Literal["none", "block", "selective"] = "none"
-    """Make activations again in the backward pass to save memory: of whole blocks, or all but the products."""
+    """Activation checkpointing: recompute whole blocks in the backward pass, or (selective) all but products."""
     deterministic: bool = False
-    """Only deterministic kernels on CUDA. The CPU is always bit-exact."""
+    """Use deterministic kernels only, on CUDA. The CPU is always bit-exact."""
     log_every_n_steps: Count = 10
-    """Write metrics after so many updates."""
+    """Write metrics every N updates."""
     max_nonfinite_steps: Count = 20
-    """Stop after so many updates in a row whose gradients were not finite. Each is skipped."""
+    """Stop after N consecutive updates with non-finite gradients. Each of them is skipped."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sample: SampleConfig | None = SampleConfig()
-    """Write sample text at every evaluation; null: no."""
+    """Write sample text at every evaluation; null disables it."""
     logging: LoggingConfig = LoggingConfig()
 
 

@@ -90,7 +90,7 @@ def test_a_key_is_explained(capsys):
     assert "Width of the residual stream" in capsys.readouterr().out
     assert main(["config", "explain", "data.order"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("data.order\n  meaning  Rows shuffled")
+    assert out.startswith("data.order\n  meaning  Shuffle rows")
     assert "  type     global, window\n" in out
     assert main(["config", "explain", "hidden_size", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["default"] == "384"
