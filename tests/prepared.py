@@ -8,9 +8,9 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare as prepare_job
+from candlewick.runs.complete import complete_plan, open_training_data
 from candlewick.runs.prepare import Prepared, prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.train import open_training_data, resolve_run
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import build
 from candlewick.train.components import Sampler
@@ -37,7 +37,7 @@ def open_data(config: RunConfig) -> TrainingData:
 
 def plan_run(config: RunConfig, run_dir: Path = NOWHERE, *, resume: bool = False) -> RunPlan:
     """Decide a run; with `resume` it goes on from the newest checkpoint in its folder."""
-    return resolve_run(prepare(config, run_dir, Request(resume="required" if resume else "never")))
+    return complete_plan(prepare(config, run_dir, Request(resume="required" if resume else "never")))
 
 
 def build_trainer(

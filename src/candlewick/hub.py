@@ -63,6 +63,11 @@ class HubUri:
     revision: str | None
     path: str
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which always stands for the same files."""
+        return _COMMIT.fullmatch(self.revision or "") is not None
+
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
         path = f"/{self.path}" if self.path else ""

@@ -37,9 +37,9 @@ from candlewick.config.tree import dump_json, dump_toml, to_tree
 from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
+from candlewick.runs.complete import complete_plan, make_sampler
 from candlewick.runs.prepare import Prepared
 from candlewick.runs.sources import with_datasets
-from candlewick.runs.train import make_sampler, resolve_run
 from candlewick.train.build import build
 from candlewick.train.step import train_step
 
@@ -131,7 +131,7 @@ class Workbench:
         }
         data = self._open(json.dumps(prepared))
         folders = {name: dataset.folder for name, dataset in data.datasets.items()}
-        plan = resolve_run(replace(data, config=with_datasets(config, folders)))
+        plan = complete_plan(replace(data, config=with_datasets(config, folders)))
         run_dir = self.folder / "run"
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)

@@ -23,8 +23,9 @@ from candlewick.cli.main import main
 from candlewick.compat.candle.settings import CandleDialect
 from candlewick.config.formats import write_toml
 from candlewick.config.load import load_config
+from candlewick.runs.complete import open_training_data
 from candlewick.runs.resolve import Request
-from candlewick.runs.train import open_training_data, run_training
+from candlewick.runs.train import run_training
 from candlewick.tokenizer.train import train_tokenizer
 
 Json = dict[str, Any]

@@ -56,13 +56,14 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    from candlewick.runs.train import run_training
-
     extra: list[str] = []
     if args.init_from is not None:
         extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
     config = read_config(args, extra)
     setup_logging(args, config)
+
+    from candlewick.runs.train import run_training
+
     result = run_training(config, run_dir, resume=args.resume)
     if args.json:
         print_json(result)

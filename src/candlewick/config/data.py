@@ -128,4 +128,6 @@ class DataConfig(Section):
         for name in self.validation_sets:
             if not (name.isidentifier() and name.isascii()):
                 raise ValueError(f"validation_sets: {name[:40]!r} is no name; use letters, digits and _")
+            if not self.validation_shards and name in {f"mixture_{number}" for number in range(len(self.mixture))}:
+                raise ValueError(f"validation_sets: {name!r} is what a source of the mixture holds out; rename it")
         return self

@@ -8,10 +8,10 @@ from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import CheckpointError
 from candlewick.parallel.device import find_device
+from candlewick.runs.complete import open_training_data
 from candlewick.runs.prepare import Prepared, prepare_run
 from candlewick.runs.resolve import PreparePlan, TokenizerPlan, open_texts
 from candlewick.runs.sources import all_sources
-from candlewick.runs.train import open_training_data
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh

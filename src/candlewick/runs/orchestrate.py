@@ -21,10 +21,11 @@ from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_device
+from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
 from candlewick.runs.resolve import Request, Say, resolve, result_settings
-from candlewick.runs.train import log_file, make_sampler, resolve_run, train_prepared
+from candlewick.runs.train import log_file
 from candlewick.train.plan import Resume
 
 _LEAST_BYTES = 8  # of a checkpoint per parameter: float32 of the weight, and of one moment
@@ -56,7 +57,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
 
 def _preview(prepared: Prepared, run_dir: Path, say: Say) -> Json:
     """Check what training would check first; return its updates (None: time decides), size and command."""
-    plan = resolve_run(prepared)
+    plan = complete_plan(prepared)
     make_sampler(plan.config, plan.tokenizer)
     steps, parameters = plan.total_steps, plan.num_parameters
     require_room(run_dir, _LEAST_BYTES * parameters)

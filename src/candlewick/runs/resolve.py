@@ -1,6 +1,6 @@
 """A run is decided here, once: what it starts from, which text it reads, which tokenizer it uses and why.
 
-    config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.train--> RunPlan
+    config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.complete--> RunPlan
 
 Nothing is written but shards of text, if those are asked for. Files are opened once: a checkpoint, each source of
 text, each repository of the Hub at one commit, the tokenizer. No torch is imported.

@@ -77,6 +77,7 @@ def _resume(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume, T
     if uri is not None:
         config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
         config, tokenizer = inherit(config, newest, _dataset_tokenizer(config))
+    require_same_model(config, newest)
     assert newest.manifest is not None, "a checkpoint of a run has one"
     return config, Resume(newest, newest.manifest.inputs.get("parent")), tokenizer
 
@@ -86,9 +87,8 @@ def _is_pinned(uri: str, saved: str) -> bool:
     if not (uri.startswith(SCHEME) and saved.startswith(SCHEME)):
         return False
     ours, theirs = parse_uri(uri), parse_uri(saved)
-    return (ours.name, ours.path) == (theirs.name, theirs.path) and len(ours.revision or "") != len(
-        theirs.revision or ""
-    )
+    is_same = (ours.kind, ours.name, ours.path) == (theirs.kind, theirs.name, theirs.path)
+    return is_same and theirs.is_pinned and not ours.is_pinned
 
 
 def _dataset_tokenizer(config: RunConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""Train a run: its text is prepared if it has to be, then a RunPlan is made of it, then it is trained."""
+"""Train a run: decide it, prepare the text that is missing, train it. Only the last of them imports torch."""
 
 import logging
 from collections.abc import Generator
@@ -7,27 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.lock import run_lock
-from candlewick.artifacts.manifest import json_sha256, replace_durable
 from candlewick.checkpoint.layout import checkpoint_directory, sweep
 from candlewick.config import RunConfig
-from candlewick.config.tree import dump_yaml
-from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.row_order import RowOrder
-from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
-from candlewick.errors import ConfigError, DataError
-from candlewick.generate.engine import sample_text
-from candlewick.parallel.device import find_distributed
-from candlewick.runs.prepare import Prepared, prepare_run
+from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.sources import training_sources
-from candlewick.runs.start import require_same_model
 from candlewick.terminal import add_file
-from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import max_steps_for_repetitions, planned_steps
-from candlewick.train.build import build
-from candlewick.train.components import Sampler
-from candlewick.train.plan import Resume, RunPlan, TrainingData
-from candlewick.train.state import TrainState
 
 
 def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
@@ -38,27 +22,10 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
     with run_lock(run_dir), log_file(run_dir):
         sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
-        return train_prepared(prepare_run(plan), run_dir)
+        prepared = prepare_run(plan)
+        from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
 
-
-def train_prepared(prepared: Prepared, run_dir: Path) -> dict[str, Any]:
-    """Train a run whose text is prepared; the caller holds its lock. See `run_training`."""
-    plan = resolve_run(prepared)
-    trainer = build(plan, run_dir, make_sampler(plan.config, plan.tokenizer))
-    try:
-        # only now: settings that the run cannot go on with must not replace its own
-        replace_durable(run_dir / "config.yaml", dump_yaml(plan.config).encode())
-        metrics = trainer.run()
-    finally:
-        trainer.components.loader.close()
-    state = trainer.state
-    return {
-        "steps": state.step,
-        "tokens": state.tokens,
-        "train_seconds": state.train_seconds,
-        "skipped_steps": state.skipped_steps,
-        "metrics": metrics,
-    }
+        return train_prepared(prepared, run_dir)
 
 
 @contextmanager
@@ -70,108 +37,3 @@ def log_file(run_dir: Path) -> Generator[None]:
     finally:
         logging.getLogger("candlewick").removeHandler(handler)
         handler.close()
-
-
-def resolve_run(prepared: Prepared) -> RunPlan:
-    """Return the complete plan of a run: on which device, in which batches, to which end.
-
-    Raises ConfigError for a run that reads a source more often than it may, CheckpointError for one that goes on
-    with another model, DataError for data without a validation split.
-    """
-    config, start = prepared.config, prepared.start
-    length, data = config.sequence_length, open_training_data(prepared)
-    device = find_distributed(config.runtime)
-    batches = BatchSchedule.from_config(config.data, length, device.world_size)
-    order = RowOrder(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
-    saved_steps = None
-    if isinstance(start, Resume):
-        require_same_model(config, start.checkpoint)
-        saved = start.checkpoint.state
-        state = TrainState.from_json(saved["counters"])
-        batches = batches.resumed(state.step, _rows_read(saved["loader"]))
-        # a time budget became a number of steps when the run was young; another budget is read anew
-        if saved["config"].get("scheduler", {}).get("total_seconds") == config.scheduler.total_seconds:
-            saved_steps = state.total_steps
-    steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
-    steps = saved_steps if steps is None else steps
-    max_steps = _max_steps(config, batches, order, steps)
-    plan = RunPlan(config, start, prepared.tokenizer, data, device, order, batches, steps, max_steps)
-    assert plan.vocab_size  # it says if the tokenizer does not fit
-    return plan
-
-
-def _rows_read(loader_state: dict[str, Any]) -> int:
-    rows = loader_state.get("samples", 0)
-    if type(rows) is not int or rows < 0:
-        raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
-    return rows
-
-
-def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:
-    """Return the updates that data.max_repetitions allows. Raises ConfigError when the run is longer."""
-    limit = config.data.max_repetitions
-    if limit is None:
-        return None
-    most = max_steps_for_repetitions(limit, batches, order.repetitions)
-    if total_steps is not None and total_steps > most:
-        times = order.repetitions(batches.rows_after(total_steps))
-        number = times.index(max(times))
-        source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
-        raise ConfigError(
-            f"{source} would be read {times[number]:.4g} times in {total_steps:,} updates, "
-            f"data.max_repetitions={limit:g} allows {most:,} updates",
-            "shorten the run, give more text, or raise data.max_repetitions",
-        )
-    return most
-
-
-def open_training_data(prepared: Prepared) -> TrainingData:
-    """Return the splits that a run reads.
-
-    The main validation is `validation_shards`, else what the first source held out; of a mixture what each source
-    held out is a set as well: `mixture_0`, `mixture_1` and so on.
-    """
-    data, datasets = prepared.config.data, prepared.datasets
-    sources = [datasets[name] for name in training_sources(data)]
-    sets = {name: _validation(datasets[f"validation_{name}"], sources) for name in data.validation_sets}
-    if data.mixture and "validation" not in datasets:
-        held_out = {f"mixture_{number}": source.split("validation") for number, source in enumerate(sources)}
-        if taken := sorted(held_out.keys() & sets.keys()):
-            raise ConfigError(
-                f"data.validation_sets has {taken[0]!r}, the name of what a source of the mixture holds out",
-                "give the set another name",
-            )
-        sets |= held_out
-    main = datasets.get("validation")
-    ids = [source.id for source in sources]
-    return TrainingData(
-        train=tuple(source.split("train") for source in sources),
-        validation=sources[0].split("validation") if main is None else _validation(main, sources),
-        validation_sets=sets,
-        dataset_id=json_sha256(ids) if data.mixture else ids[0],
-    )
-
-
-def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
-    """Return what a dataset held out if it is trained on, or is no more than that; else what it would train on."""
-    is_source = any(dataset.id == source.id for source in sources)
-    has_other = dataset.manifest.details["splits"]["train"]["tokens"]
-    return dataset.split("train" if has_other and not is_source else "validation")
-
-
-def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
-    """Return what writes the config's samples with a model; None: no samples.
-
-    Raises ConfigError for a prompt that the model will not be able to read: now, not at the first evaluation.
-    """
-    settings, seed, longest = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
-    if settings is None:
-        return None
-    for prompt in settings.prompts:
-        if (length := 1 + len(tokenizer.encode(prompt))) > longest:
-            raise ConfigError(
-                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {longest}",
-                "shorten it, or raise model.max_position_embeddings",
-            )
-
-    return lambda model: [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]

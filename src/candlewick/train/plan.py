@@ -2,7 +2,7 @@
 
 runs.resolve       PreparePlan   the text, the tokenizer, what the run starts from
 runs.prepare       Prepared      token datasets in the place of the text
-runs.train         RunPlan       the device, the batches, the end: what `train.build` makes objects of
+runs.complete      RunPlan       the device, the batches, the end: what `train.build` makes objects of
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from candlewick.checkpoint.open import Checkpoint
-from candlewick.config import RunConfig
+from candlewick.config import ModelConfig, RunConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
@@ -73,6 +73,8 @@ class RunPlan:
     config: RunConfig
     start: Start
     tokenizer: Tokenizer
+    vocab_size: int
+    """Rows of the embedding."""
     data: TrainingData
     device: "Distributed"
     order: RowOrder
@@ -87,18 +89,18 @@ class RunPlan:
         """Return the stored numbers of the model; a tied embedding counts once."""
         return model_size(self.config.model, self.vocab_size).total
 
-    @property
-    def vocab_size(self) -> int:
-        """Return the rows of the embedding: as configured, else the tokenizer's size rounded up to 64.
 
-        Raises ConfigError when the configured number cannot hold the tokenizer.
-        """
-        configured, tokens = self.config.model.vocab_size, self.tokenizer.vocab_size
-        if configured is None:
-            return -(-tokens // 64) * 64
-        if configured < tokens:
-            raise ConfigError(
-                f"model.vocab_size={configured} is smaller than the tokenizer's {tokens} tokens",
-                "leave model.vocab_size null, or use the tokenizer that belongs to it",
-            )
-        return configured
+def embedding_rows(model: ModelConfig, tokenizer: Tokenizer) -> int:
+    """Return the rows of the embedding: as configured, else the tokenizer's size rounded up to 64.
+
+    Raises ConfigError when the configured number cannot hold the tokenizer.
+    """
+    configured, tokens = model.vocab_size, tokenizer.vocab_size
+    if configured is None:
+        return -(-tokens // 64) * 64
+    if configured < tokens:
+        raise ConfigError(
+            f"model.vocab_size={configured} is smaller than the tokenizer's {tokens} tokens",
+            "leave model.vocab_size null, or use the tokenizer that belongs to it",
+        )
+    return configured

@@ -19,6 +19,10 @@ def read(**data) -> DataConfig:
         ({"order": "global", "shuffle_buffer_size": 8}, "shuffle_buffer_size is for order: window"),
         ({"validation_sets": {"a b": ["x"]}}, "'a b' is no name; use letters, digits and _"),
         ({"validation_sets": {"é": ["x"]}}, "is no name"),
+        (
+            {"mixture": [{"shards": ["a"]}], "validation_sets": {"mixture_0": ["x"]}},
+            "'mixture_0' is what a source of the mixture holds out; rename it",
+        ),
         ({"mixture": [{"shards": []}]}, "at least 1 item"),
         ({"mixture": [{"shards": ["a"], "weight": 0}]}, "greater than or equal to 1"),
         ({"mixture": [{"weight": 3}]}, "Field required"),

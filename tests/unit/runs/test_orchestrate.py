@@ -11,8 +11,9 @@ from candlewick.config import ModelConfig
 from candlewick.config.load import load_config
 from candlewick.errors import ConfigError, RunDiverged
 from candlewick.runs import orchestrate as runner
+from candlewick.runs.complete import train_prepared
 from candlewick.runs.orchestrate import orchestrate
-from candlewick.runs.train import run_training, train_prepared
+from candlewick.runs.train import run_training
 
 STAGES = ["tokenizer", "tokens", "training", "evaluation", "samples"]
 

@@ -74,11 +74,6 @@ def test_validation_sets_are_text_or_tokens_on_the_validation_side(tiny, tokens,
     assert open_data(tiny()).validation_sets == {}
 
 
-def test_a_set_with_a_name_of_the_mixture_is_refused(mixed, text_dir):
-    with pytest.raises(ConfigError, match="has 'mixture_1', the name of what a source .*another name"):
-        open_data(mixed(validation_sets={"mixture_1": [str(text_dir / "06.txt")]}))
-
-
 def test_a_source_of_another_tokenizer_is_refused(mixed, tokenizer, tmp_path):
     (tmp_path / "tokenizer").mkdir()
     tokenizer.write(tmp_path / "tokenizer")

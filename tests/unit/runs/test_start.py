@@ -151,6 +151,7 @@ def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
     assert _is_pinned(name, f"{name}@{commit}")
     assert _is_pinned(f"{name}@main", f"{name}@{commit}")
     assert not _is_pinned(f"{name}@{'b' * 40}", f"{name}@{commit}")
+    assert not _is_pinned(f"{name}@v10", f"{name}@v2")  # neither is a commit
     assert not _is_pinned("hf://me/other", f"{name}@{commit}")
     assert not _is_pinned("folder", f"{name}@{commit}")
 

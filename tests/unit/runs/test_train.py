@@ -1,15 +1,14 @@
 import shutil
+import subprocess
+import sys
 
 import pytest
-import torch
 from tests.prepared import open_data, prepare
 
 from candlewick.checkpoint.layout import list_checkpoints
-from candlewick.checkpoint.load import load_for_inference
 from candlewick.config.load import load_config
 from candlewick.errors import CheckpointError, ConfigError, DataError
-from candlewick.generate.engine import sample_text
-from candlewick.runs.train import make_sampler, run_training
+from candlewick.runs.train import run_training
 
 
 def with_data(tiny, **settings):
@@ -47,29 +46,6 @@ def test_another_tokenizer_makes_other_tokens(tiny, tokens, tokenizer, tmp_path)
     config = tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}, data={"train_shards": [str(tokens)]})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
-
-
-def test_validation_may_be_text_or_tokens_of_its_own(tiny, tokens, text_dir):
-    first = str(text_dir / "00.txt")
-    text = open_data(with_data(tiny, validation_shards=[first]))
-    assert text.validation.num_bytes == len((text_dir / "00.txt").read_bytes())
-    whole = open_data(with_data(tiny, train_shards=[str(tokens)]))
-    itself = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(tokens)]))
-    assert itself.validation.num_tokens == whole.validation.num_tokens < whole.train[0].num_tokens
-    both = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[first]))
-    assert both.validation.num_bytes == text.validation.num_bytes
-    assert both.train[0].num_tokens == whole.train[0].num_tokens
-    assert text.train[0].num_bytes == whole.train[0].num_bytes + whole.validation.num_bytes
-
-
-def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_path):
-    copy = shutil.copytree(tokens, tmp_path / "copy")
-    tokenizer = {"tokenizer_json": str(tokens / "tokenizer")}
-    text = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text_dir / "00.txt")]}
-    other = prepare(tiny(data=text, tokenizer=tokenizer)).config.data.train_shards[0]
-    for folder, side in ((copy, "validation"), (other, "train")):
-        data = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(folder)]))
-        assert data.validation.name == side
 
 
 @pytest.mark.parametrize(
@@ -132,18 +108,20 @@ def test_settings_that_cannot_be_are_told_before_text_is_prepared(tiny, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_samples_are_written_as_settings_say(tiny, trained):
-    model, tokenizer = load_for_inference(trained, torch.device("cpu"))
-    assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
-    config = tiny(runtime={"seed": 3, "sample": {"prompts": ["", "The "], "max_new_tokens": 5}})
-    found = make_sampler(config, tokenizer)(model)
-    assert found == [
-        (prompt, sample_text(model, tokenizer, prompt, config.runtime.sample, seed=3)) for prompt in ("", "The ")
-    ]
-
-
-def test_a_prompt_that_is_too_long_is_told_before_training(tiny, tmp_path):
-    config = tiny(runtime={"sample": {"prompts": ["", "x" * 32]}})
-    with pytest.raises(ConfigError, match=r"the prompt 'x+' of runtime\.sample has 33 tokens, the model reads 32"):
-        run_training(config, tmp_path / "run", resume=False)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--override", "model.hidden_sizes=3"], 2),
+        (["--override", "data.train_shards=[]"], 2),
+        (["--init-from", "nowhere"], 3),
+        (["--run-dir", "RUN"], 2),  # which holds a run
+        (["--run-dir", "RUN", "--resume", "--override", "model.num_layers=3"], 3),
+    ],
+)
+def test_what_needs_no_torch_is_refused_before_torch_is_imported(
+    config_file, tiny, trained, tmp_path, words, code
+):
+    words = ["train", "--config", config_file(tiny()), *(word.replace("RUN", str(trained)) for word in words)]
+    program = f"import sys; from candlewick.cli.main import main; code = main({words!r})\n"
+    program += "sys.exit(100 if 'torch' in sys.modules else code)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == code

@@ -1,19 +1,17 @@
-from dataclasses import replace
-
 import pytest
 from tests.prepared import plan_run
 
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
+from candlewick.train.plan import embedding_rows
 
 
 def test_vocab_size_is_as_configured_or_rounded_up(tiny):
-    plan = plan_run(tiny())
+    plan, model = plan_run(tiny()), tiny().model
     assert (plan.tokenizer.vocab_size, plan.vocab_size) == (300, 320)
-    assert replace(plan, config=plan.config.replaced(model={"vocab_size": 300})).vocab_size == 300
-    small = replace(plan, config=plan.config.replaced(model={"vocab_size": 299}))
+    assert embedding_rows(model.replaced(vocab_size=300), plan.tokenizer) == 300
     with pytest.raises(ConfigError, match=r"model\.vocab_size=299 is smaller than the tokenizer's 300 tokens"):
-        _ = small.vocab_size
+        embedding_rows(model.replaced(vocab_size=299), plan.tokenizer)
 
 
 def test_plan_with_a_vocabulary_that_is_too_small_is_refused_before_anything_is_built(tiny):

@@ -23,9 +23,9 @@ from torch._C._autograd import DeviceType
 
 from candlewick.config import CheckpointConfig, EvaluationConfig, LoggingConfig, RunConfig
 from candlewick.data.rows.loader import Batch
+from candlewick.runs.complete import complete_plan
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.train import resolve_run
 from candlewick.train.build import build
 from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
@@ -109,7 +109,7 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> Json:
     )
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="candlewick-") as folder:
-        plan = resolve_run(prepare_run(resolve(config, Path(folder), Request())))
+        plan = complete_plan(prepare_run(resolve(config, Path(folder), Request())))
         trainer = build(plan, Path(folder))
         try:
             with trainer.components.reporter.running(trainer.state):
