@@ -38,15 +38,7 @@ from candlewick.artifacts.manifest import (
     write_durable,
 )
 from candlewick.checkpoint.huggingface import generation_config, to_hugging_face, to_saved
-from candlewick.checkpoint.layout import (
-    KIND,
-    OPTIMIZER,
-    STATE,
-    VERSION,
-    checked_manifest,
-    prune,
-    step_folder,
-)
+from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, checked_manifest, prune, step_folder
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, MachineError

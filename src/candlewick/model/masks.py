@@ -5,12 +5,9 @@
     1 1 1 1 0        1 1 1 1 0           1 1 1 1 1   row 1
     1 1 1 1 1        1 1 1 1 1
 
-Every mask has the shape (B|1, 1, T|1, S): it broadcasts over heads and over what it does not depend on, so that
-nothing is stored twice. `&` combines them: what all of them show is seen. With more keys than queries, the queries
-are the newest: they stand at the end of the keys, whether the rest comes from a cache or not. So the mask of T
-queries is the last T rows of the mask of all.
-
-`attention.attend` is causal by itself; `attention.attend_masked` takes any of these.
+Every mask has the shape (B|1, 1, T|1, S): it broadcasts over heads and over what it does not depend on. `&`
+combines them. With more keys than queries, the queries are the newest: the mask of T queries is the last T rows of
+the mask of all. `attention.attend` is causal by itself; `attention.attend_masked` takes any of these.
 """
 
 import torch
@@ -42,8 +39,8 @@ def blocks(new: int, seen: int, size: int, *, device: torch.device | None = None
 def padding(tokens: Tensor, seen: int | None = None) -> Tensor:
     """Show keys that are tokens: (B, 1, 1, S).
 
-    `tokens` is bool (B, S), True where a token is and False where padding is; or integers (B,), how many tokens
-    there are before the padding, with `seen` the S. Raises ValueError for anything else.
+    `tokens` is bool (B, S), True where a token is; or integers (B,), how many tokens there are before the padding,
+    with `seen` the S. Raises ValueError for anything else.
     """
     if tokens.dtype == torch.bool and tokens.ndim == 2 and seen is None:
         return tokens[:, None, None]

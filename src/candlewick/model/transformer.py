@@ -5,9 +5,8 @@
     block:  x = x + o_proj(attend(rotate(q_norm(q)), rotate(k_norm(k)), v))     q, k, v of input_layernorm(x)
             x = x + down_proj(silu(gate_proj(y)) * up_proj(y))                  y = post_attention_layernorm(x)
 
-With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM (with windows Mistral, without rotation
-SmolLM3); biases exist without `qk_norm` only. `mlp: silu` is down_proj(silu(up_proj(y))), both with biases. The
-names of modules and parameters are those of the Hugging Face classes; checkpoint/huggingface.py says which.
+With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM; checkpoint/huggingface.py has the other
+classes. `mlp: silu` is down_proj(silu(up_proj(y))). Modules and parameters have Hugging Face's names.
 
 B batch   T new tokens   D hidden_size   H query heads   K key-value heads   d head_dim   F intermediate_size
 V vocab_size   L num_layers

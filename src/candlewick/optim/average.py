@@ -2,9 +2,9 @@
 
     A <- decay A + (1 - decay) W        after every update, from A = W at the start
 
-Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992, and, with decay,
-Tarvainen and Valpola, arXiv:1703.01780. The price is one more copy of the weights, and a run must have many times
-1 / (1 - decay) updates, or the average still holds the first weights.
+References: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with decay,
+Tarvainen and Valpola, arXiv:1703.01780. It takes many times 1 / (1 - decay) updates, or the first weights are
+still in it.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false

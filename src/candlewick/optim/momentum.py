@@ -6,9 +6,8 @@
             ahead W - lr (G + momentum M)
 
 References: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013; Chen et
-al., arXiv:2302.06675, algorithm 2. Half of AdamW's state. In Lion every weight moves by the whole rate, which must
-be smaller than AdamW's, and the decay as much larger. `torch.optim.SGD` neither sees through sharded parameters
-nor has its momentum before the first update; the fused kernel here is the same.
+al., arXiv:2302.06675, algorithm 2. `torch.optim.SGD` neither sees through sharded parameters nor has its momentum
+before the first update; the fused kernel here is the same.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false

@@ -10,11 +10,9 @@ r"""The learning rate over a run: pure functions from the number of completed up
     cosine  cosine_with_warmup     (1 + cos(pi x)) / 2     x from 0 at the end of the warm-up to 1 at the end
     polynomial                     (1 - x) ^ power         of the run (cosine: arXiv:1608.03983)
 
-A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none.
-
-A run bounded by time starts without knowing its steps, and learns them early on. Until then the shape counts as
-1, and its warm-up when none is set is a fixed number of steps, before and after. So wsd does not jump then. The
-others do, by what falls in a twentieth of the run: less than 1 % for cosine, 5 % times the power for polynomial.
+A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none. A run
+bounded by time learns its steps early on. Until then the shape counts as 1, so wsd does not jump; the others do,
+by less than 1 % for cosine, 5 % times the power for polynomial.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Precision and sharding have one owner: FSDP2, also on a single device.
 
 Master weights, gradient sums and the optimizer are float32; `fully_shard` hands each block its weights in the
-compute dtype just before it runs, and reduces their gradients in float32. Nothing inside the model casts, and
-there is no autocast. With one rank and float32 there is nothing to own, and nothing is applied.
-See docs/decisions/0003-precision.md.
+compute dtype just before it runs. With one rank and float32 nothing is applied. See
+docs/decisions/0003-precision.md.
 """
 
 import atexit
@@ -64,11 +63,10 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def unsharded(objective: nn.Module) -> Generator[None]:
     """Unshard embedding and head inside the block, so that the model can be called without its objective."""
-    if not isinstance(objective, FSDPModule):
-        yield
-        return
-    objective.unshard()
+    if isinstance(objective, FSDPModule):
+        objective.unshard()
     try:
         yield
     finally:
-        objective.reshard()
+        if isinstance(objective, FSDPModule):
+            objective.reshard()

@@ -29,11 +29,7 @@ _MIN_PIECE_CHARS = 1 << 10
 
 
 def make_tokenizer(
-    text: Corpus | SourceFiles,
-    config: TokenizerConfig,
-    output: Path,
-    *,
-    progress: ProgressCallback | None = None,
+    text: Corpus | SourceFiles, config: TokenizerConfig, output: Path, *, progress: ProgressCallback | None = None
 ) -> tuple[Manifest, bool]:
     """Return the tokenizer artifact at `output`, and whether it was there; else train it on opened text.
 

@@ -19,12 +19,7 @@ PADDING = "<|padding|>"
 MESSAGE_START = "<|im_start|>"
 MESSAGE_END = "<|im_end|>"
 CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
-PAIRS = {
-    "<bos>": "<eos>",
-    "<s>": "</s>",
-    "<|begin_of_text|>": "<|end_of_text|>",
-    "<|startoftext|>": DELIMITER,
-}
+PAIRS = {"<bos>": "<eos>", "<s>": "</s>", "<|begin_of_text|>": "<|end_of_text|>", "<|startoftext|>": DELIMITER}
 PADDINGS = (PADDING, "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 _TURNS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")

@@ -53,11 +53,7 @@ class NextTokenLoss(nn.Module):
         self.chunking = _Chunking(num_tokens, min(chunk_rows, affordable))
 
     def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        scale: float | Tensor,
-        documents: Documents | None = None,
+        self, tokens: Tensor, targets: Tensor, scale: float | Tensor, documents: Documents | None = None
     ) -> Tensor:
         """Return scale * (sum of the cross-entropies of the targets that count), a float32 scalar.
 

@@ -37,8 +37,8 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises RunInterrupted after saving when SIGINT or SIGTERM asked to stop, RunDiverged when too many updates in
-        a row were not finite.
+        Raises RunInterrupted after saving when SIGINT or SIGTERM asked to stop, RunDiverged when too many updates
+        in a row were not finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
         with self.stop.listening(), run.reporter.running(state), memory_faults():
