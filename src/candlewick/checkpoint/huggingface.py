@@ -9,14 +9,10 @@ A model is saved as the first `model_type` that expresses every field of its Mod
     candlewick  anything else: our settings under that key; every other reader refuses it, where one of the
                 classes above would compute nonsense
 
-No class expresses a field, or a word of one, that `EXPRESSIBLE` does not list: docs/decisions/0007-identity.md.
-
-Tensor names and layouts are theirs already, but for `mlp: silu`, which no class has. It is saved as a gated MLP
-whose gate is our up_proj and whose up_proj is 0 x + 1; `to_saved` and `from_saved` translate, and the key
-"candlewick" tells the two apart. It also holds `rope_mode: on_the_fly`, the same model computed another way.
-
-Both the old and the new spelling of RoPE and of the dtype are written, because readers before transformers 5 know
-only the old one.
+See docs/decisions/0007-identity.md. Tensor names and layouts are theirs already, but for `mlp: silu`: it is saved
+as a gated MLP whose gate is our up_proj and whose up_proj is 0 x + 1, and the key "candlewick" tells the two
+apart. It also holds `rope_mode: on_the_fly`, the same model computed another way. The old and the new spelling of
+RoPE and of the dtype are both written: readers before transformers 5 know only the old one.
 """
 
 import json
@@ -52,12 +48,8 @@ HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096},
-    "smollm3": {
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32_768,
-        "tie_word_embeddings": True,
-        "rope_theta": 2e6,
-    },
+    "smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32_768, "rope_theta": 2e6}
+    | {"tie_word_embeddings": True},
 }
 """What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
 CANDLEWICK_VALUES = {"mlp": "silu", "rope_mode": "on_the_fly"}
@@ -133,10 +125,7 @@ def unsupported_by_transformers(config: ModelConfig) -> str | None:
 
 def model_type(config: ModelConfig) -> ModelType:
     """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
-    for kind, refused in _refused(config).items():
-        if not refused:
-            return kind
-    return "candlewick"
+    return next((kind for kind, refused in _refused(config).items() if not refused), "candlewick")
 
 
 def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -275,13 +264,8 @@ def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     own = fields.get("candlewick", {})
     if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= CANDLEWICK_VALUES.items()):
         raise _Unread("candlewick", own)
-    fields = {
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": False,
-        "mlp_bias": False,
-        **HF_DEFAULTS[kind],
-        **fields,
-    }
+    common = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False}
+    fields = {**common, **HF_DEFAULTS[kind], **fields}
     given = {name: fields[name] for name in SHARED_FIELDS if name in fields}
     return {
         **{name: value for name, value in given.items() if value is not None or name not in _NULLABLE},

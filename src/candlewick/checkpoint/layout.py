@@ -7,7 +7,7 @@
         state.json               step, place in the data, random state, schedule, the run's resolved config
         manifest.json            kind "checkpoint": name, bytes, sha256 of every file above; written last
 
-The folder is a Hugging Face model as it is. A folder without a manifest is an unfinished save and is ignored.
+A folder without a manifest is an unfinished save and is ignored.
 """
 
 import logging
@@ -77,18 +77,14 @@ def candidates(path: Path) -> list[Path]:
         return [path]
     if (path / "config.json").is_file():
         return [path]
-    for directory in (path, checkpoint_directory(path, _configured(path))):
+    saved = path / "config.yaml"
+    configured = load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
+    for directory in (path, checkpoint_directory(path, configured)):
         if found := list_checkpoints(directory):
             return found[::-1]
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder", path)
-
-
-def _configured(run_dir: Path) -> Path | None:
-    """Return where the settings of a run say that its checkpoints lie; None if they do not."""
-    saved = run_dir / "config.yaml"
-    return load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
 
 
 def prune(directory: Path, last: Path, max_keep: int) -> None:

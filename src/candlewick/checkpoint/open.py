@@ -3,8 +3,8 @@
     Checkpoint.open(path, need={"weights"})       a checkpoint, a folder of them, a run, a Hugging Face folder
     Checkpoint.newest(directory, need={"weights", "optimizer"})              for a run that goes on
 
-Everything after that reads the open checkpoint, and hashes nothing again. Shapes come from `config.json`, never
-from the weights. A Hugging Face folder from elsewhere has no manifest: its weights and tokenizer can be used.
+Shapes come from `config.json`, never from the weights. A folder from elsewhere has no manifest: its weights and
+tokenizer can be used.
 """
 
 import json

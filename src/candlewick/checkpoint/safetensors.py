@@ -1,7 +1,4 @@
-"""Read files of the safetensors format; `checkpoint.save` writes them.
-
-The library reads them; torch is loaded only when a tensor is asked for.
-"""
+"""Read files of the safetensors format; torch is loaded only when a tensor is asked for."""
 
 import json
 import re

@@ -1,16 +1,15 @@
 """Write one checkpoint: whole, durable, or not at all.
 
-Order: room on the disk is checked; every file is written beside the final place, hashed on the way and
-fsynced; the manifest is written last; the folder is renamed into place and the parent fsynced; only then is
-the save reported, in `journal.jsonl` too; it is read back and verified; older checkpoints are removed after
-that. A save that fails leaves what was there untouched.
+Order: room on the disk is checked; every file is written beside the final place, hashed on the way and fsynced;
+the manifest is written last; the folder is renamed into place and the parent fsynced; the journal names it; it is
+read back and verified; older checkpoints are removed after that. A save that fails leaves what was there
+untouched.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 
     8 bytes little-endian header length | JSON header, padded with spaces | the tensors' bytes in order
 
-The header maps each name to {dtype, shape, data_offsets}. A shard along dimension 0 is a contiguous range of its
-tensor's bytes, so later many ranks can write one file. https://github.com/huggingface/safetensors#format
+The header maps each name to {dtype, shape, data_offsets}. https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -79,7 +78,11 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
     manifest = write(target, snapshot)
-    _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    line = json.dumps({"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    with (directory / "journal.jsonl").open("a", encoding="utf-8") as journal:
+        journal.write(line + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
     checked_manifest(target)  # nothing older goes before the new one has been read back
     if max_keep is not None:
         prune(directory, target, max_keep)
@@ -156,19 +159,10 @@ def require_room(directory: Path, tensor_bytes: int) -> None:
 
 def _clear_the_way(target: Path) -> None:
     """Put a folder whose manifest is no checkpoint's, or not readable any more, under another name."""
-    if not target.exists():
-        return
     try:
-        read_manifest(target, KIND)
+        if target.exists():
+            read_manifest(target, KIND)
     except ArtifactError as error:
         aside = target.with_name(f"{target.name}.rejected-{time.time_ns()}")
         logger.warning("%s; the folder is kept as %s", error.problem, aside.name)
         target.rename(aside)
-
-
-def _journal(directory: Path, line: Mapping[str, Any]) -> None:
-    """Append one line to the journal of saves, durably."""
-    with (directory / "journal.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

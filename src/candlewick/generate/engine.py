@@ -4,9 +4,8 @@
                         ^ cache                          |
                         `------------ (B, 1) <-----------'
 
-The rows of a batch are prompts of equal length, each with its own seed. Tokens come out as they are made, up to
-`max_new_tokens`, or until the next one would lie beyond the model's longest context; whoever takes them ends it
-earlier by closing the iterator.
+Tokens come out as they are made, up to `max_new_tokens`, or until the next one would lie beyond the model's
+longest context; whoever takes them ends it earlier by closing the iterator.
 """
 
 from collections.abc import Generator, Iterator, Sequence

@@ -38,7 +38,7 @@ class Rotary(nn.Module):
         self.init_buffers()
 
     def init_buffers(self, positions: int = 0) -> None:
-        """Fill the buffers where they lie, a table for so many positions or a few thousand: after `to_empty` too."""
+        """Fill the buffers where they lie, a table for so many positions or a few thousand."""
         device = next(self.buffers()).device
         length = min(max(positions, _FIRST_POSITIONS), self.config.max_position_embeddings)
         with torch.device("meta" if device.type == "meta" else "cpu"):

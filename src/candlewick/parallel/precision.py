@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 def warn_if_emulated(distributed: Distributed, hidden_size: int) -> None:
     """Warn with the measured factor when half-precision products are slower than float32's on this device."""
     dtype, device = distributed.compute_dtype, distributed.device
-    has_half = {torch.bfloat16: has_native_bf16(device), torch.float16: device.type == "cuda"}
-    if has_half.get(dtype, True):
+    is_cuda_half = dtype == torch.float16 and device.type == "cuda"
+    if dtype == torch.float32 or is_cuda_half or (dtype == torch.bfloat16 and has_native_bf16(device)):
         return
     factor = slowdown(dtype, hidden_size, device)
     if factor > 1.0:

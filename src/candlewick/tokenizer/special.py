@@ -45,7 +45,8 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     template = template_of(tree)
     at = template.index("$A") if "$A" in template else 0
     first, last = template[:at], template[at + 1 :]
-    given = {name: _token(settings[name]) for name in _NAMES if name in settings}
+    given = {name: settings[name] for name in _NAMES if name in settings}  # text, or an object around it
+    given = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
     names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
     bos, eos = names.get("bos_token"), names.get("eos_token")
     known = [begin for begin, end in PAIRS.items() if {begin, end} <= special.keys()]
@@ -69,11 +70,6 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     if names["pad_token"] is None:
         del names["pad_token"]
     return Roles(delimiter, end, padding, cast("tuple[str, ...]", stops), names)
-
-
-def _token(value: object) -> object:
-    """Return the text of a token in tokenizer_config.json, which is text or an object around it."""
-    return cast(Json, value).get("content") if isinstance(value, dict) else value
 
 
 def template_of(tree: Json) -> list[str]:

@@ -41,13 +41,8 @@ def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Train
     _warn(plan)
     objective = _build_objective(plan)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    loader = Loader(
-        plan.order,
-        plan.batches,
-        micro_batch_size=config.data.micro_batch_size,
-        rank=device.rank,
-        world_size=device.world_size,
-    )
+    ranks = {"rank": device.rank, "world_size": device.world_size}
+    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
     state = TrainState()
     if isinstance(plan.start, Resume):
         state = _restore(plan.start, optimizer, loader, device.device)

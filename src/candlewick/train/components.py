@@ -27,7 +27,7 @@ Sampler = Callable[[Transformer], list[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingComponents:
-    """The objects of one run. `train_step` may be called with them by hand: the Trainer alone saves."""
+    """The objects of one run."""
 
     plan: RunPlan
     state: TrainState
@@ -46,12 +46,9 @@ class TrainingComponents:
         config = self.plan.config
         # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
         with self.optimizer.averaged(), unsharded(self.objective):
+            splits, length = self.plan.data.validation_splits, config.sequence_length
             return evaluate_sets(
-                self.objective,
-                self.plan.data.validation_splits,
-                config.data,
-                sequence_length=config.sequence_length,
-                max_batches=max_batches,
+                self.objective, splits, config.data, sequence_length=length, max_batches=max_batches
             )
 
     def sample(self) -> list[tuple[str, str]]:

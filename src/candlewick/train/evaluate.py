@@ -1,8 +1,7 @@
 """Validation loss, perplexity, accuracy and bits per UTF-8 byte, in no more memory than training takes.
 
 Bits per byte = (nats per token / ln 2) * (tokens / bytes of the text they encode), so models with different
-tokenizers compare. When only a part of the split is read, its tokens are taken to have the split's bytes per
-token; over the whole split the figure is exact. Of chats only the answers count, tokens and bytes.
+tokenizers compare. A part of the split is taken to have the split's bytes per token. Of chats the answers count.
 """
 
 import math

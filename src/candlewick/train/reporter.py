@@ -1,7 +1,6 @@
 """What the loop says about itself, sent to everyone who wants to know: trackers, the terminal, the log.
 
-The loop calls it once per event. It keeps the clock: what passed since the last event belongs to the activity
-that the event ends.
+It keeps the clock: what passed since the last event belongs to the activity that the event ends.
 """
 
 import logging
@@ -17,7 +16,7 @@ from candlewick.model.flops import FlopsPerToken
 from candlewick.terminal import is_wanted
 from candlewick.train.monitor.display import Display
 from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
-from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker, Tracker
+from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -34,7 +33,8 @@ class Reporter:
         self._loader = loader
         self._is_shown = runtime.logging.enable_stdout and is_wanted()
         self._display = Display(None, enabled=self._is_shown)
-        self._trackers: list[Tracker] = [JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)]
+        metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
+        self._trackers: list[JsonlTracker | TensorBoardTracker] = [metrics]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
             every = runtime.logging.tensorboard_flush_every_n

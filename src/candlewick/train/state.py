@@ -1,7 +1,6 @@
 """What a run has to remember besides weights, optimizer and its place in the data.
 
-It is small and explicit, is written into every checkpoint as JSON, and a run that is filled from it goes on
-with the same bits.
+It is written into every checkpoint as JSON, and a run that is filled from it goes on with the same bits.
 """
 
 import json

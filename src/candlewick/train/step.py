@@ -2,8 +2,8 @@
 
     micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
 
-The loss of the update is the sum of the token losses over the global batch divided by the number of its targets
-that count, however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
+The loss is the sum of the token losses over the global batch divided by the number of its targets that count,
+however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
 """
 
 from collections.abc import Sequence

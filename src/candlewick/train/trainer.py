@@ -1,8 +1,4 @@
-"""The training loop, read from top to bottom: load, step, log, evaluate, save.
-
-Everything it needs is made in `build.py` and handed over as `TrainingComponents`. It owns the order of things,
-nothing else.
-"""
+"""The training loop, read from top to bottom: load, step, log, evaluate, save."""
 
 import logging
 import math
@@ -98,7 +94,7 @@ class Trainer:
         if state.total_steps is None:
             seconds = state.train_seconds
             state.total_steps = steps_from_time(self.scheduler, plan.batches, state.step, seconds, plan.max_steps)
-            if plan.max_steps is not None and state.total_steps == plan.max_steps:
+            if state.total_steps is not None and state.total_steps == plan.max_steps:
                 logger.warning(
                     "the run ends after %d updates, before its time: data.max_repetitions", plan.max_steps
                 )
@@ -136,11 +132,9 @@ class Trainer:
         self.components.reporter.trained()
         self._update_counters()
         if self.saved_step != self.state.step:
-            self.saved_step = self.state.step
-            folder = save(
-                self.components.checkpoints, self.components.snapshot(), max_keep=self.runtime.checkpoint.max_keep
-            )
-            self.components.reporter.saved(self.state, folder)
+            self.saved_step, run = self.state.step, self.components
+            folder = save(run.checkpoints, run.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
+            run.reporter.saved(self.state, folder)
 
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""
