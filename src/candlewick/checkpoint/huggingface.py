@@ -48,8 +48,12 @@ HF_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096},
-    "smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32_768, "rope_theta": 2e6}
-    | {"tie_word_embeddings": True},
+    "smollm3": {
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": True,
+        "rope_theta": 2e6,
+    },
 }
 """What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
 CANDLEWICK_VALUES = {"mlp": "silu", "rope_mode": "on_the_fly"}
@@ -125,7 +129,8 @@ def unsupported_by_transformers(config: ModelConfig) -> str | None:
 
 def model_type(config: ModelConfig) -> ModelType:
     """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
-    return next((kind for kind, refused in _refused(config).items() if not refused), "candlewick")
+    kinds: list[ModelType] = [kind for kind, refused in _refused(config).items() if not refused]
+    return kinds[0] if kinds else "candlewick"
 
 
 def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -174,7 +179,6 @@ def to_hugging_face(
 
 
 def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
-    """Return the shape in Hugging Face's words."""
     theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
@@ -258,7 +262,6 @@ def _bounded(digits: str) -> int:
 
 
 def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of ModelConfig that a config.json of Hugging Face says."""
     if fields.get("hidden_act", "silu") != "silu":
         raise _Unread("hidden_act", fields["hidden_act"])
     own = fields.get("candlewick", {})

@@ -41,15 +41,11 @@ class Checkpoint:
     """One checkpoint folder whose needed files match their hashes."""
 
     folder: Path
-    manifest: Manifest | None
-    """None: a Hugging Face folder from elsewhere."""
+    manifest: Manifest | None  # None: a Hugging Face folder from elsewhere
 
     @classmethod
     def open(cls, path: Path, need: Collection[Part]) -> Self:
-        """Open a checkpoint folder, or the newest whole one of a run or of a folder of checkpoints.
-
-        `state.json` is always checked if it is there. Raises CheckpointError with the reason.
-        """
+        """Open a checkpoint folder, or the newest whole one of several or of a run. Raises CheckpointError."""
         return cls._first_whole(candidates(path), need, path)
 
     @classmethod
@@ -132,7 +128,6 @@ class Checkpoint:
 
 
 def _verify_needed(folder: Path, need: Collection[Part]) -> Manifest | None:
-    """Verify the needed files of a checkpoint folder; return its manifest if it has one."""
     if not (folder / MANIFEST).is_file():
         return None
     if "optimizer" in need:

@@ -60,8 +60,7 @@ class Snapshot:
     model_config: ModelConfig
     vocab_size: int
     tokenizer: Tokenizer
-    inputs: Mapping[str, str]
-    """Ids of what the run reads: the token dataset and the tokenizer."""
+    inputs: Mapping[str, str]  # ids of what the run reads: the token dataset and the tokenizer
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -100,16 +99,10 @@ def write(target: Path, snapshot: Snapshot) -> Manifest:
         if snapshot.optimizer is not None and snapshot.state is not None:
             files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer))
             files.append(write_durable(aside / STATE, _json(snapshot.state)))
-        manifest = Manifest(
-            kind=KIND,
-            version=VERSION,
-            inputs=snapshot.inputs,
-            config=snapshot.model_config.model_dump(mode="json"),
-            files=tuple(sorted(files, key=lambda entry: entry.name)),
-            details={"step": snapshot.step},
-            provenance={"candlewick": __version__, "torch": torch.__version__, "time": time.time()},
-        )
-        return publish(aside, target, manifest)
+        config, details = snapshot.model_config.model_dump(mode="json"), {"step": snapshot.step}
+        listed = tuple(sorted(files, key=lambda entry: entry.name))
+        made = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
+        return publish(aside, target, Manifest(KIND, VERSION, snapshot.inputs, config, listed, details, made))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:

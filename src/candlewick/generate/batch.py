@@ -34,10 +34,10 @@ def write(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the index of each job and what was written, in the order in which batches end.
 
-    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number
-    of alternatives also `tokens`: each token, the one that stopped it too, and the likeliest in its place, with
-    log-probabilities in nats before temperature and all that shapes the draw. Raises ConfigError, before anything
-    is written, for a prompt that the model cannot read.
+    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number of
+    alternatives also `tokens`: each token, and the likeliest in its place, with log-probabilities in nats before
+    all that shapes the draw. Raises ConfigError, before anything is written, for a prompt that the model cannot
+    read.
     """
     by_length: dict[int, list[int]] = {}
     for index, job in enumerate(jobs):
@@ -74,7 +74,6 @@ def _write_rows(
 
 
 def _scored(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return a token, and the likeliest ones in its place, with their log-probabilities."""
     scores = logits.float().log_softmax(dim=-1).cpu()
 
     def entry(number: int) -> dict[str, Any]:

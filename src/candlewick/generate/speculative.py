@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 class SpeculativeEngine(Engine):
     """An Engine whose tokens a draft model of the same tokenizer proposes, `draft_tokens` at a time.
 
-    `acceptance_rate` is the share of the proposed tokens that was kept, of the newest text. Beyond the draft's
-    longest context nothing is proposed any more.
+    `acceptance_rate` is the share that was kept, of the newest text. The draft proposes up to its longest context.
     """
 
     max_rows = 1

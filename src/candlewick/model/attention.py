@@ -85,9 +85,7 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: flo
     return y.masked_fill(is_blind, 0.0)
 
 
-def _attend_each(
-    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: Sequence[int], window: int | None
-) -> Tensor:
+def _attend_each(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: list[int], window: int | None) -> Tensor:
     """Attend within each document: q (B, H, T, d), k and v (B, K, T, d) -> (B, H, T, d)."""
     batch = q.shape[0]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, heads, d)

@@ -24,12 +24,9 @@ class CacheStatistics:
     """What a cache holds: tokens of all rows, and what keys and values of all layers take."""
 
     tokens: int
-    pages: int | None
-    """Pages in use; None: there are none."""
-    used_bytes: int
-    """Of the tokens; of paged ones, of their pages."""
-    allocated_bytes: int
-    """Used or free."""
+    pages: int | None  # pages in use; None: there are none
+    used_bytes: int  # of the tokens; of paged ones, of their pages
+    allocated_bytes: int  # used or free
 
 
 class LayerCache(Protocol):

@@ -58,6 +58,5 @@ def flops_per_token(config: ModelConfig, vocab_size: int, sequence_length: int) 
     reach = [min(window, sequence_length) for window in windows]
     visible = sum(w * (2 * sequence_length - w) for w in reach)  # twice the tokens that a row's queries see
     width = 6 * config.num_attention_heads * config.head_dim
-    return FlopsPerToken(
-        strict=products + width * visible // sequence_length, palm=products + 2 * width * sum(reach)
-    )
+    strict = products + width * visible // sequence_length
+    return FlopsPerToken(strict, palm=products + 2 * width * sum(reach))

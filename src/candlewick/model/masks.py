@@ -15,20 +15,14 @@ from torch import Tensor
 
 
 def causal(new: int, seen: int, *, window: int | None = None, device: torch.device | None = None) -> Tensor:
-    """Show what came before a token, and itself; with a window the last `window` of these: (1, 1, T, S).
-
-    More queries than keys start together with them.
-    """
+    """Show a token and what came before it, the last `window` of these: (1, 1, T, S). T > S start together."""
     offset = max(0, seen - new)
     mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(offset)
     return (mask if window is None else mask.triu(offset - window + 1))[None, None]
 
 
 def blocks(new: int, seen: int, size: int, *, device: torch.device | None = None) -> Tensor:
-    """Show the blocks of `size` tokens before a token's own block, and the whole of its own: (1, 1, T, S).
-
-    Blocks are counted from the first key. Raises ValueError for a size below 1.
-    """
+    """Show the `size` blocks before a token's own, and all of its own: (1, 1, T, S). Raises ValueError below 1."""
     if size < 1:
         raise ValueError(f"a block has at least 1 token, not {size}")
     places = torch.arange(seen, device=device)
@@ -50,8 +44,5 @@ def padding(tokens: Tensor, seen: int | None = None) -> Tensor:
 
 
 def additive(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a mask as numbers to add to scores: 0 where a key may be seen, else minus infinity.
-
-    The sum of two combines them. Softmax makes NaN of a row that sees nothing: `attend_masked` does not.
-    """
+    """Return a mask as numbers to add to scores: 0 where a key may be seen, else minus infinity."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)

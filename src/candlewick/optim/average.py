@@ -19,10 +19,7 @@ from candlewick.optim.shard import local_tensor
 
 
 class Average:
-    """The averages of named parameters, which can change places with the parameters' own values.
-
-    `averages` and `last` are the averaged and the newest weights by name, wherever they lie at the moment.
-    """
+    """The averages of named parameters: `averages` and `last`, the newest weights, wherever they lie."""
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay

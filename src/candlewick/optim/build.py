@@ -45,8 +45,7 @@ class Optimizer:
     def step(self, found_inf: Tensor | None = None) -> None:
         """Update all parameters from their gradients, then their averages.
 
-        `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then no weight and no state
-        changes, and the host does not wait to know it.
+        `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then nothing changes.
         """
         self.elementwise.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
         self.elementwise.step()
@@ -67,10 +66,7 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """Put the averages into the model's parameters for the block; without averages nothing happens.
-
-        Parameters that FSDP holds gathered do not notice: reshard before and after.
-        """
+        """Put the averages, if there are, into the parameters for the block. Reshard before and after."""
         if self.average is not None:
             self.average.swap()
         try:
@@ -117,10 +113,7 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Make the optimizer of a Transformer whose weights lie on their device, and are those to start from.
-
-    Clipping is not its business. A learning rate scale of 0 freezes: neither gradient nor decay moves the weight.
-    """
+    """Make the optimizer of a Transformer with the weights to start from. A learning rate scale of 0 freezes."""
     named = dict(model.named_parameters())
     muon, rest, rate = None, named, config.learning_rate
     if isinstance(config, MuonConfig):

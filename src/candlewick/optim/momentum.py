@@ -31,8 +31,7 @@ class _Momentum(torch.optim.Optimizer, Generic[Config]):
     """Walks over torch's parameter groups; all state, called `kind`, is there from the start."""
 
     kind: str
-    found_inf: Tensor | None = None
-    """0 or 1 on the device: with 1 nothing changes."""
+    found_inf: Tensor | None = None  # 0 or 1 on the device: with 1 nothing changes
 
     def __init__(self, groups: Iterable[dict[str, Any]], config: Config) -> None:
         super().__init__(groups, {"lr": config.learning_rate})

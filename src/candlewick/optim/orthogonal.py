@@ -42,10 +42,7 @@ def coefficients(kind: Literal["quintic", "polar_express"], steps: int) -> tuple
 
 
 def orthogonalize(matrices: Tensor, steps: Sequence[Quintic]) -> Tensor:
-    """Bring the singular values of matrices (n, rows, columns) near 1 by the given polynomials.
-
-    The products are on the shorter side. A zero matrix stays zero.
-    """
+    """Bring the singular values of matrices (n, rows, columns) near 1; a zero matrix stays zero."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)

@@ -33,8 +33,7 @@ class Schedule(NamedTuple):
     """One shape of the learning rate."""
 
     shape: Shape
-    warms_up: bool = True
-    """Whether there is a warm-up when none is set."""
+    warms_up: bool = True  # whether there is a warm-up when none is set
     decays_from: Callable[[SchedulerConfig], float] = lambda _: 0.0
     """Share of the run up to which the shape is 1, so that the end of the run need not be known."""
 
@@ -72,9 +71,8 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
 def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:
     """Return the share of the peak learning rate for the update after `step` completed ones.
 
-    The warm-up goes from 1 / W to 1 and multiplies the shape, so that a decay that begins before the warm-up has
-    ended is still continuous. `total_steps` is None while the end is not known: warm-up, then the peak. The floor
-    is `min_lr` as a share of `peak`, the peak learning rate.
+    The warm-up multiplies the shape, so that a decay that begins before it has ended is continuous. `total_steps`
+    is None while the end is not known: warm-up, then the peak. The floor is `min_lr` as a share of `peak`.
     """
     warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0

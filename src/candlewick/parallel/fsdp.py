@@ -20,19 +20,17 @@ from torch.distributed.tensor import DTensor
 from candlewick.parallel.device import Distributed
 
 
-def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distributed) -> None:
+def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, ranks: Distributed) -> None:
     """Shard every block, then the objective as root, so that its forward holds embedding and head whole."""
-    if distributed.world_size == 1 and distributed.compute_dtype == torch.float32:
+    if ranks.world_size == 1 and ranks.compute_dtype == torch.float32:
         return
     if not dist.is_initialized():
-        backend = "nccl" if distributed.device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=HashStore(), rank=distributed.rank, world_size=distributed.world_size
-        )
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=ranks.rank, world_size=ranks.world_size)
         atexit.register(_leave)
-    mesh = init_device_mesh(distributed.device.type, (distributed.world_size,), mesh_dim_names=("data",))
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,), mesh_dim_names=("data",))
     policy = MixedPrecisionPolicy(
-        param_dtype=distributed.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        param_dtype=ranks.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -51,10 +49,7 @@ def _leave() -> None:
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a sharded tensor in full; any other as it is. All ranks must call it together.
-
-    What lies on a single rank is complete already, and not copied.
-    """
+    """Return a sharded tensor in full, any other as it is; all ranks call it together. One rank copies nothing."""
     if not isinstance(tensor, DTensor):
         return tensor
     return tensor.to_local() if tensor.device_mesh.size() == 1 else tensor.full_tensor()

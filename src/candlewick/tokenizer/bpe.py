@@ -42,10 +42,7 @@ class Tokenizer:
     def __init__(
         self, json_bytes: bytes, where: str = "the tokenizer", settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Read the content of a tokenizer.json, and of its tokenizer_config.json.
-
-        Raises TokenizerError, which calls it `where`.
-        """
+        """Read a tokenizer.json, and a tokenizer_config.json. Raises TokenizerError, which calls it `where`."""
         tree = parse_object(json_bytes, where)
         self._facts = facts = check(tree, where)
         if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
@@ -133,10 +130,7 @@ class Tokenizer:
         return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
     def decode_part(self, ids: Sequence[int]) -> str:
-        """Return the text of ids that other ids precede, special tokens left out.
-
-        It is `decode`, but for tokenizers that take a space from the beginning of a text.
-        """
+        """Return the text of ids that others precede, without special tokens: no space goes at its beginning."""
         return b"".join(self.token_bytes(i) for i in ids if i not in self._special_ids).decode(errors="replace")
 
     @cached_property
@@ -178,7 +172,6 @@ class Tokenizer:
 
 
 def _warned(tokenizer: Tokenizer) -> Tokenizer:
-    """Return it; warn of bytes that it cannot say, once in a process."""
     if tokenizer.missing_bytes:
         _warn(tokenizer.sha256, tokenizer.changes[0])
     elif tokenizer.changes:

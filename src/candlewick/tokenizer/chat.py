@@ -55,10 +55,7 @@ def message_text(role: str, content: str) -> str:
 def encode_chat(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of a conversation, and 1 for each that is learned, 0 for the others.
-
-    Raises TokenizerError if the tokenizer has no tokens for chats, or for half a surrogate pair.
-    """
+    """Return the ids of a conversation, and 1 for each that is learned, else 0. Raises TokenizerError."""
     chat = ChatTokens(tokenizer)
     ids, mask = [tokenizer.delimiter_id], [0]
     for message in messages:

@@ -59,10 +59,7 @@ class ReferenceEncoder:
         self._rust.encode_special_tokens = True
 
     def encode(self, texts: list[str]) -> Encoded:
-        """Return the ids of all texts one after another, and how many each has.
-
-        Raises TokenizerError for half a surrogate pair in a text.
-        """
+        """Return the ids of all texts, and how many each has. Raises TokenizerError for half a surrogate pair."""
         ids: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
         for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):

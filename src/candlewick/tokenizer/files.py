@@ -43,9 +43,7 @@ def read_files(path: Path) -> Layout:
     return _read(file), str(file), _settings(folder)
 
 
-def join_files(
-    vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
-) -> Layout:
+def join_files(vocab: Path, merges: Path, special: Listed = None, *, add_prefix_space: bool = True) -> Layout:
     """Read a vocabulary and merges as one tokenizer. Raises TokenizerError."""
     where = f"{vocab} with {merges}"
     ids = parse_object(_read(vocab), str(vocab))
@@ -54,7 +52,7 @@ def join_files(
     settings = _settings(vocab.parent)
     if settings:
         add_prefix_space = bool(settings.get("add_prefix_space", False))
-    listed = special_tokens or [name for name in ids if name in _KNOWN]
+    listed = special or [name for name in ids if name in _KNOWN]
     if isinstance(listed, Path):
         listed = read_special_tokens(listed, ids)
     with library(where):
@@ -91,7 +89,7 @@ def put_around(rust: RustTokenizer, begin: str | None, end: str | None, *, pair:
 def read_special_tokens(path: Path, known: Container[str]) -> list[str]:
     """Read a list of special tokens: a JSON array, or one to a line with comments after `#`.
 
-    Raises TokenizerError for an empty one, for what is no list of names, and for a name that is not `known`.
+    Raises TokenizerError for what is no list of names, and for a name that is not `known`.
     """
     text = _text(path)
     if text.lstrip().startswith("["):

@@ -3,8 +3,7 @@
     ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document and nothing ends one
     Llama, and others      <bos> text <eos> <bos> text <eos>
 
-What a file says comes first: the template in its post-processor, then tokenizer_config.json, then names that are
-known. A token that ends a turn of a chat is no end of a document.
+The template in a file's post-processor comes first, then tokenizer_config.json, then names that are known.
 """
 
 from collections.abc import Mapping
@@ -39,8 +38,8 @@ class Roles:
 def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, Any], where: str) -> Roles:
     """Return the roles; `settings` is tokenizer_config.json.
 
-    Raises TokenizerError if nothing begins a document, and for a template of more than a text with a token before
-    and one after it.
+    Raises TokenizerError if nothing begins a document, and for a template of more than a token before and one
+    after.
     """
     template = template_of(tree)
     at = template.index("$A") if "$A" in template else 0

@@ -109,14 +109,8 @@ def fit(
     if not reader.bytes:
         raise TokenizerError("there is no text to train a tokenizer on", "check the sources")
     tokenizer = Tokenizer(rust.to_str(pretty=True).encode())
-    report = TrainReport(
-        requested_vocab_size=vocab_size,
-        vocab_size=tokenizer.vocab_size,
-        texts=reader.texts,
-        bytes=reader.bytes,
-        corpus_sha256=reader.digest.hexdigest(),
-        seconds=time.monotonic() - start,
-    )
+    size, seconds = tokenizer.vocab_size, time.monotonic() - start
+    report = TrainReport(vocab_size, size, reader.texts, reader.bytes, reader.digest.hexdigest(), seconds)
     if report.too_small:
         _log.warning(
             "the text is too small for %d tokens: only %d pairs occur at least %d times, the vocabulary has %d",
@@ -183,7 +177,6 @@ def split_text(text: str, limit: int = PIECE_CHARS) -> Iterator[str]:
 
 
 def _split_runs(piece: str) -> Iterator[str]:
-    """Cut a piece inside of pre-tokens that are too long."""
     start = 0
     longest = max(map(len, piece.split()), default=0)
     if longest >= MAX_RUN_CHARS or _LONG_SPACE.search(piece):  # much faster than to look for runs in all text

@@ -32,10 +32,7 @@ logger = logging.getLogger(__name__)
 
 @memory_faults()
 def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Trainer:
-    """Make the Trainer of a plan, which writes into `run_dir`; `sampler` writes sample text with the model.
-
-    Raises CheckpointError, DataError, MachineError.
-    """
+    """Make the Trainer of a plan, which writes into `run_dir`. Raises CheckpointError, DataError, MachineError."""
     config, device = plan.config, plan.device
     configure_torch(config.runtime, device.device)
     _warn(plan)

@@ -33,8 +33,7 @@ class TrainingComponents:
     state: TrainState
     objective: NextTokenLoss
     optimizer: Optimizer
-    loss_scale: LossScale | None
-    """The loss scale of fp16."""
+    loss_scale: LossScale | None  # the loss scale of fp16
     loader: Loader
     reporter: Reporter
     sampler: Sampler | None
@@ -43,13 +42,14 @@ class TrainingComponents:
 
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Evaluate on at most so many batches (None: all) of each split, with the averages if there are some."""
-        config = self.plan.config
+        splits, data, length = (
+            self.plan.data.validation_splits,
+            self.plan.config.data,
+            self.plan.order.sequence_length,
+        )
         # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
         with self.optimizer.averaged(), unsharded(self.objective):
-            splits, length = self.plan.data.validation_splits, config.sequence_length
-            return evaluate_sets(
-                self.objective, splits, config.data, sequence_length=length, max_batches=max_batches
-            )
+            return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
 
     def sample(self) -> list[tuple[str, str]]:
         """Write (prompt, text) pairs with the present weights; none if the config asks for none."""

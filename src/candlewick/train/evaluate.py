@@ -41,10 +41,7 @@ def evaluate_sets(
 def evaluate(
     objective: NextTokenLoss, split: TokenSplit, data: DataConfig, *, sequence_length: int, max_batches: int | None
 ) -> dict[str, float]:
-    """Return eval/loss (nats per token), eval/perplexity, eval/accuracy, eval/bits_per_byte and eval/tokens.
-
-    They are not numbers when no target counts.
-    """
+    """Return eval/loss (nats per token) and the other figures; not numbers when no target counts."""
     device = next(objective.parameters()).device
     was_training = objective.training
     objective.eval()

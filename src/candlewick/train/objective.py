@@ -34,11 +34,10 @@ class _Chunking(NamedTuple):
 
 
 class NextTokenLoss(nn.Module):
-    """A Transformer and its loss.
+    """A Transformer and its loss; `num_tokens` is the tokenizer's size.
 
-    `num_tokens` is the tokenizer's size. `chunk_rows` bounds the rows whose logits exist at a time; large
-    vocabularies get fewer, so that a chunk stays below 64 MiB, but not fewer than 256: the products would get
-    slow.
+    `chunk_rows` bounds the rows whose logits exist at a time; large vocabularies get fewer, so that a chunk stays
+    below 64 MiB, but not fewer than 256: the products would get slow.
     """
 
     def __init__(self, model: Transformer, *, num_tokens: int, chunk_rows: int = 1024) -> None:
@@ -70,10 +69,7 @@ class NextTokenLoss(nn.Module):
     def token_losses(
         self, tokens: Tensor, targets: Tensor, documents: Documents | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token.
-
-        Of a target that does not count they are 0 and False.
-        """
+        """Return each target's cross-entropy (B, T) in float32, and whether it was likeliest; else 0, False."""
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)
         scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
         losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)

@@ -55,6 +55,7 @@ class Reporter:
     def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
         """Record the update that just ended. Reads its loss, so it waits for the device."""
         self._telemetry.spent("training")
+        waited, total = self._loader.wait_seconds, state.total_steps
         row = {
             "train/loss": result.loss.item(),
             "train/grad_norm": result.grad_norm.item(),
@@ -64,12 +65,7 @@ class Reporter:
             "data/tokens": float(state.tokens),
             "data/epoch": self._loader.epoch,
             "perf/training_seconds": state.train_seconds,
-            **self._telemetry.row(
-                step=state.step,
-                tokens=state.tokens,
-                wait_seconds=self._loader.wait_seconds,
-                total_steps=state.total_steps,
-            ),
+            **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
         self._log(state.step, row)
         self._display.update(row, step=state.step, total_steps=state.total_steps)

@@ -33,8 +33,8 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises RunInterrupted after saving when SIGINT or SIGTERM asked to stop, RunDiverged when too many updates
-        in a row were not finite.
+        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when too many updates were not
+        finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
         with self.stop.listening(), run.reporter.running(state), memory_faults():
@@ -89,7 +89,6 @@ class Trainer:
             )
 
     def _set_total_steps(self) -> None:
-        """Turn a time budget into a number of steps, once."""
         state, plan = self.state, self.components.plan
         if state.total_steps is None:
             seconds = state.train_seconds
@@ -102,10 +101,8 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
         run, state, settings = self.components, self.state, self.runtime.evaluation
-        is_last = state.step == state.total_steps
-        if state.step == state.evaluated_step or not (
-            is_last or self._due(settings.every_n_steps, settings.every_n_epochs)
-        ):
+        is_due = state.step == state.total_steps or self._due(settings.every_n_steps, settings.every_n_epochs)
+        if state.step == state.evaluated_step or not is_due:
             return
         run.reporter.trained()
         metrics = run.evaluate(settings.max_batches)

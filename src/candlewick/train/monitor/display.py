@@ -82,11 +82,9 @@ class Display:
         share = f"{self._step / total:4.0%}" if total else ""
         left = self._row.get("perf/eta_seconds")
         line = Table.grid(padding=(0, 2))
-        spent, left_words = (
-            duration(time.monotonic() - self._began),
-            "" if left is None else f"{duration(left)} left",
-        )
-        line.add_row(f"step {_count(self._step, total, 1)}", bar, share, f"{spent} spent", left_words)
+        spent = f"{duration(time.monotonic() - self._began)} spent"
+        until_end = "" if left is None else f"{duration(left)} left"
+        line.add_row(f"step {_count(self._step, total, 1)}", bar, share, spent, until_end)
         return Group(line, Text("   ".join(figures(self._row)), style="dim", overflow="ellipsis", no_wrap=True))
 
 

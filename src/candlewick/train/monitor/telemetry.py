@@ -77,10 +77,7 @@ class Telemetry:
         self._mark = now
 
     def row(self, *, step: int, tokens: int, wait_seconds: float, total_steps: int | None) -> dict[str, float]:
-        """Return the `perf/` figures since the last row.
-
-        `step`, `tokens` and `wait_seconds` (for the loader) are totals of the run so far. Call `spent` first.
-        """
+        """Return the `perf/` figures since the last row from totals of the run so far; call `spent` first."""
         spent, self._spent = self._spent, _nothing_spent()
         new_work, self._last_step = self._work(step) - self._work(self._last_step), step
         new_tokens, self._last_tokens = tokens - self._last_tokens, tokens

@@ -60,10 +60,7 @@ _logger = logging.getLogger(__name__)
 
 
 class JsonlTracker:
-    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew.
-
-    A row of that step that is there already is not written again.
-    """
+    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew."""
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +104,7 @@ class JsonlTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard event files. With `resume_step`, TensorBoard forgets what came after that step.
-
-    The files are brought up to date every 10 seconds, or after each `flush_every` rows.
-    """
+    """Writes TensorBoard event files every 10 seconds, or after each `flush_every` rows; see `JsonlTracker`."""
 
     def __init__(self, folder: Path, *, resume_step: int | None = None, flush_every: int | None = None) -> None:
         try:
