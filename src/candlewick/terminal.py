@@ -1,8 +1,7 @@
 """What a person sees of the program: log records, progress bars and text of a model, always on standard error.
 
 The command line sets the log up once (`setup`); a run adds a file of its own (`add_file`). Below `cli` no other
-module writes to the terminal, but for the display of a training run. Metrics are something else: see
-`train.monitor.trackers`.
+module writes to the terminal, but for the display of a training run.
 """
 
 import logging
@@ -18,11 +17,8 @@ ProgressCallback = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 _SECONDS_BETWEEN_LINES = 10.0
-_CONTROL = {
-    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"},
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}
+_C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421, **_C1}
 
 
 class _StderrHandler(logging.Handler):

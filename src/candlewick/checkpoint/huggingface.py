@@ -9,14 +9,10 @@ A model is saved as the first `model_type` that expresses every field of its Mod
     candlewick  anything else: our settings under that key; every other reader refuses it, where one of the
                 classes above would compute nonsense
 
-No class expresses a field, or a word of one, that `EXPRESSIBLE` does not list: docs/decisions/0007-identity.md.
-
-Tensor names and layouts are theirs already, but for `mlp: silu`, which no class has. It is saved as a gated MLP
-whose gate is our up_proj and whose up_proj is 0 x + 1; `to_saved` and `from_saved` translate, and the key
-"candlewick" tells the two apart. It also holds `rope_mode: on_the_fly`, the same model computed another way.
-
-Both the old and the new spelling of RoPE and of the dtype are written, because readers before transformers 5 know
-only the old one.
+See docs/decisions/0007-identity.md. Tensor names and layouts are theirs already, but for `mlp: silu`: it is saved
+as a gated MLP whose gate is our up_proj and whose up_proj is 0 x + 1, and the key "candlewick" tells the two
+apart. It also holds `rope_mode: on_the_fly`, the same model computed another way. The old and the new spelling of
+RoPE and of the dtype are both written: readers before transformers 5 know only the old one.
 """
 
 import json
@@ -134,10 +130,8 @@ def unsupported_by_transformers(config: ModelConfig) -> str | None:
 
 def model_type(config: ModelConfig) -> ModelType:
     """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
-    for kind, refused in _refused(config).items():
-        if not refused:
-            return kind
-    return "candlewick"
+    kinds: list[ModelType] = [kind for kind, refused in _refused(config).items() if not refused]
+    return kinds[0] if kinds else "candlewick"
 
 
 def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -186,7 +180,6 @@ def to_hugging_face(
 
 
 def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
-    """Return the shape in Hugging Face's words."""
     theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
@@ -274,19 +267,13 @@ def _bounded(digits: str) -> int:
 
 
 def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of ModelConfig that a config.json of Hugging Face says."""
     if fields.get("hidden_act", "silu") != "silu":
         raise _Unread("hidden_act", fields["hidden_act"])
     own = fields.get("candlewick", {})
     if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= CANDLEWICK_VALUES.items()):
         raise _Unread("candlewick", own)
-    fields = {
-        "rope_theta": 10_000.0,
-        "tie_word_embeddings": False,
-        "mlp_bias": False,
-        **HF_DEFAULTS[kind],
-        **fields,
-    }
+    common = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False}
+    fields = {**common, **HF_DEFAULTS[kind], **fields}
     given = {name: fields[name] for name in SHARED_FIELDS if name in fields}
     return {
         **{name: value for name, value in given.items() if value is not None or name not in _NULLABLE},

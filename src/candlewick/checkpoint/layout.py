@@ -7,7 +7,7 @@
         state.json               step, place in the data, random state, schedule, the run's resolved config
         manifest.json            kind "checkpoint": name, bytes, sha256 of every file above; written last
 
-The folder is a Hugging Face model as it is. A folder without a manifest is an unfinished save and is ignored.
+A folder without a manifest is an unfinished save and is ignored.
 """
 
 import logging
@@ -41,10 +41,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def checked_manifest(folder: Path, *, without: Container[str] = ()) -> Manifest:
-    """Read and verify one checkpoint's manifest and files. Raises CheckpointError with the reason.
-
-    Files `without` which the caller can do may be gone.
-    """
+    """Read and verify a checkpoint's manifest and files, but those `without`. Raises CheckpointError."""
     manifest = _read_manifest(folder)
     needed = tuple(entry for entry in manifest.files if entry.name not in without)
     try:
@@ -69,15 +66,16 @@ def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
 def candidates(path: Path) -> list[Path]:
     """Return the checkpoint folders that a user's path may mean, the newest first; unverified.
 
-    The path is a checkpoint, a folder of them, or a run, whose newest checkpoint is meant and not its best one
-    (`RUN/best` names that). Raises CheckpointError if there is none.
+    The path is a checkpoint, a folder of them, or a run, whose best one is not meant. Raises CheckpointError.
     """
     if (path / MANIFEST).is_file():
         _read_manifest(path)
         return [path]
     if (path / "config.json").is_file():
         return [path]
-    for directory in (path, checkpoint_directory(path, _configured(path))):
+    saved = path / "config.yaml"
+    configured = load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
+    for directory in (path, checkpoint_directory(path, configured)):
         if found := list_checkpoints(directory):
             return found[::-1]
     if not path.exists():
@@ -85,17 +83,10 @@ def candidates(path: Path) -> list[Path]:
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder", path)
 
 
-def _configured(run_dir: Path) -> Path | None:
-    """Return where the settings of a run say that its checkpoints lie; None if they do not."""
-    saved = run_dir / "config.yaml"
-    return load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
-
-
 def prune(directory: Path, last: Path, max_keep: int) -> None:
     """Remove all but the newest `max_keep` checkpoints up to `last`, the one that was just written.
 
-    Later ones were rejected when the run went on from an earlier one: they neither count nor are touched. Each
-    disappears by one rename, then is deleted.
+    Later ones were rejected when the run went on from an earlier one: they neither count nor are touched.
     """
     for folder in [folder for folder in list_checkpoints(directory) if folder <= last][:-max_keep]:
         doomed = folder.with_name(f".del-{folder.name}")

@@ -16,10 +16,7 @@ _FIX_SAME_CONFIG = "use the configuration that the checkpoint was written with"
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy tensors into the model's parameters by name.
-
-    Raises CheckpointError for a missing or extra name, and for a shape that differs, with both shapes.
-    """
+    """Copy tensors into the model's parameters by name. Raises CheckpointError for other names or shapes."""
     parameters = dict(model.named_parameters())
     if missing := sorted(parameters.keys() - tensors.keys()):
         raise CheckpointError(

@@ -3,8 +3,8 @@
     Checkpoint.open(path, need={"weights"})       a checkpoint, a folder of them, a run, a Hugging Face folder
     Checkpoint.newest(directory, need={"weights", "optimizer"})              for a run that goes on
 
-Everything after that reads the open checkpoint, and hashes nothing again. Shapes come from `config.json`, never
-from the weights. A Hugging Face folder from elsewhere has no manifest: its weights and tokenizer can be used.
+Shapes come from `config.json`, never from the weights. A folder from elsewhere has no manifest: its weights and
+tokenizer can be used.
 """
 
 import json
@@ -41,15 +41,11 @@ class Checkpoint:
     """One checkpoint folder whose needed files match their hashes."""
 
     folder: Path
-    manifest: Manifest | None
-    """None: a Hugging Face folder from elsewhere."""
+    manifest: Manifest | None  # None: a Hugging Face folder from elsewhere
 
     @classmethod
     def open(cls, path: Path, need: Collection[Part]) -> Self:
-        """Open a checkpoint folder, or the newest whole one of a run or of a folder of checkpoints.
-
-        `state.json` is always checked if it is there. Raises CheckpointError with the reason.
-        """
+        """Open a checkpoint folder, or the newest whole one of several or of a run. Raises CheckpointError."""
         return cls._first_whole(candidates(path), need, path)
 
     @classmethod
@@ -133,7 +129,6 @@ class Checkpoint:
 
 
 def _verify_needed(folder: Path, need: Collection[Part]) -> Manifest | None:
-    """Verify the needed files of a checkpoint folder; return its manifest if it has one."""
     if not (folder / MANIFEST).is_file():
         return None
     if "optimizer" in need:

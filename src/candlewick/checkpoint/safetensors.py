@@ -1,7 +1,4 @@
-"""Read files of the safetensors format; `checkpoint.save` writes them.
-
-The library reads them; torch is loaded only when a tensor is asked for.
-"""
+"""Read files of the safetensors format; torch is loaded only when a tensor is asked for."""
 
 import json
 import re
@@ -33,10 +30,7 @@ def read_tensors(path: Path, device: str = "cpu") -> "dict[str, Tensor]":
 
 
 def read_model(folder: Path) -> "dict[str, Tensor]":
-    """Read the weights of a model: model.safetensors, or all the files that its index names.
-
-    Raises CheckpointError for an index that is damaged, or names files elsewhere or tensors that are not there.
-    """
+    """Read model.safetensors, or all the files that an index names. Raises CheckpointError for what is damaged."""
     index = folder / INDEX
     if (folder / MODEL).is_file() or not index.is_file():
         return read_tensors(folder / MODEL)

@@ -1,16 +1,15 @@
 """Write one checkpoint: whole, durable, or not at all.
 
-Order: room on the disk is checked; every file is written beside the final place, hashed on the way and
-fsynced; the manifest is written last; the folder is renamed into place and the parent fsynced; only then is
-the save reported, in `journal.jsonl` too; it is read back and verified; older checkpoints are removed after
-that. A save that fails leaves what was there untouched.
+Order: room on the disk is checked; every file is written beside the final place, hashed on the way and fsynced;
+the manifest is written last; the folder is renamed into place and the parent fsynced; the journal names it; it is
+read back and verified; older checkpoints are removed after that. A save that fails leaves what was there
+untouched.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 
     8 bytes little-endian header length | JSON header, padded with spaces | the tensors' bytes in order
 
-The header maps each name to {dtype, shape, data_offsets}. A shard along dimension 0 is a contiguous range of its
-tensor's bytes, so later many ranks can write one file. https://github.com/huggingface/safetensors#format
+The header maps each name to {dtype, shape, data_offsets}. https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -38,15 +37,7 @@ from candlewick.artifacts.manifest import (
     write_durable,
 )
 from candlewick.checkpoint.huggingface import generation_config, to_hugging_face, to_saved
-from candlewick.checkpoint.layout import (
-    KIND,
-    OPTIMIZER,
-    STATE,
-    VERSION,
-    checked_manifest,
-    prune,
-    step_folder,
-)
+from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, checked_manifest, prune, step_folder
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, MachineError
@@ -69,8 +60,7 @@ class Snapshot:
     model_config: ModelConfig
     vocab_size: int
     tokenizer: Tokenizer
-    inputs: Mapping[str, str]
-    """Ids of what the run reads: the token dataset and the tokenizer."""
+    inputs: Mapping[str, str]  # ids of what the run reads: the token dataset and the tokenizer
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -87,7 +77,11 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
     manifest = write(target, snapshot)
-    _journal(directory, {"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    line = json.dumps({"checkpoint": target.name, "id": manifest.id, "time": time.time()})
+    with (directory / "journal.jsonl").open("a", encoding="utf-8") as journal:
+        journal.write(line + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
     checked_manifest(target)  # nothing older goes before the new one has been read back
     if max_keep is not None:
         prune(directory, target, max_keep)
@@ -105,16 +99,10 @@ def write(target: Path, snapshot: Snapshot) -> Manifest:
         if snapshot.optimizer is not None and snapshot.state is not None:
             files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer))
             files.append(write_durable(aside / STATE, _json(snapshot.state)))
-        manifest = Manifest(
-            kind=KIND,
-            version=VERSION,
-            inputs=snapshot.inputs,
-            config=snapshot.model_config.model_dump(mode="json"),
-            files=tuple(sorted(files, key=lambda entry: entry.name)),
-            details={"step": snapshot.step},
-            provenance={"candlewick": __version__, "torch": torch.__version__, "time": time.time()},
-        )
-        return publish(aside, target, manifest)
+        config, details = snapshot.model_config.model_dump(mode="json"), {"step": snapshot.step}
+        listed = tuple(sorted(files, key=lambda entry: entry.name))
+        made = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
+        return publish(aside, target, Manifest(KIND, VERSION, snapshot.inputs, config, listed, details, made))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
@@ -164,19 +152,10 @@ def require_room(directory: Path, tensor_bytes: int) -> None:
 
 def _clear_the_way(target: Path) -> None:
     """Put a folder whose manifest is no checkpoint's, or not readable any more, under another name."""
-    if not target.exists():
-        return
     try:
-        read_manifest(target, KIND)
+        if target.exists():
+            read_manifest(target, KIND)
     except ArtifactError as error:
         aside = target.with_name(f"{target.name}.rejected-{time.time_ns()}")
         logger.warning("%s; the folder is kept as %s", error.problem, aside.name)
         target.rename(aside)
-
-
-def _journal(directory: Path, line: Mapping[str, Any]) -> None:
-    """Append one line to the journal of saves, durably."""
-    with (directory / "journal.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

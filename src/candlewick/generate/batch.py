@@ -3,13 +3,11 @@
     jobs  [5 tokens] [3] [5] [5] [3]   ->   batches  3: (1, 4)   5: (0, 2, 3)
 
 Every row has its seed, so a text is the one that its job alone would write, up to the rounding of larger products.
-Nothing is padded: a prompt with a length of its own is a batch of one.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +15,6 @@ from torch import Tensor
 from candlewick.config import SampleConfig
 from candlewick.generate.engine import Engine, text_stream
 from candlewick.tokenizer.bpe import Tokenizer
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +31,30 @@ def write(
     jobs: Sequence[Job],
     config: SampleConfig,
     alternatives: int | None = None,
-) -> Iterator[tuple[int, Json]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the index of each job and what was written, in the order in which batches end.
 
-    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number
-    of alternatives also `tokens`: each token, the one that stopped it too, and the likeliest in its place, with
-    log-probabilities in nats before temperature and all that shapes the draw. Raises ConfigError, before anything
-    is written, for a prompt that the model cannot read.
+    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number of
+    alternatives also `tokens`: each token, and the likeliest in its place, with log-probabilities in nats before
+    all that shapes the draw. Raises ConfigError, before anything is written, for a prompt that the model cannot
+    read.
     """
-    for job in jobs:
+    by_length: dict[int, list[int]] = {}
+    for index, job in enumerate(jobs):
         engine.check(job.ids)
-
-    def length(index: int) -> int:
-        return len(jobs[index].ids)
-
-    for _, group in groupby(sorted(range(len(jobs)), key=length), key=length):
-        indices = list(group)
+        by_length.setdefault(len(job.ids), []).append(index)
+    for _, indices in sorted(by_length.items()):
         for start in range(0, len(indices), engine.max_rows):
             rows = indices[start : start + engine.max_rows]
-            yield from zip(
-                rows, _write_rows(engine, tokenizer, [jobs[i] for i in rows], config, alternatives), strict=True
-            )
+            results = _write_rows(engine, tokenizer, [jobs[i] for i in rows], config, alternatives)
+            yield from zip(rows, results, strict=True)
 
 
 def _write_rows(
     engine: Engine, tokenizer: Tokenizer, jobs: Sequence[Job], config: SampleConfig, alternatives: int | None
-) -> list[Json]:
+) -> list[dict[str, Any]]:
     texts = [text_stream(tokenizer, config) for _ in jobs]
-    results: list[Json] = [{"text": "", "seed": job.seed} for job in jobs]
+    results: list[dict[str, Any]] = [{"text": "", "seed": job.seed} for job in jobs]
     with closing(engine.steps([job.ids for job in jobs], config, [job.seed for job in jobs])) as steps:
         for step in steps:
             for row, (text, result) in enumerate(zip(texts, results, strict=True)):
@@ -81,11 +73,10 @@ def _write_rows(
     return results
 
 
-def _scored(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> Json:
-    """Return a token, and the likeliest ones in its place, with their log-probabilities."""
+def _scored(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> dict[str, Any]:
     scores = logits.float().log_softmax(dim=-1).cpu()
 
-    def entry(number: int) -> Json:
+    def entry(number: int) -> dict[str, Any]:
         text = tokenizer.decode([number], skip_special=False)
         return {"id": number, "text": text, "logprob": scores[number].item()}
 

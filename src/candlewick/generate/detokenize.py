@@ -4,11 +4,8 @@
     text        "Hel"   "lo "   (waits)   "é!"      whose first byte alone decodes to U+FFFD
     stop "!!"   "Hel"   "lo "             "é"       what may become a stop text waits too
 
-Tokens wait while their text ends in U+FFFD, because the next token may complete the character. Where the text does
-not, it ends on a whole character, so decoding goes on from there as if the stream began: no token is decoded twice
-once its text is out. A model that writes bytes that are no text waits for one that is, or for the end.
-
-Of several stop texts the one that is complete first ends the text: the end does not depend on token borders.
+Where a text does not end in U+FFFD it ends on a whole character, so decoding goes on from there as if the stream
+began. Of several stop texts the one that is complete first ends the text: token borders do not matter.
 """
 
 from collections.abc import Callable, Collection, Sequence

@@ -4,9 +4,8 @@
                         ^ cache                          |
                         `------------ (B, 1) <-----------'
 
-The rows of a batch are prompts of equal length, each with its own seed. Tokens come out as they are made, up to
-`max_new_tokens`, or until the next one would lie beyond the model's longest context; whoever takes them ends it
-earlier by closing the iterator.
+Tokens come out as they are made, up to `max_new_tokens`, or until the next one would lie beyond the model's
+longest context; whoever takes them ends it earlier by closing the iterator.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -35,15 +34,10 @@ class Step:
 
 
 class Engine:
-    """A Transformer that writes tokens with ids below `num_tokens`, the tokenizer's size.
+    """A Transformer that writes tokens with ids below `num_tokens`, with a cache of `page_size` if given."""
 
-    With a `page_size` its key-value cache grows by pages of so many tokens.
-    """
-
-    max_rows = 16
-    """Rows that `steps` is best given at a time."""
-    acceptance_rate: float | None = None
-    """Of tokens that a draft model proposed: here there is none."""
+    max_rows = 16  # rows that `steps` is best given at a time
+    acceptance_rate: float | None = None  # of tokens that a draft model proposed: here there is none
 
     def __init__(self, model: Transformer, num_tokens: int, page_size: int | None = None) -> None:
         self.model, self.num_tokens, self.page_size = model, num_tokens, page_size
@@ -63,8 +57,7 @@ class Engine:
     ) -> Generator[Step]:
         """Yield the tokens after prompts of equal length. The same seed gives a row the same tokens.
 
-        The model is in evaluation mode until the iterator ends or is closed, then as it was. Raises ConfigError
-        for a prompt that it cannot read.
+        The model is in evaluation mode meanwhile. Raises ConfigError for a prompt that it cannot read.
         """
         self.check(prompts[0])
         count = min(config.max_new_tokens, self.longest + 1 - len(prompts[0]))

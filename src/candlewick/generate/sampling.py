@@ -5,10 +5,8 @@
 The order, and each step, are those of transformers. The penalty (CTRL, arXiv:1909.05858 section 4.1) divides the
 positive logits of tokens that were there before and multiplies the negative ones. Top-k keeps the k likeliest;
 top-p (nucleus, arXiv:1904.09751) the likeliest of these that together reach p; min-p (arXiv:2407.01082) what is at
-least that share as probable as the likeliest. Each keeps the likeliest token, and what is left is renormalized.
-Temperature 0 takes the likeliest token and draws nothing.
-
-A row draws with its own generator: what it draws does not depend on the rows beside it.
+least that share as probable as the likeliest. Temperature 0 takes the likeliest token. A row draws with its own
+generator: what it draws does not depend on the rows beside it.
 """
 
 from collections.abc import Sequence
@@ -30,10 +28,7 @@ def sample(
 
 
 def candidates(logits: Tensor, config: SampleConfig, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return what may be drawn: ids (B, k) and their probabilities (B, k), which need not add up to 1.
-
-    `seen` (B, V) is true for tokens that were there before; without it there is no repetition penalty.
-    """
+    """Return ids (B, k) and their probabilities (B, k), which need not add up to 1; `seen` (B, V) is penalized."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if seen is not None and config.repetition_penalty != 1:
         penalty = config.repetition_penalty

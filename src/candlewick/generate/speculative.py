@@ -5,13 +5,9 @@
     keep x1, x2, ... while  u < p(x) / q(x);  at the first that fails draw from max(0, p - q) instead;
     when all are kept, draw one more from p5
 
-The tokens have the distribution of plain decoding, whatever the draft proposes: where q is too large x is refused
-that often, where it is too small the replacement adds what lacks. Temperature, top-k, top-p, min-p and repetition
-penalty shape p and q alike. At temperature 0 both are certain, and the text is the plain one. Reference:
-arXiv:2211.17192, algorithm 1.
-
-The trade: it pays where a pass over a few tokens costs the large model little more than over one, and the draft
-agrees often. One row at a time.
+The tokens have the distribution of plain decoding, whatever the draft proposes; at temperature 0 the text is the
+plain one. What shapes p shapes q alike. It pays where a pass over a few tokens costs the large model little more
+than over one, and the draft agrees often. Reference: arXiv:2211.17192, algorithm 1.
 """
 
 import logging
@@ -32,8 +28,7 @@ logger = logging.getLogger(__name__)
 class SpeculativeEngine(Engine):
     """An Engine whose tokens a draft model of the same tokenizer proposes, `draft_tokens` at a time.
 
-    `acceptance_rate` is the share of the proposed tokens that was kept, of the newest text. Beyond the draft's
-    longest context nothing is proposed any more.
+    `acceptance_rate` is the share that was kept, of the newest text. The draft proposes up to its longest context.
     """
 
     max_rows = 1

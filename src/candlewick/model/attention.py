@@ -2,21 +2,14 @@
 
     q  (B, H, T, d)   the new tokens           k, v  (B, K, S, d)   all tokens up to the last new one, S >= T
 
-New token t sees the S - T tokens of the past and the new ones up to itself: with T = S the causal mask, with
-T = 1 no mask at all, in between a mask aligned to the lower right corner. With K < H each group of H / K query
-heads shares one key and value head (GQA, arXiv:2305.13245); the kernels do that natively, without copies.
+New token t sees the S - T tokens of the past and the new ones up to itself. With K < H each group of H / K query
+heads shares one key and value head (GQA, arXiv:2305.13245). A window of w hides all but the last w tokens, the
+token itself included (arXiv:2310.06825). Documents hide what came before the token's own.
 
-A window of w hides all but the last w tokens, the token itself included (arXiv:2310.06825): a mask that is a
-band, and for T = 1 the last w keys. Documents hide what came before the token's own; then each document is an
-attention of its own, by one kernel for all of them on CUDA in half precision, elsewhere one after another. That
-kernel takes windows too, so there each row with a window is a document, and no mask is needed. How
-many there are depends on the data, which a compiled graph must not: there it is a single opaque operation, whose
-backward pass computes the forward again.
-
-Any other mask (`masks`) is for `attend_masked`.
-
-Dropout of the attention weights, and masks, cost the fast kernels; in float32 on CUDA grouped heads do too.
-Training without dropout in bfloat16, and decoding, stay on them.
+Each document is an attention of its own: by one kernel for all of them on CUDA in half precision, which takes
+windows too, elsewhere one after another. How many there are depends on the data, which a compiled graph must not:
+there it is a single opaque operation. Dropout and masks cost the fast kernels; in float32 on CUDA grouped heads
+do.
 """
 
 from collections.abc import Sequence
@@ -42,8 +35,7 @@ def attend(
 ) -> Tensor:
     """Mix the values each query may see: q (B, H, T, d), k and v (B, K, S, d) -> (B, H, T, d).
 
-    The scores are scaled by d**-0.5. `dropout` is the share of attention weights to drop; give 0 outside of
-    training. With `documents`, S = T.
+    `dropout` is the share of attention weights to drop: 0 outside of training. With `documents`, S = T.
     """
     new, seen = q.shape[2], k.shape[2]
     if window is not None and window >= seen:
@@ -65,14 +57,9 @@ def attend(
             places = torch.arange(seen, device=q.device)
             begins = places - documents.positions  # (B, T), where each token's document begins
             mask = mask & (places >= begins[..., None])[:, None]  # (B, 1, T, T)
+    causal_only, grouped = mask is None and new > 1, q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None and new > 1,
-        enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal_only, enable_gqa=grouped
     )
 
 
@@ -85,9 +72,8 @@ def _band(new: int, seen: int, window: int | None, device: torch.device) -> Tens
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Mix the values that a mask shows: q (B, H, T, d), k and v (B, K, S, d) -> (B, H, T, d).
 
-    The mask is bool, True = may be seen, and broadcasts to (B, H, T, S); see `masks`. It alone decides: combine it
-    with `masks.causal` where the future is to be hidden. A query that sees nothing gets zeros, and so do the
-    gradients through it. Raises ValueError for a mask of numbers.
+    The mask is bool, True = may be seen, and broadcasts to (B, H, T, S); see `masks`. It alone decides what is
+    hidden. A query that sees nothing gets zeros, and so do its gradients. Raises ValueError for a mask of numbers.
     """
     if mask.dtype != torch.bool:
         raise ValueError(f"the mask is {mask.dtype}: give bools, True where a key may be seen")
@@ -99,9 +85,7 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: flo
     return y.masked_fill(is_blind, 0.0)
 
 
-def _attend_each(
-    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: Sequence[int], window: int | None
-) -> Tensor:
+def _attend_each(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: list[int], window: int | None) -> Tensor:
     """Attend within each document: q (B, H, T, d), k and v (B, K, T, d) -> (B, H, T, d)."""
     batch = q.shape[0]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, heads, d)

@@ -4,9 +4,8 @@
                    [ past ......... | new | free ............ ]
                      0 .. length      +T
 
-The model takes the cache as an argument, and the positions of new tokens from its length; each layer appends
-its keys and values, and after the last layer the length moves on. Memory is allocated whole at the start, and what
-attention reads is a view of it: no step copies the past. `paged` is the same for texts that may end early.
+Positions of new tokens come from its length, which moves on after the last layer. What attention reads is a view:
+no step copies the past. `paged` is the same for texts that may end early.
 """
 
 from abc import ABC, abstractmethod
@@ -25,12 +24,9 @@ class CacheStatistics:
     """What a cache holds: tokens of all rows, and what keys and values of all layers take."""
 
     tokens: int
-    pages: int | None
-    """Pages in use; None: there are none."""
-    used_bytes: int
-    """Of the tokens; of paged ones, of their pages."""
-    allocated_bytes: int
-    """Used or free."""
+    pages: int | None  # pages in use; None: there are none
+    used_bytes: int  # of the tokens; of paged ones, of their pages
+    allocated_bytes: int  # used or free
 
 
 class LayerCache(Protocol):

@@ -4,9 +4,8 @@
     positions 0 1 2 0 1 | 0 1 2 3 4
     ends      0 3 5 10 10 10 10 10 10 10 10  cumulative lengths over all B T tokens, padded to B T + 1
 
-The shapes depend on B and T only, so that a compiled model is not compiled again for every batch. `ends` is what
-variable-length kernels call cumulative sequence lengths; its copy on the CPU tells how many of them are real
-without waiting for the device.
+The shapes depend on B and T only, so that no batch compiles a model again. `ends` is what variable-length kernels
+call cumulative sequence lengths; its copy on the CPU tells how many are real without waiting for the device.
 """
 
 from dataclasses import dataclass, replace

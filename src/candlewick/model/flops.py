@@ -1,12 +1,10 @@
 """How large a model is, and what a token costs to train: closed forms, no torch.
 
-Two conventions of FLOPs per token are in use, and both count 2 for a multiply-add, forward once and backward
-twice, and nothing for recomputation:
+Both conventions count 2 for a multiply-add, forward once and backward twice, and nothing for recomputation:
 
-    strict   6 N + 6 L H d T     what must be computed: a causal token sees T / 2 others on average, with a
-                                 window of w fewer than T it is w - w^2 / (2 T)
-    palm     6 N + 12 L H d T    arXiv:2204.02311 appendix B: attention as if it were not causal; a window's
-                                 w instead of T
+    strict   6 N + 6 L H d T     a causal token sees T / 2 others on average, with a window of w < T
+                                 it is w - w^2 / (2 T)
+    palm     6 N + 12 L H d T    arXiv:2204.02311 appendix B: as if it were not causal; a window's w instead of T
 
 N counts the weights that are multiplied with: every matrix of the blocks, and the head (tied or not), but not
 the embedding, which is looked up, nor norms and biases. MFU = FLOPs per token * tokens per second / peak.
@@ -60,6 +58,5 @@ def flops_per_token(config: ModelConfig, vocab_size: int, sequence_length: int) 
     reach = [min(window, sequence_length) for window in windows]
     visible = sum(w * (2 * sequence_length - w) for w in reach)  # twice the tokens that a row's queries see
     width = 6 * config.num_attention_heads * config.head_dim
-    return FlopsPerToken(
-        strict=products + width * visible // sequence_length, palm=products + 2 * width * sum(reach)
-    )
+    strict = products + width * visible // sequence_length
+    return FlopsPerToken(strict, palm=products + 2 * width * sum(reach))

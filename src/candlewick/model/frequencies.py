@@ -6,8 +6,8 @@
     yarn      a ramp over i from w_i (fast) to w_i / factor (slow); cosines and sines are multiplied too
     llama3    the same ramp, but over the turns that w_i makes in the original context     arXiv:2407.21783
 
-All of them are transformers' own formulas (modeling_rope_utils), in float32 in the same order of operations.
-References: ntk and YaRN, arXiv:2309.00071 sections 3.1 to 3.4.
+They are transformers' formulas, in the same order of operations. ntk and YaRN: arXiv:2309.00071 sections 3.1 to
+3.4.
 """
 
 import math

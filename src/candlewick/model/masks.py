@@ -5,12 +5,9 @@
     1 1 1 1 0        1 1 1 1 0           1 1 1 1 1   row 1
     1 1 1 1 1        1 1 1 1 1
 
-Every mask has the shape (B|1, 1, T|1, S): it broadcasts over heads and over what it does not depend on, so that
-nothing is stored twice. `&` combines them: what all of them show is seen. With more keys than queries, the queries
-are the newest: they stand at the end of the keys, whether the rest comes from a cache or not. So the mask of T
-queries is the last T rows of the mask of all.
-
-`attention.attend` is causal by itself; `attention.attend_masked` takes any of these.
+Every mask has the shape (B|1, 1, T|1, S): it broadcasts over heads and over what it does not depend on. `&`
+combines them. With more keys than queries, the queries are the newest: the mask of T queries is the last T rows of
+the mask of all. `attention.attend` is causal by itself; `attention.attend_masked` takes any of these.
 """
 
 import torch
@@ -18,20 +15,14 @@ from torch import Tensor
 
 
 def causal(new: int, seen: int, *, window: int | None = None, device: torch.device | None = None) -> Tensor:
-    """Show what came before a token, and itself; with a window the last `window` of these: (1, 1, T, S).
-
-    More queries than keys start together with them.
-    """
+    """Show a token and what came before it, the last `window` of these: (1, 1, T, S). T > S start together."""
     offset = max(0, seen - new)
     mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(offset)
     return (mask if window is None else mask.triu(offset - window + 1))[None, None]
 
 
 def blocks(new: int, seen: int, size: int, *, device: torch.device | None = None) -> Tensor:
-    """Show the blocks of `size` tokens before a token's own block, and the whole of its own: (1, 1, T, S).
-
-    Blocks are counted from the first key. Raises ValueError for a size below 1.
-    """
+    """Show the `size` blocks before a token's own, and all of its own: (1, 1, T, S). Raises ValueError below 1."""
     if size < 1:
         raise ValueError(f"a block has at least 1 token, not {size}")
     places = torch.arange(seen, device=device)
@@ -42,8 +33,8 @@ def blocks(new: int, seen: int, size: int, *, device: torch.device | None = None
 def padding(tokens: Tensor, seen: int | None = None) -> Tensor:
     """Show keys that are tokens: (B, 1, 1, S).
 
-    `tokens` is bool (B, S), True where a token is and False where padding is; or integers (B,), how many tokens
-    there are before the padding, with `seen` the S. Raises ValueError for anything else.
+    `tokens` is bool (B, S), True where a token is; or integers (B,), how many tokens there are before the padding,
+    with `seen` the S. Raises ValueError for anything else.
     """
     if tokens.dtype == torch.bool and tokens.ndim == 2 and seen is None:
         return tokens[:, None, None]
@@ -53,8 +44,5 @@ def padding(tokens: Tensor, seen: int | None = None) -> Tensor:
 
 
 def additive(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a mask as numbers to add to scores: 0 where a key may be seen, else minus infinity.
-
-    The sum of two combines them. Softmax makes NaN of a row that sees nothing: `attend_masked` does not.
-    """
+    """Return a mask as numbers to add to scores: 0 where a key may be seen, else minus infinity."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)

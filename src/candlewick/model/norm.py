@@ -2,10 +2,9 @@
 
     y = weight * x / sqrt(mean(x^2) + eps)
 
-The mean is taken in float32 at least, and the result is cast back before the weight: Hugging Face's order, to the
-bit in half precision. PyTorch has a fused kernel for CUDA and MPS; on the CPU it takes a dozen passes over memory,
-forward and backward, for which there is an own function here: more than twice as fast, which saves a twentieth of
-a small model's step.
+The mean is taken in float32 at least, and the result is cast back before the weight, as Hugging Face does it.
+PyTorch has a fused kernel for CUDA and MPS only; the function for the CPU saves a twentieth of a small model's
+step.
 """
 
 from typing import Any, cast

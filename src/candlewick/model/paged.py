@@ -5,12 +5,8 @@
     row 1     pages 0, 3        page 2 is free: it comes next
 
 All layers use the same page numbers, each in a pool of its own. Pages are taken when tokens are reserved and given
-back when the cache is rewound below them; the pool grows when none is free. This is PagedAttention
-(arXiv:2309.06180) without its kernel: what attention reads is gathered anew in every pass, a copy of one layer's
-past at a time.
-
-The trade: `candlewick generate --max-new-tokens 30000` takes memory as the text grows, and mostly a text ends
-early; each token costs that copy. What attention reads is what the contiguous cache gives, to the bit.
+back when the cache is rewound below them. This is PagedAttention (arXiv:2309.06180) without its kernel: what
+attention reads is gathered in every pass, a copy of one layer's past, equal to the contiguous cache's to the bit.
 """
 
 from dataclasses import dataclass

@@ -2,16 +2,11 @@
 
     channel i and channel i + r/2 are one pair (half-split), turned by  position * frequency_i
 
-The dot product of two turned vectors depends on the distance of their positions only. Half-split is the order
-of Llama and Qwen3 in Hugging Face files; interleaved pairs are the same model with the rows of q and k permuted.
-r is the head's width, or with a partial rotary factor its first channels; the rest carries no position.
-
-`rope_mode: preapply` looks the angles up in a table, made in float32 on the CPU whatever the device, so that every
-machine turns by the same ones. It costs 4 r bytes per position and grows with the positions that are read.
-`on_the_fly` keeps the frequencies only and makes the angles of the positions at hand in every pass, on the device:
-the same bits on the CPU, the same but for rounding elsewhere.
-
-Reference: RoFormer, arXiv:2104.09864 section 3.2; `frequencies` has what stretches it.
+Half-split is the order of Llama and Qwen3 in Hugging Face files. r is the head's width, or with a partial rotary
+factor its first channels; the rest carries no position. `rope_mode: preapply` looks the angles up in a table, made
+on the CPU whatever the device, of 4 r bytes per position. `on_the_fly` makes the angles in every pass, on the
+device: the same bits on the CPU, the same but for rounding elsewhere. Reference: RoFormer, arXiv:2104.09864
+section 3.2.
 """
 
 from typing import Any, cast
@@ -43,10 +38,7 @@ class Rotary(nn.Module):
         self.init_buffers()
 
     def init_buffers(self, positions: int = 0) -> None:
-        """Fill the buffers where they lie, a table for so many positions or a few thousand.
-
-        It is needed again after `to_empty`, which leaves them undefined.
-        """
+        """Fill the buffers where they lie, a table for so many positions or a few thousand."""
         device = next(self.buffers()).device
         length = min(max(positions, _FIRST_POSITIONS), self.config.max_position_embeddings)
         with torch.device("meta" if device.type == "meta" else "cpu"):
@@ -60,8 +52,7 @@ class Rotary(nn.Module):
     def reserve(self, positions: int) -> None:
         """Make a table that is too short for so many positions again, at least twice as long.
 
-        Every pass reserves what it reads. Before a compiled pass, reserve what the longest reads: then no graph
-        replaces a table.
+        Before a compiled pass, reserve what the longest reads: then no graph replaces a table.
         """
         if self.is_table and positions > len(self.cos):
             self.init_buffers(max(positions, 2 * len(self.cos)))

@@ -5,9 +5,8 @@
     block:  x = x + o_proj(attend(rotate(q_norm(q)), rotate(k_norm(k)), v))     q, k, v of input_layernorm(x)
             x = x + down_proj(silu(gate_proj(y)) * up_proj(y))                  y = post_attention_layernorm(x)
 
-With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM (with windows Mistral, without rotation
-SmolLM3); biases exist without `qk_norm` only. `mlp: silu` is down_proj(silu(up_proj(y))), both with biases. The
-names of modules and parameters are those of the Hugging Face classes; checkpoint/huggingface.py says which.
+With `qk_norm` it is Qwen3ForCausalLM exactly, without it LlamaForCausalLM; checkpoint/huggingface.py has the other
+classes. `mlp: silu` is down_proj(silu(up_proj(y))). Modules and parameters have Hugging Face's names.
 
 B batch   T new tokens   D hidden_size   H query heads   K key-value heads   d head_dim   F intermediate_size
 V vocab_size   L num_layers
@@ -127,8 +126,8 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Return the states after the last norm; positions go on from the cache's length.
 
-        Raises ValueError beyond the longest context, where the model was never meant to be, and for documents
-        with a cache, which holds one document per row.
+        Raises ValueError beyond the longest context, and for documents with a cache, which holds one document per
+        row.
         """
         length = tokens.shape[1]
         if cache is not None and documents is not None:
@@ -152,8 +151,7 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """Decoder-only transformer: tokens (B, T) -> logits (B, T, V).
 
-    `vocab_size` is the number of rows of the embedding and the head. It may exceed the tokenizer's size; the
-    loss and the sampler leave the rows beyond out.
+    `vocab_size` may exceed the tokenizer's size; the loss and the sampler leave the rows beyond out.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -163,15 +161,11 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
         self.tie_weights()
 
-    def hidden(
-        self, tokens: Tensor, *, cache: KVCache | None = None, documents: Documents | None = None
-    ) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Tokens (B, T) of integers -> states after the last norm (B, T, D)."""
         return self.model(tokens, cache, documents)
 
-    def forward(
-        self, tokens: Tensor, *, cache: KVCache | None = None, documents: Documents | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Tokens (B, T) of integers -> logits (B, T, V). With a cache, T new tokens after those it holds.
 
         With `documents`, a token sees its own document only, and positions begin anew in each.

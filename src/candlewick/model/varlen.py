@@ -1,8 +1,4 @@
-"""Attention whose work depends on the data: torch's kernel for it, and one opaque operation for compilers.
-
-A compiled graph must not depend on how many documents a batch has. So the attention of all documents is a single
-custom operation there, which the compiler does not look into; its backward pass computes the forward again.
-"""
+"""Attention whose work depends on the data: torch's kernel for it, and one opaque operation for compilers."""
 
 from collections.abc import Callable, Sequence
 from functools import cache

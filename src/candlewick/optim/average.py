@@ -2,9 +2,9 @@
 
     A <- decay A + (1 - decay) W        after every update, from A = W at the start
 
-Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992, and, with decay,
-Tarvainen and Valpola, arXiv:1703.01780. The price is one more copy of the weights, and a run must have many times
-1 / (1 - decay) updates, or the average still holds the first weights.
+References: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with decay,
+Tarvainen and Valpola, arXiv:1703.01780. It takes many times 1 / (1 - decay) updates, or the first weights are
+still in it.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
@@ -19,10 +19,7 @@ from candlewick.optim.shard import local_tensor
 
 
 class Average:
-    """The averages of named parameters, which can change places with the parameters' own values.
-
-    `averages` and `last` are the averaged and the newest weights by name, wherever they lie at the moment.
-    """
+    """The averages of named parameters: `averages` and `last`, the newest weights, wherever they lie."""
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay

@@ -1,8 +1,7 @@
 """A config becomes an optimizer: one that works number by number, and for the matrices perhaps Muon.
 
-AdamW, Adam and SGD are PyTorch's fused kernels on CUDA, MPS and the CPU, which also skip the update on the device
-when they are told that a gradient was not finite; Lion and Muon do the same. All state exists from the start and
-is known by the parameter's name, so a checkpoint is complete at any step and does not depend on their order:
+Each skips the update on the device when it is told that a gradient was not finite. All state exists from the start
+and is known by the parameter's name, so a checkpoint is complete at any step:
 
     <parameter>.exp_avg  .exp_avg_sq  .step     AdamW, Adam      <parameter>.momentum_buffer          SGD, Muon
                .exp_avg                         Lion                        .second_momentum_buffer   NorMuon
@@ -18,15 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from candlewick.config import (
-    AdamConfig,
-    AdamWConfig,
-    LionConfig,
-    MuonConfig,
-    OptimizerConfig,
-    Section,
-    SGDConfig,
-)
+from candlewick.config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, Section, SGDConfig
 from candlewick.errors import CheckpointError
 from candlewick.optim.average import Average
 from candlewick.optim.groups import param_groups, role
@@ -54,8 +45,7 @@ class Optimizer:
     def step(self, found_inf: Tensor | None = None) -> None:
         """Update all parameters from their gradients, then their averages.
 
-        `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then no weight and no state
-        changes, and the host does not wait to know it.
+        `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then nothing changes.
         """
         self.elementwise.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
         self.elementwise.step()
@@ -76,18 +66,14 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """Put the averages into the model's parameters for the block; without averages nothing happens.
-
-        Parameters that FSDP holds gathered do not notice: reshard before and after.
-        """
-        if self.average is None:
-            yield
-            return
-        self.average.swap()
+        """Put the averages, if there are, into the parameters for the block. Reshard before and after."""
+        if self.average is not None:
+            self.average.swap()
         try:
             yield
         finally:
-            self.average.swap()
+            if self.average is not None:
+                self.average.swap()
 
     def named_state(self) -> dict[str, Tensor]:
         """Return all state tensors by name, as they are: not copies, and complete at any time."""
@@ -127,10 +113,7 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Make the optimizer of a Transformer whose weights lie on their device, and are those to start from.
-
-    Clipping is not its business. A learning rate scale of 0 freezes: neither gradient nor decay moves the weight.
-    """
+    """Make the optimizer of a Transformer with the weights to start from. A learning rate scale of 0 freezes."""
     named = dict(model.named_parameters())
     muon, rest, rate = None, named, config.learning_rate
     if isinstance(config, MuonConfig):
@@ -147,11 +130,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 def _adam(kind: type[torch.optim.Adam], groups: list[dict[str, Any]], config: AdamWConfig) -> torch.optim.Adam:
     adam = kind(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
     for parameter in (parameter for group in adam.param_groups for parameter in group["params"]):
-        adam.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+        adam.state[parameter] = {"step": step, **moments}
     return adam
 
 

@@ -1,7 +1,4 @@
-"""Tensors in chunks of bounded size, so that what an update makes on the way is small beside the weights.
-
-Small tensors still go together, many in one call; only what is larger than some megabytes goes alone.
-"""
+"""Tensors in chunks of bounded size, so that what an update makes on the way is small beside the weights."""
 
 from collections.abc import Iterable, Iterator
 

@@ -4,8 +4,6 @@ matrix      the projections of a block            Muon's share, if there is a Mu
 embedding   rows looked up by token               AdamW: a gradient touches few rows, there is no spectrum
 head        rows that score a token               AdamW; a tied head is the embedding
 vector      norms and biases                      AdamW, no decay: they are scales and offsets, not directions
-
-A role is the unit of every setting: a group of parameters shares its learning rate and its decay.
 """
 
 import re

@@ -6,9 +6,8 @@
             ahead W - lr (G + momentum M)
 
 References: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013; Chen et
-al., arXiv:2302.06675, algorithm 2. Half of AdamW's state. In Lion every weight moves by the whole rate, which must
-be smaller than AdamW's, and the decay as much larger. `torch.optim.SGD` neither sees through sharded parameters
-nor has its momentum before the first update; the fused kernel here is the same.
+al., arXiv:2302.06675, algorithm 2. `torch.optim.SGD` neither sees through sharded parameters nor has its momentum
+before the first update; the fused kernel here is the same.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
@@ -32,8 +31,7 @@ class _Momentum(torch.optim.Optimizer, Generic[Config]):
     """Walks over torch's parameter groups; all state, called `kind`, is there from the start."""
 
     kind: str
-    found_inf: Tensor | None = None
-    """0 or 1 on the device: with 1 nothing changes."""
+    found_inf: Tensor | None = None  # 0 or 1 on the device: with 1 nothing changes
 
     def __init__(self, groups: Iterable[dict[str, Any]], config: Config) -> None:
         super().__init__(groups, {"lr": config.learning_rate})

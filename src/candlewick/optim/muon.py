@@ -4,18 +4,13 @@
     U <- orthogonalize(mu M + (1 - mu) G)     Nesterov's look ahead, singular values brought near 1
     W <- (1 - lr * decay) W - lr * sqrt(max(1, rows / columns)) U
 
-With `normuon_beta2` the rows of U, which are neurons, are brought to one size: each is divided by the root of
-
-    v <- beta2 v + (1 - beta2) mean(U^2 over the row)
-
-and then all of U scaled to the norm it had. With `cautious_decay` only those weights decay whose sign is U's.
+With `normuon_beta2` each row of U is divided by the root of v <- beta2 v + (1 - beta2) mean(U^2 over the row),
+then all of U scaled to the norm it had. With `cautious_decay` only those weights decay whose sign is U's.
 
 References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
 kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
-code, so that the rate means the same with it and without; cautious weight decay, arXiv:2510.12402.
-
-Matrices of one shape are stacked as far as `chunks` allows: the state lives in the stacks, and a step of one is a
-handful of batched products instead of dozens of small ones.
+code; cautious weight decay, arXiv:2510.12402. Matrices of one shape are stacked, and so is their state: a step is
+a handful of batched products instead of dozens of small ones.
 """
 
 import math

@@ -2,8 +2,6 @@
 
     X <- a X + b (X X^T) X + c (X X^T)^2 X        each singular value s becomes a s + b s^3 + c s^5
 
-Singular vectors stay, and the values, first divided by the matrix's norm so that none exceeds 1, come near 1.
-
 quintic        one polynomial for all steps: the steepest at 0 that keeps the values within about 0.7 to 1.2,
                which serves training as well as exactly 1 (kellerjordan.github.io/posts/muon)
 polar_express  the best polynomial of each step for values of at least 0.001 (arXiv:2505.16932): they end within
@@ -44,10 +42,7 @@ def coefficients(kind: Literal["quintic", "polar_express"], steps: int) -> tuple
 
 
 def orthogonalize(matrices: Tensor, steps: Sequence[Quintic]) -> Tensor:
-    """Bring the singular values of matrices (n, rows, columns) near 1 by the given polynomials.
-
-    The products are on the shorter side. A zero matrix stays zero.
-    """
+    """Bring the singular values of matrices (n, rows, columns) near 1; a zero matrix stays zero."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)

@@ -10,11 +10,9 @@ r"""The learning rate over a run: pure functions from the number of completed up
     cosine  cosine_with_warmup     (1 + cos(pi x)) / 2     x from 0 at the end of the warm-up to 1 at the end
     polynomial                     (1 - x) ^ power         of the run (cosine: arXiv:1608.03983)
 
-A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none.
-
-A run bounded by time starts without knowing its steps, and learns them early on. Until then the shape counts as
-1, and its warm-up when none is set is a fixed number of steps, before and after. So wsd does not jump then. The
-others do, by what falls in a twentieth of the run: less than 1 % for cosine, 5 % times the power for polynomial.
+A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none. A run
+bounded by time learns its steps early on. Until then the shape counts as 1, so wsd does not jump; the others do,
+by less than 1 % for cosine, 5 % times the power for polynomial.
 """
 
 import math
@@ -35,8 +33,7 @@ class Schedule(NamedTuple):
     """One shape of the learning rate."""
 
     shape: Shape
-    warms_up: bool = True
-    """Whether there is a warm-up when none is set."""
+    warms_up: bool = True  # whether there is a warm-up when none is set
     decays_from: Callable[[SchedulerConfig], float] = lambda _: 0.0
     """Share of the run up to which the shape is 1, so that the end of the run need not be known."""
 
@@ -74,9 +71,8 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
 def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:
     """Return the share of the peak learning rate for the update after `step` completed ones.
 
-    The warm-up goes from 1 / W to 1 and multiplies the shape, so that a decay that begins before the warm-up has
-    ended is still continuous. `total_steps` is None while the end is not known: warm-up, then the peak. The floor
-    is `min_lr` as a share of `peak`, the peak learning rate.
+    The warm-up multiplies the shape, so that a decay that begins before it has ended is continuous. `total_steps`
+    is None while the end is not known: warm-up, then the peak. The floor is `min_lr` as a share of `peak`.
     """
     warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0

@@ -1,8 +1,4 @@
-"""The part of a sharded tensor that lies on this rank: all that the optimizers know of sharding.
-
-Precision is owned by `fully_shard` (see parallel/fsdp.py), so on a device that computes in bfloat16 parameters and
-gradients are DTensors even when one rank holds all of them.
-"""
+"""The part of a sharded tensor that lies on this rank: all that the optimizers know of sharding."""
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor  # noqa: TID251 - to see through it, not to speak to other ranks

@@ -1,7 +1,4 @@
-"""Everything that is applied to a model from outside, in the only order that works.
-
-(float8 -> tensor parallel, when they come) -> recompute -> (compile, when it comes) -> sharding and precision
-"""
+"""Everything that is applied to a model from outside: recompute first, then sharding and precision."""
 
 from torch import nn
 

@@ -18,8 +18,7 @@ class Distributed:
     rank: int
     world_size: int
     device: torch.device
-    compute_dtype: torch.dtype
-    """dtype of the matrix products; weights and their updates are float32 always."""
+    compute_dtype: torch.dtype  # dtype of the matrix products; weights and their updates are float32 always
 
 
 def find_distributed(config: RuntimeConfig) -> Distributed:
@@ -56,9 +55,7 @@ def has_native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is emulated, and slower)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
-    return False
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
 
 
 def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -77,10 +74,9 @@ def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in the process, so that large tensors do not fault their pages in again every step.
+    """Keep freed memory in the process: glibc maps and unmaps each block above 32 MB.
 
-    glibc maps and unmaps each block above 32 MB; the faults cost about a sixth of a small model's step.
-    Does nothing on other C libraries.
+    The page faults cost about a sixth of a small model's step. Does nothing on other C libraries.
     """
     if platform.libc_ver()[0] != "glibc":
         return

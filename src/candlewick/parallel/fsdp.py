@@ -1,9 +1,8 @@
 """Precision and sharding have one owner: FSDP2, also on a single device.
 
 Master weights, gradient sums and the optimizer are float32; `fully_shard` hands each block its weights in the
-compute dtype just before it runs, and reduces their gradients in float32. Nothing inside the model casts, and
-there is no autocast. With one rank and float32 there is nothing to own, and nothing is applied.
-See docs/decisions/0003-precision.md.
+compute dtype just before it runs. With one rank and float32 nothing is applied. See
+docs/decisions/0003-precision.md.
 """
 
 import atexit
@@ -21,19 +20,17 @@ from torch.distributed.tensor import DTensor
 from candlewick.parallel.device import Distributed
 
 
-def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, distributed: Distributed) -> None:
+def apply_fsdp(objective: nn.Module, blocks: nn.ModuleList, ranks: Distributed) -> None:
     """Shard every block, then the objective as root, so that its forward holds embedding and head whole."""
-    if distributed.world_size == 1 and distributed.compute_dtype == torch.float32:
+    if ranks.world_size == 1 and ranks.compute_dtype == torch.float32:
         return
     if not dist.is_initialized():
-        backend = "nccl" if distributed.device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, store=HashStore(), rank=distributed.rank, world_size=distributed.world_size
-        )
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=ranks.rank, world_size=ranks.world_size)
         atexit.register(_leave)
-    mesh = init_device_mesh(distributed.device.type, (distributed.world_size,), mesh_dim_names=("data",))
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,), mesh_dim_names=("data",))
     policy = MixedPrecisionPolicy(
-        param_dtype=distributed.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        param_dtype=ranks.compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -52,10 +49,7 @@ def _leave() -> None:
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a sharded tensor in full; any other as it is. All ranks must call it together.
-
-    What lies on a single rank is complete already, and not copied.
-    """
+    """Return a sharded tensor in full, any other as it is; all ranks call it together. One rank copies nothing."""
     if not isinstance(tensor, DTensor):
         return tensor
     return tensor.to_local() if tensor.device_mesh.size() == 1 else tensor.full_tensor()
@@ -64,11 +58,10 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def unsharded(objective: nn.Module) -> Generator[None]:
     """Unshard embedding and head inside the block, so that the model can be called without its objective."""
-    if not isinstance(objective, FSDPModule):
-        yield
-        return
-    objective.unshard()
+    if isinstance(objective, FSDPModule):
+        objective.unshard()
     try:
         yield
     finally:
-        objective.reshard()
+        if isinstance(objective, FSDPModule):
+            objective.reshard()

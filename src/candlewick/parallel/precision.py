@@ -1,8 +1,4 @@
-"""What half precision costs on a device that has no units for it: measured, and told once.
-
-Such products are computed in float32 between two conversions. That is right, and good for trying out a run of a
-larger machine, but it saves no time: the warning says how much is lost, for a product of the model's own width.
-"""
+"""What half precision costs on a device that has no units for it: measured, and told once."""
 
 import logging
 import time
@@ -20,19 +16,15 @@ logger = logging.getLogger(__name__)
 def warn_if_emulated(distributed: Distributed, hidden_size: int) -> None:
     """Warn with the measured factor when half-precision products are slower than float32's on this device."""
     dtype, device = distributed.compute_dtype, distributed.device
-    if dtype == torch.float32 or (dtype == torch.bfloat16 and has_native_bf16(device)):
-        return
-    if dtype == torch.float16 and device.type == "cuda":
+    is_cuda_half = dtype == torch.float16 and device.type == "cuda"
+    if dtype == torch.float32 or is_cuda_half or (dtype == torch.bfloat16 and has_native_bf16(device)):
         return
     factor = slowdown(dtype, hidden_size, device)
     if factor > 1.0:
         logger.warning(
             "this %s only emulates %s: a product of %d columns takes %.1f times as long as in fp32 "
             "(runtime.precision)",
-            device.type,
-            str(dtype).removeprefix("torch."),
-            hidden_size,
-            factor,
+            *(device.type, str(dtype).removeprefix("torch."), hidden_size, factor),
         )
 
 

@@ -5,9 +5,8 @@
     selective   the input and the results of products and attention wait; norms,      a few % more time
                 rotations and activation functions are made again
 
-The second run does the same operations on the same numbers, random ones included, so not a bit of the loss or of
-the gradients changes where kernels are deterministic. References: arXiv:1604.06174 (block), arXiv:2205.05198
-section 5 (selective). The modules keep their names: only `forward` of each block is replaced.
+The second run does the same operations on the same numbers, random ones included: no bit of loss or gradients
+changes. References: arXiv:1604.06174 (block), arXiv:2205.05198 section 5 (selective).
 """
 
 from functools import partial

@@ -127,10 +127,7 @@ def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSpli
 
 
 def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
-    """Return what writes the config's samples with a model; None: no samples.
-
-    Raises ConfigError for a prompt that the model will not be able to read: now, not at the first evaluation.
-    """
+    """Return what writes the samples, None: no samples. Raises ConfigError for a prompt that is too long."""
     settings, seed, longest = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None

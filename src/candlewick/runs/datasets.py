@@ -23,17 +23,16 @@ from candlewick.runs.sources import open_tokenizer
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 
-Json = dict[str, Any]
 KNOWN_DATASETS = {name: dataset.source for name, dataset in NAMED.items()}
 """Addresses of the datasets that `fetch_datasets` knows by name."""
-_MIXED = "mixed_corpus"
 
 
-def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> Json:
-    """Encode the text of a config into the token dataset `output`; return what its manifest says.
+def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> dict[str, Any]:
+    """Encode the text of a config into the token dataset `output`; return its manifest, and whether it was
+    "reused".
 
-    `tokenizer` is a folder, by default the config names one. "reused" says whether the dataset was there already.
-    Raises ConfigError without a tokenizer and for a mixture, else DataError, ArtifactError or RunInterrupted.
+    `tokenizer` is a folder, by default the config names one. Raises ConfigError without a tokenizer and for a
+    mixture, else DataError, ArtifactError or RunInterrupted.
     """
     if config.data.mixture:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
@@ -45,11 +44,11 @@ def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> 
     return {"output": str(output), "reused": reused, **_summary(manifest)}
 
 
-def _summary(manifest: Manifest) -> Json:
+def _summary(manifest: Manifest) -> dict[str, Any]:
     return {"id": manifest.id, "details": manifest.details, "config": manifest.config, "inputs": manifest.inputs}
 
 
-def verify_dataset(folder: Path) -> Json:
+def verify_dataset(folder: Path) -> dict[str, Any]:
     """Read every byte of a token dataset or of text shards. Raises ArtifactError that names the damaged file."""
     if not is_token_dataset(folder):
         count, size = verify_text(folder)
@@ -61,7 +60,7 @@ def verify_dataset(folder: Path) -> Json:
     return {"dataset": str(folder), "ok": True, **sizes, **_summary(dataset.manifest)}
 
 
-def inspect_dataset(folder: Path, num_tokens: int) -> Json:
+def inspect_dataset(folder: Path, num_tokens: int) -> dict[str, Any]:
     """Return what the manifest of a token dataset says, and the `ids` and `text` of its first tokens."""
     dataset = TokenDataset.open(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer")
@@ -79,7 +78,7 @@ def write_shards(
     *,
     cache: Path | None = None,
     workers: int = 1,
-) -> Json:
+) -> dict[str, Any]:
     """Write text as shards, unless they are there; return "reused", and the id and details of each folder.
 
     Files of the Hub lie in `cache` while they are read; `workers` of them are downloaded ahead. Raises
@@ -109,14 +108,14 @@ def preprocess_corpora(
     *,
     format: Literal["jsonl", "text"],
     which: str,
-) -> dict[str, Json]:
+) -> dict[str, dict[str, Any]]:
     """Clean each corpus in `folder` into text shards in a folder of `output`; return their details by its name.
 
     `which` is "mixed" (all corpora as one), "fetched" (those of `fetch_datasets`) or "all". Raises DataError for a
     folder without corpora, ConfigError for one that has text beside them.
     """
     settings = ShardSettings(format=format, cleaning=cleaning)
-    details: dict[str, Json] = {}
+    details: dict[str, dict[str, Any]] = {}
     for name, folders in _corpora(folder, which).items():
         outputs = Outputs(output / name, output / "val")  # nothing is held out
         with bytes_progress(name) as progress:
@@ -126,7 +125,6 @@ def preprocess_corpora(
 
 
 def _corpora(folder: Path, which: str) -> dict[str, list[Path]]:
-    """Return the folders of each corpus by the name of its output."""
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist", "put text into it, or give --input DIR")
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -138,5 +136,5 @@ def _corpora(folder: Path, which: str) -> dict[str, list[Path]]:
     if has_files and inner and which != "mixed":
         raise ConfigError(f"{folder} has text beside folders of corpora", "give --mixed, or move it into a folder")
     if which == "mixed":
-        return {_MIXED: inner if inner and not has_files else [folder]}
+        return {"mixed_corpus": inner if inner and not has_files else [folder]}
     return {f"{path.name}_corpus": [path] for path in inner or [folder]}

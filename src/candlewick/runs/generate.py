@@ -17,8 +17,6 @@ from candlewick.terminal import track
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import encode_chat
 
-Json = dict[str, Any]
-
 
 def read_prompts(path: Path) -> list[str]:
     """Return each line of a .txt file, or its "prompt" of a .jsonl file. Raises ConfigError and DataError."""
@@ -74,11 +72,10 @@ class TextGenerator:
         *,
         is_chat: bool,
         logprobs: int | None,
-    ) -> Iterator[Json]:
-        """Yield for each prompt, and for each of the seeds, `prompt` and what `generate.batch.write` returns.
+    ) -> Iterator[dict[str, Any]]:
+        """Yield `prompt` and what `generate.batch.write` returns, for each prompt and each seed, in order.
 
-        Each comes as soon as all before it are there. Raises ConfigError for a prompt that is too long, before the
-        first text.
+        Raises ConfigError for a prompt that is too long, before the first text.
         """
         jobs = [Job(ids, seed) for ids in [self._encode(prompt, is_chat) for prompt in prompts] for seed in seeds]
         texts = write(self.engine, self.tokenizer, jobs, config, logprobs)
@@ -92,9 +89,9 @@ class TextGenerator:
         return [self.tokenizer.delimiter_id, *self.tokenizer.encode(prompt)]
 
 
-def _in_order(results: Iterable[tuple[int, Json]]) -> Iterator[tuple[int, Json]]:
+def _in_order(results: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield numbered results, which come in any order, by their number from 0 on."""
-    waiting: dict[int, Json] = {}
+    waiting: dict[int, dict[str, Any]] = {}
     number = 0
     for place, result in results:
         waiting[place] = result

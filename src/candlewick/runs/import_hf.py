@@ -25,8 +25,7 @@ class Imported:
     model: ModelConfig
     vocab_size: int
     parameters: int
-    step: int | None
-    """Updates that it has behind it; None: weights alone."""
+    step: int | None  # updates that it has behind it; None: weights alone
 
 
 def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> Imported:

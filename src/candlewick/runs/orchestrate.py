@@ -2,8 +2,7 @@
 
     RUN/  tokenizer/  tokens/  ...  checkpoints/  best/  result/  evaluation/  samples/
 
-Each is an artifact of the ids before it, and is made only when its manifest does not match. What comes before
-training can be had alone: then another machine goes on with `candlewick train`.
+Each is an artifact of the ids before it, and is made only when its manifest does not match.
 """
 
 import json
@@ -30,14 +29,11 @@ from candlewick.train.plan import Resume
 
 _LEAST_BYTES = 8  # of a checkpoint per parameter: float32 of the weight, and of one moment
 
-Json = dict[str, Any]
 
-
-def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> Json:
+def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> dict[str, Any]:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    With `prepare_only` none after the tokens: the result then has what `_preview` says. `say` receives one line
-    per stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens. `say` receives one line per stage. Raises what the stages raise.
     """
     run_dir = run_dir.resolve()
     with run_lock(run_dir):
@@ -55,7 +51,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
         return result | {"metrics": metrics, "samples": samples}
 
 
-def _preview(prepared: Prepared, run_dir: Path, say: Say) -> Json:
+def _preview(prepared: Prepared, run_dir: Path, say: Say) -> dict[str, Any]:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = complete_plan(prepared)
     make_sampler(plan.config, plan.tokenizer)
@@ -87,32 +83,27 @@ def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Sa
     return newest
 
 
-def _evaluate(config: RunConfig, run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], say: Say) -> Json:
+def _evaluate(
+    config: RunConfig, run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], say: Say
+) -> dict[str, Any]:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
     folder = run_dir / "evaluation"
-    metrics, reused = build_json_once(
-        folder / "metrics.json",
-        recipe,
-        lambda: evaluate_checkpoint(checkpoint, DataConfig(), device=config.runtime.device),
-    )
+    evaluate = partial(evaluate_checkpoint, checkpoint, DataConfig(), device=config.runtime.device)
+    metrics, reused = build_json_once(folder / "metrics.json", recipe, evaluate)
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
     say_stage(say, "evaluation", folder, reused, figures)
     return metrics
 
 
-def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, say: Say) -> list[Json]:
-    """Write sample text with the saved checkpoint."""
+def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, say: Say) -> list[dict[str, Any]]:
     settings = config.runtime.sample
     if settings is None:
         return []
-    recipe = Recipe(
-        "samples",
-        {"checkpoint": read_manifest(checkpoint).id},
-        {**settings.model_dump(mode="json"), "seed": config.runtime.seed},
-    )
+    recorded = {**settings.model_dump(mode="json"), "seed": config.runtime.seed}
+    recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, recorded)
 
-    def write() -> list[Json]:
+    def write() -> list[dict[str, Any]]:
         model, tokenizer = load_for_inference(checkpoint, find_device(config.runtime.device))
         sample = partial(sample_text, model, tokenizer, config=settings, seed=config.runtime.seed)
         return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]

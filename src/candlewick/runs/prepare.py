@@ -2,9 +2,8 @@
 
     RUN/  tokenizer/  tokens/  ...        with `keeps_data`, for `orchestrate`; else CACHE/tokens-0123456789abcdef/
 
-All datasets are made with one tokenizer. In the cache their names are made from what they are made of, so that the
-next run with the same text finds them. The run's config then names them: it goes on without the text as long as
-they are there. Without `validation_shards` each source holds out a part of its own.
+In the cache names are made from what datasets are made of, so that the next run with the same text finds them. The
+run's config then names them: it goes on without the text as long as they are there.
 """
 
 import json
@@ -50,19 +49,14 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """A run whose tokens are there."""
 
-    config: RunConfig
-    """Names token datasets in the place of text. Nobody changes it any more."""
+    config: RunConfig  # names token datasets in the place of text. Nobody changes it any more.
     start: Start
     tokenizer: Tokenizer
-    datasets: Mapping[str, TokenDataset]
-    """Opened and verified, by name."""
+    datasets: Mapping[str, TokenDataset]  # opened and verified, by name
 
 
 def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
-    """Make what is not there yet, and open it. `say` receives a line per stage.
-
-    Raises DataError for text that cannot be used, ArtifactError if something else is where a result goes.
-    """
+    """Make what is not there yet, and open it; `say` receives lines. Raises DataError, ArtifactError."""
     tokenizer, source, folders, made = plan.tokenizer.tokenizer, plan.tokenizer.source, dict[str, Path](), False
     if plan.texts:
         tokenizer, source, made = _make_tokenizer(plan, say)
@@ -70,7 +64,7 @@ def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
             tokenizer = tokenizer.with_chat_tokens()
         for name in plan.texts:
             job = _job(plan, name, tokenizer)
-            folder = plan.folders[name] if plan.folders else _cached(_cache(plan.config.data), job.recipe())
+            folder = plan.folders[name] if plan.folders else _cached(plan.config.data, job.recipe())
             with bytes_progress(name) as progress:
                 manifest, reused = prepare(job, folder, progress=progress)
             tokens = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
@@ -98,14 +92,10 @@ def _job(plan: PreparePlan, name: str, tokenizer: Tokenizer) -> EncodeJob:
     return EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
 
 
-def _cache(data: DataConfig) -> Path:
+def _cached(data: DataConfig, recipe: Recipe) -> Path:
     if data.cache_dir is None:
         raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
-    return data.cache_dir
-
-
-def _cached(cache: Path, recipe: Recipe) -> Path:
-    return cache / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
+    return data.cache_dir / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
 
 
 def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None, bool]:
@@ -125,7 +115,7 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
     data = plan.config.data
     settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
     text = training_text(data, plan.texts)
-    folder = choice.source or _cached(_cache(data), tokenizer_recipe(text, settings))
+    folder = choice.source or _cached(data, tokenizer_recipe(text, settings))
     with bytes_progress("tokenizer") as progress:
         manifest, reused = make_tokenizer(text, settings, folder, progress=progress)
     say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
@@ -137,7 +127,7 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
 
 
 def train_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
-    """Train a tokenizer on the training text of a config; return its manifest, and whether it was there already.
+    """Train a tokenizer on a config's training text; return its manifest, and whether it was there already.
 
     Raises ConfigError without text, and what `make_tokenizer` raises.
     """
@@ -180,9 +170,8 @@ def _open(config: RunConfig, start: Start, tokenizer: Tokenizer | None) -> Prepa
         tokenizer = Tokenizer.load(next(iter(folders.values())) / "tokenizer")
     for folder in folders.values():
         touch(folder)
-    opened = {
-        folder: TokenDataset.open(folder, tokenizer_sha256=tokenizer.sha256) for folder in set(folders.values())
-    }
+    sha256 = tokenizer.sha256
+    opened = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
     return Prepared(config, start, tokenizer, {name: opened[folder] for name, folder in folders.items()})
 
 
@@ -202,11 +191,7 @@ def describe_run(prepared: Prepared, run_dir: Path) -> None:
     `training.yaml` and `training.toml` hold the config with absolute paths, `special_tokens.txt` a JSON array.
     """
     special = json.dumps(list(prepared.tokenizer.special_tokens), ensure_ascii=False)
-    texts = {
-        "special_tokens.txt": special,
-        "training.yaml": dump_yaml(prepared.config),
-        "training.toml": dump_toml(prepared.config),
-    }
     run_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        replace_durable(run_dir / name, text.encode())
+    replace_durable(run_dir / "special_tokens.txt", special.encode())
+    replace_durable(run_dir / "training.yaml", dump_yaml(prepared.config).encode())
+    replace_durable(run_dir / "training.toml", dump_toml(prepared.config).encode())

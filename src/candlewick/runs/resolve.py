@@ -2,13 +2,11 @@
 
     config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.complete--> RunPlan
 
-Nothing is written but shards of text, if those are asked for. Files are opened once: a checkpoint, each source of
-text, each repository of the Hub at one commit, the tokenizer. No torch is imported.
+Nothing is written but shards of text, if those are asked for. Files are opened once. No torch is imported.
 
 A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the run
 folder, from a folder that several runs share; else it is trained. Those of the two folders are only taken if a
-request says so: one that was trained with other settings is then an error. Otherwise what is not as the settings
-say is trained anew.
+request says so: one that was trained with other settings is then an error.
 """
 
 import logging
@@ -29,7 +27,13 @@ from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, shard_text
-from candlewick.runs.sources import open_tokenizer, text_sources, token_dataset, training_sources, with_datasets
+from candlewick.runs.sources import (
+    dataset_tokenizer,
+    open_tokenizer,
+    text_sources,
+    training_sources,
+    with_datasets,
+)
 from candlewick.runs.start import resolve_start
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
@@ -46,35 +50,27 @@ logger = logging.getLogger(__name__)
 class Request:
     """What a command asks for besides the settings."""
 
-    resume: Literal["never", "if_available", "required"] = "never"
-    """never: a folder that holds a run is an error."""
+    resume: Literal["never", "if_available", "required"] = "never"  # never: a folder that holds a run is an error
     keeps_data: bool = False
     """Prepared text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
-    skip_tokenizer: bool = False
-    """Train no tokenizer: take the one that is there."""
-    retrain_tokenizer: bool = False
-    """Train the tokenizer anew, whatever is there."""
+    skip_tokenizer: bool = False  # train no tokenizer: take the one that is there
+    retrain_tokenizer: bool = False  # train the tokenizer anew, whatever is there
     shared_tokenizer: Path | None = None
     """A folder of several runs: its tokenizer is taken, or trained there, and copied to the run's folder."""
-    sharding: Sharding | None = None
-    """Write text as shards first; None: it is read where it is."""
-    prepare_only: bool = False
-    """Train nothing: another machine goes on with `candlewick train`."""
+    sharding: Sharding | None = None  # write text as shards first; None: it is read where it is
+    prepare_only: bool = False  # train nothing: another machine goes on with `candlewick train`
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPlan:
     """Which tokenizer a run uses, and why."""
 
-    tokenizer: Tokenizer | None
-    """None: one is trained."""
+    tokenizer: Tokenizer | None  # None: one is trained
     reason: Literal["given", "found", "trained"]
     source: Path | None
     """Where the tokenizer lies, or is trained; None: in the cache, under a name made from what it is made of."""
-    copy_to: Path | None = None
-    """Where the run keeps its own copy."""
-    retrain: tuple[Path, ...] = ()
-    """Folders of tokenizers that are removed first."""
+    copy_to: Path | None = None  # where the run keeps its own copy
+    retrain: tuple[Path, ...] = ()  # folders of tokenizers that are removed first
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +80,9 @@ class PreparePlan:
     config: RunConfig
     run_dir: Path
     start: Start
-    texts: Mapping[str, Text]
-    """Opened text by the name of the dataset that is made of it."""
+    texts: Mapping[str, Text]  # opened text by the name of the dataset that is made of it
     tokenizer: TokenizerPlan
-    keeps_data: bool
-    """Datasets lie in the run folder; else in `data.cache_dir`."""
+    keeps_data: bool  # datasets lie in the run folder; else in `data.cache_dir`
 
     @property
     def folders(self) -> dict[str, Path] | None:
@@ -119,14 +113,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
             "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
         )
     config = _with_token_budget(config, batches)
-    plan = PreparePlan(
-        config,
-        run_dir,
-        start,
-        open_texts(config.data),
-        _resolve_tokenizer(config, tokenizer, run_dir, request),
-        request.keeps_data,
-    )
+    texts, choice = open_texts(config.data), _resolve_tokenizer(config, tokenizer, run_dir, request)
+    plan = PreparePlan(config, run_dir, start, texts, choice, request.keeps_data)
     if isinstance(start, Resume) and request.keeps_data:
         require_same_run(plan, start.checkpoint)
     return plan
@@ -195,7 +183,7 @@ def _resolve_tokenizer(
     if settings.tokenizer_json in places:  # not a given one, but where it is going to be
         settings = settings.replaced(tokenizer_json=None)
     copy_to = None if shared is None else own
-    path = settings.tokenizer_json or settings.vocab or _first_dataset_tokenizer(config.data)
+    path = settings.tokenizer_json or settings.vocab or dataset_tokenizer(config.data)
     if path is not None:
         if request.retrain_tokenizer:
             raise ConfigError(f"--force-retrain-tokenizer, but {path} is given", "leave one of them out")
@@ -216,20 +204,10 @@ def _resolve_tokenizer(
     return TokenizerPlan(None, "trained", places[-1] if places else None, copy_to)
 
 
-def _first_dataset_tokenizer(data: DataConfig) -> Path | None:
-    datasets = [token_dataset(uris) for uris in training_sources(data).values()]
-    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
-
-
 def result_settings(config: RunConfig) -> dict[str, object]:
     """Return the settings that change the result: not where things are shown or how many workers help."""
-    return config.model_dump(
-        mode="json",
-        exclude={
-            "data": {"cache_dir", "cache_max_bytes", "num_workers"},
-            "runtime": {"logging", "log_every_n_steps"},
-        },
-    )
+    data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
+    return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
 
 
 def require_same_run(plan: PreparePlan, newest: Checkpoint) -> None:

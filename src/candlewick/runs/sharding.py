@@ -1,9 +1,7 @@
 """The text of a run as shards with hashes, in folders that other runs share.
 
-    TRAIN/<experiment>/train_0000.jsonl ... manifest.json   made here, or by `data shard`
-    VALIDATION/<experiment>/                                of validation text, if there is some of its own
-
-Shards that are there are used only if that is asked for, and then every byte of them is checked first.
+TRAIN/<experiment>/train_0000.jsonl ... manifest.json   made here, or by `data shard`
+VALIDATION/<experiment>/                                of validation text, if there is some of its own
 """
 
 import re
@@ -32,18 +30,16 @@ class Sharding:
     """Where shards go, and what happens to those that are there; of each side, "train" and "validation"."""
 
     folders: Mapping[str, Path]
-    documents: Mapping[str, int]
-    """Per shard."""
+    documents: Mapping[str, int]  # per shard
     existing: Literal["refuse", "reuse", "remake"] = "refuse"
 
 
 def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
     """Return the settings with shards in the place of `train_shards` and `validation_shards`.
 
-    Without validation text documents are held out, by the hash of each, into shards of their own. Settings may
-    name the folders of the shards: those that are there are taken. A mixture, validation sets, chats and token
-    datasets stay as they are. Raises ConfigError for shards that are there, DataError and ArtifactError for text
-    or shards that cannot be used.
+    Without validation text documents are held out, by the hash of each, into shards of their own. A mixture,
+    validation sets, chats and token datasets stay as they are. Raises ConfigError for shards that are there,
+    DataError and ArtifactError for text or shards that cannot be used.
     """
     update: dict[str, tuple[str, ...]] = {}
     for side in ("train", "validation"):
@@ -81,7 +77,6 @@ def _is_filled(folder: Path) -> bool:
 
 
 def _check(folder: Path) -> str:
-    """Verify shards and return what was verified."""
     for path in folder.iterdir():
         if path.is_file() and not path.stat().st_size:
             raise DataError(f"the shard {path} is empty", "give --force-reshard, or restore it")

@@ -38,10 +38,7 @@ def text_sources(data: DataConfig) -> Sources:
 
 
 def token_dataset(uris: Sequence[str]) -> Path | None:
-    """Return the folder if `uris` names one token dataset, None if it names text.
-
-    Raises ConfigError for both, DataError for a dataset of a cache that is gone.
-    """
+    """Return the folder of the token dataset that `uris` name, None for text. Raises ConfigError, DataError."""
     paths = [Path(uri) for uri in uris if "://" not in uri]
     if (gone := next((path for path in paths if is_cached(path) and not path.exists()), None)) is not None:
         raise DataError(f"the prepared tokens {gone} are gone from the cache", "give the text, to make them again")
@@ -54,6 +51,12 @@ def token_dataset(uris: Sequence[str]) -> Path | None:
             "give it alone, as a source of data.mixture, or give text",
         )
     return datasets[0]
+
+
+def dataset_tokenizer(data: DataConfig) -> Path | None:
+    """Return the tokenizer of the first token dataset that is trained on."""
+    datasets = [token_dataset(uris) for uris in training_sources(data).values()]
+    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
 def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
@@ -72,10 +75,8 @@ def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
     """Return the config with token datasets, and the tokenizer of the first, in the place of text."""
     data = config.data
     uris = {**all_sources(data), **{name: (str(folder),) for name, folder in folders.items()}}
-    mixture = tuple(
-        source.replaced(shards=uris[name])
-        for name, source in zip(training_sources(data), data.mixture, strict=False)
-    )
+    named = zip(training_sources(data), data.mixture, strict=False)
+    mixture = tuple(source.replaced(shards=uris[name]) for name, source in named)
     first = Path(next(iter(uris.values()))[0])
     return config.replaced(
         data={

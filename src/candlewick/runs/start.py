@@ -1,10 +1,7 @@
 """What a run starts from: random weights, another checkpoint, or its own newest one; nothing may contradict it.
 
-checkpoint/state.json      -> the model section (of a folder from elsewhere: config.json); what needs no weights is
-                              free: dropout, context and angles of the positions, windows, more vocabulary rows
-checkpoint/tokenizer.json  -> the tokenizer; for chats it gets the tokens that it lacks
-
-A run that goes on takes them from its own newest checkpoint, so that its parent may be gone by then.
+Of a checkpoint it has the tokenizer and the model, but for what needs no weights: dropout, context and angles of
+the positions, windows, more vocabulary rows. A run that goes on takes them from its own newest checkpoint.
 """
 
 from collections.abc import Sequence
@@ -14,21 +11,13 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
-from candlewick.runs.sources import open_tokenizer, token_dataset, training_sources
+from candlewick.runs.sources import dataset_tokenizer, open_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start
 
 MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja"),
 )
 """What is fetched of a model on the Hub; nothing in it is code."""
 _FREE = {
@@ -49,8 +38,7 @@ def find_model(source: str, files: Sequence[str] = MODEL_FILES) -> tuple[str, Pa
 def resolve_start(config: RunConfig, newest: Checkpoint | None) -> tuple[RunConfig, Start, Tokenizer | None]:
     """Return the config with the model and tokenizer of what a run starts from, that, and the tokenizer if known.
 
-    `newest` is the newest checkpoint of a run that goes on. Raises ConfigError for another init_from than the run
-    began with, and for settings that contradict the checkpoint.
+    `newest` is the checkpoint of a run that goes on. Raises ConfigError for settings that contradict it.
     """
     if newest is not None:
         return _resume(config, newest)
@@ -59,7 +47,7 @@ def resolve_start(config: RunConfig, newest: Checkpoint | None) -> tuple[RunConf
     pinned, folder = find_model(uri)
     checkpoint = Checkpoint.open(folder, need={"weights"})
     config = config.replaced(runtime={"checkpoint": {"init_from": pinned}})
-    config, tokenizer = inherit(config, checkpoint, _dataset_tokenizer(config))
+    config, tokenizer = inherit(config, checkpoint, dataset_tokenizer(config.data))
     return config, InitFrom(checkpoint, checkpoint.id), tokenizer
 
 
@@ -76,7 +64,7 @@ def _resume(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume, T
     tokenizer = None
     if uri is not None:
         config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
-        config, tokenizer = inherit(config, newest, _dataset_tokenizer(config))
+        config, tokenizer = inherit(config, newest, dataset_tokenizer(config.data))
     require_same_model(config, newest)
     assert newest.manifest is not None, "a checkpoint of a run has one"
     return config, Resume(newest, newest.manifest.inputs.get("parent")), tokenizer
@@ -91,28 +79,16 @@ def _is_pinned(uri: str, saved: str) -> bool:
     return is_same and theirs.is_pinned and not ours.is_pinned
 
 
-def _dataset_tokenizer(config: RunConfig) -> Path | None:
-    """Return the tokenizer of the first token dataset among the training sources."""
-    datasets = [token_dataset(uris) for uris in training_sources(config.data).values()]
-    return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
-
-
-def inherit(
-    config: RunConfig, checkpoint: Checkpoint, dataset_tokenizer: Path | None
-) -> tuple[RunConfig, Tokenizer]:
+def inherit(config: RunConfig, checkpoint: Checkpoint, prepared: Path | None) -> tuple[RunConfig, Tokenizer]:
     """Return the config with the model and the tokenizer of a checkpoint, and that tokenizer.
 
-    Raises ConfigError for a setting of the model that says otherwise, and for another tokenizer, in the settings
-    or in the token dataset that is trained on.
+    Raises ConfigError for a setting of the model, a tokenizer or a token dataset that says otherwise.
     """
-    folder, base = checkpoint.folder, checkpoint.tokenizer
+    folder, base, saved = checkpoint.folder, checkpoint.tokenizer, checkpoint.config
     shape, rows = checkpoint.shape
-    saved = checkpoint.config
     model = _combine(config.model, shape if saved is None else saved.model, folder)
-    path = config.tokenizer.tokenizer_json or dataset_tokenizer
-    loaded = open_tokenizer(config.tokenizer) or (
-        base if dataset_tokenizer is None else Tokenizer.load(dataset_tokenizer)
-    )
+    path = config.tokenizer.tokenizer_json or prepared
+    loaded = open_tokenizer(config.tokenizer) or (base if prepared is None else Tokenizer.load(prepared))
     if loaded.sha256 != base.sha256 and loaded.sha256 != base.with_chat_tokens().sha256:
         raise ConfigError(
             f"{path or config.tokenizer.vocab} has sha256 {loaded.sha256[:12]}, the tokenizer of {folder} has "
@@ -127,9 +103,8 @@ def inherit(
             f"model.vocab_size={wanted} is smaller than the {rows} rows of {folder}", "leave it null, or raise it"
         )
     try:
-        started = config.replaced(
-            model=model.replaced(vocab_size=wanted), tokenizer={"tokenizer_json": path or folder}
-        )
+        model = model.replaced(vocab_size=wanted)
+        started = config.replaced(model=model, tokenizer={"tokenizer_json": path or folder})
     except ConfigError as error:
         raise ConfigError(f"the settings do not fit the model of {folder}: {error.problem}", error.fix) from None
     if (length := started.sequence_length) > (longest := started.model.max_position_embeddings):
@@ -146,9 +121,7 @@ def _combine(written: ModelConfig, shape: ModelConfig, folder: Path) -> ModelCon
     free = _FREE | ({"rope_mode"} if {written.rope_mode, shape.rope_mode} <= _SAME_ANGLES else set())
     different = [name for name in settings if name not in free and settings[name] != getattr(shape, name)]
     if different:
-        values = (
-            f"model.{name}={settings[name]} (the checkpoint has {getattr(shape, name)})" for name in different
-        )
+        values = (f"model.{n}={settings[n]} (the checkpoint has {getattr(shape, n)})" for n in different)
         raise ConfigError(
             f"the settings contradict the model of {folder}: {', '.join(values)}",
             f"leave out {', '.join(f'model.{name}' for name in different)}: a run that starts from a checkpoint "

@@ -1,8 +1,7 @@
 """The tokenizer stage: a corpus and the tokenizer's settings -> a tokenizer artifact, unless it is there already.
 
-The corpus is read twice: to count it, so that the training text can be taken evenly from all of it, and to train.
-Of a hundred pieces (a document, or a part of a long one: at most 64 KiB and a hundredth of the corpus) one is kept
-out of training and measured on; of a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
+Of a hundred pieces (at most 64 KiB and a hundredth of the corpus) one is kept out of training and measured on; of
+a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
 """
 
 import shutil
@@ -29,17 +28,13 @@ _MIN_PIECE_CHARS = 1 << 10
 
 
 def make_tokenizer(
-    text: Corpus | SourceFiles,
-    config: TokenizerConfig,
-    output: Path,
-    *,
-    progress: ProgressCallback | None = None,
+    text: Corpus | SourceFiles, config: TokenizerConfig, output: Path, *, progress: ProgressCallback | None = None
 ) -> tuple[Manifest, bool]:
     """Return the tokenizer artifact at `output`, and whether it was there; else train it on opened text.
 
     `progress` is called with bytes read and bytes to read; they are equal when the merging begins. Raises
-    DataError for text that cannot be read, ConfigError if the settings name a finished tokenizer,
-    ArtifactError if something else is at `output`.
+    DataError, ConfigError if the settings name a finished tokenizer, ArtifactError if something else is at
+    `output`.
     """
     for name in ("tokenizer_json", "vocab"):
         if (finished := getattr(config, name)) is not None:
@@ -62,9 +57,8 @@ def _first_files(text: Corpus | SourceFiles, max_bytes: int) -> Corpus | SourceF
     if isinstance(text, Corpus):
         return text
     before = accumulate((file.bytes for file in text.files), initial=0)
-    return replace(
-        text, files=tuple(file for file, size in zip(text.files, before, strict=False) if size < max_bytes)
-    )
+    files = tuple(file for file, size in zip(text.files, before, strict=False) if size < max_bytes)
+    return replace(text, files=files)
 
 
 @contextmanager
@@ -121,7 +115,6 @@ def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:
 
 
 def _count(corpus: Corpus, limit: int | None) -> tuple[int, int]:
-    """Count documents and bytes of text."""
     documents = size = 0
     for document in first_documents(corpus, limit):
         documents += document.begins

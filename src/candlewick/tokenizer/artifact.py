@@ -1,8 +1,6 @@
 """A tokenizer as an artifact: a folder that Hugging Face readers load, with a manifest of how it was made.
 
-    tokenizer.json  tokenizer_config.json  vocab.json  merges.txt  manifest.json (kind "tokenizer", version 1)
-
-`inputs` and `config` come from who made it; `details` say what was counted, `bytes_per_token` on held-out text.
+tokenizer.json  tokenizer_config.json  vocab.json  merges.txt  manifest.json (kind "tokenizer", version 1)
 """
 
 import json

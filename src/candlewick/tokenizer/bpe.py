@@ -2,17 +2,14 @@
 
     text --pattern--> pre-tokens --UTF-8 bytes--> 256 base tokens --merges--> ids
 
-Ours has no normalizer, so decomposed accents and odd spaces stay what they are; all 256 bytes are tokens, so
-nothing is unknown. Merges never cross the borders that the pattern draws around words, digits, punctuation and
-line ends. It is the pattern of Qwen2, since readers such as llama.cpp know patterns by name and refuse new ones.
-`<|endoftext|>` (id 0) goes before each document. Text can never produce it: the same letters in a text become
-ordinary tokens.
+Ours has no normalizer, and all 256 bytes are tokens, so nothing is lost or unknown. Merges never cross the borders
+that the pattern draws: it is that of Qwen2, since readers such as llama.cpp know patterns by name and refuse new
+ones. `<|endoftext|>` (id 0) goes before each document; the same letters in a text become ordinary tokens.
 
-On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json` that names the class which reads
-the former as it is. One from elsewhere is checked before use (`tokenizer.check`), keeps every byte of its file,
-and says itself what begins and ends a document (`tokenizer.special`). It may lose text: `changes` says what.
-
-For chats there are two more special tokens (`tokenizer.chat`); a tokenizer without them gets them as its last ids.
+On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json`. One from elsewhere is checked before
+use (`tokenizer.check`), keeps every byte of its file, and says itself what begins and ends a document
+(`tokenizer.special`). It may lose text: `changes` says what. For chats there are two more special tokens
+(`tokenizer.chat`); a tokenizer without them gets them as its last ids.
 """
 
 import hashlib
@@ -45,10 +42,7 @@ class Tokenizer:
     def __init__(
         self, json_bytes: bytes, where: str = "the tokenizer", settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Read the content of a tokenizer.json, and of its tokenizer_config.json.
-
-        Raises TokenizerError, which calls it `where`.
-        """
+        """Read a tokenizer.json, and a tokenizer_config.json. Raises TokenizerError, which calls it `where`."""
         tree = parse_object(json_bytes, where)
         self._facts = facts = check(tree, where)
         if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
@@ -136,12 +130,8 @@ class Tokenizer:
         return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
     def decode_part(self, ids: Sequence[int]) -> str:
-        """Return the text of ids that other ids precede, special tokens left out.
-
-        It is `decode`, but for tokenizers that take a space from the beginning of a text.
-        """
-        special = self._special_ids
-        return b"".join(self.token_bytes(i) for i in ids if i not in special).decode(errors="replace")
+        """Return the text of ids that others precede, without special tokens: no space goes at its beginning."""
+        return b"".join(self.token_bytes(i) for i in ids if i not in self._special_ids).decode(errors="replace")
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -159,11 +149,8 @@ class Tokenizer:
     def write(self, folder: Path, *, model_max_length: int | None = None) -> list[FileEntry]:
         """Write tokenizer.json and tokenizer_config.json into `folder`, durably."""
         # without this class, readers build their own tokenizer from the model's type, with other ids
-        config: Json = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            **self.roles.names,
-        }
+        config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= self.roles.names
         if self._facts.adds_space and self._facts.is_byte_level:
             config["add_prefix_space"] = True  # older readers set it to what stands here
         if self._template is not None or self.chat_ids is not None:
@@ -185,7 +172,6 @@ class Tokenizer:
 
 
 def _warned(tokenizer: Tokenizer) -> Tokenizer:
-    """Return it; warn of bytes that it cannot say, once in a process."""
     if tokenizer.missing_bytes:
         _warn(tokenizer.sha256, tokenizer.changes[0])
     elif tokenizer.changes:

@@ -3,9 +3,9 @@ r"""Conversations as tokens, in the form that is known as ChatML, and which of t
     <|endoftext|> <|im_start|> user\nHow are you? <|im_end|> \n <|im_start|> assistant\nFine. <|im_end|> \n
           0             0              0               0      0       0           0     1        1       0
 
-Role, line end and content are encoded as one text, as the chat template does it, so that Hugging Face readers get
-the same ids. A token that goes over from the line end into the content is not learned: when the model answers, the
-prompt ends with the line end. The names of special tokens in a content are plain text; a template cannot do that.
+Role, line end and content are encoded as one text, as the chat template does it. A token that goes over from the
+line end into the content is not learned: when the model answers, the prompt ends with the line end. The names of
+special tokens in a content are plain text; a template cannot do that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,10 +55,7 @@ def message_text(role: str, content: str) -> str:
 def encode_chat(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of a conversation, and 1 for each that is learned, 0 for the others.
-
-    Raises TokenizerError if the tokenizer has no tokens for chats, or for half a surrogate pair.
-    """
+    """Return the ids of a conversation, and 1 for each that is learned, else 0. Raises TokenizerError."""
     chat = ChatTokens(tokenizer)
     ids, mask = [tokenizer.delimiter_id], [0]
     for message in messages:

@@ -6,9 +6,8 @@
     pieces       Prepend, Replace    none, or Metaspace                Replace, ...   Llama 2's; what is not in it
                                                                                       is bytes, tokens <0xNN>
 
-The model is BPE in all of them. A file from elsewhere may hang or kill the process: a pattern must be a known one
-to the letter, normalizers and decoders take no patterns at all, ids lie close together, and two JSON readers may
-differ on odd input, so what was checked is handed over, not the file.
+The model is BPE in all of them. A file from elsewhere may hang or kill the process, so regular expressions must be
+known to the letter; two JSON readers may differ on odd input, so what was checked is handed over, not the file.
 """
 
 import json
@@ -39,8 +38,6 @@ _KINDS = {
     "post_processor": {"ByteLevel", "TemplateProcessing"},
     "decoder": {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"},
 }
-_BPE_OFF = ("continuing_subword_prefix", "end_of_word_suffix")
-_MAX_STEP_CHARS = 1000
 
 Json = dict[str, Any]
 
@@ -58,14 +55,10 @@ class Facts:
     special: Mapping[str, int]
 
 
-def byte_of() -> dict[str, int]:
-    """The printable character that stands for each byte in a vocabulary (GPT-2's table), inverted."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-BYTE_OF = byte_of()
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+"""The byte that each printable character stands for in a vocabulary (GPT-2's table)."""
 
 
 def parse_object(content: bytes, where: str) -> Json:
@@ -107,7 +100,7 @@ def check(tree: Json, where: str) -> Facts:
     require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
     require(kind_of(tree.get("model")) == "BPE", "its model is not BPE")
     bpe = cast(Json, tree["model"])
-    off = [name for name in _BPE_OFF if bpe.get(name)]
+    off = [name for name in ("continuing_subword_prefix", "end_of_word_suffix") if bpe.get(name)]
     require(not off, f"its model sets {', '.join(off)}")
     vocab, merges = bpe.get("vocab"), bpe.get("merges")
     require(isinstance(vocab, dict) and isinstance(merges, list), "it has no vocabulary or no merges")
@@ -158,7 +151,7 @@ def _is_known(step: object, kinds: set[str]) -> bool:
         case {"type": "Replace", "pattern": {"Regex": _}}:
             return False
         case _:
-            return kind_of(step) in kinds and len(json.dumps(step)) <= _MAX_STEP_CHARS
+            return kind_of(step) in kinds and len(json.dumps(step)) <= 1000
 
 
 def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
@@ -190,11 +183,8 @@ def without_prefix(tree: Json) -> Json:
     never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
     for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
         steps = cast("list[Json]", steps_of(tree, name))
-        kept = [
-            step | {option: value for option, value in never.items() if option in step}
-            for step in steps
-            if kind_of(step) != "Prepend"
-        ]
+        others = [step for step in steps if kind_of(step) != "Prepend"]
+        kept = [step | {option: never[option] for option in never.keys() & step.keys()} for step in others]
         if kept != steps:
             changed[name] = {"type": "Sequence", key: kept}
     return changed

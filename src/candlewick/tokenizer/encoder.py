@@ -2,16 +2,15 @@
 
     ["ab c", "", "d"]  ->  ids [x y z w] uint32, lengths [3 0 1] int64
 
-`tokenizers` is the reference. `fastokens` gives the same ids some 40 times faster and is used when it is there;
-who prepares data compares the two on samples in every run. In both, special tokens in a text are plain text, and
-nothing is added.
+`tokenizers` is the reference. `fastokens` gives the same ids some 40 times faster and is used when it is there.
+In both, special tokens in a text are plain text, and nothing is added.
 """
 
 import importlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,20 +36,7 @@ Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 
 
-class Encoder(Protocol):
-    """Encodes texts in bulk. `name` says with what."""
-
-    name: str
-
-    def encode(self, texts: list[str]) -> Encoded:
-        """Return the ids of all texts one after another, and how many each has.
-
-        Raises TokenizerError for half a surrogate pair in a text.
-        """
-        ...
-
-
-def make_encoder(tokenizer_json: bytes) -> Encoder:
+def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
     """Return the fastest encoder that there is for the content of a checked tokenizer.json."""
     reference = ReferenceEncoder(tokenizer_json)
     try:
@@ -73,7 +59,7 @@ class ReferenceEncoder:
         self._rust.encode_special_tokens = True
 
     def encode(self, texts: list[str]) -> Encoded:
-        """See `Encoder`."""
+        """Return the ids of all texts, and how many each has. Raises TokenizerError for half a surrogate pair."""
         ids: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
         for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):
@@ -118,7 +104,7 @@ class FastEncoder:
             raise MachineError(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
 
     def encode(self, texts: list[str]) -> Encoded:
-        """See `Encoder`."""
+        """See `ReferenceEncoder`."""
         try:
             ids, ends = self._rust.encode_batch_flat(texts, split_special_tokens=True)
         except UnicodeEncodeError:

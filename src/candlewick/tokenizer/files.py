@@ -4,8 +4,8 @@
     vocab.json  merges.txt  special_tokens.txt               a byte-level BPE in two files, without the rest
 
 The two files do not say how text is cut or what a template adds. They are read with a space before a text
-that begins without one, GPT-2's pattern, and where there are `<bos>` and `<eos>`, with these around it.
-A folder of the Hub has a tokenizer_config.json that says more, and that is followed.
+that begins without one, GPT-2's pattern, and where there are `<bos>` and `<eos>`, with these around it; a
+tokenizer_config.json, as folders of the Hub have it, is followed.
 """
 
 from collections.abc import Container, Sequence
@@ -43,9 +43,7 @@ def read_files(path: Path) -> Layout:
     return _read(file), str(file), _settings(folder)
 
 
-def join_files(
-    vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
-) -> Layout:
+def join_files(vocab: Path, merges: Path, special: Listed = None, *, add_prefix_space: bool = True) -> Layout:
     """Read a vocabulary and merges as one tokenizer. Raises TokenizerError."""
     where = f"{vocab} with {merges}"
     ids = parse_object(_read(vocab), str(vocab))
@@ -54,15 +52,14 @@ def join_files(
     settings = _settings(vocab.parent)
     if settings:
         add_prefix_space = bool(settings.get("add_prefix_space", False))
-    listed = special_tokens or [name for name in ids if name in _KNOWN]
+    listed = special or [name for name in ids if name in _KNOWN]
     if isinstance(listed, Path):
         listed = read_special_tokens(listed, ids)
     with library(where):
-        rust = byte_level(models.BPE(ids, pairs), add_prefix_space=add_prefix_space)
-        if str(settings.get("tokenizer_class")).startswith("Qwen2"):
-            split = pre.Split(Regex(PATTERNS["qwen2"]), "isolated")
-            to_bytes = pre.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False)
-            rust.pre_tokenizer = pre.Sequence([split, to_bytes])  # pyright: ignore[reportAttributeAccessIssue]
+        is_qwen = str(settings.get("tokenizer_class")).startswith("Qwen2")
+        options = {"add_prefix_space": add_prefix_space, "use_regex": not is_qwen}
+        rust = byte_level(models.BPE(ids, pairs), PATTERNS["qwen2"] if is_qwen else None, **options)
+        if is_qwen:
             rust.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
         rust.add_special_tokens(list(listed))
         if {"<bos>", "<eos>"} <= set(listed):
@@ -70,10 +67,12 @@ def join_files(
     return rust.to_str(pretty=True).encode(), where, settings
 
 
-def byte_level(model: models.BPE, **options: bool) -> RustTokenizer:
-    """Return a byte-level tokenizer of a model; `options` are those of its pre-tokenizer."""
+def byte_level(model: models.BPE, pattern: str | None = None, **options: bool) -> RustTokenizer:
+    """Return a byte-level tokenizer that may cut by a pattern; `options` are those of its pre-tokenizer."""
     rust = RustTokenizer(model)
-    rust.pre_tokenizer = pre.ByteLevel(**options)  # pyright: ignore[reportAttributeAccessIssue]
+    to_bytes = pre.ByteLevel(**options)
+    steps = to_bytes if pattern is None else pre.Sequence([pre.Split(Regex(pattern), "isolated"), to_bytes])
+    rust.pre_tokenizer = steps  # pyright: ignore[reportAttributeAccessIssue]
     rust.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     return rust
 
@@ -90,7 +89,7 @@ def put_around(rust: RustTokenizer, begin: str | None, end: str | None, *, pair:
 def read_special_tokens(path: Path, known: Container[str]) -> list[str]:
     """Read a list of special tokens: a JSON array, or one to a line with comments after `#`.
 
-    Raises TokenizerError for an empty one, for what is no list of names, and for a name that is not `known`.
+    Raises TokenizerError for what is no list of names, and for a name that is not `known`.
     """
     text = _text(path)
     if text.lstrip().startswith("["):

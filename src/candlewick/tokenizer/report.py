@@ -5,18 +5,15 @@
     coverage           share of the vocabulary that occurs
     changed_texts      did not come back as they were
 
-Measured on text that the tokenizer was not trained on, else it flatters. A ratio without anything to divide by is
-null.
+Measured on text that the tokenizer was not trained on, else it flatters. A ratio of nothing is null.
 """
 
 from collections.abc import Iterable
 
 from candlewick.tokenizer.bpe import Tokenizer
 
-Figures = dict[str, float | None]
 
-
-def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Figures:
+def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float | None]:
     """Encode and decode each text. Raises TokenizerError for text that has no UTF-8 form."""
     count = num_bytes = num_tokens = changed = 0
     used: set[int] = set()

@@ -3,8 +3,7 @@
     ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document and nothing ends one
     Llama, and others      <bos> text <eos> <bos> text <eos>
 
-What a file says comes first: the template in its post-processor, then tokenizer_config.json, then names that are
-known. A token that ends a turn of a chat is no end of a document.
+The template in a file's post-processor comes first, then tokenizer_config.json, then names that are known.
 """
 
 from collections.abc import Mapping
@@ -19,12 +18,7 @@ PADDING = "<|padding|>"
 MESSAGE_START = "<|im_start|>"
 MESSAGE_END = "<|im_end|>"
 CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
-PAIRS = {
-    "<bos>": "<eos>",
-    "<s>": "</s>",
-    "<|begin_of_text|>": "<|end_of_text|>",
-    "<|startoftext|>": DELIMITER,
-}
+PAIRS = {"<bos>": "<eos>", "<s>": "</s>", "<|begin_of_text|>": "<|end_of_text|>", "<|startoftext|>": DELIMITER}
 PADDINGS = (PADDING, "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 _TURNS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -44,13 +38,14 @@ class Roles:
 def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, Any], where: str) -> Roles:
     """Return the roles; `settings` is tokenizer_config.json.
 
-    Raises TokenizerError if nothing begins a document, and for a template of more than a text with a token before
-    and one after it.
+    Raises TokenizerError if nothing begins a document, and for a template of more than a token before and one
+    after.
     """
     template = template_of(tree)
     at = template.index("$A") if "$A" in template else 0
     first, last = template[:at], template[at + 1 :]
-    given = {name: _token(settings[name]) for name in _NAMES if name in settings}
+    given = {name: settings[name] for name in _NAMES if name in settings}  # text, or an object around it
+    given = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
     names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
     bos, eos = names.get("bos_token"), names.get("eos_token")
     known = [begin for begin, end in PAIRS.items() if {begin, end} <= special.keys()]
@@ -74,11 +69,6 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     if names["pad_token"] is None:
         del names["pad_token"]
     return Roles(delimiter, end, padding, cast("tuple[str, ...]", stops), names)
-
-
-def _token(value: object) -> object:
-    """Return the text of a token in tokenizer_config.json, which is text or an object around it."""
-    return cast(Json, value).get("content") if isinstance(value, dict) else value
 
 
 def template_of(tree: Json) -> list[str]:

@@ -3,10 +3,10 @@
     texts -> pieces of at most 64 KiB -> counts of pre-tokens (Rust) -> merges, most frequent pair first
              (cut where the pattern cuts, so a piece has the pre-tokens of the whole)
 
-Memory is bounded: the trainer reads ahead 256 pieces and keeps the counts of different pre-tokens, never text. Its
-time grows with the square of a pre-token's length, so runs of more than 512 letters (a genome) are cut as well. It
-counts pairs in 32 bits, which wrap silently; 2 GiB of text cannot hold so many pairs, so more is refused. Of a
-larger corpus, pieces are taken evenly from begin to end. Reference: arXiv:1508.07909.
+Memory is bounded: the trainer reads ahead 256 pieces and keeps counts, never text. Its time grows with the square
+of a pre-token's length, so runs of more than 512 letters (a genome) are cut as well. It counts pairs in 32 bits,
+which 2 GiB of text cannot overflow, so more is refused. Of a larger corpus, pieces are taken evenly.
+arXiv:1508.07909.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tokenizers import Regex, decoders, models, trainers
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, trainers
 from tokenizers import pre_tokenizers as pre
 
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
 from candlewick.tokenizer.check import PATTERNS
+from candlewick.tokenizer.files import byte_level
 from candlewick.tokenizer.special import DELIMITER, PADDING
 
 PATTERN = "qwen2"
@@ -77,8 +78,9 @@ def train_tokenizer(
             "lower tokenizer.max_train_bytes; the text is then taken evenly from the corpus",
         )
     reader = TrainingText(max_train_bytes, total_bytes, progress)
+    rust = byte_level(models.BPE(), PATTERNS[PATTERN], add_prefix_space=False, use_regex=False)
     special = (DELIMITER, PADDING)
-    return fit(_untrained(), reader, texts, vocab_size=vocab_size, min_frequency=min_frequency, special=special)
+    return fit(rust, reader, texts, vocab_size=vocab_size, min_frequency=min_frequency, special=special)
 
 
 def fit(
@@ -108,32 +110,14 @@ def fit(
     if not reader.bytes:
         raise TokenizerError("there is no text to train a tokenizer on", "check the sources")
     tokenizer = Tokenizer(rust.to_str(pretty=True).encode())
-    report = TrainReport(
-        requested_vocab_size=vocab_size,
-        vocab_size=tokenizer.vocab_size,
-        texts=reader.texts,
-        bytes=reader.bytes,
-        corpus_sha256=reader.digest.hexdigest(),
-        seconds=time.monotonic() - start,
-    )
+    size, seconds = tokenizer.vocab_size, time.monotonic() - start
+    report = TrainReport(vocab_size, size, reader.texts, reader.bytes, reader.digest.hexdigest(), seconds)
     if report.too_small:
         _log.warning(
             "the text is too small for %d tokens: only %d pairs occur at least %d times, the vocabulary has %d",
-            vocab_size,
-            tokenizer.vocab_size - always,
-            min_frequency,
-            tokenizer.vocab_size,
+            *(vocab_size, tokenizer.vocab_size - always, min_frequency, tokenizer.vocab_size),
         )
     return tokenizer, report
-
-
-def _untrained() -> RustTokenizer:
-    rust = RustTokenizer(models.BPE())
-    split = pre.Split(Regex(PATTERNS[PATTERN]), "isolated")
-    to_bytes = pre.ByteLevel(add_prefix_space=False, use_regex=False)
-    rust.pre_tokenizer = pre.Sequence([split, to_bytes])  # pyright: ignore[reportAttributeAccessIssue]
-    rust.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    return rust
 
 
 class TrainingText:
@@ -194,7 +178,6 @@ def split_text(text: str, limit: int = PIECE_CHARS) -> Iterator[str]:
 
 
 def _split_runs(piece: str) -> Iterator[str]:
-    """Cut a piece inside of pre-tokens that are too long."""
     start = 0
     longest = max(map(len, piece.split()), default=0)
     if longest >= MAX_RUN_CHARS or _LONG_SPACE.search(piece):  # much faster than to look for runs in all text

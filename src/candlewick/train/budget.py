@@ -1,11 +1,9 @@
 """From "how long" to a number of updates, decided once per run.
 
-Steps, tokens and epochs are numbers of updates at once. A time budget becomes one as late as the schedule allows,
-so that it knows the machine's speed: at the end of the plateau of `wsd`, else after a twentieth of the time. Its
-updates may differ in size, so what is measured is the time of a row.
-
-`data.max_repetitions` bounds them all: a planned run that would read a source more often is refused before it
-starts; the end of a run bounded by time is moved forward when it becomes known, which the loop warns about.
+Steps, tokens and epochs are numbers of updates at once. A time budget becomes one as late as the schedule allows:
+at the end of the plateau of `wsd`, else after a twentieth of the time. Its updates may differ in size, so what is
+measured is the time of a row. `data.max_repetitions` bounds them all: a planned run that would read a source more
+often is refused, the end of a run bounded by time is moved forward.
 """
 
 import math
@@ -19,7 +17,6 @@ from candlewick.optim.schedule import SCHEDULES, multiplier
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
-_MAX_ROWS = 2.0**60
 
 
 def planned_steps(
@@ -34,7 +31,7 @@ def planned_steps(
     if scheduler.total_tokens is not None:
         return max(1, batches.steps_for(scheduler.total_tokens // sequence_length + 1) - 1)
     if scheduler.total_epochs is not None:
-        return max(1, batches.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, _MAX_ROWS))))
+        return max(1, batches.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, 2.0**60))))
     if scheduler.total_seconds is not None:
         return None
     raise ConfigError(
@@ -50,15 +47,9 @@ def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -
 def max_steps_for_repetitions(
     limit: float, batches: BatchSchedule, repetitions: Callable[[int], Sequence[float]]
 ) -> int:
-    """Return how many updates of the run begin before any source has been read `limit` times.
-
-    `repetitions` returns how often each source is read by the first so many rows of the run.
-    """
-
-    def times(steps: int) -> float:
-        return max(repetitions(batches.rows_after(steps)))
-
-    return bisect_left(range(1 << 40), limit, lo=batches.step, key=times)
+    """Return how many updates begin before a source is read `limit` times, by the `repetitions` of some rows."""
+    steps = range(1 << 40)
+    return bisect_left(steps, limit, lo=batches.step, key=lambda n: max(repetitions(batches.rows_after(n))))
 
 
 def steps_from_time(

@@ -32,22 +32,14 @@ logger = logging.getLogger(__name__)
 
 @memory_faults()
 def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Trainer:
-    """Make the Trainer of a plan, which writes into `run_dir`; `sampler` writes sample text with the model.
-
-    Raises CheckpointError, DataError, MachineError.
-    """
+    """Make the Trainer of a plan, which writes into `run_dir`. Raises CheckpointError, DataError, MachineError."""
     config, device = plan.config, plan.device
     configure_torch(config.runtime, device.device)
     _warn(plan)
     objective = _build_objective(plan)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    loader = Loader(
-        plan.order,
-        plan.batches,
-        micro_batch_size=config.data.micro_batch_size,
-        rank=device.rank,
-        world_size=device.world_size,
-    )
+    ranks = {"rank": device.rank, "world_size": device.world_size}
+    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
     state = TrainState()
     if isinstance(plan.start, Resume):
         state = _restore(plan.start, optimizer, loader, device.device)

@@ -27,14 +27,13 @@ Sampler = Callable[[Transformer], list[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingComponents:
-    """The objects of one run. `train_step` may be called with them by hand: the Trainer alone saves."""
+    """The objects of one run."""
 
     plan: RunPlan
     state: TrainState
     objective: NextTokenLoss
     optimizer: Optimizer
-    loss_scale: LossScale | None
-    """The loss scale of fp16."""
+    loss_scale: LossScale | None  # the loss scale of fp16
     loader: Loader
     reporter: Reporter
     sampler: Sampler | None
@@ -43,16 +42,14 @@ class TrainingComponents:
 
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Evaluate on at most so many batches (None: all) of each split, with the averages if there are some."""
-        config = self.plan.config
+        splits, data, length = (
+            self.plan.data.validation_splits,
+            self.plan.config.data,
+            self.plan.order.sequence_length,
+        )
         # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
         with self.optimizer.averaged(), unsharded(self.objective):
-            return evaluate_sets(
-                self.objective,
-                self.plan.data.validation_splits,
-                config.data,
-                sequence_length=config.sequence_length,
-                max_batches=max_batches,
-            )
+            return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
 
     def sample(self) -> list[tuple[str, str]]:
         """Write (prompt, text) pairs with the present weights; none if the config asks for none."""

@@ -1,8 +1,7 @@
 """Validation loss, perplexity, accuracy and bits per UTF-8 byte, in no more memory than training takes.
 
 Bits per byte = (nats per token / ln 2) * (tokens / bytes of the text they encode), so models with different
-tokenizers compare. When only a part of the split is read, its tokens are taken to have the split's bytes per
-token; over the whole split the figure is exact. Of chats only the answers count, tokens and bytes.
+tokenizers compare. A part of the split is taken to have the split's bytes per token. Of chats the answers count.
 """
 
 import math
@@ -42,10 +41,7 @@ def evaluate_sets(
 def evaluate(
     objective: NextTokenLoss, split: TokenSplit, data: DataConfig, *, sequence_length: int, max_batches: int | None
 ) -> dict[str, float]:
-    """Return eval/loss (nats per token), eval/perplexity, eval/accuracy, eval/bits_per_byte and eval/tokens.
-
-    They are not numbers when no target counts.
-    """
+    """Return eval/loss (nats per token) and the other figures; not numbers when no target counts."""
     device = next(objective.parameters()).device
     was_training = objective.training
     objective.eval()

@@ -52,10 +52,8 @@ def memory_faults() -> Generator[None]:
         yield
     except (RuntimeError, MemoryError, TypeError) as error:
         text = str(error).partition("\n")[0]
-        if not (
-            isinstance(error, MemoryError)
-            or re.search("out of memory|allocate memory|tion overflowed|Overflow when", text)
-        ):
+        known = "out of memory|allocate memory|tion overflowed|Overflow when"
+        if not isinstance(error, MemoryError) and not re.search(known, text):
             raise
         raise MachineError(
             f"there is not enough memory: {text}",

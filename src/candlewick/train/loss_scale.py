@@ -6,8 +6,8 @@
     2^15 |____|     |_|     |_|         row double it. So it lives just below what overflows.
          +---------------------- updates
 
-Reference: Micikevicius et al., arXiv:1710.03740 section 3.2. Powers of two only: scaling rounds nothing. All of it
-lies on the device, and no host waits for it.
+Reference: Micikevicius et al., arXiv:1710.03740 section 3.2. All of it lies on the device, and no host waits for
+it.
 """
 
 from collections.abc import Sequence

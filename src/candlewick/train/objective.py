@@ -4,13 +4,10 @@
                                   |-> (softmax - one_hot) @ head   -> gradient of the chunk's hidden states
                                   `-> (softmax - one_hot)^T @ hidden  added to the gradient of the head
 
-The (B, T, V) logits and their gradient never exist: one buffer of R rows serves all chunks. Since the loss is the
-last thing computed, its gradients can be made while a chunk's logits are at hand, and the backward pass only
-multiplies them by what comes from above (1, as a rule). Two traps, and what is done about them:
-
-* In half precision a gradient of one token's share of a large batch underflows before a loss scale arrives from
-  above, so `scale` multiplies here, inside.
-* A sum over chunks in half precision loses bits: the head's gradient is summed in float32.
+The (B, T, V) logits and their gradient never exist: the loss is the last thing computed, so its gradients can be
+made while a chunk's logits are at hand, and the backward pass only multiplies them by what comes from above. In
+half precision one token's share of a large batch underflows before a loss scale arrives from above, so `scale`
+multiplies inside; the head's gradient is summed over chunks in float32.
 
 Rows of the head from `num_tokens` on are padding: not part of the softmax, gradient exactly zero. The module can
 be the root of sharding: it reaches the model through `hidden` and `lm_head.weight` only.
@@ -37,11 +34,10 @@ class _Chunking(NamedTuple):
 
 
 class NextTokenLoss(nn.Module):
-    """A Transformer and its loss.
+    """A Transformer and its loss; `num_tokens` is the tokenizer's size.
 
-    `num_tokens` is the tokenizer's size. `chunk_rows` bounds the rows whose logits exist at a time; large
-    vocabularies get fewer, so that a chunk stays below 64 MiB, but not fewer than 256: below that the products
-    get slow.
+    `chunk_rows` bounds the rows whose logits exist at a time; large vocabularies get fewer, so that a chunk stays
+    below 64 MiB, but not fewer than 256: the products would get slow.
     """
 
     def __init__(self, model: Transformer, *, num_tokens: int, chunk_rows: int = 1024) -> None:
@@ -53,11 +49,7 @@ class NextTokenLoss(nn.Module):
         self.chunking = _Chunking(num_tokens, min(chunk_rows, affordable))
 
     def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        scale: float | Tensor,
-        documents: Documents | None = None,
+        self, tokens: Tensor, targets: Tensor, scale: float | Tensor, documents: Documents | None = None
     ) -> Tensor:
         """Return scale * (sum of the cross-entropies of the targets that count), a float32 scalar.
 
@@ -77,10 +69,7 @@ class NextTokenLoss(nn.Module):
     def token_losses(
         self, tokens: Tensor, targets: Tensor, documents: Documents | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return each target's cross-entropy (B, T) in float32, and whether it was the likeliest token.
-
-        Of a target that does not count they are 0 and False.
-        """
+        """Return each target's cross-entropy (B, T) in float32, and whether it was likeliest; else 0, False."""
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)
         scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
         losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)

@@ -34,8 +34,7 @@ class InitFrom:
     """A run that starts from the weights of another checkpoint."""
 
     checkpoint: Checkpoint
-    parent: str
-    """The id of that checkpoint."""
+    parent: str  # the id of that checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,7 @@ class Resume:
     """A run that goes on from its own newest checkpoint."""
 
     checkpoint: Checkpoint
-    parent: str | None
-    """The id of the checkpoint that the run once started from."""
+    parent: str | None  # the id of the checkpoint that the run once started from
 
 
 Start = Fresh | InitFrom | Resume
@@ -54,8 +52,7 @@ Start = Fresh | InitFrom | Resume
 class TrainingData:
     """The token splits that a run reads, opened and checked."""
 
-    train: tuple[TokenSplit, ...]
-    """One split, or one per entry of data.mixture."""
+    train: tuple[TokenSplit, ...]  # one split, or one per entry of data.mixture
     validation: TokenSplit
     validation_sets: Mapping[str, TokenSplit]
     dataset_id: str
@@ -81,8 +78,7 @@ class RunPlan:
     batches: BatchSchedule
     total_steps: int | None
     """Updates after which the run ends; None: a time budget has not become a number of updates yet."""
-    max_steps: int | None
-    """Updates that data.max_repetitions allows; None: any number."""
+    max_steps: int | None  # updates that data.max_repetitions allows; None: any number
 
     @property
     def num_parameters(self) -> int:

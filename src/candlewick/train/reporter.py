@@ -1,7 +1,6 @@
 """What the loop says about itself, sent to everyone who wants to know: trackers, the terminal, the log.
 
-The loop calls it once per event. It keeps the clock: what passed since the last event belongs to the activity
-that the event ends.
+It keeps the clock: what passed since the last event belongs to the activity that the event ends.
 """
 
 import logging
@@ -17,7 +16,7 @@ from candlewick.model.flops import FlopsPerToken
 from candlewick.terminal import is_wanted
 from candlewick.train.monitor.display import Display
 from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
-from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker, Tracker
+from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -34,7 +33,8 @@ class Reporter:
         self._loader = loader
         self._is_shown = runtime.logging.enable_stdout and is_wanted()
         self._display = Display(None, enabled=self._is_shown)
-        self._trackers: list[Tracker] = [JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)]
+        metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
+        self._trackers: list[JsonlTracker | TensorBoardTracker] = [metrics]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
             every = runtime.logging.tensorboard_flush_every_n
@@ -55,6 +55,7 @@ class Reporter:
     def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
         """Record the update that just ended. Reads its loss, so it waits for the device."""
         self._telemetry.spent("training")
+        waited, total = self._loader.wait_seconds, state.total_steps
         row = {
             "train/loss": result.loss.item(),
             "train/grad_norm": result.grad_norm.item(),
@@ -64,12 +65,7 @@ class Reporter:
             "data/tokens": float(state.tokens),
             "data/epoch": self._loader.epoch,
             "perf/training_seconds": state.train_seconds,
-            **self._telemetry.row(
-                step=state.step,
-                tokens=state.tokens,
-                wait_seconds=self._loader.wait_seconds,
-                total_steps=state.total_steps,
-            ),
+            **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
         self._log(state.step, row)
         self._display.update(row, step=state.step, total_steps=state.total_steps)

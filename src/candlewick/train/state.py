@@ -1,7 +1,6 @@
 """What a run has to remember besides weights, optimizer and its place in the data.
 
-It is small and explicit, is written into every checkpoint as JSON, and a run that is filled from it goes on
-with the same bits.
+It is written into every checkpoint as JSON, and a run that is filled from it goes on with the same bits.
 """
 
 import json
@@ -21,25 +20,17 @@ class TrainState:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # for `from_json`
 
-    step: Steps = 0
-    """Completed updates."""
-    tokens: Steps = 0
-    """Tokens read: rows times their length, whether or not a loss counts."""
-    total_steps: Steps | None = None
-    """Where the run ends; None until a time budget has become a number of steps."""
-    train_seconds: float = 0.0
-    """Seconds in training steps, evaluation and saving left out."""
+    step: Steps = 0  # completed updates
+    tokens: Steps = 0  # tokens read: rows times their length, whether or not a loss counts
+    total_steps: Steps | None = None  # where the run ends; None until a time budget has become a number of steps
+    train_seconds: float = 0.0  # seconds in training steps, evaluation and saving left out
     nonfinite_in_a_row: Steps = 0
-    skipped_steps: Steps = 0
-    """Updates skipped because loss or gradients were not finite, over the whole run."""
+    skipped_steps: Steps = 0  # updates skipped because loss or gradients were not finite, over the whole run
     loss_scale: float = 2.0**15
     """Of fp16: what the loss of the next update is multiplied by; other precisions leave it alone."""
-    loss_scale_clean_steps: Steps = 0
-    """Updates since the loss scale last changed."""
-    evaluated_step: Steps = 0
-    """The last step whose regular evaluation is done."""
-    best_loss: float | None = None
-    """Lowest validation loss at a regular evaluation."""
+    loss_scale_clean_steps: Steps = 0  # updates since the loss scale last changed
+    evaluated_step: Steps = 0  # the last step whose regular evaluation is done
+    best_loss: float | None = None  # lowest validation loss at a regular evaluation
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters for `state.json`."""
@@ -68,10 +59,7 @@ def random_state(device: torch.device) -> dict[str, str]:
 
 
 def restore_random_state(state: dict[str, str], device: torch.device) -> None:
-    """Set what `random_state` returned. A device type that was not saved keeps its state.
-
-    Raises CheckpointError for what is no random state.
-    """
+    """Set what `random_state` returned, of this device type and the CPU. Raises CheckpointError."""
     try:
         for kind, text in state.items():
             tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()

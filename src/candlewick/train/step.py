@@ -2,8 +2,8 @@
 
     micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
 
-The loss of the update is the sum of the token losses over the global batch divided by the number of its targets
-that count, however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
+The loss is the sum of the token losses over the global batch divided by the number of its targets that count,
+however the batch is cut into micro-batches or over ranks; it is 0 when none counts.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,9 @@ class StepResult:
     """Device scalars; reading one waits for the device."""
 
     loss: Tensor
-    grad_norm: Tensor
-    """Before clipping."""
-    skipped: Tensor
-    """1.0 when loss or gradients were not finite and nothing was changed, else 0.0."""
-    loss_scale: Tensor | None = None
-    """Of fp16: what the update was made with."""
+    grad_norm: Tensor  # before clipping
+    skipped: Tensor  # 1.0 when loss or gradients were not finite and nothing was changed, else 0.0
+    loss_scale: Tensor | None = None  # of fp16: what the update was made with
 
 
 def train_step(
@@ -73,8 +70,7 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
     """Scale all gradients in place so that their norm is at most `max_norm`.
 
-    A norm that is not a number leaves them as they are. What an infinite one makes of them is not finite either:
-    both times the update is skipped.
+    What is not finite stays so, and the update is skipped.
     """
     factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
     torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -1,8 +1,4 @@
-"""The training loop, read from top to bottom: load, step, log, evaluate, save.
-
-Everything it needs is made in `build.py` and handed over as `TrainingComponents`. It owns the order of things,
-nothing else.
-"""
+"""The training loop, read from top to bottom: load, step, log, evaluate, save."""
 
 import logging
 import math
@@ -37,8 +33,8 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises RunInterrupted after saving when SIGINT or SIGTERM asked to stop, RunDiverged when too many updates
-        in a row were not finite.
+        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when too many updates were not
+        finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
         with self.stop.listening(), run.reporter.running(state), memory_faults():
@@ -93,12 +89,11 @@ class Trainer:
             )
 
     def _set_total_steps(self) -> None:
-        """Turn a time budget into a number of steps, once."""
         state, plan = self.state, self.components.plan
         if state.total_steps is None:
             seconds = state.train_seconds
             state.total_steps = steps_from_time(self.scheduler, plan.batches, state.step, seconds, plan.max_steps)
-            if plan.max_steps is not None and state.total_steps == plan.max_steps:
+            if state.total_steps is not None and state.total_steps == plan.max_steps:
                 logger.warning(
                     "the run ends after %d updates, before its time: data.max_repetitions", plan.max_steps
                 )
@@ -106,10 +101,8 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
         run, state, settings = self.components, self.state, self.runtime.evaluation
-        is_last = state.step == state.total_steps
-        if state.step == state.evaluated_step or not (
-            is_last or self._due(settings.every_n_steps, settings.every_n_epochs)
-        ):
+        is_due = state.step == state.total_steps or self._due(settings.every_n_steps, settings.every_n_epochs)
+        if state.step == state.evaluated_step or not is_due:
             return
         run.reporter.trained()
         metrics = run.evaluate(settings.max_batches)
@@ -136,11 +129,9 @@ class Trainer:
         self.components.reporter.trained()
         self._update_counters()
         if self.saved_step != self.state.step:
-            self.saved_step = self.state.step
-            folder = save(
-                self.components.checkpoints, self.components.snapshot(), max_keep=self.runtime.checkpoint.max_keep
-            )
-            self.components.reporter.saved(self.state, folder)
+            self.saved_step, run = self.state.step, self.components
+            folder = save(run.checkpoints, run.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
+            run.reporter.saved(self.state, folder)
 
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""

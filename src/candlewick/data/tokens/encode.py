@@ -31,7 +31,7 @@ from candlewick.data.tokens.dataset import Shard, Tokens, token_dtype, write_sha
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
-from candlewick.tokenizer.encoder import Encoded, Encoder, ReferenceEncoder, batched, make_encoder
+from candlewick.tokenizer.encoder import Encoded, FastEncoder, ReferenceEncoder, batched, make_encoder
 
 _BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
@@ -249,7 +249,7 @@ def _utf8_bytes(text: str) -> int:
 class _SelfCheck:
     """Compares an encoder with the reference on beginnings of documents, within a share of the time."""
 
-    def __init__(self, encoder: Encoder, tokenizer_json: bytes) -> None:
+    def __init__(self, encoder: ReferenceEncoder | FastEncoder, tokenizer_json: bytes) -> None:
         self._began = time.process_time()
         self._encoder = encoder
         self._reference = ReferenceEncoder(tokenizer_json)

@@ -1,12 +1,10 @@
 """Two runs side by side: what was set differently, and what came of it.
 
-Read are `config.yaml` and `metrics.jsonl` of each run folder. Training losses are those of single updates, so they
-are smoothed: at each step the mean over the same number of tokens before it in both runs, a twentieth of what both
-have seen. Whether the runs are the same is asked of the losses as they are: the first step that both recorded with
-another loss, to the last bit.
+Training losses are those of single updates, so they are smoothed: at each step the mean over the same number of
+tokens before it in both runs, a twentieth of what both have seen. Whether the runs are the same is asked of the
+losses as they are: the first step that both recorded with another loss, to the last bit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,8 +17,6 @@ from candlewick.config.load import load_config
 from candlewick.config.tree import differences
 from candlewick.train.monitor.trackers import read_metrics
 
-Json = dict[str, Any]
-
 _SMOOTHED_SHARE = 1 / 20
 _NUM_STEPS = 8
 
@@ -28,11 +24,7 @@ _NUM_STEPS = 8
 @dataclass(frozen=True, slots=True)
 class _Run:
     config: RunConfig
-    rows: list[Json]
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Run":
-        return cls(load_config(folder / "config.yaml"), read_metrics(folder / "metrics.jsonl"))
+    rows: list[dict[str, Any]]
 
     def figures(self, name: str) -> dict[int, float | None]:
         """Return the values of a figure by step; None is one that was not finite."""
@@ -45,6 +37,17 @@ class _Run:
     def last(self, name: str) -> float | None:
         return next(reversed(self.all(name)), None)
 
+    def totals(self) -> dict[str, float | None]:
+        tokens, seconds = self.last("data/tokens"), self.last("perf/training_seconds")
+        shares = self.all("perf/mfu_strict")
+        return {
+            "tokens": tokens,
+            "training_seconds": seconds,
+            "tokens_per_second": tokens / seconds if tokens and seconds else None,
+            "mfu_strict": median(shares) if shares else None,
+            "memory_bytes": max(self.all("perf/memory_bytes"), default=None),
+        }
+
     def smoothed(self, window_tokens: float) -> dict[int, float]:
         """Return the mean training loss over so many tokens up to each step."""
         seen = self.figures("data/tokens")
@@ -53,8 +56,6 @@ class _Run:
             for step, loss in self.figures("train/loss").items()
             if loss is not None and seen.get(step) is not None
         ]
-        if not points:
-            return {}
         tokens = np.array([count for _, count, _ in points], np.float64)
         sums = np.cumsum([0.0, *(loss for _, _, loss in points)])
         ends = np.arange(1, len(points) + 1)
@@ -63,18 +64,21 @@ class _Run:
         return {step: mean for (step, _, _), mean in zip(points, means.tolist(), strict=True)}
 
 
-def compare_runs(first: Path, second: Path) -> Json:
+def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     """Return the comparison of two run folders; pairs are (first, second), None where a run does not say.
 
     A figure of validation is of `tokens` of it: before the end of a run they are a part. Raises ConfigError or
     DataError for a folder that is no run's.
     """
-    pair = _Run.read(first), _Run.read(second)
+    pair = [_Run(load_config(f / "config.yaml"), read_metrics(f / "metrics.jsonl")) for f in (first, second)]
     window = _SMOOTHED_SHARE * min(run.last("data/tokens") or 0.0 for run in pair)
     curves = [run.smoothed(window) for run in pair]
     common = sorted(curves[0].keys() & curves[1].keys())
     shown = sorted({common[round(at)] for at in np.linspace(0, len(common) - 1, _NUM_STEPS)}) if common else []
     names = sorted({name for run in pair for row in run.rows for name in row if name.startswith("eval/")})
+    losses, totals = [run.figures("train/loss") for run in pair], [run.totals() for run in pair]
+    both = sorted(losses[0].keys() & losses[1].keys())
+    different = (step for step in both if losses[0][step] != losses[1][step])
     validation = [name for name in names if name.endswith(("/loss", "/bits_per_byte", "/tokens"))]
     return {
         "runs": [str(first), str(second)],
@@ -82,34 +86,8 @@ def compare_runs(first: Path, second: Path) -> Json:
         "smoothed_over_tokens": window,
         "training_loss": {step: [curve[step] for curve in curves] for step in shown},
         "validation": {name: [run.last(name) for run in pair] for name in validation},
-        "figures": {name: [figure(run) for run in pair] for name, figure in _FIGURES.items()},
-        **_first_difference(*pair),
+        "figures": {name: [figures[name] for figures in totals] for name in totals[0]},
+        "first_different_step": next(different, None),
+        "last_common_step": both[-1] if both else None,
         "curves": [list(curve.items()) for curve in curves],
     }
-
-
-def _first_difference(first: _Run, second: _Run) -> Json:
-    """Compare the losses that both recorded, whose text in the file is exact."""
-    one, other = first.figures("train/loss"), second.figures("train/loss")
-    common = sorted(one.keys() & other.keys())
-    different = (step for step in common if one[step] != other[step])
-    return {"first_different_step": next(different, None), "last_common_step": common[-1] if common else None}
-
-
-def _speed(run: _Run) -> float | None:
-    tokens, seconds = run.last("data/tokens"), run.last("perf/training_seconds")
-    return tokens / seconds if tokens and seconds else None
-
-
-def _mfu(run: _Run) -> float | None:
-    values = run.all("perf/mfu_strict")
-    return median(values) if values else None
-
-
-_FIGURES: dict[str, Callable[[_Run], float | None]] = {
-    "tokens": lambda run: run.last("data/tokens"),
-    "training_seconds": lambda run: run.last("perf/training_seconds"),
-    "tokens_per_second": _speed,
-    "mfu_strict": _mfu,
-    "memory_bytes": lambda run: max(run.all("perf/memory_bytes"), default=None),
-}

@@ -19,8 +19,7 @@ _OPTIONAL = {
     "fastokens": ("tokens are made about 40 times slower", "pip install 'candlewick[fast]'"),
     "tensorboard": ("runtime.logging.tensorboard cannot be used", "pip install 'candlewick[tensorboard]'"),
 }
-_LOW_MEMORY_BYTES = 2 << 30
-_LOW_DISK_BYTES = 2 << 30
+_LOW_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,8 @@ class Finding:
     value: str
     status: Literal["ok", "warn", "broken"] = "ok"
     """warn: training works, but something is slower or missing; broken: training cannot work."""
-    fix: str | None = None
-    """What to do about a status other than ok."""
-    amount: float | None = None
-    """The figure in `value`, in bytes, cores or FLOP/s, for programs."""
+    fix: str | None = None  # what to do about a status other than ok
+    amount: float | None = None  # the figure in `value`, in bytes, cores or FLOP/s, for programs
 
 
 def examine(cache: Path) -> Iterator[Finding]:
@@ -81,15 +78,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("cores", f"{cores} usable", amount=cores)
-    memory = available_memory_bytes()
-    if memory is not None:
-        low = memory < _LOW_MEMORY_BYTES
-        fix = "close other programs, or lower data.micro_batch_size and data.num_workers"
-        yield Finding("memory", f"{_gib(memory)} free", "warn" if low else "ok", fix if low else None, memory)
+    fix = "close other programs, or lower data.micro_batch_size and data.num_workers"
+    if (memory := available_memory_bytes()) is not None:
+        yield _space("memory", memory, "free", fix)
     disk = shutil.disk_usage(Path.cwd()).free
-    low = disk < _LOW_DISK_BYTES
-    fix = "free space, or give --run-dir on another disk"
-    yield Finding("disk", f"{_gib(disk)} free here", "warn" if low else "ok", fix if low else None, disk)
+    yield _space("disk", disk, "free here", "free space, or give --run-dir on another disk")
+
+
+def _space(name: str, size: int, words: str, fix: str) -> Finding:
+    is_low = size < _LOW_BYTES
+    return Finding(name, f"{_gib(size)} {words}", "warn" if is_low else "ok", fix if is_low else None, size)
 
 
 def available_memory_bytes() -> int | None:

@@ -52,7 +52,6 @@ def _name(key: str) -> Name:
 
 
 def _entries(group: Group) -> Iterator[dict[str, Any]]:
-    """Yield the section itself, then its plain settings."""
     if group.name:
         yield {"key": group.name, "kind": group.kind, "meaning": group.meaning, "keys": list(group.settings)}
     for name, field in group.settings.items():
@@ -67,10 +66,7 @@ def _entries(group: Group) -> Iterator[dict[str, Any]]:
 
 
 def readers(name: Name) -> Iterator[str]:
-    """Yield `module:lines` of the package's own files that read a key, the settings themselves left out.
-
-    That is an attribute of its name, of something that is called `config`, `settings` or like its section.
-    """
+    """Yield `module:lines` that read a key, as an attribute of `config`, `settings` or its section."""
     *section, last = name
     owners = _OWNERS.union(section)
     for path in sorted(_PACKAGE.rglob("*.py")):
@@ -81,12 +77,10 @@ def readers(name: Name) -> Iterator[str]:
         lines = {
             node.lineno
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Attribute) and node.attr == last and _owner(node) in owners
+            if isinstance(node, ast.Attribute)
+            and node.attr == last
+            # b of `a.b.last`, and of `(a.b or c).last`
+            and ast.unparse(node.value).split(" or ")[0].rpartition(".")[2] in owners
         }
         if lines:
             yield f"{place}:{','.join(map(str, sorted(lines)))}"
-
-
-def _owner(node: ast.Attribute) -> str:
-    """Return `b` of `a.b.name`, and of `(a.b or c).name`."""
-    return ast.unparse(node.value).split(" or ")[0].rpartition(".")[2]

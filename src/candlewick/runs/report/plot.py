@@ -28,11 +28,7 @@ def plot(
     x_label: str = "",
     y_label: str = "",
 ) -> str:
-    """Return a plot of named curves of (x, y) points, at most `width` columns wide and `height` rows high.
-
-    Points that are not finite are left out. Labels and the legend are lines of their own, the legend only for
-    several curves.
-    """
+    """Return a plot of named curves of (x, y) points; those that are not finite are left out."""
     curves = {name: sorted(p for p in points if all(map(math.isfinite, p))) for name, points in series.items()}
     points = [point for curve in curves.values() for point in curve]
     if not points:
@@ -57,15 +53,12 @@ def plot(
         value = high - (high - low) * number / max(1, height - 1)
         label = _number(value) if number % every == 0 else ""
         lines.append(f"{label:>{_LABEL_WIDTH}} |{''.join(row)}".rstrip())
-    first, last = _number(left), _number(right)
-    lines += [
-        f"{'':{_LABEL_WIDTH}} +{'-' * columns}",
-        f"{'':{_LABEL_WIDTH}}  {first}{last:>{columns - len(first)}}",
-    ]
+    first, indent = _number(left), " " * _LABEL_WIDTH
+    lines += [f"{indent} +{'-' * columns}", f"{indent}  {first}{_number(right):>{columns - len(first)}}"]
     legend = [f"{mark} {name}" for name, mark in marks.items()] if len(marks) > 1 else []
     if any(_SHARED in row for row in cells):
         legend.append(f"{_SHARED} {'both' if len(marks) == 2 else 'several'}")
-    lines.append(f"{'':{_LABEL_WIDTH}}  " + "   ".join([x_label, *legend]).strip())
+    lines.append(f"{indent}  " + "   ".join([x_label, *legend]).strip())
     return "\n".join(line.rstrip() for line in lines)
 
 

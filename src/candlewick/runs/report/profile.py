@@ -3,9 +3,9 @@
     | loader | forward: embedding norm attention mlp ... head and loss | backward: mlp ... | optimizer | other |
 
 First with a stopwatch: hooks on the modules charge the time since the last border to the innermost part that is
-open, so the parts add up to the whole. On CUDA the borders are events in the stream: it is the device's time, and
-the host does not wait. What autograd does outside of the blocks' modules is `backward: rest`, with the gradients'
-norm. Then other steps under `torch.profiler`, for the single operators and the trace. No checkpoint is written.
+open, so the parts add up to the whole. On CUDA the borders are events in the stream: the host does not wait. What
+autograd does outside of the blocks' modules is `backward: rest`. Then under `torch.profiler`. No checkpoint is
+written.
 """
 
 import time
@@ -31,8 +31,6 @@ from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
-
-Json = dict[str, Any]
 
 _WARMUP_STEPS = 2
 _NUM_OPERATORS = 15
@@ -61,13 +59,13 @@ class Stopwatch:
         self.phase = phase
         self._mark()
 
-    def enter(self, part: str) -> None:
+    def enter(self, part: str, *_: object) -> None:
         """Open a part."""
         self._open.append((part, torch.profiler.record_function(part)))
         self._open[-1][1].__enter__()
         self._mark()
 
-    def leave(self) -> None:
+    def leave(self, *_: object) -> None:
         """Close the newest part."""
         self._open.pop()[1].__exit__(None, None, None)
         self._mark()
@@ -85,28 +83,25 @@ class Stopwatch:
         return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
     def _mark(self) -> None:
+        if self._device.type == "mps":  # pragma: mps
+            torch.mps.synchronize()
         now: Any = time.perf_counter()
         if self._device.type == "cuda":  # pragma: cuda
             now = torch.cuda.Event(enable_timing=True)
             now.record()
-        elif self._device.type == "mps":  # pragma: mps
-            torch.mps.synchronize()
-            now = time.perf_counter()
         self._marks.append((self._open[-1][0] if self._open else self.phase, now))
 
 
-def profile_run(config: RunConfig, output: Path, *, steps: int) -> Json:
+def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any]:
     """Watch `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
 
-    The figures: seconds of a step, seconds and share of each of its parts and of its costliest operators, and
-    bytes of memory. Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes
-    on the way forward; what selective recomputation keeps is not seen. Raises what building a run raises.
+    Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes on the way
+    forward; what selective recomputation keeps is not seen. Raises what building a run raises.
     """
     checkpoint = CheckpointConfig(init_from=config.runtime.checkpoint.init_from)
-    logging = LoggingConfig(enable_stdout=False)
-    config = config.replaced(
-        runtime=config.runtime.replaced(checkpoint=checkpoint, evaluation=EvaluationConfig(), logging=logging)
-    )
+    logging, evaluation = LoggingConfig(enable_stdout=False), EvaluationConfig()
+    runtime = config.runtime.replaced(checkpoint=checkpoint, evaluation=evaluation, logging=logging)
+    config = config.replaced(runtime=runtime)
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="candlewick-") as folder:
         plan = complete_plan(prepare_run(resolve(config, Path(folder), Request())))
@@ -118,7 +113,7 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> Json:
             trainer.components.loader.close()
 
 
-def _watch(trainer: Trainer, output: Path, steps: int) -> Json:
+def _watch(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
     parts = trainer.components
     device = next(parts.objective.parameters()).device
     watch = Stopwatch(device)
@@ -153,15 +148,9 @@ def _attach(parts: TrainingComponents, watch: Stopwatch) -> None:
     """Let every part of a step tell the stopwatch when it begins and ends."""
     objective, optimizer = parts.objective, parts.optimizer
 
-    def left(*_: object) -> None:
-        watch.leave()
-
     def forward(part: str, *_: object) -> None:
         # what runs forward in the backward pass is made again
         watch.enter(f"{'recompute' if watch.phase.startswith('backward') else 'forward'}: {part}")
-
-    def backward(part: str, *_: object) -> None:
-        watch.enter(f"backward: {part}")
 
     def time_calls(owner: Any, method: str, part: str) -> None:
         call = getattr(owner, method)
@@ -180,10 +169,10 @@ def _attach(parts: TrainingComponents, watch: Stopwatch) -> None:
         if part is None:
             continue
         module.register_forward_pre_hook(partial(forward, part))
-        module.register_forward_hook(left, always_call=True)  # recomputation breaks off when it has enough
+        module.register_forward_hook(watch.leave, always_call=True)  # recomputation breaks off when it has enough
         if part not in ("rest", "embedding"):  # no gradient flows into these
-            module.register_full_backward_pre_hook(partial(backward, part))
-            module.register_full_backward_hook(left)
+            module.register_full_backward_pre_hook(partial(watch.enter, f"backward: {part}"))
+            module.register_full_backward_hook(watch.leave)
     for each in (optimizer.elementwise, optimizer.muon):
         if each is not None:
             time_calls(each, "step", type(each).__name__)
@@ -193,7 +182,7 @@ def _attach(parts: TrainingComponents, watch: Stopwatch) -> None:
 
 def _trace(
     update: Callable[[], None], steps: int, output: Path, device: torch.device, ignored: set[str]
-) -> list[Json]:
+) -> list[dict[str, Any]]:
     """Run steps under the profiler, write the trace, and return the operators with the most time of their own."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     is_cuda = device.type == "cuda"
@@ -211,7 +200,7 @@ def _trace(
     return _costliest(profiler.key_averages(), steps, attribute, ignored)
 
 
-def _costliest(found: Iterable[Any], steps: int, attribute: str, ignored: set[str]) -> list[Json]:
+def _costliest(found: Iterable[Any], steps: int, attribute: str, ignored: set[str]) -> list[dict[str, Any]]:
     """Return the operators with the most time, an `attribute` of them in microseconds.
 
     The kernels that an operator starts are in its time, and found once more as events of the device.

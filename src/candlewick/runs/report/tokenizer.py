@@ -11,21 +11,20 @@ from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.report import measure
 
-Json = dict[str, Any]
 
-
-def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | None) -> Json:
+def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | None) -> dict[str, Any]:
     """Describe the tokenizer in a folder or file, or that settings name; with a text, also how well it fits.
 
-    Raises TokenizerError for a tokenizer that cannot be used, ConfigError if the settings name none, DataError
-    for a text that is not UTF-8.
+    Raises TokenizerError, ConfigError if the settings name none, DataError for a text that is not UTF-8.
     """
     tokenizer = Tokenizer.load(source) if isinstance(source, Path) else source
     if isinstance(tokenizer, TokenizerConfig):
         tokenizer = open_tokenizer(tokenizer)
     if tokenizer is None:
         raise ConfigError("no tokenizer is named", "give its folder, or a --config that names one")
-    result: Json = {
+    tokens = map(tokenizer.token_bytes, range(tokenizer.vocab_size))
+    longest = sorted(tokens, key=lambda token: (-len(token), token))
+    result: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
         "pattern": tokenizer.pattern,
         "delimiter_id": tokenizer.delimiter_id,
@@ -38,7 +37,7 @@ def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | N
         "missing_bytes": tokenizer.missing_bytes,
         "changes": list(tokenizer.changes),
         "sha256": tokenizer.sha256,
-        "longest_tokens": _longest(tokenizer),
+        "longest_tokens": [token.decode(errors="replace") for token in longest[:10]],
     }
     if isinstance(source, Path) and (source / MANIFEST).is_file():
         manifest = read_manifest(source)
@@ -49,20 +48,14 @@ def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | N
     return result
 
 
-def _longest(tokenizer: Tokenizer, count: int = 10) -> list[str]:
-    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    tokens.sort(key=lambda token: (-len(token), token))
-    return [token.decode(errors="replace") for token in tokens[:count]]
-
-
-def encode_text(folder: Path, text: str) -> Json:
+def encode_text(folder: Path, text: str) -> dict[str, Any]:
     """Return the `ids` of a text and the text of each, `pieces`. Raises TokenizerError."""
     tokenizer = Tokenizer.load(folder)
     ids = tokenizer.encode(text)
     return {"ids": ids, "pieces": [tokenizer.token_bytes(i).decode(errors="replace") for i in ids]}
 
 
-def decode_ids(folder: Path, ids: list[int]) -> Json:
+def decode_ids(folder: Path, ids: list[int]) -> dict[str, Any]:
     """Return `ids` and their `text`, with special tokens by name. Raises TokenizerError."""
     return {"ids": ids, "text": Tokenizer.load(folder).decode(ids, skip_special=False)}
 

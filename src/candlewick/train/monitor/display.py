@@ -5,8 +5,7 @@
 
     step  1,240/5,000  loss 2.4031  lr 2.0e-02    31,402 tok/s  MFU  48.1 %  ...  2:04 left
 
-The plain lines come at most every few seconds, so that a log of a long run stays readable; the newest one is
-never left out. Text that a model wrote may hold terminal commands: control characters are shown as symbols.
+The plain lines come at most every few seconds; the newest one is never left out.
 """
 
 import time
@@ -34,13 +33,10 @@ class Display:
         self._began = time.monotonic()
         self._printed_at = float("-inf")
         self._unprinted = False
-        live = enabled and self._console.is_terminal and not self._console.is_dumb_terminal
-        # transient: the last state of the bar is not worth a line among the results
-        self._live = (
-            Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
-            if live
-            else None
-        )
+        self._live: Live | None = None
+        if enabled and self._console.is_terminal and not self._console.is_dumb_terminal:
+            # transient: the last state of the bar is not worth a line among the results
+            self._live = Live(console=self._console, get_renderable=self._render, transient=True)
 
     def start(self) -> None:
         """Begin to show."""
@@ -86,13 +82,9 @@ class Display:
         share = f"{self._step / total:4.0%}" if total else ""
         left = self._row.get("perf/eta_seconds")
         line = Table.grid(padding=(0, 2))
-        line.add_row(
-            f"step {_count(self._step, total, 1)}",
-            bar,
-            share,
-            f"{duration(time.monotonic() - self._began)} spent",
-            f"{duration(left)} left" if left is not None else "",
-        )
+        spent = f"{duration(time.monotonic() - self._began)} spent"
+        until_end = "" if left is None else f"{duration(left)} left"
+        line.add_row(f"step {_count(self._step, total, 1)}", bar, share, spent, until_end)
         return Group(line, Text("   ".join(figures(self._row)), style="dim", overflow="ellipsis", no_wrap=True))
 
 

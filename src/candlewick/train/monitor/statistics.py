@@ -3,12 +3,11 @@
     stats/embedding/...   stats/layers.0/...   stats/layers.1/...   stats/head/...  (when it is not the embedding)
         weight_rms        root mean square of all weights of the part, after the update
         gradient_rms      of their gradients, as the optimizer got them: clipped
-        activation_rms    of what the part puts out, over all tokens of the update
+        activation_rms    of what the part puts out, over all tokens of the update; the head has none
         activation_max    the largest magnitude in it
 
-The head has no activations here: the loss takes its weights, and never holds all logits.
-The hooks that read activations exist inside `record_update_statistics` only, so other updates cost nothing. They
-sit on the modules, not inside of their forward: what is made again in the backward pass is not counted twice.
+The hooks that read activations exist inside `record_update_statistics` only. They sit on the modules, not inside
+of their forward: what is made again in the backward pass is not counted twice.
 """
 
 import math
@@ -22,13 +21,13 @@ from torch import Tensor, nn
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.fsdp import full_tensor
 
-Figures = dict[str, float]
-
 
 @contextmanager
-def record_update_statistics(model: Transformer) -> Generator[Callable[[], Figures]]:
+def record_update_statistics(model: Transformer) -> Generator[Callable[[], dict[str, float]]]:
     """Watch the updates made inside; what it yields returns their figures afterwards, waiting for the device."""
-    parts = _parts(model)
+    parts: dict[str, nn.Module] = {"embedding": model.model.embed_tokens}
+    parts |= {f"layers.{number}": block for number, block in enumerate(model.model.layers)}
+    parts |= {} if model.config.tie_word_embeddings else {"head": model.lm_head}
     squares: dict[str, list[Tensor]] = defaultdict(list)
     peaks: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -40,7 +39,7 @@ def record_update_statistics(model: Transformer) -> Generator[Callable[[], Figur
 
         return module.register_forward_hook(hook)
 
-    def figures() -> Figures:
+    def figures() -> dict[str, float]:
         found: dict[str, Tensor] = {}
         for name, module in parts.items():
             weights = [parameter.detach() for parameter in module.parameters()]
@@ -59,13 +58,6 @@ def record_update_statistics(model: Transformer) -> Generator[Callable[[], Figur
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _parts(model: Transformer) -> dict[str, nn.Module]:
-    decoder = model.model
-    blocks = {f"layers.{number}": block for number, block in enumerate(decoder.layers)}
-    head = {} if model.config.tie_word_embeddings else {"head": model.lm_head}
-    return {"embedding": decoder.embed_tokens, **blocks, **head}
 
 
 def _rms(tensors: list[Tensor]) -> Tensor:

@@ -4,11 +4,9 @@
                    ^ spent("training")             ^ spent("training")
 
 The loop says what the time since its last word went into, so tokens/s and MFU (model FLOP/s over the device's
-peak) are those of training, and what evaluation and saving cost is a figure of its own. The ETA charges both:
-seconds per row, of late, times the rows that are left.
-
-Peaks are dense bfloat16 with float32 accumulation from the makers' datasheets, whatever precision a run uses:
-MFU then compares between runs. A device that is not in the table is measured with a matrix product instead.
+peak) are those of training. The ETA charges all of it: seconds per row, of late, times the rows that are left.
+Peaks are dense bfloat16 with float32 accumulation from the makers' datasheets, whatever precision a run uses, so
+that MFU compares between runs. A device that is not in the table is measured with a matrix product instead.
 """
 
 import platform
@@ -63,7 +61,6 @@ class Telemetry:
         self._device = device
         self._work, self._clock = work, clock
         self._seconds_per_work: float | None = None
-        self._last_step = self._last_tokens = 0
         self._last_wait = 0.0
         self.start(step=0, tokens=0)
 
@@ -80,10 +77,7 @@ class Telemetry:
         self._mark = now
 
     def row(self, *, step: int, tokens: int, wait_seconds: float, total_steps: int | None) -> dict[str, float]:
-        """Return the `perf/` figures since the last row.
-
-        `step`, `tokens` and `wait_seconds` (for the loader) are totals of the run so far. Call `spent` first.
-        """
+        """Return the `perf/` figures since the last row from totals of the run so far; call `spent` first."""
         spent, self._spent = self._spent, _nothing_spent()
         new_work, self._last_step = self._work(step) - self._work(self._last_step), step
         new_tokens, self._last_tokens = tokens - self._last_tokens, tokens
@@ -126,10 +120,8 @@ def memory_bytes(device: torch.device) -> int:
 
 def measure_peak_flops(device: torch.device) -> float:
     """Return the peak FLOP/s of one device: the datasheet's, else the best of some matrix products."""
-    if device.type == "cuda":  # pragma: cuda
-        known = datasheet_flops(torch.cuda.get_device_name(device))
-        if known is not None:
-            return known
+    if device.type == "cuda" and (known := datasheet_flops(torch.cuda.get_device_name(device))):  # pragma: cuda
+        return known
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size = 1024 if device.type == "cpu" else 4096
     return 2 * size**3 / product_seconds(torch.empty(size, size, dtype=dtype, device=device), _MEASURE_SECONDS)

@@ -1,14 +1,12 @@
-"""Where the figures of a run go: `metrics.jsonl` always, TensorBoard when asked for.
+r"""Where the figures of a run go: `metrics.jsonl` always, TensorBoard when asked for.
 
     {"step": 120, "train/loss": 3.4021, "perf/tokens_per_second": 21840.5, ...}    every log_every_n_steps
     {"step": 250, "eval/loss": 3.1277, "eval/bits_per_byte": 1.921, ...}           at each evaluation
-    {"step": 250, "sample/0": "def main():\\n ..."}                                 what the model wrote then
+    {"step": 250, "sample/0": "def main():\n ..."}                                 what the model wrote then
 
-One JSON object per line, appended and flushed line by line, so a killed process loses at most the line that it
-was writing. Going on from step n cuts off that torn line and every row after step n: no step is ever there
-twice. Other lines that are no rows stay; reading leaves them out, with a warning. A figure that is not finite
-becomes null, which JSON can say. Rows are handed to the operating system, not fsynced: after a power cut the
-last seconds of figures may be missing, the checkpoints are not.
+One JSON object per line, flushed line by line but not fsynced. Going on from step n cuts off a torn line and every
+row after step n. Other lines that are no rows stay; reading leaves them out, with a warning. A figure that is not
+finite becomes null.
 """
 
 import importlib
@@ -17,9 +15,10 @@ import logging
 import math
 import re
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from candlewick.errors import DataError, MachineError
 
@@ -56,45 +55,20 @@ METRICS = {
     "stats/PART/activation_max": "largest magnitude of what the part puts out",
 }
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
-_PLACEHOLDERS = (
-    (re.compile(r"eval/\w+/"), "eval/NAME/"),
-    (re.compile(r"stats/(embedding|layers\.\d+|head)/"), "stats/PART/"),
-)
 
 _logger = logging.getLogger(__name__)
 
 
-class Tracker(Protocol):
-    """Something that records the figures of a run."""
-
-    def log(self, step: int, row: Mapping[str, float]) -> None:
-        """Record figures, named as in METRICS, after update number `step`."""
-        ...
-
-    def text(self, step: int, name: str, text: str) -> None:
-        """Record a text under a name, after update number `step`."""
-        ...
-
-    def close(self) -> None:
-        """Write out what is left."""
-        ...
-
-
 class JsonlTracker:
-    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew.
-
-    A row of that step that is there already is not written again.
-    """
+    """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew."""
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._kept: list[dict[str, Any]] = []
         if resume_step is None:
             path.unlink(missing_ok=True)
-        elif path.exists():
-            # the evaluation after the last save comes again when a finished run is resumed
-            self._kept = _cut(path, resume_step)
+        # the evaluation after the last save comes again when a finished run is resumed
+        self._kept = [] if resume_step is None or not path.exists() else _cut(path, resume_step)
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
@@ -130,10 +104,7 @@ class JsonlTracker:
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard event files. With `resume_step`, TensorBoard forgets what came after that step.
-
-    The files are brought up to date every 10 seconds, or after each `flush_every` rows.
-    """
+    """Writes TensorBoard event files every 10 seconds, or after each `flush_every` rows; see `JsonlTracker`."""
 
     def __init__(self, folder: Path, *, resume_step: int | None = None, flush_every: int | None = None) -> None:
         try:
@@ -175,19 +146,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     """Truncate after the last row before one of a later step; return the rows of `resume_step`."""
     size = path.stat().st_size
-    end = 0
-    kept: list[dict[str, Any]] = []
-    for row, next_offset in _rows(path):
-        if row["step"] > resume_step:
-            break
-        end = next_offset
-        if row["step"] == resume_step:
-            kept.append(row)
+    rows = list(takewhile(lambda pair: pair[0]["step"] <= resume_step, _rows(path)))
+    end = rows[-1][1] if rows else 0
     if end < size:
         _logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
         with path.open("r+b") as file:
             file.truncate(end)
-    return kept
+    return [row for row, _ in rows if row["step"] == resume_step]
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -197,29 +162,22 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             offset += len(line)
-            row = _parse(line) if line.endswith(b"\n") else None
-            if row is None:
-                damaged = damaged or number
-                continue
-            if damaged and not is_told:
-                _logger.warning("%s line %d is no metrics row: the file was damaged or edited", path, damaged)
-                is_told = True
-            yield row, offset
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value: object = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    row = cast("dict[str, Any]", value)
-    return row if isinstance(row.get("step"), int) else None
+            row: object = None
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line) if line.endswith(b"\n") else None
+            match row:
+                case {"step": int()}:
+                    if damaged and not is_told:
+                        is_told = True
+                        _logger.warning(
+                            "%s line %d is no metrics row: the file was damaged or edited", path, damaged
+                        )
+                    yield cast("dict[str, Any]", row), offset
+                case _:
+                    damaged = damaged or number
 
 
 def metric_of(name: str) -> str:
     """Return the name in METRICS of a figure: that of a set or a part has a placeholder there."""
-    for pattern, placeholder in _PLACEHOLDERS:
-        name = pattern.sub(placeholder, name)
-    return name
+    name = re.sub(r"eval/\w+/", "eval/NAME/", name)
+    return re.sub(r"stats/(embedding|layers\.\d+|head)/", "stats/PART/", name)
