@@ -11,10 +11,8 @@
 Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
 headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
 
-The shards of a split are one long array that is memory-mapped, never read whole. While it is, its files are locked
-for sharing, so that a cache knows what is in use (`data.tokens.cache`). `details` of the manifest lists
-tokens, documents and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the
-tokenizer's hash. Opening checks every size, and every hash once per machine, before a step is trained.
+The shards of a split are one long array that is memory-mapped. `details` of the manifest lists tokens, documents
+and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the tokenizer's hash.
 """
 
 import fcntl
@@ -24,6 +22,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -169,7 +168,7 @@ class TokenDataset:
         """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
 
         Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
-        was made with another tokenizer than the one that hashes to `tokenizer_sha256`.
+        was made with another tokenizer.
         """
         manifest = read_manifest(folder, KIND, VERSION)
         found = manifest.inputs.get("tokenizer")
@@ -192,10 +191,7 @@ class TokenDataset:
 
 
 def list_shards(manifest: Manifest) -> list[Shard]:
-    """Return what a manifest says of its shards, in order.
-
-    Raises KeyError, TypeError or ValueError if it is malformed.
-    """
+    """Return what a manifest says of its shards, in order. Raises KeyError, TypeError or ValueError."""
     return [Shard(**item) for item in manifest.details["shards"]]
 
 
@@ -259,7 +255,7 @@ def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest
     def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
         return tuple(_map(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
 
-    bounds = np.cumsum([0, *(shard.tokens for shard in own)], dtype=np.int64).tolist()
+    bounds = [0, *accumulate(shard.tokens for shard in own)]
     is_masked = any(shard.targets is not None for shard in own)
     return TokenSplit(
         name,
