@@ -19,13 +19,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import huggingface_hub  # which loads its parts when they are used: most runs need none
+
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import CandlewickError, DataError, MachineError
 
 SCHEME = "hf://"
 WAIT_SECONDS = (1.0, 4.0, 16.0)  # before each further try
 LONGEST_WAIT_SECONDS = 300  # no server makes us wait longer
-
 _URI = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
@@ -36,7 +37,6 @@ _FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
 _FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats such a GET
 _FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
-
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -104,11 +104,9 @@ def open_repo(uri: str | HubUri) -> HubRepo:
 
     Raises DataError if it is not there or not for this user, MachineError if the Hub cannot be reached.
     """
-    from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
-
     wanted = parse_uri(uri) if isinstance(uri, str) else uri
     _set_up()
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
     # without `expand` the answer names every file
     ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
@@ -124,7 +122,6 @@ def open_repo(uri: str | HubUri) -> HubRepo:
 
 def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
-    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
     tree = partial(api.list_repo_tree, uri.name, revision=uri.revision, repo_type=uri.kind)
     folder = re.split(r"(?:^|/)[^/]*[*?\[]", uri.path)[0]
@@ -139,20 +136,18 @@ def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     files = [
         HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
         for entry in entries
-        if isinstance(entry, RepoFile)
+        if isinstance(entry, huggingface_hub.RepoFile)
     ]
     return tuple(sorted(files, key=lambda file: file.path))
 
 
 def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
     """Bring one file into `folder`, or the Hub's cache, and verify it. Raises DataError, MachineError."""
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-
     if file.path.startswith("/") or ".." in file.path.split("/"):
         raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
 
     def download() -> Path:
-        path = hf_hub_download(
+        path = huggingface_hub.hf_hub_download(
             repo.uri.name,
             file.path,
             repo_type=repo.uri.kind,
@@ -257,12 +252,10 @@ def _explain(what: str, error: BaseException) -> CandlewickError:
 
 def _reason(error: BaseException) -> str:
     """Return one line without the query of an address and without the token."""
-    from huggingface_hub import get_token  # noqa: PLC0415
-
     if response := getattr(error, "response", None):
         return f"HTTP {response.status_code}"
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
-    if token := get_token():
+    if token := huggingface_hub.get_token():
         text = text.replace(token, "***")
     return _QUERY.sub("?...", text)
 
@@ -270,7 +263,7 @@ def _reason(error: BaseException) -> str:
 @cache
 def _set_up() -> None:
     """Bound every wait of `huggingface_hub` (a listing has no time-out); keep queries out of its log; no bars."""
-    from huggingface_hub import constants, get_session, set_client_factory  # noqa: PLC0415
+    from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
 
     def without_query(record: logging.LogRecord) -> bool:
@@ -280,7 +273,8 @@ def _set_up() -> None:
     disable_progress_bars()
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(without_query)
-    client, hooks = type(get_session()), get_session().event_hooks["request"]
+    session = huggingface_hub.get_session()
+    client, hooks = type(session), session.event_hooks["request"]
 
     def limit(request: Any) -> None:
         given = request.extensions.get("timeout", {})
@@ -297,4 +291,4 @@ def _set_up() -> None:
             response.headers["Retry-After"] = str(min(int(asked[1]), LONGEST_WAIT_SECONDS))
 
     events = {"request": [*hooks, limit], "response": [limit_pause]}
-    set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))
+    huggingface_hub.set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))

@@ -31,7 +31,6 @@ from candlewick.artifacts.manifest import (
 from candlewick.errors import ArtifactError, RunInterrupted
 
 ProgressCallback = Callable[[int, int], None]  # is told what is done and what there is in all, about
-
 _log = logging.getLogger(__name__)
 
 

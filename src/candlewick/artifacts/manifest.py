@@ -108,11 +108,11 @@ def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None 
     return FileEntry(name or path.name, size, digest.hexdigest())
 
 
-def replace_durable(path: Path, content: bytes) -> FileEntry:
+def replace_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
     """Write a single file so that a reader finds the old content or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        entry = write_durable(aside, content, path.name)
+        entry = write_durable(aside, chunks, name or path.name)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

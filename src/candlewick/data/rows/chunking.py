@@ -18,7 +18,6 @@ from candlewick.data.tokens.dataset import Tokens, TokenSplit
 
 Numbers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
 IGNORE_INDEX = -100  # as in torch's cross_entropy
 
 

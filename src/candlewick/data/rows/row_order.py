@@ -21,7 +21,6 @@ from candlewick.data.rows.permutation import permute, permute_in_windows, statel
 from candlewick.data.tokens.dataset import TokenSplit
 
 Places = NDArray[np.int64]  # (3, rows): source, row in it, offset of the grid of its rows
-
 _WINDOW_ROWS = 65_536
 _BLOCK = 4096  # places of a permutation that are computed at a time
 

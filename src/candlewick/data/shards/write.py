@@ -16,7 +16,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,6 @@ from candlewick.errors import ArtifactError, ConfigError, DataError
 KIND, VERSION = "text", 1
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
-
 _log = logging.getLogger(__name__)
 
 
@@ -205,8 +204,7 @@ class _Work:
         config = self.files.config
         for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
             before, skip, began = self.bad, place.skip, place.text_bytes
-            self.bad = BadText()
-            self.bad.merge(before)
+            self.bad = replace(before)
             documents = _join_parts(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
             for row, text in enumerate(documents):
                 if row < skip:
@@ -247,17 +245,16 @@ class _Work:
         if side.name in self.published:
             return False
         side.add(line)
-        if side.lines < self.settings.documents_per_shard:
-            return False
-        side.finish()
-        return True
+        is_full = side.lines >= self.settings.documents_per_shard
+        if is_full:
+            side.finish()
+        return is_full
 
-    def _line(self, text: str) -> bytes | None:
-        if self.settings.cleaning is not None:
-            cleaned = clean(text, self.settings.cleaning, self.place.cleaned)
-            if cleaned is None:
-                return None
-            text = cleaned
+    def _line(self, raw: str) -> bytes | None:
+        cleaning = self.settings.cleaning
+        text = raw if cleaning is None else clean(raw, cleaning, self.place.cleaned)
+        if text is None:
+            return None
         if self.settings.format == "jsonl":
             return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -269,7 +266,6 @@ class _Work:
         return flat.encode() + b"\n"
 
     def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        """Make the artifact of one side."""
         side, settings, place = self.sides[name], self.settings, self.place
         if not side.finished:
             raise DataError(

@@ -33,7 +33,6 @@ _EXTENSIONS = {
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
-
 _log = logging.getLogger(__name__)
 
 

@@ -28,11 +28,9 @@ from candlewick.errors import DataError
 from candlewick.tokenizer.chat import Role, message_text
 
 Policy = Literal["error", "replace", "skip"]
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _MAX_EXAMPLES = 5
-
 _log = logging.getLogger(__name__)
 
 
@@ -101,7 +99,6 @@ class _Reader:
     bad: BadText
 
     def text(self) -> Iterator[Document]:
-        """Yield the file as a document, or parts of it."""
         piece = self.piece
         if self.policy == "skip" and not self._is_utf8():
             return
@@ -129,12 +126,10 @@ class _Reader:
         return True
 
     def lines(self) -> Iterator[Document]:
-        """Yield each line that is not blank."""
         for place, line in self._lines():
             yield from self._bounded(line, place)
 
     def json(self) -> Iterator[Document]:
-        """Yield the text, or the conversation, in each line."""
         is_chat = self.piece.file.kind == "chat"
         for place, line in self._lines():
             try:
@@ -166,7 +161,6 @@ class _Reader:
             yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
 
     def parquet(self) -> Iterator[Document]:
-        """Yield the text in each row."""
         for first, column in columns(self.piece, self.field):
             for number, text in enumerate(self._texts(first, column), first):
                 if text:

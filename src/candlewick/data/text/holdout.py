@@ -17,7 +17,6 @@ from candlewick.data.text.documents import count_documents
 from candlewick.data.text.pieces import Piece, SourceFile, Split, character_cut
 
 Holdout = Literal["given", "hash", "tails"]
-
 MIN_HASHED_DOCUMENTS = 1000
 MIN_TAIL_BYTES = 2048
 

@@ -19,7 +19,6 @@ from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, fetch_file
 
 _log = logging.getLogger(__name__)
-
 _CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")

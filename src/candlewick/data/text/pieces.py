@@ -31,7 +31,6 @@ _PLACES = (
     # lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
     re.compile(rb"(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])"),
 )
-
 Kind = Literal["text", "lines", "jsonl", "parquet", "chat"]
 Compression = Literal["gzip", "zstd"]
 Split = Literal["train", "validation"]

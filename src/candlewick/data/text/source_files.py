@@ -24,7 +24,6 @@ from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubFile, HubRepo, HubUri, fetch_file, open_repo, parse_uri
 
 OpenRepo = Callable[[HubUri], HubRepo]
-
 _log = logging.getLogger(__name__)
 
 
@@ -58,11 +57,11 @@ class SourceFiles:
         """SHA-256 over names, sizes and hashes; reads every local byte once."""
         rows: list[list[str | int]] = []
         for file in self.files:
-            if isinstance(file, HubSource):  # the commit is left out: the same files in a later one are the same
+            if isinstance(file, SourceFile):
+                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
+            else:  # the commit is left out: the same files in a later one are the same
                 own = file.file
                 rows.append([f"{file.repo.uri.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
-            else:
-                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
         return json_sha256(rows)
 
     def at_hand(
@@ -89,25 +88,26 @@ class SourceFiles:
 
     def fetch(self, folder: Path) -> Corpus:
         """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
-        found = (self._bring(file, folder / f"{number:06d}") for number, file in enumerate(self.files))
-        return Corpus(tuple(found), self.config)
+        return Corpus(tuple(self._bring(number, folder) for number in range(len(self.files))), self.config)
 
     def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
         future: Future[SourceFile] = Future()
 
         def bring() -> None:
             try:
-                future.set_result(self._bring(self.files[number], folder / f"{number:06d}"))
+                future.set_result(self._bring(number, folder))
             except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
                 future.set_exception(error)
 
         Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
         return future
 
-    def _bring(self, file: SourceFile | HubSource, folder: Path) -> SourceFile:
+    def _bring(self, number: int, folder: Path) -> SourceFile:
+        file = self.files[number]
         if isinstance(file, SourceFile):
             return file
-        found = describe_file(fetch_file(file.repo, file.file, folder), file.name, self.config)
+        path = fetch_file(file.repo, file.file, folder / f"{number:06d}")
+        found = describe_file(path, file.name, self.config)
         assert found is not None, "choose_files takes the same extensions"
         return found
 

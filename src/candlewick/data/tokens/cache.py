@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _KINDS = ("tokens-", "tokenizer-")
-
 _log = logging.getLogger(__name__)
 
 

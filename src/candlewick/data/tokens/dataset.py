@@ -17,7 +17,6 @@ and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the tex
 
 import fcntl
 import logging
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -38,7 +37,6 @@ from candlewick.artifacts.manifest import (
     read_manifest,
     replace_durable,
     verify,
-    write_durable,
 )
 from candlewick.data.text.pieces import SPLITS, Split
 from candlewick.errors import ArtifactError, DataError
@@ -46,9 +44,7 @@ from candlewick.errors import ArtifactError, DataError
 KIND = "tokens"
 VERSION = 1
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
-
 Tokens = NDArray[np.uint16 | np.uint32]
-
 _log = logging.getLogger(__name__)
 
 
@@ -72,9 +68,8 @@ class Shard:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"{self.name}: split={self.split!r}")
-        is_masked = self.targets is not None
-        least = {"tokens": 1, "documents": 0, "text_bytes": 0 if is_masked else 1, "max_id": 0}
-        for name, lowest in (least | ({"targets": 0} if is_masked else {})).items():
+        least = {"tokens": 1, "documents": 0, "text_bytes": 1, "max_id": 0}
+        for name, lowest in (least if self.targets is None else least | {"text_bytes": 0, "targets": 0}).items():
             value = getattr(self, name)
             if type(value) is not int or value < lowest:
                 raise ValueError(f"{self.name}: {name}={value!r}")
@@ -93,18 +88,13 @@ def write_shard(
     masks: Iterable[NDArray[np.uint8]] = (),
 ) -> list[FileEntry]:
     """Write the shard's files into `folder`/shards, durably; a reader never sees a part of one."""
-    contents: dict[str, Iterable[bytes]] = {
-        "bin": (part.tobytes() for part in tokens),
-        "idx": [ends.astype("<u8").tobytes()],
-    }
+    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [ends.astype("<u8")]}
     if shard.targets is not None:
-        contents["msk"] = (part.tobytes() for part in masks)
+        contents["msk"] = masks
     entries: list[FileEntry] = []
-    for extension, chunks in contents.items():
-        path = folder / "shards" / f"{shard.name}.{extension}"
-        aside = path.with_suffix(f".{extension}.{os.getpid()}.tmp")
-        entries.append(write_durable(aside, chunks, f"shards/{path.name}"))
-        aside.replace(path)
+    for extension, arrays in contents.items():
+        name = f"shards/{shard.name}.{extension}"
+        entries.append(replace_durable(folder / name, (array.tobytes() for array in arrays), name))
     return entries
 
 

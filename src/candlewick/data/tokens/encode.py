@@ -138,7 +138,6 @@ def _receipt_path(folder: Path, task: Task) -> Path:
 
 
 def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
-    """Yield the documents of a task with the split that each belongs to, with all its parts."""
     config = task.config
     for piece in task.pieces:
         split: Split = piece.split or "train"

@@ -23,9 +23,7 @@ from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import Task
 
 Group = tuple[tuple[Piece, ...], int]  # consecutive pieces, and about how many bytes of text they have
-
 _EXPANSION = 4  # bytes of text per byte of a compressed file, about
-
 _log = logging.getLogger(__name__)
 
 

@@ -240,8 +240,6 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    """Raise DataError if a side that was given or is held out has no text."""
-
     def is_empty(split: Split) -> bool:
         return not details["splits"][split]["text_bytes"]
 

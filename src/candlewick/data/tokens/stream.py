@@ -26,7 +26,6 @@ from candlewick.data.tokens.encode import Receipt, Task, read_receipt
 from candlewick.data.tokens.plan import groups_of, settings_of, tasks_of
 
 Run = Callable[[Sequence[Task]], list[Receipt]]
-
 _log = logging.getLogger(__name__)
 
 

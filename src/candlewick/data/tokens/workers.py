@@ -14,7 +14,6 @@ from typing import TypeVar
 from candlewick.errors import MachineError
 
 _ITEMS_PER_WORKER = 16  # then it is replaced: the fast encoders' caches grow with the text and give nothing back
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
