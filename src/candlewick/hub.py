@@ -3,17 +3,9 @@
     hf://datasets/OWNER/NAME@REVISION/path     a dataset, or what lies under a path in it
     hf://OWNER/NAME@REVISION                   a model
 
-    repo = open_repo("hf://OWNER/NAME")         once per run; repo.uri is hf://OWNER/NAME@COMMIT
-    folder = fetch_model(repo, ["*.json"])      path = fetch_file(repo, file, folder)
-
-A branch, a tag or nothing as the revision stands for another commit tomorrow: it is resolved once, and everything
-after that is asked for by commit. The listing says size and hash of each file (SHA-256, for small files git's blob
-SHA-1); bytes that do not match are thrown away and fetched again.
-
-`huggingface_hub` itself repeats listings, HEAD requests and streams that break off. What it does not repeat is
-tried again here: the request for the commit, a GET that ends in 5xx, wrong bytes. What cannot pass by itself (no
-network, 401, 403, 404) fails at once. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_DOWNLOAD_TIMEOUT are read by
-`huggingface_hub`. A token is in no message.
+`huggingface_hub` reads HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_DOWNLOAD_TIMEOUT, and repeats listings, HEAD
+requests and streams that break off. Tried again here are the request for the commit, a GET that ends in 5xx, wrong
+bytes. What cannot pass by itself (no network, 401, 403, 404) fails at once. A token is in no message.
 """
 
 import hashlib
@@ -27,29 +19,24 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import huggingface_hub  # which loads its parts when they are used: most runs need none
+
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import CandlewickError, DataError, MachineError
 
 SCHEME = "hf://"
-WAIT_SECONDS = (1.0, 4.0, 16.0)
-"""Before each further try."""
-LONGEST_WAIT_SECONDS = 300
-"""No server makes us wait longer."""
-
+WAIT_SECONDS = (1.0, 4.0, 16.0)  # before each further try
+LONGEST_WAIT_SECONDS = 300  # no server makes us wait longer
 _URI = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
-_COMMIT = re.compile("[0-9a-f]{40}")
 _QUERY = re.compile(r"\?\S+")  # of an address: it may carry a signature, so it is never logged
+# reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
 _FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
-"""Reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that `huggingface_hub` has repeated."""
-_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")
-"""... with those for which `huggingface_hub` repeats a GET."""
-_FINAL_IN_LISTINGS = re.compile("(?!JSON)")
-"""All but an answer that is cut short: the others it repeats."""
+_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats such a GET
+_FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
-
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -88,10 +75,8 @@ class HubFile:
 class HubRepo:
     """A repository at one commit, as far as the path of its address goes."""
 
-    uri: HubUri
-    """With the commit as the revision."""
-    files: tuple[HubFile, ...]
-    """At and below the path."""
+    uri: HubUri  # with the commit as the revision
+    files: tuple[HubFile, ...]  # at and below the path
 
     @property
     def commit(self) -> str:
@@ -120,21 +105,18 @@ def parse_uri(uri: str) -> HubUri:
 
 
 def open_repo(uri: str | HubUri) -> HubRepo:
-    """List what lies at a path of a repository, at the commit that its revision stands for now.
+    """List what lies at a path (before its wildcards) of a repository, at the commit of its revision now.
 
-    Of a path with wildcards that is the last folder without one, and all below it. Raises DataError if it is not
-    there or not for this user, MachineError if the Hub cannot be reached.
+    Raises DataError if it is not there or not for this user, MachineError if the Hub cannot be reached.
     """
-    from huggingface_hub import HfApi  # noqa: PLC0415 - most runs need no network
-
     wanted = parse_uri(uri) if isinstance(uri, str) else uri
     _set_up()
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
     # without `expand` the answer names every file
     ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
     info = _ask(str(wanted), ask, _FINAL)
-    if not _COMMIT.fullmatch(info.sha or ""):
+    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
         raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
     pinned = replace(wanted, revision=info.sha)
     files = _ask(str(pinned), lambda: _list(api, pinned), _FINAL_IN_LISTINGS)
@@ -145,7 +127,6 @@ def open_repo(uri: str | HubUri) -> HubRepo:
 
 def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
-    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
     tree = partial(api.list_repo_tree, uri.name, revision=uri.revision, repo_type=uri.kind)
     folder = re.split(r"(?:^|/)[^/]*[*?\[]", uri.path)[0]
@@ -160,23 +141,18 @@ def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     files = [
         HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
         for entry in entries
-        if isinstance(entry, RepoFile)
+        if isinstance(entry, huggingface_hub.RepoFile)
     ]
     return tuple(sorted(files, key=lambda file: file.path))
 
 
 def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
-    """Bring one file into `folder`, under its path in the repository, or into the Hub's cache, and verify it.
-
-    Raises DataError for bytes that stay wrong, MachineError if the Hub cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-
+    """Bring one file into `folder`, or the Hub's cache, and verify it. Raises DataError, MachineError."""
     if file.path.startswith("/") or ".." in file.path.split("/"):
         raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
 
     def download() -> Path:
-        path = hf_hub_download(
+        path = huggingface_hub.hf_hub_download(
             repo.uri.name,
             file.path,
             repo_type=repo.uri.kind,
@@ -192,8 +168,7 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
 def fetch_model(source: str | HubRepo, allow: Sequence[str]) -> Path:
     """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
 
-    `source` is an address, or a repository that is open. Every file is verified, also one that was there. Code and
-    pickles are never brought, whatever `allow` says. Raises DataError if no file matches.
+    Code and pickles are never brought, whatever `allow` says. Raises DataError if no file matches.
     """
     uri = source.uri if isinstance(source, HubRepo) else parse_uri(source)
     if uri.kind != "model":
@@ -221,7 +196,7 @@ def _is_named(path: str, pattern: str) -> bool:
 
 
 def _verified(path: Path, file: HubFile) -> Path:
-    """Return the path; if the file is not what the listing says, remove it and raise _WrongBytes."""
+    """Return the path. Removes a file that is not what the listing says, and raises _WrongBytes."""
     size, expected = path.stat().st_size, file.sha256 or file.blob_id
     if file.sha256:
         sha = file_sha256(path)
@@ -260,7 +235,6 @@ def _ask(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Resu
 
 
 def _explain(what: str, error: BaseException) -> CandlewickError:
-    """Return what is wrong and what the user can do about it."""
     if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: it is not in the cache either
         error = error.__cause__ or error
     reason = _reason(error)
@@ -283,34 +257,29 @@ def _explain(what: str, error: BaseException) -> CandlewickError:
 
 def _reason(error: BaseException) -> str:
     """Return one line without the query of an address and without the token."""
-    from huggingface_hub import get_token  # noqa: PLC0415
-
     if response := getattr(error, "response", None):
         return f"HTTP {response.status_code}"
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
-    if token := get_token():
+    if token := huggingface_hub.get_token():
         text = text.replace(token, "***")
     return _QUERY.sub("?...", text)
 
 
-def _without_query(record: logging.LogRecord) -> bool:
-    record.msg, record.args = _QUERY.sub("?...", record.getMessage()), None
-    return True
-
-
 @cache
 def _set_up() -> None:
-    """Bound every wait of `huggingface_hub`; keep queries out of its log, for they may carry signatures; no bars.
-
-    A listing has no time-out of its own and would wait for ever, and a server may ask for a pause of any length.
-    """
-    from huggingface_hub import constants, get_session, set_client_factory  # noqa: PLC0415
+    """Bound every wait of `huggingface_hub` (a listing has no time-out); keep queries out of its log; no bars."""
+    from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
+
+    def without_query(record: logging.LogRecord) -> bool:
+        record.msg, record.args = _QUERY.sub("?...", record.getMessage()), None
+        return True
 
     disable_progress_bars()
     for handler in logging.getLogger("huggingface_hub").handlers:
-        handler.addFilter(_without_query)
-    client, hooks = type(get_session()), get_session().event_hooks["request"]
+        handler.addFilter(without_query)
+    session = huggingface_hub.get_session()
+    client, hooks = type(session), session.event_hooks["request"]
 
     def limit(request: Any) -> None:
         given = request.extensions.get("timeout", {})
@@ -327,4 +296,4 @@ def _set_up() -> None:
             response.headers["Retry-After"] = str(min(int(asked[1]), LONGEST_WAIT_SECONDS))
 
     events = {"request": [*hooks, limit], "response": [limit_pause]}
-    set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))
+    huggingface_hub.set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))

@@ -1,10 +1,7 @@
-"""Making an artifact: what it would be, whether it is there already, and nobody else at work on it.
+"""Making an artifact, unless the manifest in place says that it is there: one process at a time makes it.
 
-What would be made is known before it is made: kind, version, ids of the inputs, settings. When the manifest in
-place says the same, there is nothing to do. Otherwise one process at a time makes it:
-
-    OUTPUT.partial     locked by who makes OUTPUT; holds what can be gone on with after a stop
-    .tmp-OUTPUT-*      being written beside it; .old-OUTPUT-*: being removed. After a kill they are swept
+OUTPUT.partial     locked by who makes OUTPUT; holds what can be gone on with after a stop
+.tmp-OUTPUT-*      being written beside it; .old-OUTPUT-*: being removed. After a kill they are swept
 """
 
 import fcntl
@@ -33,15 +30,13 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.errors import ArtifactError, RunInterrupted
 
-ProgressCallback = Callable[[int, int], None]
-"""Is told what is done and what there is in all, about."""
-
+ProgressCallback = Callable[[int, int], None]  # is told what is done and what there is in all, about
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is going to be made."""
+    """What is going to be made, known beforehand."""
 
     kind: str
     inputs: Mapping[str, Any]
@@ -68,9 +63,9 @@ def find(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | Non
 def once(
     output: Path, recipe: Recipe, make: Callable[[Path], Manifest], *, hashes: bool = True
 ) -> tuple[Manifest, bool]:
-    """Return the artifact of `recipe` at `output` and whether it was there; else `make` makes it, alone.
+    """Return the artifact at `output` and whether it was there; else `make` makes it in `output`.partial, alone.
 
-    `make` gets the folder `output`.partial. Raises ArtifactError if something else is at `output`.
+    Raises ArtifactError if something else is at `output`.
     """
     if (found := find(output, recipe, hashes=hashes)) is not None:
         return found, True
@@ -87,9 +82,8 @@ def build_json_once(path: Path, recipe: Recipe, compute: Callable[[], object]) -
         content = json.dumps(compute(), indent=1, ensure_ascii=False).encode()
         with staging(path.parent) as aside:
             files = (write_durable(aside / path.name, content),)
-            return publish(
-                aside, path.parent, Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files)
-            )
+            manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files)
+            return publish(aside, path.parent, manifest)
 
     _, reused = once(path.parent, recipe, write)
     return json.loads(path.read_bytes()), reused
@@ -129,11 +123,8 @@ def alone(output: Path) -> Generator[Path]:
 def stoppable(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into `RunInterrupted`, which names the folder that is gone on with."""
 
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
     except KeyboardInterrupt:

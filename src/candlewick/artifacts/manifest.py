@@ -2,14 +2,9 @@
 
     {"kind", "version", "inputs", "config", "files": [{"name", "bytes", "sha256"}], "details", "provenance"}
 
-`inputs` holds the ids of what it was made from, `config` the settings that shaped it, `details` what a
-reader wants to know (counts, shards), `provenance` who, when, where, with which backend. The id is the
-SHA-256 of the canonical JSON of everything but `provenance`: two machines that make the same thing make the
-same id.
-
-A folder appears whole or not at all: it is written beside its place under another name, each file is fsynced,
-then the manifest, then the folder, then it is renamed, then the parent folder is fsynced. So a manifest in
-place means that every byte it names once reached the disk.
+`inputs` holds the ids of what it was made from, `config` the settings that shaped it, `details` what a reader
+wants to know, `provenance` who, when, where: it is not in the id. A folder is written beside its place, fsynced
+and renamed, so that it appears whole or not at all.
 """
 
 import hashlib
@@ -32,9 +27,6 @@ from candlewick.errors import ArtifactError
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
 _MAX_MANIFEST_BYTES = 64 << 20
-_KEYS = {"kind", "version", "inputs", "config", "files", "details", "provenance"}
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +52,10 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """SHA-256 over everything but the provenance."""
+        """SHA-256 over everything but the provenance: the same on every machine."""
         content = asdict(self)
         del content["provenance"]
         return json_sha256(content)
-
-    def file(self, name: str) -> FileEntry:
-        """Return the entry called `name`. Raises ArtifactError if the artifact has none."""
-        for entry in self.files:
-            if entry.name == name:
-                return entry
-        raise ArtifactError(f"this {self.kind} has no file named {name!r}", "make it again")
 
 
 def canonical_json(value: object) -> bytes:
@@ -123,11 +108,11 @@ def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None 
     return FileEntry(name or path.name, size, digest.hexdigest())
 
 
-def replace_durable(path: Path, content: bytes) -> FileEntry:
+def replace_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
     """Write a single file so that a reader finds the old content or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        entry = write_durable(aside, content, path.name)
+        entry = write_durable(aside, chunks, name or path.name)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -148,11 +133,7 @@ def staging(target: Path) -> Generator[Path]:
 
 
 def publish(aside: Path, target: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest into `aside` and rename the folder to `target`, durably.
-
-    Every file must already be fsynced (`write_durable`). An artifact of the same kind at `target` is replaced;
-    for anything else there ArtifactError is raised.
-    """
+    """Write the manifest into `aside`, whose files are durable; it takes the place of its kind at `target`."""
     write_durable(aside / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
     for folder in {aside, *(aside / Path(entry.name).parent for entry in manifest.files)}:
         fsync_directory(folder)
@@ -184,7 +165,7 @@ def require_replaceable(target: Path, kind: str) -> None:
 
 
 def read_manifest(folder: Path, kind: str | None = None, version: int | None = None) -> Manifest:
-    """Read and check `manifest.json` of a folder.
+    """Return what `manifest.json` of a folder says.
 
     Raises ArtifactError when it is missing, not valid, of another kind or version, or names a file outside.
     """
@@ -218,9 +199,9 @@ def _parse(path: Path, raw: object) -> Manifest:
 
     if not isinstance(raw, dict):
         raise fail("it is not an object")
-    fields = cast(Json, raw)
-    if fields.keys() != _KEYS:
-        raise fail(f"keys {sorted(map(str, fields))} instead of {sorted(_KEYS)}")
+    fields, keys = cast("dict[str, Any]", raw), Manifest.__dataclass_fields__.keys()
+    if fields.keys() != keys:
+        raise fail(f"keys {sorted(fields)} instead of {sorted(keys)}")
     if not isinstance(fields["kind"], str) or not isinstance(fields["version"], int):
         raise fail("`kind` or `version` has a wrong type")
     if not isinstance(fields["files"], list):
@@ -242,10 +223,7 @@ def _parse(path: Path, raw: object) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
-    """Check that every file named by the manifest is there with its size (and, by default, its hash).
-
-    Raises ArtifactError that names the first file that does not match, with both values.
-    """
+    """Raise ArtifactError, naming the first, if a file is missing or has another size (or, by default, hash)."""
     for entry in manifest.files:
         path = folder / entry.name
         if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():

@@ -114,13 +114,6 @@ def test_the_id_covers_everything_but_the_provenance(tmp_path):
     assert len({made.id, *(other.id for other in others)}) == 1 + len(others)
 
 
-def test_a_file_is_found_by_name(tmp_path):
-    made = make(tmp_path / "x")
-    assert made.file("sub/b.bin").bytes == 3
-    with pytest.raises(ArtifactError, match="this demo has no file named 'c.bin'"):
-        made.file("c.bin")
-
-
 def test_publishing_replaces_an_artifact(tmp_path):
     make(tmp_path / "x", details={"count": 1})
     made = make(tmp_path / "x", details={"count": 2})

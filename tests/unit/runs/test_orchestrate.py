@@ -92,8 +92,8 @@ def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch
     assert yaml == toml
     run_training(yaml, tmp_path / "again", resume=False)
     newest = [newest_checkpoint(run / "checkpoints") for run in (orchestrated, tmp_path / "again")]
-    ids = [read_manifest(folder).file("model.safetensors").sha256 for folder in newest]
-    assert ids[0] == ids[1]
+    hashes = [{entry.name: entry.sha256 for entry in read_manifest(folder).files} for folder in newest]
+    assert hashes[0]["model.safetensors"] == hashes[1]["model.safetensors"]
 
 
 def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatch):

@@ -25,7 +25,8 @@ def test_the_artifact_holds_the_tokenizer_and_what_was_counted(trained, texts, t
     assert read_manifest(tmp_path / "tok", "tokenizer", 1) == manifest
     verify(tmp_path / "tok", manifest)
     assert Tokenizer.load(tmp_path / "tok").sha256 == trained[0].sha256
-    assert manifest.file("tokenizer.json").sha256 == trained[0].sha256
+    hashes = {entry.name: entry.sha256 for entry in manifest.files}
+    assert hashes["tokenizer.json"] == trained[0].sha256
     details = manifest.details
     assert details["vocab_size"] == details["requested_vocab_size"] == 320
     assert details["too_small"] is False

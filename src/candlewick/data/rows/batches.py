@@ -3,11 +3,7 @@
     updates    0 .. 99   100 .. 299   300 ..
     rows            64          128      512       batch_ramp = two stages, then the global batch
 
-Early gradients agree with one another, so that small batches go further on the same tokens; later ones are noisier
-and want more rows (McCandlish et al., An Empirical Model of Large-Batch Training, arXiv 1812.06162). Numbers of
-updates and of rows are turned into each other in closed form, so the place in the data stays one integer.
-
-A run that goes on may have come to its place with other batches: the schedule then counts from there.
+Source: McCandlish et al., An Empirical Model of Large-Batch Training, arXiv 1812.06162.
 """
 
 from dataclasses import dataclass, replace
@@ -23,10 +19,8 @@ class BatchSchedule:
 
     rows: int
     stages: tuple[BatchStage, ...] = ()
-    step: int = 0
-    """Updates that were made before, perhaps by another schedule."""
-    rows_read: int = 0
-    """Rows that they read."""
+    step: int = 0  # updates that were made before, perhaps by another schedule
+    rows_read: int = 0  # by them
 
     @classmethod
     def from_config(cls, data: DataConfig, sequence_length: int, world_size: int) -> Self:
@@ -42,11 +36,10 @@ class BatchSchedule:
                     "tokens",
                     f"set it to {per_pass * sequence_length} or more, or data.micro_batch_size to less",
                 )
-        sizes = {"data.global_batch_size": rows}
-        sizes |= {
-            f"data.batch_ramp[{i}].global_batch_size": s.global_batch_size for i, s in enumerate(data.batch_ramp)
-        }
-        for name, size in sizes.items():
+        sizes = [("data.global_batch_size", rows)]
+        for i, stage in enumerate(data.batch_ramp):
+            sizes.append((f"data.batch_ramp[{i}].global_batch_size", stage.global_batch_size))
+        for name, size in sizes:
             if size % per_pass:
                 near = max(1, round(size / per_pass)) * per_pass
                 raise ConfigError(

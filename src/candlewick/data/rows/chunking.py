@@ -3,12 +3,8 @@
     tokens of the split   0 1 2 3 4 5 6 7 8 9 | 0 1 ...      N = 10, after the last comes the first
     offset 3, T = 4       . . . a a a a b b b   c c x x      n = ceil(N / T) = 3 rows; x counts for nothing
 
-Row i reads the tokens from offset + i T on, and predicts for each the next one. Over the n rows every token is
-a target exactly once: nothing is dropped, repeated or padded. Where the grid begins is moved at every epoch, so
-that the rows are not the same again. Of the last row only the first N - (n - 1) T targets count.
-
-A dataset with masks says of each token if it counts as a target. They are read like the tokens, one place on. A
-target that does not count is replaced by `IGNORE_INDEX`.
+Over the n rows every token is a target exactly once: of the last row only the first N - (n - 1) T targets count.
+The offset is another at every epoch. Targets that do not count, as masks say, are replaced by `IGNORE_INDEX`.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +18,6 @@ from candlewick.data.tokens.dataset import Tokens, TokenSplit
 
 Numbers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
 IGNORE_INDEX = -100  # as in torch's cross_entropy
 
 
@@ -51,9 +46,9 @@ class Rows:
 
 def masks_of(split: TokenSplit) -> TokenSplit | None:
     """Return the masks of a split as a split whose tokens they are: 1, this token counts as a target, or 0."""
-    return (
-        None if split.masks is None else replace(split, shards=cast("tuple[Tokens, ...]", split.masks), masks=None)
-    )
+    if split.masks is None:
+        return None
+    return replace(split, shards=cast("tuple[Tokens, ...]", split.masks), masks=None)
 
 
 class ChunkedRows:

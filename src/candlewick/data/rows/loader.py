@@ -4,9 +4,7 @@
     update               rows [g, g + G), with G of the batch schedule; rank r of W takes the r-th of W equal
                          slices of them, in micro-batches of B rows
 
-So the state is the number of rows handed out. Ranks, micro-batch size and prefetch are not in it, nor is G: a
-run can go on with others and sees the same tokens in the same order. One thread prepares the next updates. What it
-has prepared and not handed out is not in the state either, so nothing is lost or repeated by a stop.
+The state is the number of rows handed out: a run can go on with other ranks, B or G and sees the same tokens.
 """
 
 import time
@@ -56,10 +54,7 @@ class GlobalBatch:
 
 @dataclass
 class Loader:
-    """Hands out global batches without end. `rows_read` is how many rows all ranks together have read.
-
-    The schedule `batches` is for `world_size` ranks.
-    """
+    """Hands out global batches without end. The schedule `batches` is for `world_size` ranks."""
 
     order: RowOrder
     batches: BatchSchedule
@@ -67,7 +62,7 @@ class Loader:
     micro_batch_size: int
     rank: int = 0
     world_size: int = 1
-    rows_read: int = 0
+    rows_read: int = 0  # by all ranks together
     wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
 
     def __post_init__(self) -> None:
@@ -82,7 +77,7 @@ class Loader:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far; over all sources together if there are several."""
+        """Passes over the data so far, over all sources together."""
         return self.rows_read / self.num_rows
 
     def next(self) -> GlobalBatch:
@@ -97,7 +92,7 @@ class Loader:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Return the place in the data, after what was handed out; see `restore`."""
+        """Return the place in the data, after what was handed out."""
         return {"version": STATE_VERSION, **self.order.identity, "samples": self.rows_read}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -130,11 +125,9 @@ class Loader:
             self.order.read(places[:, low : low + size])
             for low in range(self.rank * own, (self.rank + 1) * own, size)
         ]
-        if self.world_size > 1:
-            num_targets = self.order.num_targets(places)
-        else:  # what is at hand need not be read again
-            num_targets = sum(rows.num_targets for rows in found)
-        return GlobalBatch(tuple(map(_batch, found)), num_targets)
+        # what is at hand need not be read again
+        in_all = self.order.num_targets(places) if self.world_size > 1 else sum(rows.num_targets for rows in found)
+        return GlobalBatch(tuple(map(_batch, found)), in_all)
 
 
 def _batch(rows: Rows) -> Batch:
@@ -150,17 +143,15 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Yield the rows of a split in order, each of its tokens a target exactly once; the same at every call.
 
-    The last batch is filled with rows whose targets do not count, so that all have one shape. With `max_batches`,
-    so many batches, spread evenly. The target of the last token is the first. A batch does not say how many bytes
-    of text it covers: scale by `split.num_bytes / split.num_targets`, which is exact if all batches are read.
+    The last batch is filled with rows whose targets do not count, so that all have one shape. `max_batches` takes
+    so many, spread evenly. For bytes scale by `split.num_bytes / split.num_targets`: exact if all are read.
     """
     view = open_rows(split, config, sequence_length)
     size = config.micro_batch_size
     count = -(-view.num_rows // size)
-    chosen = range(count)
-    if max_batches is not None and max_batches < count:
-        chosen = [i * count // max_batches for i in range(max_batches)]
-    for i in chosen:
+    wanted = count if max_batches is None else min(max_batches, count)
+    for number in range(wanted):
+        i = number * count // wanted
         rows = np.arange(i * size, (i + 1) * size)
         found = view.read(np.minimum(rows, view.num_rows - 1), 0)
         found.targets[rows >= view.num_rows] = IGNORE_INDEX

@@ -4,11 +4,7 @@
 
 Of the first g rows, floor((g w + phase) / W) are from the first source, of weight w; those that are left are
 dealt to the other sources in the same way, as a line is drawn on a grid (Bresenham, IBM Systems Journal 4, 1965).
-
-So every W rows hold exactly w_i of source i, and at any place between its count is off by less than the number
-of sources. The rows of each source come in order: none is read again before all of them were read.
-Integers only, no table, for weights of any size. The trade: the pattern repeats every W rows, where a draw
-would be irregular; the phases, from the seed, keep rare sources from meeting in one place of it.
+Every W rows hold exactly w_i of source i. The phases, from the seed, keep rare sources from meeting in one place.
 """
 
 from collections.abc import Sequence

@@ -4,16 +4,11 @@
 
 A document longer than T is cut into parts of T tokens and a rest. These pieces go, the longest first, each into
 the row with the least room that still holds it, or into a new row (Johnson et al., Worst-Case Performance Bounds
-for Simple One-Dimensional Packing Algorithms, SIAM Journal on Computing 3(4), 1974). Lengths are small integers:
-all pieces of one length and all rows with the same room are matched at a time.
+for Simple One-Dimensional Packing Algorithms, SIAM Journal on Computing 3(4), 1974). The target of a token is the
+one that follows it in the dataset, whatever stands next in the row. Padding is the delimiter; its targets do not
+count.
 
-The target of a token is the one that follows it in the dataset. After a document's last token that is the
-delimiter of the next one there, whatever stands next in the row. So every token is a target exactly once per
-epoch, as in `chunking`. Padding is the delimiter, a document of its own, and its targets do not count.
-
-Documents are packed in groups from one stretch of the dataset, which bounds the memory and keeps what is read
-together close together. Rows of a group are shuffled, as they are made longest piece first. The trade against
-`chunking`: short documents are never cut, but long ones are at the same places in every epoch.
+Documents are packed in groups from one stretch of the dataset, and the rows of a group shuffled.
 """
 
 from collections.abc import Iterator
@@ -30,10 +25,7 @@ _GROUP_DOCUMENTS = 1 << 18
 
 
 class PackedRows:
-    """Reads rows of a split. The plan is made from the document ends alone, and is the same in every epoch.
-
-    Raises DataError if the last document has no end.
-    """
+    """Reads rows of a split, the same in every epoch. Raises DataError if the last document has no end."""
 
     def __init__(self, split: TokenSplit, sequence_length: int, *, needs_starts: bool = False) -> None:
         self.split = split
@@ -50,7 +42,7 @@ class PackedRows:
         self.num_rows = self._row_tokens.size
 
     def read(self, rows: Numbers, _offsets: Numbers | int) -> Rows:
-        """Return rows. They lie on no grid that could be moved, so the offsets mean nothing."""
+        """Return rows; they lie on no grid that could be moved by the offsets."""
         tokens = np.full((len(rows), self.sequence_length), self.split.delimiter_id, np.int32)
         targets, starts = tokens.copy(), np.zeros(tokens.shape, np.bool_)
         for i, place, begin in self._pieces(rows):

@@ -4,19 +4,12 @@
                 ^                            | no
                 `---------- again <----------'           (cycle walking)
 
-One round maps (L, R) to (R, L xor mix(R, round key)), which is invertible whatever `mix` is, so six rounds are a
-bijection of all numbers with that many bits. Of these, fewer than half are n or more; they are sent through
-again until they fall below n, which keeps it a bijection of 0..n-1 (Black and Rogaway, CT-RSA 2002).
-
-Any place is found in constant time with no table, so the state of a reader is one integer. All of it is 64-bit
-integer arithmetic that wraps: the same on every platform and for every version of numpy, whose own random
-streams promise no such thing (NEP 19). The trade: about a microsecond per number in large blocks, and a good
-shuffle, not a cryptographic one.
+One round maps (L, R) to (R, L xor mix(R, round key)), so six rounds are a bijection of all numbers with that many
+bits. Of these, fewer than half are n or more; they are sent through again until they fall below n, which keeps it
+a bijection of 0..n-1 (Black and Rogaway, CT-RSA 2002). All is 64-bit integer arithmetic, the same on every
+platform.
 
     window w     1 4 0 2 3|3 ...  ->  rows 12 10 13 14 11 | 6 7 9 5 8 | ...      `permute_in_windows`
-
-Where rows are far away or the file is huge, windows of consecutive rows are put in order first and the rows inside
-of each after, which is two permutations and still no table.
 """
 
 import hashlib
@@ -26,7 +19,6 @@ from numpy.typing import NDArray
 
 _ROUNDS = 6
 _MIN_BITS = 6  # with fewer the halves are so short that small permutations come out uneven
-_MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 # the multipliers of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -41,8 +33,7 @@ def stateless_hash(*parts: int | str) -> int:
 def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the place of each of `numbers` in the permutation of 0..n-1 that `key` names; same shape.
 
-    `key` is any 64-bit integer, for example of `stateless_hash`, or an array of one for each number. Raises
-    ValueError for numbers outside.
+    `key` is any 64-bit integer, or an array of one for each number. Raises ValueError for numbers outside.
     """
     if n < 1 or n > 1 << 62:
         raise ValueError(f"a permutation of {n} numbers")
@@ -64,8 +55,7 @@ def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64])
 def permute_in_windows(numbers: NDArray[np.integer], n: int, window: int, key: int) -> NDArray[np.int64]:
     """Return the place of each of `numbers` (1-D) in an order of 0..n-1 that reads one window after another.
 
-    A window is `window` consecutive places on the circle of n. Where the first one begins depends on `key`; the
-    rest that fills no window comes last.
+    A window is `window` consecutive places on the circle of n; the rest that fills no window comes last.
     """
     window = min(window, n)
     whole = n // window * window  # places in full windows
@@ -82,13 +72,12 @@ def permute_in_windows(numbers: NDArray[np.integer], n: int, window: int, key: i
 
 
 def _feistel(numbers: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One bijection of 0..2^bits-1. The halves swap at each round: unequal ones are back after an even number."""
+    # the halves swap at each round: unequal ones are back after an even number
     low = bits // 2
-    high = bits - low
     left, right = numbers >> np.uint64(low), numbers & np.uint64((1 << low) - 1)
-    width = high  # bits of `left`
+    width = bits - low  # of `left`
     for i in range(_ROUNDS):
-        round_keys = keys + np.uint64((i + 1) * _GOLDEN & _MASK)
+        round_keys = keys + np.uint64((i + 1) * _GOLDEN % (1 << 64))
         mixed = _mix(right + round_keys) >> np.uint64(64 - width)
         left, right = right, left ^ mixed
         width = bits - width

@@ -2,8 +2,7 @@
 
     row g of the run --Mixture--> source, its row k --divmod--> epoch e, place --permute--> row of the dataset
 
-`order: global` permutes all rows of a source. `order: window` permutes windows of consecutive rows, and the rows
-in each, so that only the bytes of one window are read at a time. The keys are hashes of (seed, epoch, dataset).
+`order: window` permutes windows of rows, and the rows in each: only the bytes of one window are read at a time.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from candlewick.data.rows.permutation import permute, permute_in_windows, statel
 from candlewick.data.tokens.dataset import TokenSplit
 
 Places = NDArray[np.int64]  # (3, rows): source, row in it, offset of the grid of its rows
-
 _WINDOW_ROWS = 65_536
 _BLOCK = 4096  # places of a permutation that are computed at a time
 
@@ -48,6 +46,7 @@ class RowOrder:
         self._window = None if config.order == "global" else config.shuffle_buffer_size or _WINDOW_ROWS
         self._block = lru_cache(2 * len(sources))(_permuted_block)  # two each, as a batch may lie on a seam
         self.num_rows = sum(view.num_rows for view in self._views)
+        # all that decides the order, in values that JSON keeps
         self.identity: dict[str, Any] = {
             "dataset_id": self._ids[0] if len(self._ids) == 1 else json_sha256(self._ids),
             "weights": list(self._mixture.weights),
@@ -57,7 +56,6 @@ class RowOrder:
             "seed": seed,
             "sequence_length": sequence_length,
         }
-        """All that decides the order, in values that JSON keeps."""
 
     def repetitions(self, rows: int) -> tuple[float, ...]:
         """Return how often the first `rows` read each source."""

@@ -5,7 +5,7 @@ r"""Cleaning of text, document by document, with counts of all that it drops.
     paragraphs   one blank line between two of them, none at the ends of a document
     documents    in which nothing is left: out
 
-It changes text on purpose and cannot be undone. Copies of documents are `data.deduplicate`'s business.
+It cannot be undone. Copies of documents are `data.deduplicate`'s business.
 """
 
 import re
@@ -20,8 +20,7 @@ _LINE_ENDS = re.compile(r"\r\n|[\r\n\x0b\x0c\x85\u2028\u2029]")
 class Cleaning:
     """How to clean."""
 
-    min_line_bytes: int = 10
-    """Shorter lines go; 0: none does."""
+    min_line_bytes: int = 10  # shorter lines go; 0: none does
     drop_control: bool = True
     collapse_spaces: bool = True
 
@@ -31,14 +30,10 @@ class CleaningReport:
     """What was read, and what went."""
 
     documents: int = 0
-    empty_documents: int = 0
-    """Dropped: nothing was left."""
-    lines: int = 0
-    """That are not blank."""
-    short_lines: int = 0
-    """Dropped."""
-    control_characters: int = 0
-    """Dropped."""
+    empty_documents: int = 0  # dropped
+    lines: int = 0  # that are not blank
+    short_lines: int = 0  # dropped
+    control_characters: int = 0  # dropped
     bytes_before: int = 0
     bytes_after: int = 0
 

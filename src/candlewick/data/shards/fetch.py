@@ -3,8 +3,7 @@
     - {name: wiki, source: "hf://datasets/wikimedia/wikipedia@main/20231101.en", take: 100000}
     - {name: code, source: "hf://datasets/bigcode/the-stack-dedup/data/python", text_field: content}
 
-Each becomes OUTPUT/name, a folder of text shards (`data.shards.write`); OUTPUT/download_manifest.json names all.
-What is there already is not fetched again; a dataset that cannot be had does not keep the others from coming.
+Each becomes OUTPUT/name (`data.shards.write`), unless it is there; OUTPUT/download_manifest.json names all.
 """
 
 import json
@@ -30,14 +29,11 @@ DOWNLOADS = "download_manifest.json"
 class Dataset(Section):
     """One dataset to fetch."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
-    """Of its folder."""
-    source: str
-    """hf://datasets/OWNER/NAME@REVISION/path, or files of this machine."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # of its folder
+    source: str  # hf://datasets/OWNER/NAME@REVISION/path, or files of this machine
     split: str = "train"
     text_field: str = "text"
-    take: Annotated[int, Field(ge=1)] | None = None
-    """Documents at most; null: all."""
+    take: Annotated[int, Field(ge=1)] | None = None  # documents at most; null: all
 
 
 NAMED = {
@@ -107,10 +103,7 @@ def _read_list(path: Path) -> list[Dataset]:
 def fetch(
     datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: ProgressCallback | None = None
 ) -> list[Fetched]:
-    """Fetch all datasets into folders below `output`; write what came into its download manifest.
-
-    A dataset that fails is in the result with its problem. Raises RunInterrupted.
-    """
+    """Fetch all datasets into folders below `output`; write its download manifest. Raises RunInterrupted."""
     results: list[Fetched] = []
     for dataset in datasets:
         config = DataConfig(text_field=dataset.text_field, documents="line")
@@ -124,23 +117,21 @@ def fetch(
             results.append(Fetched(dataset, None, problem=str(error)))
         else:
             results.append(Fetched(dataset, manifests[0], reused))
-    found: list[dict[str, Any]] = [
-        {
-            "name": result.dataset.name,
-            "source": result.manifest.details["dataset"],
-            "id": result.manifest.id,
-            "files": len(result.manifest.files),
-            "documents": result.manifest.details["total_lines"],
-        }
-        for result in results
-        if result.manifest is not None
-    ]
-    new = {dataset["name"] for dataset in found}
-    found = [dataset for dataset in _downloaded(output) if dataset["name"] not in new] + found
+    rows = {row["name"]: row for row in _downloaded(output)}
+    for name, manifest in ((result.dataset.name, result.manifest) for result in results):
+        if manifest is not None:
+            rows.pop(name, None)  # it goes to the end
+            rows[name] = {
+                "name": name,
+                "source": manifest.details["dataset"],
+                "id": manifest.id,
+                "files": len(manifest.files),
+                "documents": manifest.details["total_lines"],
+            }
     downloads = {
         "download_timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "datasets": found,
-        "total_files": sum(dataset["files"] for dataset in found),
+        "datasets": list(rows.values()),
+        "total_files": sum(row["files"] for row in rows.values()),
         "output_directory": str(output.absolute()),
     }
     make_directory(output)

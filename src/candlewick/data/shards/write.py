@@ -3,14 +3,12 @@
     TRAIN/train_0000.jsonl  train_0001.jsonl  ...  manifest.json     kind "text": one {"text": ...} per line
     VAL/val_0000.jsonl      ...                    manifest.json     held out by the hash of each document
 
-With `format: text` a line is a document: line ends inside of one become spaces, a document of white space alone is
-left out, and both are counted. A document is held out by the hash of a seed, its length and its beginning, so that
-copies of a text are on one side. One document at a time is in memory, whole.
+With `format: text` line ends inside of a document become spaces, and blank documents are left out; both are
+counted.
 
-While the shards grow they lie in TRAIN.partial and VAL.partial under their own names, files of the Hub that are
-being read in TRAIN.fetched. Whenever a shard is full, and at the end of each source file, `state.json` notes the
-place in the sources and the size of what is open. Work that was stopped, by `kill -9` too, cuts the open files
-there and goes on with the next document: the bytes are the same as without the stop.
+While the shards grow they lie in TRAIN.partial and VAL.partial, files of the Hub in TRAIN.fetched. `state.json`
+notes the place in the sources and the size of what is open, after each shard and source file. Work that was
+stopped, by `kill -9` too, cuts the open files there and goes on: the bytes are the same as without the stop.
 """
 
 import json
@@ -18,7 +16,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,9 +49,6 @@ from candlewick.errors import ArtifactError, ConfigError, DataError
 KIND, VERSION = "text", 1
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
-
-Json = dict[str, Any]
-
 _log = logging.getLogger(__name__)
 
 
@@ -62,19 +57,14 @@ class ShardSettings:
     """What decides the shards besides the text."""
 
     documents_per_shard: int = 200_000
-    take: int | None = None
-    """Documents to write at most; None: all."""
+    take: int | None = None  # documents to write at most; None: all
     validation_fraction: float = 0.0
-    seed: int = 17
-    """Decides which documents are held out."""
+    seed: int = 17  # decides which documents are held out
     format: Literal["jsonl", "text"] = "jsonl"
     gzip: bool = False
-    split: str = "train"
-    """Of a dataset on the Hub."""
-    mode: str = "prod"
-    """Where the settings come from; for the manifest alone."""
-    cleaning: Cleaning | None = None
-    """None: every document stays what it is."""
+    split: str = "train"  # of a dataset on the Hub
+    mode: str = "prod"  # where the settings come from; for the manifest alone
+    cleaning: Cleaning | None = None  # None: every document stays what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +87,9 @@ def shard(
 ) -> tuple[list[Manifest], bool]:
     """Write the text of `sources` (files, folders, stdlib://, hf://datasets/...) as shards.
 
-    `config` says how text is read; `ahead` files of the Hub are fetched while one is read. Returns the manifests,
-    train first, and whether all was there already. Raises DataError for text that cannot be used, ArtifactError if
-    something else is at an output, MachineError when the network stays away, RunInterrupted when it is stopped:
-    the same call then goes on.
+    `ahead` files of the Hub are fetched while one is read. Returns the manifests, train first, and whether all was
+    there already. Raises DataError for text that cannot be used, ArtifactError if something else is at an output,
+    MachineError when the network stays away, RunInterrupted when it is stopped: the same call then goes on.
     """
     wanted = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
     if len({folder.resolve() for folder in wanted.values()}) < len(wanted):
@@ -124,8 +113,9 @@ def shard(
         if len(there := look()) == len(wanted):  # another process was faster
             return list(there.values()), True
         key = json_sha256([asdict(recipe) for recipe in recipes.values()])
-        work = _Work(files, settings, folders, key, published=set(there))
-        stack.callback(work.close)
+        work = _Work(files, settings, folders, key, set(there))
+        for side in work.sides.values():
+            stack.callback(side.close)
         work.run(fetched, ahead, progress)
         shutil.rmtree(fetched, ignore_errors=True)
         for side in reversed(wanted):  # train last: the state lies with it
@@ -156,35 +146,30 @@ class _Place:
     cleaned: CleaningReport = field(default_factory=CleaningReport)
 
 
+@dataclass
 class _Work:
     """The sources on their way into shards, from where a former process left them."""
 
-    def __init__(
-        self,
-        files: SourceFiles,
-        settings: ShardSettings,
-        folders: dict[str, Path],
-        key: str,
-        *,
-        published: set[str],
-    ) -> None:
-        self.files, self.settings, self.folders, self.key = files, settings, folders, key
-        self.published = published  # by a process that was killed before it published the rest
-        self.state_path = folders["train"] / _STATE
+    files: SourceFiles
+    settings: ShardSettings
+    folders: dict[str, Path]
+    key: str
+    published: set[str]  # by a process that was killed before it published the rest
+
+    def __post_init__(self) -> None:
+        self.state_path = self.folders["train"] / _STATE
         self.sides, self.place, self.bad = self._restored() or (self._writers(), _Place(), BadText())
         for side in self.sides.values():
             side.sweep(_STATE)
 
     def _writers(self) -> dict[str, ShardWriter]:
-        extension = ".txt" if self.settings.format == "text" else ".jsonl"
-        return {
-            name: ShardWriter(folder, name, extension, self.settings.gzip) for name, folder in self.folders.items()
-        }
+        form = ".txt" if self.settings.format == "text" else ".jsonl", self.settings.gzip
+        return {name: ShardWriter(folder, name, *form) for name, folder in self.folders.items()}
 
     def _restored(self) -> tuple[dict[str, ShardWriter], _Place, BadText] | None:
-        """Return what a former process noted, if it was about the same work and its files are there."""
+        """Return what a former process noted, if that was of the same work and its files are there."""
         try:
-            state: Json = json.loads(self.state_path.read_bytes())
+            state: dict[str, Any] = json.loads(self.state_path.read_bytes())
             if state["key"] != self.key:
                 _log.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
@@ -204,7 +189,7 @@ class _Work:
         return writers, place, bad
 
     def _note(self, file: int, skip: int, bad: BadText) -> None:
-        """Make what is done durable; a later process goes on after `skip` documents of `file`."""
+        """Make what is done durable: a later process goes on after `skip` documents of `file`."""
         self.place.file, self.place.skip = file, skip
         sides = {name: side.sync() for name, side in self.sides.items()}
         state = {"key": self.key, "sides": sides, "place": asdict(self.place), "bad": asdict(bad)}
@@ -219,9 +204,8 @@ class _Work:
         config = self.files.config
         for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
             before, skip, began = self.bad, place.skip, place.text_bytes
-            self.bad = BadText()
-            self.bad.merge(before)
-            documents = _whole(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
+            self.bad = replace(before)
+            documents = _join_parts(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
             for row, text in enumerate(documents):
                 if row < skip:
                     continue
@@ -247,7 +231,6 @@ class _Work:
         progress(done, total)
 
     def _goes_on(self, rows: int) -> bool:
-        """Say whether there is more to take after so many more rows."""
         return self.settings.take is None or self.place.taken + rows < self.settings.take
 
     def _take(self, text: str) -> bool:
@@ -262,17 +245,16 @@ class _Work:
         if side.name in self.published:
             return False
         side.add(line)
-        if side.lines < self.settings.documents_per_shard:
-            return False
-        side.finish()
-        return True
+        is_full = side.lines >= self.settings.documents_per_shard
+        if is_full:
+            side.finish()
+        return is_full
 
-    def _line(self, text: str) -> bytes | None:
-        if self.settings.cleaning is not None:
-            cleaned = clean(text, self.settings.cleaning, self.place.cleaned)
-            if cleaned is None:
-                return None
-            text = cleaned
+    def _line(self, raw: str) -> bytes | None:
+        cleaning = self.settings.cleaning
+        text = raw if cleaning is None else clean(raw, cleaning, self.place.cleaned)
+        if text is None:
+            return None
         if self.settings.format == "jsonl":
             return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -283,13 +265,7 @@ class _Work:
         self.place.newlines += len(lines) - 1
         return flat.encode() + b"\n"
 
-    def close(self) -> None:
-        """Let go of the open files."""
-        for side in self.sides.values():
-            side.close()
-
     def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        """Make the artifact of one side."""
         side, settings, place = self.sides[name], self.settings, self.place
         if not side.finished:
             raise DataError(
@@ -305,10 +281,7 @@ class _Work:
             self.state_path.unlink(missing_ok=True)
         details = {
             "dataset": dataset,
-            "split": settings.split,
-            "mode": settings.mode,
-            "seed": settings.seed,
-            "gzip": settings.gzip,
+            **{name: getattr(settings, name) for name in ("split", "mode", "seed", "gzip")},
             "lines_per_shard": settings.documents_per_shard,
             "total_shards": len(side.finished),
             "total_lines": sum(shard["lines"] for shard in side.finished),
@@ -324,27 +297,19 @@ class _Work:
         return publish(side.folder, folder, manifest)
 
     def _tell(self) -> None:
-        place, bad, take = self.place, self.bad, self.settings.take
+        place, take = self.place, self.settings.take
         if take is not None and place.taken < take:
             _log.warning("there are %d documents, fewer than the %d to take", place.taken, take)
         if place.newlines or place.blank:
             _log.warning(
                 "%d line ends inside of documents became spaces, %d blank documents are left out; "
                 "--format jsonl keeps them",
-                place.newlines,
-                place.blank,
+                *(place.newlines, place.blank),
             )
-        if bad.documents:
-            _log.warning(
-                "%d bad UTF-8 sequences in %d documents, the first: %s",
-                bad.sequences,
-                bad.documents,
-                bad.examples[0],
-            )
+        self.bad.warn()
 
 
-def _whole(documents: Iterable[Document]) -> Iterator[str]:
-    """Join the parts of long documents."""
+def _join_parts(documents: Iterable[Document]) -> Iterator[str]:
     parts: list[str] = []
     for document in documents:
         parts.append(document.text)
@@ -356,21 +321,22 @@ def _whole(documents: Iterable[Document]) -> Iterator[str]:
 def verify_text(folder: Path) -> tuple[int, int]:
     """Read every byte of a folder of text shards; return how many files and bytes it has.
 
-    A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError that
-    names the first file that is missing, cut short or changed.
+    A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError.
     """
     try:
         raw: Any = json.loads((folder / MANIFEST).read_bytes())
-        shards = None if "kind" in raw else raw["shards"]
-        entries = [FileEntry(Path(s["path"]).name, int(s["bytes"]), str(s["sha256"])) for s in shards or ()]
+        if "kind" in raw:
+            manifest = read_manifest(folder, KIND, VERSION)
+        else:
+            shards = [
+                (Path(shard["path"]).name, int(shard["bytes"]), str(shard["sha256"])) for shard in raw["shards"]
+            ]
+            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*shard) for shard in shards))
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"
         ) from None
-    manifest = (
-        read_manifest(folder, KIND, VERSION) if shards is None else Manifest(KIND, 0, {}, {}, tuple(entries))
-    )
     verify(folder, manifest)
     return len(manifest.files), sum(entry.bytes for entry in manifest.files)

@@ -1,10 +1,7 @@
 """The text shards of one side while they grow: finished ones, and one that is open.
 
-    train_0000.jsonl.gz   finished: size and hash are known
-    train_0001.jsonl      open: lines are appended; compressed, if that is wanted, when it is full
-
-`sync` says what is on the disk, `restore` goes back to that: what came later is cut off. So a process that was
-killed at any moment is gone on with by the next one, and the bytes are those of a single process.
+train_0000.jsonl.gz   finished: size and hash are known
+train_0001.jsonl      open: lines are appended; compressed, if that is wanted, when it is full
 """
 
 import gzip
@@ -17,10 +14,7 @@ from typing import Any, BinaryIO
 
 from candlewick.artifacts.manifest import FileEntry, file_sha256, fsync_directory, write_durable
 
-Json = dict[str, Any]
-
 _BLOCK = 1 << 20
-_LEVEL = 6
 
 
 @dataclass
@@ -31,7 +25,7 @@ class ShardWriter:
     name: str
     extension: str
     compress: bool
-    finished: list[Json] = field(default_factory=list[Json])
+    finished: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     lines: int = 0  # in the open file
     size: int = 0  # of it, in bytes
     stream: BinaryIO | None = None
@@ -41,7 +35,7 @@ class ShardWriter:
         """Where the open file is."""
         return self.folder / f"{self.name}_{len(self.finished):04d}{self.extension}"
 
-    def restore(self, state: Json) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `sync` said. Raises OSError if a file is gone or too short."""
         for shard in state["finished"]:
             _require_bytes(self.folder / shard["path"], shard["bytes"], exactly=True)
@@ -71,7 +65,7 @@ class ShardWriter:
         self.finished.append(shard)
         self.lines = self.size = 0
 
-    def sync(self) -> Json:
+    def sync(self) -> dict[str, Any]:
         """Bring everything to the disk; return what `restore` needs."""
         if self.stream is not None:
             self.stream.flush()
@@ -109,7 +103,7 @@ def _require_bytes(path: Path, size: int, *, exactly: bool = False) -> None:
 def _compressed(path: Path) -> Iterator[bytes]:
     """Yield a file compressed, without name and time in it, so that the same text gives the same bytes."""
     buffer = io.BytesIO()
-    with gzip.GzipFile("", "wb", _LEVEL, buffer, mtime=0) as packer, path.open("rb") as file:
+    with gzip.GzipFile("", "wb", 6, buffer, mtime=0) as packer, path.open("rb") as file:
         while block := file.read(_BLOCK):
             packer.write(block)
             yield buffer.getvalue()

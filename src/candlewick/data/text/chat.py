@@ -2,8 +2,7 @@
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-Roles are system, user and assistant, in any order. A conversation without an answer (an assistant's message that
-is not empty) teaches nothing and is left out. Other keys of a row or a message are not read.
+Roles are system, user and assistant, in any order. Other keys of a row or a message are not read.
 """
 
 import hashlib
@@ -26,17 +25,16 @@ def parse_messages(record: object, field: str) -> list[Message]:
     found = fields.get(field)
     if not isinstance(found, list) or not found:
         raise ValueError(f"no list of messages under {field!r}, only {', '.join(fields)[:200] or 'none'}")
-    return [_parse_message(item, number) for number, item in enumerate(cast("list[object]", found), 1)]
-
-
-def _parse_message(item: object, number: int) -> Message:
-    match item:
-        case {"role": str(role), "content": str(content)}:
-            if role not in ROLES:
-                raise ValueError(f"message {number} has role {role[:40]!r}, not one of {', '.join(ROLES)}")
-            return Message(role, content)
-        case _:
-            raise ValueError(f"message {number} is {str(item)[:80]}, not a role and a content of text")
+    messages: list[Message] = []
+    for number, item in enumerate(cast("list[object]", found), 1):
+        match item:
+            case {"role": str(role), "content": str(content)}:
+                if role not in ROLES:
+                    raise ValueError(f"message {number} has role {role[:40]!r}, not one of {', '.join(ROLES)}")
+                messages.append(Message(role, content))
+            case _:
+                raise ValueError(f"message {number} is {str(item)[:80]}, not a role and a content of text")
+    return messages
 
 
 def is_answered(messages: list[Message]) -> bool:

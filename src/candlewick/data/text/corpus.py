@@ -6,8 +6,7 @@
     corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
 
 The order is that of the URIs, then of the names. A file's name is relative to what was given, so that the same
-text in another place has the same fingerprint: the SHA-256 over names, sizes and hashes of the contents. One
-changed byte changes it.
+text in another place has the same fingerprint.
 """
 
 import json
@@ -34,7 +33,6 @@ _EXTENSIONS = {
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
-
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +42,8 @@ class Corpus:
 
     files: tuple[SourceFile, ...]
     config: DataConfig
+    # places of documents that are left out (`data.tokens.duplicates`)
     dropped: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
-    """Places of documents that are left out (`data.tokens.duplicates`)."""
 
     @property
     def field(self) -> str:
@@ -60,18 +58,13 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, sizes and contents."""
-        return json_sha256(
-            [[file.name, file.bytes, content] for file, content in zip(self.files, self.hashes, strict=True)]
-        )
+        pairs = zip(self.files, self.hashes, strict=True)
+        return json_sha256([[file.name, file.bytes, content] for file, content in pairs])
 
     def documents(self, bad: BadText | None = None) -> Iterator[Document]:
-        """Yield the documents in order, with bounded memory: see `Document` for very long ones.
-
-        Bad UTF-8 is counted in `bad`. Raises DataError, under `data.bad_utf8: error` also for bad UTF-8.
-        """
-        bad = bad if bad is not None else BadText()
+        """Yield the documents in order; see `read`."""
         for file in self.files:
-            yield from read(Piece(file), self.field, self.config.bad_utf8, bad)
+            yield from read(Piece(file), self.field, self.config.bad_utf8, BadText() if bad is None else bad)
 
 
 def field_of(config: DataConfig) -> str:
@@ -81,16 +74,13 @@ def field_of(config: DataConfig) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _content_sha256(file: SourceFile) -> str:
-    """Hash a file as it was found; the tokenizer, the cache and the preparation all want to know."""
+    """Hash a file as it was found; several stages want to know."""
     file.require_unchanged()
     return file_sha256(file.path)
 
 
 def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
-    """Find the files that the URIs name. Raises DataError for what is missing, empty or not text.
-
-    Of `config` it takes how documents are told apart and read: `format`, `documents`, the field, `bad_utf8`.
-    """
+    """Find the files that the URIs name. Raises DataError for what is missing, empty or not text."""
     if not uris:
         raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
     files = [file for uri in uris for file in _find(uri, config)]
@@ -127,16 +117,11 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
         if not holds_text(folder):
             raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
         config = config.replaced(documents="line")  # of shards, whatever the config says of other text
-    files: list[SourceFile] = []
-    others = 0
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).parts):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in parts) or path.is_dir():
-            continue
-        file = describe_file(path, "/".join(parts), config)
-        others += file is None
-        if file is not None and file.bytes:
-            files.append(file)
+    found: list[SourceFile | None] = []
+    for parts, path in sorted((path.relative_to(folder).parts, path) for path in folder.rglob("*")):
+        if not any(part.startswith(".") for part in parts) and not path.is_dir():
+            found.append(describe_file(path, "/".join(parts), config))
+    files, others = [file for file in found if file is not None and file.bytes], found.count(None)
     if not files:
         raise DataError(
             f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
@@ -185,12 +170,10 @@ def _find_stdlib() -> list[SourceFile]:
     library = Path(sysconfig.get_path("stdlib"))
     files: list[SourceFile] = []
     for module in sorted(sys.stdlib_module_names - _LEFT_OUT):
-        if module.startswith("_sysconfigdata"):
-            continue
-        paths = [library / f"{module}.py", *(library / module).rglob("*.py")]
-        for path in sorted(path for path in paths if path.is_file()):
+        for path in sorted([library / f"{module}.py", *(library / module).rglob("*.py")]):
             parts = path.relative_to(library).parts
-            if not _LEFT_OUT.intersection(parts) and path.stat().st_size:
+            is_source = path.is_file() and not module.startswith("_sysconfigdata")
+            if is_source and not _LEFT_OUT.intersection(parts) and path.stat().st_size:
                 files.append(_source_file(path, STDLIB + "/".join(parts), "text"))
     if not files:
         raise DataError(

@@ -6,12 +6,12 @@
     chats      the messages in each line of .jsonl (`data.text.chat`): one document, in a part for each message
     empty text is no document; a byte order mark at a file's start is dropped
 
-A very long document comes in parts, cut where every supported pre-tokenizer cuts (`data.text.pieces`). Text is
-UTF-8. Other bytes (and half surrogate pairs in JSON) stop the program, become U+FFFD, or take the document
-out, as `data.bad_utf8` says; each is counted, and the first are named with file and offset.
+A very long document comes in parts, cut where every supported pre-tokenizer cuts (`data.text.pieces`). What is not
+UTF-8 (and half surrogate pairs in JSON) is counted and treated as `data.bad_utf8` says.
 """
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ from candlewick.errors import DataError
 from candlewick.tokenizer.chat import Role, message_text
 
 Policy = Literal["error", "replace", "skip"]
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _MAX_EXAMPLES = 5
+_log = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
@@ -62,19 +62,23 @@ class BadText:
         self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
         self.unanswered += other.unanswered
 
+    def warn(self) -> None:
+        """Log how much was not UTF-8, if anything."""
+        if self.documents:
+            about = self.sequences, self.documents, self.examples[0]
+            _log.warning("%d bad UTF-8 sequences in %d documents, the first: %s", *about)
+
 
 def read(piece: Piece, field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
-    """Yield the documents of a piece in order, but for the dropped ones. Counts bad UTF-8 in `bad`.
+    """Return the documents of a piece in order, but for the dropped ones. Counts bad UTF-8 in `bad`.
 
     Raises DataError with file and row for what is no valid row, and for bad UTF-8 if the policy says so.
     """
     reader = _Reader(piece, field, policy, bad)
     kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
     documents = kinds.get(piece.file.kind, reader.json)()
-    if not piece.dropped:
-        return documents
     dropped = frozenset(piece.dropped)
-    return (document for document in documents if document.place not in dropped)
+    return (document for document in documents if document.place not in dropped) if dropped else documents
 
 
 def count_documents(piece: Piece, text_field: str, limit: int | None = None) -> int:
@@ -95,7 +99,6 @@ class _Reader:
     bad: BadText
 
     def text(self) -> Iterator[Document]:
-        """One document, or a part of it."""
         piece = self.piece
         if self.policy == "skip" and not self._is_utf8():
             return
@@ -110,7 +113,7 @@ class _Reader:
             offset += len(raw)
 
     def _is_utf8(self) -> bool:
-        """Look through the whole file: one bad byte anywhere takes out the document that it is."""
+        # of the whole file: one bad byte anywhere takes out the document that it is
         found = BadText()
         whole, offset = _Reader(Piece(self.piece.file), "", "skip", found), 0
         for raw, _ in parts(whole.piece.blocks(PART_BYTES)):
@@ -123,12 +126,10 @@ class _Reader:
         return True
 
     def lines(self) -> Iterator[Document]:
-        """Each line that is not blank."""
         for place, line in self._lines():
             yield from self._bounded(line, place)
 
     def json(self) -> Iterator[Document]:
-        """The text, or the conversation, in each line."""
         is_chat = self.piece.file.kind == "chat"
         for place, line in self._lines():
             try:
@@ -141,11 +142,8 @@ class _Reader:
                 ) from None
             if isinstance(found, list):
                 yield from self._conversation(found, place, may_be_bad="\\u" in line)
-                continue
-            if found and "\\u" in line:
-                found = self._mend(found, place)
-            if found:
-                yield from self._bounded(found, place)
+            elif found and (text := self._mend(found, place) if "\\u" in line else found):
+                yield from self._bounded(text, place)
 
     def _conversation(self, messages: list[Message], place: int, *, may_be_bad: bool) -> Iterator[Document]:
         if may_be_bad:
@@ -163,7 +161,6 @@ class _Reader:
             yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
 
     def parquet(self) -> Iterator[Document]:
-        """The text in each row."""
         for first, column in columns(self.piece, self.field):
             for number, text in enumerate(self._texts(first, column), first):
                 if text:
@@ -196,7 +193,6 @@ class _Reader:
         return text
 
     def _row_in_file(self, place: int) -> int:
-        """Return the number of the line that begins at a place, from 1."""
         before = Piece(self.piece.file, 0, place).blocks() if place else ()
         return sum(block.count(b"\n") for block in before) + 1
 
@@ -234,12 +230,10 @@ class _Reader:
         return mended if self.policy == "replace" else None
 
     def _bounded(self, text: str, place: int) -> Iterator[Document]:
-        """A row of any length as documents of bounded length."""
         if len(text) <= PART_BYTES:
             yield Document(text, self.piece.file.name, place)
             return
-        begins, whole = True, text.encode()
+        whole = text.encode()
         blocks = (whole[i : i + PART_BYTES] for i in range(0, len(whole), PART_BYTES))
-        for raw, is_last in parts(blocks):
-            yield Document(raw.decode(), self.piece.file.name, place, begins, is_last)
-            begins = False
+        for number, (raw, is_last) in enumerate(parts(blocks)):
+            yield Document(raw.decode(), self.piece.file.name, place, number == 0, is_last)

@@ -1,18 +1,15 @@
 """What is held out for validation, decided per document: never by the layout of the work.
 
-    given      nothing of the training text is held out: there is a validation corpus, or none is wanted
-    hash       1,000 documents or more: a document is held out if its hash falls into the wanted share, so that
-               copies of a text are all on the same side, and added files move nothing
-    tails      fewer documents: the tails of files, cut after a newline, or whole rows at a file's end
-
-Tails follow the share as it accumulates over the files, and are at least `MIN_TAIL_BYTES` long: the last
-hundred bytes of each of many small files would be scored without any context.
+given      nothing of the training text is held out: there is a validation corpus, or none is wanted
+hash       1,000 documents or more: a document is held out if its hash falls into the wanted share, so that
+           copies of a text are all on the same side, and added files move nothing
+tails      fewer documents: the tails of files, cut after a newline, or whole rows at a file's end
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Literal
 
 from candlewick.data.text.corpus import Corpus
@@ -20,7 +17,6 @@ from candlewick.data.text.documents import count_documents
 from candlewick.data.text.pieces import Piece, SourceFile, Split, character_cut
 
 Holdout = Literal["given", "hash", "tails"]
-
 MIN_HASHED_DOCUMENTS = 1000
 MIN_TAIL_BYTES = 2048
 
@@ -69,7 +65,7 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
     for file in corpus.files:
         cut = None
         if file.kind == "text":
-            size = _text_bytes(file)
+            size = file.bytes if file.compression is None else sum(map(len, Piece(file).blocks()))
             due_bytes += share * size
             tail = min(math.ceil(due_bytes), size // 2)
             if tail >= MIN_TAIL_BYTES or (tail and is_owing and file is last_text):
@@ -83,19 +79,10 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
             due_rows -= held
             cut = row_offset(file, rows - held, dropped) if held else None
         is_owing &= cut is None
-        yield from _divide(file, cut)
-
-
-def _text_bytes(file: SourceFile) -> int:
-    return file.bytes if file.compression is None else sum(len(block) for block in Piece(file).blocks())
-
-
-def _divide(file: SourceFile, cut: int | None) -> Iterator[Piece]:
-    """Before the cut is for training, after it for validation; None is the end of the file."""
-    if cut != 0:
-        yield Piece(file, 0, cut, split="train")
-    if cut is not None:
-        yield Piece(file, cut, None, split="validation")
+        if cut != 0:
+            yield Piece(file, 0, cut, split="train")
+        if cut is not None:
+            yield Piece(file, cut, None, split="validation")
 
 
 def _cut_near(file: SourceFile, target: int) -> int:
@@ -112,16 +99,11 @@ def _cut_near(file: SourceFile, target: int) -> int:
 
 def row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
     """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
-    seen = -1
-    for offset in count() if file.kind == "parquet" else _offsets(file):
-        seen += offset not in dropped
-        if seen == row:
-            return offset
-    return None
+    offsets = count() if file.kind == "parquet" else _offsets(file)
+    return next(islice((offset for offset in offsets if offset not in dropped), row, None), None)
 
 
 def _offsets(file: SourceFile) -> Iterator[int]:
-    """Yield where each line begins that is not blank."""
     for offset, block in Piece(file).lines():
         for line in block.split(b"\n"):
             if line.strip():

@@ -11,7 +11,7 @@ import logging
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import cast
 
 import yaml
 
@@ -19,7 +19,6 @@ from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, fetch_file
 
 _log = logging.getLogger(__name__)
-
 _CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
@@ -28,21 +27,15 @@ _VALIDATION = {"validation", "valid", "val", "dev"}
 _SPLITS = {"train", "test", "eval", *_VALIDATION}
 _WILD = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 
-Json = dict[str, Any]
-
 
 def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
-    """Return the text files at or below the repository's path, or without one those of a split.
-
-    Raises DataError for none.
-    """
+    """Return the text files at the repository's path, or without one of a split. Raises DataError for none."""
     texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
     if path := repo.uri.path:
         chosen = _matching(texts, [path, f"{path}/**"])
-    elif (patterns := _patterns(repo, split)) is not None:
-        chosen = _matching(texts, patterns)
     else:
-        chosen = _by_name(texts, split, str(repo.uri))
+        patterns = _patterns(repo, split)
+        chosen = _by_name(texts, split, str(repo.uri)) if patterns is None else _matching(texts, patterns)
     if not chosen:
         folders = sorted({file.path.rpartition("/")[0] or file.path for file in texts})
         raise DataError(
@@ -76,10 +69,7 @@ def _patterns(repo: HubRepo, split: str) -> list[str] | None:
 
 
 def card_patterns(card: str, split: str, name: str) -> list[str] | None:
-    """Return the patterns of a split's files in the header of a card; None if it names no files.
-
-    Raises DataError if the header is no YAML, or has several configurations and no default.
-    """
+    """Return the patterns of a split's files in the header of a card, None for no files. Raises DataError."""
     header = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
     try:
         tree: object = yaml.safe_load(header[1]) if header else None
@@ -108,32 +98,24 @@ def card_patterns(card: str, split: str, name: str) -> list[str] | None:
 
 
 def _get(value: object, key: str) -> object:
-    return cast("Json", value).get(key) if isinstance(value, dict) else None
+    return cast("dict[str, object]", value).get(key) if isinstance(value, dict) else None
 
 
 def _list(value: object) -> list[object]:
-    """Return a list as it is, nothing as an empty one, and anything else as a list of one."""
     return [] if value is None else cast("list[object]", value) if isinstance(value, list) else [value]
 
 
 def _by_name(texts: tuple[HubFile, ...], split: str, name: str) -> tuple[HubFile, ...]:
     """Return the files with the split in their path; for `train` else those with no other split in it."""
-
-    def words(file: HubFile) -> set[str]:
-        return set(re.split(r"[^a-z0-9]+", file.path.lower()))
-
+    words = {file: set(re.split(r"[^a-z0-9]+", file.path.lower())) for file in texts}
     names = _VALIDATION if split == "validation" else {split}
-    chosen = tuple(file for file in texts if words(file) & names)
+    chosen = tuple(file for file in texts if words[file] & names)
     if not chosen and split == "train":
-        chosen = tuple(file for file in texts if not words(file) & _SPLITS)
+        chosen = tuple(file for file in texts if not words[file] & _SPLITS)
     kinds = {next(kind for kind in _KINDS if f".{kind}" in file.path) for file in chosen}
     if len(kinds) > 1:
         _log.warning(
             "%s has the split %r in several formats (%s), maybe the same text twice: %s/*.%s would be one of them",
-            name,
-            split,
-            ", ".join(sorted(kinds)),
-            name,
-            min(kinds),
+            *(name, split, ", ".join(sorted(kinds)), name, min(kinds)),
         )
     return chosen

@@ -14,19 +14,13 @@ from candlewick.errors import DataError
 
 
 def row_groups(file: SourceFile, text_field: str) -> list[tuple[int, int]]:
-    """Return (rows, bytes of text, about) of each row group.
-
-    Raises DataError if it is no .parquet file or has no text column of that name.
-    """
+    """Return (rows, bytes of text, about) of each row group. Raises DataError without such a text column."""
     with _open(file, text_field) as parquet:
         return _row_groups(parquet, text_field)
 
 
 def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
-    """Yield (number of the first row, Arrow array of text or of bytes) until the piece ends.
-
-    Raises DataError if the file is damaged.
-    """
+    """Yield (number of the first row, Arrow array of text or bytes). Raises DataError if the file is damaged."""
     first = 0
     try:
         with _open(piece.file, text_field) as parquet:

@@ -3,19 +3,16 @@
     file     |aaaaaaaaaaaa|bbbbbbbbbbb|cccccc|     pieces: [start, stop) in bytes of text, or rows of a .parquet
     document |part|part|part|part|part|part|       parts: at most a few MiB of text each, so that memory is bounded
 
-Byte-level BPE never merges across the borders that its pre-tokenizer draws. Cut at such a border, a text has the
-same ids as whole. Two kinds of border are sure from the bytes around them, whatever follows or precedes:
+Cut at a border that its pre-tokenizer draws, a text has the same ids as whole in byte-level BPE. Two are sure:
 
     ...word| word...      before a space that follows a visible ASCII character
-    ...\\n|word...         after a newline that a visible character follows
+    ...\\n|word...         after a newline that a visible character follows, as `\\s*[\\r\\n]+` of GPT-4 and later
 
-In all supported patterns a space after such a character begins a match. In those of GPT-4 and later (Qwen2's among
-them) `\\s*[\\r\\n]+` takes a run of white space to its last newline, so that the second holds too; it serves texts
-without spaces. A text without either for `MAX_PART_BYTES` is cut between two characters all the same: nothing
-is lost, one pre-token becomes two.
+A text without either for `MAX_PART_BYTES` is cut between two characters: one pre-token becomes two.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +31,6 @@ _PLACES = (
     # lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
     re.compile(rb"(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])"),
 )
-
-
 Kind = Literal["text", "lines", "jsonl", "parquet", "chat"]
 Compression = Literal["gzip", "zstd"]
 Split = Literal["train", "validation"]
@@ -93,11 +88,10 @@ class Piece:
             skip = self.start
             while skip and (block := stream.read(min(skip, BLOCK_BYTES))):
                 skip -= len(block)
-        left = None if self.stop is None else self.stop - self.start
-        while left != 0 and (block := stream.read(size if left is None else min(size, left))):
+        left = (sys.maxsize if self.stop is None else self.stop) - self.start
+        while left and (block := stream.read(min(size, left))):
             yield block
-            if left is not None:
-                left -= len(block)
+            left -= len(block)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield (offset of its first byte in the file, block of whole lines), without a byte order mark."""

@@ -2,8 +2,7 @@
 
     |file 7, read|file 8, fetched|file 9, being fetched|  ...      with `ahead` = 2
 
-A file of the Hub is on the disk from shortly before it is read until the next one is. The listing has its hash, so
-what would be read is known before a byte of it comes.
+A file of the Hub is on the disk from shortly before it is read until the next one is.
 """
 
 import logging
@@ -25,7 +24,6 @@ from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubFile, HubRepo, HubUri, fetch_file, open_repo, parse_uri
 
 OpenRepo = Callable[[HubUri], HubRepo]
-
 _log = logging.getLogger(__name__)
 
 
@@ -59,11 +57,11 @@ class SourceFiles:
         """SHA-256 over names, sizes and hashes; reads every local byte once."""
         rows: list[list[str | int]] = []
         for file in self.files:
-            if isinstance(file, HubSource):  # the commit is left out: the same files in a later one are the same
+            if isinstance(file, SourceFile):
+                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
+            else:  # the commit is left out: the same files in a later one are the same
                 own = file.file
                 rows.append([f"{file.repo.uri.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
-            else:
-                rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
         return json_sha256(rows)
 
     def at_hand(
@@ -72,8 +70,7 @@ class SourceFiles:
         """Yield (number, file on this disk) from number `start` on, while the next `ahead` are being fetched.
 
         What comes from the Hub lies in `folder`, and goes when the next one is asked for. `goes_on` says whether
-        another file is wanted after so many more rows. At the end what is on its way is awaited: it would come
-        into a folder that is taken for empty.
+        another file is wanted after so many more rows.
         """
         waiting: dict[int, Future[SourceFile]] = {}
         for number in range(start, len(self.files)):
@@ -85,32 +82,32 @@ class SourceFiles:
                     waiting[wanted] = waiting.get(wanted) or self._begin(wanted, folder)
             yield number, file
             shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
-        if waiting:
+        if waiting:  # they would come into a folder that is taken for empty
             _log.info("waiting for %d files that were fetched ahead", len(waiting))
             wait(waiting.values())
 
     def fetch(self, folder: Path) -> Corpus:
         """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
-        found = (self._bring(file, folder / f"{number:06d}") for number, file in enumerate(self.files))
-        return Corpus(tuple(found), self.config)
+        return Corpus(tuple(self._bring(number, folder) for number in range(len(self.files))), self.config)
 
     def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
-        """Fetch a file in the background; `folder` is that of all."""
         future: Future[SourceFile] = Future()
 
         def bring() -> None:
             try:
-                future.set_result(self._bring(self.files[number], folder / f"{number:06d}"))
+                future.set_result(self._bring(number, folder))
             except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
                 future.set_exception(error)
 
         Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
         return future
 
-    def _bring(self, file: SourceFile | HubSource, folder: Path) -> SourceFile:
+    def _bring(self, number: int, folder: Path) -> SourceFile:
+        file = self.files[number]
         if isinstance(file, SourceFile):
             return file
-        found = describe_file(fetch_file(file.repo, file.file, folder), file.name, self.config)
+        path = fetch_file(file.repo, file.file, folder / f"{number:06d}")
+        found = describe_file(path, file.name, self.config)
         assert found is not None, "choose_files takes the same extensions"
         return found
 
@@ -118,10 +115,7 @@ class SourceFiles:
 def open_text(
     uris: Sequence[str], config: DataConfig, split: str | None = None, open_repo: OpenRepo = open_repo
 ) -> Corpus | SourceFiles:
-    """Find the files of `uris`: those of this machine as a corpus, those of the Hub as what is fetched later.
-
-    A dataset on the Hub without a path is its `split`, by default `data.hub_split`.
-    """
+    """Find the files of `uris`; of the Hub those of `split`, by default `data.hub_split`, to be fetched later."""
     if any(uri.startswith(SCHEME) for uri in uris):
         return open_sources(uris, split or config.hub_split, config, open_repo)
     return open_corpus(uris, config)
@@ -132,8 +126,7 @@ def open_sources(
 ) -> SourceFiles:
     """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
 
-    `open_repo` opens a repository of the Hub; a run hands one in that opens each only once. Raises DataError for
-    what is missing, no text, or given twice; MachineError if the Hub cannot be reached.
+    Raises DataError for what is missing, no text, or given twice; MachineError if the Hub cannot be reached.
     """
     files: list[SourceFile | HubSource] = []
     for uri in uris:

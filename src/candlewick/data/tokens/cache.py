@@ -2,9 +2,7 @@
 
     CACHE/tokens-0123456789abcdef/   CACHE/tokenizer-.../   CACHE/tokens-....partial/
 
-Use sets a folder's time. Token shards are locked for sharing while they are mapped (`data.tokens.dataset`), a
-`.partial` while it grows (`artifacts.build`), so what another process holds is seen and stays. A folder goes by
-one rename, then its files are deleted: nobody finds half of one.
+Token shards are locked while they are mapped (`data.tokens.dataset`), a `.partial` while it grows.
 """
 
 import fcntl
@@ -17,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _KINDS = ("tokens-", "tokenizer-")
-
 _log = logging.getLogger(__name__)
 
 

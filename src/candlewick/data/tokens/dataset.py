@@ -11,19 +11,17 @@
 Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
 headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
 
-The shards of a split are one long array that is memory-mapped, never read whole. While it is, its files are locked
-for sharing, so that a cache knows what is in use (`data.tokens.cache`). `details` of the manifest lists
-tokens, documents and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the
-tokenizer's hash. Opening checks every size, and every hash once per machine, before a step is trained.
+The shards of a split are one long array that is memory-mapped. `details` of the manifest lists tokens, documents
+and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the tokenizer's hash.
 """
 
 import fcntl
 import logging
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +37,6 @@ from candlewick.artifacts.manifest import (
     read_manifest,
     replace_durable,
     verify,
-    write_durable,
 )
 from candlewick.data.text.pieces import SPLITS, Split
 from candlewick.errors import ArtifactError, DataError
@@ -48,9 +45,7 @@ KIND = "tokens"
 VERSION = 1
 _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
-
 Tokens = NDArray[np.uint16 | np.uint32]
-
 _log = logging.getLogger(__name__)
 
 
@@ -74,9 +69,8 @@ class Shard:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"{self.name}: split={self.split!r}")
-        is_masked = self.targets is not None
-        least = {"tokens": 1, "documents": 0, "text_bytes": 0 if is_masked else 1, "max_id": 0}
-        for name, lowest in (least | ({"targets": 0} if is_masked else {})).items():
+        least = {"tokens": 1, "documents": 0, "text_bytes": 1, "max_id": 0}
+        for name, lowest in (least if self.targets is None else least | {"text_bytes": 0, "targets": 0}).items():
             value = getattr(self, name)
             if type(value) is not int or value < lowest:
                 raise ValueError(f"{self.name}: {name}={value!r}")
@@ -95,18 +89,13 @@ def write_shard(
     masks: Iterable[NDArray[np.uint8]] = (),
 ) -> list[FileEntry]:
     """Write the shard's files into `folder`/shards, durably; a reader never sees a part of one."""
-    contents: dict[str, Iterable[bytes]] = {
-        "bin": (part.tobytes() for part in tokens),
-        "idx": [ends.astype("<u8").tobytes()],
-    }
+    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [ends.astype("<u8")]}
     if shard.targets is not None:
-        contents["msk"] = (part.tobytes() for part in masks)
+        contents["msk"] = masks
     entries: list[FileEntry] = []
-    for extension, chunks in contents.items():
-        path = folder / "shards" / f"{shard.name}.{extension}"
-        aside = path.with_suffix(f".{extension}.{os.getpid()}.tmp")
-        entries.append(write_durable(aside, chunks, f"shards/{path.name}"))
-        aside.replace(path)
+    for extension, arrays in contents.items():
+        name = f"shards/{shard.name}.{extension}"
+        entries.append(replace_durable(folder / name, (array.tobytes() for array in arrays), name))
     return entries
 
 
@@ -170,7 +159,7 @@ class TokenDataset:
         """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
 
         Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
-        was made with another tokenizer than the one that hashes to `tokenizer_sha256`.
+        was made with another tokenizer.
         """
         manifest = read_manifest(folder, KIND, VERSION)
         found = manifest.inputs.get("tokenizer")
@@ -193,10 +182,7 @@ class TokenDataset:
 
 
 def list_shards(manifest: Manifest) -> list[Shard]:
-    """Return what a manifest says of its shards, in order.
-
-    Raises KeyError, TypeError or ValueError if it is malformed.
-    """
+    """Return what a manifest says of its shards, in order. Raises KeyError, TypeError or ValueError."""
     return [Shard(**item) for item in manifest.details["shards"]]
 
 
@@ -264,7 +250,7 @@ def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest
     def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
         return tuple(_map(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
 
-    bounds = np.cumsum([0, *(shard.tokens for shard in own)], dtype=np.int64).tolist()
+    bounds = [0, *accumulate(shard.tokens for shard in own)]
     is_masked = any(shard.targets is not None for shard in own)
     return TokenSplit(
         name,

@@ -2,9 +2,7 @@
 
     corpus --in processes--> hash of each document (128 bits) --one sort--> places to leave out
 
-A long document is hashed over all its parts, a conversation over its messages. That two of n different texts share
-a hash has a probability of n^2 / 2^129: for 10^10 documents 10^-19. Memory: 24 bytes per document, and 24 to sort.
-What repeats a document of the *other* side, training or validation, stays: files given for both are meant so.
+Memory: 24 bytes per document, and 24 to sort. What repeats a document of the *other* side stays.
 """
 
 import hashlib
@@ -25,20 +23,15 @@ from candlewick.data.tokens.workers import in_processes
 _log = logging.getLogger(__name__)
 
 
-Hashes = list[tuple[NDArray[np.int64], NDArray[np.uint64]]]
-"""Of each piece: the places of its documents (n,) and their hashes (n, 2)."""
-
-
-def hash_documents(field: str, policy: Policy, pieces: tuple[Piece, ...]) -> Hashes:
-    """Hash every document of some pieces, whole rows or whole files."""
-    found: Hashes = []
+def hash_documents(
+    field: str, policy: Policy, pieces: tuple[Piece, ...]
+) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Return of each piece the places of its documents (n,) and their hashes (n, 2)."""
+    found: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
     for piece in pieces:
-        places: list[int] = []
-        digests = bytearray()
-        for document, digest in _digests(read(piece, field, policy, BadText())):
-            places.append(document.place)
-            digests += digest
-        found.append((np.array(places, np.int64), np.frombuffer(digests, np.uint64).reshape(-1, 2)))
+        rows = [(part.place, digest) for part, digest in _digests(read(piece, field, policy, BadText()))]
+        hashes = np.frombuffer(b"".join(digest for _, digest in rows), np.uint64).reshape(-1, 2)
+        found.append((np.array([place for place, _ in rows], np.int64), hashes))
     return found
 
 

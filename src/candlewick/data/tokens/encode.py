@@ -4,11 +4,7 @@
                                                                                 validation-00007.bin .idx
                                                                                 00007.json, the receipt, last
 
-Messages of a chat get their special tokens here, and a mask of what is learned (`tokenizer.chat`). A task is all
-that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
-
-A fast encoder is trusted only as far as it is checked: the beginnings of some documents are encoded with the
-reference too, for at most 3 % of the time, but always in the first batch of a process.
+A task is all that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
 """
 
 import time
@@ -72,21 +68,16 @@ class Target:
 
 
 class ShardMaker:
-    """Runs tasks one after another with one encoder.
-
-    Encoders keep a cache that grows with the text, so a process that makes shards is meant to end some time.
-    """
+    """Runs tasks one after another with one encoder, whose cache grows with the text."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        tokenizer = Tokenizer.load(target.folder / "tokenizer")
-        tokenizer_json = tokenizer.encoder_json
-        self._tokenizer = tokenizer
+        self._tokenizer = Tokenizer.load(target.folder / "tokenizer")
+        tokenizer_json, going_on = self._tokenizer.encoder_json, self._tokenizer.going_on_json
         self._encoder = make_encoder(tokenizer_json)
         is_checked = not isinstance(self._encoder, ReferenceEncoder)
         self._check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
         self.backend = self._encoder.name
-        going_on = tokenizer.going_on_json
         self._going_on = self._encoder if going_on is None else make_encoder(going_on)
 
     @cached_property
@@ -128,9 +119,8 @@ class ShardMaker:
 
 def read_receipt(folder: Path, task: Task) -> Receipt | None:
     """Return the receipt of a task if it was finished before and its files are whole, else None."""
-    path = _receipt_path(folder, task)
     try:
-        receipt = TypeAdapter(Receipt).validate_json(path.read_bytes())
+        receipt = TypeAdapter(Receipt).validate_json(_receipt_path(folder, task).read_bytes())
         is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
     except (OSError, ValueError):
         return None
@@ -148,7 +138,6 @@ def _receipt_path(folder: Path, task: Task) -> Path:
 
 
 def _documents(task: Task, bad: BadText) -> Iterator[tuple[Split, Document]]:
-    """Yield the documents of a task with the split that each belongs to, in whole even if it has parts."""
     config = task.config
     for piece in task.pieces:
         split: Split = piece.split or "train"
@@ -226,15 +215,9 @@ class _OpenShard:
             return
         suffix = f"_{self.written:03d}" if self.written else ""  # sorts behind the first
         ends = np.concatenate(self.ends).astype(np.uint64)
-        shard = Shard(
-            f"{self.split}-{number:05d}{suffix}",
-            self.split,
-            self.tokens,
-            ends.size,
-            self.text_bytes,
-            self.max_id,
-            None if self.chat is None else sum(int(mask.sum()) for mask in self.masks),
-        )
+        name = f"{self.split}-{number:05d}{suffix}"
+        targets = None if self.chat is None else sum(int(mask.sum()) for mask in self.masks)
+        shard = Shard(name, self.split, self.tokens, ends.size, self.text_bytes, self.max_id, targets)
         files += write_shard(self.target.folder, shard, self.parts, ends, self.masks)
         shards.append(shard)
         self.parts, self.masks, self.ends = [], [], []

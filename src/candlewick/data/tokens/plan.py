@@ -3,10 +3,8 @@
     a.txt b.txt c.txt | d.jsonl [0, 64M) | d.jsonl [64M, 128M) | e.parquet rows [0, 9000) | ...
     -----task 0------   -----task 1-----   ------task 2-------   --------task 3--------
 
-Files in order are grouped until they hold `data.shard_text_bytes` of text; larger ones are cut at the ends of
-lines, between row groups, or, where one file is one document, where its ids stay the same (`data.text.pieces`).
-Compressed files cannot be cut. The plan depends on nothing but the text and the settings, so that any number of
-workers, and any run after an interruption, makes the same shards. A task's key is the hash of all it depends on.
+Files in order are grouped until they hold `data.shard_text_bytes` of text; larger ones are cut, unless they are
+compressed. The plan depends on text and settings alone; a task's key is the hash of all that.
 """
 
 import logging
@@ -24,20 +22,13 @@ from candlewick.data.text.pieces import MAX_PART_BYTES, Piece, SourceFile, chara
 from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import Task
 
+Group = tuple[tuple[Piece, ...], int]  # consecutive pieces, and about how many bytes of text they have
 _EXPANSION = 4  # bytes of text per byte of a compressed file, about
-
 _log = logging.getLogger(__name__)
 
 
-Group = tuple[tuple[Piece, ...], int]
-"""Consecutive pieces, and about how many bytes of text they have."""
-
-
 def settings_of(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
-    """Return the settings that shape a token dataset; the others say how to make it or how to read it.
-
-    Without `hold_out` all of the training text is trained on.
-    """
+    """Return the settings that shape a token dataset. Without `hold_out` all of the text is trained on."""
     return {
         **config.model_dump(include={"format", "documents", "bad_utf8", "deduplicate", "shard_text_bytes"}),
         "field": field_of(config),
@@ -63,7 +54,11 @@ def plan(
         hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:
         if corpus is not None and validation.fingerprint != corpus.fingerprint:  # the same text is on purpose
-            _warn_of_copies(corpus, validation)
+            known = set(corpus.hashes)
+            pairs = zip(validation.files, validation.hashes, strict=True)
+            if copies := [file.name for file, sha256 in pairs if sha256 in known]:
+                about = len(copies), copies[0]
+                _log.warning("%d files are in the training and the validation text: %s", *about)
         groups += groups_of((Piece(file, split="validation") for file in validation.files), validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
     return holdout, tasks_of(groups, hashes, tokenizer_sha256, config, hold_out)
@@ -89,8 +84,7 @@ def whole_documents(corpus: Corpus) -> list[tuple[Piece, ...]]:
     """Return all of a corpus in groups of about the wanted size, in order, and no document cut."""
     parts: list[tuple[Piece, int]] = []
     for file in corpus.files:
-        piece = Piece(file)
-        parts += [(piece, file.bytes)] if file.kind == "text" else _divide(piece, corpus.config)
+        parts += [(Piece(file), file.bytes)] if file.kind == "text" else _divide(Piece(file), corpus.config)
     return [pieces for pieces, _ in _group(parts, corpus.config.shard_text_bytes)]
 
 
@@ -100,13 +94,6 @@ def _identity(piece: Piece, hashes: Mapping[SourceFile, str]) -> list[object]:
         *(file.name, hashes[file], file.kind, file.compression),
         *(piece.start, piece.stop, piece.begins, piece.ends, piece.split, piece.dropped),
     ]
-
-
-def _warn_of_copies(corpus: Corpus, validation: Corpus) -> None:
-    known = set(corpus.hashes)
-    copies = [f.name for f, sha in zip(validation.files, validation.hashes, strict=True) if sha in known]
-    if copies:
-        _log.warning("%d files are in the training and the validation text: %s", len(copies), copies[0])
 
 
 def groups_of(pieces: Iterable[Piece], corpus: Corpus) -> Iterator[Group]:
@@ -123,8 +110,7 @@ def _dropping(piece: Piece, places: tuple[int, ...]) -> Piece:
 
 def _group(parts: Iterable[tuple[Piece, int]], wanted: int) -> Iterator[Group]:
     """Join consecutive (piece, bytes of its text) to about the wanted size."""
-    group: list[Piece] = []
-    total = 0
+    group, total = list[Piece](), 0
     for part, size in parts:
         if group and total + size > wanted:
             yield tuple(group), total
@@ -153,10 +139,7 @@ def _divide(piece: Piece, config: DataConfig) -> Iterator[tuple[Piece, int]]:
 
 
 def _cut_before(file: SourceFile, start: int, target: int) -> int:
-    """Return the last place before `target` where a text may be cut, or the end of a line of rows.
-
-    Rows without an end for longer than the way back to `start` are not cut there: `start` is returned.
-    """
+    """Return the last place before `target` to cut a text, or the end of a line of rows, or else `start`."""
     window = 1 << 16
     while True:
         low = max(start, target - window)

@@ -2,12 +2,8 @@
 
     corpus --plan--> tasks --worker processes--> OUTPUT.partial/shards/ --manifest, rename--> OUTPUT/
 
-A task that finished leaves a receipt, so work that was stopped at any moment, `kill -9` included, goes on with
-the tasks that have none, and ends in the same dataset: its id depends on text, settings and tokenizer only, not
-on the number of workers, the encoder or the machine. One process at a time works on an output; a second one
-waits, and then finds it done.
-
-With `data.deduplicate` all text is read twice, first to find what stands there already (`data.tokens.duplicates`).
+A task that finished leaves a receipt, so work that was stopped at any moment, `kill -9` included, goes on with the
+tasks that have none, and ends in the same dataset: its id depends on text, settings and tokenizer only.
 """
 
 import logging
@@ -47,8 +43,7 @@ class EncodeJob:
     validation: Corpus | SourceFiles | None
     tokenizer: Tokenizer
     config: DataConfig
-    hold_out: bool
-    """Hold out a part of the training text for validation."""
+    hold_out: bool  # a part of the training text for validation
 
     @classmethod
     def from_config(cls, config: DataConfig, tokenizer: Tokenizer, *, hold_out: bool = True) -> Self:
@@ -109,8 +104,7 @@ class EncodeJob:
 def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of opened text; return its manifest, and whether it was there already.
 
-    Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted on
-    SIGINT and SIGTERM: what is finished is kept then.
+    Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted.
     """
     recipe = job.recipe()
 
@@ -118,7 +112,10 @@ def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None =
         with stoppable(folder):
             files, details, backend = _encode(job, folder, progress)
         _require_text(job, details)
-        _sweep(folder, files)
+        known = {folder / entry.name for entry in files}
+        for path in folder.rglob("*"):  # runs with other settings, or killed ones, left it behind
+            if path.is_file() and path not in known:
+                path.unlink()
         made = provenance(encoder=backend, workers=job.workers)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
         return publish(folder, output, manifest)
@@ -170,8 +167,8 @@ def _stream(
     for side, files in sides.items():
         if files is not None:
             opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
-            stream = Stream(opened, target.folder, identity, hold_out=job.hold_out, run=run)
-            stream.prepare(side, done, 2 * job.workers, progress)
+            wave = 2 * job.workers
+            Stream(opened, side, done, target.folder, identity, job.hold_out, run, wave, progress).prepare()
     return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, backend
 
 
@@ -224,10 +221,7 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
         bad.merge(receipt.bad_utf8)
     if bad.unanswered:
         _log.warning("%d conversations without an answer are left out", bad.unanswered)
-    if bad.documents:
-        _log.warning(
-            "%d bad UTF-8 sequences in %d documents, the first: %s", bad.sequences, bad.documents, bad.examples[0]
-        )
+    bad.warn()
     counted = ("tokens", "documents", "text_bytes")
     splits = {
         split: {name: sum(getattr(shard, name) for shard in shards if shard.split == split) for name in counted}
@@ -246,8 +240,6 @@ def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], dupl
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    """Raise DataError if a side that was given or is held out has no text."""
-
     def is_empty(split: Split) -> bool:
         return not details["splits"][split]["text_bytes"]
 
@@ -266,11 +258,3 @@ def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
 
 def _names(side: Corpus | SourceFiles) -> str:
     return ", ".join(file.name for file in side.files)[:200]
-
-
-def _sweep(partial: Path, files: Sequence[FileEntry]) -> None:
-    """Remove what runs with other settings, or killed ones, left behind."""
-    known = {partial / entry.name for entry in files}
-    for path in partial.rglob("*"):
-        if path.is_file() and path not in known:
-            path.unlink()

@@ -1,7 +1,4 @@
-"""A function over many items in processes: spawned, never forked, without torch, and they end with their parent.
-
-They are replaced from time to time, because the fast encoders' caches grow with the text and give nothing back.
-"""
+"""A function over many items in processes: spawned, never forked, without torch; they end with their parent."""
 
 import logging
 import multiprocessing
@@ -16,8 +13,7 @@ from typing import TypeVar
 
 from candlewick.errors import MachineError
 
-_ITEMS_PER_WORKER = 16
-
+_ITEMS_PER_WORKER = 16  # then it is replaced: the fast encoders' caches grow with the text and give nothing back
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,19 +28,15 @@ def count_cores() -> int:
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yield (number of the item, what the function returns) as they come; a single item is done in this process.
-
-    Raises what the function raises, and MachineError when a process is killed.
-    """
+    """Yield (number of the item, what the function returns) as they come. Raises MachineError."""
     if len(items) == 1:  # a process would take longer to start than most such items to do
         yield 0, function(items[0])
         return
     wave = workers * _ITEMS_PER_WORKER
     for first in range(0, len(items), wave):
         own = range(first, min(first + wave, len(items)))
-        pool = ProcessPoolExecutor(
-            min(workers, len(own)), multiprocessing.get_context("spawn"), initializer=start_worker
-        )
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(own)), context, start_worker)
         others = set(multiprocessing.active_children())
         try:
             futures = {pool.submit(function, items[number]): number for number in own}
