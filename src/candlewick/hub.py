@@ -31,6 +31,7 @@ _URI = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
+_COMMIT = re.compile("[0-9a-f]{40}")
 _QUERY = re.compile(r"\?\S+")  # of an address: it may carry a signature, so it is never logged
 # reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
 _FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
@@ -116,7 +117,7 @@ def open_repo(uri: str | HubUri) -> HubRepo:
     # without `expand` the answer names every file
     ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
     info = _ask(str(wanted), ask, _FINAL)
-    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+    if not _COMMIT.fullmatch(info.sha or ""):
         raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
     pinned = replace(wanted, revision=info.sha)
     files = _ask(str(pinned), lambda: _list(api, pinned), _FINAL_IN_LISTINGS)

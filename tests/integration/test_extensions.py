@@ -89,7 +89,6 @@ def halving(monkeypatch, *, is_listed: bool = True) -> Iterator[None]:
     names = (*get_args(SchedulerConfig.model_fields["strategy"].annotation), "halving")
     if is_listed:
         monkeypatch.setitem(SCHEDULES, "halving", Schedule(lambda _config, _x, step, _total: 0.5**step))
-    monkeypatch.setitem(orchestrate_flags._SCHEDULE, "choices", names)
     with setting(SchedulerConfig, "strategy", Literal[names], "wsd", "halving: half of it at every update."):
         yield
 
@@ -162,11 +161,7 @@ PROBES = [
     Probe(
         halving,
         "add a learning-rate schedule",
-        {
-            "config/optimizer.py: SchedulerConfig",
-            "optim/schedule.py: SCHEDULES",
-            "cli/orchestrate_flags.py: _SCHEDULES",
-        },
+        {"config/optimizer.py: SchedulerConfig", "optim/schedule.py: SCHEDULES"},
         "scheduler.strategy",
         {"scheduler": {"strategy": "halving"}},
         {"scheduler": {"strategy": "constant"}},

@@ -1,12 +1,13 @@
-"""Arguments and output that several verbs share."""
+"""Arguments that several verbs share, and what is read from them."""
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from candlewick.cli.environment import cache_home
+from candlewick.cli.output import tell
 from candlewick.terminal import setup
 
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
@@ -22,41 +23,32 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help=about)
 
 
-def tell(note: str) -> None:
-    """Print how an ambiguous input was read."""
-    sys.stderr.write(f"note: {note}\n")
-
-
 def absolute(path: str) -> str:
     """Return a path relative to the working directory, not to a configuration's folder; a URI as it is."""
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
-def load_with_origins(
-    source: str | None, overrides: Sequence[str] = (), note: Callable[[str], None] = tell
-) -> "tuple[RunConfig, dict[str, str]]":
+def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tuple[RunConfig, dict[str, str]]":
     """Read a configuration, and what set each key of it; print how foreign settings were read."""
     from candlewick.cli import candle
     from candlewick.config import load
 
-    return load.load_with_origins(source, overrides, note, candle.dialect())
+    return load.load_with_origins(source, overrides, tell, candle.dialect())
 
 
-def load_config(
-    source: str | None, overrides: Sequence[str] = (), note: Callable[[str], None] = tell
-) -> "RunConfig":
-    """Read a configuration; print how foreign settings were read."""
-    return load_with_origins(source, overrides, note)[0]
+def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
+    """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging by it."""
+    overrides = [*args.override, *source_overrides(args), *extra]
+    config = load_with_origins(args.config, overrides)[0]
+    if "log_level" in args:
+        setup_logging(args, config)
+    return config
 
 
-def read_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
-    """Load what `add_config` declared; the cache is `cache`, else this user's, unless the config names one."""
-    from candlewick.cli.environment import cache_home
-
-    config = load_config(args.config, [*args.override, *extra])
-    if config.data.cache_dir is not None:
-        return config
-    return config.replaced(data={"cache_dir": cache or cache_home()})
+def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
+    """Load a configuration to train with; the cache is `cache`, else this user's, unless the config names one."""
+    config = load_config(args, extra)
+    return config if config.data.cache_dir else config.replaced(data={"cache_dir": cache or cache_home()})
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
@@ -72,18 +64,30 @@ def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -
     setup(args.log_level or (config.runtime.logging.level if config else "info"))
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`: the result for a program instead of for a person."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_reporting(parser: argparse.ArgumentParser) -> None:
+    """`--verbose`, `--quiet` and `--json`."""
+    add_logging(parser)
+    add_json(parser)
+
+
 def add_output(parser: argparse.ArgumentParser, help_text: str, **options: Any) -> None:
     """`--output DIR`, the same in every verb that writes a folder; required unless `options` has a default."""
-    options = {"required": "default" not in options, **options}
-    parser.add_argument("--output", metavar="DIR", type=Path, help=help_text, **options)
+    required = "default" not in options
+    parser.add_argument("--output", metavar="DIR", type=Path, required=required, help=help_text, **options)
 
 
 def add_action(
     actions: Any, name: str, run: Callable[[argparse.Namespace], None], about: str
 ) -> argparse.ArgumentParser:
-    """Declare an action of a verb and the function that runs it; return the action's parser."""
+    """Declare an action of a verb, with `--json`, and the function that runs it; return the action's parser."""
     parser: argparse.ArgumentParser = actions.add_parser(name, help=about)
     parser.set_defaults(run=run)
+    add_json(parser)
     return parser
 
 
@@ -94,16 +98,16 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), about)
 
 
-def add_sources(parser: argparse.ArgumentParser) -> None:
+def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str = "SOURCE") -> None:
     """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
-    about = "files, folders or stdlib://; default data.train_shards"
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=about)
+    about = about or "files, folders or stdlib://; default data.train_shards"
+    parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
 
 
 def source_overrides(args: argparse.Namespace) -> list[str]:
     """Return the override that makes the sources of `add_sources` the text to train on; without sources, none."""
-    sources = json.dumps([absolute(source) for source in args.sources], ensure_ascii=False)
-    return [f"data.train_shards={sources}"] if args.sources else []
+    sources = [absolute(source) for source in getattr(args, "sources", ())]
+    return [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
 
 
 def add_count(
@@ -119,17 +123,6 @@ def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str
     parser.add_argument(flag, choices=choices, default=choices[0], help=help_text)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`: the result for a program instead of for a person."""
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def add_reporting(parser: argparse.ArgumentParser) -> None:
-    """`--verbose`, `--quiet` and `--json`."""
-    add_logging(parser)
-    add_json(parser)
-
-
 def whole_number(least: int) -> Callable[[str], int]:
     """Return a `type` for argparse: a whole number, at least `least`, that fits 63 bits."""
 
@@ -139,21 +132,3 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def shown(text: str) -> str:
-    """Return text without terminal commands if it goes to a terminal; for a file as it is."""
-    from candlewick.terminal import printable
-
-    return printable(text) if sys.stdout.isatty() else text
-
-
-def side(sides: Mapping[str, object], name: str) -> str:
-    """Return the value of a setting in one of two configurations (`config.tree.differences`), as JSON."""
-    return json.dumps(sides[name], ensure_ascii=False) if name in sides else "(no such setting)"
-
-
-def print_json(value: object) -> None:
-    """Write one JSON document to standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=str)
-    sys.stdout.write("\n")

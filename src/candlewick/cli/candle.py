@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_config, add_output, setup_logging, tell, whole_number
-from candlewick.cli.streaming import BATCH_NOTE, stream_settings
+from candlewick.cli.arguments import add_config, add_count, add_output, setup_logging
+from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_settings
+from candlewick.cli.output import tell
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -75,21 +76,14 @@ def open_tokenizer(source: str | None) -> Any:
 
 def add_import(kinds: Any) -> None:
     """Declare `candlewick import candle`."""
-    parser: argparse.ArgumentParser = kinds.add_parser(
-        "candle", help="a checkpoint of transformer_candle, to go on with or start from"
-    )
-    parser.add_argument(
-        "source",
-        metavar="DIR",
-        help="a step_* folder, or the folder of them (the newest whole one is taken), or hf://OWNER/NAME@REVISION",
-    )
+    about = "a checkpoint of transformer_candle, to go on with or start from"
+    parser: argparse.ArgumentParser = kinds.add_parser("candle", help=about)
+    about = "a step_* folder, or the folder of them (the newest whole one is taken), or hf://OWNER/NAME@REVISION"
+    parser.add_argument("source", metavar="DIR", help=about)
     add_config(parser)
-    parser.add_argument("--heads", metavar="N", type=whole_number(1), help="attention heads, if no --config says")
-    parser.add_argument(
-        "--weights-only",
-        action="store_true",
-        help="leave the optimizer behind; the folder then needs nothing but model.safetensors",
-    )
+    add_count(parser, "--heads", "attention heads, if no --config says")
+    about = "leave the optimizer behind; the folder then needs nothing but model.safetensors"
+    parser.add_argument("--weights-only", action="store_true", help=about)
     add_output(parser, "folder of the run; with --weights-only of the checkpoint")
     parser.set_defaults(kind_run=_import)
 

@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from candlewick.cli.arguments import add_reporting, print_json, setup_logging, side
+from candlewick.cli.arguments import add_reporting, setup_logging
+from candlewick.cli.output import side, wrote_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +21,7 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     result = compare_runs(args.first, args.second)
-    if args.json:
-        print_json(result)
+    if wrote_json(args, result):
         return
     names = result["runs"]
     _print_row("", names)
@@ -30,33 +29,27 @@ def run(args: argparse.Namespace) -> None:
     for key, sides in result["settings"].items():
         _print_row(key, [side(sides, name) for name in ("first", "second")])
     print(f"\ntraining loss, mean over {result['smoothed_over_tokens']:,.0f} tokens")
-    for step, values in result["training_loss"].items():
-        _print_numbers(f"step {step:,}", values)
+    _print_numbers({f"step {step:,}": values for step, values in result["training_loss"].items()})
     print("\nlast validation, a part of it before the end of a run")
-    for name, values in result["validation"].items():
-        _print_numbers(name, values)
+    _print_numbers(result["validation"])
     print("\nspeed")
-    for name, values in result["figures"].items():
-        _print_numbers(name, values)
-    print(f"\n{_difference(result)}\n")
+    _print_numbers(result["figures"])
+    first, last = result["first_different_step"], result["last_common_step"]
+    if last is None:
+        difference = "no step of both runs is recorded"
+    elif first is None:
+        difference = f"the recorded losses are equal to the bit to the end, step {last:,}"
+    else:
+        difference = f"the recorded losses differ from step {first:,} on"
+    print(f"\n{difference}\n")
     print(plot(dict(zip(names, result["curves"], strict=True)), x_label="step", y_label="loss"))
 
 
-def _difference(result: dict[str, Any]) -> str:
-    first, last = result["first_different_step"], result["last_common_step"]
-    if last is None:
-        return "no step of both runs is recorded"
-    if first is None:
-        return f"the recorded losses are equal to the bit to the end, step {last:,}"
-    return f"the recorded losses differ from step {first:,} on"
-
-
-def _print_numbers(name: str, values: list[float | None]) -> None:
-    first, second = values
-    change = "" if first is None or second is None else f"{second - first:+,.4g}"
-    _print_row(
-        name, ["-" if value is None else f"{value:,.{4 if abs(value) < 1000 else 0}f}" for value in values], change
-    )
+def _print_numbers(rows: dict[str, list[float | None]]) -> None:
+    for name, (first, second) in rows.items():
+        change = "" if first is None or second is None else f"{second - first:+,.4g}"
+        values = ["-" if x is None else f"{x:,.{4 if abs(x) < 1000 else 0}f}" for x in (first, second)]
+        _print_row(name, values, change)
 
 
 def _print_row(name: str, values: list[str], change: str = "") -> None:

@@ -4,16 +4,8 @@ import argparse
 import json
 import sys
 
-from candlewick.cli.arguments import (
-    add_action,
-    add_config,
-    add_count,
-    add_json,
-    load_config,
-    load_with_origins,
-    print_json,
-    side,
-)
+from candlewick.cli.arguments import add_action, add_config, add_count, load_config, load_with_origins
+from candlewick.cli.output import print_json, side, wrote_json
 from candlewick.errors import ConfigError
 
 
@@ -26,27 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = show.add_mutually_exclusive_group()
     form.add_argument("--format", choices=("yaml", "toml", "json"), help="default yaml")
     form.add_argument("--origins", action="store_true", help="print which file and line set each setting")
-    add_json(show)
 
-    listed = add_action(actions, "list", _list, "the shipped profiles, and what each is for")
-    add_json(listed)
-
+    add_action(actions, "list", _list, "the shipped profiles, and what each is for")
     add_action(actions, "schema", _schema, "print the JSON schema of a configuration, for editors")
 
     explain = add_action(actions, "explain", _explain, "meaning, type, default, value and readers of a setting")
     explain.add_argument("key", metavar="KEY", help="for example optimizer.momentum, or momentum")
     add_config(explain)
-    add_json(explain)
 
     diff = add_action(actions, "diff", _diff, "the settings in which two configurations differ")
     for name in ("first", "second"):
         diff.add_argument(name, metavar=name.upper(), help="a file, a profile or a run folder")
-    add_json(diff)
 
     plot = add_action(actions, "plot-schedule", _plot, "draw the learning rate over the run")
     add_config(plot)
     add_count(plot, "--steps", "length of the run instead of the configured one")
-    add_json(plot)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -60,8 +46,7 @@ def _show(args: argparse.Namespace) -> None:
         sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
         return
     values = flatten(config)
-    if args.json:
-        print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
+    if wrote_json(args, {key: {"value": value, "origin": origins[key]} for key, value in values.items()}):
         return
     width = max(map(len, values))
     for key, value in values.items():
@@ -72,8 +57,7 @@ def _list(args: argparse.Namespace) -> None:
     from candlewick.config.load import profiles, read_profile
 
     heads = {name: read_profile(name).partition("\n")[0].removeprefix("# ") for name in profiles()}
-    if args.json:
-        print_json(heads)
+    if wrote_json(args, heads):
         return
     for name, head in heads.items():
         print(f"{name:<16}{head}")
@@ -90,23 +74,20 @@ def _explain(args: argparse.Namespace) -> None:
     from candlewick.runs.report.explain import explain
 
     entries = explain(args.key, *load_with_origins(args.config, args.override))
-    if args.json:
-        print_json(entries)
+    if wrote_json(args, entries):
         return
     for entry in entries:
         print(entry["key"] + (f"  (with {entry['kind']})" if entry["kind"] else ""))
         for name in ("meaning", "type", "default", "value", "source", "keys", "read_by"):
-            value = entry.get(name)
-            if value:
+            if value := entry.get(name):
                 print(f"  {name.replace('_', ' '):<8} {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _diff(args: argparse.Namespace) -> None:
     from candlewick.config.tree import differences
 
-    settings = differences(load_config(args.first), load_config(args.second))
-    if args.json:
-        print_json(settings)
+    settings = differences(*(load_with_origins(source)[0] for source in (args.first, args.second)))
+    if wrote_json(args, settings):
         return
     for key, sides in settings.items():
         print(f"{key}: {side(sides, 'first')} -> {side(sides, 'second')}")
@@ -115,9 +96,7 @@ def _diff(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
     from candlewick.runs.report.schedule import plot_schedule, sample_schedule
 
-    config = load_config(args.config, args.override)
+    config = load_config(args)
     points = sample_schedule(config, args.steps)
-    if args.json:
-        print_json(points)
-    else:
+    if not wrote_json(args, points):
         print(plot_schedule(config, points))

@@ -6,20 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.cli import data_fetch, data_preprocess, data_shard
-from candlewick.cli.arguments import (
-    add_action,
-    add_config,
-    add_count,
-    add_json,
-    add_output,
-    add_reporting,
-    add_sources,
-    load_config,
-    print_json,
-    setup_logging,
-    shown,
-    source_overrides,
-)
+from candlewick.cli.arguments import add_action, add_config, add_count, add_logging, add_sources, load_config
+from candlewick.cli.output import shown, wrote_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,40 +15,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     prepare = add_action(actions, "prepare", _prepare, "encode text into token shards")
     add_sources(prepare)
-    add_output(prepare, "folder to write the token dataset to")
+    about = "folder to write the token dataset to"
+    prepare.add_argument("--output", metavar="DIR", type=Path, required=True, help=about)
     about = "folder of the tokenizer; default tokenizer.tokenizer_json"
     prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help=about)
     add_count(prepare, "--workers", "processes; default data.num_workers, else one per core")
     add_config(prepare)
-    add_reporting(prepare)
+    add_logging(prepare)
 
     for action in (data_shard, data_fetch, data_preprocess):
         action.add_arguments(actions)
 
-    verify = add_action(
-        actions, "verify", _verify, "read every byte of shards, of tokens or of text, and check it"
-    )
-    _add_dataset(verify)
-
+    about = "read every byte of shards, of tokens or of text, and check it"
+    verify = add_action(actions, "verify", _verify, about)
     inspect = add_action(actions, "inspect", _inspect, "what is in a token dataset")
-    _add_dataset(inspect)
+    for action in (verify, inspect):
+        action.add_argument("dataset", metavar="DIR", type=Path, help="folder of a token dataset")
     add_count(inspect, "--decode", "also show the first N tokens as text", default=0, least=0)
-
-
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="DIR", type=Path, help="folder of a token dataset")
-    add_json(parser)
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import prepare_dataset
 
     workers = [f"data.num_workers={args.workers}"] if args.workers else []
-    config = load_config(args.config, [*args.override, *source_overrides(args), *workers])
-    setup_logging(args, config)
-    result = prepare_dataset(config, args.output, args.tokenizer)
-    if args.json:
-        print_json(result)
+    result = prepare_dataset(load_config(args, workers), args.output, args.tokenizer)
+    if wrote_json(args, result):
         return
     print(f"{'up to date' if result['reused'] else 'wrote'}: {args.output}")
     _print_splits(result["details"])
@@ -70,8 +49,7 @@ def _verify(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import verify_dataset
 
     result = verify_dataset(args.dataset)
-    if args.json:
-        print_json(result)
+    if wrote_json(args, result):
         return
     name = f", id {result['id']}" if "id" in result else ""
     print(f"ok: {result['files']} files, {result['bytes']:,} bytes{name}")
@@ -81,8 +59,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import inspect_dataset
 
     result = inspect_dataset(args.dataset, args.decode)
-    if args.json:
-        print_json(result)
+    if wrote_json(args, result):
         return
     details = result["details"]
     print(f"id          {result['id']}")
@@ -101,7 +78,5 @@ def _inspect(args: argparse.Namespace) -> None:
 def _print_splits(details: dict[str, Any]) -> None:
     print(f"{'split':<12}{'tokens':>16}{'documents':>14}{'bytes of text':>18}{'bytes/token':>14}")
     for name, counts in details["splits"].items():
-        ratio = counts["text_bytes"] / max(counts["tokens"], 1)
-        print(
-            f"{name:<12}{counts['tokens']:>16,}{counts['documents']:>14,}{counts['text_bytes']:>18,}{ratio:>14.3f}"
-        )
+        tokens, documents, size = (counts[what] for what in ("tokens", "documents", "text_bytes"))
+        print(f"{name:<12}{tokens:>16,}{documents:>14,}{size:>18,}{size / max(tokens, 1):>14.3f}")

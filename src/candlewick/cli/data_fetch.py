@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_count, add_reporting, print_json, setup_logging
+from candlewick.cli.arguments import add_action, add_count, add_logging, setup_logging
+from candlewick.cli.output import wrote_json
 from candlewick.errors import ConfigError, DataError
 
 
@@ -17,7 +18,7 @@ def add_arguments(actions: Any) -> None:
     parser.add_argument("--list", action="store_true", help="print the known names and exit")
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder to make a folder for each dataset in")
     add_count(parser, "--workers", "files downloaded ahead", default=1)
-    add_reporting(parser)
+    add_logging(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,23 +27,20 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     if args.list:
-        if args.json:
-            print_json(KNOWN_DATASETS)
-        for name, source in () if args.json else KNOWN_DATASETS.items():
-            print(f"{name:<24}{source}")
+        if not wrote_json(args, KNOWN_DATASETS):
+            for name, source in KNOWN_DATASETS.items():
+                print(f"{name:<24}{source}")
         return
     if not args.datasets or args.output is None:
         raise ConfigError("there is nothing to fetch, or no place for it", "give DATASET and --output, or --list")
     results = fetch_datasets(args.datasets, args.output, args.workers)
-    failed = [result for result in results if result.manifest is None]
-    if args.json:
-        print_json({r.dataset.name: r.problem if r.manifest is None else r.manifest.details for r in results})
-    for result in () if args.json else results:
-        name, manifest = result.dataset.name, result.manifest
-        state = "failed" if manifest is None else "up to date" if result.reused else "fetched"
-        rest = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
-        print(f"{name:<24}{state:<12}{rest}")
-    if failed:
+    if not wrote_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
+        for result in results:
+            manifest = result.manifest
+            state = "failed" if manifest is None else "up to date" if result.reused else "fetched"
+            rest = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
+            print(f"{result.dataset.name:<24}{state:<12}{rest}")
+    if failed := [result for result in results if result.manifest is None]:
         raise DataError(
             f"{len(failed)} of {len(results)} datasets did not come: {failed[0].problem}",
             "run it again: what came is kept",

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_choice, add_count, add_reporting, print_json, setup_logging
+from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
+from candlewick.cli.output import wrote_json
 
 
 def add_arguments(actions: Any) -> None:
@@ -24,7 +25,7 @@ def add_arguments(actions: Any) -> None:
     parser.add_argument("--keep-spaces", action="store_true", help="keep runs of white space as they are")
     add_choice(parser, "--format", ("jsonl", "text"), "as in `data shard`")
     add_choice(parser, "--documents", ("file", "line"), "document of a .txt: the file (default) or each line")
-    add_reporting(parser)
+    add_logging(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,14 +35,13 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     cleaning = Cleaning(args.min_line_bytes, not args.keep_control, not args.keep_spaces)
-    config = DataConfig(documents=args.documents)
     options = {"format": args.format, "which": args.which}
+    config = DataConfig(documents=args.documents)
     results = preprocess_corpora(args.input, args.output, cleaning, config, **options)
-    if args.json:
-        print_json(results)
+    if wrote_json(args, results):
         return
-    columns = ("documents", "empty_documents", "lines", "short_lines", "control_characters", "bytes_after")
     heads = ("documents", "empty", "lines", "short", "control", "bytes kept")
+    columns = ("documents", "empty_documents", "lines", "short_lines", "control_characters", "bytes_after")
     print(f"{'corpus':<24}" + "".join(f"{head:>14}" for head in heads))
     for name, details in results.items():
         print(f"{name:<24}" + "".join(f"{details['cleaning'][column]:>14,}" for column in columns))

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_choice, add_count, add_reporting, print_json, setup_logging
+from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
+from candlewick.cli.environment import use_hub
+from candlewick.cli.output import wrote_json
 from candlewick.errors import ConfigError
 
 _SMOKE_DOCUMENTS = 20_000
@@ -48,7 +50,7 @@ def add_arguments(actions: Any) -> None:
     add("--hf-token", metavar="TOKEN", help="better: set HF_TOKEN, which other users here cannot see")
     about = "download directory, also for HF_HOME; default: beside --train-output"
     add("--cache-root", metavar="DIR", type=Path, help=about)
-    add_reporting(parser)
+    add_logging(parser)
 
 
 def _share(text: str) -> float:
@@ -63,8 +65,6 @@ def _share(text: str) -> float:
 
 def run(args: argparse.Namespace) -> None:
     """Write the shards and print how many."""
-    from candlewick.cli.environment import use_hub
-
     if args.source and args.dataset:
         raise ConfigError("--source and --dataset both say what to read", "give one of them")
     sources = args.source or [f"hf://datasets/{args.dataset or 'HuggingFaceFW/fineweb'}"]
@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> None:
     root = args.output or _ROOT
     outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
     result = write_shards(sources, outputs, settings, config, cache=args.cache_root, workers=args.workers)
-    if args.json:
-        print_json(result)
+    if wrote_json(args, result):
         return
     state = "up to date" if result["reused"] else "wrote"
     for shards in result["outputs"]:

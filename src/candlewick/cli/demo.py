@@ -1,32 +1,25 @@
 """`candlewick demo`: from text to a sampled model in one command. What `make demo` calls."""
 
 import argparse
-import json
 from pathlib import Path
 
-from candlewick.cli.arguments import absolute, add_json, add_logging, read_config
+from candlewick.cli.arguments import add_reporting, add_sources, load_run_config
 from candlewick.cli.orchestrate import go
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "text",
-        metavar="TEXT",
-        nargs="*",
-        help="files or folders to train on; default: the source text of Python's own standard library",
-    )
+    about = "files or folders to train on; default: the source text of Python's own standard library"
+    add_sources(parser, about, "TEXT")
     parser.add_argument("--run-dir", metavar="DIR", type=Path, default=Path("runs/demo"), help="default runs/demo")
     parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="set one key")
-    add_logging(parser)
-    add_json(parser)
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Orchestrate the `demo` profile, then say what to try next."""
     args.config = "demo"
-    texts = json.dumps([absolute(path) for path in args.text], ensure_ascii=False)
-    go(args, read_config(args, [f"data.train_shards={texts}"] if args.text else []), args.run_dir)
+    go(args, load_run_config(args), args.run_dir)
     if not args.json:
         print(f"\ntry next:\n  candlewick generate {args.run_dir} 'def main('")
         print(f"  candlewick demo YOUR_TEXT.txt --run-dir runs/mine\n  candlewick eval {args.run_dir}")

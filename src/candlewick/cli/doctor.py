@@ -7,8 +7,9 @@ the last two say what to do about it. The exit code is 4 when something is broke
 import argparse
 from dataclasses import asdict
 
-from candlewick.cli.arguments import add_json, print_json
+from candlewick.cli.arguments import add_json
 from candlewick.cli.environment import cache_home
+from candlewick.cli.output import wrote_json
 from candlewick.errors import MachineError
 
 
@@ -23,9 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
     findings = list(examine(cache_home()))
     broken = [finding.name for finding in findings if finding.status == "broken"]
-    if args.json:
-        print_json({"ok": not broken, "findings": [asdict(finding) for finding in findings]})
-    else:
+    if not wrote_json(args, {"ok": not broken, "findings": [asdict(finding) for finding in findings]}):
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             print(f"{finding.status:<6}  {finding.name:<{width}}  {finding.value}")

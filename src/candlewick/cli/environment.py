@@ -47,11 +47,11 @@ def cloud_roots() -> dict[str, Path]:
 
     An HF_HOME that is set counts as HF_CACHE.
     """
-    hub = os.environ.get("HF_HOME") or "/workspace/hf_cache"
-    own = {"RUNS": "runs", "CACHE": "cache", "TOKENIZER": "artifacts/tokenizer", "TRAIN": "datasets/train"}
     places = {
-        **{n: f"/workspace/{place}" for n, place in own.items()},
-        "VAL": "/workspace/datasets/val",
-        "HF_CACHE": hub,
+        "RUNS": "/workspace/runs",
+        "CACHE": "/workspace/cache",
+        "TOKENIZER": "/workspace/artifacts/tokenizer",
     }
+    places |= {"TRAIN": "/workspace/datasets/train", "VAL": "/workspace/datasets/val"}
+    places["HF_CACHE"] = os.environ.get("HF_HOME") or "/workspace/hf_cache"
     return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or place).absolute() for n, place in places.items()}

@@ -2,14 +2,14 @@
 
 import argparse
 
-from candlewick.cli.arguments import add_checkpoint, add_count, add_reporting, print_json, setup_logging
+from candlewick.cli.arguments import add_checkpoint, add_count, add_reporting, add_sources, setup_logging
+from candlewick.cli.output import wrote_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    about = "text, or a token dataset (its validation split); default: what the run held out"
-    parser.add_argument("sources", metavar="SOURCE", nargs="*", help=about)
+    add_sources(parser, "text, or a token dataset (its validation split); default: what the run held out")
     add_count(parser, "--max-batches", "read at most N batches; default all")
     add_reporting(parser)
 
@@ -21,14 +21,8 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.runs.evaluate import evaluate_checkpoint
 
     setup_logging(args)
-    metrics = evaluate_checkpoint(
-        args.checkpoint,
-        DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home()),
-        device=args.device,
-        max_batches=args.max_batches,
-    )
-    if args.json:
-        print_json(metrics)
-    else:
+    data = DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home())
+    metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_batches=args.max_batches)
+    if not wrote_json(args, metrics):
         for name, value in metrics.items():
             print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")

@@ -9,7 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_checkpoint, add_count, add_json, print_json, shown
+from candlewick.cli.arguments import add_checkpoint, add_count, add_json
+from candlewick.cli.output import shown, wrote_json
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def run(args: argparse.Namespace) -> None:
         _write_lines(texts, args.output)
         return
     results = list(texts)
-    if args.json:
-        print_json(results[0] if args.samples == 1 else results)
-    else:
+    if not wrote_json(args, results[0] if args.samples == 1 else results):
         for result in results:
             sys.stdout.write(f"--- seed {result['seed']}\n{before}{shown(result['text'])}\n")
 

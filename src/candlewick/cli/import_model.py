@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import add_json, add_logging, add_output, print_json
-from candlewick.terminal import setup
+from candlewick.cli.arguments import add_output, add_reporting, setup_logging
+from candlewick.cli.output import wrote_json
 
 if TYPE_CHECKING:
     from candlewick.runs.import_hf import Imported
@@ -21,32 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(hugging_face, "folder of the checkpoint")
     hugging_face.set_defaults(kind_run=_hugging_face)
     for kind in kinds.choices.values():
-        kind.add_argument(
-            "--tokenizer",
-            metavar="PATH",
-            type=Path,
-            help="tokenizer.json, or the folder that holds it; default: what is there",
-        )
-        add_logging(kind)
-        add_json(kind)
+        about = "tokenizer.json, or the folder that holds it; default: what is there"
+        kind.add_argument("--tokenizer", metavar="PATH", type=Path, help=about)
+        add_reporting(kind)
 
 
 def run(args: argparse.Namespace) -> None:
     """Import, and say what came out."""
-    setup(args.log_level or "info")
+    setup_logging(args)
     result: Imported = args.kind_run(args)
-    if args.json:
-        print_json(
-            {
-                "output": str(result.output),
-                "step": result.step,
-                "parameters": result.parameters,
-                "vocab_size": result.vocab_size,
-                "model": result.model.model_dump(mode="json"),
-            }
-        )
+    model, names = result.model, ("output", "step", "parameters", "vocab_size")
+    values = {name: getattr(result, name) for name in names}
+    if wrote_json(args, {**values, "model": model.model_dump(mode="json")}):
         return
-    model = result.model
     print(f"wrote: {result.output}")
     print(
         f"model: {result.parameters:,} parameters, {model.num_layers} layers of {model.hidden_size}, "

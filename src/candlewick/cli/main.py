@@ -1,7 +1,7 @@
 """The command line: a table of verbs, one file each, and the one place where errors become exit codes.
 
 A verb's file has `add_arguments(parser)`, and `run(args)` unless it has actions, each with a function of its own
-(`add_action`). It is imported only when it is called: `--help` answers without torch, numpy and pydantic.
+(`add_action`). It is imported only when it is called: `--help` answers without torch and numpy.
 """
 
 import argparse
@@ -33,8 +33,6 @@ VERBS = {
     "doctor": "what this machine has, and what a run here would use",
 }
 _MODULES = {"import": "import_model"}  # a word of Python cannot name a module
-_PATHS = {errno.EACCES, errno.EPERM, errno.EROFS}
-_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _report_os_error(error: OSError) -> int:
     where = f" {error.filename}" if error.filename else ""
-    if error.errno in _SPACE:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fix = "free space there or choose another folder; what was saved before is intact"
-    elif error.errno in _PATHS:
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         fix = "choose a folder that you may write to, or change its permissions"
     elif isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
         fix = "check the path"

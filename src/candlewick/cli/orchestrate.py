@@ -10,17 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from candlewick.cli.arguments import (
-    add_config,
-    add_json,
-    add_logging,
-    print_json,
-    read_config,
-    setup_logging,
-    shown,
-)
+from candlewick.cli.arguments import add_config, add_reporting, load_run_config
 from candlewick.cli.environment import cloud_roots, use_hub
 from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_settings, check, settings
+from candlewick.cli.output import shown, wrote_json
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
@@ -31,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
     add_flags(parser)
-    add_logging(parser)
-    add_json(parser)
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     given = settings(args)
     given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
-    config = read_config(args, given, roots.get("CACHE"))
+    config = load_run_config(args, given, roots.get("CACHE"))
     sharding = None
     if roots and not args.stream:
         existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
@@ -74,11 +66,9 @@ def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, request: "R
     """Run the whole path or prepare a run, and print what the model writes or how to train it."""
     from candlewick.runs.orchestrate import orchestrate
 
-    setup_logging(args, config)
     say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     result = orchestrate(config, run_dir, say, request)
-    if args.json:
-        print_json(result)
+    if wrote_json(args, result):
         return
     for sample in result.get("samples", ()):
         print(f"\nthe model writes:\n{shown(sample['prompt'] + sample['text'])}")

@@ -3,15 +3,8 @@
 import argparse
 from pathlib import Path
 
-from candlewick.cli.arguments import (
-    add_config,
-    add_count,
-    add_output,
-    add_reporting,
-    print_json,
-    read_config,
-    setup_logging,
-)
+from candlewick.cli.arguments import add_config, add_count, add_output, add_reporting, load_run_config
+from candlewick.cli.output import wrote_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +20,8 @@ def run(args: argparse.Namespace) -> None:
     """Profile and print."""
     from candlewick.runs.report.profile import profile_run
 
-    config = read_config(args)
-    setup_logging(args, config)
-    result = profile_run(config, args.output, steps=args.steps)
-    if args.json:
-        print_json(result)
+    result = profile_run(load_run_config(args), args.output, steps=args.steps)
+    if wrote_json(args, result):
         return
     print(f"a step takes {1e3 * result['step_seconds']:,.1f} ms (mean of {result['steps']})\n")
     for part in result["parts"]:

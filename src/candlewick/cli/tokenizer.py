@@ -6,19 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import (
-    add_action,
-    add_config,
-    add_json,
-    add_output,
-    add_reporting,
-    add_sources,
-    load_config,
-    print_json,
-    setup_logging,
-    shown,
-    source_overrides,
-)
+from candlewick.cli.arguments import add_action, add_config, add_logging, add_output, add_sources, load_config
+from candlewick.cli.output import shown, wrote_json
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,23 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "folder to write the tokenizer to; default artifacts.dir of a transformer_candle configuration"
     add_output(train, about, default=None)
     add_config(train)
-    add_reporting(train)
+    add_logging(train)
 
     inspect = add_action(actions, "inspect", _inspect, "what a tokenizer is, and how well it fits a text")
     _add_tokenizer(inspect, nargs="?")
     add_config(inspect)
     inspect.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text to measure bytes per token on")
-    add_json(inspect)
 
     encode = add_action(actions, "encode", _encode, "text to token ids")
     _add_tokenizer(encode)
     encode.add_argument("text", nargs="?", default="-", metavar="TEXT", help="default -, the standard input")
-    add_json(encode)
 
     decode = add_action(actions, "decode", _decode, "token ids to text")
     _add_tokenizer(decode)
     decode.add_argument("ids", nargs="+", type=int, metavar="ID")
-    add_json(decode)
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
@@ -62,9 +48,8 @@ def _train(args: argparse.Namespace) -> None:
 
     manifest, reused = candle.train_tokenizer(args) or train_tokenizer(_configure_training(args), args.output)
     details = manifest.details
-    if args.json:
-        made = {"id": manifest.id, "details": details, "config": manifest.config}
-        print_json({"output": str(args.output), "reused": reused, **made})
+    made = {"id": manifest.id, "details": details, "config": manifest.config}
+    if wrote_json(args, {"output": str(args.output), "reused": reused, **made}):
         return
     print(f"{'up to date' if reused else 'wrote'}: {args.output}")
     print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")
@@ -74,8 +59,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _configure_training(args: argparse.Namespace) -> "RunConfig":
     """Load the configuration. Raises ConfigError without a text or a place for the tokenizer."""
-    config = load_config(args.config, [*args.override, *source_overrides(args)])
-    setup_logging(args, config)
+    config = load_config(args)
     if args.output is None:
         raise ConfigError("there is no place to write the tokenizer to", "give --output DIR")
     if not (config.data.train_shards or config.data.mixture):
@@ -89,10 +73,8 @@ def _inspect(args: argparse.Namespace) -> None:
     from candlewick.runs.report.tokenizer import inspect_tokenizer
 
     source = args.tokenizer or candle.open_tokenizer(args.config)
-    result = inspect_tokenizer(source or load_config(args.config, args.override).tokenizer, args.text)
-    if args.json:
-        print_json(result)
-    else:
+    result = inspect_tokenizer(source or load_config(args).tokenizer, args.text)
+    if not wrote_json(args, result):
         _print_flat(result)
 
 
@@ -109,9 +91,7 @@ def _encode(args: argparse.Namespace) -> None:
 
     text = decode_utf8(sys.stdin.buffer.read(), "standard input") if args.text == "-" else args.text
     result = encode_text(args.tokenizer, text)
-    if args.json:
-        print_json(result)
-    else:
+    if not wrote_json(args, result):
         print(*result["ids"])
 
 
@@ -119,7 +99,5 @@ def _decode(args: argparse.Namespace) -> None:
     from candlewick.runs.report.tokenizer import decode_ids
 
     result = decode_ids(args.tokenizer, args.ids)
-    if args.json:
-        print_json(result)
-    else:
+    if not wrote_json(args, result):
         print(shown(result["text"]))

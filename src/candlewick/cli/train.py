@@ -5,41 +5,25 @@ import json
 from pathlib import Path
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import (
-    absolute,
-    add_config,
-    add_json,
-    add_logging,
-    print_json,
-    read_config,
-    setup_logging,
-)
+from candlewick.cli.arguments import absolute, add_config, add_reporting, load_run_config
+from candlewick.cli.output import wrote_json
 from candlewick.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    parser.add_argument(
-        "--run-dir",
-        metavar="DIR",
-        type=Path,
-        help="folder of the run: checkpoints, metrics, logs; default runs/NAME after the config, and for the "
-        "training.yaml of `orchestrate` the folder that it lies in",
+    about = "folder of the run: checkpoints, metrics, logs; default runs/NAME after the config, and for the "
+    about += "training.yaml of `orchestrate` the folder that it lies in"
+    parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
+    about = "go on from the newest checkpoint in --run-dir, with its config unless --config is given"
+    parser.add_argument("--resume", action="store_true", help=about)
+    about = (
+        "start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model section "
     )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the newest checkpoint in --run-dir, with its config unless --config is given",
-    )
-    parser.add_argument(
-        "--init-from",
-        metavar="DIR",
-        help="start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model "
-        "section and the tokenizer",
-    )
-    add_logging(parser)
-    add_json(parser)
+    about += "and the tokenizer"
+    parser.add_argument("--init-from", metavar="DIR", help=about)
+    add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,18 +40,13 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    extra: list[str] = []
-    if args.init_from is not None:
-        extra.append(f"runtime.checkpoint.init_from={json.dumps(absolute(args.init_from), ensure_ascii=False)}")
-    config = read_config(args, extra)
-    setup_logging(args, config)
+    parent = None if args.init_from is None else json.dumps(absolute(args.init_from), ensure_ascii=False)
+    config = load_run_config(args, [] if parent is None else [f"runtime.checkpoint.init_from={parent}"])
 
     from candlewick.runs.train import run_training
 
     result = run_training(config, run_dir, resume=args.resume)
-    if args.json:
-        print_json(result)
-    else:
+    if not wrote_json(args, result):
         loss, bits = result["metrics"]["eval/loss"], result["metrics"]["eval/bits_per_byte"]
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")

@@ -23,31 +23,10 @@ from candlewick.config.run import (
 )
 from candlewick.config.section import Section, Steps
 
-__all__ = [
-    "AdamConfig",
-    "AdamWConfig",
-    "BatchStage",
-    "BestConfig",
-    "CheckpointConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "LinearScaling",
-    "LionConfig",
-    "Llama3Scaling",
-    "LoggingConfig",
-    "MixtureSource",
-    "ModelConfig",
-    "MuonConfig",
-    "NtkScaling",
-    "OptimizerConfig",
-    "Role",
-    "RunConfig",
-    "RuntimeConfig",
-    "SGDConfig",
-    "SampleConfig",
-    "SchedulerConfig",
-    "Section",
-    "Steps",
-    "TokenizerConfig",
-    "YarnScaling",
-]
+__all__ = ["BatchStage", "DataConfig", "MixtureSource", "TokenizerConfig"]
+__all__ += ["LinearScaling", "Llama3Scaling", "ModelConfig", "NtkScaling", "YarnScaling"]
+__all__ += ["AdamConfig", "AdamWConfig", "LionConfig", "MuonConfig", "OptimizerConfig"]
+__all__ += ["Role", "SGDConfig", "SchedulerConfig"]
+__all__ += ["BestConfig", "CheckpointConfig", "EvaluationConfig", "LoggingConfig"]
+__all__ += ["RunConfig", "RuntimeConfig", "SampleConfig"]
+__all__ += ["Section", "Steps"]

@@ -76,15 +76,12 @@ def _parse_json(text: str) -> Parsed:
         tree: object = json.loads(text, parse_int=lambda digits: int(digits[:25]))
     except json.JSONDecodeError as error:
         parsed.fail(error.lineno, None, f"not valid JSON: {error.msg}")
-        return parsed
     except RecursionError:
         parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
-        return parsed
-    if isinstance(tree, dict):
-        parsed.tree = cast("dict[str, Any]", tree)
-        _scan_json(text, parsed)
     else:
-        parsed.fail(1, None, "should hold keys with values")
+        parsed.hold(tree)
+        if parsed.tree:
+            _scan_json(text, parsed)
     return parsed
 
 
@@ -102,10 +99,10 @@ def _scan_json(text: str, parsed: Parsed) -> None:
         elif token in "}]":
             path.pop()
             wants_key = False
+        elif token == "," and isinstance(last := path[-1], int):
+            path[-1] = last + 1
         elif token == ",":
-            last = path[-1]
-            wants_key = isinstance(last, str)
-            path[-1] = last if isinstance(last, str) else last + 1
+            wants_key = True
         elif wants_key and token != ":":
             path[-1] = cast(str, json.loads(token))
             wants_key = False

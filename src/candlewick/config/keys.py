@@ -5,8 +5,8 @@
     ("data", "mixture", "weight")        {int}      of every entry of a list
     ("data", "validation_sets", "*")     {str}      * is any name that the user gives
 
-From it, and from pydantic's errors, come the sentences that a user reads: in the user's keys (pydantic's places
-also hold the names of union members), without pydantic's own follow-up errors.
+From it, and from pydantic's errors, come the sentences that a user reads, in the user's keys: pydantic's places
+also hold the names of union members.
 """
 
 import json
@@ -53,35 +53,33 @@ _SENTENCES = {
 def key_types() -> Mapping[Name, frozenset[object]]:
     """Return every key of the tree, sections too, with the types that its value may have."""
     table: dict[Name, frozenset[object]] = {_EXTENDS: frozenset([str, NoneType])}
-    for name, members in _walk(RunConfig, ()):
-        table[name] = table.get(name, frozenset()) | members
+    for name, member in _walk(RunConfig, ()):
+        table[name] = table.get(name, frozenset()) | {member}
+    del table[()]  # the tree itself
     return table
 
 
-def _walk(section: type[BaseModel], name: Name) -> Iterator[tuple[Name, frozenset[object]]]:
-    for key, info in section.model_fields.items():
-        yield from _entries(info.annotation, (*name, key))
-
-
-def _entries(annotation: object, name: Name) -> Iterator[tuple[Name, frozenset[object]]]:
-    if get_origin(annotation) is dict:
-        names, values = get_args(annotation)
-        yield name, frozenset([dict])
-        for entry in get_args(names) if get_origin(names) is Literal else ("*",):
-            yield from _entries(values, (*name, entry))
-        return
-    members = frozenset(_members(annotation))
-    yield name, members
-    for member in members:
+def _walk(annotation: object, name: Name) -> Iterator[tuple[Name, object]]:
+    """Yield the types that an annotation names for `name` and for every key below it."""
+    for member in _members(annotation):
+        if get_origin(member) is dict:
+            yield name, dict
+            names, values = get_args(member)
+            for entry in get_args(names) if get_origin(names) is Literal else ("*",):
+                yield from _walk(values, (*name, entry))
+            continue
+        yield name, member
         if isinstance(member, type) and issubclass(member, BaseModel):
-            yield from _walk(member, name)
+            for key, info in member.model_fields.items():
+                yield from _walk(info.annotation, (*name, key))
 
 
 def _members(annotation: object) -> Iterator[object]:
     """Yield the plain types in an annotation: of a union, each; of a list, those of its entries."""
     arguments = [argument for argument in get_args(annotation) if argument is not ...]
-    if not arguments:
+    if not arguments or get_origin(annotation) is dict:
         yield annotation
+        return
     for argument in arguments[:1] if get_origin(annotation) is Annotated else arguments:
         yield from _members(argument)
 
@@ -185,7 +183,9 @@ def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of a few words to choose from the one that it most likely stands for."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
     near = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
-    return f" (got {_show(value)}{f', did you mean {near[0]}?' if near else ''})"
+    said = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else None
+    said = said or shorten(json.dumps(value, ensure_ascii=False))
+    return f" (got {said}{f', did you mean {near[0]}?' if near else ''})"
 
 
 def find_nearest(name: Name, most: int = 1) -> list[Name]:
@@ -198,11 +198,10 @@ def find_nearest(name: Name, most: int = 1) -> list[Name]:
     near = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
     near |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
 
-    def unlikeness(key: Name) -> tuple[float, Name]:
-        likeness = SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
-        return -likeness, key
+    def likeness(key: Name) -> float:
+        return SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
 
-    return sorted((key for key in keys if key[-1] in near), key=unlikeness)[:most]
+    return sorted(sorted(key for key in keys if key[-1] in near), key=likeness, reverse=True)[:most]
 
 
 def look_up(tree: object, key: Key) -> object:
@@ -215,11 +214,3 @@ def look_up(tree: object, key: Key) -> object:
         else:
             return None
     return tree
-
-
-def _show(value: object) -> str:
-    if isinstance(value, dict):
-        return "a section"
-    if isinstance(value, list):
-        return "a list"
-    return shorten(json.dumps(value, ensure_ascii=False))

@@ -2,12 +2,12 @@
 
     defaults  <  profile or file, after what it `extends`  <  --override key=value
 
-All problems are found at once, and each is named with file, line and key. Text under a key that is a path is
-relative to the folder of its file, in an override too; without a file, to the current folder. A layer that names
-another kind (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it:
-they were meant for the other one. Of settings that say the same thing in different ways (how the run ends, what to
-train on, the size of the global batch) a layer that names one replaces what layers below it said. A `Dialect`,
-which the caller brings, translates settings of another program.
+All problems are found at once, and each is named with file, line and key. A path is relative to the folder of its
+file, in an override too; without a file, to the current folder. A layer that names another kind
+(`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it: they were for
+the other one. Of settings that say the same thing in different ways (how the run ends, what to train on, the size
+of the global batch) a layer that names one replaces what layers below it said. A `Dialect`, which the caller brings,
+translates settings of another program.
 """
 
 import difflib
@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -35,8 +35,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_PARENTS = 8
 _MAX_SHOWN = 20
-_KINDS = tuple((section, (kind,)) for section, kind in KINDS.items())
-_IN_RUN_FOLDER = "config.yaml"
 _OVERRIDE = "--override"
 _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("scheduler",), ("total_steps", "total_tokens", "total_epochs", "total_seconds")),
@@ -62,10 +60,7 @@ class _File:
 
 
 class Dialect:
-    """A dialect translates settings into Candlewick's keys; this one leaves them as they are.
-
-    An object serves one load, so it may remember what it has translated.
-    """
+    """A dialect translates settings into Candlewick's keys, for one load; this one leaves them as they are."""
 
     def translate(self, tree: Tree, where: str, report: Report) -> Tree:
         """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
@@ -110,7 +105,7 @@ class _Settings:
         tree = self.dialect.translate(file.parsed.tree, file.shown, report)
         tree = cast(Tree, _resolve(tree, (), file.folder, report))
         self.folder = file.folder
-        self.tree = self.dialect.settle(cast(Tree, _merge(self.tree, tree)), tree, report)
+        self.tree = self.dialect.settle(merge(self.tree, tree), tree, report)
         self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
 
     def add_override(self, text: str) -> None:
@@ -125,8 +120,10 @@ class _Settings:
         key, value = self.dialect.translate_override(key, value)
         value = _resolve(guard(value, key, report), key, self.folder, report)
         try:
-            if any(key[:-1] == section and key[-1] in names for section, names in (*_ALTERNATIVES, *_KINDS)):
-                self.tree = cast(Tree, _merge(self.tree, nested(key, value)))
+            if KINDS.get(key[:-1]) == key[-1] or any(
+                key[:-1] == s and key[-1] in names for s, names in _ALTERNATIVES
+            ):
+                self.tree = merge(self.tree, nested(key, value))
             else:
                 self.tree = cast(Tree, _assign(self.tree, key, value))
         except ValueError as error:
@@ -141,10 +138,11 @@ class _Settings:
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
-            config = None
-            known = {key for _, key, _ in self.problems}
-            found = [(self.place(key), key, what) for key, what in find_problems(error, self.tree)]
-            self.problems += [problem for problem in found if problem[1] not in known]
+            config, known = None, {key for _, key, _ in self.problems}
+            found = [
+                (self.place(key), key, what) for key, what in find_problems(error, self.tree) if key not in known
+            ]
+            self.problems += found
         if config is None or self.problems:
             raise ConfigError(
                 _describe(self.problems), "correct it; `candlewick config explain KEY` says what a setting takes"
@@ -175,7 +173,7 @@ def load_config(
     `overrides` are `key=value`, the later ones over the earlier. `dialect` translates settings of another
     program, and `note` is told how. Raises ConfigError that names every problem.
     """
-    return _read(source, overrides, dialect).validate(note)
+    return load_with_origins(source, overrides, note, dialect)[0]
 
 
 def load_with_origins(
@@ -188,17 +186,6 @@ def load_with_origins(
 
     That is a file with its line, `--override`, or `default`.
     """
-    settings = _read(source, overrides, dialect)
-    config = settings.validate(note)
-    origins: dict[str, str] = {}
-    for key, _ in leaves(to_tree(config), ()):
-        section = look_up(settings.tree, key[:-1])
-        is_set = isinstance(section, dict) and key[-1] in section
-        origins[dotted(key)] = settings.origin(key) if is_set else "default"
-    return config, origins
-
-
-def _read(source: str | Path | None, overrides: Sequence[str], dialect: Dialect | None) -> _Settings:
     settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)
@@ -206,7 +193,13 @@ def _read(source: str | Path | None, overrides: Sequence[str], dialect: Dialect 
     kinds = tuple(dotted((*section, kind)) for section, kind in KINDS.items())
     for override in sorted(overrides, key=lambda text: not text.strip().startswith(kinds)):
         settings.add_override(override)
-    return settings
+    config = settings.validate(note)
+    origins: dict[str, str] = {}
+    for key, _ in leaves(to_tree(config), ()):
+        section = look_up(settings.tree, key[:-1])
+        is_set = isinstance(section, dict) and key[-1] in section
+        origins[dotted(key)] = settings.origin(key) if is_set else "default"
+    return config, origins
 
 
 def _read_files(source: str | Path | None) -> list[_File]:
@@ -244,7 +237,7 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     try:
         path = folder / Path(source).expanduser()
         if path.is_dir():
-            path = path / _IN_RUN_FOLDER
+            path = path / "config.yaml"
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:
@@ -305,26 +298,26 @@ def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
     return value
 
 
-def _merge(under: object, over: object, key: Key = ()) -> object:
-    """Lay one tree over another: sections are merged, everything else is replaced."""
-    if not isinstance(under, dict) or not isinstance(over, dict):
-        return over
-    old, new = cast(Tree, under), cast(Tree, over)
+def merge(under: Tree, over: Tree, key: Key = ()) -> Tree:
+    """Lay one tree over another, both at `key`: sections are merged, everything else is replaced."""
     kind = KINDS.get(key)
-    if kind is not None and kind in new:
-        unnamed = "muon" if key == ("optimizer",) else new[kind]
-        if new[kind] != old.get(kind, unnamed):
-            return new
+    if kind in over and over[kind] != under.get(kind, "muon" if key == ("optimizer",) else over[kind]):
+        return over
     for section, names in _ALTERNATIVES:
-        if key == section and any(map(new.get, names)):
-            old = {name: value for name, value in old.items() if name not in names}
-    return old | {name: _merge(old.get(name), item, (*key, name)) for name, item in new.items()}
+        if key == section and any(map(over.get, names)):
+            under = {name: value for name, value in under.items() if name not in names}
+    merged = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], dict) and isinstance(over[name], dict):
+            merged[name] = merge(under[name], over[name], (*key, name))
+    return merged
 
 
 def nested(key: Key, value: object) -> Tree:
     """Return the tree that has a value at a key and nothing else."""
-    tree = {key[-1]: value}
-    return nested(key[:-1], tree) if key[:-1] else cast(Tree, tree)
+    for part in reversed(key):
+        value = {part: value}
+    return cast(Tree, value)
 
 
 def _read_override(text: str, report: Report) -> tuple[Key, object]:
@@ -333,8 +326,7 @@ def _read_override(text: str, report: Report) -> tuple[Key, object]:
     if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
         report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
         return (), None
-    parts = re.findall(r"\w[\w-]*", name)
-    key = tuple(int(part) if part[0].isdigit() else part for part in parts)
+    key = tuple(int(part) if part[0].isdigit() else part for part in re.findall(r"\w[\w-]*", name))
     if len(key) > MAX_DEPTH:
         report(key, f"nested deeper than {MAX_DEPTH} levels")
         return (), None
@@ -355,10 +347,9 @@ def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
             raise ValueError(f"{dotted(done)} is not a section")
         section = cast(Tree, node or {})
         return section | {part: _assign(section.get(part), rest, value, (*done, part))}
-    entries = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
-    if not isinstance(entries, list):
+    items: Any = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
+    if not isinstance(items, list):
         raise ValueError(f"{dotted(done)} is not a list")
-    items = cast(list[object], entries)
     if part > len(items):
         raise ValueError(f"{dotted(done)} has {len(items)} entries, so the next one is [{len(items)}]")
     new = _assign(items[part] if part < len(items) else None, rest, value, (*done, part))

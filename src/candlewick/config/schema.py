@@ -3,11 +3,12 @@
     json_schema()   for editors: they complete and check a configuration while it is written
     groups()        one section after another with the schema of each setting, for pages and explanations
 
-The schema accepts whatever the loader accepts in YAML and JSON; it does not know of the text "null" in TOML. As
-any file may leave out what its parent (`extends`) says, no setting is required, and which kind an optimizer is
-stays open as long as nothing names it. Relations between settings are the loader's: it is stricter.
+The schema accepts whatever the loader accepts in YAML and JSON. As any file may leave out what its parent
+(`extends`) says, no setting is required, and which kind an optimizer is stays open as long as nothing names it.
+Relations between settings are the loader's: it is stricter.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,20 +40,14 @@ def json_schema() -> Schema:
     for definition in schema["$defs"].values():
         if _kind(definition) is not None:
             definition.pop("required", None)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Candlewick configuration",
-        **schema,
-    }
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Candlewick configuration"}
+    return {**head, **schema}
 
 
 def _full() -> Schema:
     schema = cast(Schema, _plain(RunConfig.model_json_schema()))
-    parent = {
-        "anyOf": [{"type": "string"}, {"type": "null"}],
-        "default": None,
-        "description": "A file or profile that this one differs from.",
-    }
+    parent: Schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+    parent["description"] = "A file or profile that this one differs from."
     schema["properties"] = {"extends": parent, **schema["properties"]}
     return schema
 
@@ -80,11 +75,10 @@ def groups() -> Iterator[Group]:
 
 
 def _groups(name: str, node: Schema, definitions: Schema) -> Iterator[Group]:
-    fields = {
-        key: {**field, "required": key in node.get("required", ())} for key, field in node["properties"].items()
-    }
-    yield Group(name, _kind(node), " ".join(node.get("description", "").split()), fields)
-    for key, field in node["properties"].items():
+    fields, required = node["properties"], node.get("required", ())
+    settings = {key: {**field, "required": key in required} for key, field in fields.items()}
+    yield Group(name, _kind(node), " ".join(node.get("description", "").split()), settings)
+    for key, field in fields.items():
         inner = f"{name}.{key}".removeprefix(".") + ("[]" if field.get("type") == "array" else "")
         for reference in references(field):
             yield from _groups(inner, definitions[reference], definitions)
@@ -136,5 +130,4 @@ def default_words(field: Schema) -> str:
     if "default" not in field:
         return "on" if any(references(field)) else "derived"
     value = field["default"]
-    words = {True: "true", False: "false", None: "null"}
-    return f"`{words[value]}`" if isinstance(value, bool) or value is None else f"`{value}`"
+    return f"`{json.dumps(value) if isinstance(value, bool | None) else value}`"

@@ -49,6 +49,13 @@ class Parsed:
         """Note a problem."""
         self.problems.append(Problem(line, key, what))
 
+    def hold(self, tree: object) -> None:
+        """Take what was read as the tree, if it is a mapping."""
+        if isinstance(tree, dict):
+            self.tree = cast("dict[str, Any]", tree)
+        elif tree is not None and not self.problems:
+            self.fail(1, None, "should hold keys with values")
+
 
 class _Stop(Exception):
     """Reading cannot go on after this problem."""
@@ -87,11 +94,7 @@ def shorten(text: str, length: int = 60) -> str:
 def parse_yaml(text: str) -> Parsed:
     """Read a document whose top is a mapping. Never raises: problems are in the result."""
     parsed = Parsed()
-    tree = _parse(text, parsed)
-    if isinstance(tree, dict):
-        parsed.tree = cast("dict[str, Any]", tree)
-    elif tree is not None and not parsed.problems:
-        parsed.fail(1, None, "should hold keys with values")
+    parsed.hold(_parse(text, parsed))
     return parsed
 
 

@@ -1,5 +1,4 @@
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from candlewick.cli.arguments import (
     add_output,
     add_reporting,
     add_sources,
-    print_json,
-    read_config,
+    load_config,
+    load_run_config,
     setup_logging,
     source_overrides,
     whole_number,
@@ -46,17 +45,17 @@ def test_what_verbs_share(parse):
 
 def test_a_config_is_a_profile_with_overrides_the_later_over_the_earlier(parse):
     args = parse("--config", "demo", "--override", "runtime.seed=1", "--override", "runtime.seed=2")
-    assert read_config(args).runtime.seed == 2
-    assert read_config(args, ["runtime.seed=3"]).runtime.seed == 3
+    assert load_run_config(args).runtime.seed == 2
+    assert load_run_config(args, ["runtime.seed=3"]).runtime.seed == 3
     with pytest.raises(ConfigError, match="unknown key"):
-        read_config(parse("--override", "runtime.sed=1"))
+        load_run_config(parse("--override", "runtime.sed=1"))
 
 
 def test_the_cache_is_this_users_unless_the_config_names_one(parse, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert read_config(parse()).data.cache_dir == tmp_path / "candlewick"
+    assert load_run_config(parse()).data.cache_dir == tmp_path / "candlewick"
     override = f"data.cache_dir={tmp_path / 'mine'}"
-    assert read_config(parse("--override", override)).data.cache_dir == tmp_path / "mine"
+    assert load_run_config(parse("--override", override)).data.cache_dir == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("text", ["3", "4", str((1 << 63) - 1)])
@@ -68,14 +67,6 @@ def test_a_whole_number_in_its_range(text):
 def test_anything_else_is_no_such_number(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 3 on"):
         whole_number(3)(text)
-
-
-def test_json_is_one_document_of_plain_text(capsys):
-    print_json({"path": Path("a"), "text": "é"})
-    out = capsys.readouterr().out
-    assert json.loads(out) == {"path": "a", "text": "é"}
-    assert "é" in out
-    assert out.endswith("}\n")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +119,7 @@ def test_an_action_is_run_by_its_own_function():
     parser = argparse.ArgumentParser()
     actions = parser.add_subparsers()
     for action in (print, repr):
-        add_reporting(add_action(actions, action.__name__, action, "does something"))
+        add_logging(add_action(actions, action.__name__, action, "does something"))
     args = parser.parse_args(["repr", "--json", "--quiet"])
     assert (args.run, args.json, args.log_level) == (repr, True, "warning")
 
@@ -158,7 +149,8 @@ def test_sources_replace_the_training_text_of_a_config_in_another_folder(parse, 
     (tmp_path / "configs" / "mix.yaml").write_text("data: {mixture: [{shards: [a]}, {shards: [b]}]}\n")
     parser = argparse.ArgumentParser()
     add_sources(parser)
-    overrides = source_overrides(parser.parse_args(["é.txt", "stdlib://"]))
-    data = read_config(parse("--config", "configs/mix.yaml"), overrides).data
+    add_config(parser)
+    add_reporting(parser)
+    data = load_config(parser.parse_args(["--config", "configs/mix.yaml", "é.txt", "stdlib://"])).data
     assert (data.train_shards, data.mixture) == ((str(tmp_path / "é.txt"), "stdlib://"), ())
     assert source_overrides(parser.parse_args([])) == []

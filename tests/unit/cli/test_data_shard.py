@@ -80,7 +80,7 @@ def test_a_column_of_another_name(tmp_path, capsys):
 def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, capsys, monkeypatch):
     token = "hf_canaryCANARYcanary"
     used = {}
-    monkeypatch.setattr("candlewick.cli.environment.use_hub", lambda **given: used.update(given))
+    monkeypatch.setattr("candlewick.cli.data_shard.use_hub", lambda **given: used.update(given))
     rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(40)).encode()
     with HubServer() as hub, hub.client(tmp_path / "home"):
         hub.commit("datasets/me/web", {"data/train-0.jsonl": rows, "data/test-0.jsonl": rows[:12]})

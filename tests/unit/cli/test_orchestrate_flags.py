@@ -2,24 +2,47 @@
 
 import argparse
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 
 from candlewick.cli import orchestrate_flags
 from candlewick.cli.main import build_parser, main
-from candlewick.config import RunConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import differences
 
 
-def test_the_choices_of_a_flag_are_those_of_its_setting():
-    for rows in orchestrate_flags._TABLE.values():
-        for flag, key, kind, _ in rows:
-            if key is not None and "choices" in kind:
-                section, name = key.split(".")
-                words = get_args(type(getattr(RunConfig(), section)).model_fields[name].annotation)
-                assert set(kind["choices"]) == set(words), f"cli/orchestrate_flags.py: {flag} and {key} differ"
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (
+            "--schedule {constant,linear_warmup,cosine,cosine_with_warmup,polynomial,wsd}",
+            "scheduler.strategy: con",
+        ),
+        ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Of the products"),
+        ("--learning-rate X", "optimizer.learning_rate: Peak learning rate."),
+        ("--warmup-steps N", "scheduler.warmup_steps: Steps of linear warm-up; null: 2 % of the run"),
+        ("--input PATH", "data.train_shards: Files, folders,"),
+        ("--tokenizer-json PATH", "tokenizer.tokenizer_json: A tokenizer.json"),
+        ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
+    ],
+)
+def test_a_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
+    assert main(["orchestrate", "--help"]) == 0
+    _, separator, rest = " ".join(capsys.readouterr().out.split("options:")[1].split()).partition(flag)
+    assert separator
+    assert rest.strip().startswith(said)
+
+
+@pytest.mark.parametrize("dataset", ["me/text@abc", "hf://datasets/me/text@abc"])
+def test_a_stream_names_the_dataset_its_split_and_how_much_of_it(dataset):
+    overrides = orchestrate_flags.stream_settings(dataset, "test", 600_000)
+    data = load_config("orchestrate", overrides).data
+    assert data.train_shards == ("hf://datasets/me/text@abc",)
+    assert (data.hub_split, data.max_documents) == ("test", 600_000)
+    assert (
+        load_config("orchestrate", orchestrate_flags.stream_settings(dataset, "test", None)).data.max_documents
+        is None
+    )
 
 
 @pytest.fixture

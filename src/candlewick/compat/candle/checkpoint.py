@@ -52,8 +52,6 @@ _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
 _FIX_RECOPY = "copy the checkpoint again, or import an older one"
 
-Json = dict[str, Any]
-
 logger = logging.getLogger(__name__)
 
 
@@ -110,7 +108,7 @@ def _steps(path: Path) -> list[Path]:
 def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     path = folder / "manifest.json"
     try:
-        raw: Json = json.loads(path.read_bytes())
+        raw: dict[str, Any] = json.loads(path.read_bytes())
         if raw["version"] != 1:
             raise CheckpointError(f"{path} has version {raw['version']}, transformer_candle wrote 1", _FIX_RECOPY)
         named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
@@ -144,9 +142,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
         raise CheckpointError(f"{path} holds no matrices where transformer_candle has them", _FIX_RECOPY)
     expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
-    for name in sorted(expected.keys() | tensors.keys()):
-        found = tuple(tensors[name].shape) if name in tensors else "nothing"
-        wanted = expected.get(name, "nothing")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        found, wanted = shapes.get(name, "nothing"), expected.get(name, "nothing")
         if found != wanted:
             raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _FIX_RECOPY)
     return tensors
@@ -155,17 +153,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 def _shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of transformer_candle's tensors by name."""
     width, inner = shape["hidden_size"], shape["intermediate_size"]
-    products = {"qkv": (3 * width, width), "out_proj": (width, width), "mlp.up_proj": (inner, width)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "embedding.weight": (shape["vocab_size"], width),
-        "final_norm.weight": (width,),
-    }
-    for layer in range(shape["num_layers"]):
-        for name, (rows, columns) in {**products, "mlp.down_proj": (width, inner)}.items():
-            shapes[f"blocks.{layer}.{name}.weight"] = (rows, columns)
-            shapes[f"blocks.{layer}.{name}.bias"] = (rows,)
-        shapes |= {f"blocks.{layer}.{norm}.weight": (width,) for norm in ("norm_attn", "norm_mlp")}
-    return shapes
+    products = {"qkv": (3 * width, width), "out_proj": (width, width)}
+    products |= {"mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
+    block: dict[str, tuple[int, ...]] = {"norm_attn.weight": (width,), "norm_mlp.weight": (width,)}
+    for name, (rows, columns) in products.items():
+        block |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+    blocks = {f"blocks.{i}.{name}": size for i in range(shape["num_layers"]) for name, size in block.items()}
+    return {"embedding.weight": (shape["vocab_size"], width), "final_norm.weight": (width,), **blocks}
 
 
 def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads: int | None) -> ModelConfig:
@@ -201,24 +195,19 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
                 "model.%s=%s: transformer_candle ignored it and trained with %s", name, written[name], value
             )
     free = ("max_position_embeddings", "rope_mode", "attn_dropout", "residual_dropout")
-    return ModelConfig(
-        **shape,
-        **{name: written[name] for name in free if name in written},
-        num_attention_heads=heads,
-        mlp="silu",
-        qk_norm=False,
-        attention_bias=True,
-        rms_norm_eps=1e-5,
-    )
+    block = {"mlp": "silu", "qk_norm": False, "attention_bias": True, "rms_norm_eps": 1e-5}
+    free_settings = {name: written[name] for name in free if name in written}
+    return ModelConfig.model_validate({**shape, **free_settings, "num_attention_heads": heads, **block})
 
 
 def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
     """Return a tensor of transformer_candle, or a moment of it, under our names and in our order of channels."""
-    if (packed := _QKV.fullmatch(name)) is not None:
-        layer, kind = packed.groups()
+    if packed := _QKV.fullmatch(name):
         query, key, value = tensor.chunk(3)
         parts = {"q": _half_split(query, heads), "k": _half_split(key, heads), "v": value}
-        return {f"model.layers.{layer}.self_attn.{part}_proj.{kind}": rows for part, rows in parts.items()}
+        return {
+            f"model.layers.{packed[1]}.self_attn.{part}_proj.{packed[2]}": rows for part, rows in parts.items()
+        }
     ours = next(re.sub(pattern, new, name) for pattern, new in _PLAIN.items() if re.fullmatch(pattern, name))
     return {ours: tensor}
 
@@ -231,11 +220,8 @@ def _half_split(rows: Tensor, heads: int) -> Tensor:
 
 def native_weights(checkpoint: CandleCheckpoint, heads: int) -> dict[str, Tensor]:
     """Return the weights under our names, float32."""
-    return {
-        ours: part.float()
-        for name, tensor in checkpoint.tensors.items()
-        for ours, part in to_native(name, tensor, heads).items()
-    }
+    parts = (to_native(name, tensor, heads) for name, tensor in checkpoint.tensors.items())
+    return {name: part.float() for tensors in parts for name, part in tensors.items()}
 
 
 def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -64,8 +64,7 @@ def _around(folder: Path) -> Iterator[Path]:
     """Yield a folder, and of a step or the folder of all steps the one of the run."""
     yield folder
     if folder.name.startswith("step_"):
-        folder = folder.parent
-        yield folder
+        yield (folder := folder.parent)
     if folder.name in ("checkpoints", "best"):
         yield folder.parent
 
@@ -121,16 +120,13 @@ def _config_of_run(config: RunConfig, model: ModelConfig, output: Path) -> RunCo
     if (output / "checkpoints").exists():
         raise ConfigError(f"{output} holds a run already", "choose another --output")
     best, tensorboard = config.runtime.evaluation.best, config.runtime.logging.tensorboard
-    tokenizer = output.absolute() / "tokenizer"
-    try:  # nothing of the old run's folder is named any more
-        return config.replaced(
-            model=model,
-            tokenizer={"tokenizer_json": tokenizer, "vocab": None, "merges": None, "special_tokens": None},
-            runtime={
-                "checkpoint": {"directory": None, "init_from": None},
-                "evaluation": {"best": best and best.replaced(directory=None)},
-                "logging": {"tensorboard": bool(tensorboard)},
-            },
-        )
+    tokenizer = {"tokenizer_json": output.absolute() / "tokenizer", "vocab": None, "merges": None}
+    runtime = {  # nothing of the old run's folder is named any more
+        "checkpoint": {"directory": None, "init_from": None},
+        "evaluation": {"best": best and best.replaced(directory=None)},
+        "logging": {"tensorboard": bool(tensorboard)},
+    }
+    try:
+        return config.replaced(model=model, tokenizer=tokenizer | {"special_tokens": None}, runtime=runtime)
     except ConfigError as error:
         raise ConfigError(f"the settings do not fit the model: {error.problem}", error.fix) from None

@@ -6,8 +6,7 @@
     model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
 
 These names are read in every file and override. A file with one of the first three is transformer_candle's: what
-it leaves out then has the meaning that it had there (AdamW, decay on all tensors, no clipping, lines of .txt are
-documents, no evaluation unless asked for). All its other keys are ours by name. Each translation is a note.
+it leaves out then has the meaning that it had there. All its other keys are ours by name. Each translation is a note.
 """
 
 import json
@@ -17,7 +16,7 @@ from typing import Any, cast
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.config.formats import Report
 from candlewick.config.keys import look_up
-from candlewick.config.load import Dialect, nested
+from candlewick.config.load import Dialect, merge, nested
 from candlewick.config.tree import Tree
 from candlewick.config.yaml import Key, dotted
 from candlewick.errors import ConfigError
@@ -26,13 +25,13 @@ from candlewick.model.flops import model_size
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR: Key = ("scheduler", "max_lr")
 _ROPE_MODE: Key = ("model", "rope_mode")
-_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)
+_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
 _RENAMED: dict[Key, Key] = {
     _MAX_LR: ("optimizer", "learning_rate"),
     ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
 }
 _ROPE_MODES = {
-    **dict.fromkeys(("disabled",), "off"),
+    "disabled": "off",
     **dict.fromkeys(("pre-applied", "pre", "preapplied"), "preapply"),
     **dict.fromkeys(("onthefly", "online", "auto"), "on_the_fly"),
 }
@@ -78,17 +77,17 @@ class CandleDialect(Dialect):
             if not _has(tree, old):
                 continue
             tree, value = _without(tree, old)
-            given = look_up(tree, new)
-            if given is not None and given != value:
-                report(new, f"is {given}, and {dotted(old)} is {value}: keep one{_hint(old)}")
-            self._notes.append(f"{dotted(old)}={value} is read as {dotted(new)}{_hint(old)}")
-            tree = _merged(tree, nested(new, value))
+            hint = " (the power of polynomial is scheduler.power)" if old == _MAX_LR else ""
+            if (given := look_up(tree, new)) not in (None, value):
+                report(new, f"is {given}, and {dotted(old)} is {value}: keep one{hint}")
+            self._notes.append(f"{dotted(old)}={value} is read as {dotted(new)}{hint}")
+            tree = merge(tree, nested(new, value))
         if (mode := look_up(tree, _ROPE_MODE)) is not None:
-            tree = _merged(tree, nested(*self.translate_override(_ROPE_MODE, mode)))
+            tree = merge(tree, nested(*self.translate_override(_ROPE_MODE, mode)))
         if not is_candle:
             return tree
         self._notes.append(f"{where} {_MEANINGS}")
-        return _merged(_defaults(tree), self._without_idle(tree))
+        return merge(_defaults(tree), self._without_idle(tree))
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
         """Return our key and our value of an override."""
@@ -105,8 +104,8 @@ class CandleDialect(Dialect):
         if {"total_steps", "total_epochs"} <= scheduler.keys():
             idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
         if look_up(tree, ("optimizer", "algorithm")) == "sgd":
-            betas = (("optimizer", name) for name in _ADAM if _has(tree, ("optimizer", name)))
-            idle += [(key, "sgd has no such setting") for key in betas]
+            betas = _ADAM.keys() & _section(tree, "optimizer").keys()
+            idle += [(("optimizer", name), "sgd has no such setting") for name in sorted(betas)]
         for key, reason in idle:
             tree, _ = _without(tree, key)
             self._notes.append(f"{dotted(key)} is left out: {reason}")
@@ -157,10 +156,7 @@ class CandleDialect(Dialect):
 
 
 def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
-    """Return the streaming_config.json beside a configuration, and its content; None if there is none.
-
-    Its keys are dataset, split, max_samples and stream_batch_size. Raises ConfigError if it cannot be used.
-    """
+    """Return the streaming_config.json beside a configuration, and its content; None without. Raises ConfigError."""
     path = config.parent / "streaming_config.json"
     if not (config.is_file() and path.is_file()):
         return None
@@ -176,8 +172,7 @@ def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
 
 
 def _section(tree: Tree, name: str) -> Tree:
-    found = tree.get(name)
-    return cast(Tree, found) if isinstance(found, dict) else {}
+    return cast(Tree, tree[name]) if isinstance(tree.get(name), dict) else {}
 
 
 def _without_nulls(tree: Tree) -> Tree:
@@ -185,36 +180,28 @@ def _without_nulls(tree: Tree) -> Tree:
     return {name: value for name, value in kept.items() if value is not None}
 
 
-def _hint(key: Key) -> str:
-    return " (the power of polynomial is scheduler.power)" if key == _MAX_LR else ""
-
-
 def _defaults(tree: Tree) -> Tree:
     """Return what the files of transformer_candle mean where they say nothing."""
     hidden = look_up(tree, ("model", "hidden_size"))
     width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
     algorithm = look_up(tree, ("optimizer", "algorithm")) or "adam_w"
-    optimizer: Tree = {"algorithm": algorithm} if algorithm == "muon" else {"algorithm": algorithm, **_OPTIMIZER}
+    optimizer = {"algorithm": algorithm, **({} if algorithm == "muon" else _OPTIMIZER)}
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
-    return _merged(_DEFAULTS, {"model": width, "optimizer": optimizer})
+    return merge(_DEFAULTS, {"model": width, "optimizer": optimizer})
 
 
 def _describe_width(model: ModelConfig) -> str:
     """Return how large the gated block makes a model whose width was chosen for transformer_candle's block."""
     width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
     table = "" if model.vocab_size is None else f" and {model.vocab_size * model.hidden_size:,} in the embedding"
+    sizes = (model_size(m, vocab_size=0).total for m in (model, model.replaced(intermediate_size=width)))
+    now, then = (size - model.hidden_size for size in sizes)  # without the last norm
     return (
         f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
-        f"{_layers(model, model.intermediate_size):,} parameters{table}; intermediate_size: {width} gives "
-        f"{_layers(model, width):,}, about the size that was meant, and mlp: silu is transformer_candle's block"
+        f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, and "
+        "mlp: silu is transformer_candle's block"
     )
-
-
-def _layers(model: ModelConfig, width: int) -> int:
-    """Count the parameters of all blocks, with an MLP of this width."""
-    wide = ModelConfig.model_validate({**model.model_dump(), "intermediate_size": width})
-    return model_size(wide, vocab_size=0).total - model.hidden_size  # without the last norm
 
 
 def _has(tree: Tree, key: Key) -> bool:
@@ -225,17 +212,5 @@ def _has(tree: Tree, key: Key) -> bool:
 def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
     """Return the tree without a key that it has, and its value; a section that becomes empty goes too."""
     name = str(key[0])
-    if len(key) == 1:
-        return {k: v for k, v in tree.items() if k != name}, tree[name]
-    inner, value = _without(cast(Tree, tree[name]), key[1:])
-    return ({**tree, name: inner} if inner else {k: v for k, v in tree.items() if k != name}), value
-
-
-def _merged(under: Tree, over: Tree) -> Tree:
-    """Lay one tree over another, section by section."""
-    merged = dict(under)
-    for name, value in over.items():
-        old = merged.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = _merged(cast(Tree, old), cast(Tree, value)) if both else value
-    return merged
+    inner, value = _without(tree[name], key[1:]) if key[1:] else ({}, tree[name])
+    return {k: inner if k == name else v for k, v in tree.items() if k != name or inner}, value

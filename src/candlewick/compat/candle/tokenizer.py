@@ -111,7 +111,7 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
     parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
     if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
         return None
-    problems: list[tuple[int, tuple[int | str, ...] | None, str]] = [*parsed.problems]
+    config = None
     try:
         config = CandleTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
     except ValidationError as error:
@@ -120,27 +120,22 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
             if detail["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(str(key[-1]), _KEYS, 1)
                 what = f"unknown key{f', did you mean {near[0]}?' if near else ''}"
-            problems.append((line_of(parsed.lines, key), key, what))
-        config = None
-    if config is None or problems:
-        named = (
-            f"{path}:{line}: {dotted(key)}: {what}" if key else f"{path}:{line}: {what}"
-            for line, key, what in problems
-        )
+            parsed.fail(line_of(parsed.lines, key), key, what)
+    if config is None or parsed.problems:
+        named = (f"{path}:{p.line}: {f'{dotted(p.key)}: ' if p.key else ''}{p.what}" for p in parsed.problems)
         raise ConfigError("; ".join(named), "correct the file")
     folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
     artifacts = artifacts.replaced(dir=folder / artifacts.dir.expanduser())
     if training is not None:
-        inputs = (uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs)
+        inputs = [uri if "://" in uri else str(folder / Path(uri).expanduser()) for uri in training.inputs]
         training = training.replaced(inputs=tuple(inputs))
     return config.replaced(artifacts=artifacts, training=training)
 
 
 def open_candle_tokenizer(config: CandleTokenizerConfig, folder: Path | None = None) -> Tokenizer:
-    """Load what a configuration names, in `folder` if that is not `artifacts.dir`.
+    """Load the tokenizer.json, else the vocab.json and merges.txt, of a configuration in `folder` or `artifacts.dir`.
 
-    That is its tokenizer.json, else vocab.json and merges.txt. Raises TokenizerError if it cannot be used, or is
-    not what the configuration describes.
+    Raises TokenizerError if it cannot be used, or is not what the configuration describes.
     """
     folder = folder or config.artifacts.dir
     whole, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)

@@ -30,6 +30,7 @@ from candlewick.compat.candle.tokenizer import (
     open_candle_tokenizer,
 )
 from candlewick.config import DataConfig
+from candlewick.config.tree import Tree
 from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.errors import ConfigError
 from candlewick.runs.tokenizer import first_documents
@@ -111,15 +112,10 @@ def _lines(corpus: Corpus, training: TokenizerTraining, longest: int) -> Iterato
             yield from (line[at : at + longest] for at in range(0, len(line), longest))
 
 
-def _describe(
-    config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest
-) -> dict[str, object]:
+def _describe(config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest) -> Tree:
     """Return both manifests of transformer_candle, which it wrote under one name, the second over the first."""
-    digest, now, training = (
-        hashlib.sha256(canonical_json(config.model_dump(mode="json"))),
-        time.time(),
-        config.training,
-    )
+    digest = hashlib.sha256(canonical_json(config.model_dump(mode="json")))
+    now, training = time.time(), config.training
     for path in paths:
         digest.update(str(path).encode() + path.read_bytes())
     files = zip(corpus.files, corpus.hashes, strict=True)
