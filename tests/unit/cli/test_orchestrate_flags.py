@@ -23,7 +23,7 @@ def test_the_choices_of_a_flag_are_those_of_its_setting():
 
 
 @pytest.fixture
-def given(monkeypatch, tmp_path, capsys):
+def given(monkeypatch, tmp_path, run_candlewick):
     """Call `orchestrate` and return what its pipeline would get, and what was told; in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     for name in ("RUNS", "CACHE", "TOKENIZER", "TRAIN", "VAL", "HF_CACHE"):
@@ -39,8 +39,8 @@ def given(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("candlewick.runs.orchestrate.orchestrate", run)
 
     def call(*words):
-        assert main(["orchestrate", *words]) == 0
-        return SimpleNamespace(**got, told=capsys.readouterr().err)
+        told = run_candlewick("orchestrate", *words).err
+        return SimpleNamespace(**got, told=told)
 
     return call
 
