@@ -8,7 +8,6 @@
 #   make faults 500 disturbed downloads (COUNT=, SEED=)
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
-#   make check-tests    types of tests and benchmarks, basic
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
@@ -22,7 +21,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults mutants interpreters quick records check check-tests format bench attention docs
+.PHONY: demo test core fuzz faults mutants interpreters quick records check format bench attention docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -62,11 +61,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python -p tests
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-
-check-tests: $(VENV)/.dev
-	$(BIN)/pyright --pythonpath $(BIN)/python -p tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

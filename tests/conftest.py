@@ -5,17 +5,18 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: see cli/environment.py
 
 import pytest
 import torch
 from tests.hub_server import HubServer
-from tests.prepared import open_data
+from tests.prepared import dataset_folder, open_data
 
+from candlewick.cli.main import main
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.runs.orchestrate import orchestrate
@@ -168,8 +169,7 @@ def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
 @pytest.fixture
 def tokens(tiny) -> Path:
     """The token dataset of `tiny()`. For reading only."""
-    shard: Any = open_data(tiny()).train[0].shards[0]  # a view of a memory-mapped file
-    return Path(shard.base.filename).parents[1]
+    return dataset_folder(open_data(tiny()).train[0])
 
 
 @pytest.fixture
@@ -183,6 +183,27 @@ def hub(tmp_path) -> Iterator[HubServer]:
     """A local Hub that `huggingface_hub` in this process asks, with its cache in `tmp_path / "home"`."""
     with HubServer() as server, server.client(tmp_path / "home"):
         yield server
+
+
+class Printed(NamedTuple):
+    """What a command printed on standard output and standard error."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_candlewick(capsys) -> Callable[..., Printed]:
+    """Run a command in this process: `run_candlewick("eval", folder, code=3).err`; it must exit with `code`."""
+
+    def run(*words: object, code: int = 0) -> Printed:
+        capsys.readouterr()  # what was printed before
+        exit_code = main([str(word) for word in words])
+        printed = Printed(*capsys.readouterr())
+        assert exit_code == code, printed.err
+        return printed
+
+    return run
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def candle(
     rust = Tokenizer(models.BPE(byte_fallback=True, dropout=dropout))
     rust.pre_tokenizer = pre.ByteLevel(**{"add_prefix_space": True} | options)
     rust.decoder = decoders.ByteLevel()
-    more = {"initial_alphabet": pre.ByteLevel.alphabet()} if alphabet else {}
+    more: dict[str, Any] = {"initial_alphabet": pre.ByteLevel.alphabet()} if alphabet else {}
     trainer = trainers.BpeTrainer(
         vocab_size=450, min_frequency=2, special_tokens=specials, show_progress=False, **more
     )

@@ -6,6 +6,7 @@ from typing import Any
 from candlewick.artifacts.manifest import Manifest
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
+from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
@@ -45,6 +46,12 @@ def build_trainer(
 ) -> Trainer:
     """Build what `candlewick train` runs."""
     return build(plan_run(config, run_dir, resume=resume), run_dir, sampler)
+
+
+def dataset_folder(split: TokenSplit) -> Path:
+    """Return the folder of the token dataset whose memory-mapped shards a split reads."""
+    shard: Any = split.shards[0]
+    return Path(shard.base.filename).parents[1]
 
 
 def prepare_tokens(

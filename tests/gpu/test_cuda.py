@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.prepared import newest_checkpoint, open_data
+from tests.prepared import build_trainer, newest_checkpoint
 from transformers import AutoModelForCausalLM
 
 from candlewick.checkpoint.load import load_for_inference
@@ -14,7 +14,6 @@ from candlewick.model.cache import ContiguousCache
 from candlewick.model.documents import Documents
 from candlewick.model.paged import PagedCache
 from candlewick.runs.train import run_training
-from candlewick.train.build import build
 from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
@@ -64,15 +63,15 @@ def test_the_loss_falls(configure, tmp_path, precision):
 def test_a_deterministic_run_resumes_to_the_bit(configure, tmp_path, monkeypatch, precision):
     config = configure(precision, deterministic=True)
     run_training(config, tmp_path / "whole", resume=False)
-    original = Trainer._plan_end
+    original = Trainer._set_total_steps
 
-    def plan_end(trainer):
+    def set_total_steps(trainer):
         original(trainer)
         if trainer.state.step == 3:
             trainer.stop.on_signal(2, None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_plan_end", plan_end)
+        patch.setattr(Trainer, "_set_total_steps", set_total_steps)
         with pytest.raises(RunInterrupted):
             run_training(config, tmp_path / "parts", resume=False)
     run_training(config, tmp_path / "parts", resume=True)
@@ -124,8 +123,8 @@ def test_averages_are_saved_and_do_not_change_the_run(configure, tmp_path, preci
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_an_update_never_waits_for_the_device(configure, tmp_path, precision):
     config = configure(precision)
-    trainer = build(config, open_data(config), tmp_path / "run")
-    parts = trainer.parts
+    trainer = build_trainer(config, tmp_path / "run")
+    parts = trainer.components
     with parts.reporter.running(trainer.state):
         try:
             for step in range(4):

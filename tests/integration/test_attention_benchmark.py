@@ -123,7 +123,7 @@ def test_bars_are_as_long_as_the_logarithm_and_names_are_escaped(bars):
     picture = bars.bars("a < b", "bytes & more", {"one": {"x": 10.0, "y": 1000.0}, "two": {"x": None, "y": 100.0}})
     tree = ElementTree.fromstring(picture)
     rects = [rect for rect in tree.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") != "10"]
-    widths = [float(rect.get("width")) for rect in rects]
+    widths = [float(rect.attrib["width"]) for rect in rects]
     assert widths == [0.5, bars.WIDTH, bars.WIDTH / 2]  # the axis goes from 10 to 1000
     assert len({rect.get("fill") for rect in rects}) == 2
     texts = [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")]

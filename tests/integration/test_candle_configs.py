@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import make_text
-from tests.hub_server import HubServer
-from tests.prepared import prepare
+from tests.prepared import dataset_folder, prepare
 from torch.utils.tensorboard import SummaryWriter
 
 from candlewick.artifacts.manifest import read_manifest
@@ -123,7 +122,7 @@ def run(place: Path, tree: Json, run_dir: Path, monkeypatch, capsys) -> Outcome:
     output = capsys.readouterr()
     prepared = prepare(config, run_dir, Request(resume="if_available"))
     data = open_training_data(prepared)
-    dataset = Path(data.train[0].shards[0].base.filename).parents[1]
+    dataset = dataset_folder(data.train[0])
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     own = config.runtime.checkpoint.directory or run_dir / "checkpoints"
     best = config.runtime.evaluation.best
@@ -267,7 +266,7 @@ def test_files_as_transformer_candle_wrote_them(name, tmp_path, capsys):
     assert (json.loads(again.out), again.err) == (config, "")
 
 
-def test_a_streaming_config_beside_a_configuration_names_the_text(tmp_path, tiny, config_file, capsys):
+def test_a_streaming_config_beside_a_configuration_names_the_text(tmp_path, tiny, config_file, hub, capsys):
     texts = "".join(f"{json.dumps({'text': make_text(i, 60)})}\n" for i in range(150))
     written = {"dataset": "me/web", "split": "train", "max_samples": 120, "stream_batch_size": 512}
     (tmp_path / "streaming_config.json").write_text(json.dumps(written))
@@ -278,8 +277,9 @@ def test_a_streaming_config_beside_a_configuration_names_the_text(tmp_path, tiny
         "--run-dir",
         str(tmp_path / "run"),
     ]
-    with HubServer() as hub, hub.client(tmp_path / "home"):
-        hub.commit("datasets/me/web", {"data/0.jsonl": texts.encode()})
-        assert main([*words, "--override", "data.cache_dir=cache"]) == 0
-        assert "streaming_config.json is read: data.train_shards=[" in capsys.readouterr().err
+    hub.commit("datasets/me/web", {"data/0.jsonl": texts.encode()})
+    assert main([*words, "--override", "data.cache_dir=cache"]) == 0
+    assert "streaming_config.json is read: data.train_shards=[" in capsys.readouterr().err
+    hub.requests.clear()
     assert main(["train", "--run-dir", str(tmp_path / "run"), "--resume"]) == 0  # sealed in the run's own config
+    assert not hub.requests

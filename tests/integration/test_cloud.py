@@ -161,15 +161,14 @@ def test_a_disk_without_room_for_a_checkpoint(roots, small, text_dir, capsys, mo
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(hub: HubServer) -> HubServer:
     """A dataset on the Hub: four files of 50 documents."""
     files = {
         f"data/{n}.jsonl": "".join(f"{json.dumps({'text': make_text(100 * n + i, 60)})}\n" for i in range(50))
         for n in range(4)
     }
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/me/web", {name: text.encode() for name, text in files.items()})
-        yield server
+    hub.commit("datasets/me/web", {name: text.encode() for name, text in files.items()})
+    return hub
 
 
 def test_a_stream_is_prepared_to_its_budget_and_trained_on(roots, small, hub, capsys):

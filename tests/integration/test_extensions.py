@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Union, get_args
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def setting(section: type[Section], name: str, annotation: object, default: object, text: str) -> Iterator[None]:
+def setting(section: type[Section], name: str, annotation: Any, default: object, text: str) -> Iterator[None]:
     """Give a section a setting, or one that is there another type; take it back afterwards."""
     before = dict(section.model_fields)
     info = FieldInfo.from_annotated_attribute(annotation, default)
@@ -195,6 +195,8 @@ def probe(request, monkeypatch):
 def generate(monkeypatch):
     """docs/generate.py as a module; its `check` returns what is out of date."""
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
@@ -286,7 +288,8 @@ def test_an_added_setting_is_exported_or_refused(probe, tiny, tmp_path):
     if probe.model_type == "candlewick":
         with pytest.raises(ValueError, match="model type `candlewick`"):
             AutoModelForCausalLM.from_pretrained(folder)
-        assert ours.config.logit_scale == 2.0
+        config: Any = ours.config
+        assert config.logit_scale == 2.0
         return
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -310,7 +313,7 @@ def test_an_unlisted_setting_of_the_model_is_never_saved_as_another_class(monkey
     with logit_scale(monkeypatch, is_listed=False):
         assert (
             huggingface.model_type(ModelConfig())
-            == huggingface.model_type(ModelConfig(logit_scale=2.0))
+            == huggingface.model_type(ModelConfig.model_validate({"logit_scale": 2.0}))
             == "candlewick"
         )
     with logit_scale(monkeypatch):

@@ -19,14 +19,11 @@ from candlewick.cli.main import main
 
 
 @pytest.fixture
-def fails(capsys):
+def fails(run_candlewick):
     """Run a command that must fail; return the line that says why."""
 
     def run(code: int, *words: object) -> str:
-        capsys.readouterr()
-        found = main([str(word) for word in words])
-        err = capsys.readouterr().err
-        assert found == code, err
+        err = run_candlewick(*words, code=code).err
         lines = [line for line in err.splitlines() if line.startswith("error:")]
         assert len(lines) == 1, err
         assert "Traceback" not in err

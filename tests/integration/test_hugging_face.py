@@ -140,7 +140,8 @@ def modes_of(config: ModelConfig) -> list[str]:
 
 
 def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
-    worst, classes = defaultdict(float), defaultdict(set)
+    worst: defaultdict[str, float] = defaultdict(float)
+    classes: defaultdict[str, set[str]] = defaultdict(set)
     tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
     for number in range(24):
         model = random_model(random_shape(number))
@@ -150,7 +151,7 @@ def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
         scale = expected.abs().max()
         error = ((found - expected).abs().max() / scale).item()
         assert error <= 1e-5, f"shape {number}: {model.config}"
-        errors = dict.fromkeys(modes_of(model.config), error)
+        errors: dict[str, Any] = dict.fromkeys(modes_of(model.config), error)
         errors["key-value cache"] = ((cached - expected).abs().max() / scale).item()
         for mode, value in errors.items():
             worst[mode] = max(worst[mode], value)

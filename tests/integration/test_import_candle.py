@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.candle import Candle, forward
-from tests.hub_server import HubServer
+from tests.gradients import gradient_of
 from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -162,8 +162,8 @@ def test_one_update_is_that_of_transformer_candle(tmp_path, config_file, core_ro
     after = dict(model.named_parameters())
     worst = 0.0
     for name, parameter in exact.items():
-        first = beta1 * candle.first[name].double() + (1 - beta1) * parameter.grad
-        second = beta2 * candle.second[name].double() + (1 - beta2) * parameter.grad**2
+        first = beta1 * candle.first[name].double() + (1 - beta1) * gradient_of(parameter)
+        second = beta2 * candle.second[name].double() + (1 - beta2) * gradient_of(parameter) ** 2
         direction = first / (1 - beta1**step) / ((second / (1 - beta2**step)).sqrt() + 1e-8)
         expected = parameter.detach() * (1 - lr * decay) - lr * direction
         for ours, part in to_native(name, expected, heads).items():
@@ -233,25 +233,24 @@ def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text,
     assert main([*start, *(word for setting in settings for word in ("--override", setting))]) == 0
 
 
-def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file):
+def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file, hub):
     candle = Candle(320, 32, 1, 64, 2)
     folder = candle.write(tmp_path / "old")
     files = {f"checkpoints/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     files |= {"training.json": b"{}", "setup.py": b"raise SystemExit", "weights.bin": b"pickle"}
-    with HubServer() as hub, hub.client(tmp_path / "home"):
-        hub.commit("vivienhenz/sconce", files)
-        hub.fail("GET .*model.safetensors", "flip", "503")
-        hub.fail("GET .*optimizer.json", "cut")
-        words = ["import", "candle", "hf://vivienhenz/sconce@main", "--config", config_file(2)]
-        assert main([*words, "--output", str(tmp_path / "run")]) == 0
-        asked = {request.path.rsplit("/", 1)[-1] for request in hub.requests if "/resolve/" in request.path}
-        assert asked == {path.name for path in folder.iterdir()}
-        assert not hub.asked(r"setup\.py|weights\.bin")
+    hub.commit("vivienhenz/sconce", files)
+    hub.fail("GET .*model.safetensors", "flip", "503")
+    hub.fail("GET .*optimizer.json", "cut")
+    words = ["import", "candle", "hf://vivienhenz/sconce@main", "--config", config_file(2)]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
+    asked = {request.path.rsplit("/", 1)[-1] for request in hub.requests if "/resolve/" in request.path}
+    assert asked == {path.name for path in folder.iterdir()}
+    assert not hub.asked(r"setup\.py|weights\.bin")
     model, _ = load_for_inference(tmp_path / "run", torch.device("cpu"))
     assert torch.equal(model.model.embed_tokens.weight.detach(), candle.tensors["embedding.weight"])
 
 
-def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, capsys):
+def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, hub, capsys):
     Candle(320, 32, 1, 64, 2).write(tmp_path / "old")
     words = [
         "import",
@@ -273,15 +272,16 @@ def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, capsys):
         "runtime.checkpoint.every_n_steps=2",
     ]
     overrides = [word for setting in settings for word in ("--override", setting)]
-    with HubServer() as hub, hub.client(tmp_path / "home"):
-        files = {path.name: path.read_bytes() for path in published.iterdir() if path.name != "manifest.json"}
-        commit = hub.commit("me/model", {**files, "modeling.py": b"raise SystemExit"})
-        start = ["train", "--init-from", "hf://me/model", "--run-dir", str(tmp_path / "run")]
-        assert main([*start, *overrides]) == 0
-        assert not hub.asked("modeling")
-        saved = read_state(newest_checkpoint(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
-        assert saved["init_from"] == f"hf://me/model@{commit}"
+    files = {path.name: path.read_bytes() for path in published.iterdir() if path.name != "manifest.json"}
+    commit = hub.commit("me/model", {**files, "modeling.py": b"raise SystemExit"})
+    start = ["train", "--init-from", "hf://me/model", "--run-dir", str(tmp_path / "run")]
+    assert main([*start, *overrides]) == 0
+    assert not hub.asked("modeling")
+    saved = read_state(newest_checkpoint(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
+    assert saved["init_from"] == f"hf://me/model@{commit}"
     # a run that goes on needs neither the network nor what it began with
+    hub.requests.clear()
     resume = ["train", "--run-dir", str(tmp_path / "run"), "--resume", "--override", "scheduler.total_steps=6"]
     assert main(resume) == 0
+    assert not hub.requests
     assert "done: 6 steps" in capsys.readouterr().out

@@ -51,6 +51,7 @@ def test_the_counts_are_exact_and_near_what_was_promised(name):
     assert comment(name, "parameters") == f"{count:,}"
     batch = config.data.global_batch_size or config.data.micro_batch_size
     assert batch * config.sequence_length == per_update
+    assert config.scheduler.total_steps is not None
     total = per_update * config.scheduler.total_steps
     assert comment(name, "tokens") == f"{per_update:,} per update, {total:,} in all"
     loss = 1.69 + 406.4 / count**0.34 + 410.7 / total**0.28

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.gradients import gradient_of
 
 from candlewick.config import DataConfig, ModelConfig, SGDConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -111,7 +112,7 @@ def test_update_is_that_of_weights_of_zero_and_one(case, micro_batch_size):
         result = train_step(objective, optimizer, batch, None)
         places = order.places(update * ROWS, ROWS)
         rows = torch.from_numpy(order.read(places).tokens).long()
-        total, count = 0.0, 0.0
+        total, count = torch.zeros((), dtype=torch.float64), 0.0
         for (source, row, _), tokens in zip(places.T.tolist(), rows, strict=True):
             losses, _, weights = score(plain, sources[source], row, tokens, data)
             total, count = total + (losses * weights).sum(), count + weights.sum().item()
@@ -121,7 +122,9 @@ def test_update_is_that_of_weights_of_zero_and_one(case, micro_batch_size):
         assert result.loss.item() == pytest.approx(loss.item(), rel=1e-12)
         assert result.skipped.item() == 0
         for (name, parameter), start in zip(model.named_parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(parameter, start - 0.1 * start.grad, rtol=1e-9, atol=1e-12, msg=name)
+            torch.testing.assert_close(
+                parameter, start - 0.1 * gradient_of(start), rtol=1e-9, atol=1e-12, msg=name
+            )
         counts.add(count)
     loader.close()
     assert counts == {0.0} if case == "nothing counts" else len(counts) > 1

@@ -386,6 +386,7 @@ def test_a_signed_address_is_not_told_by_the_library_either(repo, capsys):
     stream = io.StringIO()
     logger = logging.getLogger("huggingface_hub")
     (handler,) = logger.handlers
+    assert isinstance(handler, logging.StreamHandler)
     before = handler.setStream(stream)
     try:
         logging.getLogger("huggingface_hub.file_download").warning(

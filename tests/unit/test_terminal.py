@@ -60,9 +60,10 @@ def test_a_log_on_a_full_disk_is_told_in_one_line_each(capsys):
 
 def test_records_go_where_standard_error_goes_at_the_time(monkeypatch):
     terminal.setup()
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
     logging.getLogger("candlewick").info("to the new one")
-    assert sys.stderr.getvalue() == "INFO candlewick: to the new one\n"
+    assert stream.getvalue() == "INFO candlewick: to the new one\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

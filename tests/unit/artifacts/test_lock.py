@@ -27,6 +27,7 @@ with run_lock(pathlib.Path(sys.argv[1])):
 
 def test_a_killed_holder_leaves_no_lock(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     with pytest.raises(CheckpointError, match=str(process.pid)), run_lock(tmp_path):
         pass

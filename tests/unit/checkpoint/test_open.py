@@ -29,7 +29,7 @@ def hashed(monkeypatch):
 
 def test_open_hashes_each_needed_file_once_and_reading_hashes_nothing(folder, hashed):
     checkpoint = Checkpoint.open(folder.parents[1], need={"weights", "optimizer"})
-    checkpoint.weights(), checkpoint.optimizer(), checkpoint.state, checkpoint.tokenizer, checkpoint.shape
+    _ = checkpoint.weights(), checkpoint.optimizer(), checkpoint.state, checkpoint.tokenizer, checkpoint.shape
     assert sorted(hashed) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
 
 
@@ -64,6 +64,7 @@ def test_open_takes_the_newest_whole_checkpoint_and_names_the_rejected_one(make_
 def test_shape_weights_and_optimizer_are_what_was_saved(make_snapshot, folder):
     checkpoint, snapshot = Checkpoint.open(folder, need={"weights", "optimizer"}), make_snapshot(3)
     assert checkpoint.shape == (snapshot.model_config, snapshot.vocab_size)
+    assert checkpoint.manifest is not None
     assert checkpoint.id == checkpoint.manifest.id
     for read, saved in ((checkpoint.weights(), snapshot.weights), (checkpoint.optimizer(), snapshot.optimizer)):
         assert read.keys() == saved.keys()

@@ -1,6 +1,7 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,8 @@ def test_output_is_required_unless_it_has_a_default(capsys):
 def test_an_action_is_run_by_its_own_function():
     parser = argparse.ArgumentParser()
     actions = parser.add_subparsers()
-    for action in (print, repr):
+    functions: tuple[Any, ...] = (print, repr)
+    for action in functions:
         add_logging(add_action(actions, action.__name__, action, "does something"))
     args = parser.parse_args(["repr", "--json", "--quiet"])
     assert (args.run, args.json, args.log_level) == (repr, True, "warning")

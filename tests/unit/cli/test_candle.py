@@ -20,21 +20,15 @@ def tokenizer_folder(tokenizer, tmp_path):
 
 
 @pytest.fixture
-def call(capsys):
-    """Run a command that works; return what it prints."""
+def fails(run_candlewick):
+    """Run a command that must fail; return the line that says why."""
 
-    def run(*words) -> str:
-        assert main(list(map(str, words))) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
+    def run(code: int, *words: object) -> str:
+        err = run_candlewick(*words, code=code).err
+        assert err.count("\n") == 1
+        return err
 
     return run
-
-
-def fails(capsys, code: int, *words) -> str:
-    assert main(list(map(str, words))) == code
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
 
 
 def test_a_configuration_is_shown_in_our_keys_and_notes_say_how_it_was_read(tmp_path, capsys):
@@ -71,24 +65,24 @@ def test_a_streaming_config_becomes_settings_and_is_told_of(tmp_path, capsys):
     "place", ["old", "old/checkpoints", "old/checkpoints/step_000000000007_global_000000000007"]
 )
 @pytest.mark.parametrize("verb", ["generate", "eval"])
-def test_a_checkpoint_that_is_not_imported_is_named_with_the_command_to_do_so(tmp_path, capsys, verb, place):
+def test_a_checkpoint_that_is_not_imported_is_named_with_the_command_to_do_so(tmp_path, fails, verb, place):
     Candle(320, 32, 1, 64, 2).write(tmp_path / "old" / "checkpoints")
-    said = fails(capsys, 3, verb, tmp_path / place)
+    said = fails(3, verb, tmp_path / place)
     assert f"{tmp_path / place} holds a checkpoint of transformer_candle, not one of candlewick" in said
     assert f"(fix: candlewick import candle {tmp_path / place} --config training.yaml --output RUN makes" in said
 
 
-def test_training_from_a_checkpoint_that_is_not_imported_names_the_command(tmp_path, capsys, config_file, tiny):
+def test_training_from_a_checkpoint_that_is_not_imported_names_the_command(tmp_path, fails, config_file, tiny):
     folder = Candle(320, 32, 1, 64, 2).write(tmp_path / "old" / "checkpoints")
     config = config_file(tiny())
-    said = fails(capsys, 3, "train", "--config", config, "--run-dir", tmp_path / "new", "--init-from", folder)
+    said = fails(3, "train", "--config", config, "--run-dir", tmp_path / "new", "--init-from", folder)
     assert f"{folder} holds a checkpoint of transformer_candle" in said
-    said = fails(capsys, 3, "train", "--config", config, "--run-dir", tmp_path / "old", "--resume")
+    said = fails(3, "train", "--config", config, "--run-dir", tmp_path / "old", "--resume")
     assert f"candlewick import candle {folder.parent} --config" in said
 
 
-def test_other_folders_without_a_checkpoint_keep_their_message(tmp_path, capsys):
-    assert "holds no finished checkpoint (fix: give a checkpoint" in fails(capsys, 3, "generate", tmp_path)
+def test_other_folders_without_a_checkpoint_keep_their_message(tmp_path, fails):
+    assert "holds no finished checkpoint (fix: give a checkpoint" in fails(3, "generate", tmp_path)
 
 
 @pytest.fixture
@@ -102,29 +96,26 @@ def tokenizer_config(tmp_path, text_dir):
     return path
 
 
-def test_a_tokenizer_configuration_is_trained_and_inspected(call, tokenizer_config, tmp_path):
-    assert call("tokenizer", "train", "--config", tokenizer_config).startswith(
-        f"wrote: {tmp_path / 'own'}\nvocabulary 300 of 300"
-    )
-    assert call("tokenizer", "train", "--config", tokenizer_config).startswith("up to date: ")
-    shown = json.loads(call("tokenizer", "inspect", "--config", tokenizer_config, "--json"))
+def test_a_tokenizer_configuration_is_trained_and_inspected(run_candlewick, tokenizer_config, tmp_path):
+    train = ("tokenizer", "train", "--config", tokenizer_config)
+    assert run_candlewick(*train).out.startswith(f"wrote: {tmp_path / 'own'}\nvocabulary 300 of 300")
+    assert run_candlewick(*train).out.startswith("up to date: ")
+    shown = json.loads(run_candlewick("tokenizer", "inspect", "--config", tokenizer_config, "--json").out)
     assert (shown["delimiter_id"], shown["end_id"], shown["stop_ids"], shown["padding_id"]) == (1, 2, [2, 1], 0)
     assert shown["special_tokens"] == {"<pad>": 0, "<bos>": 1, "<eos>": 2}
     assert (shown["template"], shown["document"]) == ("<bos> $A <eos>", "<bos> TEXT <eos>")
     assert (shown["missing_bytes"], shown["pattern"]) == (0, "gpt2")
     assert shown["changes"] == ["a space comes before text that begins without one"]
     other = tmp_path / "other"
-    shown = json.loads(call("tokenizer", "train", "--config", tokenizer_config, "--output", other, "--json"))
+    shown = json.loads(run_candlewick(*train, "--output", other, "--json").out)
     assert shown["output"] == str(other)
     assert (other / "vocab.json").exists()
 
 
-def test_a_tokenizer_configuration_says_itself_what_it_is_trained_on(capsys, tokenizer_config):
-    assert "change training.inputs in it" in fails(
-        capsys, 2, "tokenizer", "train", "a.txt", "--config", tokenizer_config
-    )
+def test_a_tokenizer_configuration_says_itself_what_it_is_trained_on(fails, tokenizer_config):
+    assert "change training.inputs in it" in fails(2, "tokenizer", "train", "a.txt", "--config", tokenizer_config)
     words = ("tokenizer", "train", "--config", tokenizer_config, "--override", "a=1")
-    assert "change training.inputs in it" in fails(capsys, 2, *words)
+    assert "change training.inputs in it" in fails(2, *words)
 
 
 @pytest.fixture

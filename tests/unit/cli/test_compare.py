@@ -3,8 +3,6 @@ import shutil
 
 import pytest
 
-from candlewick.cli.main import main
-
 
 @pytest.fixture
 def other(trained, tmp_path):
@@ -22,19 +20,20 @@ def other(trained, tmp_path):
     return folder
 
 
-def compare(capsys, *words) -> str:
-    assert main(["compare", *map(str, words)]) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def compare(run_candlewick):
+    """Compare two runs; return what is printed."""
+    return lambda *words: run_candlewick("compare", *words).out
 
 
-def test_a_run_is_equal_to_itself(trained, capsys):
-    out = compare(capsys, trained, trained)
+def test_a_run_is_equal_to_itself(trained, compare):
+    out = compare(trained, trained)
     assert "all settings are the same" in out
     assert "equal to the bit to the end, step 12" in out
 
 
-def test_settings_losses_and_the_first_difference_are_shown(trained, other, capsys):
-    out = compare(capsys, trained, other)
+def test_settings_losses_and_the_first_difference_are_shown(trained, other, compare):
+    out = compare(trained, other)
     (setting,) = (line.split() for line in out.splitlines() if "runtime.seed" in line)
     assert setting == ["runtime.seed", "42", "43"]
     assert "differ from step 7 on" in out
@@ -43,13 +42,13 @@ def test_settings_losses_and_the_first_difference_are_shown(trained, other, caps
     assert f"* {trained}   + {other}" in out
 
 
-def test_the_result_for_a_program(trained, other, capsys):
-    result = json.loads(compare(capsys, trained, other, "--json"))
+def test_the_result_for_a_program(trained, other, compare):
+    result = json.loads(compare(trained, other, "--json"))
     assert result["settings"] == {"runtime.seed": {"first": 42, "second": 43}}
     assert result["first_different_step"] == 7
 
 
-def test_runs_without_a_common_step(trained, tmp_path, capsys):
+def test_runs_without_a_common_step(trained, tmp_path, compare):
     shutil.copy(trained / "config.yaml", tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")
-    assert "no step of both runs is recorded" in compare(capsys, trained, tmp_path)
+    assert "no step of both runs is recorded" in compare(trained, tmp_path)

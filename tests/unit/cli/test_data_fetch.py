@@ -9,10 +9,9 @@ from candlewick.cli.main import main
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n{"text": "two"}\n'})
-        yield server
+def hub(hub: HubServer) -> HubServer:
+    hub.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n{"text": "two"}\n'})
+    return hub
 
 
 def test_what_came_and_what_did_not(hub, tmp_path, capsys):

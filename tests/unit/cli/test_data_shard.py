@@ -4,7 +4,6 @@ import gzip
 import json
 
 import pytest
-from tests.hub_server import HubServer
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.cli import data_shard
@@ -77,16 +76,15 @@ def test_a_column_of_another_name(tmp_path, capsys):
     assert json.loads((tmp_path / "train" / "train_0000.jsonl").read_text()) == {"text": "x = 1"}
 
 
-def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, capsys, monkeypatch):
+def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, hub, capsys, monkeypatch):
     token = "hf_canaryCANARYcanary"
     used = {}
     monkeypatch.setattr("candlewick.cli.data_shard.use_hub", lambda **given: used.update(given))
     rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(40)).encode()
-    with HubServer() as hub, hub.client(tmp_path / "home"):
-        hub.commit("datasets/me/web", {"data/train-0.jsonl": rows, "data/test-0.jsonl": rows[:12]})
-        words = ["data", "shard", "--dataset", "me/web", "--split", "train", "--mode", "prod", "--workers", "2"]
-        words += ["--train-output", str(tmp_path / "t"), "--val-output", str(tmp_path / "v"), "--hf-token", token]
-        assert main([*words, "--cache-root", str(tmp_path / "cache")]) == 0
+    hub.commit("datasets/me/web", {"data/train-0.jsonl": rows, "data/test-0.jsonl": rows[:12]})
+    words = ["data", "shard", "--dataset", "me/web", "--split", "train", "--mode", "prod", "--workers", "2"]
+    words += ["--train-output", str(tmp_path / "t"), "--val-output", str(tmp_path / "v"), "--hf-token", token]
+    assert main([*words, "--cache-root", str(tmp_path / "cache")]) == 0
     output = capsys.readouterr()
     assert "40 documents in 1 shards" in output.out
     assert token not in output.out + output.err + (tmp_path / "t" / "manifest.json").read_text()

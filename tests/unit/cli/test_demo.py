@@ -2,8 +2,6 @@ import json
 
 import pytest
 
-from candlewick.cli.main import main
-
 SMALL = [
     *("--override", "scheduler.total_seconds=null"),
     *("--override", "scheduler.total_steps=2"),
@@ -15,15 +13,10 @@ SMALL = [
 
 
 @pytest.fixture
-def demo(text_dir, tmp_path, monkeypatch, capsys):
+def demo(text_dir, tmp_path, monkeypatch, run_candlewick):
     """Run the demo on a text, as small as it gets; return what is printed."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> str:
-        assert main(["demo", str(text_dir), *SMALL, *words]) == 0
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: run_candlewick("demo", text_dir, *SMALL, *words).out
 
 
 def test_the_demo_goes_all_the_way_and_says_what_to_try_next(demo, tmp_path):

@@ -2,18 +2,11 @@ import json
 
 import pytest
 
-from candlewick.cli.main import main
-
 
 @pytest.fixture
-def evaluate(trained, capsys):
+def evaluate(trained, run_candlewick):
     """Evaluate a trained run; return what is printed."""
-
-    def run(*words: object) -> str:
-        assert main(["eval", str(trained), *map(str, words)]) == 0
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: run_candlewick("eval", trained, *words).out
 
 
 def test_the_figures_have_names(evaluate):
@@ -37,6 +30,5 @@ def test_any_text_will_do_and_all_of_it_is_read(evaluate, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
-def test_a_number_of_batches_is_at_least_one(trained, capsys, number):
-    assert main(["eval", str(trained), "--max-batches", number]) == 2
-    assert "--max-batches" in capsys.readouterr().err
+def test_a_number_of_batches_is_at_least_one(trained, run_candlewick, number):
+    assert "--max-batches" in run_candlewick("eval", trained, "--max-batches", number, code=2).err

@@ -9,14 +9,9 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
-def generate(trained, capsys):
+def generate(trained, run_candlewick):
     """Generate with a trained run; return what is printed."""
-
-    def run(*words: object) -> str:
-        assert main(["generate", str(trained), *map(str, words)]) == 0
-        return capsys.readouterr().out
-
-    return run
+    return lambda *words: run_candlewick("generate", trained, *words).out
 
 
 def test_text_follows_the_prompt(generate):

@@ -1,5 +1,7 @@
 """`candlewick import hf`: which tokenizer is taken, and what is said."""
 
+from typing import Any
+
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,7 +18,12 @@ def tokenizer_folder(tokenizer, tmp_path):
 
 
 def test_a_hugging_face_folder(tmp_path, tokenizer_folder, capsys):
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
     LlamaForCausalLM(LlamaConfig(**shape, vocab_size=320)).save_pretrained(tmp_path / "hf")
     words = ["import", "hf", str(tmp_path / "hf"), "--output", str(tmp_path / "ours")]
     assert main(words) == 3

@@ -109,6 +109,8 @@ def test_a_bug_is_shown_as_one(monkeypatch):
 def test_a_closed_pipe_ends_quietly():
     command = [sys.executable, "-m", "candlewick", "config", "show"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0

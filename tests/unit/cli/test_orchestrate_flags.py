@@ -46,7 +46,7 @@ def test_a_stream_names_the_dataset_its_split_and_how_much_of_it(dataset):
 
 
 @pytest.fixture
-def given(monkeypatch, tmp_path, capsys):
+def given(monkeypatch, tmp_path, run_candlewick):
     """Call `orchestrate` and return what its pipeline would get, and what was told; in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     for name in ("RUNS", "CACHE", "TOKENIZER", "TRAIN", "VAL", "HF_CACHE"):
@@ -62,8 +62,8 @@ def given(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("candlewick.runs.orchestrate.orchestrate", run)
 
     def call(*words):
-        assert main(["orchestrate", *words]) == 0
-        return SimpleNamespace(**got, told=capsys.readouterr().err)
+        told = run_candlewick("orchestrate", *words).err
+        return SimpleNamespace(**got, told=told)
 
     return call
 

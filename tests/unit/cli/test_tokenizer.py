@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.cli.main import main
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -18,21 +17,21 @@ def folder(tokenizer, tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_candlewick):
     """Run a command that works; return what it prints."""
-
-    def call(*words) -> str:
-        assert main(["tokenizer", *map(str, words)]) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return call
+    return lambda *words: run_candlewick("tokenizer", *words).out
 
 
-def fails(capsys, code: int, *words) -> str:
-    assert main(["tokenizer", *map(str, words)]) == code
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
+@pytest.fixture
+def fails(run_candlewick):
+    """Run a command that must fail; return the line that says why."""
+
+    def fails(code: int, *words: object) -> str:
+        err = run_candlewick("tokenizer", *words, code=code).err
+        assert err.count("\n") == 1
+        return err
+
+    return fails
 
 
 def type_in(monkeypatch, content: bytes) -> None:
@@ -70,10 +69,10 @@ def test_too_little_text_has_no_figure_to_show(run, tmp_path, capsys):
     assert "bytes per token" not in out
 
 
-def test_training_without_text_says_how_to_give_it(capsys, tmp_path):
-    err = fails(capsys, 2, "train", "--output", tmp_path / "tok")
+def test_training_without_text_says_how_to_give_it(fails, tmp_path):
+    err = fails(2, "train", "--output", tmp_path / "tok")
     assert "there is no text to train on (fix: name files, folders or stdlib://" in err
-    assert "does not exist" in fails(capsys, 3, "train", tmp_path / "nothing.txt", "--output", tmp_path / "tok")
+    assert "does not exist" in fails(3, "train", tmp_path / "nothing.txt", "--output", tmp_path / "tok")
 
 
 def test_inspecting_tells_what_a_tokenizer_is(run, folder, tokenizer):
@@ -95,10 +94,10 @@ def test_inspecting_an_artifact_tells_how_it_was_made(run, text_dir, tmp_path):
     assert any(line.startswith("made.details.heldout.bytes_per_token") for line in lines)
 
 
-def test_inspecting_measures_a_text(run, folder, text_dir, capsys, tmp_path):
+def test_inspecting_measures_a_text(run, folder, text_dir, fails, tmp_path):
     text = json.loads(run("inspect", folder, "--text", text_dir / "00.txt", "--json"))["text"]
     assert text["bytes"] == (text_dir / "00.txt").stat().st_size
-    assert "gone.txt" in fails(capsys, 2, "inspect", folder, "--text", tmp_path / "gone.txt")
+    assert "gone.txt" in fails(2, "inspect", folder, "--text", tmp_path / "gone.txt")
 
 
 def test_text_becomes_ids_and_ids_become_text(run, folder, tokenizer):
@@ -119,14 +118,14 @@ def test_text_can_come_from_standard_input(run, folder, tokenizer, monkeypatch, 
     assert run("encode", folder, *words).split() == [str(i) for i in tokenizer.encode("a line\r\né\n")]
 
 
-def test_wrong_input_is_one_line_and_exit_3(capsys, folder, monkeypatch, tmp_path):
+def test_wrong_input_is_one_line_and_exit_3(fails, folder, monkeypatch, tmp_path):
     type_in(monkeypatch, b"\xff")
-    assert "standard input: byte 0 is not UTF-8" in fails(capsys, 3, "encode", folder)
-    assert "half a surrogate pair" in fails(capsys, 3, "encode", folder, "\udcff")
-    assert "there is no token 300 (fix: ids are 0 to 299)" in fails(capsys, 3, "decode", folder, 5, 300)
-    assert "does not exist" in fails(capsys, 3, "encode", tmp_path / "nothing", "text")
-    assert "invalid int value: 'x'" in fails(capsys, 2, "decode", folder, "x")
-    assert "ACTION" in fails(capsys, 2)
+    assert "standard input: byte 0 is not UTF-8" in fails(3, "encode", folder)
+    assert "half a surrogate pair" in fails(3, "encode", folder, "\udcff")
+    assert "there is no token 300 (fix: ids are 0 to 299)" in fails(3, "decode", folder, 5, 300)
+    assert "does not exist" in fails(3, "encode", tmp_path / "nothing", "text")
+    assert "invalid int value: 'x'" in fails(2, "decode", folder, "x")
+    assert "ACTION" in fails(2)
 
 
 def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch):
@@ -137,13 +136,13 @@ def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch
     assert run("decode", folder, *ids) == "red \u241b[31m\n"
 
 
-def test_inspecting_what_a_configuration_names(run, capsys, folder, tmp_path):
+def test_inspecting_what_a_configuration_names(run, fails, folder, tmp_path):
     (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tok}\n")
     shown = json.loads(run("inspect", "--config", tmp_path / "c.yaml", "--json"))
     assert shown["vocab_size"] == 300
     assert (shown["end_id"], shown["template"], shown["document"]) == (None, None, "<|endoftext|> TEXT")
-    assert "no tokenizer is named" in fails(capsys, 2, "inspect")
+    assert "no tokenizer is named" in fails(2, "inspect")
 
 
-def test_training_without_a_place_says_so(capsys, text_dir):
-    assert "give --output DIR" in fails(capsys, 2, "train", text_dir)
+def test_training_without_a_place_says_so(fails, text_dir):
+    assert "give --output DIR" in fails(2, "train", text_dir)

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.config.formats import guard, line_of, parse, write_json, write_toml
+from candlewick.config.formats import Format, guard, line_of, parse, write_json, write_toml
 
 DEEP = 33
 
 
-def problems(text: str, kind: str) -> list[tuple[int, str]]:
+def problems(text: str, kind: Format) -> list[tuple[int, str]]:
     return [(problem.line, problem.what) for problem in parse(text, kind).problems]
 
 

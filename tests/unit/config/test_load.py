@@ -73,7 +73,9 @@ def test_defaults_then_parents_then_file_then_overrides():
 def test_null_switches_a_section_off_and_an_override_on_again():
     write("c.yaml", "runtime: {sample: null}\n")
     assert load_config("c.yaml").runtime.sample is None
-    assert load_config("c.yaml", ["runtime.sample.top_k=3"]).runtime.sample.top_k == 3
+    sample = load_config("c.yaml", ["runtime.sample.top_k=3"]).runtime.sample
+    assert sample is not None
+    assert sample.top_k == 3
 
 
 def test_another_algorithm_drops_the_settings_of_the_one_below():

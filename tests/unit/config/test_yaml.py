@@ -52,6 +52,7 @@ def test_every_63_bit_integer_reads_as_itself(value):
 def test_every_finite_float_reads_as_itself(value):
     found = read_scalar(repr(value))
     assert found == value
+    assert isinstance(found, float)
     assert math.copysign(1, found) == math.copysign(1, value)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ def write(tmp_path):
 def source(write):
     """Write a file and return it as a SourceFile."""
 
-    def make(name: str, content: bytes | str | list, documents: str = "file") -> SourceFile:
+    def make(name: str, content: bytes | str | list, documents: Literal["file", "line"] = "file") -> SourceFile:
         config = DataConfig(documents=documents)
         return open_corpus([str(write(name, content))], config).files[0]
 

@@ -26,8 +26,15 @@ def letters():
 
 
 def make_model(seed: int, longest: int = 24, rows: int = 24, scale: float = 0.5) -> Transformer:
-    shape = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = Transformer(ModelConfig(**shape, max_position_embeddings=longest, residual_dropout=0.5), rows)
+    config = ModelConfig(
+        hidden_size=32,
+        num_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=longest,
+        residual_dropout=0.5,
+    )
+    model = Transformer(config, rows)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def reference(logits: torch.Tensor, config: SampleConfig, ids: torch.Tensor) -> 
     """What transformers draws from: its processors, in its order."""
     from transformers.generation import logits_process as hf
 
-    steps = [hf.RepetitionPenaltyLogitsProcessor(config.repetition_penalty)]
+    steps: list[Any] = [hf.RepetitionPenaltyLogitsProcessor(config.repetition_penalty)]
     steps += [hf.TemperatureLogitsWarper(config.temperature)]
     steps += [hf.TopKLogitsWarper(config.top_k)] if config.top_k else []
     steps += [hf.TopPLogitsWarper(config.top_p)] if config.top_p else []

@@ -2,6 +2,7 @@ import itertools
 import math
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -90,12 +91,15 @@ def exact(model: Bigram, prompt: list[int], config: SampleConfig) -> dict[tuple[
     ],
 )
 def test_the_distribution_is_that_of_plain_decoding(settings, core_row):
-    model, prompt, draws = Bigram(0), [1, 2], 400
+    model: Any = Bigram(0)
+    draft: Any = Bigram(1)
+    prompt, draws = [1, 2], 400
     config = SampleConfig(**settings, max_new_tokens=3)
-    engine = SpeculativeEngine(model, Bigram(1), NUM_TOKENS, 2)
+    engine = SpeculativeEngine(model, draft, NUM_TOKENS, 2)
     counts, rate = Counter(), 0.0
     for seed in range(draws):
         counts[tuple(ids_of(engine, prompt, config, seed))] += 1
+        assert engine.acceptance_rate is not None
         rate += engine.acceptance_rate / draws
     assert 0.1 < rate < 0.95  # both ways out are taken
     joint = exact(model, prompt, config)

@@ -70,7 +70,7 @@ def mask_of(lengths, length):
     st.sampled_from([(4, 4), (4, 2)]),
 )
 @settings(max_examples=30, deadline=None)
-def test_documents_are_a_dense_mask(lengths, window, heads):
+def test_documents_are_a_dense_mask(lengths, window, heads: tuple[int, int]):
     documents = mask_of(lengths, 13)
     q, k, v = inputs(len(lengths), *heads, 13, 13)
     expected = reference(q, k, v, window, documents.positions)
@@ -96,8 +96,8 @@ class Kernel(torch.autograd.Function):
     def backward(ctx, grad):
         *qkv, ends, left = ctx.arguments
         with torch.enable_grad():
-            qkv = [x.detach().requires_grad_() for x in qkv]
-            return *torch.autograd.grad(Kernel.mix(*qkv, ends, left), qkv, grad), None, None
+            q, k, v = (x.detach().requires_grad_() for x in qkv)
+            return *torch.autograd.grad(Kernel.mix(q, k, v, ends, left), (q, k, v), grad), None, None
 
 
 @pytest.mark.parametrize("window", [None, 1, 4])
@@ -140,7 +140,7 @@ def test_a_kernel_gets_each_row_with_a_window_as_a_document(monkeypatch, window)
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
-def test_in_a_compiled_graph_documents_are_one_operation_with_the_same_result(window, heads):
+def test_in_a_compiled_graph_documents_are_one_operation_with_the_same_result(window, heads: tuple[int, int]):
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     compiled = torch.compile(attend, backend=counter, fullgraph=True, dynamic=False)

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from candlewick.config import ModelConfig
+from candlewick.config import ModelConfig, NtkScaling
 from candlewick.model.frequencies import attention_factor, inverse_frequencies
 
 SCALINGS = [
@@ -54,7 +54,7 @@ def test_without_scaling_they_are_powers_of_theta():
 
 def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
     plain = inverse_frequencies(ModelConfig(head_dim=16)).double()
-    config = ModelConfig(head_dim=16, rope_scaling={"rope_type": "ntk", "alpha": 4.0})
+    config = ModelConfig(head_dim=16, rope_scaling=NtkScaling(rope_type="ntk", alpha=4.0))
     found = inverse_frequencies(config).double()
     assert config.effective_theta == 10_000.0 * 4.0 ** (16 / 14)
     expected = [(10_000.0 * 4.0 ** (16 / 14)) ** (-2 * pair / 16) for pair in range(8)]
@@ -65,6 +65,7 @@ def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
 
 
 def test_only_the_rotated_channels_count():
-    partial = ModelConfig(head_dim=16, partial_rotary_factor=0.5, rope_scaling={"rope_type": "ntk", "alpha": 2.0})
+    ntk = NtkScaling(rope_type="ntk", alpha=2.0)
+    partial = ModelConfig(head_dim=16, partial_rotary_factor=0.5, rope_scaling=ntk)
     assert partial.effective_theta == 10_000.0 * 2.0 ** (8 / 6)
     assert inverse_frequencies(partial).shape == (4,)

@@ -88,7 +88,8 @@ def test_numbers_are_zero_where_a_key_is_seen_and_add_up_as_and(dtype):
 def inputs(new, seen, heads=4, kv_heads=2, batch=2):
     generator = torch.Generator().manual_seed(new * 100 + seen)
     shapes = ((batch, heads, new, 8), (batch, kv_heads, seen, 8), (batch, kv_heads, seen, 8))
-    return [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+    q, k, v = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes)
+    return q, k, v
 
 
 def written_out(q, k, v, mask):
@@ -125,7 +126,9 @@ MASKS = {
 @pytest.mark.parametrize(("new", "seen"), [(6, 6), (1, 6), (4, 6)])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 @pytest.mark.parametrize("name", MASKS)
-def test_masked_attention_and_its_gradients_are_softmax_written_out(name, new, seen, heads, core_row):
+def test_masked_attention_and_its_gradients_are_softmax_written_out(
+    name, new, seen, heads: tuple[int, int], core_row
+):
     mask = MASKS[name](new, seen)
     tensors = inputs(new, seen, *heads)
     ours, expected = attend_masked(*tensors, mask), written_out(*tensors, mask)
@@ -140,9 +143,9 @@ def test_masked_attention_and_its_gradients_are_softmax_written_out(name, new, s
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(dtype):
-    tensors = [x.detach().to(dtype).requires_grad_() for x in inputs(40, 40)]
+    q, k, v = tensors = tuple(x.detach().to(dtype).requires_grad_() for x in inputs(40, 40))
     mask = masks.padding(torch.tensor([40, 0]), 40) & masks.causal(40, 40)
-    y = attend_masked(*tensors, mask)
+    y = attend_masked(q, k, v, mask)
     assert y.dtype == dtype
     assert y[1].eq(0).all()
     assert torch.isfinite(y).all()

@@ -99,7 +99,8 @@ def test_reserving_again_for_a_pass_that_failed_takes_nothing_more():
 
 def test_a_page_is_never_larger_than_the_longest_text():
     paged = PagedCache(SHAPE, torch.float32, CPU, 1 << 62)
-    read(paged, *torch.randn(2, *SHAPE), 1)
+    keys, values = torch.randn(2, *SHAPE)
+    read(paged, keys, values, 1)
     assert paged.page_size == 40
     assert paged.statistics().pages == 3
 

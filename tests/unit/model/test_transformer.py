@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
-from candlewick.model.transformer import Transformer
+from candlewick.model.transformer import Block, Transformer
 
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -168,7 +170,7 @@ def test_other_documents_do_not_compile_the_model_again():
         documents = documents_of(*rows)
         found, expected = compiled(tokens, documents=documents), model.hidden(tokens, documents=documents)
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
-        ours, theirs = (torch.autograd.grad(x.square().sum(), model.parameters()) for x in (found, expected))
+        ours, theirs = (torch.autograd.grad(x.square().sum(), list(model.parameters())) for x in (found, expected))
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
     assert counter.frame_count == 1
 
@@ -210,7 +212,8 @@ def test_built_on_meta_it_is_the_same_model(tied, changes):
 
 @pytest.mark.parametrize("kind", ["residual_dropout", "attn_dropout"])
 def test_dropout_acts_in_training_only(kind):
-    plain, dropping = build(), build(**{kind: 0.3})
+    settings: dict[str, Any] = {kind: 0.3}
+    plain, dropping = build(), build(**settings)
     tokens = tokens_of(plain)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -221,6 +224,7 @@ def test_dropout_acts_in_training_only(kind):
 
 def test_a_block_drops_what_each_half_adds(core_row):
     block = build(residual_dropout=0.3, rope_mode="off").model.layers[0].train()
+    assert isinstance(block, Block)
     x = torch.randn(2, 20, 32)
     torch.manual_seed(3)
     ours = block(x, None, None, None)

@@ -1,5 +1,7 @@
 """The kernel needs a CUDA device (tests/gpu); the operation is tested through `attend` too."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,4 +23,5 @@ def test_opaque_attention_passes_the_checks_of_torch_for_custom_operations(windo
     torch.manual_seed(0)
     qkv = [torch.randn(2, heads, 6, 4, dtype=torch.float64, requires_grad=True) for heads in (2, 1, 1)]
     ends = torch.tensor([0, 2, 6, 9, 12], dtype=torch.int32)
-    torch.library.opcheck(_attend_opaquely, (qkv, ends, ends.clone(), window))
+    operation: Any = _attend_opaquely  # torch.library.custom_op returns a CustomOpDef
+    torch.library.opcheck(operation, (qkv, ends, ends.clone(), window))

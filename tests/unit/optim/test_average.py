@@ -1,6 +1,6 @@
 import torch
 from torch import nn
-from torch.distributed.tensor import Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from candlewick.optim import chunks
 from candlewick.optim.average import Average
@@ -71,5 +71,8 @@ def test_the_average_of_a_sharded_parameter_is_sharded_the_same_way(mesh):
         parameter.copy_(distribute_tensor(weights(1), mesh, [Replicate()]))
     average.update(torch.tensor(0.0))
     average.swap()
+    last = average.last["w"]
+    assert isinstance(parameter, DTensor)
+    assert isinstance(last, DTensor)
     assert torch.allclose(parameter.full_tensor(), (weights(0) + weights(1)) / 2)
-    assert torch.equal(average.last["w"].full_tensor(), weights(1))
+    assert torch.equal(last.full_tensor(), weights(1))

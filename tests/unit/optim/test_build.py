@@ -1,9 +1,19 @@
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
+from tests.gradients import gradient_of
 
-from candlewick.config import AdamConfig, AdamWConfig, LionConfig, ModelConfig, MuonConfig, RunConfig, SGDConfig
+from candlewick.config import (
+    AdamConfig,
+    AdamWConfig,
+    LionConfig,
+    ModelConfig,
+    MuonConfig,
+    Role,
+    RunConfig,
+    SGDConfig,
+)
 from candlewick.errors import CheckpointError
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -71,7 +81,7 @@ def oracle(config, named):
     return kind(groups, betas=(config.beta1, config.beta2), eps=config.epsilon, foreach=False)
 
 
-SCALES = {"matrix": 0.5, "embedding": 2.0, "head": 0.25, "vector": 0.0}
+SCALES: dict[Role, float] = {"matrix": 0.5, "embedding": 2.0, "head": 0.25, "vector": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +101,7 @@ def test_updates_are_torchs(mode, config, core_row):
     for seed in range(4):
         random_gradients(model, seed)
         for name, parameter in model.named_parameters():
-            expected[name].grad = parameter.grad.double()
+            expected[name].grad = gradient_of(parameter).double()
         optimizer.step()
         reference.step()
     largest = max(tensor.abs().max() for tensor in expected.values())
@@ -180,7 +190,7 @@ def test_not_finite_gradients_change_nothing(config, updates):
 
 
 def test_every_parameter_is_updated_once_at_its_own_rate():
-    scales = {"matrix": 0.5, "vector": 0.25}
+    scales: dict[Role, float] = {"matrix": 0.5, "vector": 0.25}
     config = MuonConfig(
         learning_rate=0.02, adam_learning_rate=0.004, weight_decay=0.0, learning_rate_scales=scales
     )
@@ -188,6 +198,7 @@ def test_every_parameter_is_updated_once_at_its_own_rate():
     optimizer.set_lr(0.5)
     rates = {"embedding": 0.002, "vector": 0.0005}
     assert {group["lr"] for group in optimizer.elementwise.param_groups} == set(rates.values())
+    assert optimizer.muon is not None
     assert optimizer.muon.learning_rate == 0.005
     before = weights(model)
     random_gradients(model, 0)
@@ -214,7 +225,7 @@ def test_a_scale_of_zero_freezes(config):
 @pytest.mark.parametrize(("decay", "expected"), [("matrices", 1.0), ("all", 0.99)])
 @pytest.mark.parametrize("kind", [AdamWConfig, MuonConfig, LionConfig, SGDConfig])
 def test_what_decays(kind, decay, expected):
-    rates = {"learning_rate": 0.1} | ({"adam_learning_rate": 0.1} if kind is MuonConfig else {})
+    rates: dict[str, Any] = {"learning_rate": 0.1} | ({"adam_learning_rate": 0.1} if kind is MuonConfig else {})
     model, optimizer = build(kind(weight_decay=0.1, decay=decay, **rates))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -237,6 +248,7 @@ def test_inside_averaged_the_parameters_hold_the_averages():
         assert equal(optimizer.named_state(), state)
         raise KeyError
     assert equal(weights(model), last)
+    assert optimizer.averages is not None
     assert not torch.equal(optimizer.averages[TABLE], last[TABLE])
 
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributed.tensor import Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from candlewick.config import LionConfig, SGDConfig
 from candlewick.optim import chunks
@@ -95,6 +95,7 @@ def test_a_sharded_parameter_is_updated_as_a_whole_one(kind, config, mesh):
         sharded.grad = distribute_tensor(gradient(seed).float(), mesh, [Replicate()])
         second.param_groups[0]["lr"], second.found_inf = 0.1, torch.tensor(0.0)
         second.step()
+    assert isinstance(sharded, DTensor)
     assert torch.equal(whole, sharded.full_tensor())
 
 

@@ -1,7 +1,9 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from tests.gradients import gradient_of
 from torch import nn
 
 from candlewick.config import MuonConfig
@@ -28,7 +30,7 @@ def set_gradients(parameters, seed):
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
 
 
-def run(config, dtype=torch.float64, seeds=range(3), found_inf=None):
+def run(config, dtype=torch.float64, seeds: Sequence[int] = range(3), found_inf=None):
     parameters = matrices(dtype)
     muon = Muon(parameters, config)
     for seed in seeds:
@@ -178,8 +180,8 @@ def test_gradients_that_are_not_finite_change_nothing(changes, updates):
     weights = {name: p.detach().clone() for name, p in parameters.items()}
     state = {name: tensor.clone() for name, tensor in muon.state().items()}
     set_gradients(parameters, 1)
-    parameters["a"].grad[0, 0] = math.nan
-    parameters["d"].grad[1] = math.inf
+    gradient_of(parameters["a"])[0, 0] = math.nan
+    gradient_of(parameters["d"])[1] = math.inf
     muon.step(torch.tensor(1.0))
     assert all(torch.equal(p, weights[name]) for name, p in parameters.items())
     assert all(torch.equal(tensor, state[name]) for name, tensor in muon.state().items())

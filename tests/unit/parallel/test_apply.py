@@ -6,16 +6,17 @@ from candlewick.config import ModelConfig
 from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
+from candlewick.parallel.recompute import Recompute
 from candlewick.train.objective import NextTokenLoss
 
 
-def applied(dtype: torch.dtype, recompute="none") -> tuple[list[nn.Module], Transformer]:
+def applied(dtype: torch.dtype, recompute: Recompute = "none") -> tuple[list[nn.Module], Transformer]:
     """Apply everything to a small objective; return what was sharded, and the model."""
     config = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
     model = Transformer(config, 320)
     objective = NextTokenLoss(model, num_tokens=300)
     parallelize(objective, model, Distributed(0, 1, torch.device("cpu"), dtype), recompute)
-    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    sharded: list[nn.Module] = [module for module in objective.modules() if isinstance(module, FSDPModule)]
     assert sharded in ([], [objective, *model.model.layers])
     return sharded, model
 

@@ -1,12 +1,13 @@
 import pytest
 import torch
 import torch.distributed as dist
+from tests.gradients import gradient_of
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from candlewick.config import ModelConfig
 from candlewick.model.initialize import initialize
-from candlewick.model.transformer import Transformer
+from candlewick.model.transformer import Block, Transformer
 from candlewick.parallel.device import Distributed
 from candlewick.parallel.fsdp import _leave, apply_fsdp, full_tensor, unsharded
 from candlewick.train.objective import NextTokenLoss
@@ -42,7 +43,9 @@ def test_one_rank_in_float32_needs_nothing():
 def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
     objective, plain = (make(dtype, tie_word_embeddings=tied) for dtype in (torch.bfloat16, torch.float32))
     seen = []
-    objective.model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    block = objective.model.model.layers[0]
+    assert isinstance(block, Block)
+    block.mlp.down_proj.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     for each in (objective, plain):
         each(*batch(), 1 / 32).backward()
     assert seen == [torch.bfloat16]
@@ -50,11 +53,11 @@ def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
     assert dict(objective.named_parameters()).keys() == expected.keys()
     for name, parameter in objective.named_parameters():
         assert isinstance(parameter, DTensor)
-        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert parameter.dtype == gradient_of(parameter).dtype == torch.float32
         assert torch.equal(full_tensor(parameter), expected[name])
-        gradient = full_tensor(parameter.grad)
+        total = full_tensor(gradient_of(parameter))
         # summed over ranks, not averaged, and right up to the 8 bits of a bfloat16
-        torch.testing.assert_close(gradient, expected[name].grad, rtol=0, atol=0.05 * gradient.abs().max().item())
+        torch.testing.assert_close(total, expected[name].grad, rtol=0, atol=0.05 * total.abs().max().item())
 
 
 def test_micro_batches_add_up_in_float32():
@@ -63,10 +66,10 @@ def test_micro_batches_add_up_in_float32():
     for row in range(2):
         parts(*(tensor[row : row + 1] for tensor in batch()), 1 / 32).backward()
     for expected, found in zip(whole_batch.parameters(), parts.parameters(), strict=True):
-        assert found.grad.dtype == torch.float32
-        gradient = full_tensor(expected.grad)
+        assert gradient_of(found).dtype == torch.float32
+        total = full_tensor(gradient_of(expected))
         torch.testing.assert_close(
-            full_tensor(found.grad), gradient, rtol=0, atol=0.02 * gradient.abs().max().item()
+            full_tensor(gradient_of(found)), total, rtol=0, atol=0.02 * total.abs().max().item()
         )
 
 

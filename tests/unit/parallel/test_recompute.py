@@ -1,7 +1,9 @@
 import pytest
 import torch
+from tests.gradients import gradient_of
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
@@ -10,13 +12,14 @@ from candlewick.model.transformer import Transformer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
 from candlewick.parallel.fsdp import full_tensor
+from candlewick.parallel.recompute import Recompute
 from candlewick.train.objective import NextTokenLoss
 
-MODES = ["none", "block", "selective"]
+MODES: list[Recompute] = ["none", "block", "selective"]
 TOKENS = torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(0))
 
 
-def make(mode: str, dtype=torch.float32, **shape) -> NextTokenLoss:
+def make(mode: Recompute, dtype=torch.float32, **shape) -> NextTokenLoss:
     config = ModelConfig(
         **{"hidden_size": 32, "num_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, **shape},
         max_position_embeddings=32,
@@ -35,7 +38,9 @@ def outcome(objective: NextTokenLoss, documents=None) -> dict[str, torch.Tensor]
     loss = objective(TOKENS[:, :-1], TOKENS[:, 1:], 1 / 128, documents)
     torch.rand(3)  # what is drawn between the two passes must not reach the second run of a block
     loss.backward()
-    return {"loss": loss.detach()} | {name: full_tensor(p.grad) for name, p in objective.named_parameters()}
+    return {"loss": loss.detach()} | {
+        name: full_tensor(gradient_of(p)) for name, p in objective.named_parameters()
+    }
 
 
 def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -78,7 +83,7 @@ class Outputs(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
+        for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())

@@ -43,7 +43,9 @@ def test_samples_are_written_as_settings_say(tiny, trained):
     model, tokenizer = load_for_inference(trained, torch.device("cpu"))
     assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
     config = tiny(runtime={"seed": 3, "sample": {"prompts": ["", "The "], "max_new_tokens": 5}})
-    found = make_sampler(config, tokenizer)(model)
+    sampler = make_sampler(config, tokenizer)
+    assert sampler is not None
+    found = sampler(model)
     assert found == [
         (prompt, sample_text(model, tokenizer, prompt, config.runtime.sample, seed=3)) for prompt in ("", "The ")
     ]

@@ -1,5 +1,4 @@
 import pytest
-from tests.hub_server import HubServer
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
@@ -96,11 +95,10 @@ def test_outputs_that_share_a_cache_download_into_folders_of_their_own(monkeypat
     assert len(set(folders)) == 2
 
 
-def test_fetched_datasets_are_named_after_their_address(tmp_path):
+def test_fetched_datasets_are_named_after_their_address(hub, tmp_path):
     assert KNOWN_DATASETS["pg19"] == "hf://datasets/emozilla/pg19"
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n'})
-        (result,) = fetch_datasets(["hf://datasets/me/a"], tmp_path, 1)
+    hub.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n'})
+    (result,) = fetch_datasets(["hf://datasets/me/a"], tmp_path, 1)
     assert (result.dataset.name, result.reused) == ("a", False)
     assert (tmp_path / "a" / "train_0000.jsonl").exists()
 

@@ -1,12 +1,11 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.prepared import open_data
+from tests.prepared import dataset_folder, open_data
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig
@@ -76,7 +75,7 @@ def test_tokens_of_another_tokenizer_are_refused(tiny, trained, tokenizer, tmp_p
     (tmp_path / "tokenizer").mkdir()
     tokenizer.write(tmp_path / "tokenizer")
     other = open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}))
-    folder = Path(other.train[0].shards[0].base.filename).parents[1]
+    folder = dataset_folder(other.train[0])
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         evaluate(trained, str(folder))
 

@@ -1,6 +1,7 @@
 """Models of Hugging Face compute the same after the import; what is no model is refused."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from candlewick.errors import CheckpointError
 from candlewick.runs.import_hf import import_hugging_face
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-COMMON = {**SHAPE, "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 64}
+COMMON: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 64}
 
 
 @pytest.fixture

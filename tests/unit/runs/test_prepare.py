@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,10 @@ def run_dir(tmp_path):
     return tmp_path / "run"
 
 
-def make(config, run_dir, say, resume="if_available", **options):
+def make(config, run_dir, say, **options):
     """Prepare a run as `orchestrate` does."""
-    request = Request(resume=resume, keeps_data=True, **options)
+    settings: dict[str, Any] = {"resume": "if_available", "keeps_data": True, **options}
+    request = Request(**settings)
     found = prepare_run(resolve(config, run_dir, request, say), say)
     describe_run(found, run_dir)
     return found

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests import foreign
@@ -32,9 +33,16 @@ def test_everything_that_a_run_reads_has_a_name(mixed, text_dir):
     assert list(text_sources(data)) == ["tokens_0", "tokens_2", "validation", "validation_code"]
 
 
+def tokens_of(texts) -> Path:
+    """The folder of the token dataset that a prepared config names in the place of text."""
+    folder = token_dataset(texts)
+    assert folder is not None
+    return folder
+
+
 def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
     config = prepare(mixed()).config
-    folders = [token_dataset(source.shards) for source in config.data.mixture]
+    folders = [tokens_of(source.shards) for source in config.data.mixture]
     assert folders[1] == tokens
     assert [source.weight for source in config.data.mixture] == [3, 2, 1]
     assert prepare(config).config == config  # nothing is text any more
@@ -102,6 +110,7 @@ def test_chats_bring_their_tokens_and_masks(tiny, tokens, tmp_path, cache):
     )
     found = prepare(config).config
     extended = found.tokenizer.tokenizer_json
+    assert extended is not None
     assert Tokenizer.load(extended).chat_ids == (300, 301)
     assert open_data(found).train[0].masks is not None
     # the same tokens, whether the tokenizer had the chat's already or not
@@ -132,7 +141,7 @@ def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
     first = prepare(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")])).config
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what this run uses
-    opened = TokenDataset.open(token_dataset(first.data.train_shards)).split("train")
+    opened = TokenDataset.open(tokens_of(first.data.train_shards)).split("train")
     prepare(with_data(tiny, **own, train_shards=[str(text_dir / "01.txt")]))
     assert len(list((tmp_path / "cache").iterdir())) == 3  # the first one's tokens are still open
     assert opened.num_tokens
@@ -164,6 +173,8 @@ def test_a_configuration_names_a_tokenizer(tmp_path):
         TokenizerConfig(vocab=tmp_path / "vocab.json", merges=tmp_path / "merges.txt", special_tokens=listed)
     )
     assert open_tokenizer(TokenizerConfig()) is None
+    assert whole is not None
+    assert split is not None
     assert (whole.delimiter_id, whole.end_id) == (split.delimiter_id, split.end_id) == (1, 2)
     listed.write_text('["<bos>", "<nowhere>", "the"]')
     with pytest.raises(TokenizerError, match="lists <nowhere>, the, which the tokenizer does not have as special"):

@@ -13,7 +13,7 @@ from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.start import _is_pinned, inherit, resolve_start
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import Fresh
+from candlewick.train.plan import Fresh, InitFrom
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_context_may_be_stretched_and_the_rows_are_no_longer_than_it(checkpo
     yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
     free = {"max_position_embeddings": 64, "rope_scaling": yarn, "rope_theta": 5e3, "sliding_window": 9}
     found = starting_from(config_of(**free, full_attention_every=7), checkpoint, None)
-    assert found.model.model_dump(include=free.keys(), exclude_defaults=True) == free
+    assert found.model.model_dump(include=set(free), exclude_defaults=True) == free
     assert (found.model.full_attention_every, found.sequence_length) == (7, 64)
 
 
@@ -91,6 +91,7 @@ def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, tmp_path
 def test_a_parent_is_known_by_its_id_and_one_from_elsewhere_by_its_weights(trained, checkpoint, tmp_path):
     config, start, tokenizer = resolve_start(child_of(trained), None)
     assert start.parent == read_manifest(checkpoint).id
+    assert isinstance(start, InitFrom)
     assert tokenizer is start.checkpoint.tokenizer
     assert config.model.hidden_size == 32
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -162,6 +163,8 @@ def test_a_model_on_the_hub_is_listed_once(tiny, checkpoint, hub):
     wanted = tiny().replaced(runtime={"checkpoint": {"init_from": "hf://me/model"}})
     config, start, tokenizer = resolve_start(wanted, None)
     assert config.runtime.checkpoint.init_from == f"hf://me/model@{commit}"
+    assert isinstance(start, InitFrom)
+    assert tokenizer is not None
     assert (start.checkpoint.shape, tokenizer.sha256) == (
         Checkpoint.open(checkpoint, need={"weights"}).shape,
         Tokenizer.load(checkpoint).sha256,

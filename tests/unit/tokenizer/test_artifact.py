@@ -17,7 +17,8 @@ def trained(texts):
 
 def write(trained, output, heldout, **changes):
     given = {"inputs": {"corpus": "0" * 64}, "config": {"vocab_size": 320}, **changes}
-    return write_artifact(*trained, heldout, output, **given)
+    tokenizer, report = trained
+    return write_artifact(tokenizer, report, heldout, output, **given)
 
 
 def test_the_artifact_holds_the_tokenizer_and_what_was_counted(trained, texts, tmp_path):

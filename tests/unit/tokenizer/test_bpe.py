@@ -440,6 +440,7 @@ def test_bytes_that_become_the_unknown_token_are_named(tmp_path):
 def test_a_text_that_goes_on_gets_no_space_before_it(kind, tmp_path):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
+    assert found.going_on_json is not None
     going_on = ReferenceEncoder(found.going_on_json)
     text = "Hello the word of the import"
     for cut in (5, 9, 14):

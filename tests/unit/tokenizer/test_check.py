@@ -61,7 +61,9 @@ def test_without_a_prefix_a_tree_changes_nothing_else(kind):
 
 def test_a_metaspace_of_an_older_version_loses_its_prefix_too():
     tree = {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}
-    assert steps_of(without_prefix(tree), "pre_tokenizer")[0]["add_prefix_space"] is False
+    step = steps_of(without_prefix(tree), "pre_tokenizer")[0]
+    assert isinstance(step, dict)
+    assert step["add_prefix_space"] is False
 
 
 def test_errors_of_the_library_and_panics_name_the_file():

@@ -100,6 +100,7 @@ def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, sample
         settings = {"sequence_length": 10, "epoch_rows": wanted}
         assert planned_steps(SchedulerConfig(total_epochs=1.0), course, **settings) == steps
         total = planned_steps(SchedulerConfig(total_tokens=10 * wanted), course, **settings)
+        assert total is not None
         assert course.rows_after(total) <= wanted < course.rows_after(total + 1)
 
 

@@ -80,4 +80,4 @@ def test_too_little_memory_is_a_fault_of_the_machine(make, said):
 
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
-        torch.ones(1, 2) @ torch.ones(1, 2)
+        torch.mm(torch.ones(1, 2), torch.ones(1, 2))

@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -38,9 +39,10 @@ def shown(monkeypatch) -> io.StringIO:
 
 
 def make(run_dir, *, resume_step=None, **logging) -> Reporter:
-    telemetry = build_telemetry(FlopsPerToken(1e6, 1e6), torch.device("cpu"), 1)
+    telemetry = build_telemetry(FlopsPerToken(1_000_000, 1_000_000), torch.device("cpu"), 1)
     runtime = RuntimeConfig(logging=LoggingConfig(**logging))
-    return Reporter(runtime, run_dir, telemetry, SimpleNamespace(epoch=0.5, wait_seconds=0.0), resume_step)
+    loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
+    return Reporter(runtime, run_dir, telemetry, loader, resume_step)
 
 
 def result(loss: float) -> StepResult:
@@ -122,7 +124,7 @@ def test_the_peak_of_all_ranks_counts(monkeypatch):
     monkeypatch.setattr(reporter_module, "measure_peak_flops", lambda device: 1e12)
     rows = []
     for ranks in (1, 4):
-        telemetry = build_telemetry(FlopsPerToken(1e6, 2e6), torch.device("cpu"), ranks)
+        telemetry = build_telemetry(FlopsPerToken(1_000_000, 2_000_000), torch.device("cpu"), ranks)
         row = telemetry.row(step=1, tokens=1000, wait_seconds=0.0, total_steps=None)
         rows.append(row["perf/mfu_strict"] / row["perf/tokens_per_second"])
         assert row["perf/mfu_palm"] == pytest.approx(2 * row["perf/mfu_strict"])

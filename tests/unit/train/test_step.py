@@ -138,6 +138,7 @@ def test_in_half_precision_the_loss_scale_comes_and_goes():
     for power in (5, 15):
         objective, optimizer, scale = half(2.0**power)
         result = train_step(objective, optimizer, update, 1.0, scale)
+        assert result.loss_scale is not None
         assert result.loss_scale.item() == 2.0**power
         assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
         assert result.grad_norm.item() == pytest.approx(expected.grad_norm.item(), rel=5e-3)
@@ -155,6 +156,7 @@ def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite
         result = train_step(objective, optimizer, tall, 1.0, scale)
         skipped.append(result.skipped.item())
     assert 1 < len(skipped) < 20
+    assert result.loss_scale is not None
     assert scale.value.item() == result.loss_scale.item() == 2.0 ** (24 - len(skipped) + 1)
     assert math.isfinite(result.grad_norm.item())
     name = "model.model.embed_tokens.weight"

@@ -6,6 +6,7 @@ import signal
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ class Stage:
         if (number := self.stop_at.pop(event, None)) is not None:
             os.kill(os.getpid(), number)
 
-    def components(self) -> SimpleNamespace:
+    def components(self) -> Any:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),

@@ -47,6 +47,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path, kind, wr
     path = tmp_path / f"tok.{kind}"
     path.write_text(write(TREE))
     config = read_tokenizer_config(str(path))
+    assert config is not None
     found = config.model_dump(mode="json")
     assert found["artifacts"].pop("dir") == str(tmp_path / "out/tok")
     assert found["training"].pop("inputs") == [str(tmp_path / "a.txt"), "stdlib://"]

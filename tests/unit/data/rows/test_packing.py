@@ -95,7 +95,9 @@ def test_a_document_that_fits_is_whole_and_a_long_one_is_cut_at_every_row():
         [10, 11, d, d, d],
         [12, 13, 14, 15, d],
     ]
-    assert view.loss_mask(np.arange(view.num_rows), 0).tolist() == (rows.tokens != d).tolist()
+    mask = view.loss_mask(np.arange(view.num_rows), 0)
+    assert mask is not None
+    assert mask.tolist() == (rows.tokens != d).tolist()
     assert view.loss_mask(np.array([rows.tokens[:, 0].tolist().index(0)]), 0) is None
     assert rows.starts is None
 
@@ -122,7 +124,9 @@ def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
 
 @pytest.mark.parametrize("ends", [[3, 8], []])
 def test_a_last_document_without_an_end_is_an_error(ends):
-    split = TokenSplit("train", "id", (np.arange(9),), (0,), 9, 9, ends=(np.array(ends, np.uint64),))
+    split = TokenSplit(
+        "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, ends=(np.array(ends, np.uint64),)
+    )
     with pytest.raises(DataError, match="the last document of train has no end"):
         PackedRows(split, 4)
 

@@ -82,6 +82,7 @@ def test_rows_of_a_mixture_are_those_of_its_sources_in_order(packing):
     found = make_order(A, B, masked, mixture=MIXED, **data)
     places = found.places(40, 60)
     rows = found.read(places)
+    assert rows.starts is not None
     total = 0
     for i, (source, row, offset) in enumerate(places.T.tolist()):
         alone = make_order((A, B, masked)[source], **data)
@@ -89,6 +90,7 @@ def test_rows_of_a_mixture_are_those_of_its_sources_in_order(packing):
         expected = alone.read(place)
         assert np.array_equal(rows.tokens[i], expected.tokens[0])
         assert np.array_equal(rows.targets[i], expected.targets[0])
+        assert expected.starts is not None
         assert np.array_equal(rows.starts[i], expected.starts[0])
         total += alone.num_targets(place)
     assert found.num_targets(places) == total == rows.num_targets == (rows.targets != -100).sum()

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.hub_server import HubServer
 from tests.unit.runs.test_sharding import write_candle_shards
 
 from candlewick.artifacts import build as recipe
@@ -266,26 +265,23 @@ def test_other_settings_do_not_go_on_with_what_is_there(text, tmp_path, caplog):
     assert len(lines(tmp_path / "train")) == 200
 
 
-def test_the_hub_and_this_machine_give_the_same_shards(text, tmp_path):
+def test_the_hub_and_this_machine_give_the_same_shards(text, hub, tmp_path):
     files = {path.name: path.read_bytes() for path in Path(text[0]).iterdir()}
     config = ShardSettings(23, validation_fraction=0.3)
     shard(text, outputs(tmp_path / "local"), config, CONFIG)
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/o/n", files)
-        fetched = tmp_path / "cache"
-        own = Outputs(tmp_path / "hub" / "train", tmp_path / "hub" / "val", fetched)
-        made, _ = shard(["hf://datasets/o/n"], own, config, CONFIG, ahead=2)
-        assert made[0].details["dataset"] == "hf://datasets/o/n"
+    hub.commit("datasets/o/n", files)
+    fetched = tmp_path / "cache"
+    own = Outputs(tmp_path / "hub" / "train", tmp_path / "hub" / "val", fetched)
+    made, _ = shard(["hf://datasets/o/n"], own, config, CONFIG, ahead=2)
+    assert made[0].details["dataset"] == "hf://datasets/o/n"
     assert hashes(tmp_path / "hub") == hashes(tmp_path / "local")
     assert not fetched.exists()
 
 
-def test_a_take_from_the_hub_fetches_no_more_than_it_reads_ahead(text, tmp_path):
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/o/n", {f"{n}.txt": b"line\n" * 10 for n in range(9)})
-        shard(["hf://datasets/o/n"], outputs(tmp_path), ShardSettings(take=15), CONFIG)
-        assert server.asked("GET .*/resolve/") <= 3
-        server.requests.clear()
+def test_a_take_from_the_hub_fetches_no_more_than_it_reads_ahead(text, hub, tmp_path):
+    hub.commit("datasets/o/n", {f"{n}.txt": b"line\n" * 10 for n in range(9)})
+    shard(["hf://datasets/o/n"], outputs(tmp_path), ShardSettings(take=15), CONFIG)
+    assert hub.asked("GET .*/resolve/") <= 3
     assert len(lines(tmp_path / "train")) == 15
 
 

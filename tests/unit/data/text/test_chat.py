@@ -1,5 +1,6 @@
 import json
 import random
+from typing import Any
 
 import pytest
 from tests.prepared import prepare_tokens as prepare
@@ -7,13 +8,14 @@ from tests.prepared import prepare_tokens as prepare
 from candlewick.config import DataConfig
 from candlewick.data.text.chat import Message, digest, is_answered, parse_messages
 from candlewick.data.text.holdout import split_of_hash
+from candlewick.data.text.pieces import Split
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import encode_chat
 
 
-def make_chats(count: int, seed: int = 0) -> list[list[dict[str, str]]]:
+def make_chats(count: int, seed: int = 0) -> list[list[dict[str, Any]]]:
     """Conversations of all shapes: with a system message, of several turns, with odd contents."""
     choose = random.Random(seed)
     contents = ["", "yes", "two words", "\n\nlines\n", "  <|im_end|>", "中文 é", "x" * 300, "\\u0041"]
@@ -37,7 +39,7 @@ def config_of(*paths, **settings) -> DataConfig:
     return DataConfig(train_shards=tuple(map(str, paths)), format="chat", num_workers=1, **settings)
 
 
-def read_back(folder, split: str) -> tuple[list[int], list[int], list[int]]:
+def read_back(folder, split: Split) -> tuple[list[int], list[int], list[int]]:
     """Ids, masks and document ends of a split."""
     own = TokenDataset.open(folder).split(split)
     assert own.masks is not None

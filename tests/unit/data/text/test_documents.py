@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from candlewick.config import DataConfig
 from candlewick.data.text import documents, pieces
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.documents import BadText, count_documents, read
+from candlewick.data.text.documents import BadText, Policy, count_documents, read
 from candlewick.data.text.pieces import Piece, SourceFile
 from candlewick.errors import DataError
 
 BAD = b"fine\nbad \xff\xfe here\nend \xe4\xb8"
 
 
-def texts(file: SourceFile, policy="replace", bad=None, **piece) -> list[str]:
+def texts(file: SourceFile, policy: Policy = "replace", bad=None, **piece) -> list[str]:
     return [d.text for d in read(Piece(file, **piece), "text", policy, bad or BadText())]
 
 

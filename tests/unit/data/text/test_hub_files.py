@@ -1,7 +1,6 @@
 """Which files of a dataset are meant: by a path, by the card, by their names."""
 
 import pytest
-from tests.hub_server import HubServer
 
 from candlewick.data.text.hub_files import card_patterns, choose_files
 from candlewick.errors import DataError
@@ -131,12 +130,11 @@ def test_of_several_configurations_none_is_guessed():
         card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
 
 
-def test_the_card_of_a_repository_is_read(tmp_path):
+def test_the_card_of_a_repository_is_read(hub):
     card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*/*\n---\n"
-    with HubServer() as server, server.client(tmp_path):
-        server.commit("datasets/o/n", {"README.md": card, "data/a/b.txt": b"1", "data/c.txt": b"2", "d.txt": b""})
-        assert chosen(open_repo("hf://datasets/o/n"), "train") == ["data/a/b.txt"]
-        with pytest.raises(DataError, match="of the split 'test'"):
-            choose_files(open_repo("hf://datasets/o/n"), "test")
-        server.commit("datasets/o/n", {"README.md": b"# no header\n", "test.txt": b"1", "d.txt": b"2"})
-        assert chosen(open_repo("hf://datasets/o/n"), "train") == ["d.txt"]
+    hub.commit("datasets/o/n", {"README.md": card, "data/a/b.txt": b"1", "data/c.txt": b"2", "d.txt": b""})
+    assert chosen(open_repo("hf://datasets/o/n"), "train") == ["data/a/b.txt"]
+    with pytest.raises(DataError, match="of the split 'test'"):
+        choose_files(open_repo("hf://datasets/o/n"), "test")
+    hub.commit("datasets/o/n", {"README.md": b"# no header\n", "test.txt": b"1", "d.txt": b"2"})
+    assert chosen(open_repo("hf://datasets/o/n"), "train") == ["d.txt"]

@@ -16,15 +16,14 @@ FILES = {f"data/{number}.txt": f"text {number}\n".encode() * 200 * number for nu
 
 
 @pytest.fixture
-def server(tmp_path):
-    with HubServer() as hub, hub.client(tmp_path / "home"):
-        hub.commit("datasets/o/n", FILES)
-        yield hub
+def hub(hub: HubServer) -> HubServer:
+    hub.commit("datasets/o/n", FILES)
+    return hub
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 9])
 @pytest.mark.parametrize("start", [0, 3, 5])
-def test_files_come_in_order_and_go(server, tmp_path, ahead, start):
+def test_files_come_in_order_and_go(hub, tmp_path, ahead, start):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     seen = []
     for number, file in files.at_hand(start, tmp_path / "to", ahead):
@@ -37,7 +36,7 @@ def test_files_come_in_order_and_go(server, tmp_path, ahead, start):
     assert not list(tmp_path.glob("to/*"))
 
 
-def test_local_files_and_those_of_the_hub_stand_side_by_side(server, tmp_path):
+def test_local_files_and_those_of_the_hub_stand_side_by_side(hub, tmp_path):
     local = tmp_path / "a.txt"
     local.write_text("local\n")
     files = open_sources([str(local), "hf://datasets/o/n/data/2.txt"], "train", CONFIG)
@@ -46,12 +45,12 @@ def test_local_files_and_those_of_the_hub_stand_side_by_side(server, tmp_path):
     assert local.exists()
 
 
-def test_the_fingerprint_is_that_of_the_content(server, tmp_path):
+def test_the_fingerprint_is_that_of_the_content(hub, tmp_path):
     uri = "hf://datasets/o/n"
     first = open_sources([uri], "train", CONFIG).fingerprint
-    server.commit("datasets/o/n", {**FILES, "README.md": b"new"})
+    hub.commit("datasets/o/n", {**FILES, "README.md": b"new"})
     assert open_sources([uri], "train", CONFIG).fingerprint == first
-    server.commit("datasets/o/n", {**FILES, "data/1.txt": FILES["data/1.txt"] + b"!"})
+    hub.commit("datasets/o/n", {**FILES, "data/1.txt": FILES["data/1.txt"] + b"!"})
     assert open_sources([uri], "train", CONFIG).fingerprint != first
     local = tmp_path / "a.txt"
     found = []
@@ -61,9 +60,9 @@ def test_the_fingerprint_is_that_of_the_content(server, tmp_path):
     assert found[0] == found[2] != found[1]
 
 
-def test_a_file_that_does_not_come_fails_where_it_is_needed(server, tmp_path):
+def test_a_file_that_does_not_come_fails_where_it_is_needed(hub, tmp_path):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
-    server.plan = lambda request: "503" if "3.txt" in request.path else None
+    hub.plan = lambda request: "503" if "3.txt" in request.path else None
     seen = []
     with pytest.raises(MachineError, match=r"data/3.txt could not be read from the Hub: HTTP 503"):
         for number, _ in files.at_hand(0, tmp_path / "to", 2):
@@ -71,7 +70,7 @@ def test_a_file_that_does_not_come_fails_where_it_is_needed(server, tmp_path):
     assert seen == [0, 1]
 
 
-def test_what_is_given_twice_or_is_a_model_is_refused(server, tmp_path):
+def test_what_is_given_twice_or_is_a_model_is_refused(hub, tmp_path):
     for uri in ("hf://datasets/o/n", str(tmp_path / "a.txt")):
         (tmp_path / "a.txt").write_text("x")
         with pytest.raises(DataError, match="is given twice"):
@@ -80,11 +79,11 @@ def test_what_is_given_twice_or_is_a_model_is_refused(server, tmp_path):
         open_sources(["hf://o/n"], "train", CONFIG)
 
 
-def test_what_is_on_its_way_when_it_is_enough_is_awaited(server, tmp_path, caplog):
+def test_what_is_on_its_way_when_it_is_enough_is_awaited(hub, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
-    server.fail("GET .*/2.txt", "stall", "stall", "stall")
-    server.stall_seconds = 2
+    hub.fail("GET .*/2.txt", "stall", "stall", "stall")
+    hub.stall_seconds = 2
     wanted = iter([True, True, False])
     seen = [n for n, _ in files.at_hand(0, tmp_path / "to", 1, lambda rows: next(wanted))]
     assert seen == [0]
@@ -93,24 +92,24 @@ def test_what_is_on_its_way_when_it_is_enough_is_awaited(server, tmp_path, caplo
     assert (tmp_path / "to" / "000001" / "data" / "2.txt").read_bytes() == FILES["data/2.txt"]
 
 
-def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, server, tmp_path):
+def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, hub, tmp_path):
     rows = write("a.parquet", ["x"] * 10).read_bytes()
-    server.commit("datasets/o/rows", {"1.parquet": rows, "2.parquet": rows, "3.txt": b"x"})
+    hub.commit("datasets/o/rows", {"1.parquet": rows, "2.parquet": rows, "3.txt": b"x"})
     files = open_sources(["hf://datasets/o/rows"], "train", CONFIG)
     for enough, fetched in ((10, 1), (11, 2)):
-        server.requests.clear()
+        hub.requests.clear()
         read = 0
         for _ in files.at_hand(0, tmp_path / "to", 2, lambda rows: read + rows < enough):  # noqa: B023
             read += 10
-        assert len({request.path for request in server.requests if "GET" in request.method}) >= fetched
-        assert bool(server.asked("2.parquet")) == (enough > 10)
+        assert len({request.path for request in hub.requests if "GET" in request.method}) >= fetched
+        assert bool(hub.asked("2.parquet")) == (enough > 10)
 
 
-def test_a_corpus_is_all_files_at_once(server, tmp_path):
+def test_a_corpus_is_all_files_at_once(hub, tmp_path):
     corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).fetch(tmp_path / "to")
     assert [file.path.read_bytes() for file in corpus.files] == list(FILES.values())
 
 
-def test_local_text_is_a_corpus_and_that_of_the_hub_is_fetched_later(server, write):
+def test_local_text_is_a_corpus_and_that_of_the_hub_is_fetched_later(hub, write):
     assert isinstance(open_text([str(write("a.txt", "x"))], CONFIG), Corpus)
     assert isinstance(open_text(["hf://datasets/o/n"], CONFIG), SourceFiles)

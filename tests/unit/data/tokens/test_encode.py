@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,7 +241,8 @@ class TestSelfCheck:
                 return check_encoder.encode(texts)
 
         check_encoder = check._encoder
-        check._reference, check._began, check._spent = Reference(), 0.0, 0.0
+        reference: Any = Reference()
+        check._reference, check._began, check._spent = reference, 0.0, 0.0
         monkeypatch.setattr(encode.time, "process_time", lambda: clock[0])
         for _ in range(1000):
             clock[0] += 1.0

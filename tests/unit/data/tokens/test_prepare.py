@@ -15,6 +15,7 @@ from tests.waiting import wait_until
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
+from candlewick.data.text.pieces import Split
 from candlewick.data.tokens import prepare as module
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError, RunInterrupted, TokenizerError
@@ -26,7 +27,7 @@ def config_of(*paths, **settings) -> DataConfig:
     return DataConfig(train_shards=tuple(str(path) for path in paths), **settings)
 
 
-def text_of(dataset: TokenDataset, split: str, tokenizer) -> str:
+def text_of(dataset: TokenDataset, split: Split, tokenizer) -> str:
     own = dataset.split(split)
     return tokenizer.decode(own.window(0, own.num_tokens).tolist(), skip_special=False)
 

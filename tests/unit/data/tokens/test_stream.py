@@ -16,6 +16,7 @@ from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
+from candlewick.data.text.pieces import Split
 from candlewick.data.tokens import prepare as prepare_module
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, MachineError
@@ -43,10 +44,9 @@ FILES = {f"data/{n:03}.parquet": parquet(rows(n)) for n in range(3)} | {"data/00
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with HubServer() as server, server.client(tmp_path / "home"):
-        server.commit("datasets/me/web", FILES)
-        yield server
+def hub(hub: HubServer) -> HubServer:
+    hub.commit("datasets/me/web", FILES)
+    return hub
 
 
 def config(**settings) -> DataConfig:
@@ -69,7 +69,7 @@ def fetched(hub) -> list[str]:
     return sorted(set(re.findall(r"/(\d{3}\.\w+)", asked)))
 
 
-def documents(folder: Path, split: str) -> list[tuple[int, ...]]:
+def documents(folder: Path, split: Split) -> list[tuple[int, ...]]:
     own = TokenDataset.open(folder).split(split)
     ids = own.window(0, own.num_tokens).tolist()
     starts = [place for place, token in enumerate(ids) if token == 0] + [len(ids)]

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from candlewick.model.flops import FlopsPerToken
 from candlewick.train.monitor import telemetry
-from candlewick.train.monitor.telemetry import Telemetry, datasheet_flops, measure_peak_flops, memory_bytes
+from candlewick.train.monitor.telemetry import (
+    Activity,
+    Telemetry,
+    datasheet_flops,
+    measure_peak_flops,
+    memory_bytes,
+)
 from candlewick.train.monitor.trackers import METRICS
 
 CPU = torch.device("cpu")
@@ -35,7 +41,8 @@ def make(peak_flops: float | None = 1e12, **settings) -> tuple[Telemetry, Clock]
 @given(training=seconds, evaluation=seconds, saving=seconds)
 def test_rates_are_of_training_time_and_shares_of_the_whole(training: float, evaluation: float, saving: float):
     meter, clock = make()
-    for activity, length in (("training", training), ("evaluation", evaluation), ("saving", saving)):
+    lengths: dict[Activity, float] = {"training": training, "evaluation": evaluation, "saving": saving}
+    for activity, length in lengths.items():
         clock.now += length
         meter.spent(activity)
     row = meter.row(step=10, tokens=50_000, wait_seconds=training / 4, total_steps=30)
