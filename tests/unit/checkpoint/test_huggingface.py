@@ -120,7 +120,7 @@ def test_a_model_with_an_unlisted_word_is_candlewicks(field, changes):
 
 def test_every_field_of_words_lists_them():
     of_words = {name for name, info in ModelConfig.model_fields.items() if get_origin(info.annotation) is Literal}
-    assert of_words == {"mlp", "rope_mode"}
+    assert of_words == {"mlp", "rope_mode"}, "name the new field here and in the test above"
     assert not any(values.include(ModelConfig(), "new") for name in of_words for values in EXPRESSIBLE[name])
 
 

@@ -16,11 +16,11 @@ from candlewick.config.tree import differences
     [
         (
             "--schedule {constant,linear_warmup,cosine,cosine_with_warmup,polynomial,wsd}",
-            "scheduler.strategy: con",
+            "scheduler.strategy: Learning-rate schedule.",
         ),
-        ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Of the products"),
+        ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Precision of matrix products"),
         ("--learning-rate X", "optimizer.learning_rate: Peak learning rate."),
-        ("--warmup-steps N", "scheduler.warmup_steps: Steps of linear warm-up; null: 2 % of the run"),
+        ("--warmup-steps N", "scheduler.warmup_steps: Updates of linear warm-up; null: 2 % of the run"),
         ("--input PATH", "data.train_shards: Files, folders,"),
         ("--tokenizer-json PATH", "tokenizer.tokenizer_json: A tokenizer.json"),
         ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
