@@ -241,9 +241,9 @@ class TestLargeDatasets:
 def test_verify_shards_reads_every_token(tmp_path):
     dataset = make_dataset(tmp_path / "ds")
     verify_shards(dataset)
-    shards = [vars_of(shard) for shard in dataset.shards]
-    shards[1]["max_id"] = 9
-    wrong = replace(dataset, manifest=replace(dataset.manifest, details={"vocab_size": VOCAB, "shards": shards}))
+    shards = list(dataset.shards)
+    shards[1] = replace(shards[1], max_id=9)
+    wrong = replace(dataset, shards=shards)
     with pytest.raises(ArtifactError, match=r"train-00001\.bin has id 10, its manifest says at most 9"):
         verify_shards(wrong)
     np.array([10, 5], "<u8").tofile(tmp_path / "ds" / "shards" / "train-00000.idx")
