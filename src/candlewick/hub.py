@@ -84,10 +84,6 @@ class HubRepo:
         """The 40 hex digits."""
         return self.uri.revision or ""
 
-    def file_uri(self, file: HubFile) -> str:
-        """Return the address of a file."""
-        return str(replace(self.uri, path=file.path))
-
 
 class _WrongBytes(OSError):
     """What came is not what the listing says."""
@@ -163,18 +159,17 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
         )
         return _verified(Path(path), file)
 
-    return _ask(repo.file_uri(file), download, _FINAL_IN_DOWNLOADS)
+    return _ask(str(replace(repo.uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
 
 
-def fetch_model(source: str | HubRepo, allow: Sequence[str]) -> Path:
+def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
     """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
 
     Code and pickles are never brought, whatever `allow` says. Raises DataError if no file matches.
     """
-    uri = source.uri if isinstance(source, HubRepo) else parse_uri(source)
+    uri = repo.uri
     if uri.kind != "model":
         raise DataError(f"{uri} is a dataset, not a model", "write hf://OWNER/NAME@REVISION")
-    repo = source if isinstance(source, HubRepo) else open_repo(uri)
     prefix = f"{uri.path}/" if uri.path else ""
     chosen = [
         file
@@ -277,9 +272,9 @@ def _set_up() -> None:
         return True
 
     disable_progress_bars()
+    session = huggingface_hub.get_session()  # loads what makes the handlers of its log
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(without_query)
-    session = huggingface_hub.get_session()
     client, hooks = type(session), session.event_hooks["request"]
 
     def limit(request: Any) -> None:

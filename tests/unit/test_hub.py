@@ -335,15 +335,15 @@ MODEL = {
 def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
     commit = server.commit("o/m", MODEL)
     server.fail("GET /cdn/", "flip", "cut")
-    folder = fetch_model("hf://o/m", ["*", "*/*"])
+    folder = fetch_model(open_repo("hf://o/m"), ["*", "*/*"])
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert names == ["config.json", "model.safetensors", "sub/config.json"]
     assert (folder / "model.safetensors").read_bytes() == LARGE
     assert folder == tmp_path / "home" / "hub" / "models--o--m" / "snapshots" / commit
     assert not server.asked(r"\.(py|bin)$")
-    assert fetch_model("hf://o/m/sub", ["*.json"]) == folder / "sub"
+    assert fetch_model(open_repo("hf://o/m/sub"), ["*.json"]) == folder / "sub"
     (folder / "model.safetensors").resolve().write_bytes(LARGE[::-1])
-    assert (fetch_model("hf://o/m", ["*.safetensors"]) / "model.safetensors").read_bytes() == LARGE
+    assert (fetch_model(open_repo("hf://o/m"), ["*.safetensors"]) / "model.safetensors").read_bytes() == LARGE
 
 
 def test_model_that_is_opened_once_is_asked_for_once(server, waits):
@@ -369,17 +369,18 @@ def test_model_that_is_opened_once_is_asked_for_once(server, waits):
 def test_a_model_without_the_files_is_refused(server, waits):
     server.commit("o/m", MODEL)
     with pytest.raises(DataError, match=r"has no file of \*.gguf, only config.json"):
-        fetch_model("hf://o/m", ["*.gguf"])
+        fetch_model(open_repo("hf://o/m"), ["*.gguf"])
     with pytest.raises(DataError, match=r"only nothing"):
         server.commit("o/e", {})
-        fetch_model("hf://o/e", ["*"])
+        fetch_model(open_repo("hf://o/e"), ["*"])
+    server.commit("datasets/o/n", FILES)
     with pytest.raises(DataError, match="is a dataset, not a model"):
-        fetch_model("hf://datasets/o/n", ["*"])
+        fetch_model(open_repo("hf://datasets/o/n"), ["*"])
 
 
 def test_folder_of_a_model_is_a_path(server, waits):
     server.commit("o/m", {"a/b.json": b"{}"})
-    assert isinstance(fetch_model("hf://o/m", ["*/*.json"]), Path)
+    assert isinstance(fetch_model(open_repo("hf://o/m"), ["*/*.json"]), Path)
 
 
 def test_a_signed_address_is_not_told_by_the_library_either(repo, capsys):

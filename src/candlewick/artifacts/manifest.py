@@ -165,10 +165,7 @@ def require_replaceable(target: Path, kind: str) -> None:
 
 
 def read_manifest(folder: Path, kind: str | None = None, version: int | None = None) -> Manifest:
-    """Return what `manifest.json` of a folder says.
-
-    Raises ArtifactError when it is missing, not valid, of another kind or version, or names a file outside.
-    """
+    """Return what `manifest.json` of a folder says. Raises ArtifactError if it is missing, wrong or foreign."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:

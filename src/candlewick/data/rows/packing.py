@@ -106,10 +106,7 @@ def _cut(begin: int, ends: NDArray[np.int64], length: int) -> tuple[NDArray[np.i
 
 
 def pack(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:
-    """Return the row of each piece by best fit decreasing; of pieces of one length the first comes first.
-
-    Each of the lengths is in 1..capacity; rows are numbered in the order in which they are opened.
-    """
+    """Return the row of each piece, of 1..capacity tokens, by best fit decreasing; rows are numbered as opened."""
     row_of = np.empty(lengths.size, np.int64)
     # a short type, which numpy sorts by counting
     order = np.argsort((capacity - lengths).astype(np.min_scalar_type(capacity)), kind="stable")

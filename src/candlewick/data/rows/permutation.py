@@ -31,9 +31,9 @@ def stateless_hash(*parts: int | str) -> int:
 
 
 def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the place of each of `numbers` in the permutation of 0..n-1 that `key` names; same shape.
+    """Return the place of each of `numbers` in the permutation of 0..n-1 of a 64-bit `key`, or of one for each.
 
-    `key` is any 64-bit integer, or an array of one for each number. Raises ValueError for numbers outside.
+    Raises ValueError for numbers outside.
     """
     if n < 1 or n > 1 << 62:
         raise ValueError(f"a permutation of {n} numbers")
@@ -53,10 +53,7 @@ def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64])
 
 
 def permute_in_windows(numbers: NDArray[np.integer], n: int, window: int, key: int) -> NDArray[np.int64]:
-    """Return the place of each of `numbers` (1-D) in an order of 0..n-1 that reads one window after another.
-
-    A window is `window` consecutive places on the circle of n; the rest that fills no window comes last.
-    """
+    """Return the places of `numbers` (1-D) in an order of 0..n-1 that reads windows of the circle one by one."""
     window = min(window, n)
     whole = n // window * window  # places in full windows
     places = np.empty(numbers.shape, np.int64)

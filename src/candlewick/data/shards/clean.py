@@ -1,11 +1,9 @@
 r"""Cleaning of text, document by document, with counts of all that it drops.
 
-    each line    control characters out, runs of white space to one space, none at the ends
-    short lines  of fewer than `min_line_bytes` bytes of UTF-8: out; blank ones stay as the ends of paragraphs
-    paragraphs   one blank line between two of them, none at the ends of a document
-    documents    in which nothing is left: out
-
-It cannot be undone. Copies of documents are `data.deduplicate`'s business.
+each line    control characters out, runs of white space to one space, none at the ends
+short lines  of fewer than `min_line_bytes` bytes of UTF-8: out; blank ones stay as the ends of paragraphs
+paragraphs   one blank line between two of them, none at the ends of a document
+documents    in which nothing is left: out
 """
 
 import re

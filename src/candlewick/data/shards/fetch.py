@@ -111,12 +111,11 @@ def fetch(
         outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
         try:
             manifests, reused = shard([dataset.source], outputs, settings, config, ahead=ahead, progress=progress)
+            results.append(Fetched(dataset, manifests[0], reused))
         except RunInterrupted:
             raise
         except CandlewickError as error:
             results.append(Fetched(dataset, None, problem=str(error)))
-        else:
-            results.append(Fetched(dataset, manifests[0], reused))
     rows = {row["name"]: row for row in _downloaded(output)}
     for name, manifest in ((result.dataset.name, result.manifest) for result in results):
         if manifest is not None:

@@ -98,8 +98,7 @@ def shard(
     recipes = {side: _recipe(side, files, settings) for side in wanted}
 
     def look() -> dict[str, Manifest]:
-        found = {side: find(folder, recipes[side], hashes=False) for side, folder in wanted.items()}
-        return {side: manifest for side, manifest in found.items() if manifest is not None}
+        return {s: found for s, folder in wanted.items() if (found := find(folder, recipes[s], hashes=False))}
 
     if len(there := look()) == len(wanted):
         return list(there.values()), True

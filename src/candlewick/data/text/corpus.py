@@ -5,8 +5,7 @@
     chats.jsonl          of `data.format: chat`, .jsonl alone
     corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
 
-The order is that of the URIs, then of the names. A file's name is relative to what was given, so that the same
-text in another place has the same fingerprint.
+The order is that of the URIs, then of the names, which are relative to what was given.
 """
 
 import json
@@ -45,11 +44,6 @@ class Corpus:
     # places of documents that are left out (`data.tokens.duplicates`)
     dropped: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
 
-    @property
-    def field(self) -> str:
-        """Where the rows of .jsonl and .parquet have their text or messages."""
-        return field_of(self.config)
-
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """SHA-256 of each file's content; reads every byte once."""
@@ -64,7 +58,9 @@ class Corpus:
     def documents(self, bad: BadText | None = None) -> Iterator[Document]:
         """Yield the documents in order; see `read`."""
         for file in self.files:
-            yield from read(Piece(file), self.field, self.config.bad_utf8, BadText() if bad is None else bad)
+            yield from read(
+                Piece(file), field_of(self.config), self.config.bad_utf8, BadText() if bad is None else bad
+            )
 
 
 def field_of(config: DataConfig) -> str:

@@ -6,8 +6,7 @@
     chats      the messages in each line of .jsonl (`data.text.chat`): one document, in a part for each message
     empty text is no document; a byte order mark at a file's start is dropped
 
-A very long document comes in parts, cut where every supported pre-tokenizer cuts (`data.text.pieces`). What is not
-UTF-8 (and half surrogate pairs in JSON) is counted and treated as `data.bad_utf8` says.
+A very long document comes in parts (`data.text.pieces`). What is not UTF-8 is treated as `data.bad_utf8` says.
 """
 
 import json
@@ -70,10 +69,7 @@ class BadText:
 
 
 def read(piece: Piece, field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
-    """Return the documents of a piece in order, but for the dropped ones. Counts bad UTF-8 in `bad`.
-
-    Raises DataError with file and row for what is no valid row, and for bad UTF-8 if the policy says so.
-    """
+    """Return the documents of a piece in order. Counts bad UTF-8 in `bad`. Raises DataError with file and row."""
     reader = _Reader(piece, field, policy, bad)
     kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
     documents = kinds.get(piece.file.kind, reader.json)()

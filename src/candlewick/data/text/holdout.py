@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import Literal
 
-from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.corpus import Corpus, field_of
 from candlewick.data.text.documents import count_documents
 from candlewick.data.text.pieces import Piece, SourceFile, Split, character_cut
 
@@ -34,10 +34,10 @@ def split_of_hash(sha256: str, share: float) -> Split:
 
 def choose(corpus: Corpus) -> Literal["hash", "tails"]:
     """Return how validation is held out of a corpus that is alone."""
-    found = 0
+    found, field = 0, field_of(corpus.config)
     for file in corpus.files:
         dropped = len(corpus.dropped.get(file, ()))
-        found += count_documents(Piece(file), corpus.field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
+        found += count_documents(Piece(file), field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
         if found >= MIN_HASHED_DOCUMENTS:
             return "hash"
     return "tails"
@@ -49,12 +49,8 @@ def assign(corpus: Corpus, holdout: Holdout) -> Iterator[Piece]:
         yield from _hold_tails(corpus)
         return
     for file, sha256 in zip(corpus.files, corpus.hashes, strict=True):
-        if holdout == "given":
-            yield Piece(file, split="train")
-        elif file.kind == "text":
-            yield Piece(file, split=split_of_hash(sha256, corpus.config.validation_fraction))
-        else:
-            yield Piece(file)
+        by_hash = split_of_hash(sha256, corpus.config.validation_fraction) if file.kind == "text" else None
+        yield Piece(file, split="train" if holdout == "given" else by_hash)
 
 
 def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
@@ -73,7 +69,7 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
                 due_bytes -= size - cut
         else:
             dropped = frozenset(corpus.dropped.get(file, ()))
-            rows = count_documents(Piece(file), corpus.field) - len(dropped)
+            rows = count_documents(Piece(file), field_of(corpus.config)) - len(dropped)
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held

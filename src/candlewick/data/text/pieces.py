@@ -139,10 +139,7 @@ def last_cut(raw: bytes) -> int:
 
 def character_cut(raw: bytes, target: int) -> int:
     """Return the start of the UTF-8 character that `target` lies in."""
-    for cut in range(target, max(target - 4, 0), -1):
-        if raw[cut] & 0xC0 != 0x80:
-            return cut
-    return target
+    return next((cut for cut in range(target, max(target - 4, 0), -1) if raw[cut] & 0xC0 != 0x80), target)
 
 
 def _without_mark(offset: int, raw: bytes) -> tuple[int, bytes]:

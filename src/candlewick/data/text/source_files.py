@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -37,7 +37,7 @@ class HubSource:
     @property
     def name(self) -> str:
         """Its address, at the commit."""
-        return self.repo.file_uri(self.file)
+        return str(replace(self.repo.uri, path=self.file.path))
 
     @property
     def bytes(self) -> int:
@@ -67,10 +67,9 @@ class SourceFiles:
     def at_hand(
         self, start: int, folder: Path, ahead: int, goes_on: Callable[[int], bool] = lambda _: True
     ) -> Generator[tuple[int, SourceFile]]:
-        """Yield (number, file on this disk) from number `start` on, while the next `ahead` are being fetched.
+        """Yield (number, file here or in `folder`) from `start` on, while the next `ahead` are being fetched.
 
-        What comes from the Hub lies in `folder`, and goes when the next one is asked for. `goes_on` says whether
-        another file is wanted after so many more rows.
+        `goes_on` says whether another file is wanted after so many more rows.
         """
         waiting: dict[int, Future[SourceFile]] = {}
         for number in range(start, len(self.files)):
@@ -124,10 +123,7 @@ def open_text(
 def open_sources(
     uris: Sequence[str], split: str, config: DataConfig, open_repo: OpenRepo = open_repo
 ) -> SourceFiles:
-    """Find the files of `uris`: hf://datasets/..., of which `split` chooses files, or what `open_corpus` takes.
-
-    Raises DataError for what is missing, no text, or given twice; MachineError if the Hub cannot be reached.
-    """
+    """Find the files of `uris`; of hf://datasets/... those of `split`. Raises DataError, MachineError."""
     files: list[SourceFile | HubSource] = []
     for uri in uris:
         if not uri.startswith(SCHEME):

@@ -11,8 +11,7 @@
 Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
 headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
 
-The shards of a split are one long array that is memory-mapped. `details` of the manifest lists tokens, documents
-and bytes of UTF-8 text per split and shard, `inputs` the fingerprint of the text and the tokenizer's hash.
+`details` of the manifest lists tokens, documents and bytes of UTF-8 text per split and shard.
 """
 
 import fcntl
@@ -152,14 +151,14 @@ class TokenDataset:
     manifest: Manifest
     vocab_size: int
     tokenizer_sha256: str
+    shards: list[Shard]
     _splits: Mapping[str, TokenSplit]
 
     @classmethod
     def open(cls, folder: Path, *, tokenizer_sha256: str | None = None, rehash: bool = False) -> Self:
         """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
 
-        Raises ArtifactError naming the file that is missing, cut short, changed or foreign, and DataError if it
-        was made with another tokenizer.
+        Raises ArtifactError for a file that is missing, changed or foreign, DataError for another tokenizer.
         """
         manifest = read_manifest(folder, KIND, VERSION)
         found = manifest.inputs.get("tokenizer")
@@ -171,7 +170,7 @@ class TokenDataset:
         _verify(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
-        return cls(folder, manifest.id, manifest, vocab_size, str(found), splits)
+        return cls(folder, manifest.id, manifest, vocab_size, str(found), shards, splits)
 
     def split(self, name: Split) -> TokenSplit:
         """Return a split. Raises DataError if it holds no tokens."""
@@ -181,14 +180,9 @@ class TokenDataset:
         return split
 
 
-def list_shards(manifest: Manifest) -> list[Shard]:
-    """Return what a manifest says of its shards, in order. Raises KeyError, TypeError or ValueError."""
-    return [Shard(**item) for item in manifest.details["shards"]]
-
-
 def verify_shards(dataset: TokenDataset) -> None:
     """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
-    for shard in list_shards(dataset.manifest):
+    for shard in dataset.shards:
         path = dataset.folder / f"shards/{shard.name}.bin"
         tokens = _map(path, token_dtype(dataset.vocab_size))
         ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
@@ -209,7 +203,7 @@ def verify_shards(dataset: TokenDataset) -> None:
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
     try:
         vocab_size = int(manifest.details["vocab_size"])
-        shards = list_shards(manifest)
+        shards = [Shard(**item) for item in manifest.details["shards"]]
         _require_shown(manifest.details)
         if len({shard.targets is None for shard in shards}) > 1:
             raise ValueError("some shards have masks, some have none")

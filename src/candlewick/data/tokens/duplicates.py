@@ -15,7 +15,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.corpus import Corpus, field_of
 from candlewick.data.text.documents import BadText, Document, Policy, read
 from candlewick.data.text.pieces import Piece, SourceFile
 from candlewick.data.tokens.workers import in_processes
@@ -57,7 +57,7 @@ def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def without_duplicates(corpus: Corpus, groups: Sequence[tuple[Piece, ...]], workers: int) -> Corpus:
     """Return the corpus with the places of its duplicates; `groups` are all of it, cut between documents only."""
-    hashing = partial(hash_documents, corpus.field, corpus.config.bad_utf8)
+    hashing = partial(hash_documents, field_of(corpus.config), corpus.config.bad_utf8)
     by_number = dict(in_processes(hashing, groups, workers))
     found = [item for number in range(len(groups)) for item in by_number[number]]
     files = [piece.file for group in groups for piece in group]

@@ -37,14 +37,9 @@ def settings_of(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
 
 
 def plan(
-    corpus: Corpus | None,
-    validation: Corpus | None,
-    tokenizer_sha256: str,
-    config: DataConfig,
-    *,
-    hold_out: bool = True,
+    corpus: Corpus | None, validation: Corpus | None, identity: str, config: DataConfig, *, hold_out: bool = True
 ) -> tuple[Holdout, list[Task]]:
-    """Return how validation is held out, and the tasks in order. Either side may be missing."""
+    """Return how validation is held out, and the tasks in order. `identity` is the hash of the tokenizer."""
     holdout: Holdout = "given"
     groups: list[Group] = []
     hashes: dict[SourceFile, str] = {}
@@ -61,13 +56,13 @@ def plan(
                 _log.warning("%d files are in the training and the validation text: %s", *about)
         groups += groups_of((Piece(file, split="validation") for file in validation.files), validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
-    return holdout, tasks_of(groups, hashes, tokenizer_sha256, config, hold_out)
+    return holdout, tasks_of(groups, hashes, identity, config, hold_out)
 
 
 def tasks_of(
     groups: Sequence[Group],
     hashes: Mapping[SourceFile, str],
-    tokenizer_sha256: str,
+    identity: str,
     config: DataConfig,
     hold_out: bool,
     first: int = 0,
@@ -75,7 +70,7 @@ def tasks_of(
     """Return a task for each group; they are numbered from `first` on."""
     tasks, settings = list[Task](), settings_of(config, hold_out=hold_out)
     for i, (pieces, text_bytes) in enumerate(groups, first):
-        inputs = [VERSION, i, tokenizer_sha256, settings, [_identity(p, hashes) for p in pieces]]
+        inputs = [VERSION, i, identity, settings, [_identity(p, hashes) for p in pieces]]
         tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), config))
     return tasks
 

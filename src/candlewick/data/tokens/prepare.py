@@ -155,21 +155,14 @@ def _stream(
     job: EncodeJob, target: Target, identity: str, progress: ProgressCallback | None
 ) -> tuple[Holdout, list[Task], list[Receipt], str]:
     """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
-    backend = ""
-
-    def run(tasks: Sequence[Task]) -> list[Receipt]:
-        nonlocal backend
-        receipts, backend = _run(tasks, target, job.workers, None)
-        return receipts
-
-    done = Streamed()
+    done, run = Streamed(), partial(_run, target=target, workers=job.workers, progress=None)
     sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
     for side, files in sides.items():
         if files is not None:
             opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
             wave = 2 * job.workers
             Stream(opened, side, done, target.folder, identity, job.hold_out, run, wave, progress).prepare()
-    return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, backend
+    return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, done.backend
 
 
 def _run(
@@ -209,9 +202,7 @@ def _work(target: Target, task: Task) -> tuple[Receipt, str]:
     return maker.run(task), maker.backend
 
 
-@lru_cache(maxsize=1)
-def _maker(target: Target) -> ShardMaker:
-    return ShardMaker(target)
+_maker = lru_cache(maxsize=1)(ShardMaker)
 
 
 def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import canonical_json, json_sha256, replace_durable
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.corpus import Corpus, field_of
 from candlewick.data.text.documents import count_documents
 from candlewick.data.text.holdout import assign, row_offset
 from candlewick.data.text.pieces import Piece, SourceFile, Split
@@ -25,7 +25,7 @@ from candlewick.data.text.source_files import SourceFiles
 from candlewick.data.tokens.encode import Receipt, Task, read_receipt
 from candlewick.data.tokens.plan import groups_of, settings_of, tasks_of
 
-Run = Callable[[Sequence[Task]], list[Receipt]]
+Run = Callable[[Sequence[Task]], tuple[list[Receipt], str]]
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +36,7 @@ class Streamed:
     tasks: list[Task] = field(default_factory=list[Task])
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     documents: int = 0  # rows that were read, of text for training
+    backend: str = ""  # the name of the encoder
 
     @property
     def tokens(self) -> int:
@@ -121,7 +122,8 @@ class Stream:
         tasks = tasks_of(groups, hashes, self.identity, self.config, self.hold_out, first=done.next_index)
         for start in range(0, len(tasks), self.wave):
             wave = tasks[start : start + self.wave]
-            for task, receipt in zip(wave, self.run(wave), strict=True):
+            receipts, done.backend = self.run(wave)
+            for task, receipt in zip(wave, receipts, strict=True):
                 if self._has_tokens():
                     return  # the rest of the wave is swept
                 done.tasks.append(task)
@@ -135,7 +137,7 @@ class Stream:
         stop = None
         if self.max_documents is not None:
             left = self.max_documents - self.done.documents
-            rows = count_documents(Piece(file), corpus.field, left + 1)
+            rows = count_documents(Piece(file), field_of(self.config), left + 1)
             if rows > left and file.kind != "text":
                 rows, stop = left, row_offset(file, left, frozenset())
             self.done.documents += rows

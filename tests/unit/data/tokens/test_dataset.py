@@ -18,7 +18,6 @@ from candlewick.data.tokens.dataset import (
     TokenDataset,
     TokenSplit,
     is_token_dataset,
-    list_shards,
     token_dtype,
     verify_shards,
     write_shard,
@@ -73,7 +72,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert split.dataset_id == dataset.id == read_manifest(tmp_path / "ds").id
     assert split.window(0, 36).tolist() == list(range(36))
     assert dataset.split("validation").window(0, 7).tolist() == list(range(36, 43))
-    assert [shard.tokens for shard in list_shards(dataset.manifest)] == [10, 1, 25, 7]
+    assert [shard.tokens for shard in dataset.shards] == [10, 1, 25, 7]
     assert not list((tmp_path / "ds" / "shards").glob("*.tmp"))
 
 
@@ -242,9 +241,9 @@ class TestLargeDatasets:
 def test_verify_shards_reads_every_token(tmp_path):
     dataset = make_dataset(tmp_path / "ds")
     verify_shards(dataset)
-    shards = [vars_of(shard) for shard in list_shards(dataset.manifest)]
-    shards[1]["max_id"] = 9
-    wrong = replace(dataset, manifest=replace(dataset.manifest, details={"vocab_size": VOCAB, "shards": shards}))
+    shards = list(dataset.shards)
+    shards[1] = replace(shards[1], max_id=9)
+    wrong = replace(dataset, shards=shards)
     with pytest.raises(ArtifactError, match=r"train-00001\.bin has id 10, its manifest says at most 9"):
         verify_shards(wrong)
     np.array([10, 5], "<u8").tofile(tmp_path / "ds" / "shards" / "train-00000.idx")
