@@ -15,14 +15,10 @@ _ROOT = Path("/workspace/datasets")
 _DESCRIPTION = """Write documents into shards of so many each, with a manifest that has the hash of every shard.
 No document is lost or cut short silently. After an interruption the same command continues with the next
 document and writes the same bytes."""
-_SOURCE = (
-    "a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it after one more "
-    "/; may be given again"
-)
-_MODE = (
-    "smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with --source): "
-    "all, nothing held out; split: all, --val-ratio held out"
-)
+_SOURCE = """a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it after
+one more /; may be given again"""
+_MODE = """smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with
+--source): all, nothing held out; split: all, --val-ratio held out"""
 _FORMAT = 'jsonl: {"text": ...} per line, lossless; text: line ends inside of documents become spaces'
 
 

@@ -6,7 +6,7 @@ All problems are found at once, and each is named with file, line and key. A pat
 file, in an override too; without a file, to the current folder. A layer that names another kind
 (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it: they were for
 the other one. Of settings that say the same thing in different ways (how the run ends, what to train on, the size
-of the global batch) a layer that names one replaces what layers below it said. A `Dialect`, which the caller brings,
+of the global batch) a layer that names one replaces what layers below it said. A `Dialect` of the caller
 translates settings of another program.
 """
 
@@ -62,23 +62,20 @@ class _File:
 class Dialect:
     """A dialect translates settings into Candlewick's keys, for one load; this one leaves them as they are."""
 
-    def translate(self, tree: Tree, where: str, report: Report) -> Tree:
+    def translate(self, tree: Tree, _where: str, _report: Report, /) -> Tree:
         """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
-        del where, report
         return tree
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
         """Return the key and the value of an override."""
         return key, value
 
-    def settle(self, tree: Tree, layer: Tree, report: Report) -> Tree:
-        """Return the tree in which a file or an override (`layer`) was just merged, without foreign keys."""
-        del layer, report
+    def settle(self, tree: Tree, _layer: Tree, _report: Report, /) -> Tree:
+        """Return the tree in which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
 
-    def notes(self, config: RunConfig) -> list[str]:
+    def notes(self, _config: RunConfig, /) -> list[str]:
         """Return what the user should know of the translation."""
-        del config
         return []
 
 
@@ -180,10 +177,7 @@ def load_with_origins(
     note: Note | None = None,
     dialect: Dialect | None = None,
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Read a configuration as `load_config` does; also return what set each key of it.
-
-    That is a file with its line, `--override`, or `default`.
-    """
+    """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)

@@ -58,11 +58,7 @@ class Parsed:
 
 
 class _Stop(Exception):
-    """Reading cannot go on after this problem."""
-
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(line, what)
-        self.line, self.what = line, what
+    """Reading cannot go on after this problem: a line, and what is wrong there."""
 
 
 def read_scalar(text: str) -> object:
@@ -114,11 +110,11 @@ def parse_value(text: str) -> object:
 
 
 def _parse(text: str, parsed: Parsed) -> object:
-    reader = _Reader(parsed)
     try:
-        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
+        return _Reader(parsed).document(yaml.parse(text, Loader=yaml.SafeLoader))
     except _Stop as stop:
-        parsed.fail(stop.line, None, stop.what)
+        line, what = stop.args
+        parsed.fail(line, None, what)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.problem, error.context) if part)
@@ -140,13 +136,10 @@ class _Reader:
 
     def document(self, events: Iterator[yaml.Event]) -> object:
         value: object = None
-        documents = 0
         for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise _Stop(_line(event), "a second document: only one is read")
-            elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.DocumentStartEvent) and self._nodes:
+                raise _Stop(_line(event), "a second document: only one is read")
+            if isinstance(event, yaml.NodeEvent):
                 value = self._node(event, events, ())
         return value
 
