@@ -29,7 +29,7 @@ from candlewick.config.tree import Tree, leaves, to_tree
 from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
 from candlewick.errors import ConfigError
 
-Note = Callable[[str], None]
+Note = Callable[[str], None] | None
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class _Settings:
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
 
-    def validate(self, note: Note | None) -> RunConfig:
+    def validate(self, note: Note) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
@@ -158,10 +158,7 @@ class _Settings:
 
 
 def load_config(
-    source: str | Path | None,
-    overrides: Sequence[str] = (),
-    note: Note | None = None,
-    dialect: Dialect | None = None,
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
@@ -172,10 +169,7 @@ def load_config(
 
 
 def load_with_origins(
-    source: str | Path | None,
-    overrides: Sequence[str] = (),
-    note: Note | None = None,
-    dialect: Dialect | None = None,
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
 ) -> tuple[RunConfig, dict[str, str]]:
     """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())

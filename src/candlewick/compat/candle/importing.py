@@ -46,7 +46,7 @@ def find_config(folder: Path) -> Path | None:
 
 
 def find_tokenizer(config: RunConfig | None, folder: Path, path: Path | None) -> Tokenizer:
-    """Return the tokenizer at `path`, else the configuration's, else that beside a checkpoint. Raises ConfigError."""
+    """Return the tokenizer at `path`, else the configuration's, else one beside the folder. Raises ConfigError."""
     if path is not None:
         return Tokenizer.load(path)
     if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
