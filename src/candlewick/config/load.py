@@ -245,11 +245,9 @@ def _read_file(source: str | Path, folder: Path) -> _File:
 
 def _describe(problems: list[tuple[str, Key, str]]) -> str:
     sentences = list(dict.fromkeys(": ".join(filter(None, (at, dotted(key), what))) for at, key, what in problems))
-    if len(sentences) == 1:
-        return sentences[0]
-    rest = len(sentences) - _MAX_SHOWN
-    end = f"; and {rest} more" if rest > 0 else ""
-    return f"{len(sentences)} problems: " + "; ".join(sentences[:_MAX_SHOWN]) + end
+    start = f"{len(sentences)} problems: " if len(sentences) > 1 else ""
+    end = f"; and {len(sentences) - _MAX_SHOWN} more" if len(sentences) > _MAX_SHOWN else ""
+    return start + "; ".join(sentences[:_MAX_SHOWN]) + end
 
 
 def _restore_nulls(value: object, key: Key) -> object:

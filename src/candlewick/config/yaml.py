@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
 import yaml
@@ -157,7 +158,8 @@ class _Reader:
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, key)
         if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(events, key)
+            entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
+            return [self._node(entry, events, (*key, index)) for index, entry in enumerate(entries)]
         assert isinstance(event, yaml.ScalarEvent)
         if event.style:  # quoted or a block
             return cast(str, event.value)
@@ -169,9 +171,7 @@ class _Reader:
 
     def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, object]:
         values: dict[str, object] = {}
-        for event in events:
-            if isinstance(event, yaml.MappingEndEvent):
-                break
+        for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
             line = _line(event)
             if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
                 raise _Stop(line, "a key should be plain text")
@@ -181,14 +181,6 @@ class _Reader:
             if name in values:
                 self._parsed.fail(line, inner, f"given twice, first in line {first}")
             values[name] = self._node(next(events), events, inner)
-        return values
-
-    def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[object]:
-        values: list[object] = []
-        for event in events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                break
-            values.append(self._node(event, events, (*key, len(values))))
         return values
 
 
