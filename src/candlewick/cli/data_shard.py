@@ -83,10 +83,8 @@ def run(args: argparse.Namespace) -> None:
         return
     state = "up to date" if result["reused"] else "wrote"
     for shards in result["outputs"]:
-        print(
-            f"{state}: {shards['output']}: {shards['total_lines']:,} documents in "
-            f"{shards['total_shards']:,} shards, {shards['total_bytes']:,} bytes"
-        )
+        documents, count, size = (shards[f"total_{what}"] for what in ("lines", "shards", "bytes"))
+        print(f"{state}: {shards['output']}: {documents:,} documents in {count:,} shards, {size:,} bytes")
 
 
 def _amount(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
