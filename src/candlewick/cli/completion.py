@@ -5,7 +5,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import shtab
@@ -47,23 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the script."""
     from candlewick.cli.main import VERBS, build_parser
-    from candlewick.config.load import profiles
+    from candlewick.config.profiles import profiles
+    from candlewick.config.schema import groups, is_section
 
-    keys, names = " ".join(sorted(_keys())), " ".join(profiles())
+    settings = ((g.name, key) for g in groups() for key, f in g.settings.items() if g.name and not is_section(f))
+    keys = " ".join(sorted(f"{name}.{key}=".replace("[]", "[0]") for name, key in settings))
+    names = " ".join(profiles())
     functions = _FUNCTIONS.get(args.shell, "").replace("{keys}", keys).replace("{profiles}", names)
     parser = build_parser(*VERBS)
     _add_values(parser, keys, names)
     script = shtab.complete(parser, args.shell, preamble=functions)
     sys.stdout.write(f"{script}\n{_BASH_END if args.shell == 'bash' else ''}")
-
-
-def _keys() -> Iterator[str]:
-    from candlewick.config.schema import groups, is_section
-
-    for group in groups():
-        for key, field in group.settings.items():
-            if group.name and not is_section(field):
-                yield f"{group.name}.{key}=".replace("[]", "[0]")
 
 
 def _add_values(parser: argparse.ArgumentParser, keys: str, profiles: str) -> None:

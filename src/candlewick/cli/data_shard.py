@@ -15,14 +15,10 @@ _ROOT = Path("/workspace/datasets")
 _DESCRIPTION = """Write documents into shards of so many each, with a manifest that has the hash of every shard.
 No document is lost or cut short silently. After an interruption the same command continues with the next
 document and writes the same bytes."""
-_SOURCE = (
-    "a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it after one more "
-    "/; may be given again"
-)
-_MODE = (
-    "smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with --source): "
-    "all, nothing held out; split: all, --val-ratio held out"
-)
+_SOURCE = """a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it after
+one more /; may be given again"""
+_MODE = """smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with
+--source): all, nothing held out; split: all, --val-ratio held out"""
 _FORMAT = 'jsonl: {"text": ...} per line, lossless; text: line ends inside of documents become spaces'
 
 
@@ -87,10 +83,8 @@ def run(args: argparse.Namespace) -> None:
         return
     state = "up to date" if result["reused"] else "wrote"
     for shards in result["outputs"]:
-        print(
-            f"{state}: {shards['output']}: {shards['total_lines']:,} documents in "
-            f"{shards['total_shards']:,} shards, {shards['total_bytes']:,} bytes"
-        )
+        documents, count, size = (shards[f"total_{what}"] for what in ("lines", "shards", "bytes"))
+        print(f"{state}: {shards['output']}: {documents:,} documents in {count:,} shards, {size:,} bytes")
 
 
 def _amount(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:

@@ -26,9 +26,8 @@ def cache_home() -> Path:
 def share_cores() -> None:
     """Let threads that wait for each other sleep soon instead of spinning; call it before torch is imported.
 
-    GNU OpenMP spins for milliseconds at the end of every parallel loop. On a core that another program wants
-    too, the thread waited for is the one that is off the core: a training step took seven to eleven times as long
-    beside one busy process, and with this two to four times. A value that the user has set stays. Figures:
+    GNU OpenMP spins for milliseconds at the end of every parallel loop; on a core that another program wants too,
+    the thread waited for is off the core then. A value that the user has set stays. Figures:
     docs/decisions/0004-waiting-threads.md.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -47,11 +46,7 @@ def cloud_roots() -> dict[str, Path]:
 
     An HF_HOME that is set counts as HF_CACHE.
     """
-    places = {
-        "RUNS": "/workspace/runs",
-        "CACHE": "/workspace/cache",
-        "TOKENIZER": "/workspace/artifacts/tokenizer",
-    }
-    places |= {"TRAIN": "/workspace/datasets/train", "VAL": "/workspace/datasets/val"}
+    places = {"RUNS": "/workspace/runs", "CACHE": "/workspace/cache", "TRAIN": "/workspace/datasets/train"}
+    places |= {"TOKENIZER": "/workspace/artifacts/tokenizer", "VAL": "/workspace/datasets/val"}
     places["HF_CACHE"] = os.environ.get("HF_HOME") or "/workspace/hf_cache"
     return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or place).absolute() for n, place in places.items()}

@@ -35,10 +35,8 @@ def run(args: argparse.Namespace) -> None:
     if wrote_json(args, {**values, "model": model.model_dump(mode="json")}):
         return
     print(f"wrote: {result.output}")
-    print(
-        f"model: {result.parameters:,} parameters, {model.num_layers} layers of {model.hidden_size}, "
-        f"{model.num_attention_heads} heads, {result.vocab_size:,} tokens"
-    )
+    shape = f"{model.num_layers} layers of {model.hidden_size}, {model.num_attention_heads} heads"
+    print(f"model: {result.parameters:,} parameters, {shape}, {result.vocab_size:,} tokens")
     if result.step is None:
         print(f"try: candlewick train --init-from {result.output} --override 'data.train_shards=[TEXT]'")
     else:

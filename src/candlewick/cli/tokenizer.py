@@ -49,7 +49,7 @@ def _train(args: argparse.Namespace) -> None:
     manifest, reused = candle.train_tokenizer(args) or train_tokenizer(_configure_training(args), args.output)
     details = manifest.details
     made = {"id": manifest.id, "details": details, "config": manifest.config}
-    if wrote_json(args, {"output": str(args.output), "reused": reused, **made}):
+    if wrote_json(args, {"output": args.output, "reused": reused, **made}):
         return
     print(f"{'up to date' if reused else 'wrote'}: {args.output}")
     print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")

@@ -18,10 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
     about = "go on from the newest checkpoint in --run-dir, with its config unless --config is given"
     parser.add_argument("--resume", action="store_true", help=about)
-    about = (
-        "start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model section "
-    )
-    about += "and the tokenizer"
+    about = "start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model "
+    about += "section and the tokenizer"
     parser.add_argument("--init-from", metavar="DIR", help=about)
     add_reporting(parser)
 

@@ -6,7 +6,7 @@ All problems are found at once, and each is named with file, line and key. A pat
 file, in an override too; without a file, to the current folder. A layer that names another kind
 (`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it: they were for
 the other one. Of settings that say the same thing in different ways (how the run ends, what to train on, the size
-of the global batch) a layer that names one replaces what layers below it said. A `Dialect`, which the caller brings,
+of the global batch) a layer that names one replaces what layers below it said. A `Dialect` of the caller
 translates settings of another program.
 """
 
@@ -29,7 +29,7 @@ from candlewick.config.tree import Tree, leaves, to_tree
 from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
 from candlewick.errors import ConfigError
 
-Note = Callable[[str], None]
+Note = Callable[[str], None] | None
 
 _log = logging.getLogger(__name__)
 
@@ -62,23 +62,20 @@ class _File:
 class Dialect:
     """A dialect translates settings into Candlewick's keys, for one load; this one leaves them as they are."""
 
-    def translate(self, tree: Tree, where: str, report: Report) -> Tree:
+    def translate(self, tree: Tree, _where: str, _report: Report, /) -> Tree:
         """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
-        del where, report
         return tree
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
         """Return the key and the value of an override."""
         return key, value
 
-    def settle(self, tree: Tree, layer: Tree, report: Report) -> Tree:
-        """Return the tree in which a file or an override (`layer`) was just merged, without foreign keys."""
-        del layer, report
+    def settle(self, tree: Tree, _layer: Tree, _report: Report, /) -> Tree:
+        """Return the tree in which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
 
-    def notes(self, config: RunConfig) -> list[str]:
+    def notes(self, _config: RunConfig, /) -> list[str]:
         """Return what the user should know of the translation."""
-        del config
         return []
 
 
@@ -133,7 +130,7 @@ class _Settings:
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
 
-    def validate(self, note: Note | None) -> RunConfig:
+    def validate(self, note: Note) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
@@ -163,10 +160,7 @@ class _Settings:
 
 
 def load_config(
-    source: str | Path | None,
-    overrides: Sequence[str] = (),
-    note: Note | None = None,
-    dialect: Dialect | None = None,
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
@@ -177,15 +171,9 @@ def load_config(
 
 
 def load_with_origins(
-    source: str | Path | None,
-    overrides: Sequence[str] = (),
-    note: Note | None = None,
-    dialect: Dialect | None = None,
+    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Read a configuration as `load_config` does; also return what set each key of it.
-
-    That is a file with its line, `--override`, or `default`.
-    """
+    """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)
@@ -267,11 +255,9 @@ def _read_file(source: str | Path, folder: Path) -> _File:
 
 def _describe(problems: list[tuple[str, Key, str]]) -> str:
     sentences = list(dict.fromkeys(": ".join(filter(None, (at, dotted(key), what))) for at, key, what in problems))
-    if len(sentences) == 1:
-        return sentences[0]
-    rest = len(sentences) - _MAX_SHOWN
-    end = f"; and {rest} more" if rest > 0 else ""
-    return f"{len(sentences)} problems: " + "; ".join(sentences[:_MAX_SHOWN]) + end
+    start = f"{len(sentences)} problems: " if len(sentences) > 1 else ""
+    end = f"; and {len(sentences) - _MAX_SHOWN} more" if len(sentences) > _MAX_SHOWN else ""
+    return start + "; ".join(sentences[:_MAX_SHOWN]) + end
 
 
 def _restore_nulls(value: object, key: Key) -> object:

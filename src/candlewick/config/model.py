@@ -70,10 +70,7 @@ class Llama3Scaling(Section):
         return self
 
 
-RopeScaling = Annotated[
-    LinearScaling | NtkScaling | YarnScaling | Llama3Scaling,
-    Discriminator("rope_type"),
-]
+RopeScaling = Annotated[LinearScaling | NtkScaling | YarnScaling | Llama3Scaling, Discriminator("rope_type")]
 
 
 def _default_width(model: dict[str, Any]) -> int:

@@ -1,6 +1,6 @@
 """The optimizers, told apart by `algorithm`, and the learning rate over time."""
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -103,9 +103,7 @@ class MuonConfig(AdamWConfig):
 
 
 def _algorithm(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(cast("dict[str, Any]", value).get("algorithm", "muon"))
-    return str(getattr(value, "algorithm", "muon"))
+    return str(value.get("algorithm", "muon") if isinstance(value, dict) else getattr(value, "algorithm", "muon"))
 
 
 OptimizerConfig = Annotated[

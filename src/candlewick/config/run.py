@@ -8,8 +8,8 @@
     |- scheduler   SchedulerConfig   learning rate over time, and when the run ends
     `- runtime     RuntimeConfig     device, precision, seed, checkpoints, evaluation, logging
 
-Precedence: these defaults < the file (and what it `extends`) < `--override key=value`. `config.load` reads it.
-Off is null. Relations between settings are checked here; relations with files on disk where those are opened.
+`config.load` reads it. Off is null. Relations between settings are checked here, those with files where they are
+opened.
 """
 
 from pathlib import Path

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
 import yaml
@@ -58,11 +59,7 @@ class Parsed:
 
 
 class _Stop(Exception):
-    """Reading cannot go on after this problem."""
-
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(line, what)
-        self.line, self.what = line, what
+    """Reading cannot go on after this problem: a line, and what is wrong there."""
 
 
 def read_scalar(text: str) -> object:
@@ -114,11 +111,11 @@ def parse_value(text: str) -> object:
 
 
 def _parse(text: str, parsed: Parsed) -> object:
-    reader = _Reader(parsed)
     try:
-        return reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
+        return _Reader(parsed).document(yaml.parse(text, Loader=yaml.SafeLoader))
     except _Stop as stop:
-        parsed.fail(stop.line, None, stop.what)
+        line, what = stop.args
+        parsed.fail(line, None, what)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(part for part in (error.problem, error.context) if part)
@@ -140,13 +137,10 @@ class _Reader:
 
     def document(self, events: Iterator[yaml.Event]) -> object:
         value: object = None
-        documents = 0
         for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise _Stop(_line(event), "a second document: only one is read")
-            elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.DocumentStartEvent) and self._nodes:
+                raise _Stop(_line(event), "a second document: only one is read")
+            if isinstance(event, yaml.NodeEvent):
                 value = self._node(event, events, ())
         return value
 
@@ -164,7 +158,8 @@ class _Reader:
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, key)
         if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(events, key)
+            entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
+            return [self._node(entry, events, (*key, index)) for index, entry in enumerate(entries)]
         assert isinstance(event, yaml.ScalarEvent)
         if event.style:  # quoted or a block
             return cast(str, event.value)
@@ -176,9 +171,7 @@ class _Reader:
 
     def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, object]:
         values: dict[str, object] = {}
-        for event in events:
-            if isinstance(event, yaml.MappingEndEvent):
-                break
+        for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
             line = _line(event)
             if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
                 raise _Stop(line, "a key should be plain text")
@@ -188,14 +181,6 @@ class _Reader:
             if name in values:
                 self._parsed.fail(line, inner, f"given twice, first in line {first}")
             values[name] = self._node(next(events), events, inner)
-        return values
-
-    def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[object]:
-        values: list[object] = []
-        for event in events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                break
-            values.append(self._node(event, events, (*key, len(values))))
         return values
 
 

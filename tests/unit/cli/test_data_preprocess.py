@@ -46,7 +46,7 @@ def test_all_as_one(raw, tmp_path, capsys):
     assert not any("---" in text for text in documents(tmp_path / "out" / "mixed_corpus"))
 
 
-def test_the_form_of_the_seed(raw, tmp_path):
+def test_the_form_of_transformer_candle(raw, tmp_path):
     assert preprocess(raw, tmp_path, "--format", "text", "--documents", "line") == 0
     text = (tmp_path / "out" / "hbs_corpus" / "train_0000.txt").read_text()
     assert text.splitlines()[:2] == ["hbs 0 says: A line that is long enough.", "Another line of this text."]

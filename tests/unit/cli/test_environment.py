@@ -43,7 +43,9 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
-def test_the_folders_of_the_cloud_are_the_seeds_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
+def test_the_folders_of_the_cloud_are_those_of_transformer_candle_unless_the_environment_says_otherwise(
+    monkeypatch, tmp_path
+):
     for name in ("RUNS", "CACHE", "TOKENIZER", "TRAIN", "VAL", "HF_CACHE"):
         monkeypatch.delenv(f"ORCHESTRATE_{name}_ROOT", raising=False)
     monkeypatch.delenv("HF_HOME", raising=False)

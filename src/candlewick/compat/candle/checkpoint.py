@@ -46,8 +46,8 @@ _PLAIN = {
 _NORM = re.compile(r"blocks\.\d+\.norm_attn\.weight")  # one for each block
 _QKV = re.compile(r"blocks\.(\d+)\.qkv\.(weight|bias)")
 _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of early builds
+# the sizes that a configuration of transformer_candle means where it gives none: the weights know better
 _RUST_DEFAULTS = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
-"""The sizes that a configuration of transformer_candle means where it gives none: the weights know better."""
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
 _FIX_RECOPY = "copy the checkpoint again, or import an older one"
@@ -230,8 +230,7 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
     Raises CheckpointError for what is no whole state of this model.
     """
     path = checkpoint.folder / OPTIMIZER_JSON
-    state: dict[str, Tensor] = {}
-    masters: dict[str, Tensor] = {}
+    state, masters = dict[str, Tensor](), dict[str, Tensor]()
     steps, parameters = read_optimizer(path)
     for raw_name, values in parameters:
         name = _COUNTER.sub("", raw_name)

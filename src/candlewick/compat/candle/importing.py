@@ -46,10 +46,7 @@ def find_config(folder: Path) -> Path | None:
 
 
 def find_tokenizer(config: RunConfig | None, folder: Path, path: Path | None) -> Tokenizer:
-    """Return the tokenizer at `path`, else the one that the configuration names, else the one beside a checkpoint.
-
-    Raises ConfigError if there is none.
-    """
+    """Return the tokenizer at `path`, else the configuration's, else one beside the folder. Raises ConfigError."""
     if path is not None:
         return Tokenizer.load(path)
     if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
@@ -80,8 +77,7 @@ def import_candle(
 ) -> Imported:
     """Make a run of a checkpoint, or with `weights_only` a checkpoint without optimizer.
 
-    Raises CheckpointError for a checkpoint that cannot be used, ConfigError for a configuration without AdamW, and
-    if `output` holds a run.
+    Raises CheckpointError for a checkpoint of no use, ConfigError without AdamW, and if `output` holds a run.
     """
     checkpoint = open_candle(source, weights_only=weights_only)
     model = model_config(checkpoint, None if config is None else config.model, heads)

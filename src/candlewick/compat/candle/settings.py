@@ -6,7 +6,7 @@
     model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
 
 These names are read in every file and override. A file with one of the first three is transformer_candle's: what
-it leaves out then has the meaning that it had there. All its other keys are ours by name. Each translation is a note.
+it leaves out then has the meaning that it had there. All other keys are ours by name. Each translation is a note.
 """
 
 import json
@@ -156,7 +156,7 @@ class CandleDialect(Dialect):
 
 
 def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
-    """Return the streaming_config.json beside a configuration, and its content; None without. Raises ConfigError."""
+    """Return the streaming_config.json beside a configuration, and its content, if any. Raises ConfigError."""
     path = config.parent / "streaming_config.json"
     if not (config.is_file() and path.is_file()):
         return None
@@ -194,13 +194,13 @@ def _defaults(tree: Tree) -> Tree:
 def _describe_width(model: ModelConfig) -> str:
     """Return how large the gated block makes a model whose width was chosen for transformer_candle's block."""
     width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
-    table = "" if model.vocab_size is None else f" and {model.vocab_size * model.hidden_size:,} in the embedding"
+    table = f" and {model.vocab_size * model.hidden_size:,} in the embedding" if model.vocab_size else ""
     sizes = (model_size(m, vocab_size=0).total for m in (model, model.replaced(intermediate_size=width)))
     now, then = (size - model.hidden_size for size in sizes)  # without the last norm
     return (
         f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
-        f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, and "
-        "mlp: silu is transformer_candle's block"
+        f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, "
+        "and mlp: silu is transformer_candle's block"
     )
 
 

@@ -133,7 +133,7 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
 
 
 def open_candle_tokenizer(config: CandleTokenizerConfig, folder: Path | None = None) -> Tokenizer:
-    """Load the tokenizer.json, else the vocab.json and merges.txt, of a configuration in `folder` or `artifacts.dir`.
+    """Load the tokenizer.json, else vocab.json and merges.txt, that lies in `folder`, by default `artifacts.dir`.
 
     Raises TokenizerError if it cannot be used, or is not what the configuration describes.
     """

@@ -100,13 +100,13 @@ def test_a_key_that_is_there_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["data: {train_shards: [a]}", "[", "tokenizer: {vocab_size: 300}"])
-def test_other_files_are_none_of_the_seed(tmp_path, content):
+def test_other_files_are_none_of_transformer_candle(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
     assert read_tokenizer_config(str(tmp_path / "c.yaml")) is None
 
 
 @pytest.mark.parametrize("source", [None, "demo", "nowhere.yaml", "/"])
-def test_what_is_no_file_is_none_of_the_seed(source):
+def test_what_is_no_file_is_none_of_transformer_candle(source):
     assert read_tokenizer_config(source) is None
 
 
