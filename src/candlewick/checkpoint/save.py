@@ -2,8 +2,7 @@
 
 Order: room on the disk is checked; every file is written beside the final place, hashed on the way and fsynced;
 the manifest is written last; the folder is renamed into place and the parent fsynced; the journal names it; it is
-read back and verified; older checkpoints are removed after that. A save that fails leaves what was there
-untouched.
+read back and verified; older checkpoints are removed after that. A save that fails changes nothing.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 

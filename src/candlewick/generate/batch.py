@@ -36,8 +36,7 @@ def write(
 
     That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number of
     alternatives also `tokens`: each token, and the likeliest in its place, with log-probabilities in nats before
-    all that shapes the draw. Raises ConfigError, before anything is written, for a prompt that the model cannot
-    read.
+    all that shapes the draw. Raises ConfigError first for a prompt that the model cannot read.
     """
     by_length: dict[int, list[int]] = {}
     for index, job in enumerate(jobs):

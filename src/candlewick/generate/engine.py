@@ -34,7 +34,7 @@ class Step:
 
 
 class Engine:
-    """A Transformer that writes tokens with ids below `num_tokens`, with a cache of `page_size` if given."""
+    """A Transformer that writes tokens with ids below `num_tokens`; `page_size` is that of a paged cache."""
 
     max_rows = 16  # rows that `steps` is best given at a time
     acceptance_rate: float | None = None  # of tokens that a draft model proposed: here there is none

@@ -28,7 +28,7 @@ def sample(
 
 
 def candidates(logits: Tensor, config: SampleConfig, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return ids (B, k) and their probabilities (B, k), which need not add up to 1; `seen` (B, V) is penalized."""
+    """Return ids (B, k) and probabilities (B, k), which need not add up to 1; `seen` (B, V) ones are penalized."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if seen is not None and config.repetition_penalty != 1:
         penalty = config.repetition_penalty

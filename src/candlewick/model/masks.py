@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 def causal(new: int, seen: int, *, window: int | None = None, device: torch.device | None = None) -> Tensor:
-    """Show a token and what came before it, the last `window` of these: (1, 1, T, S). T > S start together."""
-    offset = max(0, seen - new)
+    """Show a token and what came before it, with a window the last `window` of these: (1, 1, T, S)."""
+    offset = max(0, seen - new)  # more queries than keys start together with them
     mask = torch.ones(new, seen, dtype=torch.bool, device=device).tril(offset)
     return (mask if window is None else mask.triu(offset - window + 1))[None, None]
 
 
 def blocks(new: int, seen: int, size: int, *, device: torch.device | None = None) -> Tensor:
-    """Show the `size` blocks before a token's own, and all of its own: (1, 1, T, S). Raises ValueError below 1."""
+    """Show blocks of `size` tokens before a token's own, and all of its own: (1, 1, T, S). Raises ValueError."""
     if size < 1:
         raise ValueError(f"a block has at least 1 token, not {size}")
     places = torch.arange(seen, device=device)

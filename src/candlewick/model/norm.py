@@ -3,8 +3,7 @@
     y = weight * x / sqrt(mean(x^2) + eps)
 
 The mean is taken in float32 at least, and the result is cast back before the weight, as Hugging Face does it.
-PyTorch has a fused kernel for CUDA and MPS only; the function for the CPU saves a twentieth of a small model's
-step.
+PyTorch's fused kernel is for CUDA and MPS; the function for the CPU saves a twentieth of a small model's step.
 """
 
 from typing import Any, cast

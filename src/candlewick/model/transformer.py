@@ -126,8 +126,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Return the states after the last norm; positions go on from the cache's length.
 
-        Raises ValueError beyond the longest context, and for documents with a cache, which holds one document per
-        row.
+        Raises ValueError beyond the longest context, and for documents with a cache, which holds one per row.
         """
         length = tokens.shape[1]
         if cache is not None and documents is not None:

@@ -3,8 +3,7 @@
     A <- decay A + (1 - decay) W        after every update, from A = W at the start
 
 References: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with decay,
-Tarvainen and Valpola, arXiv:1703.01780. It takes many times 1 / (1 - decay) updates, or the first weights are
-still in it.
+Tarvainen and Valpola, arXiv:1703.01780. It takes many times 1 / (1 - decay) updates, or it holds the first.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 Quintic = tuple[float, float, float]
-_QUINTIC: Quintic = (3.4445, -4.7750, 2.0315)
 _POLAR_EXPRESS: tuple[Quintic, ...] = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -35,7 +34,7 @@ _SAFETY = 1.01
 def coefficients(kind: Literal["quintic", "polar_express"], steps: int) -> tuple[Quintic, ...]:
     """Return a, b and c of each step."""
     if kind == "quintic":
-        return (_QUINTIC,) * steps
+        return ((3.4445, -4.7750, 2.0315),) * steps
     margins = (_SAFETY**2, *(_SAFETY,) * (len(_POLAR_EXPRESS) - 2), 1.0)
     table = [(a / m, b / m**3, c / m**5) for (a, b, c), m in zip(_POLAR_EXPRESS, margins, strict=True)]
     return (*table, *table[-1:] * steps)[:steps]

@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 from candlewick.config import SchedulerConfig
 
-_MAX_WARMUP_STEPS = 2_000
-_WARMUP_SHARE = 0.02
 _WARMUP_STEPS_OF_TIMED_RUNS = 50
 
 Shape = Callable[[SchedulerConfig, float, int, int], float]
@@ -65,7 +63,7 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
         return 0
     if total_steps is None or config.total_seconds is not None:
         return _WARMUP_STEPS_OF_TIMED_RUNS
-    return min(_MAX_WARMUP_STEPS, round(_WARMUP_SHARE * total_steps))
+    return min(2_000, round(0.02 * total_steps))
 
 
 def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:

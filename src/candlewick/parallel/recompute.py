@@ -27,7 +27,6 @@ _KEPT = {
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
 }
-_KEPT_NAMESPACES = {"candlewick", "torch_attn"}  # attention within documents
 
 
 def apply_recompute(blocks: nn.ModuleList, mode: Recompute, *, has_dropout: bool) -> None:
@@ -43,5 +42,5 @@ def apply_recompute(blocks: nn.ModuleList, mode: Recompute, *, has_dropout: bool
 
 def _policy(context: object, op: Any, *args: object, **kwargs: object) -> CheckpointPolicy:
     del context, args, kwargs
-    is_kept = op in _KEPT or op.namespace in _KEPT_NAMESPACES
+    is_kept = op in _KEPT or op.namespace in ("candlewick", "torch_attn")  # within documents
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -21,8 +21,7 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """Return the metrics of a checkpoint on `data.train_shards`; if that names nothing: on all its run held out.
 
-    All of a text is read, of a token dataset its validation split. Raises CheckpointError, DataError,
-    MachineError.
+    Of a token dataset the validation split is read. Raises CheckpointError, DataError, MachineError.
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
     model = build_model(checkpoint, find_device(device))

@@ -27,8 +27,6 @@ from candlewick.runs.resolve import Request, Say, resolve, result_settings
 from candlewick.runs.train import log_file
 from candlewick.train.plan import Resume
 
-_LEAST_BYTES = 8  # of a checkpoint per parameter: float32 of the weight, and of one moment
-
 
 def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> dict[str, Any]:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
@@ -56,7 +54,7 @@ def _preview(prepared: Prepared, run_dir: Path, say: Say) -> dict[str, Any]:
     plan = complete_plan(prepared)
     make_sampler(plan.config, plan.tokenizer)
     steps, parameters = plan.total_steps, plan.num_parameters
-    require_room(run_dir, _LEAST_BYTES * parameters)
+    require_room(run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
     resume = ["--resume"] if isinstance(plan.start, Resume) else []
     command = ["candlewick", "train", "--config", str(run_dir / "training.yaml"), *resume]

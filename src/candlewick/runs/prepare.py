@@ -106,8 +106,7 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
             say(f"tokenizer  given: {choice.source}")
         elif choice.source is not None:
             say_stage(say, "tokenizer", choice.source, True, f"{choice.tokenizer.vocab_size:,} tokens")
-        if choice.copy_to is not None:
-            _copy_tokenizer(choice.tokenizer, choice.source, choice.copy_to)
+        _copy_tokenizer(choice.tokenizer, choice.source, choice.copy_to)
         return choice.tokenizer, choice.source, False
     for folder in choice.retrain:
         require_replaceable(folder, KIND)
@@ -121,8 +120,7 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
     say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
     touch(folder)
     tokenizer = Tokenizer.load(folder)
-    if choice.copy_to is not None:
-        _copy_tokenizer(tokenizer, folder, choice.copy_to)
+    _copy_tokenizer(tokenizer, folder, choice.copy_to)
     return tokenizer, folder, not reused
 
 
@@ -148,9 +146,11 @@ def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
     return Corpus(local, data) if len(local) == len(files) else SourceFiles(files, data)
 
 
-def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path) -> None:
-    """Put a tokenizer into the run's folder, unless it is there."""
-    if source == target or ((target / MANIFEST).is_file() and Tokenizer.load(target).sha256 == tokenizer.sha256):
+def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path | None) -> None:
+    """Put a tokenizer into the run's folder, if it wants one, unless it is there."""
+    if target is None or source == target:
+        return
+    if (target / MANIFEST).is_file() and Tokenizer.load(target).sha256 == tokenizer.sha256:
         return
     with staging(target) as aside:
         if source is not None and (source / MANIFEST).is_file() and read_manifest(source).kind == KIND:

@@ -38,8 +38,7 @@ class Roles:
 def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, Any], where: str) -> Roles:
     """Return the roles; `settings` is tokenizer_config.json.
 
-    Raises TokenizerError if nothing begins a document, and for a template of more than a token before and one
-    after.
+    Raises TokenizerError if nothing begins a document, and for a template of several before or after.
     """
     template = template_of(tree)
     at = template.index("$A") if "$A" in template else 0

@@ -47,7 +47,7 @@ def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -
 def max_steps_for_repetitions(
     limit: float, batches: BatchSchedule, repetitions: Callable[[int], Sequence[float]]
 ) -> int:
-    """Return how many updates begin before a source is read `limit` times, by the `repetitions` of some rows."""
+    """Return how many updates begin before a source is read `limit` times; `repetitions` maps rows to times."""
     steps = range(1 << 40)
     return bisect_left(steps, limit, lo=batches.step, key=lambda n: max(repetitions(batches.rows_after(n))))
 

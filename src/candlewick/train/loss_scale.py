@@ -6,8 +6,7 @@
     2^15 |____|     |_|     |_|         row double it. So it lives just below what overflows.
          +---------------------- updates
 
-Reference: Micikevicius et al., arXiv:1710.03740 section 3.2. All of it lies on the device, and no host waits for
-it.
+Reference: Micikevicius et al., arXiv:1710.03740 section 3.2. All of it lies on the device, no host waits.
 """
 
 from collections.abc import Sequence

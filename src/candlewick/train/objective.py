@@ -69,7 +69,7 @@ class NextTokenLoss(nn.Module):
     def token_losses(
         self, tokens: Tensor, targets: Tensor, documents: Documents | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return each target's cross-entropy (B, T) in float32, and whether it was likeliest; else 0, False."""
+        """Return each target's float32 cross-entropy (B, T), and whether it was likeliest; uncounted: 0, False."""
         hidden = self.model.hidden(tokens, documents=documents).flatten(0, 1)
         scored = _score(hidden, self.model.lm_head.weight, targets.flatten().long(), self.chunking)
         losses, correct = (part.unflatten(0, tuple(targets.shape)) for part in scored)

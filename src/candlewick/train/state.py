@@ -59,7 +59,7 @@ def random_state(device: torch.device) -> dict[str, str]:
 
 
 def restore_random_state(state: dict[str, str], device: torch.device) -> None:
-    """Set what `random_state` returned, of this device type and the CPU. Raises CheckpointError."""
+    """Set what `random_state` returned; what was not saved keeps its state. Raises CheckpointError."""
     try:
         for kind, text in state.items():
             tensor = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8).clone()

@@ -33,8 +33,7 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when too many updates were not
-        finite.
+        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
         with self.stop.listening(), run.reporter.running(state), memory_faults():

@@ -18,7 +18,6 @@ from candlewick.config.tree import differences
 from candlewick.train.monitor.trackers import read_metrics
 
 _SMOOTHED_SHARE = 1 / 20
-_NUM_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     window = _SMOOTHED_SHARE * min(run.last("data/tokens") or 0.0 for run in pair)
     curves = [run.smoothed(window) for run in pair]
     common = sorted(curves[0].keys() & curves[1].keys())
-    shown = sorted({common[round(at)] for at in np.linspace(0, len(common) - 1, _NUM_STEPS)}) if common else []
+    shown = sorted({common[round(at)] for at in np.linspace(0, len(common) - 1, 8)}) if common else []
     names = sorted({name for run in pair for row in run.rows for name in row if name.startswith("eval/")})
     losses, totals = [run.figures("train/loss") for run in pair], [run.totals() for run in pair]
     both = sorted(losses[0].keys() & losses[1].keys())

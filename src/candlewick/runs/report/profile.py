@@ -32,7 +32,6 @@ from candlewick.train.monitor.telemetry import memory_bytes
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
 
-_WARMUP_STEPS = 2
 _NUM_OPERATORS = 15
 _PARTS = {
     "": "rest",
@@ -127,7 +126,7 @@ def _watch(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
 
     activations = _activations(parts, parts.loader.next().micro_batches[0].to(device))
     _attach(parts, watch)
-    for _ in range(_WARMUP_STEPS):
+    for _ in range(2):  # until memory and kernels are there
         update()
     watch.seconds()
     for _ in range(steps):

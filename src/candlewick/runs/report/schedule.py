@@ -9,8 +9,6 @@ from candlewick.errors import ConfigError
 from candlewick.runs.report.plot import plot
 from candlewick.train.budget import learning_rate_share, planned_steps
 
-_MAX_POINTS = 101
-
 
 def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
     """Return learning rates, their share of the peak, and rows of the batch, each at up to 101 updates of the run.
@@ -23,7 +21,7 @@ def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         steps = planned_steps(scheduler, plan, sequence_length=length, epoch_rows=1)
     if steps is None:
         raise ConfigError("no total_steps or total_tokens is set, so the run has no length", "give --steps N")
-    last = min(steps, _MAX_POINTS) - 1
+    last = min(steps, 101) - 1
     at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
     peaks = {"learning_rate": config.optimizer.learning_rate}
     shares = [learning_rate_share(config, step, steps) for step in at]
