@@ -102,7 +102,9 @@ def test_every_mode_has_a_row():
         if mode.partition("=")[0] not in EXEMPT
         and not any(f"| `{mode}{end}" in text for end in (("`",) if "=" in mode else ("`", "=", " (")))
     ]
-    assert not missing, "a test has to compare these modes with a reference: see the fixture core_row; then `make core`"
+    assert not missing, (
+        "a test has to compare these modes with a reference: see the fixture core_row; then `make core`"
+    )
 
 
 def test_what_is_exempt_is_a_mode():

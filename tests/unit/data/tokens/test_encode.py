@@ -218,7 +218,8 @@ class TestSelfCheck:
                 return ids ^ np.uint32(1), lengths
 
         assert maker._check is not None
-        maker._encoder = maker._check._encoder = Wrong()
+        wrong: Any = Wrong()
+        maker._encoder = maker._check._encoder = wrong
         with pytest.raises(
             DataError, match=r"a\.jsonl, document at 0: encoder wrong gives other ids .*'document 0"
         ):
