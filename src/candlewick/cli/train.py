@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
     path = Path(args.config or "run")
+    # `orchestrate` writes both files into the run folder: its training.yaml is trained in that folder
     is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
     run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
     args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
     if args.resume and args.config is None:
+        if args.run_dir is None:
+            raise ConfigError("--resume goes on with a run, and none is named", "give its folder with --run-dir")
         if not saved.is_file():
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)

@@ -24,7 +24,7 @@ class Trainer:
         config = components.plan.config
         self.components = components
         self.state = components.state
-        self.runtime, self.scheduler, self.optimizer = config.runtime, config.scheduler, config.optimizer
+        self.config, self.runtime = config, config.runtime
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         self.saved_step = self.state.step if self.state.step else None
@@ -41,14 +41,14 @@ class Trainer:
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = run.loader.next()
-                share = learning_rate_share(run.plan.config, state.step, state.total_steps)
+                share = learning_rate_share(self.config, state.step, state.total_steps)
                 run.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
                 state.tokens = run.loader.rows_read * run.plan.order.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._due(runtime.log_every_n_steps):
-                    run.reporter.step(state, result, share * self.optimizer.learning_rate)
+                    run.reporter.step(state, result, share * self.config.optimizer.learning_rate)
                 state.train_seconds += time.monotonic() - began
                 self._set_total_steps()
                 self._stop_if_asked()
@@ -73,7 +73,8 @@ class Trainer:
         run, step, every = self.components, self.state.step + 1, self.runtime.logging.statistics_every_n_steps
         is_due = every is not None and step % every == 0
         with record_update_statistics(run.objective.model) if is_due else nullcontext() as figures:
-            result = train_step(run.objective, run.optimizer, update, self.optimizer.max_grad_norm, run.loss_scale)
+            max_norm = self.config.optimizer.max_grad_norm
+            result = train_step(run.objective, run.optimizer, update, max_norm, run.loss_scale)
         if figures is not None:
             run.reporter.statistics(step, figures())
         return result
@@ -90,8 +91,8 @@ class Trainer:
     def _set_total_steps(self) -> None:
         state, plan = self.state, self.components.plan
         if state.total_steps is None:
-            seconds = state.train_seconds
-            state.total_steps = steps_from_time(self.scheduler, plan.batches, state.step, seconds, plan.max_steps)
+            scheduler, seconds = self.config.scheduler, state.train_seconds
+            state.total_steps = steps_from_time(scheduler, plan.batches, state.step, seconds, plan.max_steps)
             if state.total_steps is not None and state.total_steps == plan.max_steps:
                 logger.warning(
                     "the run ends after %d updates, before its time: data.max_repetitions", plan.max_steps

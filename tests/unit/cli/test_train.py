@@ -51,7 +51,9 @@ def test_resuming_takes_the_runs_own_config_unless_another_is_given(tiny, traine
 def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume"]) == 2
-    assert "runs/run/config.yaml does not exist" in capsys.readouterr().err
+    assert "give its folder with --run-dir" in capsys.readouterr().err
+    assert main(["train", "--resume", "--run-dir", "run"]) == 2
+    assert "run/config.yaml does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
