@@ -34,7 +34,7 @@ from candlewick.runs.sources import (
     training_sources,
     with_datasets,
 )
-from candlewick.runs.start import resolve_start
+from candlewick.runs.start import require_same_model, resolve_start
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps
@@ -115,8 +115,10 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
     config = _with_token_budget(config, batches)
     texts, choice = open_texts(config.data), _resolve_tokenizer(config, tokenizer, run_dir, request)
     plan = PreparePlan(config, run_dir, start, texts, choice, request.keeps_data)
-    if isinstance(start, Resume) and request.keeps_data:
-        require_same_run(plan, start.checkpoint)
+    if isinstance(start, Resume):
+        if request.keeps_data:
+            require_same_run(plan, start.checkpoint)
+        require_same_model(config, start.checkpoint)
     return plan
 
 

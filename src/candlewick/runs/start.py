@@ -65,7 +65,6 @@ def _resume(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume, T
     if uri is not None:
         config = config.replaced(runtime={"checkpoint": {"init_from": uri}})
         config, tokenizer = inherit(config, newest, dataset_tokenizer(config.data))
-    require_same_model(config, newest)
     assert newest.manifest is not None, "a checkpoint of a run has one"
     return config, Resume(newest, newest.manifest.inputs.get("parent")), tokenizer
 
