@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -158,18 +157,16 @@ class Workplace:
     def _end_of(self, command: list[str], limit: float) -> int:
         """Return the exit code of a process, killed with all of its children when its time is over."""
 
-        def bound() -> None:
-            resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
-
+        # a shell sets the limit: set between fork and exec, it would count the memory of this process
+        bounded = ["sh", "-c", f'ulimit -d {MAX_BYTES >> 10}; exec "$@"', "sh", *command]
         with (self.tree / ".log.txt").open("wb") as log:
             process = subprocess.Popen(
-                command,
+                bounded,
                 cwd=self.tree,
                 env=environment(self.tree),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=bound,
             )
             end = time.monotonic() + limit
             while process.poll() is None and time.monotonic() < end and not self.stopped.wait(0.05):
