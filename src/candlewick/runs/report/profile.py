@@ -121,7 +121,9 @@ def _watch(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
         watch.enter("loader")
         batch = parts.loader.next()
         watch.leave()
-        train_step(parts.objective, parts.optimizer, batch, trainer.config.optimizer.max_grad_norm, parts.loss_scale)
+        train_step(
+            parts.objective, parts.optimizer, batch, trainer.config.optimizer.max_grad_norm, parts.loss_scale
+        )
         watch.start("other")
 
     activations = _activations(parts, parts.loader.next().micro_batches[0].to(device))
