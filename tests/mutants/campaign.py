@@ -150,7 +150,7 @@ class Workplace:
         begun = [name for event, name in events if event == "began"]
         if code in (0, 5):  # 5: no test was there to be run
             return None, begun
-        if code == 3:
+        if code == 3 or (code < 0 and code != -signal.SIGKILL and not begun):  # SIGKILL: its time was over
             raise RuntimeError(f"pytest broke: {(self.tree / '.log.txt').read_text()[-2000:]}")
         return next((name for event, name in events if event == "failed"), begun[-1] if begun else ""), begun
 
