@@ -9,6 +9,7 @@
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
+#   make gpu       with a CUDA device: its tests, training speed factor by factor, attention (SECONDS=300)
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
 # TORCH_INDEX_URL chooses where torch comes from, for instance a build without CUDA.
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults mutants interpreters quick records check format bench attention docs
+.PHONY: demo test core fuzz faults mutants interpreters quick records check format bench attention gpu docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -74,6 +75,10 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/nanogpt.py --nanogpt "$(NANOGPT)"
+
+gpu: SECONDS = 300
+gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py --seconds $(SECONDS)
 
 attention: $(VENV)/.dev
 	$(BIN)/python benchmarks/attention.py --plots benchmarks/results

@@ -9,7 +9,7 @@ Causal attention of shape (batch, heads, tokens, width), forward alone and with 
 
 Exact: the largest error from softmax attention in float64, computed in blocks of rows, so in bounded memory. Fast:
 the sides take turns in one process; medians. Large: each case in a fresh process, the growth of resident memory to
-its peak (on CUDA: of allocated memory), with the output, without the inputs, after a small call of the same kind.
+its peak (on CUDA of allocated memory, in one process), with the output, without the inputs, after a small call.
 
 transformer_candle's figures were published without naming a machine, so only their ratios compare. It counted
 every head's tokens as tokens (B H T per second), which the table does too; `tokens_per_second` in the JSON is B T.
@@ -217,7 +217,12 @@ def peak_bytes() -> int:
 
 
 def growth_of_child(shape: Shape, dtype: str, kind: str, side: str, device: torch.device) -> Json:
-    """Return `measure_growth` of a fresh process, in which freed memory goes back at once."""
+    """Return `measure_growth` of a fresh process, in which freed memory goes back at once.
+
+    On CUDA this process will do: torch counts what is allocated, whatever it keeps.
+    """
+    if device.type == "cuda":
+        return measure_growth(shape, dtype, kind, side, device)
     case = json.dumps([shape, dtype, kind, side, str(device)])
     done = subprocess.run(
         [sys.executable, __file__, "--child", case],

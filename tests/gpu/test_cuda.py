@@ -23,6 +23,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     # the process group of one rank that precision needs has nothing to say that a test should fail for
     pytest.mark.filterwarnings("ignore::UserWarning:torch.distributed.*"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning"
+    ),  # torch's own
 ]
 
 
@@ -185,8 +189,9 @@ def test_documents_are_a_dense_mask(dtype, window, is_compiled):
         gradients = torch.autograd.grad((found * weight.to("cuda", dtype)).sum(), inputs)
         limit = {torch.bfloat16: 0.02, torch.float16: 0.003, torch.float32: 1e-5}[dtype]
         for ours, theirs in zip((found, *gradients), expected, strict=True):
-            error = (ours.double().cpu() - theirs).abs().max() / theirs.abs().max()
-            assert error <= limit
+            error = (ours.double().cpu() - theirs).abs().max()
+            # a token that sees only itself has no gradient of queries and keys: nothing to compare with but 1
+            assert error <= limit * max(1.0, theirs.abs().max().item())
 
 
 def _dense(q, k, v, window, positions):

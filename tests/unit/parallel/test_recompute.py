@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tests.gradients import gradient_of
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -114,3 +115,19 @@ def test_evaluation_and_generation_are_as_without_it(mode):
     with torch.no_grad():
         logits = [each.model(TOKENS[:, :8], cache=each.model.new_cache(4, 16)) for each in (plain, objective)]
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings(  # of the compiler itself
+    "ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+    "ignore:.*should not be instantiated:DeprecationWarning",
+)
+def test_recomputed_blocks_compile_into_whole_graphs_with_the_same_gradients(mode):
+    expected, objective = outcome(make("none")), make(mode)
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    for block in objective.model.model.layers:
+        block.compile(backend=counter, fullgraph=True, dynamic=False)
+    assert difference(outcome(objective), expected) <= 1e-6
+    assert counter.frame_count == 1  # the blocks share it
