@@ -8,7 +8,7 @@ from candlewick.artifacts.lock import run_lock
 from candlewick.errors import CheckpointError
 
 
-def test_a_second_holder_is_told_who_holds_it(tmp_path):
+def test_lock_in_use_is_refused_with_the_process_id_of_its_holder(tmp_path):
     said = rf"in use by .*{os.getpid()}"
     with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
         pass
