@@ -80,11 +80,11 @@ def test_constructor_keeps_its_attributes():
         "x = 1  # pragma: cuda",
     ],
 )
-def test_what_does_not_decide_is_left_alone(source):
+def test_operators_skip_docstrings_annotations_and_logging(source):
     assert afters(source) == []
 
 
-def test_what_a_raise_builds_is_left_alone_but_not_the_raise():
+def test_operators_remove_a_raise_but_do_not_change_its_message():
     assert afters("raise E(1 + 1)") == ["pass"]
 
 
@@ -107,7 +107,7 @@ def test_statement_names_its_lines_and_when_it_runs():
     assert places == [(1, range(1, 2), True), (3, range(2, 4), True), (5, range(4, 6), False)]
 
 
-def test_changed_modules_are_other_valid_programs():
+def test_mutations_of_every_module_are_valid_programs():
     invalid: list[str] = []
     for number, path in enumerate(sorted(PACKAGE.rglob("*.py"))):
         source = path.read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_changed_modules_are_other_valid_programs():
         ("constant", {6}),
     ],
 )
-def test_changed_functions_behave_differently(operator, results):
+def test_mutations_of_a_function_change_its_result(operator, results):
     source = (
         "def total(values, most):\n"
         "    sum = 0\n"
@@ -147,5 +147,5 @@ def test_changed_functions_behave_differently(operator, results):
     assert {result(m.apply(source)) for m in mutations(source) if m.operator == operator} == results
 
 
-def test_lines_of_gives_each_change_to_the_line_that_it_begins_in():
+def test_lines_of_assigns_each_mutation_to_its_first_line():
     assert {line: len(changes) for line, changes in lines_of("x = 1\n\ny = a < 2\n").items()} == {1: 1, 3: 2}

@@ -21,7 +21,7 @@ def folder(tmp_path):
     return Candle(320, 32, 1, 64, 2).write(tmp_path / "candle")
 
 
-def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
+def test_imported_run_records_its_origin(tmp_path, folder, config, tokenizer):
     run = tmp_path / "run"
     result = import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
     assert (result.step, result.vocab_size, result.output) == (7, 320, run)
@@ -34,7 +34,7 @@ def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
         import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
 
 
-def test_the_optimizer_has_to_be_adamw(tmp_path, folder, tokenizer):
+def test_import_of_optimizer_state_requires_adamw(tmp_path, folder, tokenizer):
     with pytest.raises(ConfigError, match="AdamW's state, the settings say optimizer.algorithm=muon"):
         import_candle(folder, RunConfig(), tokenizer, tmp_path / "run", heads=2, weights_only=False)
     assert not (tmp_path / "run").exists()
@@ -42,13 +42,13 @@ def test_the_optimizer_has_to_be_adamw(tmp_path, folder, tokenizer):
     assert result.step is None
 
 
-def test_a_tokenizer_with_more_tokens_than_rows(tmp_path, config, tokenizer):
+def test_tokenizer_with_more_tokens_than_vocabulary_rows_is_refused(tmp_path, config, tokenizer):
     small = Candle(200, 32, 1, 64, 2).write(tmp_path / "candle")
     with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model .* has 200 rows"):
         import_candle(small, config, tokenizer, tmp_path / "run", heads=2, weights_only=False)
 
 
-def test_settings_that_do_not_fit_the_model(tmp_path, folder, tokenizer):
+def test_settings_that_do_not_fit_the_model_are_refused(tmp_path, folder, tokenizer):
     config = RunConfig.model_validate(
         {"data": {"sequence_length": 512}, "model": {"num_attention_heads": 2, "hidden_size": 32}}
     ).model_copy(update={"optimizer": AdamWConfig()})
@@ -57,7 +57,7 @@ def test_settings_that_do_not_fit_the_model(tmp_path, folder, tokenizer):
         import_candle(folder, config, tokenizer, tmp_path / "run", heads=None, weights_only=False)
 
 
-def test_a_local_folder_is_taken_as_it_is(tmp_path):
+def test_fetch_candle_returns_a_local_folder_unchanged(tmp_path):
     assert fetch_candle(str(tmp_path)) == tmp_path
 
 
