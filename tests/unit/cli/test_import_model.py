@@ -17,7 +17,9 @@ def tokenizer_folder(tokenizer, tmp_path):
     return folder
 
 
-def test_a_hugging_face_folder(tmp_path, tokenizer_folder, capsys):
+def test_import_hf_without_a_tokenizer_exits_3_and_with_one_prints_the_next_command(
+    tmp_path, tokenizer_folder, capsys
+):
     shape: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,
