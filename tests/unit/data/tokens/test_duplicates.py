@@ -30,7 +30,7 @@ def kept(corpus: Corpus) -> list[str]:
     return whole
 
 
-def test_the_first_of_equal_hashes_stays():
+def test_first_of_equal_hashes_is_kept():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 3, (500, 2)).astype(np.uint64)
     seen: set[tuple[int, ...]] = set()
@@ -39,7 +39,7 @@ def test_the_first_of_equal_hashes_stays():
     assert repeated(hashes[:0]).tolist() == []
 
 
-def test_no_duplicate_is_left_and_no_original_lost(write, tmp_path, core_row):
+def test_deduplication_keeps_each_document_once(write, tmp_path, core_row):
     choose = random.Random(1)
     texts = [f"text {choose.randrange(400)} with some words" + " more" * (i % 3) for i in range(900)]
     write("in/a.txt", texts[0])
@@ -57,7 +57,7 @@ def test_no_duplicate_is_left_and_no_original_lost(write, tmp_path, core_row):
     assert found == expected
 
 
-def test_long_documents_are_compared_as_a_whole(write, tmp_path, monkeypatch):
+def test_long_documents_are_compared_over_their_full_length(write, tmp_path, monkeypatch):
     for module in (pieces, documents):
         monkeypatch.setattr(module, "PART_BYTES", 1 << 8)
     long = "some words and more\n" * 200
@@ -65,7 +65,7 @@ def test_long_documents_are_compared_as_a_whole(write, tmp_path, monkeypatch):
     assert kept(unique(tmp_path / "in")) == [long, long + "x", "short"]
 
 
-def test_lines_too(write, tmp_path):
+def test_lines_are_deduplicated(write, tmp_path):
     write("in/a.txt", "one\ntwo\r\n\none\n中文\ntwo\n中文")
     assert kept(unique(tmp_path / "in", documents="line")) == ["one", "two", "中文"]
 
