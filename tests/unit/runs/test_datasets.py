@@ -64,7 +64,7 @@ def test_prepare_needs_a_tokenizer_and_one_source(config, tmp_path):
         prepare_dataset(mixture, tmp_path / "ds", tmp_path / "tok")
 
 
-def test_shards_have_ids_and_a_changed_byte_is_found(text_dir, tmp_path):
+def test_written_shards_have_ids_and_verify_detects_a_changed_byte(text_dir, tmp_path):
     outputs = Outputs(tmp_path / "train", tmp_path / "val")
     settings = ShardSettings(validation_fraction=0.5)
     result = write_shards([str(text_dir)], outputs, settings, DataConfig(documents="file"))
@@ -80,7 +80,7 @@ def test_shards_have_ids_and_a_changed_byte_is_found(text_dir, tmp_path):
         verify_dataset(tmp_path / "train")
 
 
-def test_outputs_that_share_a_cache_download_into_folders_of_their_own(monkeypatch, tmp_path):
+def test_shard_runs_with_a_common_cache_download_into_separate_folders(monkeypatch, tmp_path):
     folders = []
 
     def shard(sources, outputs, *_, **__):
@@ -107,7 +107,7 @@ def test_fetched_datasets_are_named_after_their_address(hub, tmp_path):
     ("which", "names"),
     [("all", ["a_corpus", "b_corpus"]), ("fetched", ["b_corpus"]), ("mixed", ["mixed_corpus"])],
 )
-def test_corpora_are_preprocessed_each_or_mixed(corpora, tmp_path, which, names):
+def test_preprocess_writes_each_corpus_or_one_mixed(corpora, tmp_path, which, names):
     details = preprocess(corpora, tmp_path / "out", which)
     assert list(details) == sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert sum(each["total_lines"] for each in details.values()) == (1 if which == "fetched" else 2)

@@ -32,7 +32,9 @@ MODELS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
-def test_models_of_hugging_face_compute_the_same(tmp_path, tokenizer_dir, kind, sharded, dtype, core_row):
+def test_imported_models_of_hugging_face_compute_the_same_logits(
+    tmp_path, tokenizer_dir, kind, sharded, dtype, core_row
+):
     model_class, config_class, more = MODELS[kind]
     torch.manual_seed(0)
     theirs = model_class(config_class(**COMMON, **more)).to(dtype).eval()
@@ -53,7 +55,7 @@ def test_models_of_hugging_face_compute_the_same(tmp_path, tokenizer_dir, kind, 
     assert torch.equal(round_trip, expected)
 
 
-def test_buffers_of_old_files_are_left_out(tmp_path, tokenizer_dir):
+def test_buffers_of_old_hugging_face_files_are_dropped(tmp_path, tokenizer_dir):
     from safetensors.torch import load_file, save_file
 
     torch.manual_seed(0)
@@ -63,7 +65,7 @@ def test_buffers_of_old_files_are_left_out(tmp_path, tokenizer_dir):
     assert import_hugging_face(str(tmp_path / "hf"), tmp_path / "ours", tokenizer_dir).step is None
 
 
-def test_what_is_no_model_is_refused(tmp_path, tokenizer_dir):
+def test_import_refuses_unsupported_models_and_too_large_tokenizers(tmp_path, tokenizer_dir):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match="describes a 'gpt2' model"):
         import_hugging_face(str(tmp_path), tmp_path / "ours", tokenizer_dir)

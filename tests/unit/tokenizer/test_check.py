@@ -25,12 +25,12 @@ def tree_of(kind: str) -> dict:
         ("llama2_metaspace", "metaspace", False, True),
     ],
 )
-def test_what_a_file_says(kind, pattern, is_byte_level, adds_space):
+def test_check_reads_pattern_byte_level_and_prefix_space(kind, pattern, is_byte_level, adds_space):
     facts = check(tree_of(kind), "it")
     assert (facts.pattern, facts.is_byte_level, facts.adds_space) == (pattern, is_byte_level, adds_space)
 
 
-def test_digits_one_by_one_before_the_pattern_of_gpt2_are_known():
+def test_check_knows_single_digits_before_the_gpt2_pattern():
     tree = tree_of("candle_plain")
     digits = {"type": "Digits", "individual_digits": True}
     tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, tree["pre_tokenizer"]]}
@@ -39,7 +39,7 @@ def test_digits_one_by_one_before_the_pattern_of_gpt2_are_known():
     assert check(tree, "it").pattern == "digits+gpt2"
 
 
-def test_the_table_of_bytes_is_the_librarys():
+def test_byte_table_equals_that_of_the_library():
     rust = foreign.candle(alphabet=True, add_prefix_space=False)
     for byte in range(128):
         ((token, _),) = rust.pre_tokenizer.pre_tokenize_str(chr(byte))
@@ -48,7 +48,7 @@ def test_the_table_of_bytes_is_the_librarys():
 
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
-def test_without_a_prefix_a_tree_changes_nothing_else(kind):
+def test_without_prefix_changes_only_the_prefix_space(kind):
     tree = tree_of(kind)
     plain = without_prefix(tree)
     assert without_prefix(plain) == plain
@@ -59,14 +59,14 @@ def test_without_a_prefix_a_tree_changes_nothing_else(kind):
     }
 
 
-def test_a_metaspace_of_an_older_version_loses_its_prefix_too():
+def test_without_prefix_handles_metaspace_of_older_versions():
     tree = {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}
     step = steps_of(without_prefix(tree), "pre_tokenizer")[0]
     assert isinstance(step, dict)
     assert step["add_prefix_space"] is False
 
 
-def test_errors_of_the_library_and_panics_name_the_file():
+def test_library_errors_and_panics_name_the_file():
     for error in (ValueError("bad"), type("Panic", (BaseException,), {})("bad")):
         with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), library("it"):
             raise error
@@ -75,12 +75,12 @@ def test_errors_of_the_library_and_panics_name_the_file():
             raise error
 
 
-def test_special_tokens_are_text_in_what_is_loaded():
+def test_load_rust_encodes_special_tokens_as_text():
     rust = load_rust(tree_of("candle_full"), "it")
     assert 1 not in rust.encode("<bos>", add_special_tokens=False).ids
 
 
-def test_only_an_object_is_read():
+def test_parse_object_refuses_other_json():
     assert parse_object(b'{"a": 1}', "it") == {"a": 1}
     with pytest.raises(TokenizerError, match="it is not valid JSON"):
         parse_object(b"{", "it")

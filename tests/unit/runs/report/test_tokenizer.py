@@ -13,7 +13,7 @@ def folder(tokenizer, tmp_path):
     return tmp_path / "tok"
 
 
-def test_inspection_is_the_same_for_a_folder_a_file_settings_and_an_open_tokenizer(folder, tokenizer):
+def test_inspection_is_equal_for_a_folder_a_file_settings_and_an_open_tokenizer(folder, tokenizer):
     sources = [folder, folder / "tokenizer.json", TokenizerConfig(tokenizer_json=folder), tokenizer]
     results = [inspect_tokenizer(source, None) for source in sources]
     assert all(result == results[0] for result in results)
@@ -26,7 +26,7 @@ def test_inspection_of_settings_without_a_tokenizer_is_an_error():
         inspect_tokenizer(TokenizerConfig(), None)
 
 
-def test_only_a_tokenizer_artifact_says_how_it_was_made(trained, tokens, tmp_path):
+def test_inspection_shows_training_details_of_a_tokenizer_artifact_only(trained, tokens, tmp_path):
     checkpoint = next((trained / "checkpoints").iterdir())
     assert "made" not in inspect_tokenizer(checkpoint, None)  # its manifest is that of a checkpoint
     assert "made" not in inspect_tokenizer(tokens / "tokenizer", None)  # it has none
@@ -41,7 +41,7 @@ def test_inspection_measures_a_text(folder, text_dir, tokenizer):
     assert text["changed_texts"] == 0
 
 
-def test_text_that_is_not_utf8_is_an_error_that_names_file_and_byte(folder, tmp_path):
+def test_text_that_is_not_utf8_is_refused_with_file_and_byte(folder, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"abc\xff")
     with pytest.raises(DataError, match=r"bad\.txt: byte 3 is not UTF-8"):
         inspect_tokenizer(folder, tmp_path / "bad.txt")
