@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 
 
 @pytest.mark.parametrize("algorithm", ["muon", "adam_w"])
-def test_the_losses_are_those_of_the_golden_run(tiny, tmp_path, algorithm):
+def test_losses_equal_the_golden_run(tiny, tmp_path, algorithm):
     config = tiny(
         optimizer={"algorithm": algorithm},
         scheduler={"total_steps": 10, "warmup_steps": 2},

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_interpreters_says_which_version_was_not_found():
+def test_interpreters_script_names_versions_not_found():
     done = subprocess.run(
         [ROOT / ".ci" / "interpreters", "3.99", "2.1"], capture_output=True, text=True, check=True
     )

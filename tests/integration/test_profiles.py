@@ -32,14 +32,14 @@ def comment(name: str, what: str) -> str:
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_each_says_how_it_is_run_on_what_and_how_large_it_is(name):
+def test_profile_comment_names_command_hardware_and_parameters(name):
     assert comment(name, "command").startswith("candlewick ")
     assert comment(name, "hardware")
     assert comment(name, "parameters")
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_counts_are_exact_and_near_what_was_promised(name):
+def test_profile_parameter_counts_are_exact_and_near_the_target(name):
     config = load_config(name)
     promised, per_update = TARGETS[name]
     rows = config.model.vocab_size or config.tokenizer.vocab_size
@@ -64,7 +64,7 @@ def test_the_counts_are_exact_and_near_what_was_promised(name):
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_a_small_copy_makes_two_updates(name, tiny, tokens, tmp_path):
+def test_small_copy_of_a_profile_trains_two_steps(name, tiny, tokens, tmp_path):
     config, small = load_config(name), tiny()
     model = config.model.model_copy(
         update={
