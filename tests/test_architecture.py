@@ -1,4 +1,4 @@
-"""The promises about the shape of the code: budgets, mirrored tests, a fast start, who reads the environment.
+"""Limits on the structure of the code: sizes, mirrored tests, fast start, access to the environment.
 
 The order of the layers is import-linter's (`make check`), arguments and complexity are ruff's. A number here is
 raised in a commit of its own, with the reason.
@@ -130,7 +130,7 @@ def test_no_file_is_named_utils_common_or_helpers():
     report(named, "a function lives with its noun; these names collect everything")
 
 
-def test_only_the_named_files_read_the_environment():
+def test_environment_is_read_in_two_files_only():
     readers = [
         f"{name_of(path)}:{node.lineno}"
         for path in MODULES

@@ -1,4 +1,4 @@
-"""Everything of transformer_candle can be deleted in one commit: a copy without it passes tests and trains.
+"""A copy of the package without compat passes its tests: compatibility with transformer_candle is deletable.
 
 DELETED and WORDS are that commit, with what names them: the layer in pyproject.toml, links to docs/from-candle.md,
 rows in ARCHITECTURE.md, and in test_explain.py `optimizer.algorithm`, which nothing else reads by that name.

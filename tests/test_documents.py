@@ -1,4 +1,4 @@
-"""The documents tell the truth: links lead somewhere, commands parse, code runs, named files and targets exist."""
+"""Links, commands, code, file names and make targets in the documents are valid."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The short form of the campaign; `python -m tests.fuzz.configs` is the long one."""
+"""A short fuzz campaign over random configurations; `python -m tests.fuzz.configs` is the long one."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The attention benchmark: its pure parts with tiny shapes, and one run of it. Nothing here asserts a time."""
+"""The functions of the attention benchmark with tiny shapes, and one run of it; no test asserts a time."""
 
 import importlib
 import json
@@ -65,7 +65,7 @@ def test_timed_attentions_take_turns(bench, monkeypatch):
     assert len(short["a"]) == 3
 
 
-def test_rates_count_tokens_once_and_once_per_head(bench):
+def test_throughput_counts_tokens_once_and_once_per_head(bench):
     case = bench.rates((2, 4, 100, 8), "float32", "forward", {"ours": [0.5, 0.1, 0.2], "naive": [0.4, 0.8, 0.5]})
     assert case["tokens_per_second"]["ours"] == pytest.approx(1000)
     assert case["head_tokens_per_second"]["ours"] == pytest.approx(4000)

@@ -1,4 +1,4 @@
-"""Configurations of transformer_candle: each of its 51 keys is read, and changes what a run does.
+"""Configurations of transformer_candle: each of the 51 keys is read and changes the run.
 
 A run of four updates is the base. Each row of KEYS changes one key and names what must come out differently; the
 figures of a run are listed in `Outcome`.

@@ -1,4 +1,4 @@
-"""A base model on text, then a chat model from it: the ids are Hugging Face's, and the run outlives its parent."""
+"""A chat model trained from a text model: ids equal Hugging Face's, and the run resumes without its parent."""
 
 import json
 import shutil

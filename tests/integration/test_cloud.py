@@ -1,4 +1,4 @@
-"""A run that is prepared in one place and trained in another: folders, a second call, the pod's boot sequence."""
+"""Cloud mode: preparation in shared folders, repeated calls, training elsewhere, the boot script of the pod."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is added where ARCHITECTURE.md says is seen everywhere else, and what is forgotten is named.
+"""Extensions registered as ARCHITECTURE.md says reach every other part; a forgotten registration fails a test.
 
 Each probe adds something in this process: a setting of the model, a schedule, an optimizer, a figure.
 """

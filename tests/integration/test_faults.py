@@ -1,4 +1,4 @@
-"""What goes wrong for a user: one line that says what to do, the right exit code, and nothing lost."""
+"""Mistakes and damage that a user meets: a one-line error with the fix, the exit code, no file lost."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""docs/from-candle.md keeps its word: each row of its tables names a test that runs what the row promises.
+"""Each row in the tables of docs/from-candle.md names a test that runs what the row promises.
 
 The rows of the first table are those of section 0 of the audit: everything that transformer_candle's README names.
 """

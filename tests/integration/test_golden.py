@@ -1,4 +1,4 @@
-"""The losses of ten updates, as they were. A change here must be meant, and is told in the changelog.
+"""The losses of ten updates equal the recorded ones; the changelog names every deliberate change.
 
 The text is generated, so it is the same everywhere; processors differ in rounding, which ten updates make larger.
 When a change is meant, run this test with `-vv`: it shows the losses that belong into tests/golden/losses.json.

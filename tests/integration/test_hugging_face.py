@@ -1,4 +1,4 @@
-"""A checkpoint is a Hugging Face model as it is: same logits, same token ids, same text."""
+"""transformers reads a checkpoint folder: equal logits, token ids and generated text."""
 
 import json
 import random
@@ -161,7 +161,7 @@ def test_random_model_shapes_compute_the_same_in_transformers(core_row, tmp_path
 
 
 @pytest.mark.parametrize("field", VARIANTS)
-def test_a_field_that_changes_the_model_changes_it_in_transformers_or_is_refused(tmp_path, field):
+def test_model_field_has_the_same_effect_in_transformers_or_is_refused(tmp_path, field):
     tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
     changed_functions, number = 0, 0
     for number, (base, config) in enumerate(variants(field), start=1):

@@ -1,4 +1,4 @@
-"""Checkpoints of transformer_candle compute what it computed, and train on as it would have."""
+"""Imported checkpoints of transformer_candle have equal logits and equal updates."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The script that runs the unit tests on other Python versions says what it does not find."""
+"""The script that runs the unit tests on other Python versions names the versions it does not find."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loss or gradients that are not finite: nothing is changed by them, all is counted, and too many end the run."""
+"""Updates with a non-finite loss or gradient are skipped and counted, and too many end the run."""
 
 import math
 

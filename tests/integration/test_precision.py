@@ -1,4 +1,4 @@
-"""Products in half precision, through FSDP2, on the CPU: what is trained, saved and resumed stays float32."""
+"""Half-precision products through FSDP2 on the CPU: weights are trained, saved and resumed in float32."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The shipped profiles: what their head comments say is so, and each trains, made small."""
+"""The shipped profiles: their head comments are true, and a small copy of each trains."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed has the weights of one that was not, to the bit."""
+"""An interrupted and resumed run has the weights of an uninterrupted one, bit by bit."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The short form of the campaign over the sharder; `make faults` is the long one."""
+"""A short campaign of network faults and kills over the sharder; `make faults` is the long one."""
 
 import pytest
 from tests.faults.sharder import scenario

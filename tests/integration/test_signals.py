@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to a real process: it finishes its step, saves, says how to go on, and exits 5."""
+"""SIGINT and SIGTERM to a real process: it finishes its step, saves, prints the resume command and exits 5."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Which targets count, from token shards to loss, gradients and evaluation: each beside a definition in float64.
+"""Ignored targets, from token shards to loss, gradients and evaluation, compared with a definition in float64.
 
 The definition knows nothing of IGNORE_INDEX: it has a weight of 0 or 1 for every target, written from the masks
 and the places of the rows, and multiplies the plain cross-entropies by them.

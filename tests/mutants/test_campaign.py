@@ -1,4 +1,4 @@
-"""A campaign over a tiny package: weak tests let a mutant live, strong ones kill it."""
+"""Mutation campaigns over a tiny package with weak and with strong tests."""
 
 import os
 import signal

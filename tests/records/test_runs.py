@@ -1,4 +1,4 @@
-"""The records notice one bit, and are complete."""
+"""Comparing records of runs detects one changed bit; the committed record is complete."""
 
 import copy
 import json

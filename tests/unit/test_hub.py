@@ -1,4 +1,4 @@
-"""The Hub's files: the same bytes whatever the network does, and one sentence for what cannot be mended."""
+"""Fetching files of the Hub: correct bytes despite network faults, and one-line errors."""
 
 import errno
 import io

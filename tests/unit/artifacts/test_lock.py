@@ -25,7 +25,7 @@ with run_lock(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_killed_holder_leaves_no_lock(tmp_path):
+def test_lock_of_a_killed_process_is_free(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

@@ -114,14 +114,14 @@ def test_manifest_id_covers_everything_but_the_provenance(tmp_path):
     assert len({made.id, *(other.id for other in others)}) == 1 + len(others)
 
 
-def test_publishing_replaces_an_artifact(tmp_path):
+def test_publish_replaces_an_artifact(tmp_path):
     make(tmp_path / "x", details={"count": 1})
     made = make(tmp_path / "x", details={"count": 2})
     assert read_manifest(tmp_path / "x") == made
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_publishing_fills_an_empty_folder(tmp_path):
+def test_publish_fills_an_empty_folder(tmp_path):
     (tmp_path / "x").mkdir()
     make(tmp_path / "x")
     assert read_manifest(tmp_path / "x").kind == "demo"
@@ -236,7 +236,7 @@ def test_manifest_of_other_content_is_refused(tmp_path, content):
         read_manifest(tmp_path)
 
 
-def test_a_huge_manifest_is_not_read(tmp_path, monkeypatch):
+def test_manifest_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     make(tmp_path / "x")
     monkeypatch.setattr(artifacts, "_MAX_MANIFEST_BYTES", 10)
     with pytest.raises(ArtifactError, match="larger than 10 bytes"):
@@ -244,7 +244,7 @@ def test_a_huge_manifest_is_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [None, "tokenizer"])
-def test_a_folder_without_manifest_is_not_finished(tmp_path, kind):
+def test_folder_without_manifest_is_refused_as_not_finished(tmp_path, kind):
     with pytest.raises(ArtifactError, match=f"it is not a finished {kind or 'artifact'}"):
         read_manifest(tmp_path, kind)
     (tmp_path / "file").write_text("x")

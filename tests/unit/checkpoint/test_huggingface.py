@@ -307,7 +307,7 @@ def test_config_json_without_a_size_of_the_model_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("kind", ["type", "rope_type"])
-def test_a_stretched_rope_is_read_in_every_spelling(tmp_path, key, kind):
+def test_rope_scaling_is_read_in_every_spelling(tmp_path, key, kind):
     raw = {
         **to_hugging_face(ModelConfig(qk_norm=False), 64, 0, None),
         "rope_parameters": None,
@@ -336,7 +336,7 @@ def test_smollm3_with_rope_in_every_layer_is_read_as_llama(tmp_path):
     assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)
 
 
-def test_candlewick_section_leaves_the_vocabulary_to_the_top_level():
+def test_candlewick_section_of_config_json_omits_vocab_size():
     raw = to_hugging_face(ModelConfig(rope_mode="off", vocab_size=64), 64, 0, None)
     assert raw["model_type"] == "candlewick"
     assert raw["vocab_size"] == 64

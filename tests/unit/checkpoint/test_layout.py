@@ -28,7 +28,7 @@ def test_list_checkpoints_sorts_by_step(tmp_path):
     assert list_checkpoints(tmp_path / "none") == []
 
 
-def test_an_unfinished_folder_is_no_checkpoint(tmp_path):
+def test_list_checkpoints_skips_unfinished_folders(tmp_path):
     _checkpoint(tmp_path, 1)
     (tmp_path / "step_000000002").mkdir()
     assert step_of(newest_checkpoint(tmp_path)) == 1

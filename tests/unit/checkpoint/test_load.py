@@ -143,7 +143,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(plain):
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": 10**12}, {"hidden_size": 1 << 40}, {"vocab_size": 10**15}]
 )
-def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(plain, change):
+def test_config_larger_than_the_weights_is_refused_before_allocation(plain, change):
     config = json.loads((plain / "config.json").read_bytes())
     (plain / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=r"holds 30,944 numbers, the model of .*config\.json has [\d,]{13,}"):

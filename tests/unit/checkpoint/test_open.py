@@ -1,4 +1,4 @@
-"""A checkpoint is opened once, whole, and says why it is not."""
+"""Checkpoint.open verifies the needed files once and names what is wrong with a rejected folder."""
 
 import json
 import logging

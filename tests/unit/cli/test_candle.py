@@ -1,4 +1,4 @@
-"""What users of transformer_candle see: their configurations, tokenizers and checkpoints at the command line."""
+"""Configurations, tokenizers and checkpoints of transformer_candle at the command line."""
 
 import json
 

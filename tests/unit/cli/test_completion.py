@@ -1,4 +1,4 @@
-"""bash runs the script for real; zsh and fish where they are installed."""
+"""Completion scripts run in a real bash, and in zsh and fish where they are installed."""
 
 import os
 import pty

@@ -86,7 +86,7 @@ def test_verify_prints_ok_or_names_the_damaged_file(files, capsys):
     assert "train-00000.bin has sha256" in capsys.readouterr().err
 
 
-def test_verify_reads_shards_of_text_too(files, tmp_path, capsys):
+def test_verify_reads_text_shards(files, tmp_path, capsys):
     assert (
         main(
             ["data", "shard", "--source", str(files[0]), "--output", str(tmp_path / "text"), "--documents", "file"]

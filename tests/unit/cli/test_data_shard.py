@@ -1,4 +1,4 @@
-"""`candlewick data shard`: every flag of transformer_candle's sharder, and ours."""
+"""`candlewick data shard`: the flags of transformer_candle's sharder and those of Candlewick."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The cache folder follows the XDG base directory specification."""
+"""Environment variables: the cache folder (XDG), the threads, the folders of cloud mode, the Hub."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`candlewick import hf`: which tokenizer is taken, and what is said."""
+"""`candlewick import hf`: the choice of the tokenizer, and the printed next command."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every flag of transformer_candle's orchestrator changes what it says, with nothing run."""
+"""Every flag of transformer_candle's orchestrator sets its setting or option; no run is started."""
 
 import argparse
 from types import SimpleNamespace

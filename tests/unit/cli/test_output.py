@@ -1,4 +1,4 @@
-"""What a person or a program reads on standard output."""
+"""Standard output for people and for programs."""
 
 import argparse
 import json

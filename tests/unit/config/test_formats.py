@@ -138,14 +138,14 @@ tables = st.recursive(
 
 @settings(deadline=None)
 @given(tables)
-def test_toml_reads_back_equal(tree):
+def test_written_toml_reads_back_equal(tree):
     assert tomllib.loads(write_toml(tree)) == tree
     assert parse(write_toml(tree), "toml").tree == tree
 
 
 @settings(deadline=None)
 @given(tables)
-def test_json_reads_back_equal(tree):
+def test_written_json_reads_back_equal(tree):
     parsed = parse(write_json(tree), "json")
     assert parsed.tree == tree
     assert not parsed.problems

@@ -70,7 +70,7 @@ def test_defaults_then_parents_then_file_then_overrides():
     assert config.model.rms_norm_eps == 1e-6  # default
 
 
-def test_null_switches_a_section_off_and_an_override_on_again():
+def test_null_disables_a_section_and_an_override_enables_it():
     write("c.yaml", "runtime: {sample: null}\n")
     assert load_config("c.yaml").runtime.sample is None
     sample = load_config("c.yaml", ["runtime.sample.top_k=3"]).runtime.sample
@@ -288,7 +288,7 @@ def test_problem_in_a_toml_array_of_tables_has_its_line():
     )
 
 
-def test_a_run_folder_stands_for_its_config(here):
+def test_run_folder_is_read_as_its_config_yaml(here):
     write("run/config.yaml", "model: {num_layers: 2}\n")
     assert load_config("run") == load_config("run/config.yaml")
     write("c.yaml", "extends: run\n")
@@ -395,7 +395,7 @@ def test_load_config_raises_only_config_errors_for_any_override(override):
 text = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["null", "010", "1e5", "yes", "~"])
 
 
-def test_the_text_null_is_null_in_toml_only():
+def test_string_null_is_null_in_toml_only():
     write("c.toml", '[runtime]\nsample = "null"\n[data]\ntext_field = "null"\n')
     config = load_config("c.toml")
     assert config.runtime.sample is None

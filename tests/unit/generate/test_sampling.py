@@ -88,7 +88,7 @@ def test_temperature_zero_takes_the_likeliest_after_the_penalty():
     assert sample(torch.tensor([[-3.0, -4.0, -2.0, -5.0]]), config, [], seen).tolist() == [0]
 
 
-def test_a_tiny_temperature_is_nearly_the_likeliest():
+def test_tiny_temperature_samples_the_likeliest_token():
     logits = 1e30 * torch.tensor([[1.0, 0.0, 2.0]])
     assert sample(logits, SampleConfig(temperature=1e-30), generators(0)).tolist() == [2]
 

@@ -23,7 +23,7 @@ def test_role_table_matches_every_parameter_once():
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
-def test_roles_follow_the_shapes():
+def test_parameter_roles_follow_the_shapes():
     for name, parameter in parameters():
         assert (role(name) == "vector") == (parameter.ndim == 1)
     assert role("model.embed_tokens.weight") == "embedding"

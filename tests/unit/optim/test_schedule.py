@@ -73,7 +73,7 @@ def test_polynomial_of_power_one_is_linear():
     assert curve(110, strategy="polynomial", warmup_steps=10, power=2.0)[60] == pytest.approx(0.25)
 
 
-def test_wsd_is_flat_then_linear():
+def test_wsd_schedule_is_flat_then_linear():
     values = curve(100, strategy="wsd", warmup_steps=10, decay_fraction=0.4, min_lr=0.2)
     assert set(values[9:61]) == {1.0}
     assert values[80] == pytest.approx(0.6)

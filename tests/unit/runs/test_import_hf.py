@@ -1,4 +1,4 @@
-"""Models of Hugging Face compute the same after the import; what is no model is refused."""
+"""Imported Hugging Face models compute equal logits; other folders are refused."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The tokenizer that a run takes, what is written for those who train it, and what is refused."""
+"""The choice of the tokenizer of a run, the files that preparation writes, and refusals."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A run is decided once: what is opened, how often, and what is refused before anything is made."""
+"""Resolving a run: how often files are opened, and refusals before anything is written."""
 
 import subprocess
 import sys

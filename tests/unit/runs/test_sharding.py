@@ -1,4 +1,4 @@
-"""Text as shards in shared folders: made once, checked before they are used, never replaced unasked."""
+"""Text shards in shared folders: written once, verified before use, replaced on request only."""
 
 import hashlib
 import json
@@ -178,7 +178,7 @@ def test_remake_does_not_remove_a_folder_of_something_else(text, sharding, train
     assert (train / "notes.md").exists()
 
 
-def test_settings_may_name_the_folders_of_the_shards(text, sharding, train, val):
+def test_sharding_accepts_settings_that_name_the_shard_folders(text, sharding, train, val):
     named = config_of(train, validation=[val])
     assert shard_text(named, sharding, print).train_shards == ()  # nothing is there yet
     made = shard_text(config_of(text, validation=[val]), sharding, print)

@@ -69,7 +69,7 @@ def test_mixture_with_validation_text_holds_out_nothing(mixed, text_dir):
     assert data.train[2].num_bytes == (text_dir / "02.txt").stat().st_size
 
 
-def test_validation_sets_are_text_or_tokens_on_the_validation_side(tiny, tokens, text_dir, tmp_path):
+def test_validation_sets_may_be_text_or_validation_tokens(tiny, tokens, text_dir, tmp_path):
     other = shutil.copytree(tokens, tmp_path / "copy")
     sets = {"six": [str(text_dir / "06.txt")], "same": [str(other)], "again": [str(text_dir / "06.txt")]}
     config = prepare(with_data(tiny, validation_sets=sets)).config

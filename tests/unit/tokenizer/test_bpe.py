@@ -81,7 +81,7 @@ def test_encode_refuses_half_a_surrogate_pair_with_its_position(tokenizer):
     assert surrogate_error(["a"]).problem == "the input is not text"
 
 
-def test_digits_are_never_merged_and_words_never_across_spaces(tokenizer):
+def test_vocabulary_merges_neither_digits_nor_words_across_spaces(tokenizer):
     tokens = [tokenizer.token_bytes(i) for i in range(2, tokenizer.vocab_size)]
     assert not [token for token in tokens if len(token) > 1 and set(token) & set(b"0123456789")]
     assert not [token for token in tokens if b" " in token.strip(b" ") and token.strip()]

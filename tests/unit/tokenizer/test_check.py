@@ -1,4 +1,4 @@
-"""What is refused and what a file says; test_bpe.py has the refusals one by one, through `Tokenizer`."""
+"""Checking a tokenizer.json: refusals, and the properties that are read from it."""
 
 import json
 

@@ -83,7 +83,7 @@ def test_a_text_too_small_for_the_vocabulary_is_reported(caplog):
     assert "the text is too small for 5000 tokens" in caplog.text
 
 
-def test_rare_pairs_are_not_merged():
+def test_min_frequency_excludes_rare_pairs():
     often = ["ab " * 10, "cd "]
     assert train_tokenizer(often, vocab_size=300, min_frequency=1)[0].vocab_size == 258 + 3
     assert train_tokenizer(often, vocab_size=300, min_frequency=2)[0].vocab_size == 258 + 2
@@ -141,7 +141,7 @@ def test_training_text_reads_no_more_than_the_limit(texts, limit):
     assert reader.bytes > limit - 4 or "".join(taken) == whole
 
 
-def test_reading_stops_at_the_limit():
+def test_training_text_stops_reading_at_the_limit():
     read = []
     texts = (read.append(number) or "日本語 text " * 5 for number in range(100))
     _, report = train_tokenizer(texts, vocab_size=258, max_train_bytes=1000)

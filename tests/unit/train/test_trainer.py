@@ -1,4 +1,4 @@
-"""The order of events of a run, with everything around the loop played by stand-ins."""
+"""The order of events in the training loop, with stand-ins for everything around it."""
 
 import logging
 import os

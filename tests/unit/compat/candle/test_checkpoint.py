@@ -1,4 +1,4 @@
-"""What a checkpoint of transformer_candle must be, and each way in which it can fail to be."""
+"""Reading a checkpoint of transformer_candle, and each way in which one is refused."""
 
 import json
 

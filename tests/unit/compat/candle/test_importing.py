@@ -1,4 +1,4 @@
-"""Importing: what is written, and what is refused before anything is."""
+"""Importing a checkpoint of transformer_candle: the written run, and refusals before anything is written."""
 
 import pytest
 from tests.candle import Candle
@@ -62,7 +62,7 @@ def test_fetch_candle_returns_a_local_folder_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "best", "step_000000000007_global_000000000007"])
-def test_config_and_tokenizer_of_the_run_around_a_checkpoint(tmp_path, tokenizer, place):
+def test_config_and_tokenizer_are_found_in_the_run_folder_of_a_checkpoint(tmp_path, tokenizer, place):
     folder = tmp_path / "run" / ("checkpoints" if place.startswith("step_") else "") / place
     folder.mkdir(parents=True)
     assert find_config(folder) is None

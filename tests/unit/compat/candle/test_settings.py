@@ -1,4 +1,4 @@
-"""Reading the keys of transformer_candle: names, meanings, batch sizes, and what cannot be read."""
+"""Translating the settings of transformer_candle: names, defaults, batch sizes, refused values."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cleaning: each rule against a plain rewriting of it, and the counts add up."""
+"""Cleaning rules of text, and the counts of dropped lines and characters."""
 
 import unicodedata
 

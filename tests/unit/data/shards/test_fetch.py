@@ -1,4 +1,4 @@
-"""Lists of datasets, and fetching them one after another."""
+"""Lists of named datasets, and fetching their text shards."""
 
 import json
 

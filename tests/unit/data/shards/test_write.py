@@ -1,4 +1,4 @@
-"""Text shards: nothing is lost, and a stop at any moment changes no byte."""
+"""Writing text shards without loss; stopping and continuing changes no byte."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A shard writer that stops anywhere goes on from what it noted, with the same bytes."""
+"""A shard writer restored from its recorded state writes the same bytes."""
 
 import gzip
 import hashlib

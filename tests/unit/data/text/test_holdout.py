@@ -80,7 +80,7 @@ def test_tail_of_a_text_without_newlines_is_cut_between_characters(write):
     assert len(found["validation"][0].encode()) == pytest.approx(0.2 * 18_000, abs=3)
 
 
-def test_tails_of_many_small_files_are_few_and_long(write, tmp_path):
+def test_holdout_of_many_small_files_takes_few_long_tails(write, tmp_path):
     for i in range(60):
         write(f"{i:02}.txt", "".join(f"{i} {j} some words\n" for j in range(600)))
     found = held(tmp_path, validation_fraction=0.03)
@@ -91,7 +91,7 @@ def test_tails_of_many_small_files_are_few_and_long(write, tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [[300], [300, 200], [200, 5000]])
-def test_validation_is_not_empty_even_for_very_little_text(write, tmp_path, sizes):
+def test_holdout_of_very_little_text_is_not_empty(write, tmp_path, sizes):
     for i, size in enumerate(sizes):
         write(f"{i}.txt", "some words\n" * (size // 11))
     found = held(tmp_path, validation_fraction=0.01)
@@ -108,7 +108,7 @@ def test_last_rows_of_a_file_are_held_out(write, name):
     assert found == {"train": rows[:27], "validation": rows[27:]}
 
 
-def test_rows_held_out_add_up_over_files(write, tmp_path):
+def test_held_out_rows_add_up_over_files(write, tmp_path):
     for i in range(50):
         write(f"{i:02}.jsonl", [f"{i} a", f"{i} b"])
     found = held(tmp_path, validation_fraction=0.1)

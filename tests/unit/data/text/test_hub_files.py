@@ -1,4 +1,4 @@
-"""Which files of a dataset are meant: by a path, by the card, by their names."""
+"""Choosing the files of a Hub dataset by path, by its card or by file names."""
 
 import pytest
 

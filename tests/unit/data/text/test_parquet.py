@@ -45,7 +45,7 @@ def test_file_of_another_format_is_refused_by_name(source):
         row_groups(source("a.parquet", b"PAR1 or not"), "text")
 
 
-def test_a_damaged_page_is_named(source, tmp_path):
+def test_damaged_parquet_page_is_refused_by_name(source, tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"{i} some text" for i in range(1000)]}), path, use_dictionary=False)
     raw = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Files one after another on this disk, whether they come from it or from the Hub."""
+"""Local and Hub files are opened in order, one after another, on the local disk."""
 
 import logging
 import threading

@@ -71,7 +71,7 @@ def test_lines_are_deduplicated(write, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_rows_held_out_are_counted_without_duplicates(write, tmp_path, tokenizer, tokenizer_dir, name):
+def test_held_out_rows_are_counted_without_duplicates(write, tmp_path, tokenizer, tokenizer_dir, name):
     rows = [f"row {i}" for i in range(20)] + ["row 1"] * 10
     config = DataConfig(
         train_shards=(str(write(f"in/{name}", rows)),), deduplicate=True, validation_fraction=0.1, num_workers=1

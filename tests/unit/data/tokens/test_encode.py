@@ -190,7 +190,7 @@ class TestReceipt:
         path.unlink()
         assert read_receipt(target.folder, task) is None
 
-    def test_the_same_task_gives_the_same_bytes_with_every_backend(self, task, target, monkeypatch):
+    def test_shards_have_the_same_bytes_with_every_encoder(self, task, target, monkeypatch):
         receipts = set()
         for backend in (FastEncoder, ReferenceEncoder):
             monkeypatch.setattr(encode, "make_encoder", backend)

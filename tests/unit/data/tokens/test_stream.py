@@ -1,4 +1,4 @@
-"""Datasets of the Hub become token shards file after file: the same ones whatever happens on the way."""
+"""Streaming a Hub dataset into token shards: equal shards after faults, kills and restarts."""
 
 import io
 import json

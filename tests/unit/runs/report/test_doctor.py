@@ -1,4 +1,4 @@
-"""`examine` finds what is there, warns about what is weak, and calls broken only what training needs."""
+"""`examine` lists findings, warns about weak ones, and calls only missing requirements of training broken."""
 
 import errno
 import importlib
@@ -50,7 +50,7 @@ def test_package_with_an_import_error_is_broken(findings: Any, monkeypatch: pyte
     assert "speed" not in found, "devices are not looked at with broken packages"
 
 
-def test_an_old_package_is_broken_and_a_missing_extra_is_not(findings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_old_package_is_broken_and_missing_extra_is_not(findings: Any, monkeypatch: pytest.MonkeyPatch):
     real = metadata.version
 
     def version(name: str) -> str:

@@ -75,7 +75,7 @@ def test_explain_covers_every_key():
     assert names <= explained
 
 
-def test_readers_are_attribute_reads_outside_the_settings():
+def test_readers_of_a_setting_are_attribute_reads_outside_config():
     found = list(readers(("model", "rms_norm_eps")))
     assert found
     assert not any(place.startswith("config") for place in found)

@@ -48,7 +48,7 @@ def test_text_that_is_not_utf8_is_refused_with_file_and_byte(folder, tmp_path):
     assert decode_utf8("é".encode(), "standard input") == "é"
 
 
-def test_decoded_ids_are_the_encoded_text(folder, tokenizer):
+def test_encoded_text_decodes_to_the_same_text(folder, tokenizer):
     text = "the time, <|endoftext|> é"
     encoded = encode_text(folder, text)
     assert encoded["ids"] == tokenizer.encode(text)

@@ -1,4 +1,4 @@
-"""The display: live on a terminal, plain lines elsewhere, and no command of a model's text reaches a terminal."""
+"""The display: live on a terminal, plain lines elsewhere, without control characters of a model's text."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Telemetry: rates are of training time only, shares add up, the ETA charges everything."""
+"""Telemetry: rates of training time, shares of total time, the remaining time, memory and peak FLOPS."""
 
 import mmap
 import resource

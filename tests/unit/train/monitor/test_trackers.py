@@ -1,4 +1,4 @@
-"""Trackers: what is written is read back, a crash loses one line, a resumed run repeats no step."""
+"""Metric trackers: rows read back, a crash loses one line, a resumed run repeats no step."""
 
 import importlib
 import json
