@@ -11,15 +11,6 @@ from candlewick.config.tree import dump_yaml
 
 
 @pytest.fixture
-def tokenizer_folder(tokenizer, tmp_path):
-    """A folder with the tokenizer of 300 tokens."""
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    tokenizer.write(folder)
-    return folder
-
-
-@pytest.fixture
 def fails(run_candlewick):
     """Run a command that must fail; return the line that says why."""
 

@@ -2,19 +2,9 @@
 
 from typing import Any
 
-import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from candlewick.cli.main import main
-
-
-@pytest.fixture
-def tokenizer_folder(tokenizer, tmp_path):
-    """A folder with the tokenizer of 300 tokens."""
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    tokenizer.write(folder)
-    return folder
 
 
 def test_import_hf_without_a_tokenizer_exits_3_and_with_one_prints_the_next_command(

@@ -9,11 +9,9 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
-def folder(tokenizer, tmp_path):
-    """A folder with a tokenizer, no artifact."""
-    (tmp_path / "tok").mkdir()
-    tokenizer.write(tmp_path / "tok")
-    return str(tmp_path / "tok")
+def folder(tokenizer_folder):
+    """The name of a folder with a tokenizer, no artifact."""
+    return str(tokenizer_folder)
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def test_decode_escapes_terminal_control_characters(run, folder, tokenizer, monk
 
 
 def test_inspect_opens_the_tokenizer_of_a_configuration(run, fails, folder, tmp_path):
-    (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tok}\n")
+    (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tokenizer}\n")
     shown = json.loads(run("inspect", "--config", tmp_path / "c.yaml", "--json"))
     assert shown["vocab_size"] == 300
     assert (shown["end_id"], shown["template"], shown["document"]) == (None, None, "<|endoftext|> TEXT")

@@ -18,12 +18,10 @@ from candlewick.runs.datasets import (
 
 
 @pytest.fixture
-def config(text_dir, tokenizer, tmp_path):
+def config(text_dir, tokenizer_folder):
     """A configuration with text and a tokenizer."""
-    (tmp_path / "tok").mkdir()
-    tokenizer.write(tmp_path / "tok")
     data = DataConfig(train_shards=(str(text_dir / "00.txt"), str(text_dir / "01.txt")), num_workers=1)
-    return RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=tmp_path / "tok"))
+    return RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=tokenizer_folder))
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ def preprocess(folder, output, which):
 def test_prepared_dataset_is_verified_inspected_and_reused(config, tmp_path):
     made = prepare_dataset(config, tmp_path / "ds", None)
     assert (made["reused"], made["output"]) == (False, str(tmp_path / "ds"))
-    assert prepare_dataset(config, tmp_path / "ds", tmp_path / "tok") == {**made, "reused": True}
+    assert prepare_dataset(config, tmp_path / "ds", tmp_path / "tokenizer") == {**made, "reused": True}
     checked = verify_dataset(tmp_path / "ds")
     manifest = read_manifest(tmp_path / "ds")
     assert (checked["id"], checked["files"]) == (made["id"], len(manifest.files))
@@ -61,7 +59,7 @@ def test_prepare_needs_a_tokenizer_and_one_source(config, tmp_path):
         prepare_dataset(RunConfig(data=config.data), tmp_path / "ds", None)
     mixture = RunConfig.model_validate_json('{"data": {"mixture": [{"shards": ["a"]}]}}')
     with pytest.raises(ConfigError, match="a mixture is prepared one source at a time"):
-        prepare_dataset(mixture, tmp_path / "ds", tmp_path / "tok")
+        prepare_dataset(mixture, tmp_path / "ds", tmp_path / "tokenizer")
 
 
 def test_written_shards_have_ids_and_verify_detects_a_changed_byte(text_dir, tmp_path):

@@ -71,10 +71,8 @@ def test_evaluate_covers_all_validation_sets(tiny, text_dir, tmp_path):
     assert kept < set((tmp_path / "cache").iterdir())
 
 
-def test_evaluate_refuses_tokens_of_another_tokenizer(tiny, trained, tokenizer, tmp_path, cache):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    other = open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}))
+def test_evaluate_refuses_tokens_of_another_tokenizer(tiny, trained, tokenizer_folder, cache):
+    other = open_data(tiny(tokenizer={"tokenizer_json": str(tokenizer_folder)}))
     folder = dataset_folder(other.train[0])
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         evaluate(trained, str(folder))

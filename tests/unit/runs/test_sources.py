@@ -82,13 +82,8 @@ def test_validation_sets_may_be_text_or_validation_tokens(tiny, tokens, text_dir
     assert open_data(tiny()).validation_sets == {}
 
 
-def test_mixture_source_of_another_tokenizer_is_refused(mixed, tokenizer, tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    config = mixed()
-    config = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": tmp_path / "tokenizer"})}
-    )
+def test_mixture_source_of_another_tokenizer_is_refused(mixed, tokenizer_folder):
+    config = mixed().replaced(tokenizer={"tokenizer_json": tokenizer_folder})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
 

@@ -33,17 +33,13 @@ def test_token_dataset_provides_its_tokenizer(tiny, tokens):
     assert data.tokenizer.sha256 == text.tokenizer.sha256
 
 
-def test_other_tokenizer_gives_other_tokens(tiny, tokens, tokenizer, tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    shutil.copy(tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "mine.json")
-    folder, file = (
-        prepare(tiny(tokenizer={"tokenizer_json": str(tmp_path / name)})) for name in ("tokenizer", "mine.json")
-    )
+def test_other_tokenizer_gives_other_tokens(tiny, tokens, tokenizer, tokenizer_folder, tmp_path):
+    copy = shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path / "mine.json")
+    folder, file = (prepare(tiny(tokenizer={"tokenizer_json": str(path)})) for path in (tokenizer_folder, copy))
     assert folder.tokenizer.sha256 == file.tokenizer.sha256 == tokenizer.sha256
     ids = [found.datasets["tokens"].id for found in (folder, file, prepare(tiny()))]
     assert ids[0] == ids[1] != ids[2]
-    config = tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}, data={"train_shards": [str(tokens)]})
+    config = tiny(tokenizer={"tokenizer_json": str(tokenizer_folder)}, data={"train_shards": [str(tokens)]})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.data.rows.chunking import ChunkedRows
 from candlewick.data.tokens.dataset import TokenSplit
@@ -11,18 +12,7 @@ from candlewick.data.tokens.dataset import TokenSplit
 
 def make_split(*sizes: int, masks=None, delimiter_id=0) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes."""
-    bounds = [0, *itertools.accumulate(sizes)]
-    spans = list(itertools.pairwise(bounds))
-    return TokenSplit(
-        "train",
-        "id",
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
-        tuple(bounds[:-1]),
-        bounds[-1],
-        4 * bounds[-1],
-        delimiter_id=delimiter_id,
-        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
-    )
+    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=delimiter_id)
 
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)

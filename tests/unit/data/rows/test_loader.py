@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.config import BatchStage, DataConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -19,20 +20,10 @@ from candlewick.errors import DataError
 from candlewick.model.documents import Documents
 
 
-def make_split(*sizes: int, dataset_id="id", **fields) -> TokenSplit:
+def make_split(*sizes: int, masks=None, **fields) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes; each is one document."""
-    bounds = [0, *itertools.accumulate(sizes)]
-    return TokenSplit(
-        "train",
-        dataset_id,
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds)),
-        tuple(bounds[:-1]),
-        bounds[-1],
-        4 * bounds[-1],
-        60_000,
-        tuple(np.array([size], np.uint64) for size in sizes),
-        **fields,
-    )
+    ends = tuple(np.array([size], np.uint64) for size in sizes)
+    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=60_000, ends=ends, **fields)
 
 
 SPLIT = make_split(50, 3, 100, 47)  # 200 tokens
@@ -113,7 +104,7 @@ def test_rows_of_an_update_do_not_depend_on_ranks_or_micro_batch_size(world_size
         assert [row for rank in ranks for row in rank[step]] == whole
 
 
-MASKS = tuple(np.array(values, np.uint8) for values in np.split(np.arange(200) % 7 < 3, [50, 53, 153]))
+MASKS = [int(token % 7 < 3) for token in range(200)]
 
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
@@ -133,7 +124,7 @@ def test_num_targets_counts_the_rows_of_all_ranks(packing, masks):
 
 
 def test_fully_masked_update_has_zero_targets():
-    loader = make_loader(make_split(200, masks=(np.zeros(200, np.uint8),)))
+    loader = make_loader(make_split(200, masks=[0] * 200))
     update = loader.next()
     loader.close()
     assert update.num_targets == 0

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.data.rows import packing
 from candlewick.data.rows.chunking import ChunkedRows
@@ -20,18 +21,9 @@ def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) 
     ends = np.cumsum(documents)
     total = int(ends[-1])
     bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
-    spans = list(itertools.pairwise(bounds))
-    return TokenSplit(
-        "train",
-        "id",
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
-        tuple(bounds[:-1]),
-        total,
-        4 * total,
-        delimiter_id=DELIMITER,
-        ends=tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans),
-        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
-    )
+    spans = itertools.pairwise(bounds)
+    ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
+    return count_up(bounds, masks, delimiter_id=DELIMITER, ends=ends_of_shards)
 
 
 def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:
