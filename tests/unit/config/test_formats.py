@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from candlewick.config import MixtureSource
 from candlewick.config.formats import Format, guard, line_of, parse, write_json, write_toml
+from candlewick.config.load import load_config
 
 DEEP = 33
 
@@ -172,3 +174,23 @@ def test_json_reads_as_in_the_standard_library(text):
 
 def test_write_json_keeps_letters_that_are_not_ascii():
     assert '"größe"' in write_json({"a": "größe"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "data:\n  mixture:\n  - shards: [a]\n  - {shards: [b], weight: 3}\n"
+                   "  validation_sets: {web: [w]}\noptimizer: {learning_rate_scales: {matrix: 2}}\n"),
+        ("c.toml", '[data]\nvalidation_sets.web = ["w"]\n[[data.mixture]]\nshards = ["a"]\n'
+                   '[[data.mixture]]\nshards = ["b"]\nweight = 3\n[optimizer.learning_rate_scales]\nmatrix = 2\n'),
+        ("c.json", '{"data": {"mixture": [{"shards": ["a"]}, {"shards": ["b"], "weight": 3}],'
+                   ' "validation_sets": {"web": ["w"]}}, "optimizer": {"learning_rate_scales": {"matrix": 2}}}'),
+    ],
+)  # fmt: skip
+def test_mixture_and_validation_sets_are_read_in_every_format(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    config = load_config(tmp_path / name, ["data.mixture[0].weight=2", "data.mixture[1].shards[1]=c"])
+    a, b, c, w = (str(tmp_path / shard) for shard in "abcw")
+    assert config.data.mixture == (MixtureSource(shards=(a,), weight=2), MixtureSource(shards=(b, c), weight=3))
+    assert config.data.validation_sets == {"web": (w,)}
+    assert config.optimizer.learning_rate_scales == {"matrix": 2.0}

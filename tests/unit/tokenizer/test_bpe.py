@@ -8,27 +8,10 @@ from hypothesis import strategies as st
 from tests import foreign
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer import bpe, check, files
+from candlewick.tokenizer import bpe, files
 from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
 from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER, PADDING
-
-
-@pytest.fixture
-def tree(tokenizer) -> dict:
-    """The content of a tokenizer.json, to be spoiled."""
-    return json.loads(tokenizer.json_bytes)
-
-
-def refusal(tree_or_bytes) -> str:
-    content = tree_or_bytes if isinstance(tree_or_bytes, bytes) else json.dumps(tree_or_bytes).encode()
-    with pytest.raises(TokenizerError) as caught:
-        Tokenizer(content, "somewhere/tokenizer.json")
-    message = str(caught.value)
-    assert message.startswith("somewhere/tokenizer.json ")
-    assert len(message) < 500
-    assert "\n" not in message
-    return message
 
 
 @settings(deadline=None)
@@ -118,143 +101,6 @@ def test_a_tokenizer_may_have_no_padding_token(tree, tmp_path):
     assert "model_max_length" not in config
 
 
-@pytest.mark.parametrize(
-    ("pattern", "pre_tokenizer"),
-    [
-        ("gpt2", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}),
-        (
-            "cl100k",
-            {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {
-                        "type": "Split",
-                        "pattern": {"Regex": check.PATTERNS["cl100k"]},
-                        "behavior": "Isolated",
-                        "invert": False,
-                    },
-                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
-                ],
-            },
-        ),
-    ],
-)
-def test_tokenizers_with_other_known_patterns_are_read(tree, pattern, pre_tokenizer):
-    tree["pre_tokenizer"] = pre_tokenizer
-    tree["post_processor"] = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    found = Tokenizer(json.dumps(tree).encode())
-    assert found.pattern == pattern
-    assert found.decode(found.encode("it's 1234 日本\n")) == "it's 1234 日本\n"
-
-
-def put(*path_and_value):
-    """A change of one place of a tree."""
-    *path, name, value = path_and_value
-
-    def change(tree):
-        for part in path:
-            tree = tree[part]
-        tree[name] = value
-
-    return change
-
-
-SPLIT = ("pre_tokenizer", "pretokenizers", 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (put("normalizer", {"type": "Precompiled"}), "its normalizer is none of Lowercase, NFC,"),
-        (put("normalizer", {"type": "Replace", "pattern": {"Regex": "(a|a)*$"}, "content": ""}), "its normalizer"),
-        (put("normalizer", {"type": "Prepend", "prepend": "x" * 2000}), "its normalizer is none of"),
-        (put("normalizer", {"type": ["NFC"]}), "its normalizer is none of"),
-        (put("normalizer", {"type": "Sequence"}), "its normalizer is none of"),
-        (put("truncation", {"max_length": 3}), "it truncates or pads"),
-        (put("padding", {"strategy": "BatchLongest"}), "it truncates or pads"),
-        (put("post_processor", {"type": "TemplateProcessing"}), "is not a tokenizer: "),
-        (
-            put("post_processor", {"type": "RobertaProcessing"}),
-            "its post_processor is none of ByteLevel, Template",
-        ),
-        (put("decoder", None), "its decoder is not ByteLevel"),
-        (put("decoder", {"type": "Replace", "pattern": {"Regex": "x"}, "content": ""}), "its decoder is not"),
-        (put("decoder", {"type": "Fuse"}), "its pre-tokenizer is none of"),
-        (put("pre_tokenizer", None), "its pre-tokenizer is none of qwen2, cl100k, gpt2"),
-        (put(*SPLIT, "pattern", {"Regex": "(a|a)*$"}), "its pre-tokenizer is none of"),
-        (put(*SPLIT, "behavior", "Removed"), "its pre-tokenizer is none of"),
-        (put(*SPLIT, "invert", True), "its pre-tokenizer is none of"),
-        (put("pre_tokenizer", "pretokenizers", 1, "type", "Metaspace"), "its pre-tokenizer is none of"),
-        (put("pre_tokenizer", {"type": "Digits", "individual_digits": True}), "its pre-tokenizer is none of"),
-        (put("model", "type", "WordPiece"), "its model is not BPE"),
-        (put("model", None), "its model is not BPE"),
-        (put("model", "dropout", "often"), "its dropout is no number"),
-        (put("model", "unk_token", "<nowhere>"), "its unk_token is not in its vocabulary"),
-        (put("model", "unk_token", []), "its unk_token is not in its vocabulary"),
-        (put("model", "end_of_word_suffix", "</w>"), "its model sets end_of_word_suffix"),
-        (put("model", "vocab", []), "it has no vocabulary or no merges"),
-        (put("model", "merges", None), "it has no vocabulary or no merges"),
-        (put("added_tokens", None), "it has no added tokens"),
-        (put("added_tokens", ["x"]), "the added token x is not special"),
-        (put("added_tokens", 0, "special", False), "it has no document delimiter <|endoftext|>"),
-        (
-            lambda tree: tree["added_tokens"][1].update(special=False, lstrip=True),
-            "is not special, and takes spaces with it",
-        ),
-        (
-            lambda tree: tree["added_tokens"].append(tree["added_tokens"][1] | {"content": "<x>", "id": 352}),
-            "'<x>' has id 352, which the library reads as 350",
-        ),
-        (put("added_tokens", 0, "id", 3), "'<|endoftext|>' has two ids"),
-        (put("model", "vocab", PADDING, 500), "has two ids"),
-        (
-            lambda tree: tree["model"]["vocab"].update(new=702),
-            "its 351 ids go up to 702: more than half are missing",
-        ),
-        (lambda tree: tree["model"]["vocab"].update(new=7), "each once"),
-        (lambda tree: tree["model"]["vocab"].update(new=-1), "each once"),
-        (lambda tree: tree["model"]["vocab"].update(new="350"), "each once"),
-        (lambda tree: tree["model"]["vocab"].update(new=True), "each once"),
-        (lambda tree: tree["model"]["merges"].append(["qq", "zz"]), "is not a tokenizer: "),
-        (lambda tree: tree["model"]["merges"].append(3), "is not a tokenizer: "),
-        (put("version", "9.0"), "is not a tokenizer: "),
-    ],
-)
-def test_unsupported_tokenizer_json_is_refused_with_the_reason(tree, change, said):
-    change(tree)
-    assert said in refusal(tree)
-
-
-def test_tokenizer_json_without_a_delimiter_is_refused(tree):
-    text = json.dumps(tree).replace(DELIMITER, "<s>")
-    said = refusal(text.encode())
-    assert (
-        "no document delimiter <|endoftext|>, and neither its template (none) nor its special tokens (<s>, "
-        in said
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is not valid JSON"),
-        (b"\xff", "is not valid JSON"),
-        (b"[]", "is not a tokenizer: it holds no object"),
-        (b"{}", "its decoder is not ByteLevel"),
-        (b"[" * 200_000, "is not valid JSON"),
-        (b'{"a": 1, "a": 2}', "is not valid JSON: a key is given twice"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
-    ],
-)
-def test_malformed_tokenizer_json_is_refused(content, said):
-    assert said in refusal(content)
-
-
 def test_load_refuses_a_missing_file_by_name(tmp_path):
     with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or a folder"):
         Tokenizer.load(tmp_path / "nothing")
@@ -267,45 +113,6 @@ def test_load_refuses_a_file_above_the_size_limit(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(TokenizerError, match="is larger than 1 MiB"):
         Tokenizer.load(tmp_path)
-
-
-class Panic(BaseException):
-    """What a panic in Rust looks like from Python."""
-
-
-def test_panic_of_the_rust_library_is_a_tokenizer_error(tokenizer, monkeypatch):
-    def panic(text):
-        raise Panic("index out of bounds")
-
-    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)}))
-    assert "is not a tokenizer: index out of bounds" in refusal(tokenizer.json_bytes)
-
-
-def test_interrupt_while_loading_is_raised(tokenizer, monkeypatch):
-    def interrupt(text):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(check, "RustTokenizer", type("Rust", (), {"from_str": staticmethod(interrupt)}))
-    with pytest.raises(KeyboardInterrupt):
-        Tokenizer(tokenizer.json_bytes)
-
-
-@settings(deadline=None)
-@given(st.data())
-def test_changed_tokenizer_json_loads_or_raises_a_tokenizer_error(tokenizer, data):
-    tree = json.loads(tokenizer.json_bytes)
-    node, depth = tree, 0
-    while depth < 4 and isinstance(node, dict | list) and node:
-        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-        key = data.draw(st.sampled_from(keys))
-        parent, node, depth = node, node[key], depth + 1
-    parent[key] = data.draw(st.none() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({}))
-    try:
-        found = Tokenizer(json.dumps(tree).encode())
-    except TokenizerError:
-        return
-    if found.is_lossless:
-        assert found.decode(found.encode("any text")) == "any text"
 
 
 def test_transformers_encodes_to_the_same_ids(tokenizer, tmp_path, odd_texts, monkeypatch):
@@ -321,13 +128,6 @@ def test_transformers_encodes_to_the_same_ids(tokenizer, tmp_path, odd_texts, mo
         tokenizer.encode(text) for text in samples
     ]
     assert all(theirs.decode(tokenizer.encode(text)) == text for text in samples[:500])
-
-
-@pytest.mark.parametrize("part", ["model", "decoder", "post_processor", "pre_tokenizer", "normalizer"])
-@pytest.mark.parametrize("name", ["BPE", "ByteLevel"])
-def test_tokenizer_json_part_without_settings_is_refused(tokenizer, part, name):
-    with pytest.raises(TokenizerError):
-        Tokenizer(json.dumps(json.loads(tokenizer.json_bytes) | {part: name}).encode())
 
 
 @settings(deadline=None)
