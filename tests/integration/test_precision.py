@@ -151,7 +151,7 @@ def test_half_precision_run_saves_float32_and_resumes_bitwise(tiny, tmp_path, mo
 
 def test_run_may_be_resumed_in_another_precision(tiny, tmp_path):
     first = configure(tiny, True, "bf16")
-    short = first.model_copy(update={"scheduler": first.scheduler.model_copy(update={"total_steps": 4})})
+    short = first.replaced(scheduler={"total_steps": 4})
     run_training(short, tmp_path / "run", resume=False)
     result = run_training(configure(tiny, True, "fp32"), tmp_path / "run", resume=True)
     assert result["steps"] == 9

@@ -116,7 +116,7 @@ def run(tmp_path, tiny, tokenizer_folder):
     Candle(320, 32, 1, 64, 2).write(folder / "checkpoints")
     config = tiny(optimizer={"algorithm": "adam_w", "learning_rate": 1e-3})
     shape = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64}
-    config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
+    config = config.replaced(model=shape)
     (folder / "training.yaml").write_text(dump_yaml(config))
     (folder / "tokenizer").symlink_to(tokenizer_folder)
     return folder

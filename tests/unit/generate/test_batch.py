@@ -38,7 +38,7 @@ def test_jobs_of_one_prompt_length_share_batches_up_to_max_rows(model, letters, 
 
 
 def test_batch_ends_when_every_row_has_stopped(model, letters):
-    config = CONFIG.model_copy(update={"stop": tuple("abcdefghijklmnopqrs")})
+    config = CONFIG.replaced(stop=tuple("abcdefghijklmnopqrs"))
     engine = Engine(model, 20)
     assert {r["text"] for r in results(engine, letters, config=config).values()} == {""}
     assert {r["finish"] for r in results(engine, letters, config=config).values()} == {"stop"}

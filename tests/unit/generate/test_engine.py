@@ -145,12 +145,12 @@ def test_text_ends_before_any_chat_token(model, letters, place):
 
 def test_text_ends_before_a_stop_text(model, letters):
     text = "".join(text_of(model, letters, GREEDY))
-    stops = GREEDY.model_copy(update={"stop": ("?", text[3:5])})
+    stops = GREEDY.replaced(stop=("?", text[3:5]))
     assert "".join(text_of(model, letters, stops)) == text[: text.index(text[3:5])]
     assert sample_text(model, letters, "ab", stops, seed=0) == text[: text.index(text[3:5])]
 
 
 def test_text_held_for_a_stop_text_is_emitted_at_the_end(model, letters):
     text = "".join(text_of(model, letters, GREEDY))
-    held = GREEDY.model_copy(update={"stop": (text[-1] + "?",)})
+    held = GREEDY.replaced(stop=(text[-1] + "?",))
     assert "".join(text_of(model, letters, held)) == text

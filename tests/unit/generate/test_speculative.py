@@ -24,7 +24,7 @@ def ids_of(engine, prompt, config, seed=0):
 
 @pytest.mark.parametrize(("draft_tokens", "penalty"), [(1, 1.0), (4, 1.3), (9, 1.0)])
 def test_speculative_greedy_text_equals_plain_decoding(models, draft_tokens, penalty, core_row):
-    config = GREEDY.model_copy(update={"repetition_penalty": penalty})
+    config = GREEDY.replaced(repetition_penalty=penalty)
     different = 0
     for seed in (0, 1):
         model, draft = models(seed), models(seed + 1)

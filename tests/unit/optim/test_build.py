@@ -213,7 +213,7 @@ def test_every_parameter_is_updated_once_at_the_rate_of_its_role():
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_learning_rate_scale_of_zero_freezes_a_role(config):
     frozen = {"matrix": 0.0, "embedding": 0.0}
-    model, optimizer = build(config.model_copy(update={"learning_rate_scales": frozen, "ema_decay": None}))
+    model, optimizer = build(config.replaced(learning_rate_scales=frozen, ema_decay=None))
     before = weights(model)
     for seed in range(2):
         random_gradients(model, seed)

@@ -87,7 +87,7 @@ def gradients_of(name):
     ],
 )
 def test_muon_equals_its_definition_in_float64(mode, changes, core_row):
-    config = PLAIN.model_copy(update=changes)
+    config = PLAIN.replaced(**changes)
     parameters, muon = run(config)
     errors = []
     for name, parameter in parameters.items():
@@ -102,9 +102,7 @@ def test_muon_equals_its_definition_in_float64(mode, changes, core_row):
 
 def test_normuon_equalizes_row_sizes_and_keeps_the_norm():
     config = MuonConfig(weight_decay=0.0, normuon_beta2=0.5)
-    (even, _), (plain, _) = (
-        run(c, seeds=[0]) for c in (config, config.model_copy(update={"normuon_beta2": None}))
-    )
+    (even, _), (plain, _) = (run(c, seeds=[0]) for c in (config, config.replaced(normuon_beta2=None)))
     for name, start in matrices().items():
         moved = even[name] - start
         assert torch.allclose(moved.norm(dim=1), moved.norm(dim=1).mean())
@@ -134,7 +132,7 @@ def test_muon_without_options_equals_the_plain_rule_bitwise():
 
 @pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.9, "cautious_decay": True}])
 def test_muon_with_stacks_of_one_matrix_is_equal_bitwise(changes, monkeypatch):
-    config = PLAIN.model_copy(update=changes)
+    config = PLAIN.replaced(**changes)
     expected, one_per_shape = run(config, torch.float32)
     monkeypatch.setattr(chunks, "MAX_NUMBERS", 1)
     found, many = run(config, torch.float32)

@@ -17,7 +17,7 @@ CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_po
 
 def make(dtype: torch.dtype, **shape) -> NextTokenLoss:
     """A seeded objective on the CPU, prepared for products in `dtype`."""
-    model = Transformer(CONFIG.model_copy(update=shape), 320)
+    model = Transformer(CONFIG.replaced(**shape), 320)
     model.init_buffers()
     initialize(model, 0)
     objective = NextTokenLoss(model, num_tokens=300)

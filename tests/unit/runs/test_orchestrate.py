@@ -175,7 +175,7 @@ def test_orchestrate_writes_mixture_and_validation_tokens_side_by_side(tiny, tex
 
 def test_orchestrate_with_init_from_resumes_without_the_parent(tiny, trained_copy, text_dir, tmp_path):
     config = tiny(scheduler={"total_steps": 2}, runtime={"checkpoint": {"init_from": str(trained_copy)}})
-    config = config.model_copy(update={"model": ModelConfig()})
+    config = config.replaced(model=ModelConfig())
     said = Said()
     orchestrate(config, tmp_path / "run", said)
     assert said[0].startswith("tokenizer  given: ")
@@ -189,7 +189,6 @@ def test_orchestrate_with_init_from_resumes_without_the_parent(tiny, trained_cop
 
 
 def test_orchestrate_without_text_is_refused(tiny, tmp_path):
-    config = tiny()
-    config = config.model_copy(update={"data": config.data.model_copy(update={"train_shards": ()})})
+    config = tiny().replaced(data={"train_shards": ()})
     with pytest.raises(ConfigError, match="no text to train on .*--input"):
         orchestrate(config, tmp_path, Said())

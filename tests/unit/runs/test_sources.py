@@ -100,18 +100,14 @@ def test_chat_sources_add_chat_tokens_and_masks(tiny, tokens, tmp_path, cache):
     (tmp_path / "tokenizer").mkdir()
     Tokenizer.load(tokens / "tokenizer").write(tmp_path / "tokenizer")
     config = with_data(tiny, train_shards=[str(tmp_path / "a.jsonl")], format="chat")
-    config = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": tmp_path / "tokenizer"})}
-    )
+    config = config.replaced(tokenizer={"tokenizer_json": tmp_path / "tokenizer"})
     found = prepare(config).config
     extended = found.tokenizer.tokenizer_json
     assert extended is not None
     assert Tokenizer.load(extended).chat_ids == (300, 301)
     assert open_data(found).train[0].masks is not None
     # the same tokens, whether the tokenizer had the chat's already or not
-    again = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": extended})}
-    )
+    again = config.replaced(tokenizer={"tokenizer_json": extended})
     assert prepare(again).config == found
 
 
@@ -119,7 +115,7 @@ def test_cache_limit_keeps_the_datasets_of_the_run(tiny, text_dir, tmp_path):
     cache = tmp_path / "cache"
     first = prepare(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")])).config
     more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
-    more = prepare(first.model_copy(update={"data": first.data.model_copy(update=more)})).config
+    more = prepare(first.replaced(data=more)).config
     assert open_data(more).train[0].num_tokens
     sources = [*more.data.train_shards, *more.data.validation_sets["more"]]
     assert sorted(map(str, cache.iterdir())) == sorted(sources)  # the tokenizer lies in the first
@@ -150,7 +146,7 @@ def test_tokenizer_in_two_files_is_stored_with_its_tokens(tiny, text_dir, tmp_pa
     foreign.candle(alphabet=True).model.save(str(tmp_path))
     two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
     config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
-    found = prepare(config.model_copy(update={"tokenizer": TokenizerConfig(**two)})).config
+    found = prepare(config.replaced(tokenizer=TokenizerConfig(**two))).config
     assert found.tokenizer.vocab is None
     own = prepare(found).tokenizer
     assert own.sha256 == Tokenizer.from_files(**two).sha256

@@ -204,7 +204,7 @@ def test_intermediate_size_is_kept_and_a_note_counts_its_parameters(model, load,
     config = load(f"data: {{batch_size: 8}}\nmodel: {{{shape}, vocab_size: 512}}\n")
     told = next(note for note in notes if "is kept" in note)
     rest = 512 * 64 + 64  # the table and the last norm
-    small = config.model.model_copy(update={"intermediate_size": 128})
+    small = config.model.replaced(intermediate_size=128)
     assert f"{model_size(config.model, 512).total - rest:,} parameters and 32,768 in the embedding" in told
     assert f"intermediate_size: 128 gives {model_size(small, 512).total - rest:,}" in told
 

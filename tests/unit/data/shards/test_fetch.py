@@ -56,7 +56,7 @@ def test_find_datasets_refuses_unknown_and_duplicate_names():
 
 def test_fetch_writes_all_datasets_and_lists_them(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/a", "hf://datasets/me/b"])
-    datasets[1] = datasets[1].model_copy(update={"text_field": "content", "take": 7})
+    datasets[1] = datasets[1].replaced(text_field="content", take=7)
     hub.fail("GET .*train.jsonl", "cut")
     results = fetch(datasets, tmp_path)
     assert [result.problem for result in results] == [None, None]

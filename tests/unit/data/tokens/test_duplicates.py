@@ -84,5 +84,5 @@ def test_held_out_rows_are_counted_without_duplicates(write, tmp_path, tokenizer
     assert tokenizer.decode(held.window(0, held.num_tokens).tolist()) == "row 18row 19"
     assert manifest.details["splits"]["train"]["documents"] == 18
     assert prepare(config, tokenizer_dir, tmp_path / "ds")[1]
-    plain = config.model_copy(update={"deduplicate": False})
+    plain = config.replaced(deduplicate=False)
     assert prepare(plain, tokenizer_dir, tmp_path / "plain")[0].id != manifest.id

@@ -108,7 +108,7 @@ def test_dataset_does_not_depend_on_the_number_of_workers(write, tmp_path, token
     shards.mkdir(parents=True)
     (shards / "train-00099.bin").write_bytes(b"left behind by other settings")
     one, _ = prepare(config, tokenizer_dir, tmp_path / "one")
-    two, _ = prepare(config.model_copy(update={"num_workers": 1}), tokenizer_dir, tmp_path / "two")
+    two, _ = prepare(config.replaced(num_workers=1), tokenizer_dir, tmp_path / "two")
     assert one.id == two.id
     assert len(one.details["shards"]) > 8
     names = {entry.name for entry in one.files} | {"manifest.json"}
