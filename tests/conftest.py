@@ -150,6 +150,15 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([make_text(0, 3500)], vocab_size=300, min_frequency=2, max_train_bytes=1 << 20)[0]
 
 
+@pytest.fixture
+def tokenizer_folder(tokenizer, tmp_path) -> Path:
+    """A folder with the tokenizer of 300 tokens and no manifest."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    tokenizer.write(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(text_dir, cache, tmp_path_factory) -> Path:
     """The run folder of `tiny()`, trained to its end. For reading only."""

@@ -1,4 +1,4 @@
-"""Tokenizers as others make them, with the library alone: transformer_candle's, and as those of Llama, Qwen."""
+"""Build foreign tokenizers with the tokenizers library: like those of transformer_candle, Llama and Qwen."""
 
 import json
 import random

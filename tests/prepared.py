@@ -1,4 +1,4 @@
-"""Shortcuts of tests to the stages of a run, without a command line and without a lock."""
+"""Run single stages of a run in tests, without a command line and without a lock."""
 
 from pathlib import Path
 from typing import Any

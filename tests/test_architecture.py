@@ -1,4 +1,4 @@
-"""The promises about the shape of the code: budgets, mirrored tests, a fast start, who reads the environment.
+"""Limits on the structure of the code: sizes, mirrored tests, fast start, access to the environment.
 
 The order of the layers is import-linter's (`make check`), arguments and complexity are ruff's. A number here is
 raised in a commit of its own, with the reason.
@@ -75,12 +75,13 @@ def report(problems: list[str], rule: str) -> None:
     assert not problems, f"{rule}:\n  " + "\n  ".join(problems)
 
 
-def test_files_fit_in_the_head():
-    long = [f"{name_of(p)}: {n} lines" for p in MODULES if (n := num_lines(p)) > MAX_FILE_LINES]
+def test_source_files_are_within_the_line_limit():
+    files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
+    long = [f"{p.relative_to(ROOT)}: {n} lines" for p in files if (n := num_lines(p)) > MAX_FILE_LINES]
     report(long, f"a file has at most {MAX_FILE_LINES} lines; split it by noun")
 
 
-def test_functions_fit_on_a_screen():
+def test_functions_are_within_the_line_limit():
     long = [
         f"{name_of(path)}:{node.lineno} {node.name}: {length} lines"
         for path in MODULES
@@ -91,17 +92,17 @@ def test_functions_fit_on_a_screen():
     report(long, f"a function has at most {MAX_FUNCTION_LINES} lines")
 
 
-def test_the_package_stays_small():
+def test_package_is_within_its_budget_of_code_lines():
     total = sum(map(num_code_lines, MODULES))
     assert total < MAX_CODE_LINES, f"the package has {total} lines of code, its budget is {MAX_CODE_LINES}"
 
 
-def test_the_run_is_built_in_one_short_file():
+def test_build_module_is_within_its_line_limit():
     """What is decided is in the plan: who adds a decision here has the wrong file."""
     assert num_lines(PACKAGE / "train" / "build.py") <= MAX_BUILD_LINES
 
 
-def test_few_rooms_with_few_arrows_and_no_circle():
+def test_packages_and_their_imports_are_few_and_acyclic():
     """`python tests/rooms.py` names the arrows."""
     assert (len(rooms.rooms()) <= MAX_ROOMS, len(rooms.arrows()) <= MAX_ARROWS, rooms.circle()) == (True, True, [])
 
@@ -125,12 +126,12 @@ def test_every_unit_test_has_its_module():
     report(orphans, "these unit tests mirror no module of src/candlewick")
 
 
-def test_no_file_is_named_after_nothing():
+def test_no_file_is_named_utils_common_or_helpers():
     named = [name_of(p) for p in (*MODULES, *PACKAGE.rglob("*/")) if GROWTH_SITES.fullmatch(p.stem)]
     report(named, "a function lives with its noun; these names collect everything")
 
 
-def test_only_the_named_files_read_the_environment():
+def test_environment_is_read_in_two_files_only():
     readers = [
         f"{name_of(path)}:{node.lineno}"
         for path in MODULES
@@ -157,14 +158,14 @@ def test_only_replaced_copies_a_section():
     report(copies, "settings are changed by Section.replaced, which validates")
 
 
-def test_every_module_says_what_it_is():
+def test_every_module_has_a_docstring():
     silent = [
         name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     report(silent, "a module begins with a docstring that teaches it")
 
 
-def test_nothing_is_left_for_later():
+def test_no_comment_marks_unfinished_work():
     marks = re.compile("#.*\\b(TO" + "DO|FIX" + "ME|XX" + "X)\\b")
     left = [
         f"{path.relative_to(ROOT).as_posix()}:{number}"
@@ -220,7 +221,7 @@ def test_help_starts_without_any_heavy_package(verbs, needed):
         "data.tokens.dataset",
     ],
 )
-def test_what_runs_in_workers_starts_without_torch(module: str):
+def test_modules_of_worker_processes_import_no_torch(module: str):
     assert "torch" not in modules_after(f"import candlewick.{module}"), f"candlewick.{module} imports torch"
 
 

@@ -39,14 +39,14 @@ def symbols_of(path: Path) -> Iterator[str]:
             yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
 
 
-def test_the_table_has_rows_for_every_room():
+def test_table_has_rows_for_every_package():
     named = {place.partition("/")[0] for edit in rows().values() for place in places(edit)}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders - {"artifacts"} <= named  # whose protocol nobody is to change
 
 
 @pytest.mark.parametrize("wish", rows())
-def test_a_row_names_files_and_symbols_that_exist(wish):
+def test_row_names_existing_files_and_symbols(wish):
     named = places(rows()[wish])
     assert named, f"the row `{wish}` names no file"
     for place in named:
@@ -59,5 +59,5 @@ def test_a_row_names_files_and_symbols_that_exist(wish):
 
 
 @pytest.mark.parametrize("wish", rows())
-def test_a_row_names_at_most_four_files(wish):
+def test_row_names_at_most_four_files(wish):
     assert len({place.partition(": ")[0] for place in places(rows()[wish])}) <= 4

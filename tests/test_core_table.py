@@ -107,5 +107,5 @@ def test_every_mode_has_a_row():
     )
 
 
-def test_what_is_exempt_is_a_mode():
+def test_exempt_keys_are_modes():
     assert EXEMPT.keys() <= {mode.partition("=")[0] for mode in MODES}

@@ -1,4 +1,4 @@
-"""Everything of transformer_candle can be deleted in one commit: a copy without it passes tests and trains.
+"""A copy of the package without compat passes its tests: compatibility with transformer_candle is deletable.
 
 DELETED and WORDS are that commit, with what names them: the layer in pyproject.toml, links to docs/from-candle.md,
 rows in ARCHITECTURE.md, and in test_explain.py `optimizer.algorithm`, which nothing else reads by that name.
@@ -81,7 +81,7 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_no_module_that_stays_names_it(copy):
+def test_modules_outside_compat_do_not_name_candle(copy):
     naming = [
         str(path.relative_to(copy))
         for path in sorted((copy / "src").rglob("*.py"))
@@ -90,9 +90,9 @@ def test_no_module_that_stays_names_it(copy):
     assert naming == []
 
 
-def test_every_module_that_stays_can_be_imported(copy):
+def test_modules_outside_compat_import_without_it(copy):
     assert run(copy, "-c", IMPORT_ALL).strip() == str(copy / "src" / "candlewick" / "__init__.py")
 
 
-def test_the_rest_passes_its_tests_and_trains(copy):
+def test_tests_pass_without_compat(copy):
     run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS)

@@ -1,4 +1,4 @@
-"""The documents tell the truth: links lead somewhere, commands parse, code runs, named files and targets exist."""
+"""Links, commands, code, file names and make targets in the documents are valid."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ def test_every_command_in_the_documents_parses(page: str, command: str):
 
 
 @pytest.mark.parametrize("page", ["docs/rope.md"])
-def test_the_python_of_a_page_prints_what_stands_below_it(page: str):
+def test_python_of_a_page_prints_the_output_shown_below(page: str):
     blocks = _FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     shown = 0
@@ -61,14 +61,14 @@ def test_every_link_leads_to_a_file(page: Path):
     assert not broken, f"{page.relative_to(ROOT).as_posix()} links to {', '.join(broken)}"
 
 
-def test_every_verb_stands_in_the_readme():
+def test_every_verb_is_in_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [verb for verb in VERBS if f"candlewick {verb}" not in readme and f"`{verb}`" not in readme]
     assert not missing, f"README.md does not name the verbs {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]):
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]):
     assert main([verb, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: candlewick {verb}")
 
@@ -83,7 +83,7 @@ def test_every_make_target_of_the_documents_exists():
     assert named <= targets, f"no such targets: {', '.join(sorted(named - targets))}"
 
 
-def test_every_file_that_a_page_names_exists():
+def test_every_file_named_in_a_page_exists():
     missing = [
         f"{page.relative_to(ROOT).as_posix()}: {name}"
         for page in PAGES
@@ -93,7 +93,7 @@ def test_every_file_that_a_page_names_exists():
     assert not missing, "pages name files that do not exist:\n  " + "\n  ".join(missing)
 
 
-def test_every_page_that_the_code_names_exists():
+def test_every_page_named_in_the_code_exists():
     named = {
         name
         for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.yaml")]
@@ -103,7 +103,7 @@ def test_every_page_that_the_code_names_exists():
     assert not missing, f"docstrings name pages that do not exist: {', '.join(missing)}"
 
 
-def test_hooks_before_a_commit_are_the_pieces_of_make_check():
+def test_pre_commit_hooks_equal_the_recipe_of_make_check():
     recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     commands = recipe[1].replace("$(BIN)", ".venv/bin").split("\n\t")
@@ -112,7 +112,7 @@ def test_hooks_before_a_commit_are_the_pieces_of_make_check():
     assert all((hook["language"], hook["pass_filenames"]) == ("system", False) for hook in local["hooks"])
 
 
-def test_generated_pages_are_those_of_the_code(monkeypatch, capsys):
+def test_generated_pages_are_up_to_date(monkeypatch, capsys):
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
     assert generate["main"]() == 0, capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Wait for what another process does: the only clock that a test reads, so that one that hangs fails."""
+"""Wait for an event in another process, with the only time limit that a test reads."""
 
 import time
 from collections.abc import Callable

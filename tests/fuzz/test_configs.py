@@ -1,4 +1,4 @@
-"""The short form of the campaign; `python -m tests.fuzz.configs` is the long one."""
+"""A short fuzz campaign over random configurations; `python -m tests.fuzz.configs` is the long one."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def bench(tmp_path_factory):
         yield Workbench(tmp_path_factory.mktemp("bench"))
 
 
-def test_every_random_configuration_runs_or_is_refused_in_one_line(bench):
+def test_random_configuration_runs_or_is_refused_in_one_line(bench):
     outcomes: Counter[str] = Counter()
     for number in range(COUNT):
         suffix, text = configuration(number)
@@ -42,11 +42,11 @@ def test_every_random_configuration_runs_or_is_refused_in_one_line(bench):
         "{mixture: [{shards: [a]}, {shards: [b]}], deduplicate: true, cache_max_bytes: 1}",
     ],
 )
-def test_text_is_prepared_with_the_configurations_own_settings(bench, data):
+def test_workbench_prepares_text_with_the_data_settings_of_a_configuration(bench, data):
     assert bench.attempt(".yaml", f"data: {data}\nscheduler: {{total_steps: 3}}\n") == "ran"
 
 
-def test_what_the_own_settings_refuse_is_refused(bench):
+def test_workbench_refuses_text_that_the_data_settings_refuse(bench):
     data = "{bad_utf8: error, mixture: [{shards: [a]}, {shards: [b]}]}"
     assert bench.attempt(".yaml", f"data: {data}\nscheduler: {{total_steps: 3}}\n") == "refused"
 
@@ -61,14 +61,14 @@ def test_what_the_own_settings_refuse_is_refused(bench):
         "data: {micro_batch_size: 3, global_batch_size: 30}\n",
     ],
 )
-def test_the_limits_leave_a_valid_configuration_valid(bench, text):
+def test_limits_of_the_workbench_keep_a_valid_configuration_valid(bench, text):
     assert bench.attempt(".yaml", text + "scheduler: {total_steps: 3}\n") == "ran"
 
 
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("x"), ConfigError("two\nlines", "none"), ConfigError("\x1b[31m", "none")]
 )
-def test_a_defect_is_noticed(bench, monkeypatch, error):
+def test_workbench_reports_a_traceback_or_malformed_message_as_defect(bench, monkeypatch, error):
     def fail(*args):
         raise error
 
@@ -77,7 +77,7 @@ def test_a_defect_is_noticed(bench, monkeypatch, error):
         bench.attempt(".yaml", "scheduler: {total_steps: 3}\n")
 
 
-def test_a_configuration_is_a_function_of_its_number():
+def test_random_configuration_is_a_function_of_its_number():
     first = [configuration(number) for number in range(50)]
     assert [configuration(number) for number in range(50)] == first
     assert len(set(first)) == 50

@@ -1,4 +1,4 @@
-"""Where one random configuration is tried: read, prepared, built, trained for two updates, evaluated.
+"""Try one random configuration: read, prepare, build, train for two updates, evaluate.
 
     text --load_config--> RunConfig --cap--> small RunConfig --prepare, build--> Trainer --2 x step--> "ran"
               |                                                   |            evaluate, snapshot, sample

@@ -1,4 +1,4 @@
-"""The attention benchmark: its pure parts with tiny shapes, and one run of it. Nothing here asserts a time."""
+"""The functions of the attention benchmark with tiny shapes, and one run of it; no test asserts a time."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ def bars(bench):
 
 
 @pytest.mark.parametrize("rows", [1, 5, 256])
-def test_the_truth_is_softmax_attention_in_float64(bench, rows):
+def test_reference_is_softmax_attention_in_float64(bench, rows):
     q, k, v, _ = bench.inputs((2, 3, 17, 8), "bfloat16", CPU)
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
     found = bench.exact(q, k, v, rows)
@@ -37,25 +37,25 @@ def test_the_truth_is_softmax_attention_in_float64(bench, rows):
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 2e-6), ("bfloat16", 2e-2), ("float16", 2e-3)])
-def test_both_sides_are_near_the_truth(bench, dtype, limit):
+def test_naive_and_candlewick_attention_are_near_the_reference(bench, dtype, limit):
     case = bench.measure_errors((2, 2, 40, 16), dtype, CPU)
     assert case["max_abs_error"].keys() == {"ours", "naive"}
     assert all(0 < error < limit for error in case["max_abs_error"].values())
 
 
-def test_beyond_what_its_matrix_may_take_the_naive_side_is_left_out(bench, monkeypatch):
+def test_naive_attention_is_skipped_beyond_its_token_limit(bench, monkeypatch):
     monkeypatch.setattr(bench, "NAIVE_TOKENS", 16)
     assert bench.measure_errors((1, 1, 17, 8), "float32", CPU)["max_abs_error"].keys() == {"ours"}
 
 
-def test_a_training_pass_returns_the_same_gradients_on_both_sides(bench):
+def test_training_pass_returns_equal_gradients_for_both_attentions(bench):
     tensors = bench.inputs((1, 2, 12, 8), "float32", CPU)
     ours, naive = (bench.call(side, "training", tensors)() for side in ("ours", "naive"))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, naive, strict=True))
     assert not bench.call("ours", "forward", tensors)().requires_grad
 
 
-def test_sides_take_turns(bench, monkeypatch):
+def test_timed_attentions_take_turns(bench, monkeypatch):
     monkeypatch.setattr(bench, "LEAST_SECONDS", 0.0)
     order = []
     spent = bench.take_turns({side: lambda side=side: order.append(side) for side in "ab"}, CPU, 4, 60.0)
@@ -65,7 +65,7 @@ def test_sides_take_turns(bench, monkeypatch):
     assert len(short["a"]) == 3
 
 
-def test_rates_count_tokens_once_and_once_per_head(bench):
+def test_throughput_counts_tokens_once_and_once_per_head(bench):
     case = bench.rates((2, 4, 100, 8), "float32", "forward", {"ours": [0.5, 0.1, 0.2], "naive": [0.4, 0.8, 0.5]})
     assert case["tokens_per_second"]["ours"] == pytest.approx(1000)
     assert case["head_tokens_per_second"]["ours"] == pytest.approx(4000)
@@ -73,7 +73,7 @@ def test_rates_count_tokens_once_and_once_per_head(bench):
     assert case["seconds"]["ours"] == [0.1, 0.2, 0.5]
 
 
-def test_the_memory_of_the_full_matrix_is_seen(bench):
+def test_memory_measurement_shows_the_full_attention_matrix(bench):
     shape = (1, 2, 1024, 16)
     matrix = 2 * 1024 * 1024 * 4
     naive, ours = (bench.growth_of_child(shape, "float32", "forward", side, CPU) for side in ("naive", "ours"))
@@ -83,7 +83,7 @@ def test_the_memory_of_the_full_matrix_is_seen(bench):
     assert 4 * 2 * 1024 * 16 <= ours["bytes"] < matrix / 4  # its output, and no matrix
 
 
-def test_a_case_that_fails_says_why(bench):
+def test_failed_memory_measurement_raises_with_the_cause(bench):
     with pytest.raises(RuntimeError, match=r"float99.* failed: (.|\n)*KeyError"):
         bench.growth_of_child((1, 1, 4, 4), "float99", "forward", "ours", CPU)
 
@@ -102,7 +102,7 @@ def result_of(bench, shape):
     return cases
 
 
-def test_the_table_has_what_transformer_candle_published_beside_ours(bench):
+def test_table_shows_published_figures_of_transformer_candle(bench):
     lines = bench.table(result_of(bench, (1, 4, 512, 64))).splitlines()
     assert [line.count("|") for line in lines[:4]] == [14] * 4
     row = [cell.strip() for cell in lines[2].strip("|").split("|")]
@@ -113,13 +113,13 @@ def test_the_table_has_what_transformer_candle_published_beside_ours(bench):
     assert lines[-1] == "| bfloat16 | 512 to 512 | 1.00e-03 | 2.00e-03 | 3.91e-03 |"
 
 
-def test_every_published_row_is_a_shape_that_is_measured(bench):
+def test_published_rows_are_the_measured_shapes(bench):
     assert {shape for shape, _ in bench.CANDLE} == set(bench.SHAPES)
     # the "fused" path was slower in every row
     assert all(reference > fused for reference, fused in bench.CANDLE.values())
 
 
-def test_bars_are_as_long_as_the_logarithm_and_names_are_escaped(bars):
+def test_bars_have_logarithmic_length_and_escaped_names(bars):
     picture = bars.bars("a < b", "bytes & more", {"one": {"x": 10.0, "y": 1000.0}, "two": {"x": None, "y": 100.0}})
     tree = ElementTree.fromstring(picture)
     rects = [rect for rect in tree.iter("{http://www.w3.org/2000/svg}rect") if rect.get("height") != "10"]
@@ -130,12 +130,12 @@ def test_bars_are_as_long_as_the_logarithm_and_names_are_escaped(bars):
     assert {"a < b", "bytes & more", "one", "two", "x", "y", "10", "100", "1,000"} <= set(texts)
 
 
-def test_nothing_to_draw_is_an_error(bars):
+def test_bars_without_values_are_refused(bars):
     with pytest.raises(ValueError, match="empty: nothing to draw"):
         bars.bars("empty", "bytes", {"one": {"x": None}})
 
 
-def test_it_runs(tmp_path):
+def test_benchmark_runs_and_writes_its_files(tmp_path):
     words = [
         "--quick",
         "--device",

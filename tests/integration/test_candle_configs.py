@@ -1,4 +1,4 @@
-"""Configurations of transformer_candle: each of its 51 keys is read, and changes what a run does.
+"""Configurations of transformer_candle: each of the 51 keys is read and changes the run.
 
 A run of four updates is the base. Each row of KEYS changes one key and names what must come out differently; the
 figures of a run are listed in `Outcome`.
@@ -214,12 +214,12 @@ KEYS: dict[str, tuple[Any, str, Json]] = {  # key: value, what comes out differe
 }  # fmt: skip
 
 
-def test_the_table_has_every_key():
+def test_table_has_every_key_of_transformer_candle():
     assert len(KEYS) == 51
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_changing_a_key_changes_what_a_run_does(key, place, tmp_path, monkeypatch, capsys):
+def test_changed_key_changes_the_run(key, place, tmp_path, monkeypatch, capsys):
     value, differs, others = KEYS[key]
     tree = base()
     for name, other in others.items():
@@ -241,7 +241,7 @@ PROFILES = {  # A.9 as transformer_candle wrote them: batch / accumulation, and 
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_files_as_transformer_candle_wrote_them(name, tmp_path, capsys):
+def test_profiles_of_transformer_candle_are_read_and_printed(name, tmp_path, capsys):
     suffix, batch, accumulation, rows, micro = PROFILES[name]
     tree = base()
     tree["data"] |= {"batch_size": batch, "gradient_accumulation_steps": accumulation}
@@ -266,7 +266,9 @@ def test_files_as_transformer_candle_wrote_them(name, tmp_path, capsys):
     assert (json.loads(again.out), again.err) == (config, "")
 
 
-def test_a_streaming_config_beside_a_configuration_names_the_text(tmp_path, tiny, config_file, hub, capsys):
+def test_streaming_config_in_the_folder_of_a_configuration_names_the_text(
+    tmp_path, tiny, config_file, hub, capsys
+):
     texts = "".join(f"{json.dumps({'text': make_text(i, 60)})}\n" for i in range(150))
     written = {"dataset": "me/web", "split": "train", "max_samples": 120, "stream_batch_size": 512}
     (tmp_path / "streaming_config.json").write_text(json.dumps(written))

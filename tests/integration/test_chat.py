@@ -1,4 +1,4 @@
-"""A base model on text, then a chat model from it: the ids are Hugging Face's, and the run outlives its parent."""
+"""A chat model trained from a text model: ids equal Hugging Face's, and the run resumes without its parent."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def chats(tmp_path_factory):
 
 
 @pytest.mark.parametrize("prompt", [False, True])
-def test_hugging_face_readers_see_the_same_ids(tokenizer, tmp_path, core_row, prompt):
+def test_hugging_face_readers_encode_chats_to_the_same_ids(tokenizer, tmp_path, core_row, prompt):
     own = tokenizer.with_chat_tokens()
     own.write(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -64,7 +64,9 @@ def child(tiny, trained_copy, chats, cache, tmp_path, config_file):
     return file, tmp_path / "child"
 
 
-def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_copy, chats, tmp_path, capsys):
+def test_chat_model_is_trained_from_a_text_model_and_resumes_without_it(
+    child, trained_copy, chats, tmp_path, capsys
+):
     file, folder = child
     parent_id = read_manifest(newest_checkpoint(trained_copy / "checkpoints")).id
     words = ["train", "--config", str(file), "--run-dir", str(folder)]
@@ -100,7 +102,7 @@ def test_a_chat_model_grows_out_of_a_text_model_and_outlives_it(child, trained_c
     assert "bits_per_byte" in capsys.readouterr().out
 
 
-def test_only_answers_are_learned(child, trained_copy):
+def test_chat_training_counts_answer_tokens_only(child, trained_copy):
     file, folder = child
     config = load_config(file, [f"runtime.checkpoint.init_from={json.dumps(str(trained_copy))}"])
     result = run_training(config, folder, resume=False)
@@ -113,7 +115,7 @@ def test_only_answers_are_learned(child, trained_copy):
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 20
 
 
-def test_a_context_is_stretched_by_training_on(child, trained_copy, capsys):
+def test_chat_training_stretches_the_context(child, trained_copy, capsys):
     file, folder = child
     words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
     yarn = "model.rope_scaling={rope_type: yarn, factor: 2, original_max_position_embeddings: 32}"
@@ -123,14 +125,14 @@ def test_a_context_is_stretched_by_training_on(child, trained_copy, capsys):
     assert load_for_inference(folder, find_device("cpu"))[0].config.max_position_embeddings == 64
 
 
-def test_rows_beyond_the_parents_context_are_told_in_one_line(child, trained_copy, capsys):
+def test_rows_beyond_the_context_of_the_parent_are_refused_in_one_line(child, trained_copy, capsys):
     file, folder = child
     words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
     assert main([*words, "--override", "data.sequence_length=64"]) == 2
     assert "data.sequence_length=64 exceeds the context of" in capsys.readouterr().err
 
 
-def test_settings_that_contradict_the_parent_are_told_in_one_line(child, trained_copy, capsys):
+def test_settings_that_contradict_the_parent_are_refused_in_one_line(child, trained_copy, capsys):
     file, folder = child
     words = ["train", "--config", str(file), "--run-dir", str(folder), "--init-from", str(trained_copy)]
     assert main([*words, "--override", "model.num_layers=3"]) == 2

@@ -1,4 +1,4 @@
-"""A run that is prepared in one place and trained in another: folders, a second call, the pod's boot sequence."""
+"""Cloud mode: preparation in shared folders, repeated calls, training elsewhere, the boot script of the pod."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def contents(*folders):
     return {p: p.stat().st_mtime_ns for folder in folders for p in folder.rglob("*") if p.is_file()}
 
 
-def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, monkeypatch):
+def test_cloud_run_is_prepared_once_and_trained(roots, small, text_dir, capsys, monkeypatch):
     assert cloud(small, "--input", str(text_dir), "--train-shard-lines", "700") == 0
     first, run = capsys.readouterr().out.splitlines(), roots / "runs" / "small"
     assert [line.split()[0] for line in first] == [
@@ -109,7 +109,7 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert contents(*places) == before
 
 
-def test_shards_of_another_sharder_are_reused_and_nothing_else_is_asked_for(roots, small, text_dir, capsys):
+def test_cloud_run_reuses_shards_of_transformer_candle(roots, small, text_dir, capsys):
     lines = [path.read_text() for path in sorted(text_dir.iterdir())]
     write_candle_shards(roots / "train" / "e", {"train_0000.txt": lines[0], "train_0001.txt": lines[1]})
     write_candle_shards(roots / "val" / "e", {"val_0000.txt": lines[2]}, "val")
@@ -146,7 +146,7 @@ def test_shards_of_another_sharder_are_reused_and_nothing_else_is_asked_for(root
         (["--input", "TEXT", "--override", f"runtime.sample.prompts=[{'x ' * 40}]"], 2, "the model reads 32"),
     ],
 )
-def test_what_training_would_refuse_is_refused_before_it(roots, small, text_dir, capsys, words, code, said):
+def test_cloud_preparation_refuses_what_training_would_refuse(roots, small, text_dir, capsys, words, code, said):
     text = str(text_dir / "00.txt")
     assert cloud(small, *(text if word == "TEXT" else word for word in words)) == code
     captured = capsys.readouterr()
@@ -154,7 +154,9 @@ def test_what_training_would_refuse_is_refused_before_it(roots, small, text_dir,
     assert "next:" not in captured.out
 
 
-def test_a_disk_without_room_for_a_checkpoint(roots, small, text_dir, capsys, monkeypatch):
+def test_cloud_preparation_refuses_a_disk_without_room_for_a_checkpoint(
+    roots, small, text_dir, capsys, monkeypatch
+):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     assert cloud(small, "--input", str(text_dir / "00.txt")) == 4
     assert "MiB free, a checkpoint needs" in capsys.readouterr().err
@@ -171,7 +173,7 @@ def hub(hub: HubServer) -> HubServer:
     return hub
 
 
-def test_a_stream_is_prepared_to_its_budget_and_trained_on(roots, small, hub, capsys):
+def test_stream_is_prepared_to_its_budget_and_trained(roots, small, hub, capsys):
     words = ["orchestrate", "--config", small, "--stream", "--dataset", "me/web", "--stream-batch-size", "9"]
     assert main([*words, "--steps", "3", "--run-dir", "streamed"]) == 0
     captured = capsys.readouterr()
@@ -189,7 +191,7 @@ def test_a_stream_is_prepared_to_its_budget_and_trained_on(roots, small, hub, ca
     assert list_checkpoints(roots / "streamed" / "checkpoints")[-1].name == "step_000000004"
 
 
-def test_a_stream_in_the_cloud_is_prepared_only(roots, small, hub, capsys):
+def test_stream_in_cloud_mode_is_prepared_only(roots, small, hub, capsys):
     words = ["--stream", "--dataset", "me/web", "--max-samples", "120", "--override", "scheduler.total_epochs=1"]
     assert cloud(small, *words, "--reuse-shards") == 0
     captured = capsys.readouterr()
@@ -204,7 +206,7 @@ def test_a_stream_in_the_cloud_is_prepared_only(roots, small, hub, capsys):
     assert (roots / "artifacts" / "small" / "manifest.json").stat().st_mtime_ns > first
 
 
-def test_a_dataset_of_the_hub_becomes_shards_in_the_cloud(roots, small, hub):
+def test_hub_dataset_becomes_shards_in_cloud_mode(roots, small, hub):
     words = ["--input", "hf://datasets/me/web/data/1.jsonl", "--override", "data.max_documents=40"]
     assert cloud(small, *words) == 0
     totals = [read_manifest(roots / side / "small").details["total_lines"] for side in ("train", "val")]
@@ -230,7 +232,7 @@ def boot(roots, small):
     return run
 
 
-def test_a_pod_shards_prepares_and_trains_and_goes_on_when_it_is_started_again(boot, roots, text_dir):
+def test_pod_shards_prepares_trains_and_resumes_after_a_restart(boot, roots, text_dir):
     words = {"RUN_LOADER_WORKERS": "1", "RUN_VAL_RATIO": "0.2"}
     code, said = boot(**words, RUN_SOURCE=str(text_dir / "00.txt"))
     assert (code, "done: 2 steps" in said) == (0, True), said
@@ -241,7 +243,7 @@ def test_a_pod_shards_prepares_and_trains_and_goes_on_when_it_is_started_again(b
     assert said.count("reused") == 5
 
 
-def test_a_pod_takes_the_path_of_an_old_profile(boot, roots, text_dir):
+def test_pod_accepts_the_path_of_a_profile_of_transformer_candle(boot, roots, text_dir):
     words = {
         "RUN_CONFIG": "configs/local.yaml",
         "RUN_EXPERIMENT": "e",
@@ -254,13 +256,13 @@ def test_a_pod_takes_the_path_of_an_old_profile(boot, roots, text_dir):
     assert f"next: candlewick train --config {roots}/runs/e/training.yaml\n" in said
 
 
-def test_a_pod_may_hold_nothing_out(boot, roots, text_dir):
+def test_pod_with_validation_ratio_zero_holds_out_nothing(boot, roots, text_dir):
     code, said = boot(RUN_SOURCE=str(text_dir), RUN_VAL_RATIO="0.0", RUN_TRAIN="0", RUN_LOADER_WORKERS="1")
     assert (code, (roots / "val").exists()) == (0, False), said
     assert read_manifest(roots / "train" / "small").details["mode"] == "prod"
 
 
-def test_a_pod_stops_at_the_first_step_that_fails(boot, roots):
+def test_pod_stops_at_the_first_failed_step(boot, roots):
     code, said = boot()
     assert code != 0
     assert "say what to shard, or set RUN_SHARD=0" in said
@@ -270,7 +272,7 @@ def test_a_pod_stops_at_the_first_step_that_fails(boot, roots):
     assert not (roots / "runs").exists()
 
 
-def test_the_hub_keeps_its_files_where_the_environment_says(roots, small, text_dir):
+def test_hub_downloads_go_to_the_folder_of_the_environment(roots, small, text_dir):
     code = (
         "from candlewick.cli.environment import cloud_roots, use_hub\n"
         "use_hub(home=cloud_roots()['HF_CACHE'])\n"

@@ -1,4 +1,4 @@
-"""What is added where ARCHITECTURE.md says is seen everywhere else, and what is forgotten is named.
+"""Extensions registered as ARCHITECTURE.md says reach every other part; a forgotten registration fails a test.
 
 Each probe adds something in this process: a setting of the model, a schedule, an optimizer, a figure.
 """
@@ -180,7 +180,7 @@ PROBES = [
         "optimizer.algorithm=signs",
         "Nothing at all.",
         "qwen3",
-        ("tests.unit.optim.test_build", "test_every_kind_of_config_has_an_optimizer"),
+        ("tests.unit.optim.test_build", "test_every_optimizer_config_has_an_optimizer"),
     ),
 ]
 
@@ -214,13 +214,13 @@ def settings_of(tiny, tree: dict) -> RunConfig:
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=Probe.name)
-def test_a_probe_adds_where_the_architecture_says(probe):
+def test_probe_adds_to_the_files_of_its_architecture_row(probe):
     named = {place for place in places(rows()[probe.row]) if not place.endswith("/")}
     assert probe.files == named
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=Probe.name)
-def test_what_was_not_added_is_refused(probe):
+def test_probe_setting_is_refused_without_the_probe(probe):
     with pytest.raises(ConfigError, match=r"unknown key|should be|key of another"):
         load_config(None, probe.overrides())
 
@@ -270,7 +270,7 @@ def test_an_added_setting_changes_a_run_that_resumes_with_the_same_bits(probe, t
     assert all(torch.equal(tensor, weights[name]) for name, tensor in read_tensors(resumed / MODEL).items())
 
 
-def test_an_added_setting_that_changes_is_noticed(probe, tiny, tmp_path):
+def test_changed_value_of_an_added_setting_refuses_resume(probe, tiny, tmp_path):
     orchestrate(settings_of(tiny, probe.tree), tmp_path / "run", lambda _: None)
     with pytest.raises(ConfigError, match=f"a run with other settings .*{probe.key.partition('.')[0]}"):
         orchestrate(settings_of(tiny, probe.other), tmp_path / "run", lambda _: None)
@@ -298,7 +298,7 @@ def test_an_added_setting_is_exported_or_refused(probe, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=Probe.name)
-def test_a_table_that_was_forgotten_fails_a_test_by_name(probe, monkeypatch):
+def test_forgotten_table_row_fails_the_named_test(probe, monkeypatch):
     module, name = probe.forgotten
     test = getattr(importlib.import_module(module), name)
     test()
@@ -309,7 +309,7 @@ def test_a_table_that_was_forgotten_fails_a_test_by_name(probe, monkeypatch):
         test()
 
 
-def test_an_unlisted_setting_of_the_model_is_never_saved_as_another_class(monkeypatch):
+def test_unlisted_model_setting_is_never_saved_as_another_class(monkeypatch):
     with logit_scale(monkeypatch, is_listed=False):
         assert (
             huggingface.model_type(ModelConfig())
@@ -347,7 +347,7 @@ def test_an_added_parameter_needs_an_initial_value_and_a_role(tiny, tmp_path, mo
     monkeypatch.setitem(groups.TABLE, r"model\.embed_norm\.weight", "vector")
     counts = importlib.import_module("tests.unit.model.test_flops")
     with pytest.raises(AssertionError):
-        counts.test_the_closed_form_counts_a_model_with_another_value_of_each_field("rope_theta")
+        counts.test_model_size_counts_the_parameters_of_every_variant("rope_theta")
 
 
 def test_an_added_figure_is_logged_and_documented_or_refused(tiny, tmp_path, monkeypatch, generate, capsys):

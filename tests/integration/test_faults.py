@@ -1,4 +1,4 @@
-"""What goes wrong for a user: one line that says what to do, the right exit code, and nothing lost."""
+"""Mistakes and damage that a user meets: a one-line error with the fix, the exit code, no file lost."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["train", "orchestrate"])
-def test_a_config_that_is_missing(fails, tmp_path, verb):
+def test_missing_config_exits_2(fails, tmp_path, verb):
     assert "nowhere.yaml" in fails(2, verb, "--config", tmp_path / "nowhere.yaml", "--run-dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -76,13 +76,13 @@ def test_a_config_that_is_missing(fails, tmp_path, verb):
         ("data.train_shards=[]", "no text to train on"),
     ],
 )
-def test_a_setting_that_is_wrong(fails, tiny, config_file, tmp_path, setting, said):
+def test_wrong_setting_exits_2(fails, tiny, config_file, tmp_path, setting, said):
     line = fails(2, "train", "--config", config_file(tiny()), "--run-dir", tmp_path / "run", "--override", setting)
     assert said in line
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
-def test_several_wrong_settings_are_told_at_once(fails, tiny, config_file, tmp_path):
+def test_several_wrong_settings_are_reported_in_one_line(fails, tiny, config_file, tmp_path):
     path = config_file(tiny())
     text = Path(path).read_text().replace("momentum", "momentun").replace("seed: 42", "seed: forty-two")
     Path(path).write_text(text)
@@ -92,7 +92,7 @@ def test_several_wrong_settings_are_told_at_once(fails, tiny, config_file, tmp_p
     assert f"{path}:" in line
 
 
-def test_a_vocabulary_that_is_too_small_for_the_tokenizer(fails, tiny, config_file, tmp_path):
+def test_vocabulary_smaller_than_the_tokenizer_exits_2(fails, tiny, config_file, tmp_path):
     line = fails(
         2, "train", "--config", config_file(tiny()), "--run-dir", tmp_path, "--override", "model.vocab_size=299"
     )
@@ -100,7 +100,7 @@ def test_a_vocabulary_that_is_too_small_for_the_tokenizer(fails, tiny, config_fi
     assert "300" in line
 
 
-def test_text_that_is_missing_or_empty(fails, tiny, config_file, tmp_path):
+def test_missing_or_empty_text_exits_3(fails, tiny, config_file, tmp_path):
     config = config_file(tiny())
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder").mkdir()
@@ -110,7 +110,7 @@ def test_text_that_is_missing_or_empty(fails, tiny, config_file, tmp_path):
     assert "gone.txt" in fails(3, "demo", tmp_path / "gone.txt", "--run-dir", tmp_path / "demo")
 
 
-def test_a_run_folder_that_cannot_be(fails, tiny, config_file, tmp_path):
+def test_run_folder_at_a_file_exits_4(fails, tiny, config_file, tmp_path):
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
         assert str(tmp_path / "file") in fails(4, "train", "--config", config_file(tiny()), "--run-dir", place)
@@ -156,7 +156,7 @@ def test_shards_of_another_tokenizer_are_refused(fails, tiny, tokens_copy, confi
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", MANIFEST])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(
+def test_resume_falls_back_to_the_checkpoint_before_a_damaged_newest(
     trained, trained_copy, capsys, fails, damage, name
 ):
     newest = list_checkpoints(trained_copy / "checkpoints")[-1]
@@ -173,7 +173,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(
     assert all(before[tensor].equal(after[tensor]) for tensor in before)
 
 
-def test_a_run_whose_every_checkpoint_is_damaged(fails, trained_copy):
+def test_run_with_every_checkpoint_damaged_exits_3(fails, trained_copy):
     for folder in list_checkpoints(trained_copy / "checkpoints"):
         truncate(folder / "model.safetensors")
     before = content(trained_copy)
@@ -182,7 +182,7 @@ def test_a_run_whose_every_checkpoint_is_damaged(fails, trained_copy):
     assert content(trained_copy) == before
 
 
-def test_where_there_is_no_checkpoint(fails, tmp_path):
+def test_generate_eval_and_resume_without_a_checkpoint_name_the_folder(fails, tmp_path):
     for verb in ("generate", "eval"):
         assert "does not exist" in fails(3, verb, tmp_path / "nowhere")
         assert "no finished checkpoint" in fails(3, verb, tmp_path)
@@ -220,14 +220,14 @@ def test_where_there_is_no_checkpoint(fails, tmp_path):
     ],
     ids=["width", "rope", "layers", "optimizer", "seed"],
 )
-def test_a_run_of_other_settings_is_left_alone(fails, tiny, trained_copy, config_file, sections, code, said):
+def test_resume_with_other_settings_changes_no_file(fails, tiny, trained_copy, config_file, sections, code, said):
     before = content(trained_copy)
     line = fails(code, "train", "--resume", "--config", config_file(tiny(**sections)), "--run-dir", trained_copy)
     assert said in line
     assert content(trained_copy) == before
 
 
-def test_a_run_on_other_text_is_left_alone(fails, tiny, trained_copy, config_file, tmp_path, text_dir):
+def test_resume_on_other_text_changes_no_file(fails, tiny, trained_copy, config_file, tmp_path, text_dir):
     other = shutil.copytree(text_dir, tmp_path / "other")
     (other / "00.txt").write_text("something else " * 2000)
     before = content(trained_copy)
@@ -237,20 +237,20 @@ def test_a_run_on_other_text_is_left_alone(fails, tiny, trained_copy, config_fil
     assert content(trained_copy) == before
 
 
-def test_a_folder_with_a_run_wants_resume(fails, tiny, trained_copy, config_file):
+def test_train_in_a_folder_with_a_run_requires_resume(fails, tiny, trained_copy, config_file):
     before = content(trained_copy)
     assert "--resume" in fails(2, "train", "--config", config_file(tiny()), "--run-dir", trained_copy)
     assert content(trained_copy) == before
 
 
-def test_a_second_process_in_a_run_folder(fails, trained_copy):
+def test_second_process_in_a_run_folder_is_refused(fails, trained_copy):
     before = content(trained_copy)
     with run_lock(trained_copy):
         assert str(os.getpid()) in fails(3, "train", "--resume", "--run-dir", trained_copy)
     assert content(trained_copy) == before
 
 
-def test_a_disk_that_is_full(fails, tiny, trained_copy, config_file, monkeypatch):
+def test_full_disk_ends_a_resume_without_changes(fails, tiny, trained_copy, config_file, monkeypatch):
     before = content(trained_copy / "checkpoints")
     more = ["--resume", "--run-dir", trained_copy, "--override", "scheduler.total_steps=14"]
     usage = shutil.disk_usage(trained_copy)
@@ -270,7 +270,7 @@ raise SystemExit(main(sys.argv[1:]))
 """
 
 
-def test_a_write_that_the_kernel_refuses(trained_copy):
+def test_refused_write_leaves_the_checkpoints_unchanged(trained_copy):
     before = content(trained_copy / "checkpoints")
     words = ["train", "--resume", "--run-dir", trained_copy, "--override", "scheduler.total_steps=14"]
     done = subprocess.run(

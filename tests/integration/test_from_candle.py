@@ -1,4 +1,4 @@
-"""docs/from-candle.md keeps its word: each row of its tables names a test that runs what the row promises.
+"""Each row in the tables of docs/from-candle.md names a test that runs what the row promises.
 
 The rows of the first table are those of section 0 of the audit: everything that transformer_candle's README names.
 """
@@ -56,7 +56,7 @@ def functions(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("heading", "row"), ROWS, ids=[row[0][:60] for _, row in ROWS])
-def test_each_row_names_a_test_that_exists(heading: str, row: list[str]):
+def test_row_of_from_candle_md_names_an_existing_test(heading: str, row: list[str]):
     named = _TEST.findall(row[-1])
     assert named, f"{heading}: {row[0]} names no test"
     missing = [f"{file}::{name}" for file, name in named if name not in functions(ROOT / file)]
@@ -64,12 +64,12 @@ def test_each_row_names_a_test_that_exists(heading: str, row: list[str]):
 
 
 @pytest.mark.parametrize("item", README_ITEMS)
-def test_each_item_of_its_readme_has_a_row(item: str):
+def test_item_of_the_readme_of_transformer_candle_has_a_row(item: str):
     rows = tables()["What its README names"]
     assert sum(row[0].startswith(item) for row in rows) == 1
 
 
-def test_each_key_of_its_configurations_has_a_row():
+def test_configuration_keys_of_transformer_candle_have_rows():
     rows = tables()["Every key of a configuration"]
     keys = [key for row in rows for key in re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+)`", row[0])]
     assert len(keys) == len(set(keys)) == 51

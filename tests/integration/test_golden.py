@@ -1,4 +1,4 @@
-"""The losses of ten updates, as they were. A change here must be meant, and is told in the changelog.
+"""The losses of ten updates equal the recorded ones; the changelog names every deliberate change.
 
 The text is generated, so it is the same everywhere; processors differ in rounding, which ten updates make larger.
 When a change is meant, run this test with `-vv`: it shows the losses that belong into tests/golden/losses.json.
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 
 
 @pytest.mark.parametrize("algorithm", ["muon", "adam_w"])
-def test_the_losses_are_those_of_the_golden_run(tiny, tmp_path, algorithm):
+def test_losses_equal_the_golden_run(tiny, tmp_path, algorithm):
     config = tiny(
         optimizer={"algorithm": algorithm},
         scheduler={"total_steps": 10, "warmup_steps": 2},

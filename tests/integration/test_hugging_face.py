@@ -1,4 +1,4 @@
-"""A checkpoint is a Hugging Face model as it is: same logits, same token ids, same text."""
+"""transformers reads a checkpoint folder: equal logits, token ids and generated text."""
 
 import json
 import random
@@ -139,7 +139,7 @@ def modes_of(config: ModelConfig) -> list[str]:
     return modes
 
 
-def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
+def test_random_model_shapes_compute_the_same_in_transformers(core_row, tmp_path):
     worst: defaultdict[str, float] = defaultdict(float)
     classes: defaultdict[str, set[str]] = defaultdict(set)
     tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -161,7 +161,7 @@ def test_models_of_all_shapes_are_transformers_models(core_row, tmp_path):
 
 
 @pytest.mark.parametrize("field", VARIANTS)
-def test_a_field_that_changes_the_model_changes_it_in_transformers_or_is_refused(tmp_path, field):
+def test_model_field_has_the_same_effect_in_transformers_or_is_refused(tmp_path, field):
     tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
     changed_functions, number = 0, 0
     for number, (base, config) in enumerate(variants(field), start=1):
@@ -183,7 +183,7 @@ def test_a_field_that_changes_the_model_changes_it_in_transformers_or_is_refused
     assert (changed_functions > 0) == (field not in SAME_FUNCTION)
 
 
-def test_what_transformers_saves_is_read_back(tmp_path):
+def test_model_saved_by_transformers_is_read_back(tmp_path):
     for number in range(8):
         model = random_model(random_shape(number))
         as_transformers_reads(model, tmp_path / str(number)).save_pretrained(tmp_path / f"{number}, theirs")
@@ -195,7 +195,7 @@ def test_what_transformers_saves_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])
-def test_each_document_of_a_row_is_what_transformers_makes_of_it_alone(core_row, tmp_path, number):
+def test_document_of_a_packed_row_equals_transformers_on_that_document(core_row, tmp_path, number):
     model = random_model(random_shape(number))
     theirs = as_transformers_reads(model, tmp_path / "folder")
     tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -239,7 +239,7 @@ def make_strings(count: int) -> list[str]:
     return [text for text in strings if not any(name in text for name in special)]
 
 
-def test_transformers_makes_the_same_ids_of_ten_thousand_strings(folder):
+def test_transformers_encodes_ten_thousand_strings_to_the_same_ids(folder):
     strings = make_strings(10_100)[:10_000]
     assert len(strings) == 10_000
     ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
@@ -251,7 +251,7 @@ def test_transformers_makes_the_same_ids_of_ten_thousand_strings(folder):
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, ours.padding_id)
 
 
-def test_transformers_generates_from_the_folder(folder):
+def test_transformers_generates_from_a_checkpoint_folder(folder):
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.generation_config.eos_token_id == 0

@@ -1,4 +1,4 @@
-"""Checkpoints of transformer_candle compute what it computed, and train on as it would have."""
+"""Imported checkpoints of transformer_candle have equal logits and equal updates."""
 
 import json
 
@@ -89,7 +89,7 @@ def config_file(tmp_path, tokenizer, text):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_are_those_of_transformer_candle(tmp_path, config_file, core_row, shape):
+def test_imported_model_has_the_logits_of_transformer_candle(tmp_path, config_file, core_row, shape):
     rows, width, layers, inner, heads = shape
     candle = Candle(*shape, seed=rows)
     candle.write(tmp_path / "old")
@@ -116,7 +116,7 @@ def test_logits_are_those_of_transformer_candle(tmp_path, config_file, core_row,
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_moments_are_the_same_numbers_in_our_order(tmp_path, heads):
+def test_imported_moments_are_permuted_like_the_weights(tmp_path, heads):
     candle = Candle(300, 32, 2, 48, heads)
     state, masters = native_state(open_candle(candle.write(tmp_path)), heads)
     assert not masters
@@ -139,7 +139,7 @@ def test_moments_are_the_same_numbers_in_our_order(tmp_path, heads):
 
 
 @pytest.mark.parametrize(("width", "heads"), [(64, 2), (64, 1), (48, 4)])
-def test_one_update_is_that_of_transformer_candle(tmp_path, config_file, core_row, width, heads):
+def test_update_after_import_equals_that_of_transformer_candle(tmp_path, config_file, core_row, width, heads):
     candle = Candle(320, width, 2, 96, heads)
     candle.write(tmp_path / "old")
     run = tmp_path / "run"
@@ -177,7 +177,7 @@ def test_one_update_is_that_of_transformer_candle(tmp_path, config_file, core_ro
     )
 
 
-def test_the_run_goes_on_with_optimizer_step_and_schedule(tmp_path, config_file, capsys):
+def test_imported_run_resumes_with_optimizer_step_and_schedule(tmp_path, config_file, capsys):
     Candle(320, 32, 2, 64, 2).write(tmp_path / "old")
     run = tmp_path / "run"
     assert main(["import", "candle", str(tmp_path / "old"), "--config", config_file(2), "--output", str(run)]) == 0
@@ -197,7 +197,7 @@ def test_the_run_goes_on_with_optimizer_step_and_schedule(tmp_path, config_file,
     assert main(["eval", str(run)]) == 0
 
 
-def test_masters_are_the_weights_where_those_are_stored_smaller(tmp_path, config_file):
+def test_import_takes_float32_master_weights_of_a_half_precision_checkpoint(tmp_path, config_file):
     candle = Candle(320, 32, 1, 64, 2)
     candle.write(tmp_path / "old", masters=True)
     words = [
@@ -214,7 +214,7 @@ def test_masters_are_the_weights_where_those_are_stored_smaller(tmp_path, config
     assert torch.equal(model.model.embed_tokens.weight.detach(), candle.tensors["embedding.weight"])
 
 
-def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text, capsys):
+def test_imported_weights_without_optimizer_serve_as_init_from(tmp_path, tokenizer, text, capsys):
     candle = Candle(320, 32, 1, 64, 2)
     folder = candle.write(tmp_path / "old")
     for name in ("optimizer.json", "manifest.json"):
@@ -233,7 +233,7 @@ def test_weights_alone_are_a_checkpoint_to_start_from(tmp_path, tokenizer, text,
     assert main([*start, *(word for setting in settings for word in ("--override", setting))]) == 0
 
 
-def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file, hub):
+def test_candle_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file, hub):
     candle = Candle(320, 32, 1, 64, 2)
     folder = candle.write(tmp_path / "old")
     files = {f"checkpoints/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
@@ -250,7 +250,7 @@ def test_a_run_on_the_hub_is_fetched_verified_and_imported(tmp_path, config_file
     assert torch.equal(model.model.embed_tokens.weight.detach(), candle.tensors["embedding.weight"])
 
 
-def test_a_run_starts_from_published_weights(tmp_path, tokenizer, text, hub, capsys):
+def test_train_starts_from_published_candle_weights(tmp_path, tokenizer, text, hub, capsys):
     Candle(320, 32, 1, 64, 2).write(tmp_path / "old")
     words = [
         "import",

@@ -1,4 +1,4 @@
-"""The script that runs the unit tests on other Python versions says what it does not find."""
+"""The script that runs the unit tests on other Python versions names the versions it does not find."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_interpreters_says_which_version_was_not_found():
+def test_interpreters_script_names_versions_not_found():
     done = subprocess.run(
         [ROOT / ".ci" / "interpreters", "3.99", "2.1"], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Loss or gradients that are not finite: nothing is changed by them, all is counted, and too many end the run."""
+"""Updates with a non-finite loss or gradient are skipped and counted, and too many end the run."""
 
 import math
 
@@ -30,7 +30,7 @@ def saved(run_dir, step) -> dict[str, torch.Tensor]:
     return read_tensors(folder / "model.safetensors") | read_tensors(folder / "optimizer.safetensors")
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, monkeypatch):
+def test_non_finite_update_is_skipped_and_counted(tiny, tmp_path, monkeypatch):
     poison(monkeypatch, {4, 8, 9})
     checkpoint = {"every_n_steps": 1, "max_keep": 20}
     config = tiny(runtime={**tiny().runtime.model_dump(mode="json"), "checkpoint": checkpoint})
@@ -48,7 +48,9 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tiny, tmp_path, mon
     assert result["tokens"] == 12 * 4 * 32
 
 
-def test_too_many_in_a_row_are_exit_6_and_what_was_saved_stays(tiny, config_file, tmp_path, monkeypatch, capsys):
+def test_too_many_non_finite_updates_exit_6_and_keep_the_checkpoints(
+    tiny, config_file, tmp_path, monkeypatch, capsys
+):
     poison(monkeypatch, range(7, 100))
     config = tiny(runtime={**tiny().runtime.model_dump(mode="json"), "max_nonfinite_steps": 3})
     assert main(["train", "--config", config_file(config), "--run-dir", str(tmp_path / "run")]) == 6

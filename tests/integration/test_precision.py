@@ -1,4 +1,4 @@
-"""Products in half precision, through FSDP2, on the CPU: what is trained, saved and resumed stays float32."""
+"""Half-precision products through FSDP2 on the CPU: weights are trained, saved and resumed in float32."""
 
 import json
 
@@ -87,7 +87,7 @@ def exact() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("precision", "limit"), [("fp32", 2e-6), ("auto", 2e-6), ("bf16", 5e-3), ("mixed", 5e-3), ("fp16", 1e-3)]
 )
-def test_the_loss_curve_is_that_of_float64_within_rounding(precision, limit, exact, core_row):
+def test_loss_curve_agrees_with_float64_within_rounding(precision, limit, exact, core_row):
     dtype = find_distributed(RuntimeConfig(device="cpu", precision=precision)).compute_dtype
     error = ((curve(dtype) - exact).abs() / exact).max().item()
     core_row(f"runtime.precision={precision}", "float64, losses of 10 updates, on the CPU", error, limit)
@@ -95,14 +95,14 @@ def test_the_loss_curve_is_that_of_float64_within_rounding(precision, limit, exa
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-def test_how_the_batch_is_cut_changes_the_rounding_only(size, core_row):
+def test_loss_curve_depends_on_micro_batches_by_rounding_only(size, core_row):
     expected = curve(torch.float32)
     error = ((curve(torch.float32, size) - expected).abs() / expected).max().item()
     core_row("data.micro_batch_size", "16 rows at once, losses of 10 updates, float32", error, 2e-6)
 
 
 @pytest.mark.parametrize(("precision", "tied"), [("bf16", True), ("bf16", False), ("fp16", True)])
-def test_half_precision_trains_saves_float32_and_resumes_to_the_bit(tiny, tmp_path, monkeypatch, precision, tied):
+def test_half_precision_run_saves_float32_and_resumes_bitwise(tiny, tmp_path, monkeypatch, precision, tied):
     config = configure(tiny, tied, precision)
     whole = run_training(config, tmp_path / "whole", resume=False)
 
@@ -149,9 +149,9 @@ def test_half_precision_trains_saves_float32_and_resumes_to_the_bit(tiny, tmp_pa
     assert losses[0] != losses[1]
 
 
-def test_a_run_may_go_on_in_the_other_precision(tiny, tmp_path):
+def test_run_may_be_resumed_in_another_precision(tiny, tmp_path):
     first = configure(tiny, True, "bf16")
-    short = first.model_copy(update={"scheduler": first.scheduler.model_copy(update={"total_steps": 4})})
+    short = first.replaced(scheduler={"total_steps": 4})
     run_training(short, tmp_path / "run", resume=False)
     result = run_training(configure(tiny, True, "fp32"), tmp_path / "run", resume=True)
     assert result["steps"] == 9

@@ -1,11 +1,10 @@
-"""The shipped profiles: what their head comments say is so, and each trains, made small."""
+"""The shipped profiles: their head comments are true, and a small copy of each trains."""
 
 import re
 
 import pytest
 import torch
 
-from candlewick.config import RunConfig
 from candlewick.config.load import load_config, profiles, read_profile
 from candlewick.model.flops import model_size
 from candlewick.model.transformer import Transformer
@@ -32,14 +31,14 @@ def comment(name: str, what: str) -> str:
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_each_says_how_it_is_run_on_what_and_how_large_it_is(name):
+def test_profile_comment_names_command_hardware_and_parameters(name):
     assert comment(name, "command").startswith("candlewick ")
     assert comment(name, "hardware")
     assert comment(name, "parameters")
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_counts_are_exact_and_near_what_was_promised(name):
+def test_profile_parameter_counts_are_exact_and_near_the_target(name):
     config = load_config(name)
     promised, per_update = TARGETS[name]
     rows = config.model.vocab_size or config.tokenizer.vocab_size
@@ -64,33 +63,27 @@ def test_the_counts_are_exact_and_near_what_was_promised(name):
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_a_small_copy_makes_two_updates(name, tiny, tokens, tmp_path):
+def test_small_copy_of_a_profile_trains_two_steps(name, tiny, tokens, tmp_path):
     config, small = load_config(name), tiny()
-    model = config.model.model_copy(
-        update={
-            "hidden_size": 32,
-            "num_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
+    shape = {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    batch = {"micro_batch_size": 2, "global_batch_size": 4 if config.data.global_batch_size else None}
+    copy = config.replaced(
+        model={
+            **shape,
             "head_dim": 16,
             "intermediate_size": 48,
             "max_position_embeddings": 32,
             "vocab_size": None,
-        }
-    )
-    batch = {"micro_batch_size": 2, "global_batch_size": 4 if config.data.global_batch_size else None}
-    data = config.data.model_copy(update={"train_shards": (str(tokens),), "validation_shards": (), **batch})
-    end = {"total_steps": 2, "total_epochs": None, "total_seconds": None, "warmup_steps": 1}
-    runtime = config.runtime.model_copy(update={"device": "cpu", "logging": small.runtime.logging, "sample": None})
-    copy = RunConfig.model_validate(
-        config.model_copy(
-            update={
-                "model": model,
-                "data": data,
-                "runtime": runtime,
-                "scheduler": config.scheduler.model_copy(update=end),
-                "tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": None}),
-            }
-        ).model_dump()
+        },
+        data={"train_shards": (str(tokens),), "validation_shards": (), **batch},
+        runtime={"device": "cpu", "logging": small.runtime.logging, "sample": None},
+        scheduler={"total_steps": 2, "total_epochs": None, "total_seconds": None, "warmup_steps": 1},
+        tokenizer={"tokenizer_json": None},
     )
     assert run_training(copy, tmp_path / "run", resume=False)["steps"] == 2

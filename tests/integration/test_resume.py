@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed has the weights of one that was not, to the bit."""
+"""An interrupted and resumed run has the weights of an uninterrupted one, bit by bit."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def _final(run_dir):
     ],
     ids=["muon", "adam_w with dropout"],
 )
-def test_interrupted_at_five_steps_equals_undisturbed(tiny, tmp_path, monkeypatch, sections):
+def test_run_interrupted_at_five_steps_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, sections):
     sections["data"] = {**tiny().data.model_dump(mode="json"), "global_batch_size": 8}
     config = tiny(**sections)
     whole = run_training(config, tmp_path / "whole", resume=False)
@@ -85,7 +85,7 @@ def test_interrupted_at_five_steps_equals_undisturbed(tiny, tmp_path, monkeypatc
     ],
     ids=["muon with averages", "adam", "sgd", "lion with averages"],
 )
-def test_every_optimizer_goes_on_to_the_bit(tiny, tmp_path, monkeypatch, optimizer):
+def test_resume_is_bitwise_with_every_optimizer(tiny, tmp_path, monkeypatch, optimizer):
     runtime = tiny().runtime.model_dump(mode="json") | {"sample": None, "recompute": "block"}
     config = tiny(optimizer=optimizer, runtime=runtime)
     whole = run_training(config, tmp_path / "whole", resume=False)

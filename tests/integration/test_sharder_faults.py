@@ -1,4 +1,4 @@
-"""The short form of the campaign over the sharder; `make faults` is the long one."""
+"""A short campaign of network faults and kills over the sharder; `make faults` is the long one."""
 
 import pytest
 from tests.faults.sharder import scenario
@@ -7,6 +7,6 @@ COUNT = 50
 
 
 @pytest.mark.parametrize("number", range(COUNT))
-def test_shards_are_those_of_a_clean_download(number, tmp_path):
+def test_sharder_under_faults_writes_the_shards_of_a_clean_download(number, tmp_path):
     outcome, _ = scenario(number, tmp_path)
     assert outcome in ("killed", "undisturbed", "refused")

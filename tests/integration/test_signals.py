@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM to a real process: it finishes its step, saves, says how to go on, and exits 5."""
+"""SIGINT and SIGTERM to a real process: it finishes its step, saves, prints the resume command and exits 5."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def start(tiny, config_file, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_saves_and_the_run_goes_on(start, tmp_path, number):
+def test_signal_ends_the_step_saves_and_the_run_resumes(start, tmp_path, number):
     run_dir = tmp_path / "run"
     process = start(run_dir)
     process.send_signal(number)
@@ -62,7 +62,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on(start, tmp_path, numbe
     assert list_checkpoints(run_dir / "checkpoints")[-1].name == f"step_{step + 2:09d}"
 
 
-def test_a_second_signal_ends_at_once(start, tmp_path):
+def test_second_signal_ends_the_process_at_once(start, tmp_path):
     process = start(tmp_path / "run")
     # held still, so that it gets both in the same step
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):

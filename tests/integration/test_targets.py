@@ -1,4 +1,4 @@
-"""Which targets count, from token shards to loss, gradients and evaluation: each beside a definition in float64.
+"""Ignored targets, from token shards to loss, gradients and evaluation, compared with a definition in float64.
 
 The definition knows nothing of IGNORE_INDEX: it has a weight of 0 or 1 for every target, written from the masks
 and the places of the rows, and multiplies the plain cross-entropies by them.
@@ -95,7 +95,7 @@ def make_model() -> Transformer:
 
 @pytest.mark.parametrize("micro_batch_size", [4, 2, 1])
 @pytest.mark.parametrize("case", CASES)
-def test_update_is_that_of_weights_of_zero_and_one(case, micro_batch_size):
+def test_update_with_ignored_targets_equals_weights_of_zero_and_one(case, micro_batch_size):
     sources, settings = CASES[case]
     data = DataConfig.model_validate({**settings, "micro_batch_size": micro_batch_size}, strict=False)
     loader = Loader(
@@ -132,7 +132,7 @@ def test_update_is_that_of_weights_of_zero_and_one(case, micro_batch_size):
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
 @pytest.mark.parametrize("split", [TEXT, CHAT], ids=["text", "chat"])
-def test_evaluation_with_a_filled_batch_is_that_of_weights_of_zero_and_one(split, packing):
+def test_evaluation_of_a_filled_batch_equals_weights_of_zero_and_one(split, packing):
     data = DataConfig(micro_batch_size=4, packing=packing)
     objective = NextTokenLoss(make_model().float(), num_tokens=VOCABULARY)
     found = evaluate(objective, split, data, sequence_length=T, max_batches=None)

@@ -124,10 +124,8 @@ class Selection:
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self._note("failed", report.nodeid)
-
     def pytest_runtest_logreport(self, report):
         if report.failed:
             self._note("failed", report.nodeid)
+
+    pytest_collectreport = pytest_runtest_logreport

@@ -1,4 +1,4 @@
-"""A campaign over a tiny package: weak tests let a mutant live, strong ones kill it."""
+"""Mutation campaigns over a tiny package with weak and with strong tests."""
 
 import os
 import signal
@@ -94,7 +94,7 @@ UNSEEN = ("return 1", "return 2")
 HANG = ("count -= 1", "pass")
 
 
-def test_weak_tests_let_mutants_live_and_strong_tests_kill_them(checkout, tmp_path, monkeypatch, capsys):
+def test_mutants_survive_weak_tests_and_die_of_strong_tests(checkout, tmp_path, monkeypatch, capsys):
     root = checkout(WEAK)
     chosen = mutants(root, BOUNDARY, PRODUCT, CONSTANT, UNSEEN)
     seen: list[CoverageMap] = []
@@ -131,7 +131,7 @@ def test_weak_tests_let_mutants_live_and_strong_tests_kill_them(checkout, tmp_pa
     assert seen[1].tests_of("src/toy/shop.py", range(18, 19)) == []
 
 
-def test_test_that_fails_without_a_mutant_decides_nothing(checkout, tmp_path, capsys):
+def test_test_that_fails_without_a_mutant_kills_no_mutant(checkout, tmp_path, capsys):
     root = checkout("import os\n\n\ndef test_once(shop):\n    assert shop.unseen()\n    os.mkdir('x')\n")
     tried = campaign.campaign(
         root, mutants(root, UNSEEN), lambda tree: CoverageMap.make(tree, tmp_path / "map"), set(), processes=1
@@ -140,12 +140,12 @@ def test_test_that_fails_without_a_mutant_decides_nothing(checkout, tmp_path, ca
     assert "test_once fails without a mutant too" in capsys.readouterr().out
 
 
-def test_map_that_no_test_made_is_refused(checkout, tmp_path):
+def test_coverage_map_of_tests_that_did_not_run_is_refused(checkout, tmp_path):
     with pytest.raises(RuntimeError, match=r"the tests did not run: see .*log\.txt"):
         CoverageMap.make(checkout("import nothing_of_this_name\n"), tmp_path / "map")
 
 
-def test_choice_of_lines_is_a_function_of_the_seed():
+def test_choice_of_lines_is_a_function_of_the_random_seed():
     folders = ["src/candlewick/optim", "src/candlewick/config"]
     first, again, other = (choose(ROOT, folders, 60, seed) for seed in (5, 5, 6))
     assert first == again != other
@@ -153,7 +153,7 @@ def test_choice_of_lines_is_a_function_of_the_seed():
     assert {m.file.split("/")[2] for m in first} == {"optim", "config"}
 
 
-def test_key_of_a_map_is_of_names_and_content(checkout):
+def test_key_of_a_coverage_map_depends_on_names_and_content(checkout):
     root = checkout(WEAK)
     keys = [key_of(root)]
     (root / "tests/unit/test_shop.py").write_text(STRONG)
@@ -171,7 +171,7 @@ def test_unit_tests_of_a_module_mirror_its_path():
     assert unit_test("src/candlewick/hub.py") == "tests/unit/test_hub.py"
 
 
-def test_every_listed_mutant_is_one_that_a_campaign_makes():
+def test_equivalent_toml_lists_only_mutants_that_exist():
     stale = []
     for file, before, after in sorted(read_equivalent(EQUIVALENT)):
         source = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""

@@ -1,4 +1,4 @@
-"""Changes are Python, and other programs; what speaks to people only is left alone."""
+"""Mutation operators give valid, different programs and leave messages and documentation unchanged."""
 
 from pathlib import Path
 
@@ -39,25 +39,25 @@ def afters(source: str, operator: str | None = None) -> list[str]:
         ("statement removed", "x += 1", ["pass"]),
     ],
 )
-def test_operator_changes_code_at_its_place(operator, before, after):
+def test_operator_changes_code_at_its_position(operator, before, after):
     assert afters(before, operator) == after
 
 
-def test_positions_count_bytes_and_not_characters():
+def test_mutation_positions_count_bytes_and_not_characters():
     assert afters('x = {"ä€": a + b}', "arithmetic") == ['x = {"ä€": a - b}']
 
 
-def test_result_is_dropped_to_none():
+def test_return_value_is_replaced_by_none():
     source = "def f(a):\n    return (\n        a\n    )\ndef g():\n    return None\n"
     assert [m.apply(source) for m in mutations(source)] == [source.replace("        a\n", "        None\n")]
 
 
-def test_assignment_is_removed_where_the_name_has_a_value_already():
+def test_assignment_is_removed_if_the_name_has_a_value_before():
     source = "def f(a):\n    b = a\n    a = g()\n    b = h()\n    return b\n"
     assert [m.line(source) for m in mutations(source) if m.operator == "statement removed"] == [3, 4]
 
 
-def test_constructor_keeps_its_attributes():
+def test_operators_keep_attribute_assignments_of_a_constructor():
     source = "class C:\n    def __init__(self, a):\n        self.a = a\n    def f(self):\n        self.a = g()\n"
     assert [m.line(source) for m in mutations(source)] == [5]
 
@@ -80,19 +80,19 @@ def test_constructor_keeps_its_attributes():
         "x = 1  # pragma: cuda",
     ],
 )
-def test_what_does_not_decide_is_left_alone(source):
+def test_operators_skip_docstrings_annotations_and_logging(source):
     assert afters(source) == []
 
 
-def test_what_a_raise_builds_is_left_alone_but_not_the_raise():
+def test_operators_remove_a_raise_but_do_not_change_its_message():
     assert afters("raise E(1 + 1)") == ["pass"]
 
 
-def test_else_of_a_device_branch_is_changed():
+def test_operators_change_the_else_of_a_device_branch():
     assert afters("if a:  # pragma: cuda\n    x = 1\nelse:\n    x = 2") == ["x = 3"]
 
 
-def test_bounds_in_an_annotation_are_changed():
+def test_operators_change_bounds_in_an_annotation():
     source = "class C:\n    x: Annotated[int, Field(ge=1)] = 2\n"
     assert afters(source) == [
         "x: Annotated[int, Field()] = 2",
@@ -101,13 +101,13 @@ def test_bounds_in_an_annotation_are_changed():
     ]
 
 
-def test_statement_names_its_lines_and_when_it_runs():
+def test_mutation_names_the_lines_of_its_statement_and_whether_it_runs_at_import():
     source = "x = 1\ndef f(a,\n      b=2):\n    return g(a,\n             3)\n"
     places = [(m.line(source), m.statement, m.at_import) for m in mutations(source) if m.operator == "constant"]
     assert places == [(1, range(1, 2), True), (3, range(2, 4), True), (5, range(4, 6), False)]
 
 
-def test_changed_modules_are_other_valid_programs():
+def test_mutations_of_every_module_are_valid_programs():
     invalid: list[str] = []
     for number, path in enumerate(sorted(PACKAGE.rglob("*.py"))):
         source = path.read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_changed_modules_are_other_valid_programs():
         ("constant", {6}),
     ],
 )
-def test_changed_functions_behave_differently(operator, results):
+def test_mutations_of_a_function_change_its_result(operator, results):
     source = (
         "def total(values, most):\n"
         "    sum = 0\n"
@@ -147,5 +147,5 @@ def test_changed_functions_behave_differently(operator, results):
     assert {result(m.apply(source)) for m in mutations(source) if m.operator == operator} == results
 
 
-def test_lines_of_gives_each_change_to_the_line_that_it_begins_in():
+def test_lines_of_assigns_each_mutation_to_its_first_line():
     assert {line: len(changes) for line, changes in lines_of("x = 1\n\ny = a < 2\n").items()} == {1: 1, 3: 2}

@@ -1,4 +1,4 @@
-"""The records notice one bit, and are complete."""
+"""Comparing records of runs detects one changed bit; the committed record is complete."""
 
 import copy
 import json
@@ -17,13 +17,13 @@ def test_differences_name_one_changed_bit_of_a_loss():
     assert [line.partition(":")[0] for line in runs.differences(before, now)] == ["chat"]
 
 
-def test_differences_name_a_run_that_one_side_lacks():
+def test_differences_name_a_run_that_is_missing():
     before = json.loads(RECORD.read_bytes())["runs"]
     now = {name: run for name, run in before.items() if name != "chat"}
     assert runs.differences(before, now) == ["chat: only one side has this run"]
 
 
-def test_record_has_every_case_with_all_of_its_updates(tmp_path):
+def test_record_holds_all_updates_of_every_case(tmp_path):
     recorded = json.loads(RECORD.read_bytes())["runs"]
     assert list(recorded) == [name for name, _ in runs.cases(tmp_path)]
     for name, run in recorded.items():

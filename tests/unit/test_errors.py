@@ -8,25 +8,25 @@ def every_error() -> list[type[CandlewickError]]:
     return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CandlewickError)]
 
 
-def test_a_message_says_the_problem_and_the_fix():
+def test_error_message_holds_the_problem_and_the_fix():
     error = CandlewickError("the disk is full", "free 3 GB")
     assert (error.problem, error.fix) == ("the disk is full", "free 3 GB")
     assert str(error) == "the disk is full (fix: free 3 GB)"
 
 
 @pytest.mark.parametrize("kind", every_error())
-def test_an_error_without_a_fix_cannot_be_made(kind):
+def test_error_without_a_fix_is_a_type_error(kind):
     with pytest.raises(TypeError, match="fix"):
         kind("the disk is full")
 
 
 @pytest.mark.parametrize("kind", every_error())
-def test_every_error_is_one_of_ours_with_a_documented_exit_code(kind):
+def test_every_error_has_a_documented_exit_code(kind):
     assert kind.exit_code in (1, 2, 3, 4, 5, 6)
     assert kind is CandlewickError or f"- {kind.__name__} " in (errors.__doc__ or "")
 
 
-def test_exit_codes_tell_the_kinds_apart():
+def test_exit_codes_are_those_of_the_documentation():
     codes = {kind.__name__: kind.exit_code for kind in every_error()}
     assert codes == {
         "CandlewickError": 1,

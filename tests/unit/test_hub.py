@@ -1,4 +1,4 @@
-"""The Hub's files: the same bytes whatever the network does, and one sentence for what cannot be mended."""
+"""Fetching files of the Hub: correct bytes despite network faults, and one-line errors."""
 
 import errno
 import io
@@ -56,7 +56,7 @@ def named(repo: HubRepo, path: str) -> HubFile:
         ("hf://o/n/sub", ("model", "o/n", None, "sub")),
     ],
 )
-def test_a_uri_has_its_parts_and_is_written_back(uri, parts):
+def test_hub_uri_is_parsed_and_written_back(uri, parts):
     assert parse_uri(uri) == HubUri(*parts)
     assert str(parse_uri(uri)) == uri
 
@@ -64,12 +64,12 @@ def test_a_uri_has_its_parts_and_is_written_back(uri, parts):
 @pytest.mark.parametrize(
     "uri", ["hf://", "hf://n", "hf://datasets/n", "o/n", "hf://o/n@", "hf://o/n/../x", "hf://o/n@a@b"]
 )
-def test_what_is_no_uri_is_refused(uri):
+def test_malformed_hub_uri_is_refused(uri):
     with pytest.raises(DataError, match="names nothing on the Hub"):
         parse_uri(uri)
 
 
-def test_the_listing_is_complete_and_of_one_commit(server, waits, caplog):
+def test_listing_is_complete_and_of_one_commit(server, waits, caplog):
     first = server.commit("datasets/o/n", FILES)
     server.commit("datasets/o/n", {"other": b""})
     repo = open_repo(f"hf://datasets/o/n@{first}")
@@ -81,14 +81,14 @@ def test_the_listing_is_complete_and_of_one_commit(server, waits, caplog):
     assert not caplog.records
 
 
-def test_a_branch_is_resolved_and_said(server, waits, caplog):
+def test_branch_is_resolved_to_a_commit_and_logged(server, waits, caplog):
     caplog.set_level(logging.INFO, "candlewick")
     commit = server.commit("o/m", {"config.json": b"{}"}, ref="dev")
     assert open_repo("hf://o/m@dev").commit == commit
     assert f"hf://o/m@dev is commit {commit} now" in caplog.text
 
 
-def test_every_file_arrives_whole(repo, tmp_path):
+def test_fetched_files_equal_those_of_the_repository(repo, tmp_path):
     for file in repo.files:
         assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
         assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
@@ -97,7 +97,7 @@ def test_every_file_arrives_whole(repo, tmp_path):
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("path", ["README.md", "data/a.parquet"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_fault_on_the_way_changes_no_byte(server, repo, tmp_path, fault, path, times):
+def test_network_fault_during_a_download_changes_no_byte(server, repo, tmp_path, fault, path, times):
     server.fail(rf"(HEAD|GET) /(datasets|cdn)/.*{path}", *[fault] * times)
     server.stall_seconds = 2
     assert fetch_file(repo, named(repo, path), tmp_path / "to").read_bytes() == FILES[path]
@@ -105,7 +105,7 @@ def test_a_fault_on_the_way_changes_no_byte(server, repo, tmp_path, fault, path,
 
 # what a listing says cannot be checked against anything else
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("flip", "other")])
-def test_fault_in_a_listing_changes_nothing(server, repo, fault):
+def test_network_fault_during_a_listing_changes_nothing(server, repo, fault):
     server.fail("GET /api/.*/tree/", *[fault] * 2)
     server.fail("GET /api/", fault)
     assert open_repo("hf://datasets/o/n") == repo
@@ -121,7 +121,7 @@ def test_fault_in_a_listing_changes_nothing(server, repo, fault):
         ("z.txt", ["z.txt"], ["/z.txt?recursive=true", "?recursive=false"]),
     ],
 )
-def test_listing_of_a_path_asks_for_nothing_beside_it(server, repo, path, files, trees):
+def test_listing_of_a_path_requests_that_path_only(server, repo, path, files, trees):
     server.page = 100
     server.requests.clear()
     opened = open_repo(f"hf://datasets/o/n@main/{path}")
@@ -139,19 +139,19 @@ def test_listing_of_a_path_asks_for_nothing_beside_it(server, repo, path, files,
         ("no/such", "/no/such is not on the Hub .HTTP 404"),
     ],
 )
-def test_path_that_is_not_there_is_refused(server, repo, path, message):
+def test_missing_path_of_a_repository_is_refused(server, repo, path, message):
     with pytest.raises(DataError, match=message):
         open_repo(f"hf://datasets/o/n/{path}")
 
 
-def test_a_damaged_file_that_is_there_is_fetched_again(server, repo, tmp_path):
+def test_damaged_local_file_is_fetched_again(server, repo, tmp_path):
     file = named(repo, "data/a.parquet")
     path = fetch_file(repo, file, tmp_path)
     path.write_bytes(LARGE[::-1])
     assert fetch_file(repo, file, tmp_path).read_bytes() == LARGE
 
 
-def test_bytes_that_stay_wrong_are_told_with_both_hashes(server, repo, tmp_path):
+def test_file_with_a_wrong_hash_is_refused_with_both_hashes(server, repo, tmp_path):
     server.fail("GET /cdn/", *["flip"] * TRIES)
     with pytest.raises(
         DataError, match=r"10240 bytes with hash \w{12} came, the listing says 10240 with \w{12} .*another network"
@@ -163,14 +163,14 @@ def test_bytes_that_stay_wrong_are_told_with_both_hashes(server, repo, tmp_path)
         fetch_file(repo, named(repo, "README.md"), tmp_path)
 
 
-def test_a_file_of_another_size_is_refused(server, repo, tmp_path):
+def test_file_of_another_size_is_refused(server, repo, tmp_path):
     server.plan = lambda request: None
     server.repos["datasets/o/n"].commits[repo.commit]["z.txt"] = b"grown"
     with pytest.raises(DataError, match="5 bytes with hash .* came, the listing says 0"):
         fetch_file(repo, named(repo, "z.txt"), tmp_path)
 
 
-def test_after_the_last_try_the_reason_is_told(server, repo, waits, tmp_path):
+def test_last_failed_try_raises_with_the_reason(server, repo, waits, tmp_path):
     server.plan = lambda request: "503"
     waits.clear()
     server.requests.clear()
@@ -193,7 +193,7 @@ def test_after_the_last_try_the_reason_is_told(server, repo, waits, tmp_path):
         ("GET .*/cdn/", "stall", 1 + 2 * 6, 10),  # half of it comes, then a quarter, ...
     ],
 )
-def test_tries_do_not_multiply_with_those_of_the_library(
+def test_retries_do_not_multiply_with_those_of_the_library(
     server, repo, waits, tmp_path, pattern, fault, requests, seconds
 ):
     server.stall_seconds = 2
@@ -209,7 +209,7 @@ def test_tries_do_not_multiply_with_those_of_the_library(
     assert sum(waits) <= seconds
 
 
-def test_wait_that_the_server_names_is_kept_within_bounds(server, repo, waits):
+def test_retry_after_of_the_server_is_kept_within_bounds(server, repo, waits):
     for headers, least in (((33, None), 33), ((None, '"api";r=0;t=55'), 55), ((99999, None), 300)):
         server.retry_after, server.rate_limit = headers
         waits.clear()
@@ -225,7 +225,7 @@ def test_wait_that_the_server_names_is_kept_within_bounds(server, repo, waits):
 
 
 @pytest.mark.parametrize("uri", ["hf://o/n", f"hf://datasets/o/n@{'a' * 40}"])
-def test_without_a_network_one_line_comes_at_once(waits, monkeypatch, capfd, caplog, uri):
+def test_missing_network_raises_at_once_in_one_line(waits, monkeypatch, capfd, caplog, uri):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens there
@@ -249,7 +249,7 @@ def test_without_a_network_one_line_comes_at_once(waits, monkeypatch, capfd, cap
         ("hf://datasets/o/gated", "hf_wrong", "HTTP 403"),
     ],
 )
-def test_what_cannot_be_mended_fails_at_once(server, repo, waits, uri, token, message, monkeypatch):
+def test_permanent_error_raises_without_a_retry(server, repo, waits, uri, token, message, monkeypatch):
     server.commit("datasets/o/gated", FILES, token=TOKEN)
     waits.clear()
     if token:
@@ -260,21 +260,21 @@ def test_what_cannot_be_mended_fails_at_once(server, repo, waits, uri, token, me
     assert "hf_wrong" not in str(error.value)
 
 
-def test_a_strange_refusal_is_told(server, repo):
+def test_unexpected_status_raises_with_its_code(server, repo):
     server.fail("GET /api/", "418")
     with pytest.raises(DataError, match=r"refuses access \(HTTP 418\) \(fix: check the name"):
         open_repo("hf://datasets/o/n")
 
 
 @pytest.mark.parametrize("status", ["403", "404"])
-def test_a_file_that_is_refused_fails_at_once(server, repo, tmp_path, waits, status):
+def test_refused_file_raises_without_a_retry(server, repo, tmp_path, waits, status):
     server.plan = lambda request: status
     with pytest.raises(DataError, match=f"README.md.*HTTP {status}"):
         fetch_file(repo, named(repo, "README.md"), tmp_path)
     assert not waits
 
 
-def test_the_token_opens_a_gated_repository_and_is_told_to_nobody(server, waits, tmp_path, caplog, monkeypatch):
+def test_token_opens_a_gated_repository_and_goes_to_the_hub_only(server, waits, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     server.commit("datasets/o/gated", FILES, token=TOKEN)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -289,7 +289,7 @@ def test_the_token_opens_a_gated_repository_and_is_told_to_nobody(server, waits,
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]
 
 
-def test_without_network_on_purpose_it_is_said(repo, monkeypatch, tmp_path):
+def test_offline_mode_is_named_in_the_error(repo, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -299,7 +299,7 @@ def test_without_network_on_purpose_it_is_said(repo, monkeypatch, tmp_path):
         fetch_file(repo, repo.files[0], tmp_path)
 
 
-def test_a_full_disk_is_no_trouble_of_the_network(repo, tmp_path, monkeypatch, waits):
+def test_full_disk_during_a_download_raises_without_a_retry(repo, tmp_path, monkeypatch, waits):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -310,14 +310,14 @@ def test_a_full_disk_is_no_trouble_of_the_network(repo, tmp_path, monkeypatch, w
     assert not waits
 
 
-def test_a_server_that_names_no_commit_is_not_believed(server, repo, monkeypatch):
+def test_server_without_a_commit_is_refused(server, repo, monkeypatch):
     server.repos["datasets/o/n"].refs["main"] = "main"
     server.repos["datasets/o/n"].commits["main"] = {}
     with pytest.raises(DataError, match="names no commit: 'main'"):
         open_repo("hf://datasets/o/n")
 
 
-def test_a_path_out_of_the_folder_is_refused(repo, tmp_path):
+def test_path_outside_the_folder_is_refused(repo, tmp_path):
     for path in ("../x", "/etc/x", "a/../../x"):
         with pytest.raises(DataError, match="leads out of it"):
             fetch_file(repo, HubFile(path, 1, None, ""), tmp_path)
@@ -332,7 +332,7 @@ MODEL = {
 }
 
 
-def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
+def test_model_is_fetched_without_code_and_pickles(server, waits, tmp_path):
     commit = server.commit("o/m", MODEL)
     server.fail("GET /cdn/", "flip", "cut")
     folder = fetch_model(open_repo("hf://o/m"), ["*", "*/*"])
@@ -346,7 +346,7 @@ def test_a_model_comes_without_code_and_pickles(server, waits, tmp_path):
     assert (fetch_model(open_repo("hf://o/m"), ["*.safetensors"]) / "model.safetensors").read_bytes() == LARGE
 
 
-def test_model_that_is_opened_once_is_asked_for_once(server, waits):
+def test_opened_model_is_listed_once(server, waits):
     commit = server.commit("o/m", MODEL)
     server.page = 100
     repo = open_repo("hf://o/m")
@@ -366,7 +366,7 @@ def test_model_that_is_opened_once_is_asked_for_once(server, waits):
     ]
 
 
-def test_a_model_without_the_files_is_refused(server, waits):
+def test_model_without_required_files_is_refused(server, waits):
     server.commit("o/m", MODEL)
     with pytest.raises(DataError, match=r"has no file of \*.gguf, only config.json"):
         fetch_model(open_repo("hf://o/m"), ["*.gguf"])
@@ -378,12 +378,12 @@ def test_a_model_without_the_files_is_refused(server, waits):
         fetch_model(open_repo("hf://datasets/o/n"), ["*"])
 
 
-def test_folder_of_a_model_is_a_path(server, waits):
+def test_fetch_model_of_files_in_a_subfolder_returns_a_path(server, waits):
     server.commit("o/m", {"a/b.json": b"{}"})
     assert isinstance(fetch_model(open_repo("hf://o/m"), ["*/*.json"]), Path)
 
 
-def test_a_signed_address_is_not_told_by_the_library_either(repo, capsys):
+def test_signed_address_is_not_logged_by_the_library(repo, capsys):
     stream = io.StringIO()
     logger = logging.getLogger("huggingface_hub")
     (handler,) = logger.handlers

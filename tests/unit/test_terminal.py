@@ -10,13 +10,13 @@ from rich.console import Console
 from candlewick import terminal
 
 
-def test_records_go_to_stderr_with_level_and_module(capsys):
+def test_log_records_go_to_standard_error_with_level_and_module(capsys):
     terminal.setup()
     logging.getLogger("candlewick.data.rows.loader").warning("slow by %d %%", 3)
     assert capsys.readouterr().err == "WARNING candlewick.data.rows.loader: slow by 3 %\n"
 
 
-def test_details_go_to_the_file_only(tmp_path, capsys):
+def test_debug_records_go_to_the_log_file_only(tmp_path, capsys):
     terminal.setup()
     handler = terminal.add_file(tmp_path / "log.txt")
     logging.getLogger("candlewick").debug("detail")
@@ -25,14 +25,14 @@ def test_details_go_to_the_file_only(tmp_path, capsys):
     assert "DEBUG candlewick: detail" in (tmp_path / "log.txt").read_text()
 
 
-def test_setting_up_twice_does_not_double_the_lines(capsys):
+def test_setup_twice_does_not_duplicate_log_lines(capsys):
     terminal.setup()
     terminal.setup()
     logging.getLogger("candlewick").info("once")
     assert capsys.readouterr().err.count("once") == 1
 
 
-def test_records_go_to_a_file_too(tmp_path, capsys):
+def test_log_records_go_to_the_log_file_and_standard_error(tmp_path, capsys):
     terminal.setup()
     handler = terminal.add_file(tmp_path / "run.log")
     logging.getLogger("candlewick.train").info("step 1, é")
@@ -46,7 +46,7 @@ def test_records_go_to_a_file_too(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_a_log_on_a_full_disk_is_told_in_one_line_each(capsys):
+def test_log_file_on_a_full_disk_gives_one_warning_line_per_failure(capsys):
     terminal.setup()
     handler = terminal.add_file(Path("/dev/full"))
     logging.getLogger("candlewick").info("step 1")
@@ -58,7 +58,7 @@ def test_a_log_on_a_full_disk_is_told_in_one_line_each(capsys):
     ]
 
 
-def test_records_go_where_standard_error_goes_at_the_time(monkeypatch):
+def test_log_records_follow_a_redirected_standard_error(monkeypatch):
     terminal.setup()
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -67,7 +67,7 @@ def test_records_go_where_standard_error_goes_at_the_time(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_log_on_a_full_disk_is_told_and_ends_nothing(capsys):
+def test_log_file_on_a_full_disk_warns_and_raises_nothing(capsys):
     terminal.setup()
     handler = terminal.add_file(Path("/dev/full"))
     logging.getLogger("candlewick").info("a line")
@@ -76,7 +76,7 @@ def test_a_log_on_a_full_disk_is_told_and_ends_nothing(capsys):
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_terminal_shows_a_level_on_and_the_file_everything(level, shown, tmp_path, capsys):
+def test_terminal_shows_records_from_its_level_and_the_file_all(level, shown, tmp_path, capsys):
     terminal.setup(level)
     handler = terminal.add_file(tmp_path / "log.txt")
     for name in ("debug", "info", "warning", "error"):
@@ -86,7 +86,7 @@ def test_the_terminal_shows_a_level_on_and_the_file_everything(level, shown, tmp
     assert (tmp_path / "log.txt").read_text().count("a line") == 4
 
 
-def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
+def test_progress_outside_a_terminal_prints_occasional_lines(monkeypatch, capsys):
     now = iter([0.0, 1.0, 20.0, 21.0])
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
     with terminal.bytes_progress("tokens") as report:
@@ -96,7 +96,7 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(monkeypatch, cap
 
 
 @pytest.mark.parametrize("done", [0, 50])
-def test_a_terminal_gets_a_bar(monkeypatch, done):
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, done):
     out = io.StringIO()
     monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
     with terminal.bytes_progress("tokens") as report:
@@ -107,7 +107,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, done):
 @pytest.mark.parametrize(
     ("level", "wanted"), [("debug", True), ("info", True), ("warning", False), ("error", False)]
 )
-def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monkeypatch):
+def test_progress_is_hidden_at_warning_level(level, wanted, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
     terminal.setup(level)
@@ -118,7 +118,7 @@ def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monke
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_only_a_terminal_shows_a_bar_for_counted_items(monkeypatch, is_terminal):
+def test_counted_items_show_a_bar_on_a_terminal_only(monkeypatch, is_terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=80)
     monkeypatch.setattr(rich.console, "Console", lambda **_: console)

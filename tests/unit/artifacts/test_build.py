@@ -18,7 +18,7 @@ def thing(tmp_path):
     return folder, manifest
 
 
-def test_it_is_found_while_the_recipe_is_the_same(thing):
+def test_find_returns_a_build_of_the_same_recipe_only(thing):
     folder, manifest = thing
     assert find(folder, RECIPE) == manifest
     for other in (
@@ -31,7 +31,7 @@ def test_it_is_found_while_the_recipe_is_the_same(thing):
     assert find(folder.parent, RECIPE) is None
 
 
-def test_damage_is_found_and_told(thing, caplog):
+def test_find_rejects_a_damaged_build_and_logs_the_file(thing, caplog):
     folder, manifest = thing
     (folder / "x").write_bytes(b"2")
     assert find(folder, RECIPE, hashes=False) == manifest
@@ -40,7 +40,7 @@ def test_damage_is_found_and_told(thing, caplog):
     assert "it is made again" in caplog.text
 
 
-def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path, monkeypatch):
+def test_second_builder_waits_for_the_first_and_sees_its_files(tmp_path, monkeypatch):
     order: list[str] = []
     waits, lock = threading.Event(), fcntl.flock
 
@@ -67,7 +67,7 @@ def test_a_second_one_waits_and_works_on_what_is_there_then(tmp_path, monkeypatc
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
-def test_what_can_be_gone_on_with_stays(tmp_path):
+def test_interrupted_build_keeps_its_partial_files(tmp_path):
     with pytest.raises(KeyboardInterrupt), alone(tmp_path / "out") as partial:
         (partial / "shard").write_bytes(b"1")
         raise KeyboardInterrupt
@@ -75,7 +75,7 @@ def test_what_can_be_gone_on_with_stays(tmp_path):
         assert (partial / "shard").read_bytes() == b"1"
 
 
-def test_what_a_kill_left_is_swept_and_nothing_else(thing):
+def test_leftovers_of_a_killed_build_are_removed_and_other_folders_kept(thing):
     folder, _ = thing
     names = [".old-thing-0123abcd", ".tmp-thing-0123abcd", ".old-thing-2-0123abcd"]
     paths = [folder.parent / name for name in names]
@@ -103,7 +103,7 @@ def test_build_json_once_computes_once(tmp_path):
     assert len(calls) == 1
 
 
-def test_build_json_once_computes_again_when_anything_differs(tmp_path):
+def test_build_json_once_recomputes_for_another_recipe_or_damaged_file(tmp_path):
     path = tmp_path / "thing" / "x"
     build_json_once(path, JSON_RECIPE, lambda: 1)
     for other in (

@@ -8,7 +8,7 @@ from candlewick.artifacts.lock import run_lock
 from candlewick.errors import CheckpointError
 
 
-def test_a_second_holder_is_told_who_holds_it(tmp_path):
+def test_lock_in_use_is_refused_with_the_process_id_of_its_holder(tmp_path):
     said = rf"in use by .*{os.getpid()}"
     with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
         pass
@@ -25,7 +25,7 @@ with run_lock(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_killed_holder_leaves_no_lock(tmp_path):
+def test_lock_of_a_killed_process_is_free(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

@@ -59,23 +59,23 @@ def edit(folder: Path, change) -> None:
     path.write_text(json.dumps(fields))
 
 
-def test_equal_values_have_equal_bytes():
+def test_canonical_json_of_equal_values_has_equal_bytes():
     assert canonical_json({"b": 1, "a": "é"}) == canonical_json({"a": "é", "b": 1}) == '{"a":"é","b":1}'.encode()
 
 
-def test_numbers_that_are_not_finite_have_no_hash():
+def test_json_sha256_refuses_numbers_that_are_not_finite():
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_sha256({"a": float("nan")})
 
 
-def test_written_files_are_described_as_they_are(tmp_path):
+def test_write_durable_returns_name_size_and_hash(tmp_path):
     entry = write_durable(tmp_path / "f", [b"ab", b"c"], "sub/f")
     assert entry == FileEntry("sub/f", 3, hashlib.sha256(b"abc").hexdigest())
     assert file_sha256(tmp_path / "f") == entry.sha256
     assert write_durable(tmp_path / "g", b"abc").name == "g"
 
 
-def test_replacing_a_file_leaves_nothing_else(tmp_path):
+def test_replace_durable_leaves_no_temporary_file(tmp_path):
     for content in (b"one", b"two"):
         entry = replace_durable(tmp_path / "state.json", content)
         assert (tmp_path / "state.json").read_bytes() == content
@@ -94,13 +94,13 @@ def test_an_artifact_reads_back_as_it_was_written(tmp_path):
 
 @settings(deadline=None)
 @given(inputs=json_objects, config=json_objects, details=json_objects)
-def test_any_manifest_reads_back_with_the_same_id(tmp_path_factory, inputs, config, details):
+def test_manifest_of_any_content_reads_back_with_the_same_id(tmp_path_factory, inputs, config, details):
     folder = tmp_path_factory.mktemp("manifest") / "x"
     made = make(folder, inputs=inputs, config=config, details=details)
     assert read_manifest(folder).id == made.id
 
 
-def test_the_id_covers_everything_but_the_provenance(tmp_path):
+def test_manifest_id_covers_everything_but_the_provenance(tmp_path):
     made = make(tmp_path / "x")
     assert replace(made, provenance={"host": "other"}).id == made.id
     others = [
@@ -114,21 +114,21 @@ def test_the_id_covers_everything_but_the_provenance(tmp_path):
     assert len({made.id, *(other.id for other in others)}) == 1 + len(others)
 
 
-def test_publishing_replaces_an_artifact(tmp_path):
+def test_publish_replaces_an_artifact(tmp_path):
     make(tmp_path / "x", details={"count": 1})
     made = make(tmp_path / "x", details={"count": 2})
     assert read_manifest(tmp_path / "x") == made
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_publishing_fills_an_empty_folder(tmp_path):
+def test_publish_fills_an_empty_folder(tmp_path):
     (tmp_path / "x").mkdir()
     make(tmp_path / "x")
     assert read_manifest(tmp_path / "x").kind == "demo"
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
+def test_file_or_folder_that_is_no_artifact_is_not_replaced(tmp_path, is_file):
     target = tmp_path / "x"
     if is_file:
         target.write_text("mine")
@@ -143,13 +143,13 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path, is_file):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_free_place_is_replaceable(tmp_path):
+def test_missing_or_empty_folder_is_replaceable(tmp_path):
     require_replaceable(tmp_path / "nothing here", "thing")
     (tmp_path / "empty").mkdir()
     require_replaceable(tmp_path / "empty", "thing")
 
 
-def test_only_an_older_one_of_the_same_kind_is_replaced(tmp_path):
+def test_artifact_of_another_kind_is_not_replaced(tmp_path):
     make(tmp_path / "x")
     require_replaceable(tmp_path / "x", read_manifest(tmp_path / "x").kind)
     with pytest.raises(ArtifactError, match="so it is not replaced by the new tokenizer"):
@@ -160,14 +160,14 @@ def test_only_an_older_one_of_the_same_kind_is_replaced(tmp_path):
         require_replaceable(tmp_path / "web", "tokenizer")
 
 
-def test_a_failed_block_leaves_nothing(tmp_path):
+def test_staging_removes_its_files_after_an_error(tmp_path):
     with pytest.raises(KeyError), staging(tmp_path / "deep" / "x") as aside:
         (aside / "half").write_text("half")
         raise KeyError
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_every_byte_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
+def test_staging_syncs_files_and_folders_before_the_rename(tmp_path, monkeypatch):
     """Files, the manifest, the folders, the rename, the parent: in this order."""
     log: list[str] = []
     fsync, rename = os.fsync, Path.rename
@@ -221,7 +221,7 @@ def test_every_byte_is_on_disk_before_the_name_is(tmp_path, monkeypatch):
         ],
     ],
 )
-def test_a_manifest_that_could_do_harm_is_refused(tmp_path, change, said):
+def test_manifest_with_wrong_keys_or_values_is_refused(tmp_path, change, said):
     make(tmp_path / "x")
     edit(tmp_path / "x", change)
     with pytest.raises(ArtifactError, match=said) as caught:
@@ -230,13 +230,13 @@ def test_a_manifest_that_could_do_harm_is_refused(tmp_path, change, said):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
-def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+def test_manifest_of_other_content_is_refused(tmp_path, content):
     (tmp_path / MANIFEST).write_bytes(content)
     with pytest.raises(ArtifactError, match=r"(not valid JSON|not an artifact manifest).*make it again"):
         read_manifest(tmp_path)
 
 
-def test_a_huge_manifest_is_not_read(tmp_path, monkeypatch):
+def test_manifest_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     make(tmp_path / "x")
     monkeypatch.setattr(artifacts, "_MAX_MANIFEST_BYTES", 10)
     with pytest.raises(ArtifactError, match="larger than 10 bytes"):
@@ -244,7 +244,7 @@ def test_a_huge_manifest_is_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [None, "tokenizer"])
-def test_a_folder_without_manifest_is_not_finished(tmp_path, kind):
+def test_folder_without_manifest_is_refused_as_not_finished(tmp_path, kind):
     with pytest.raises(ArtifactError, match=f"it is not a finished {kind or 'artifact'}"):
         read_manifest(tmp_path, kind)
     (tmp_path / "file").write_text("x")
@@ -252,7 +252,7 @@ def test_a_folder_without_manifest_is_not_finished(tmp_path, kind):
         read_manifest(tmp_path / "file", kind)
 
 
-def test_another_kind_or_version_is_refused_with_both_values(tmp_path):
+def test_artifact_of_another_kind_or_version_is_refused_with_both_values(tmp_path):
     make(tmp_path / "x")
     with pytest.raises(ArtifactError, match="is a 'demo' artifact, expected 'tokens'"):
         read_manifest(tmp_path / "x", "tokens")
@@ -260,7 +260,7 @@ def test_another_kind_or_version_is_refused_with_both_values(tmp_path):
         read_manifest(tmp_path / "x", version=2)
 
 
-def test_a_missing_truncated_or_changed_file_is_named(tmp_path):
+def test_verify_names_a_missing_truncated_or_changed_file(tmp_path):
     manifest = make(tmp_path / "x")
     path = tmp_path / "x" / "a.bin"
     path.write_bytes(b"abd")
@@ -275,7 +275,7 @@ def test_a_missing_truncated_or_changed_file_is_named(tmp_path):
         verify(tmp_path / "x", manifest)
 
 
-def test_a_link_does_not_stand_for_a_file(tmp_path):
+def test_verify_refuses_a_link_in_place_of_a_file(tmp_path):
     manifest = make(tmp_path / "x")
     (tmp_path / "other").write_bytes(b"abc")
     (tmp_path / "x" / "a.bin").unlink()

@@ -1,4 +1,4 @@
-"""A small model with an optimizer that has moved, and what a checkpoint of it holds."""
+"""Fixtures of a small model with an optimizer after some updates, and of its checkpoint."""
 
 import pytest
 import torch

@@ -57,7 +57,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("kind", "config"), SHAPES)
-def test_a_shape_survives_the_round_trip(tmp_path, kind, config):
+def test_config_json_of_each_model_type_survives_the_round_trip(tmp_path, kind, config):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
     assert from_hugging_face(path) == (config, 1024)
@@ -91,14 +91,14 @@ class MscaleYarn(YarnScaling):
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": False}, {"qk_norm": False, "rope_mode": "off"}])
 @pytest.mark.parametrize("alibi", [False, True])
-def test_a_model_with_an_unlisted_field_is_candlewicks_at_every_value(changes, alibi):
+def test_model_with_an_unlisted_field_is_saved_as_candlewick_at_every_value(changes, alibi):
     config = AlibiModel(**changes, alibi=alibi)
     assert model_type(config) == "candlewick"
     assert f"model.alibi={alibi}" in (unsupported_by_transformers(config) or "")
     assert to_hugging_face(config, 64, 0, None)["candlewick"]["alibi"] is alibi
 
 
-def test_a_model_with_an_unlisted_scaling_or_field_of_one_is_candlewicks():
+def test_model_with_an_unlisted_rope_scaling_is_saved_as_candlewick():
     for changes in (
         {"rope_scaling": MscaleYarn(rope_type="yarn", factor=2.0, original_max_position_embeddings=8)},
         {
@@ -114,11 +114,11 @@ def test_a_model_with_an_unlisted_scaling_or_field_of_one_is_candlewicks():
 
 @pytest.mark.parametrize("field", ["mlp", "rope_mode"])
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": False}, {"qk_norm": False, "rope_mode": "off"}])
-def test_a_model_with_an_unlisted_word_is_candlewicks(field, changes):
+def test_model_with_an_unlisted_literal_is_saved_as_candlewick(field, changes):
     assert model_type(ModelConfig(**changes).model_copy(update={field: "new"})) == "candlewick"
 
 
-def test_every_field_of_words_lists_them():
+def test_expressible_lists_the_values_of_every_literal_field():
     of_words = {name for name, info in ModelConfig.model_fields.items() if get_origin(info.annotation) is Literal}
     assert of_words == {"mlp", "rope_mode"}, "name the new field here and in the test above"
     assert not any(values.include(ModelConfig(), "new") for name in of_words for values in EXPRESSIBLE[name])
@@ -139,7 +139,7 @@ def models(draw):
 
 
 @given(models())
-def test_a_model_is_read_back_as_it_was_written(tmp_path_factory, config):
+def test_config_json_of_any_model_is_read_back_equal(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("config") / "config.json"
     path.write_text(json.dumps(to_hugging_face(config, 64, 0, None)))
     expected = config.model_dump() | {"vocab_size": None}
@@ -165,7 +165,7 @@ def test_transformers_reads_the_same_shape(tmp_path, kind, config):
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, 1)
 
 
-def test_transformers_refuses_what_none_of_its_classes_can_say(tmp_path):
+def test_transformers_refuses_a_model_saved_as_candlewick(tmp_path):
     config = ModelConfig(partial_rotary_factor=0.5)
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
     assert (
@@ -175,7 +175,7 @@ def test_transformers_refuses_what_none_of_its_classes_can_say(tmp_path):
         AutoConfig.from_pretrained(tmp_path)
 
 
-def test_ntk_is_saved_as_its_theta(tmp_path):
+def test_ntk_scaling_is_saved_as_its_effective_rope_theta(tmp_path):
     config = ModelConfig(head_dim=8, rope_scaling=NtkScaling(rope_type="ntk", alpha=4.0))
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
@@ -183,7 +183,7 @@ def test_ntk_is_saved_as_its_theta(tmp_path):
     assert found == ModelConfig(head_dim=8, rope_theta=10_000.0 * 4.0 ** (8 / 6))
 
 
-def test_an_ungated_mlp_is_saved_as_a_gate_and_a_constant_one():
+def test_ungated_mlp_is_saved_as_a_gated_mlp_with_a_constant_up_projection():
     config = ModelConfig(qk_norm=False, mlp="silu")
     up = {
         "model.layers.0.mlp.up_proj.weight": torch.randn(6, 4),
@@ -206,7 +206,7 @@ def test_an_ungated_mlp_is_saved_as_a_gate_and_a_constant_one():
     assert from_saved(gated, tensors) == to_saved(gated, tensors) == tensors
 
 
-def test_generation_starts_and_ends_with_the_delimiter():
+def test_generation_config_starts_and_ends_with_the_delimiter():
     config = generation_config(256, [0], 1)
     assert (config["bos_token_id"], config["eos_token_id"], config["max_length"]) == (0, 0, 256)
 
@@ -257,7 +257,7 @@ def test_generation_starts_and_ends_with_the_delimiter():
         ({"vocab_size": None}, "vocab_size None"),
     ],
 )
-def test_a_config_that_is_not_ours_is_refused(tmp_path, change, message):
+def test_config_json_of_an_unsupported_model_is_refused(tmp_path, change, message):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**to_hugging_face(ModelConfig(), 64, 0, None), **change}))
     with pytest.raises(CheckpointError, match=message):
@@ -265,7 +265,7 @@ def test_a_config_that_is_not_ours_is_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model_type": "llama"}', "[" * 100_000])
-def test_a_broken_config_file_is_refused(tmp_path, content):
+def test_broken_config_json_is_refused(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
@@ -274,7 +274,7 @@ def test_a_broken_config_file_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig, MistralConfig])
 @pytest.mark.parametrize("null", [False, True])
-def test_what_is_absent_or_null_is_what_transformers_takes_for_it(tmp_path, kind, null):
+def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, null):
     raw: dict[str, Any] = {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -297,7 +297,7 @@ def test_what_is_absent_or_null_is_what_transformers_takes_for_it(tmp_path, kind
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"])
-def test_a_shape_is_not_guessed(tmp_path, name):
+def test_config_json_without_a_size_of_the_model_is_refused(tmp_path, name):
     raw = to_hugging_face(ModelConfig(), 64, 0, None)
     del raw[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
@@ -307,7 +307,7 @@ def test_a_shape_is_not_guessed(tmp_path, name):
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("kind", ["type", "rope_type"])
-def test_a_stretched_rope_is_read_in_every_spelling(tmp_path, key, kind):
+def test_rope_scaling_is_read_in_every_spelling(tmp_path, key, kind):
     raw = {
         **to_hugging_face(ModelConfig(qk_norm=False), 64, 0, None),
         "rope_parameters": None,
@@ -323,20 +323,20 @@ def test_a_stretched_rope_is_read_in_every_spelling(tmp_path, key, kind):
     assert found.rope_scaling.high_freq_factor == 2.0
 
 
-def test_layers_that_all_see_everything_have_no_window(tmp_path):
+def test_sliding_window_without_sliding_layers_is_dropped(tmp_path):
     raw = to_hugging_face(ModelConfig(), 64, 0, None)
     raw |= {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention"] * 6}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig()
 
 
-def test_a_smollm3_that_rotates_everywhere_is_a_llama(tmp_path):
+def test_smollm3_with_rope_in_every_layer_is_read_as_llama(tmp_path):
     raw = to_hugging_face(ModelConfig(qk_norm=False, rope_mode="off"), 64, 0, None) | {"no_rope_layers": [1] * 6}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)
 
 
-def test_candlewick_section_leaves_the_vocabulary_to_the_top_level():
+def test_candlewick_section_of_config_json_omits_vocab_size():
     raw = to_hugging_face(ModelConfig(rope_mode="off", vocab_size=64), 64, 0, None)
     assert raw["model_type"] == "candlewick"
     assert raw["vocab_size"] == 64

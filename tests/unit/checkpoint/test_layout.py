@@ -21,27 +21,27 @@ def step_of(folder):
     return int(folder.name.removeprefix("step_"))
 
 
-def test_names_sort_by_step(tmp_path):
+def test_list_checkpoints_sorts_by_step(tmp_path):
     made = [_checkpoint(tmp_path, step) for step in (9, 1000, 20)]
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [9, 20, 1000]
     assert newest_checkpoint(tmp_path) == made[1]
     assert list_checkpoints(tmp_path / "none") == []
 
 
-def test_an_unfinished_folder_is_no_checkpoint(tmp_path):
+def test_list_checkpoints_skips_unfinished_folders(tmp_path):
     _checkpoint(tmp_path, 1)
     (tmp_path / "step_000000002").mkdir()
     assert step_of(newest_checkpoint(tmp_path)) == 1
 
 
-def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, caplog):
+def test_newest_checkpoint_skips_a_damaged_folder_and_logs_its_name(tmp_path, caplog):
     _checkpoint(tmp_path, 1)
     (_checkpoint(tmp_path, 2) / "state.json").write_bytes(b"{")
     assert step_of(newest_checkpoint(tmp_path)) == 1
     assert "step_000000002/state.json has 1 bytes, its manifest says" in caplog.text
 
 
-def test_the_reason_is_told_when_none_is_valid(tmp_path):
+def test_newest_checkpoint_without_a_valid_folder_raises_with_the_reason(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in .*without --resume"):
         newest_checkpoint(tmp_path)
     (_checkpoint(tmp_path, 2) / "state.json").unlink()
@@ -53,7 +53,7 @@ def test_the_reason_is_told_when_none_is_valid(tmp_path):
         checked_manifest(_checkpoint(tmp_path, 3, version=7))
 
 
-def test_a_run_a_folder_and_a_checkpoint_all_name_one(tmp_path):
+def test_candidates_accepts_a_run_a_checkpoint_directory_or_a_checkpoint(tmp_path):
     folder = _checkpoint(tmp_path / "run" / "checkpoints", 5)
     for name in (folder, folder.parent, folder.parent.parent):
         assert candidates(name) == [folder]
@@ -63,7 +63,7 @@ def test_a_run_a_folder_and_a_checkpoint_all_name_one(tmp_path):
         candidates(tmp_path)
 
 
-def test_prune_keeps_the_newest_and_sweep_removes_the_rest_of_a_crash(tmp_path):
+def test_prune_keeps_the_newest_and_sweep_removes_leftovers_of_a_crash(tmp_path):
     for step in range(5):
         _checkpoint(tmp_path, step)
     prune(tmp_path, step_folder(tmp_path, 4), 2)
@@ -91,7 +91,7 @@ def test_a_folder_of_something_else_is_named_in_the_error(tmp_path):
         assert raised.value.path == tmp_path / folder
 
 
-def test_pruned_checkpoint_is_gone_on_the_disk_before_its_files_are_deleted(tmp_path, monkeypatch):
+def test_prune_syncs_the_rename_of_a_checkpoint_before_deleting_its_files(tmp_path, monkeypatch):
     for step in range(2):
         _checkpoint(tmp_path, step)
     events = []

@@ -34,7 +34,7 @@ def folder(make_snapshot, tmp_path):
     return save(tmp_path / "run" / "checkpoints", make_snapshot(3), max_keep=2)
 
 
-def test_everything_comes_back(make_model, make_snapshot, folder):
+def test_resume_restores_weights_optimizer_and_state(make_model, make_snapshot, folder):
     snapshot, model = make_snapshot(3), make_model(seed=99)
     resumed = resume(model, folder)
     assert resumed.folder == folder
@@ -45,7 +45,7 @@ def test_everything_comes_back(make_model, make_snapshot, folder):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
-def test_a_damaged_file_is_named_and_nothing_is_loaded(make_model, folder, name):
+def test_resume_from_a_damaged_file_names_the_file_and_changes_no_weight(make_model, folder, name):
     model = make_model(seed=99)
     before = {key: tensor.clone() for key, tensor in weights_of(model).items()}
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
@@ -54,7 +54,7 @@ def test_a_damaged_file_is_named_and_nothing_is_loaded(make_model, folder, name)
     assert all(torch.equal(before[key], tensor) for key, tensor in weights_of(model).items())
 
 
-def test_tensors_that_are_not_the_models_are_named(make_model, tmp_path):
+def test_load_weights_names_missing_and_misshapen_tensors(make_model, tmp_path):
     model = make_model()
     weights = weights_of(model)
     short = {name: tensor for name, tensor in weights.items() if "layers.1" not in name}
@@ -71,7 +71,7 @@ def test_tensors_that_are_not_the_models_are_named(make_model, tmp_path):
 
 @pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": False}, {"qk_norm": False, "mlp_bias": True}])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_model_to_compute_with_comes_from_checkpoint_folder_or_run(
+def test_load_for_inference_accepts_a_checkpoint_its_folder_or_a_run(
     make_model, make_snapshot, tmp_path, shape, depth
 ):
     folder = save(tmp_path / "run" / "checkpoints", make_snapshot(3, **shape), max_keep=2)
@@ -86,7 +86,7 @@ def test_a_model_to_compute_with_comes_from_checkpoint_folder_or_run(
     assert torch.equal(model(tokens), reference(tokens))
 
 
-def test_inference_needs_neither_optimizer_nor_state(folder):
+def test_load_for_inference_needs_neither_optimizer_nor_state(folder):
     (folder / "optimizer.safetensors").unlink()
     (folder / "state.json").unlink()
     load_for_inference(folder, CPU)
@@ -95,7 +95,7 @@ def test_inference_needs_neither_optimizer_nor_state(folder):
         load_for_inference(folder, CPU)
 
 
-def test_a_run_with_a_damaged_newest_checkpoint_gives_the_one_before(make_snapshot, folder, caplog):
+def test_load_for_inference_falls_back_to_the_checkpoint_before_a_damaged_newest(make_snapshot, folder, caplog):
     newest = save(folder.parent, make_snapshot(4), max_keep=2)
     (newest / "model.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
@@ -115,7 +115,7 @@ def plain(folder, tmp_path):
     return tmp_path / "plain"
 
 
-def test_a_hugging_face_folder_of_our_kind_will_do(plain, make_snapshot):
+def test_load_for_inference_reads_a_hugging_face_folder_in_half_precision(plain, make_snapshot):
     expected = make_snapshot(3).weights
     # some writers save a tied head too, and most save half precision
     tensors = read_tensors(plain / "model.safetensors")
@@ -127,7 +127,7 @@ def test_a_hugging_face_folder_of_our_kind_will_do(plain, make_snapshot):
         assert torch.equal(tensor, expected[name].bfloat16().float())
 
 
-def test_a_hugging_face_folder_in_parts_is_refused(plain):
+def test_load_for_inference_refuses_a_sharded_hugging_face_folder(plain):
     (plain / "model.safetensors").rename(plain / "model-00001-of-00001.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not exist"):
         load_for_inference(plain, CPU)
@@ -143,14 +143,14 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(plain):
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": 10**12}, {"hidden_size": 1 << 40}, {"vocab_size": 10**15}]
 )
-def test_a_config_larger_than_the_weights_is_refused_before_anything_is_made(plain, change):
+def test_config_larger_than_the_weights_is_refused_before_allocation(plain, change):
     config = json.loads((plain / "config.json").read_bytes())
     (plain / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(CheckpointError, match=r"holds 30,944 numbers, the model of .*config\.json has [\d,]{13,}"):
         load_for_inference(plain, CPU)
 
 
-def test_what_is_in_no_class_of_hugging_face_is_read_here(make_snapshot, tmp_path):
+def test_load_for_inference_reads_a_model_saved_as_candlewick(make_snapshot, tmp_path):
     shape = {"partial_rotary_factor": 0.5}
     folder = save(tmp_path / "checkpoints", make_snapshot(3, **shape), max_keep=2)
     model, _ = load_for_inference(folder, CPU)
@@ -158,7 +158,7 @@ def test_what_is_in_no_class_of_hugging_face_is_read_here(make_snapshot, tmp_pat
     assert all(torch.equal(tensor, make_snapshot(3, **shape).weights[n]) for n, tensor in model.named_parameters())
 
 
-def test_an_ungated_mlp_comes_back(make_snapshot, make_model, tmp_path):
+def test_ungated_mlp_survives_saving_and_loading(make_snapshot, make_model, tmp_path):
     shape = {"qk_norm": False, "mlp": "silu"}
     folder = save(tmp_path, make_snapshot(3, **shape), max_keep=2)
     assert "model.layers.0.mlp.gate_proj.weight" in read_tensors(folder / "model.safetensors")
@@ -171,7 +171,7 @@ def test_an_ungated_mlp_comes_back(make_snapshot, make_model, tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_run_starts_from_the_weights_of_another(make_snapshot, make_model, tmp_path, tied):
+def test_initialize_from_copies_the_weights_of_another_run(make_snapshot, make_model, tmp_path, tied):
     saved = make_snapshot(3, tie_word_embeddings=tied)
     save(tmp_path / "checkpoints", saved, max_keep=2)
     model = make_model(9, tie_word_embeddings=tied)
@@ -180,7 +180,7 @@ def test_a_run_starts_from_the_weights_of_another(make_snapshot, make_model, tmp
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_rows_that_the_vocabulary_gains_are_the_mean_of_the_others(make_snapshot, make_model, tmp_path, tied):
+def test_initialize_from_fills_added_vocabulary_rows_with_the_mean(make_snapshot, make_model, tmp_path, tied):
     saved = make_snapshot(3, tie_word_embeddings=tied)
     folder = save(tmp_path / "checkpoints", saved, max_keep=2)
     model = Transformer(saved.model_config, 384)
@@ -193,6 +193,6 @@ def test_rows_that_the_vocabulary_gains_are_the_mean_of_the_others(make_snapshot
         initialize_from(Transformer(saved.model_config, 256), folder)
 
 
-def test_weights_of_another_shape_are_no_start(folder, make_model):
+def test_initialize_from_refuses_weights_of_another_shape(folder, make_model):
     with pytest.raises(CheckpointError, match="has 4 tensors that this model lacks, the first is .*k_norm"):
         initialize_from(make_model(qk_norm=False), folder)

@@ -1,4 +1,4 @@
-"""A checkpoint is opened once, whole, and says why it is not."""
+"""Checkpoint.open verifies the needed files once and names what is wrong with a rejected folder."""
 
 import json
 import logging
@@ -33,13 +33,13 @@ def test_open_hashes_each_needed_file_once_and_reading_hashes_nothing(folder, ha
     assert sorted(hashed) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
 
 
-def test_open_for_weights_leaves_the_optimizer_alone(folder, hashed):
+def test_open_for_weights_does_not_read_the_optimizer(folder, hashed):
     checkpoint = Checkpoint.open(folder, need={"weights"})
     assert "optimizer.safetensors" not in hashed
     assert checkpoint.state["version"] == 1
 
 
-def test_open_for_weights_needs_neither_optimizer_nor_state_but_checks_a_state_that_is_there(folder):
+def test_open_for_weights_allows_a_missing_state_but_no_damaged_state(folder):
     (folder / "optimizer.safetensors").unlink()
     (folder / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="state.json has 2 bytes"):
@@ -50,7 +50,7 @@ def test_open_for_weights_needs_neither_optimizer_nor_state_but_checks_a_state_t
         Checkpoint.open(folder, need={"weights", "optimizer"})
 
 
-def test_open_takes_the_newest_whole_checkpoint_and_names_the_rejected_one(make_snapshot, folder, caplog):
+def test_open_takes_the_newest_valid_checkpoint_and_logs_the_rejected_folder(make_snapshot, folder, caplog):
     newest = save(folder.parent, make_snapshot(4), max_keep=2)
     (newest / "model.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
@@ -61,7 +61,7 @@ def test_open_takes_the_newest_whole_checkpoint_and_names_the_rejected_one(make_
         Checkpoint.newest(folder.parent, need={"weights"})
 
 
-def test_shape_weights_and_optimizer_are_what_was_saved(make_snapshot, folder):
+def test_checkpoint_returns_the_saved_shape_weights_and_optimizer(make_snapshot, folder):
     checkpoint, snapshot = Checkpoint.open(folder, need={"weights", "optimizer"}), make_snapshot(3)
     assert checkpoint.shape == (snapshot.model_config, snapshot.vocab_size)
     assert checkpoint.manifest is not None
@@ -71,7 +71,7 @@ def test_shape_weights_and_optimizer_are_what_was_saved(make_snapshot, folder):
         assert all(torch.equal(read[name], tensor) for name, tensor in saved.items())
 
 
-def test_config_of_another_version_is_refused(folder):
+def test_checkpoint_config_of_another_version_is_refused(folder):
     (folder / "manifest.json").unlink()
     state = json.loads((folder / "state.json").read_bytes())
     (folder / "state.json").write_text(json.dumps({**state, "config": {"model": {"moon": 1}}}))
@@ -97,7 +97,7 @@ def test_config_of_another_version_is_refused(folder):
         ),
     ],
 )
-def test_read_state_refuses_what_is_no_state(folder, content, said):
+def test_read_state_refuses_a_missing_or_malformed_state_file(folder, content, said):
     (folder / "state.json").unlink()
     if content is not None:
         (folder / "state.json").write_text(content)

@@ -11,7 +11,7 @@ from candlewick.errors import CheckpointError
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_the_library_reads_what_we_write(tmp_path, dtype):
+def test_written_file_is_read_equal_by_the_safetensors_library(tmp_path, dtype):
     tensors = {
         "a.weight": torch.randn(3, 5).to(dtype),
         "b": torch.tensor(2.5, dtype=dtype),
@@ -54,7 +54,7 @@ def sharded(tmp_path):
     return tmp_path
 
 
-def test_a_model_in_several_files_is_read_as_one(sharded):
+def test_read_model_joins_sharded_files(sharded):
     tensors = read_model(sharded)
     assert torch.equal(tensors["a"], torch.ones(2))
     assert torch.equal(tensors["b"], torch.zeros(3))
@@ -75,12 +75,12 @@ def test_a_model_in_several_files_is_read_as_one(sharded):
         ('{"weight_map": {"z": "model-00001-of-00002.safetensors"}}', "has no z, which its index names"),
     ],
 )
-def test_an_index_that_cannot_be_trusted(sharded, index, sentence):
+def test_read_model_refuses_a_malformed_or_unsafe_index(sharded, index, sentence):
     (sharded / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match=sentence):
         read_model(sharded)
 
 
-def test_a_folder_without_weights(tmp_path):
+def test_read_model_refuses_a_folder_without_weights(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         read_model(tmp_path)

@@ -27,7 +27,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_checkpoint_holds_what_it_should_and_its_manifest_names_it(make_snapshot, tmp_path):
+def test_save_writes_all_files_and_lists_them_in_the_manifest(make_snapshot, tmp_path):
     snapshot = make_snapshot(7)
     folder = save(tmp_path / "checkpoints", snapshot, max_keep=2)
     assert folder == tmp_path / "checkpoints" / "step_000000007"
@@ -54,20 +54,20 @@ def test_a_checkpoint_holds_what_it_should_and_its_manifest_names_it(make_snapsh
     assert json.loads((folder / "config.json").read_bytes())["vocab_size"] == 320
 
 
-def test_the_id_says_what_was_saved_not_when(make_snapshot, tmp_path):
+def test_checkpoint_id_depends_on_content_and_not_on_time(make_snapshot, tmp_path):
     ids = [read_manifest(save(tmp_path / name, make_snapshot(1), max_keep=2)).id for name in "ab"]
     assert ids[0] == ids[1]
     assert read_manifest(save(tmp_path / "c", make_snapshot(2), max_keep=2)).id != ids[0]
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_tied_head_is_saved_once_and_all_in_float32(make_model, tied):
+def test_weights_of_a_tied_model_omit_the_head_and_are_float32(make_model, tied):
     weights = weights_of(make_model(tie_word_embeddings=tied))
     assert ("lm_head.weight" in weights) is not tied
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-def test_the_newest_are_kept_and_each_save_is_in_the_journal(make_snapshot, tmp_path):
+def test_save_keeps_the_newest_checkpoints_and_journals_each_save(make_snapshot, tmp_path):
     for step in (1, 2, 3, 4):
         save(tmp_path, make_snapshot(step), max_keep=2)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4]
@@ -76,7 +76,7 @@ def test_the_newest_are_kept_and_each_save_is_in_the_journal(make_snapshot, tmp_
     assert journal[-1]["id"] == read_manifest(tmp_path / "step_000000004").id
 
 
-def test_later_ones_that_were_rejected_do_not_push_out_what_was_just_saved(make_snapshot, tmp_path):
+def test_save_does_not_count_rejected_later_checkpoints_as_kept(make_snapshot, tmp_path):
     for step in (1, 7, 8):
         save(tmp_path, make_snapshot(step), max_keep=3)
     for step in (7, 8):
@@ -90,7 +90,7 @@ def test_later_ones_that_were_rejected_do_not_push_out_what_was_just_saved(make_
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [4, 7, 8]
 
 
-def test_a_step_that_is_saved_again_replaces_the_first(make_snapshot, tmp_path):
+def test_save_of_the_same_step_replaces_the_checkpoint(make_snapshot, tmp_path):
     save(tmp_path, make_snapshot(1), max_keep=2)
     other = make_snapshot(1)
     other.weights["model.norm.weight"].fill_(3.0)
@@ -100,7 +100,7 @@ def test_a_step_that_is_saved_again_replaces_the_first(make_snapshot, tmp_path):
     assert torch.equal(saved["model.norm.weight"], torch.full((32,), 3.0))
 
 
-def test_a_folder_without_a_manifest_makes_way_but_is_kept(make_snapshot, tmp_path, caplog):
+def test_save_renames_a_folder_without_manifest_instead_of_deleting(make_snapshot, tmp_path, caplog):
     (save(tmp_path, make_snapshot(1), max_keep=2) / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING):
         save(tmp_path, make_snapshot(1), max_keep=2)
@@ -110,7 +110,7 @@ def test_a_folder_without_a_manifest_makes_way_but_is_kept(make_snapshot, tmp_pa
     assert rejected.name in caplog.text
 
 
-def test_without_room_nothing_is_written(make_snapshot, tmp_path, monkeypatch):
+def test_save_without_disk_space_writes_nothing(make_snapshot, tmp_path, monkeypatch):
     save(tmp_path, make_snapshot(1), max_keep=2)
     before = names(tmp_path)
     usage = shutil.disk_usage(tmp_path)
@@ -122,9 +122,7 @@ def test_without_room_nothing_is_written(make_snapshot, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("operation", ["fsync", "rename"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_whichever_call_fails_one_of_the_two_checkpoints_is_there(
-    make_snapshot, tmp_path, monkeypatch, operation, number
-):
+def test_failed_save_leaves_a_valid_old_or_new_checkpoint(make_snapshot, tmp_path, monkeypatch, operation, number):
     first, second = make_snapshot(1), make_snapshot(2)
     save(tmp_path, first, max_keep=2)
     original = getattr(os, operation)
@@ -156,7 +154,7 @@ def test_whichever_call_fails_one_of_the_two_checkpoints_is_there(
     assert step_of(newest_checkpoint(tmp_path)) == 2
 
 
-def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot, tmp_path):
+def test_ungated_block_is_saved_as_its_gated_equivalent(make_snapshot, tmp_path):
     snapshot = make_snapshot(1, mlp="silu", qk_norm=False)
     folder = save(tmp_path, snapshot, max_keep=2)
     saved = read_tensors(folder / "model.safetensors")
@@ -165,13 +163,13 @@ def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
-def test_weights_are_not_copied_to_be_saved(make_model):
+def test_weights_of_a_model_share_memory_with_its_parameters(make_model):
     model = make_model()
     pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     assert {name: tensor.data_ptr() for name, tensor in weights_of(model).items()} == pointers
 
 
-def test_a_checkpoint_with_a_tokenizer_of_others_names_its_tokens(make_snapshot, tmp_path):
+def test_checkpoint_with_a_foreign_tokenizer_names_its_special_tokens(make_snapshot, tmp_path):
     foreign.write("llama3", tmp_path / "tok")
     tokenizer = Tokenizer.load(tmp_path / "tok")
     folder = save(tmp_path, replace(make_snapshot(3), tokenizer=tokenizer), max_keep=2)
@@ -184,7 +182,7 @@ def test_a_checkpoint_with_a_tokenizer_of_others_names_its_tokens(make_snapshot,
     assert Tokenizer.load(folder).roles == tokenizer.roles
 
 
-def test_checkpoint_that_does_not_read_back_leaves_the_older_ones(make_snapshot, tmp_path, monkeypatch):
+def test_checkpoint_damaged_during_save_does_not_prune_older_checkpoints(make_snapshot, tmp_path, monkeypatch):
     save(tmp_path, make_snapshot(1), max_keep=1)
     rename = os.rename
 

@@ -37,14 +37,14 @@ def parse():
     return lambda *words: parser.parse_args(["--output", "there", *words])
 
 
-def test_what_verbs_share(parse):
+def test_shared_options_have_defaults_and_are_parsed(parse):
     args = parse()
     assert (args.config, args.override, args.output, args.json) == ("local", [], Path("there"), False)
     args = parse("--config", "demo", "--override", "a=1", "--override", "b=2", "--json")
     assert (args.config, args.override, args.json) == ("demo", ["a=1", "b=2"], True)
 
 
-def test_a_config_is_a_profile_with_overrides_the_later_over_the_earlier(parse):
+def test_later_override_of_a_profile_wins(parse):
     args = parse("--config", "demo", "--override", "runtime.seed=1", "--override", "runtime.seed=2")
     assert load_run_config(args).runtime.seed == 2
     assert load_run_config(args, ["runtime.seed=3"]).runtime.seed == 3
@@ -52,7 +52,7 @@ def test_a_config_is_a_profile_with_overrides_the_later_over_the_earlier(parse):
         load_run_config(parse("--override", "runtime.sed=1"))
 
 
-def test_the_cache_is_this_users_unless_the_config_names_one(parse, tmp_path, monkeypatch):
+def test_cache_dir_defaults_to_the_cache_folder_of_the_user(parse, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert load_run_config(parse()).data.cache_dir == tmp_path / "candlewick"
     override = f"data.cache_dir={tmp_path / 'mine'}"
@@ -60,12 +60,12 @@ def test_the_cache_is_this_users_unless_the_config_names_one(parse, tmp_path, mo
 
 
 @pytest.mark.parametrize("text", ["3", "4", str((1 << 63) - 1)])
-def test_a_whole_number_in_its_range(text):
+def test_integer_option_accepts_values_from_its_minimum(text):
     assert whole_number(3)(text) == int(text)
 
 
 @pytest.mark.parametrize("text", ["2", "-3", "", "three", "3.0", " 4", str(1 << 63), "1e3", "²"])
-def test_anything_else_is_no_such_number(text):
+def test_integer_option_refuses_other_text(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 3 on"):
         whole_number(3)(text)
 
@@ -79,7 +79,7 @@ def test_anything_else_is_no_such_number(text):
         (["--quiet"], "debug", "WE"),
     ],
 )
-def test_the_command_line_says_what_is_shown_else_the_config(words, configured, shown, capsys):
+def test_log_level_comes_from_the_command_line_before_the_config(words, configured, shown, capsys):
     parser = argparse.ArgumentParser()
     add_logging(parser)
     config = RunConfig(runtime=RuntimeConfig(logging=LoggingConfig(level=configured)))
@@ -90,7 +90,7 @@ def test_the_command_line_says_what_is_shown_else_the_config(words, configured, 
     assert "".join(line[0] for line in capsys.readouterr().err.splitlines()) == shown
 
 
-def test_a_verb_without_a_config_shows_from_info_on(capsys):
+def test_log_level_without_a_config_is_info(capsys):
     parser = argparse.ArgumentParser()
     add_logging(parser)
     setup_logging(parser.parse_args([]))
@@ -116,7 +116,7 @@ def test_output_is_required_unless_it_has_a_default(capsys):
         parser.parse_args([])
 
 
-def test_an_action_is_run_by_its_own_function():
+def test_add_action_binds_the_function_of_the_action():
     parser = argparse.ArgumentParser()
     actions = parser.add_subparsers()
     functions: tuple[Any, ...] = (print, repr)
@@ -126,7 +126,7 @@ def test_an_action_is_run_by_its_own_function():
     assert (args.run, args.json, args.log_level) == (repr, True, "warning")
 
 
-def test_the_first_choice_and_a_named_count_are_defaults_that_help_shows():
+def test_help_shows_the_defaults_of_choices_and_counts():
     parser = argparse.ArgumentParser()
     add_choice(parser, "--format", ("jsonl", "text"), "as lines")
     add_count(parser, "--lines", "per shard", default=200_000)
@@ -137,7 +137,7 @@ def test_the_first_choice_and_a_named_count_are_defaults_that_help_shows():
     assert "at most\n" in parser.format_help()
 
 
-def test_a_checkpoint_comes_with_a_device(capsys):
+def test_add_checkpoint_adds_a_device_option(capsys):
     parser = argparse.ArgumentParser()
     add_checkpoint(parser)
     assert vars(parser.parse_args(["runs/x"])) == {"checkpoint": Path("runs/x"), "device": "auto"}

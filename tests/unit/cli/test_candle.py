@@ -1,4 +1,4 @@
-"""What users of transformer_candle see: their configurations, tokenizers and checkpoints at the command line."""
+"""Configurations, tokenizers and checkpoints of transformer_candle at the command line."""
 
 import json
 
@@ -8,15 +8,6 @@ from tests.candle import Candle
 from candlewick.cli.candle import streaming_overrides
 from candlewick.cli.main import main
 from candlewick.config.tree import dump_yaml
-
-
-@pytest.fixture
-def tokenizer_folder(tokenizer, tmp_path):
-    """A folder with the tokenizer of 300 tokens."""
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    tokenizer.write(folder)
-    return folder
 
 
 @pytest.fixture
@@ -31,7 +22,7 @@ def fails(run_candlewick):
     return run
 
 
-def test_a_configuration_is_shown_in_our_keys_and_notes_say_how_it_was_read(tmp_path, capsys):
+def test_config_show_translates_candle_keys_and_prints_notes(tmp_path, capsys):
     (tmp_path / "old.yaml").write_text("data: {batch_size: 64, gradient_accumulation_steps: 16}\n")
     words = ["--config", str(tmp_path / "old.yaml"), "--override", "scheduler.max_lr=0.5", "--json"]
     assert main(["config", "show", *words]) == 0
@@ -42,7 +33,7 @@ def test_a_configuration_is_shown_in_our_keys_and_notes_say_how_it_was_read(tmp_
     assert "note: data.batch_size=64 with gradient_accumulation_steps=16 is read as rows per update" in shown.err
 
 
-def test_a_streaming_config_becomes_settings_and_is_told_of(tmp_path, capsys):
+def test_streaming_config_becomes_overrides_and_a_note(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("{}\n")
     content = {"dataset": "me/text", "split": "train", "max_samples": 600_000, "stream_batch_size": 512}
     (tmp_path / "streaming_config.json").write_text(json.dumps(content))
@@ -65,14 +56,14 @@ def test_a_streaming_config_becomes_settings_and_is_told_of(tmp_path, capsys):
     "place", ["old", "old/checkpoints", "old/checkpoints/step_000000000007_global_000000000007"]
 )
 @pytest.mark.parametrize("verb", ["generate", "eval"])
-def test_a_checkpoint_that_is_not_imported_is_named_with_the_command_to_do_so(tmp_path, fails, verb, place):
+def test_generate_and_eval_of_a_candle_checkpoint_name_the_import_command(tmp_path, fails, verb, place):
     Candle(320, 32, 1, 64, 2).write(tmp_path / "old" / "checkpoints")
     said = fails(3, verb, tmp_path / place)
     assert f"{tmp_path / place} holds a checkpoint of transformer_candle, not one of candlewick" in said
     assert f"(fix: candlewick import candle {tmp_path / place} --config training.yaml --output RUN makes" in said
 
 
-def test_training_from_a_checkpoint_that_is_not_imported_names_the_command(tmp_path, fails, config_file, tiny):
+def test_train_from_a_candle_checkpoint_names_the_import_command(tmp_path, fails, config_file, tiny):
     folder = Candle(320, 32, 1, 64, 2).write(tmp_path / "old" / "checkpoints")
     config = config_file(tiny())
     said = fails(3, "train", "--config", config, "--run-dir", tmp_path / "new", "--init-from", folder)
@@ -81,7 +72,7 @@ def test_training_from_a_checkpoint_that_is_not_imported_names_the_command(tmp_p
     assert f"candlewick import candle {folder.parent} --config" in said
 
 
-def test_other_folders_without_a_checkpoint_keep_their_message(tmp_path, fails):
+def test_folder_without_any_checkpoint_keeps_the_general_message(tmp_path, fails):
     assert "holds no finished checkpoint (fix: give a checkpoint" in fails(3, "generate", tmp_path)
 
 
@@ -96,7 +87,7 @@ def tokenizer_config(tmp_path, text_dir):
     return path
 
 
-def test_a_tokenizer_configuration_is_trained_and_inspected(run_candlewick, tokenizer_config, tmp_path):
+def test_tokenizer_config_of_candle_is_trained_and_inspected(run_candlewick, tokenizer_config, tmp_path):
     train = ("tokenizer", "train", "--config", tokenizer_config)
     assert run_candlewick(*train).out.startswith(f"wrote: {tmp_path / 'own'}\nvocabulary 300 of 300")
     assert run_candlewick(*train).out.startswith("up to date: ")
@@ -112,7 +103,7 @@ def test_a_tokenizer_configuration_is_trained_and_inspected(run_candlewick, toke
     assert (other / "vocab.json").exists()
 
 
-def test_a_tokenizer_configuration_says_itself_what_it_is_trained_on(fails, tokenizer_config):
+def test_tokenizer_config_of_candle_refuses_sources_and_overrides(fails, tokenizer_config):
     assert "change training.inputs in it" in fails(2, "tokenizer", "train", "a.txt", "--config", tokenizer_config)
     words = ("tokenizer", "train", "--config", tokenizer_config, "--override", "a=1")
     assert "change training.inputs in it" in fails(2, *words)
@@ -125,13 +116,13 @@ def run(tmp_path, tiny, tokenizer_folder):
     Candle(320, 32, 1, 64, 2).write(folder / "checkpoints")
     config = tiny(optimizer={"algorithm": "adam_w", "learning_rate": 1e-3})
     shape = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64}
-    config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
+    config = config.replaced(model=shape)
     (folder / "training.yaml").write_text(dump_yaml(config))
     (folder / "tokenizer").symlink_to(tokenizer_folder)
     return folder
 
 
-def test_the_folder_of_a_run_says_all(run, tmp_path, capsys):
+def test_import_candle_reads_config_and_tokenizer_of_the_run_folder(run, tmp_path, capsys):
     words = ["import", "candle", str(run), "--output", str(tmp_path / "out")]
     assert main(words) == 0
     output = capsys.readouterr().out
@@ -139,13 +130,13 @@ def test_the_folder_of_a_run_says_all(run, tmp_path, capsys):
     assert f"step 7; go on: candlewick train --run-dir {tmp_path / 'out'} --resume" in output
 
 
-def test_the_result_for_a_program(run, tmp_path, capsys):
+def test_import_candle_json_has_the_result(run, tmp_path, capsys):
     assert main(["import", "candle", str(run), "--output", str(tmp_path / "out"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["step"], result["vocab_size"], result["model"]["mlp"]) == (7, 320, "silu")
 
 
-def test_what_is_missing_is_asked_for(run, tmp_path, capsys):
+def test_import_candle_without_config_or_tokenizer_names_the_option(run, tmp_path, capsys):
     (run / "training.yaml").unlink()
     words = ["import", "candle", str(run), "--output", str(tmp_path / "out")]
     assert main(words) == 2
@@ -155,7 +146,7 @@ def test_what_is_missing_is_asked_for(run, tmp_path, capsys):
     assert "no tokenizer is named, and none lies in" in capsys.readouterr().err
 
 
-def test_the_tokenizer_of_the_configuration(run, tmp_path, tokenizer_folder, capsys):
+def test_import_candle_takes_the_tokenizer_of_the_configuration(run, tmp_path, tokenizer_folder, capsys):
     (run / "tokenizer").unlink()
     words = ["import", "candle", str(run), "--output", str(tmp_path / "out")]
     assert main([*words, "--override", f"tokenizer.tokenizer_json={tokenizer_folder}"]) == 0

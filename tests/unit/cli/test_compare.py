@@ -26,13 +26,13 @@ def compare(run_candlewick):
     return lambda *words: run_candlewick("compare", *words).out
 
 
-def test_a_run_is_equal_to_itself(trained, compare):
+def test_compare_of_a_run_with_itself_says_equal(trained, compare):
     out = compare(trained, trained)
     assert "all settings are the same" in out
     assert "equal to the bit to the end, step 12" in out
 
 
-def test_settings_losses_and_the_first_difference_are_shown(trained, other, compare):
+def test_compare_shows_settings_losses_and_the_first_difference(trained, other, compare):
     out = compare(trained, other)
     (setting,) = (line.split() for line in out.splitlines() if "runtime.seed" in line)
     assert setting == ["runtime.seed", "42", "43"]
@@ -42,13 +42,13 @@ def test_settings_losses_and_the_first_difference_are_shown(trained, other, comp
     assert f"* {trained}   + {other}" in out
 
 
-def test_the_result_for_a_program(trained, other, compare):
+def test_compare_json_has_the_result(trained, other, compare):
     result = json.loads(compare(trained, other, "--json"))
     assert result["settings"] == {"runtime.seed": {"first": 42, "second": 43}}
     assert result["first_different_step"] == 7
 
 
-def test_runs_without_a_common_step(trained, tmp_path, compare):
+def test_compare_of_runs_without_a_common_step_says_so(trained, tmp_path, compare):
     shutil.copy(trained / "config.yaml", tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")
     assert "no step of both runs is recorded" in compare(trained, tmp_path)

@@ -1,4 +1,4 @@
-"""bash runs the script for real; zsh and fish where they are installed."""
+"""Completion scripts run in a real bash, and in zsh and fish where they are installed."""
 
 import os
 import pty
@@ -59,7 +59,7 @@ def test_bash_offers_verbs_actions_and_options(complete):
     assert "--format" in complete("config show --json --fo")
 
 
-def test_bash_offers_values(complete):
+def test_bash_offers_profiles_choices_and_setting_keys(complete):
     assert complete("train --config de") == ["demo"]
     assert set(complete("train --config ")) == {*profiles(), "complete.bash", "outputs", "own.yaml"}
     assert complete("config show --format ") == ["yaml", "toml", "json"]
@@ -73,7 +73,7 @@ def test_bash_offers_values(complete):
     ]
 
 
-def test_bash_offers_paths(complete):
+def test_bash_offers_folders_and_files(complete):
     assert complete("train --run-dir o") == ["outputs"]
     assert set(complete("generate o")) == {"outputs", "own.yaml"}
     assert complete("tokenizer train --output ") == ["outputs"]
@@ -97,7 +97,7 @@ LINES = {
         (["zsh", "-f", "-i"], 'autoload -Uz compinit; compinit -u -D; eval "$(<complete.zsh)"'),
     ],
 )
-def test_tab_completes_a_line_in_a_terminal(script, words, load):
+def test_bash_completes_a_line_on_tab_in_a_terminal(script, words, load):
     script(words[0])
     process, terminal = pty.fork()
     if process == 0:
@@ -125,14 +125,14 @@ def test_tab_completes_a_line_in_a_terminal(script, words, load):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_fish_offers_the_rest_of_a_line(script, line):
+def test_fish_offers_completions_of_a_line(script, line):
     program = f"function candlewick; end; source {script('fish')}; complete -C 'candlewick {line}'"
     done = subprocess.run(["fish", "--no-config", "-c", program], capture_output=True, text=True, check=True)
     assert LINES[line].split()[-1] in [offer.partition("\t")[0].rstrip("/") for offer in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("shell", shtab.SUPPORTED_SHELLS)
-def test_script_knows_every_action(shell, capsys):
+def test_completion_script_holds_every_verb_and_action(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(verb in script for verb in (*VERBS, "plot-schedule", "encode", "--init-from"))
@@ -140,12 +140,12 @@ def test_script_knows_every_action(shell, capsys):
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
-def test_help_says_how_a_script_is_installed(capsys):
+def test_completion_help_shows_the_installation_for_each_shell(capsys):
     assert main(["completion", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"completion {shell}" in text for shell in shtab.SUPPORTED_SHELLS)
 
 
-def test_another_shell_is_refused(capsys):
+def test_completion_refuses_an_unknown_shell(capsys):
     assert main(["completion", "ksh"]) == 2
     assert "choose from" in capsys.readouterr().err

@@ -12,7 +12,7 @@ READ = {"yaml": yaml.safe_load, "toml": tomllib.loads, "json": json.loads}
 
 
 @pytest.mark.parametrize("form", READ)
-def test_every_setting_is_shown_in_each_format(form, capsys):
+def test_config_show_prints_all_settings_in_each_format(form, capsys):
     assert main(["config", "show", "--config", "demo", "--override", "model.num_layers=7", "--format", form]) == 0
     shown = READ[form](capsys.readouterr().out)
     assert shown.keys() == RunConfig.model_fields.keys()
@@ -20,13 +20,13 @@ def test_every_setting_is_shown_in_each_format(form, capsys):
     assert shown["tokenizer"]["vocab_size"] == load_config("demo").tokenizer.vocab_size
 
 
-def test_what_is_shown_is_a_configuration(capsys, tmp_path):
+def test_config_show_prints_a_loadable_configuration(capsys, tmp_path):
     assert main(["config", "show", "--config", "m3_medium"]) == 0
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     assert load_config(tmp_path / "c.yaml") == load_config("m3_medium")
 
 
-def test_all_problems_are_one_line_and_exit_2(capsys, tmp_path):
+def test_config_show_prints_all_problems_in_one_line_and_exits_2(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("modle: {}\nmodel:\n  hidden_size: big\n")
     assert main(["config", "show", "--config", str(tmp_path / "c.yaml")]) == 2
     out, err = capsys.readouterr()
@@ -38,17 +38,17 @@ def test_all_problems_are_one_line_and_exit_2(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["config"], ["config", "hide"], ["config", "show", "--format", "xml"]])
-def test_a_wrong_command_line_is_exit_2(words, capsys):
+def test_config_with_a_wrong_command_line_exits_2(words, capsys):
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_json_has_the_flag_that_it_has_everywhere(capsys):
+def test_config_show_accepts_json(capsys):
     assert main(["config", "show", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["num_layers"] == 6
 
 
-def test_every_setting_says_what_set_it(capsys, tmp_path):
+def test_config_show_origins_names_the_source_of_each_setting(capsys, tmp_path):
     (tmp_path / "base.toml").write_text("[model]\nnum_layers = 2\nhidden_size = 64\n")
     file = tmp_path / "c.yaml"
     file.write_text("extends: base.toml\nmodel:\n  num_layers: 3\n")
@@ -63,7 +63,7 @@ def test_every_setting_says_what_set_it(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["model.num_layers"] == {"value": 3, "origin": f"{file}:3"}
 
 
-def test_two_configurations_are_compared(capsys, tmp_path):
+def test_config_diff_lists_settings_that_differ(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(
         "extends: local\noptimizer: {algorithm: sgd}\nscheduler: {total_steps: 7}\n"
     )
@@ -80,12 +80,12 @@ def test_two_configurations_are_compared(capsys, tmp_path):
     assert capsys.readouterr().out == ""
 
 
-def test_the_schema_is_printed(capsys):
+def test_config_schema_prints_the_json_schema(capsys):
     assert main(["config", "schema"]) == 0
     assert "extends" in json.loads(capsys.readouterr().out)["properties"]
 
 
-def test_a_key_is_explained(capsys):
+def test_config_explain_describes_a_key_or_suggests_one(capsys):
     assert main(["config", "explain", "model.hidden_size"]) == 0
     assert "Width of the residual stream" in capsys.readouterr().out
     assert main(["config", "explain", "data.order"]) == 0
@@ -98,7 +98,7 @@ def test_a_key_is_explained(capsys):
     assert "did you mean model.hidden_size" in capsys.readouterr().err
 
 
-def test_the_schedule_is_drawn(capsys):
+def test_config_plot_schedule_draws_or_prints_json(capsys):
     words = ["config", "plot-schedule", "--override", "scheduler.strategy=cosine", "--steps", "100"]
     assert main(words) == 0
     assert "by completed updates (cosine)" in capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_the_schedule_is_drawn(capsys):
     assert json.loads(capsys.readouterr().out)["total_steps"] == 100
 
 
-def test_a_list_that_an_override_changed_has_two_origins(capsys, tmp_path):
+def test_config_show_names_two_origins_of_a_list_changed_by_an_override(capsys, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("data:\n  mixture: [{shards: [a]}, {shards: [b]}]\n")
     words = ["config", "show", "--config", str(file), "--origins", "--override", "data.mixture[1].weight=3"]
@@ -119,7 +119,7 @@ def test_a_list_that_an_override_changed_has_two_origins(capsys, tmp_path):
     )
 
 
-def test_a_section_against_none_is_one_difference(capsys, tmp_path):
+def test_config_diff_shows_a_section_against_null_as_one_difference(capsys, tmp_path):
     (tmp_path / "a.yaml").write_text("runtime: {sample: null}\ndata: {validation_sets: {web: [a]}}\n")
     (tmp_path / "b.yaml").write_text("runtime: {sample: {top_k: 7}}\n")
     assert main(["config", "diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]) == 0
@@ -128,12 +128,12 @@ def test_a_section_against_none_is_one_difference(capsys, tmp_path):
     assert sample.startswith('runtime.sample: null -> {"prompts": [""], ')
 
 
-def test_two_formats_are_one_too_many(capsys):
+def test_config_show_refuses_json_with_another_format(capsys):
     assert main(["config", "show", "--json", "--format", "toml"]) == 2
     assert "--json and --format toml" in capsys.readouterr().err
     assert main(["config", "show", "--json", "--format", "json"]) == 0
 
 
-def test_a_key_is_explained_with_its_value_in_a_configuration(capsys):
+def test_config_explain_shows_the_value_in_a_configuration(capsys):
     assert main(["config", "explain", "model.num_layers", "--config", "demo"]) == 0
     assert "  source   profile demo:" in capsys.readouterr().out

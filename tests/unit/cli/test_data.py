@@ -21,7 +21,7 @@ def prepare(files, *more: str) -> int:
     return main(["data", "prepare", text, "--tokenizer", tokenizer, "--output", output, *more])
 
 
-def test_prepare_writes_and_then_reuses(files, capsys):
+def test_prepare_writes_a_dataset_and_then_reuses_it(files, capsys):
     assert prepare(files) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"wrote: {files[2]}\n")
@@ -61,7 +61,7 @@ def test_prepare_takes_the_sources_and_settings_of_a_config(files, tmp_path, cap
         (["sort"], 2, "invalid choice: 'sort'"),
     ],
 )
-def test_mistakes_are_one_line_with_the_fix(files, words, code, message, capsys, monkeypatch, tmp_path):
+def test_data_mistakes_are_one_line_with_the_fix(files, words, code, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     words = [str(files[1]) if word == "TOK" else word for word in words]
     assert main(["data", *words]) == code
@@ -71,7 +71,7 @@ def test_mistakes_are_one_line_with_the_fix(files, words, code, message, capsys,
     assert errors.count("\n") == 1
 
 
-def test_verify_says_ok_or_names_the_file(files, capsys):
+def test_verify_prints_ok_or_names_the_damaged_file(files, capsys):
     prepare(files)
     capsys.readouterr()
     assert main(["data", "verify", str(files[2])]) == 0
@@ -86,7 +86,7 @@ def test_verify_says_ok_or_names_the_file(files, capsys):
     assert "train-00000.bin has sha256" in capsys.readouterr().err
 
 
-def test_verify_reads_shards_of_text_too(files, tmp_path, capsys):
+def test_verify_reads_text_shards(files, tmp_path, capsys):
     assert (
         main(
             ["data", "shard", "--source", str(files[0]), "--output", str(tmp_path / "text"), "--documents", "file"]
@@ -123,7 +123,7 @@ def test_inspect_shows_counts_and_the_first_tokens(files, capsys):
     assert "ids" not in json.loads(capsys.readouterr().out)
 
 
-def test_a_dataset_for_validation_alone_is_inspected_too(files, capsys):
+def test_inspect_reads_a_dataset_without_training_tokens(files, capsys):
     text, tokenizer, output = map(str, files)
     words = ["data", "prepare", "--tokenizer", tokenizer, "--output", output, "--workers", "1"]
     assert main([*words, "--override", f"data.validation_shards=[{text}]"]) == 0
@@ -132,7 +132,7 @@ def test_a_dataset_for_validation_alone_is_inspected_too(files, capsys):
     assert "\n<|endoftext|>" in capsys.readouterr().out
 
 
-def test_inspect_says_what_was_left_out(files, tmp_path, capsys):
+def test_inspect_counts_duplicates_left_out(files, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "row {i % 30}"}}\n' for i in range(50)))
     assert prepare((tmp_path / "a.jsonl", *files[1:]), "--override", "data.deduplicate=true") == 0
     capsys.readouterr()
@@ -140,7 +140,7 @@ def test_inspect_says_what_was_left_out(files, tmp_path, capsys):
     assert "duplicates  20 left out" in capsys.readouterr().out
 
 
-def test_a_mixture_is_prepared_one_source_at_a_time(files, tmp_path, capsys):
+def test_prepare_refuses_a_mixture_without_a_named_source(files, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text(
         f"data: {{mixture: [{{shards: [{files[0]}]}}]}}\ntokenizer: {{tokenizer_json: {files[1]}}}\n"
@@ -159,7 +159,7 @@ def test_inspect_lists_where_bad_bytes_are(files, tmp_path, capsys):
     assert "bad.txt, byte 4" in capsys.readouterr().out
 
 
-def test_a_terminal_is_not_commanded_by_text(files, tmp_path, capsys, monkeypatch):
+def test_inspect_escapes_terminal_control_characters(files, tmp_path, capsys, monkeypatch):
     (tmp_path / "red.txt").write_text("\x1b[31m red words\n" * 400)
     assert prepare((tmp_path / "red.txt", *files[1:])) == 0
     for is_terminal, shown in ((False, "\n<|endoftext|>\x1b[31m"), (True, "\n<|endoftext|>\u241b[31m")):

@@ -14,7 +14,7 @@ def hub(hub: HubServer) -> HubServer:
     return hub
 
 
-def test_what_came_and_what_did_not(hub, tmp_path, capsys):
+def test_fetch_prints_fetched_reused_and_failed_datasets(hub, tmp_path, capsys):
     words = ["data", "fetch", "hf://datasets/me/a", "--output", str(tmp_path)]
     assert main(words) == 0
     assert capsys.readouterr().out.split() == ["a", "fetched", "2", "documents"]
@@ -28,7 +28,7 @@ def test_what_came_and_what_did_not(hub, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["a"]["total_lines"] == 2
 
 
-def test_the_known_names(capsys):
+def test_fetch_list_prints_the_known_datasets(capsys):
     assert main(["data", "fetch", "--list"]) == 0
     assert "hf://datasets/HuggingFaceFW/fineweb/sample/10BT" in capsys.readouterr().out
     assert main(["data", "fetch", "--list", "--json"]) == 0
@@ -36,6 +36,6 @@ def test_the_known_names(capsys):
 
 
 @pytest.mark.parametrize("words", [[], ["pg19"], ["--output", "x"]])
-def test_nothing_to_fetch_or_no_place(words, capsys):
+def test_fetch_without_datasets_or_output_exits_2(words, capsys):
     assert main(["data", "fetch", *words]) == 2
     assert "nothing to fetch, or no place for it" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def documents(folder):
     return [json.loads(line)["text"] for line in lines]
 
 
-def test_each_corpus_with_counts_of_what_was_dropped(raw, tmp_path, capsys):
+def test_preprocess_cleans_each_corpus_and_counts_what_it_dropped(raw, tmp_path, capsys):
     assert preprocess(raw, tmp_path) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[1].split() == ["hbs_corpus", "2", "0", "6", "2", "0", "134"]
@@ -40,19 +40,19 @@ def test_each_corpus_with_counts_of_what_was_dropped(raw, tmp_path, capsys):
     assert read_manifest(tmp_path / "out" / "paul_corpus", "text").details["cleaning"]["empty_documents"] == 1
 
 
-def test_all_as_one(raw, tmp_path, capsys):
+def test_preprocess_mixed_writes_one_corpus(raw, tmp_path, capsys):
     assert preprocess(raw, tmp_path, "--mixed", "--json") == 0
     assert json.loads(capsys.readouterr().out)["mixed_corpus"]["total_lines"] == 5
     assert not any("---" in text for text in documents(tmp_path / "out" / "mixed_corpus"))
 
 
-def test_the_form_of_transformer_candle(raw, tmp_path):
+def test_preprocess_writes_the_format_of_transformer_candle(raw, tmp_path):
     assert preprocess(raw, tmp_path, "--format", "text", "--documents", "line") == 0
     text = (tmp_path / "out" / "hbs_corpus" / "train_0000.txt").read_text()
     assert text.splitlines()[:2] == ["hbs 0 says: A line that is long enough.", "Another line of this text."]
 
 
-def test_only_what_was_fetched(raw, tmp_path, capsys):
+def test_preprocess_hf_takes_fetched_folders_only(raw, tmp_path, capsys):
     assert preprocess(raw, tmp_path, "--hf") == 3
     assert "nothing that `candlewick data fetch` brought" in capsys.readouterr().err
     source = ["data", "shard", "--source", str(raw / "hbs"), "--train-output", str(raw / "web")]
@@ -61,7 +61,7 @@ def test_only_what_was_fetched(raw, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["web_corpus"]
 
 
-def test_a_missing_folder_is_exit_3_and_an_unclear_one_exit_2(raw, tmp_path, capsys):
+def test_preprocess_of_a_missing_folder_exits_3_and_of_an_ambiguous_one_2(raw, tmp_path, capsys):
     assert preprocess(tmp_path / "nothing", tmp_path) == 3
     assert "does not exist (fix: put text into it, or give --input DIR)" in capsys.readouterr().err
     (raw / "loose.txt").write_text(LINES)
@@ -70,6 +70,6 @@ def test_a_missing_folder_is_exit_3_and_an_unclear_one_exit_2(raw, tmp_path, cap
     assert preprocess(raw, tmp_path, "--mixed") == 0
 
 
-def test_lines_spaces_and_control_characters_can_be_kept(raw, tmp_path):
+def test_preprocess_can_keep_short_lines_spaces_and_control_characters(raw, tmp_path):
     assert preprocess(raw / "hbs", tmp_path, "--min-line-bytes", "0", "--keep-spaces", "--keep-control") == 0
     assert "short" in documents(tmp_path / "out" / "hbs_corpus")[0]

@@ -1,4 +1,4 @@
-"""`candlewick data shard`: every flag of transformer_candle's sharder, and ours."""
+"""`candlewick data shard`: the flags of transformer_candle's sharder and those of Candlewick."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def shard(text, tmp_path):
     return run
 
 
-def test_the_modes(shard, text, tmp_path, monkeypatch, capsys):
+def test_shard_modes_smoke_prod_and_split(shard, text, tmp_path, monkeypatch, capsys):
     (train,) = shard()
     assert (train["total_lines"], train["mode"]) == (60, "prod")
     monkeypatch.setattr(data_shard, "_SMOKE_DOCUMENTS", 50)
@@ -44,14 +44,14 @@ def test_the_modes(shard, text, tmp_path, monkeypatch, capsys):
     assert "--val-ratio" in capsys.readouterr().err
 
 
-def test_how_many_and_how_long(shard, tmp_path):
+def test_shard_take_and_lines_per_shard_limit_the_shards(shard, tmp_path):
     (train,) = shard("--take", "25", "--lines-per-shard", "10")
     assert [one["lines"] for one in train["shards"]] == [10, 10, 5]
     assert [one["path"] for one in train["shards"]] == [f"train_{number:04}.jsonl" for number in range(3)]
     assert train["lines_per_shard"] == 10
 
 
-def test_the_seed_decides_who_is_held_out(shard, tmp_path):
+def test_shard_seed_selects_the_held_out_documents(shard, tmp_path):
     held = set()
     for seed in ("17", "18"):
         shard("--mode", "split", "--val-ratio", "0.3", "--seed", seed)
@@ -59,7 +59,7 @@ def test_the_seed_decides_who_is_held_out(shard, tmp_path):
     assert len(held) == 2
 
 
-def test_the_forms(shard, tmp_path):
+def test_shard_format_gzip_and_documents_set_the_output(shard, tmp_path):
     shard("--format", "text", "--gzip")
     lines = gzip.decompress((tmp_path / "out" / "train" / "train_0000.txt.gz").read_bytes()).decode().splitlines()
     assert lines[0] == "document 0 of the text"
@@ -67,7 +67,7 @@ def test_the_forms(shard, tmp_path):
     assert train["total_lines"] == 1
 
 
-def test_a_column_of_another_name(tmp_path, capsys):
+def test_shard_text_field_names_the_column(tmp_path, capsys):
     (tmp_path / "code.jsonl").write_text('{"content": "x = 1"}\n')
     words = ["data", "shard", "--source", str(tmp_path / "code.jsonl"), "--text-field", "content"]
     assert main([*words, "--train-output", str(tmp_path / "train"), "--json"]) == 0
@@ -76,7 +76,7 @@ def test_a_column_of_another_name(tmp_path, capsys):
     assert json.loads((tmp_path / "train" / "train_0000.jsonl").read_text()) == {"text": "x = 1"}
 
 
-def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, hub, capsys, monkeypatch):
+def test_shard_reads_a_hub_dataset_with_the_flags_of_fineweb_sharder(tmp_path, hub, capsys, monkeypatch):
     token = "hf_canaryCANARYcanary"
     used = {}
     monkeypatch.setattr("candlewick.cli.data_shard.use_hub", lambda **given: used.update(given))
@@ -106,12 +106,12 @@ def test_a_dataset_of_the_hub_with_the_flags_of_fineweb_sharder(tmp_path, hub, c
         (["--source", "a", "--val-ratio", "x"], "'x' is not a share from 0 to below 1"),
     ],
 )
-def test_mistakes(words, said, capsys):
+def test_shard_mistakes_exit_with_a_message(words, said, capsys):
     assert main(["data", "shard", *words]) == (3 if "hf://a" in words else 2)
     assert said in capsys.readouterr().err
 
 
-def test_ctrl_c_exits_5_and_the_same_command_goes_on(text, tmp_path, capsys, monkeypatch):
+def test_shard_exits_5_on_ctrl_c_and_the_same_command_continues(text, tmp_path, capsys, monkeypatch):
     words = ["data", "shard", "--source", str(text), "--output", str(tmp_path / "out"), "--lines-per-shard", "7"]
     written = []
 

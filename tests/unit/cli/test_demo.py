@@ -19,7 +19,7 @@ def demo(text_dir, tmp_path, monkeypatch, run_candlewick):
     return lambda *words: run_candlewick("demo", text_dir, *SMALL, *words).out
 
 
-def test_the_demo_goes_all_the_way_and_says_what_to_try_next(demo, tmp_path):
+def test_demo_trains_samples_and_prints_the_next_commands(demo, tmp_path):
     out = demo()
     assert (tmp_path / "runs" / "demo" / "training.yaml").is_file()
     assert "the model writes:" in out
@@ -28,6 +28,6 @@ def test_the_demo_goes_all_the_way_and_says_what_to_try_next(demo, tmp_path):
     assert demo().count("reused, up to date") == 5
 
 
-def test_the_result_for_a_program(demo, tmp_path):
+def test_demo_json_has_the_result(demo, tmp_path):
     result = json.loads(demo("--json", "--run-dir", "mine"))
     assert result["run_dir"] == str(tmp_path / "mine")

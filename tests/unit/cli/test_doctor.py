@@ -10,7 +10,7 @@ from candlewick.cli.main import main
 from candlewick.runs.report.doctor import Finding
 
 
-def test_text_and_json_say_the_same(capsys: pytest.CaptureFixture[str]):
+def test_doctor_prints_the_same_findings_as_text_and_json(capsys: pytest.CaptureFixture[str]):
     assert main(["doctor"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "fix:" not in line]
     assert main(["doctor", "--json"]) == 0
@@ -19,7 +19,7 @@ def test_text_and_json_say_the_same(capsys: pytest.CaptureFixture[str]):
     assert [line.split()[0] for line in lines] == [finding["status"] for finding in answer["findings"]]
 
 
-def test_a_broken_package_is_exit_4_with_its_fix(
+def test_doctor_exits_4_for_a_broken_package_and_prints_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     def examine(cache: Path) -> Iterator[Finding]:

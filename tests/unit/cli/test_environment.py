@@ -1,4 +1,4 @@
-"""The cache folder follows the XDG base directory specification."""
+"""Environment variables: the cache folder (XDG), the threads, the folders of cloud mode, the Hub."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,15 @@ from candlewick.cli.environment import cache_home, cloud_roots, share_cores, use
 from candlewick.errors import MachineError
 
 
-def test_an_absolute_xdg_folder_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_cache_home_uses_an_absolute_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_home() == tmp_path / "candlewick"
 
 
 @pytest.mark.parametrize("given", [None, "", "relative/folder"])
-def test_anything_else_means_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None):
+def test_cache_home_falls_back_to_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     if given is None:
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -24,7 +26,7 @@ def test_anything_else_means_the_home_folder(monkeypatch: pytest.MonkeyPatch, tm
     assert cache_home() == tmp_path / ".cache" / "candlewick"
 
 
-def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
+def test_cache_home_without_a_home_folder_raises_with_the_fix(monkeypatch: pytest.MonkeyPatch):
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -34,7 +36,7 @@ def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
         cache_home()
 
 
-def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
+def test_openmp_spin_count_is_shortened_unless_it_is_set(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     share_cores()
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
@@ -43,9 +45,7 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
-def test_the_folders_of_the_cloud_are_those_of_transformer_candle_unless_the_environment_says_otherwise(
-    monkeypatch, tmp_path
-):
+def test_cloud_folders_default_to_those_of_transformer_candle(monkeypatch, tmp_path):
     for name in ("RUNS", "CACHE", "TOKENIZER", "TRAIN", "VAL", "HF_CACHE"):
         monkeypatch.delenv(f"ORCHESTRATE_{name}_ROOT", raising=False)
     monkeypatch.delenv("HF_HOME", raising=False)
@@ -66,7 +66,7 @@ def test_the_folders_of_the_cloud_are_those_of_transformer_candle_unless_the_env
     assert cloud_roots()["HF_CACHE"] == Path("/theirs")
 
 
-def test_the_hub_gets_a_token_and_a_folder(monkeypatch, tmp_path):
+def test_hub_gets_token_and_download_folder_from_the_environment(monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, "before")
     use_hub()

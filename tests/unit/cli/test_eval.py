@@ -9,17 +9,17 @@ def evaluate(trained, run_candlewick):
     return lambda *words: run_candlewick("eval", trained, *words).out
 
 
-def test_the_figures_have_names(evaluate):
+def test_eval_prints_named_figures(evaluate):
     names = [line.split()[0] for line in evaluate().splitlines()]
     assert names == ["loss", "perplexity", "accuracy", "bits_per_byte", "tokens"]
 
 
-def test_the_result_for_a_program(evaluate):
+def test_eval_json_has_the_result(evaluate):
     whole, part = (json.loads(evaluate("--json", *words)) for words in ((), ("--max-batches", 1)))
     assert whole["eval/tokens"] > part["eval/tokens"] == 4 * 32
 
 
-def test_any_text_will_do_and_all_of_it_is_read(evaluate, tmp_path, monkeypatch):
+def test_eval_reads_all_of_several_text_files(evaluate, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_text("one, two, " * 50)
     (tmp_path / "b.txt").write_text("three, four, " * 50)
@@ -30,5 +30,5 @@ def test_any_text_will_do_and_all_of_it_is_read(evaluate, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
-def test_a_number_of_batches_is_at_least_one(trained, run_candlewick, number):
+def test_eval_refuses_max_batches_below_one(trained, run_candlewick, number):
     assert "--max-batches" in run_candlewick("eval", trained, "--max-batches", number, code=2).err

@@ -14,14 +14,14 @@ def generate(trained, run_candlewick):
     return lambda *words: run_candlewick("generate", trained, *words).out
 
 
-def test_text_follows_the_prompt(generate):
+def test_generate_prints_the_prompt_and_new_text(generate):
     out = generate("The man", "--max-new-tokens", "8")
     assert out.startswith("The man")
     assert out.endswith("\n")
     assert len(out) > len("The man") + 1
 
 
-def test_the_seed_decides_and_temperature_0_needs_none(generate):
+def test_generate_depends_on_the_seed_except_at_temperature_0(generate):
     out = [generate("--seed", seed) for seed in ("1", "1", "2")]
     assert out[0] == out[1] != out[2]
     greedy = [generate("The", "--temperature", "0", "--seed", seed) for seed in ("1", "2")]
@@ -29,13 +29,13 @@ def test_the_seed_decides_and_temperature_0_needs_none(generate):
     assert greedy[0] == generate("The", "--min-p", "1")
 
 
-def test_the_result_for_a_program(generate):
+def test_generate_json_has_the_result(generate):
     words = ("The", "--max-new-tokens", "4", "--seed", "5", "--top-k", "0")
     result = json.loads(generate(*words, "--json"))
     assert result == {"prompt": "The", "text": generate(*words)[3:-1], "seed": 5, "finish": "length"}
 
 
-def test_a_stop_text_ends_it_and_a_penalty_changes_it(generate, core_row):
+def test_generate_ends_before_a_stop_text_and_applies_a_repetition_penalty(generate, core_row):
     text = json.loads(generate("The", "--json"))["text"]
     stopped = json.loads(generate("The", "--json", "--stop", text[5:8], "--stop", "?!"))
     missed = len(stopped["text"]) - text.index(text[5:8])
@@ -45,7 +45,7 @@ def test_a_stop_text_ends_it_and_a_penalty_changes_it(generate, core_row):
     assert json.loads(generate("The", "--json", "--repetition-penalty", "5"))["text"] != text
 
 
-def test_several_samples_have_seeds_one_after_another(generate):
+def test_generate_samples_use_consecutive_seeds(generate):
     words = ("The", "--max-new-tokens", "6")
     alone = [json.loads(generate(*words, "--json", "--seed", seed)) for seed in (3, 4, 5)]
     together = ("--samples", "3", "--seed", "3")
@@ -53,7 +53,7 @@ def test_several_samples_have_seeds_one_after_another(generate):
     assert generate(*words, *together) == "".join(f"--- seed {r['seed']}\nThe{r['text']}\n" for r in alone)
 
 
-def test_log_probabilities_are_part_of_the_result(generate):
+def test_generate_logprobs_are_part_of_the_json_result(generate):
     result = json.loads(generate("The", "--json", "--logprobs", "2", "--max-new-tokens", "3"))
     assert "".join(token["text"] for token in result["tokens"]) == result["text"]
     assert [len(token["top"]) for token in result["tokens"]] == [2, 2, 2]
@@ -67,7 +67,7 @@ def test_log_probabilities_are_part_of_the_result(generate):
         ("p.jsonl", "".join(json.dumps({"prompt": p, "id": 1}) + "\n" for p in ("The man", "A", "", "The dog"))),
     ],
 )
-def test_prompts_of_a_file_become_lines_in_their_order(generate, tmp_path, name, content):
+def test_generate_writes_results_of_a_prompt_file_in_order(generate, tmp_path, name, content):
     (tmp_path / name).write_text(content)
     words = ("--max-new-tokens", "5", "--seed", "2")
     expected = [json.loads(generate(p, *words, "--json")) for p in ("The man", "A", "", "The dog")]
@@ -77,7 +77,7 @@ def test_prompts_of_a_file_become_lines_in_their_order(generate, tmp_path, name,
     assert (tmp_path / "out").read_text() == out
 
 
-def test_with_a_draft_the_likeliest_text_is_the_same(generate, trained):
+def test_generate_with_a_draft_gives_the_same_greedy_text(generate, trained):
     words = ("The", "--temperature", "0", "--max-new-tokens", "10", "--json")
     plain, fast = json.loads(generate(*words)), json.loads(generate(*words, "--draft", trained))
     assert fast.pop("acceptance_rate") == 1
@@ -86,7 +86,7 @@ def test_with_a_draft_the_likeliest_text_is_the_same(generate, trained):
     assert [result["text"] for result in two] == [plain["text"]] * 2
 
 
-def test_with_a_paged_cache_the_text_is_the_same(generate, trained):
+def test_generate_with_a_paged_cache_gives_the_same_text(generate, trained):
     words = ("The", "--max-new-tokens", "12", "--samples", "2", "--json")
     for more in ((), ("--draft", trained)):
         assert generate(*words, *more) == generate(*words, *more, "--kv-page-size", "4")
@@ -101,7 +101,7 @@ def chatting(trained, tmp_path):
     return folder
 
 
-def test_a_chat_is_answered_without_repeating_the_question(chatting, capsys):
+def test_generate_answers_a_chat_without_repeating_the_question(chatting, capsys):
     words = ["generate", str(chatting), "--chat", "Why?", "--max-new-tokens", "6"]
     assert main(words) == 0
     shown = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_a_chat_is_answered_without_repeating_the_question(chatting, capsys):
     assert shown == result["text"] + "\n"
 
 
-def test_what_a_terminal_shows_cannot_command_it(generate, monkeypatch):
+def test_generate_escapes_terminal_control_characters(generate, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("candlewick.tokenizer.bpe.Tokenizer.decode", lambda *_, **__: "\x1b[2J")
     assert "\x1b" not in generate("--max-new-tokens", "2")
@@ -140,7 +140,7 @@ def test_what_a_terminal_shows_cannot_command_it(generate, monkeypatch):
         (["--chat", "hello"], 3, "the tokenizer has no tokens for chats"),
     ],
 )
-def test_what_cannot_be_generated(trained, capsys, words, code, said):
+def test_generate_refuses_impossible_requests_in_one_line(trained, capsys, words, code, said):
     assert main(["generate", str(trained), *words]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -148,18 +148,20 @@ def test_what_cannot_be_generated(trained, capsys, words, code, said):
     assert said in captured.err
 
 
-def test_a_file_without_prompts_is_exit_3(trained, capsys, tmp_path):
+def test_generate_exits_3_for_a_file_without_prompts(trained, capsys, tmp_path):
     (tmp_path / "p.jsonl").write_text("{}\n")
     assert main(["generate", str(trained), "--prompts", str(tmp_path / "p.jsonl")]) == 3
     assert "p.jsonl holds no prompts" in capsys.readouterr().err
 
 
-def test_a_draft_with_another_tokenizer_is_exit_3(trained, chatting, capsys):
+def test_generate_exits_3_for_a_draft_with_another_tokenizer(trained, chatting, capsys):
     assert main(["generate", str(trained), "--draft", str(chatting)]) == 3
     assert "draft with a model that was trained with the same tokenizer" in capsys.readouterr().err
 
 
-def test_a_stop_leaves_the_first_texts_and_an_error_what_was_there(trained, tmp_path, monkeypatch):
+def test_generate_output_file_keeps_first_texts_after_a_stop_and_old_ones_after_an_error(
+    trained, tmp_path, monkeypatch
+):
     def interrupted(*_):
         yield 1, {"text": "b"}
         yield 0, {"text": "a"}

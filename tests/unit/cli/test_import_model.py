@@ -1,23 +1,15 @@
-"""`candlewick import hf`: which tokenizer is taken, and what is said."""
+"""`candlewick import hf`: the choice of the tokenizer, and the printed next command."""
 
 from typing import Any
 
-import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from candlewick.cli.main import main
 
 
-@pytest.fixture
-def tokenizer_folder(tokenizer, tmp_path):
-    """A folder with the tokenizer of 300 tokens."""
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    tokenizer.write(folder)
-    return folder
-
-
-def test_a_hugging_face_folder(tmp_path, tokenizer_folder, capsys):
+def test_import_hf_without_a_tokenizer_exits_3_and_with_one_prints_the_next_command(
+    tmp_path, tokenizer_folder, capsys
+):
     shape: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,

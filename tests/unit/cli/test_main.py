@@ -18,13 +18,13 @@ from candlewick.errors import (
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_explains_itself(verb, capsys):
+def test_help_of_each_verb_names_the_verb(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     assert f"candlewick {verb}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--version"], ["train", "--version"], ["orchestrate", "--version"]])
-def test_the_version_is_told_to_verbs_as_well(words, capsys):
+def test_version_option_works_with_and_without_a_verb(words, capsys):
     assert cli.main(words) == 0
     assert capsys.readouterr().out.startswith("candlewick ")
 
@@ -44,7 +44,7 @@ def test_help_names_every_verb(capsys):
         ([], "VERB"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_2(words, said, capsys):
+def test_wrong_command_line_prints_one_line_and_exits_2(words, said, capsys):
     assert cli.main(words) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -73,7 +73,7 @@ def _raising(error, monkeypatch):
         (RunDiverged("a b", "c"), 6),
     ],
 )
-def test_each_error_is_one_line_with_its_code(error, code, monkeypatch, capsys):
+def test_candlewick_error_prints_one_line_and_exits_with_its_code(error, code, monkeypatch, capsys):
     assert _raising(error, monkeypatch) == code
     assert capsys.readouterr().err == "error: a b (fix: c)\n"
 
@@ -88,7 +88,7 @@ def test_each_error_is_one_line_with_its_code(error, code, monkeypatch, capsys):
         (errno.EIO, 4, "check the disk"),
     ],
 )
-def test_what_the_machine_refuses_is_one_line_too(number, code, said, monkeypatch, capsys):
+def test_os_error_prints_one_line_with_path_and_fix(number, code, said, monkeypatch, capsys):
     assert _raising(OSError(number, "no", "/x/y"), monkeypatch) == code
     err = capsys.readouterr().err
     assert "/x/y" in err
@@ -96,17 +96,17 @@ def test_what_the_machine_refuses_is_one_line_too(number, code, said, monkeypatc
     assert err.count("\n") == 1
 
 
-def test_an_interrupt_without_a_run_is_exit_5(monkeypatch, capsys):
+def test_interrupt_outside_a_run_exits_5(monkeypatch, capsys):
     assert _raising(KeyboardInterrupt(), monkeypatch) == 5
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_bug_is_shown_as_one(monkeypatch):
+def test_unexpected_exception_is_not_caught(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         _raising(ZeroDivisionError(), monkeypatch)
 
 
-def test_a_closed_pipe_ends_quietly():
+def test_closed_pipe_ends_without_a_message():
     command = [sys.executable, "-m", "candlewick", "config", "show"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -126,6 +126,6 @@ def test_a_closed_pipe_ends_quietly():
         ["tokenizer", "encode", "nowhere", "--json", "some text"],
     ],
 )
-def test_options_may_stand_anywhere(words, capsys):
+def test_options_may_precede_or_follow_positional_arguments(words, capsys):
     assert cli.main(words) == 3
     assert "nowhere does not exist" in capsys.readouterr().err

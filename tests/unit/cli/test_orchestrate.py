@@ -3,7 +3,7 @@ import json
 from candlewick.cli.main import main
 
 
-def test_the_whole_path_then_nothing(tiny, config_file, tmp_path, monkeypatch, capsys):
+def test_orchestrate_runs_all_stages_and_then_reuses_them(tiny, config_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = config_file(tiny(scheduler={"total_steps": 2, "warmup_steps": 1}), "small.yaml")
     assert main(["orchestrate", "--config", config]) == 0
@@ -22,7 +22,7 @@ def test_the_whole_path_then_nothing(tiny, config_file, tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("reused, up to date") == 5
 
 
-def test_input_stands_in_for_the_configs_text(tiny, config_file, text_dir, tmp_path, capsys):
+def test_orchestrate_input_replaces_the_text_of_the_config(tiny, config_file, text_dir, tmp_path, capsys):
     config = config_file(tiny(scheduler={"total_steps": 2, "warmup_steps": 1}))
     inputs = ["--input", str(text_dir / "00.txt"), "--input", str(text_dir / "01.txt")]
     words = ["orchestrate", "--config", config, *inputs, "--run-dir", str(tmp_path / "run"), "--json"]

@@ -1,4 +1,4 @@
-"""Every flag of transformer_candle's orchestrator changes what it says, with nothing run."""
+"""Every flag of transformer_candle's orchestrator sets its setting or option; no run is started."""
 
 import argparse
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from candlewick.config.tree import differences
         ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
     ],
 )
-def test_a_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
+def test_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
     assert main(["orchestrate", "--help"]) == 0
     _, separator, rest = " ".join(capsys.readouterr().out.split("options:")[1].split()).partition(flag)
     assert separator
@@ -34,7 +34,7 @@ def test_a_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
 
 
 @pytest.mark.parametrize("dataset", ["me/text@abc", "hf://datasets/me/text@abc"])
-def test_a_stream_names_the_dataset_its_split_and_how_much_of_it(dataset):
+def test_stream_settings_set_dataset_split_and_max_documents(dataset):
     overrides = orchestrate_flags.stream_settings(dataset, "test", 600_000)
     data = load_config("orchestrate", overrides).data
     assert data.train_shards == ("hf://datasets/me/text@abc",)
@@ -112,13 +112,13 @@ def changed(got, base="orchestrate"):
         ("--layers 3 --override model.num_layers=5", {"model.num_layers": 3}),
     ],
 )
-def test_a_flag_is_a_setting_and_wins_over_overrides(given, words, settings):
+def test_flag_sets_its_setting_and_wins_over_overrides(given, words, settings):
     got = given(*words.split())
     assert changed(got) == settings
     assert got.told == ""
 
 
-def test_paths_are_those_of_the_command_line_wherever_the_config_lies(given, tmp_path):
+def test_paths_of_flags_are_relative_to_the_working_directory(given, tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "c.toml").write_text("[scheduler]\ntotal_steps = 1\n")
     words = "--input a.txt --input hf://datasets/x/y --validation v --tokenizer-json t.json".split()
@@ -129,7 +129,7 @@ def test_paths_are_those_of_the_command_line_wherever_the_config_lies(given, tmp
     assert got.run_dir.parts == ("runs", "c")
 
 
-def test_the_old_defaults_are_those_of_the_profile_but_the_run_ends(given):
+def test_profile_orchestrate_has_the_defaults_of_transformer_candle(given):
     config = given().config
     model = config.model
     shape = (model.hidden_size, model.intermediate_size, model.num_layers, model.num_attention_heads)
@@ -142,13 +142,13 @@ def test_the_old_defaults_are_those_of_the_profile_but_the_run_ends(given):
 
 
 @pytest.mark.parametrize(("words", "profile"), [("", "orchestrate"), ("full", "orchestrate"), ("local", "local")])
-def test_a_profile_is_a_shipped_configuration(given, words, profile):
+def test_profile_flag_selects_a_shipped_configuration_and_run_folder(given, words, profile):
     got = given(*(["--profile", words] if words else []))
     assert changed(got, profile) == {}
     assert got.run_dir.name == profile
 
 
-def test_a_batch_is_divided_as_the_config_divides_it(given, tmp_path):
+def test_batch_size_flag_keeps_the_accumulation_of_the_config(given, tmp_path):
     (tmp_path / "c.yaml").write_text(
         "data: {global_batch_tokens: 1024, micro_batch_size: 4, sequence_length: 64}\n"
     )
@@ -158,7 +158,7 @@ def test_a_batch_is_divided_as_the_config_divides_it(given, tmp_path):
     assert (data.global_batch_size, data.micro_batch_size) == (16, 8)
 
 
-def test_options_that_are_no_settings(given, tmp_path):
+def test_flags_without_a_setting_become_options(given, tmp_path):
     got = given("--skip-tokenizer", "--resume", "--experiment", "e", "--mode", "local")
     assert (got.options.skip_tokenizer, got.options.retrain_tokenizer, got.options.resume) == (
         True,
@@ -171,7 +171,7 @@ def test_options_that_are_no_settings(given, tmp_path):
     assert given().options.sharding is None
 
 
-def test_cloud_mode_prepares_in_the_folders_that_the_environment_names(given, tmp_path, monkeypatch):
+def test_cloud_mode_uses_the_folders_of_the_environment(given, tmp_path, monkeypatch):
     got = given("--mode", "cloud", "--experiment", "e", "--train-shard-lines", "5", "--reuse-shards")
     sharding = got.options.sharding
     assert (got.options.prepare_only, got.run_dir) == (True, tmp_path / "RUNS" / "e")
@@ -189,7 +189,7 @@ def parsed(*words: str) -> argparse.Namespace:
     return build_parser("orchestrate").parse_args(["orchestrate", *words])
 
 
-def test_a_stream_is_a_dataset_of_the_hub():
+def test_stream_flag_becomes_the_settings_of_a_hub_dataset():
     assert orchestrate_flags.settings(parsed("--stream")) == [
         'data.train_shards=["hf://datasets/HuggingFaceFW/fineweb"]',
         'data.hub_split="train"',
@@ -203,7 +203,7 @@ def test_a_stream_is_a_dataset_of_the_hub():
     ]
 
 
-def test_lines_of_text_for_the_tokenizer():
+def test_tokenizer_max_lines_flag_sets_max_train_lines():
     assert orchestrate_flags.settings(parsed("--tokenizer-max-lines", "9")) == ["tokenizer.max_train_lines=9"]
 
 
@@ -219,7 +219,7 @@ def test_lines_of_text_for_the_tokenizer():
         ("--validation-shard-lines 1 --mode cloud", "without --validation"),
     ],
 )
-def test_a_flag_that_changes_nothing_is_told_of(given, words, reason):
+def test_flag_without_effect_gives_a_note(given, words, reason):
     got = given(*words.split())
     flag = words.split()[0]
     assert got.told.startswith(f"note: {flag} changes nothing: ")
@@ -248,7 +248,7 @@ def test_a_flag_that_changes_nothing_is_told_of(given, words, reason):
         ("--heads 7", "head_dim"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_exit_2(words, said, capsys, monkeypatch, tmp_path):
+def test_contradicting_flags_print_one_line_and_exit_2(words, said, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["orchestrate", *words.split()]) == 2
     err = capsys.readouterr().err

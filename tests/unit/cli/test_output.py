@@ -1,4 +1,4 @@
-"""What a person or a program reads on standard output."""
+"""Standard output for people and for programs."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import pytest
 from candlewick.cli.output import print_json, shown, side, tell, wrote_json
 
 
-def test_json_is_one_document_of_plain_text(capsys):
+def test_print_json_writes_one_document_of_readable_text(capsys):
     print_json({"path": Path("a"), "text": "é"})
     out = capsys.readouterr().out
     assert json.loads(out) == {"path": "a", "text": "é"}
@@ -17,7 +17,7 @@ def test_json_is_one_document_of_plain_text(capsys):
     assert out.endswith("}\n")
 
 
-def test_a_result_is_written_as_json_only_when_that_is_asked_for(capsys):
+def test_result_is_written_as_json_only_with_the_option(capsys):
     assert not wrote_json(argparse.Namespace(json=False), {"a": 1})
     assert capsys.readouterr().out == ""
     assert wrote_json(argparse.Namespace(json=True), {"a": 1})
@@ -25,12 +25,12 @@ def test_a_result_is_written_as_json_only_when_that_is_asked_for(capsys):
 
 
 @pytest.mark.parametrize(("is_terminal", "said"), [(True, "\u241b[2J"), (False, "\x1b[2J")])
-def test_a_terminal_gets_no_commands_and_a_file_the_text_as_it_is(is_terminal, said, monkeypatch):
+def test_control_characters_are_escaped_on_a_terminal_only(is_terminal, said, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
     assert shown("\x1b[2J") == said
 
 
-def test_notes_go_to_standard_error_and_a_missing_setting_is_named(capsys):
+def test_notes_go_to_standard_error_and_a_missing_setting_has_a_text(capsys):
     tell("a is read as b")
     assert capsys.readouterr() == ("", "note: a is read as b\n")
     assert side({"first": None}, "first") == "null"

@@ -6,7 +6,7 @@ from candlewick.cli.main import main
 
 
 @pytest.mark.parametrize("is_json", [False, True])
-def test_parts_operators_and_memory_are_told(tiny, config_file, tmp_path, capsys, is_json):
+def test_profile_prints_parts_operators_and_memory(tiny, config_file, tmp_path, capsys, is_json):
     output = tmp_path / "profile"
     words = ["profile", "--config", config_file(tiny()), "--steps", "1", "--output", str(output)]
     assert main([*words, "--json"] if is_json else words) == 0

@@ -9,11 +9,9 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
-def folder(tokenizer, tmp_path):
-    """A folder with a tokenizer, no artifact."""
-    (tmp_path / "tok").mkdir()
-    tokenizer.write(tmp_path / "tok")
-    return str(tmp_path / "tok")
+def folder(tokenizer_folder):
+    """The name of a folder with a tokenizer, no artifact."""
+    return str(tokenizer_folder)
 
 
 @pytest.fixture
@@ -38,7 +36,7 @@ def type_in(monkeypatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
 
 
-def test_training_writes_an_artifact_and_says_what_came_out(run, text_dir, tmp_path):
+def test_train_writes_an_artifact_and_prints_its_figures(run, text_dir, tmp_path):
     words = ("train", text_dir, "--output", tmp_path / "tok", "--override", "tokenizer.vocab_size=300")
     out = run(*words)
     assert f"wrote: {tmp_path / 'tok'}\nvocabulary 300 of 300 requested tokens\n" in out
@@ -50,7 +48,7 @@ def test_training_writes_an_artifact_and_says_what_came_out(run, text_dir, tmp_p
     assert shown["details"]["vocab_size"] == 300
 
 
-def test_text_comes_from_the_config_if_not_from_the_command_line(run, text_dir, tmp_path):
+def test_train_takes_text_of_the_config_without_sources(run, text_dir, tmp_path):
     (tmp_path / "c.yaml").write_text(
         f"data: {{train_shards: [{text_dir}/00.txt]}}\ntokenizer: {{vocab_size: 280}}\n"
     )
@@ -62,20 +60,20 @@ def test_text_comes_from_the_config_if_not_from_the_command_line(run, text_dir, 
     assert read_manifest(tmp_path / "mixed").id == read_manifest(tmp_path / "tok").id
 
 
-def test_too_little_text_has_no_figure_to_show(run, tmp_path, capsys):
+def test_train_on_too_little_text_prints_no_held_out_figure(run, tmp_path, capsys):
     (tmp_path / "x.txt").write_text("hello hello")
     out = run("train", tmp_path / "x.txt", "--output", tmp_path / "tok")
     assert "of 32,000 requested tokens" in out
     assert "bytes per token" not in out
 
 
-def test_training_without_text_says_how_to_give_it(fails, tmp_path):
+def test_train_without_text_exits_with_the_fix(fails, tmp_path):
     err = fails(2, "train", "--output", tmp_path / "tok")
     assert "there is no text to train on (fix: name files, folders or stdlib://" in err
     assert "does not exist" in fails(3, "train", tmp_path / "nothing.txt", "--output", tmp_path / "tok")
 
 
-def test_inspecting_tells_what_a_tokenizer_is(run, folder, tokenizer):
+def test_inspect_prints_vocabulary_pattern_and_special_tokens(run, folder, tokenizer):
     shown = json.loads(run("inspect", folder, "--json"))
     assert shown["vocab_size"] == 300
     assert shown["sha256"] == tokenizer.sha256
@@ -84,7 +82,7 @@ def test_inspecting_tells_what_a_tokenizer_is(run, folder, tokenizer):
     assert "made" not in shown
 
 
-def test_inspecting_an_artifact_tells_how_it_was_made(run, text_dir, tmp_path):
+def test_inspect_of_an_artifact_prints_its_config_and_details(run, text_dir, tmp_path):
     run("train", text_dir, "--output", tmp_path / "tok", "--override", "tokenizer.vocab_size=300")
     shown = json.loads(run("inspect", tmp_path / "tok", "--json"))
     assert shown["made"]["config"]["min_frequency"] == 2
@@ -94,13 +92,13 @@ def test_inspecting_an_artifact_tells_how_it_was_made(run, text_dir, tmp_path):
     assert any(line.startswith("made.details.heldout.bytes_per_token") for line in lines)
 
 
-def test_inspecting_measures_a_text(run, folder, text_dir, fails, tmp_path):
+def test_inspect_text_prints_figures_of_the_text(run, folder, text_dir, fails, tmp_path):
     text = json.loads(run("inspect", folder, "--text", text_dir / "00.txt", "--json"))["text"]
     assert text["bytes"] == (text_dir / "00.txt").stat().st_size
     assert "gone.txt" in fails(2, "inspect", folder, "--text", tmp_path / "gone.txt")
 
 
-def test_text_becomes_ids_and_ids_become_text(run, folder, tokenizer):
+def test_encode_and_decode_convert_text_and_ids(run, folder, tokenizer):
     text = "the time, <|endoftext|> é"
     ids = tokenizer.encode(text)
     assert run("encode", folder, text) == " ".join(map(str, ids)) + "\n"
@@ -113,12 +111,12 @@ def test_text_becomes_ids_and_ids_become_text(run, folder, tokenizer):
 
 
 @pytest.mark.parametrize("words", [[], ["-"]])
-def test_text_can_come_from_standard_input(run, folder, tokenizer, monkeypatch, words):
+def test_encode_reads_standard_input(run, folder, tokenizer, monkeypatch, words):
     type_in(monkeypatch, "a line\r\né\n".encode())
     assert run("encode", folder, *words).split() == [str(i) for i in tokenizer.encode("a line\r\né\n")]
 
 
-def test_wrong_input_is_one_line_and_exit_3(fails, folder, monkeypatch, tmp_path):
+def test_encode_and_decode_refuse_wrong_input_in_one_line(fails, folder, monkeypatch, tmp_path):
     type_in(monkeypatch, b"\xff")
     assert "standard input: byte 0 is not UTF-8" in fails(3, "encode", folder)
     assert "half a surrogate pair" in fails(3, "encode", folder, "\udcff")
@@ -128,7 +126,7 @@ def test_wrong_input_is_one_line_and_exit_3(fails, folder, monkeypatch, tmp_path
     assert "ACTION" in fails(2)
 
 
-def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch):
+def test_decode_escapes_terminal_control_characters(run, folder, tokenizer, monkeypatch):
     ids = tokenizer.encode("red \x1b[31m")
     assert run("decode", folder, *ids) == "red \x1b[31m\n"
     assert json.loads(run("decode", folder, *ids, "--json")) == {"ids": ids, "text": "red \x1b[31m"}
@@ -136,13 +134,13 @@ def test_a_terminal_is_not_commanded_by_text(run, folder, tokenizer, monkeypatch
     assert run("decode", folder, *ids) == "red \u241b[31m\n"
 
 
-def test_inspecting_what_a_configuration_names(run, fails, folder, tmp_path):
-    (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tok}\n")
+def test_inspect_opens_the_tokenizer_of_a_configuration(run, fails, folder, tmp_path):
+    (tmp_path / "c.yaml").write_text("tokenizer: {tokenizer_json: tokenizer}\n")
     shown = json.loads(run("inspect", "--config", tmp_path / "c.yaml", "--json"))
     assert shown["vocab_size"] == 300
     assert (shown["end_id"], shown["template"], shown["document"]) == (None, None, "<|endoftext|> TEXT")
     assert "no tokenizer is named" in fails(2, "inspect")
 
 
-def test_training_without_a_place_says_so(fails, text_dir):
+def test_train_without_output_exits_2_with_the_fix(fails, text_dir):
     assert "give --output DIR" in fails(2, "train", text_dir)

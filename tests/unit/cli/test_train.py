@@ -13,7 +13,7 @@ def short(tiny, config_file):
     return config_file(tiny(scheduler={"total_steps": 2, "warmup_steps": 1}), "short.yaml")
 
 
-def test_a_run_ends_with_what_it_reached_and_what_to_try(short, tmp_path, capsys):
+def test_train_prints_steps_validation_loss_and_the_next_command(short, tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert main(["train", "--config", short, "--run-dir", str(run_dir)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -23,7 +23,7 @@ def test_a_run_ends_with_what_it_reached_and_what_to_try(short, tmp_path, capsys
     assert lines[2] == f"try: candlewick generate {run_dir}"
 
 
-def test_the_result_for_a_program(short, tmp_path, capsys):
+def test_train_json_has_the_result(short, tmp_path, capsys):
     words = ["--override", "scheduler.total_steps=3", "--override", "runtime.logging.enable_stdout=true"]
     assert main(["train", "--config", short, "--run-dir", str(tmp_path / "run"), "--json", *words]) == 0
     captured = capsys.readouterr()
@@ -32,13 +32,13 @@ def test_the_result_for_a_program(short, tmp_path, capsys):
     assert "step 3/3" in captured.err
 
 
-def test_a_run_folder_is_named_after_the_config(short, tmp_path, monkeypatch):
+def test_train_names_the_run_folder_after_the_config(short, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--config", short]) == 0
     assert len(list_checkpoints(tmp_path / "runs" / "short" / "checkpoints")) == 1
 
 
-def test_resuming_takes_the_runs_own_config_unless_another_is_given(tiny, trained_copy, config_file, capsys):
+def test_resume_takes_the_config_of_the_run_unless_config_is_given(tiny, trained_copy, config_file, capsys):
     words = ["train", "--resume", "--run-dir", str(trained_copy)]
     assert main([*words, "--override", "scheduler.total_steps=13"]) == 0
     assert load_config(trained_copy / "config.yaml").scheduler.total_steps == 13
@@ -48,7 +48,7 @@ def test_resuming_takes_the_runs_own_config_unless_another_is_given(tiny, traine
     assert list_checkpoints(trained_copy / "checkpoints")[-1].name == "step_000000014"
 
 
-def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
+def test_resume_without_a_run_exits_2_with_the_fix(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume"]) == 2
     assert "give its folder with --run-dir" in capsys.readouterr().err
@@ -64,7 +64,7 @@ def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
         (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts one"),
     ],
 )
-def test_a_run_that_cannot_start_from_there_does_not_start(short, tmp_path, capsys, words, said):
+def test_init_from_an_unusable_checkpoint_writes_no_checkpoint(short, tmp_path, capsys, words, said):
     assert main(["train", "--config", short, "--run-dir", str(tmp_path / "run"), *words]) in (2, 3)
     assert said in capsys.readouterr().err
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")

@@ -33,19 +33,19 @@ def read(**data) -> DataConfig:
         ({"validation_fraction": 1.0}, "less than 1"),
     ],
 )
-def test_wrong_settings_are_refused(data, said):
+def test_data_section_refuses_wrong_or_conflicting_settings(data, said):
     with pytest.raises(ValidationError) as caught:
         read(**data)
     assert said in str(caught.value)
 
 
-def test_the_order_is_global_unless_there_is_a_buffer():
+def test_data_order_is_global_without_a_shuffle_buffer():
     assert read().order == "global"
     assert read(shuffle_buffer_size=8).order == "window"
     assert read(order="window").shuffle_buffer_size is None
 
 
-def test_lists_of_sections_and_names_of_sets_are_read():
+def test_data_section_reads_mixture_batch_ramp_and_validation_sets():
     data = read(
         mixture=[{"shards": ["a"], "weight": 3}, {"shards": ["b", "c"]}],
         batch_ramp=[{"steps": 2, "global_batch_size": 8}],
@@ -56,7 +56,7 @@ def test_lists_of_sections_and_names_of_sets_are_read():
     assert data.validation_sets == {"web": ("w.txt",), "code_2": ("c",)}
 
 
-def test_a_vocabulary_holds_at_least_the_bytes_and_the_special_tokens():
+def test_vocab_size_holds_at_least_bytes_and_special_tokens():
     assert TokenizerConfig(vocab_size=258).vocab_size == 258
     with pytest.raises(ValidationError, match="greater than or equal to 258"):
         TokenizerConfig(vocab_size=257)
@@ -71,11 +71,11 @@ def test_a_vocabulary_holds_at_least_the_bytes_and_the_special_tokens():
         ({"max_train_lines": 0}, "greater than or equal to 1"),
     ],
 )
-def test_files_of_a_tokenizer_that_do_not_fit_are_refused(settings, said):
+def test_tokenizer_section_refuses_incomplete_or_conflicting_files(settings, said):
     with pytest.raises(ValidationError, match=said):
         TokenizerConfig.model_validate_json(json.dumps(settings))
 
 
-def test_both_layouts_of_a_tokenizer_may_be_named():
+def test_tokenizer_section_accepts_both_layouts_together():
     paths = {"tokenizer_json": "t.json", "vocab": "v.json", "merges": "m.txt", "special_tokens": "s.txt"}
     assert TokenizerConfig.model_validate_json(json.dumps(paths)).vocab == Path("v.json")

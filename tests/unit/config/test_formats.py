@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from candlewick.config import MixtureSource
 from candlewick.config.formats import Format, guard, line_of, parse, write_json, write_toml
+from candlewick.config.load import load_config
 
 DEEP = 33
 
@@ -14,20 +16,20 @@ def problems(text: str, kind: Format) -> list[tuple[int, str]]:
     return [(problem.line, problem.what) for problem in parse(text, kind).problems]
 
 
-def test_the_three_formats_say_the_same():
+def test_equal_settings_in_json_toml_and_yaml_give_equal_trees():
     tree = {"model": {"hidden_size": 64, "rope_theta": 1e4, "qk_norm": True}, "data": {"train_shards": ["a", "b"]}}
     toml = '[model]\nhidden_size = 64\nrope_theta = 1e4\nqk_norm = true\n[data]\ntrain_shards = ["a", "b"]\n'
     yaml = "model: {hidden_size: 64, rope_theta: 1e4, qk_norm: true}\ndata:\n  train_shards: [a, b]\n"
     assert parse(json.dumps(tree), "json").tree == parse(toml, "toml").tree == parse(yaml, "yaml").tree == tree
 
 
-def test_json_keys_have_lines():
+def test_parsed_json_keys_have_line_numbers():
     text = '{\n "a": {"b": [1,\n {"c": "x\\"{,}"}], "d": 2},\n\n "e": []}'
     lines = parse(text, "json").lines
     assert lines == {("a",): 2, ("a", "b"): 2, ("a", "b", 1, "c"): 3, ("a", "d"): 3, ("e",): 5}
 
 
-def test_toml_keys_have_lines():
+def test_parsed_toml_keys_have_line_numbers():
     text = 'top = 1\n# c = 2\n[a]\nb = [\n  "x = 1",\n]\n"quoted" = 1\nc.d = 2\n[ a.e ]\nf = "[g]"\n'
     lines = parse(text, "toml").lines
     assert lines == {
@@ -36,7 +38,7 @@ def test_toml_keys_have_lines():
     }  # fmt: skip
 
 
-def test_every_table_of_a_list_has_its_lines():
+def test_toml_arrays_of_tables_have_line_numbers():
     lines = parse("[[a.b]]\nx = 1\n[[a.b]]\nx = 2\n[[c]]\ny = 3\n", "toml").lines
     assert lines == {
         ("a", "b", 0): 1, ("a", "b", 0, "x"): 2, ("a", "b", 1): 3, ("a", "b", 1, "x"): 4,
@@ -44,7 +46,7 @@ def test_every_table_of_a_list_has_its_lines():
     }  # fmt: skip
 
 
-def test_a_key_without_a_line_has_that_of_its_section():
+def test_line_of_falls_back_to_the_line_of_the_section():
     lines = {("a",): 3, ("a", "b"): 5}
     assert line_of(lines, ("a", "b", 0)) == 5
     assert line_of(lines, ("a", "x")) == 3
@@ -82,11 +84,11 @@ def test_a_key_without_a_line_has_that_of_its_section():
         ("toml", "a" + ".a" * 100_000 + " = 1", [(1, "has too many dots in its keys")]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_line(kind, text, found):
+def test_parse_reports_problems_with_their_lines(kind, text, found):
     assert problems(text, kind) == found
 
 
-def test_a_number_of_5000_digits_in_toml_is_a_problem_too():
+def test_number_of_5000_digits_in_toml_is_a_problem():
     [(line, what)] = problems("a = " + "9" * 5000, "toml")
     assert line == 1
     assert what.startswith("not valid TOML: Exceeds the limit")
@@ -105,14 +107,14 @@ def test_a_number_of_5000_digits_in_toml_is_a_problem_too():
         ("toml", " " * 1_000_000),
     ],
 )  # fmt: skip
-def test_a_hostile_megabyte_comes_to_an_end(kind, text):
+def test_hostile_megabyte_is_parsed_to_the_end(kind, text):
     """Each takes under two seconds on a slow core; what was quadratic took minutes."""
     assert len(text) < 1_100_000
     parsed = parse(text, kind)
     assert parsed.problems or parsed.tree
 
 
-def test_what_cannot_be_held_becomes_null():
+def test_guard_replaces_infinities_and_surrogates_with_null():
     found = []
     value = guard({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, what: found.append(key))
     assert value == {"a": None, "b": [1, None, True]}
@@ -138,14 +140,14 @@ tables = st.recursive(
 
 @settings(deadline=None)
 @given(tables)
-def test_toml_reads_back_equal(tree):
+def test_written_toml_reads_back_equal(tree):
     assert tomllib.loads(write_toml(tree)) == tree
     assert parse(write_toml(tree), "toml").tree == tree
 
 
 @settings(deadline=None)
 @given(tables)
-def test_json_reads_back_equal(tree):
+def test_written_json_reads_back_equal(tree):
     parsed = parse(write_json(tree), "json")
     assert parsed.tree == tree
     assert not parsed.problems
@@ -153,14 +155,14 @@ def test_json_reads_back_equal(tree):
 
 @settings(deadline=None)
 @given(st.sampled_from(["json", "toml"]), st.text('[]{}:,="\\.\n ab01e-', max_size=60))
-def test_no_text_makes_a_reader_fail(kind, text):
+def test_parse_raises_for_no_text(kind, text):
     parsed = parse(text, kind)
     assert parsed.problems or parsed.tree
 
 
 @settings(deadline=None)
 @given(st.text('{}[]:,"\\\n ab01', max_size=40))
-def test_json_means_what_it_means_to_others(text):
+def test_json_reads_as_in_the_standard_library(text):
     parsed = parse(text, "json")
     try:
         other = json.loads(text)
@@ -170,5 +172,25 @@ def test_json_means_what_it_means_to_others(text):
     assert parsed.problems or parsed.tree == other
 
 
-def test_json_keeps_letters_that_are_not_ascii():
+def test_write_json_keeps_letters_that_are_not_ascii():
     assert '"größe"' in write_json({"a": "größe"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "data:\n  mixture:\n  - shards: [a]\n  - {shards: [b], weight: 3}\n"
+                   "  validation_sets: {web: [w]}\noptimizer: {learning_rate_scales: {matrix: 2}}\n"),
+        ("c.toml", '[data]\nvalidation_sets.web = ["w"]\n[[data.mixture]]\nshards = ["a"]\n'
+                   '[[data.mixture]]\nshards = ["b"]\nweight = 3\n[optimizer.learning_rate_scales]\nmatrix = 2\n'),
+        ("c.json", '{"data": {"mixture": [{"shards": ["a"]}, {"shards": ["b"], "weight": 3}],'
+                   ' "validation_sets": {"web": ["w"]}}, "optimizer": {"learning_rate_scales": {"matrix": 2}}}'),
+    ],
+)  # fmt: skip
+def test_mixture_and_validation_sets_are_read_in_every_format(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    config = load_config(tmp_path / name, ["data.mixture[0].weight=2", "data.mixture[1].shards[1]=c"])
+    a, b, c, w = (str(tmp_path / shard) for shard in "abcw")
+    assert config.data.mixture == (MixtureSource(shards=(a,), weight=2), MixtureSource(shards=(b, c), weight=3))
+    assert config.data.validation_sets == {"web": (w,)}
+    assert config.optimizer.learning_rate_scales == {"matrix": 2.0}

@@ -25,7 +25,7 @@ def problems(tree: dict) -> dict[str, str]:
     return {dotted(key): what for key, what in find_problems(caught.value, tree)}
 
 
-def test_the_table_has_sections_leaves_and_every_variant():
+def test_key_types_lists_sections_leaves_and_every_variant():
     types = key_types()
     assert {("model",), ("model", "hidden_size"), ("runtime", "evaluation", "best", "max_keep")} <= types.keys()
     assert ("optimizer", "nesterov") in types  # sgd
@@ -36,7 +36,7 @@ def test_the_table_has_sections_leaves_and_every_variant():
     assert types["runtime", "logging", "tensorboard"] == {bool, Path}
 
 
-def test_what_may_be_null_is_a_path_or_is_a_list_entry():
+def test_keys_know_whether_null_paths_or_list_entries_are_allowed():
     assert may_be_null(("model", "vocab_size"))
     assert may_be_null(("runtime", "sample"))
     assert not may_be_null(("model", "hidden_size"))
@@ -64,7 +64,7 @@ def typos(word: str, choose: random.Random) -> set[str]:
     return found - {word}
 
 
-def test_nearly_every_typo_is_set_right():
+def test_find_nearest_corrects_99_percent_of_typos():
     choose = random.Random(7)
     right = {key for key in key_types() if key[-1] != "*"}
     wrong = [
@@ -97,7 +97,7 @@ def test_nearly_every_typo_is_set_right():
         ("q" * 100_000, None),
     ],
 )
-def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
+def test_find_nearest_finds_a_key_named_in_the_wrong_section(wrong, right):
     found = find_nearest(tuple(wrong.split(".")))
     assert found == ([] if right is None else [tuple(right.split("."))])
 
@@ -162,16 +162,16 @@ def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
          "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
     ],
 )  # fmt: skip
-def test_each_problem_is_one_sentence_under_the_users_key(tree, key, said):
+def test_validation_problem_is_one_sentence_per_key(tree, key, said):
     assert problems(tree) == {key: said}
 
 
-def test_all_problems_come_at_once_without_those_that_only_follow():
+def test_validation_reports_all_problems_at_once():
     found = problems({"model": {"hidden_size": "x", "hiden": 1}, "data": {"documents": "word"}, "z": 1})
     assert found.keys() == {"model.hidden_size", "model.hiden", "data.documents", "z"}
 
 
-def test_only_the_first_of_very_many_unknown_keys_get_a_suggestion():
+def test_suggestions_stop_after_many_unknown_keys():
     found = problems({"model": {f"hidden_siz{i}": 1 for i in range(1000)}})
     assert len(found) == 1000
     assert sum("did you mean" in what for what in found.values()) == 20
@@ -189,7 +189,7 @@ def test_only_the_first_of_very_many_unknown_keys_get_a_suggestion():
         ("runtime.logging.tensorboard", "runs/tb", "/base/runs/tb"),
     ],
 )
-def test_paths_are_relative_to_a_folder(name, text, resolved):
+def test_resolve_path_joins_relative_paths_to_the_folder(name, text, resolved):
     assert resolve_path(tuple(name.split(".")), text, Path("/base")) == resolved
 
 
@@ -204,7 +204,7 @@ def test_paths_are_relative_to_a_folder(name, text, resolved):
         ("data.cache_dir", "~no-such-user-here/x", "names the home folder of a user who is not known"),
     ],
 )
-def test_what_is_no_path_is_refused(name, text, said):
+def test_resolve_path_refuses_text_that_is_no_path(name, text, said):
     with pytest.raises(ValueError, match=f"^{said}$"):
         resolve_path(tuple(name.split(".")), text, Path("/base"))
 
@@ -218,11 +218,11 @@ def test_values_are_looked_up_by_key():
     assert look_up(tree, ()) == tree
 
 
-def test_extends_is_a_key_of_files():
+def test_extends_is_a_key_of_files_only():
     assert problems({"extend": "base.yaml"}) == {"extend": "unknown key, did you mean extends?"}
     assert problems({"extends": "base.yaml"}) == {"extends": "can stand in a file only"}
 
 
-def test_sections_whose_keys_the_user_chooses_are_dicts_only():
+def test_sections_with_free_keys_are_dicts():
     for name in (("optimizer", "learning_rate_scales"), ("data", "validation_sets")):
         assert key_types()[name] == {dict}

@@ -24,7 +24,7 @@ YARN = {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 64
         ({"mlp": "silu", "qk_norm": False, "hidden_size": 96}, (6, 16, 384)),
     ],
 )
-def test_widths_follow_from_the_hidden_size(model, derived):
+def test_default_widths_follow_from_the_hidden_size(model, derived):
     config = read(**model)
     assert (config.num_key_value_heads, config.head_dim, config.intermediate_size) == derived
 
@@ -58,13 +58,13 @@ def test_widths_follow_from_the_hidden_size(model, derived):
         ({"n_head": 3}, "not permitted"),
     ],
 )
-def test_a_wrong_shape_is_refused(model, said):
+def test_model_section_refuses_an_impossible_shape(model, said):
     with pytest.raises(ValidationError) as caught:
         read(**model)
     assert said in str(caught.value)
 
 
-def test_llama_3_needs_a_ramp_between_its_frequencies():
+def test_llama3_scaling_requires_high_above_low_frequency_factor():
     tree = {"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 64, "high_freq_factor": 1}
     with pytest.raises(ValidationError, match=r"high_freq_factor=1\.0 must be more than low_freq_factor=1\.0"):
         read(rope_scaling=tree)
@@ -79,7 +79,7 @@ def test_llama_3_needs_a_ramp_between_its_frequencies():
         ({"rope_type": "llama3", "factor": 2, "original_max_position_embeddings": 64}, Llama3Scaling),
     ],
 )
-def test_the_scaling_is_told_by_its_rope_type(tree, kind):
+def test_rope_type_selects_the_scaling_class(tree, kind):
     assert type(read(rope_scaling=tree).rope_scaling) is kind
 
 
@@ -89,22 +89,22 @@ def test_biases_are_possible_without_qk_norm():
     assert not read(qk_norm=False).mlp_bias
 
 
-def test_a_share_of_each_head_is_rotated():
+def test_rotary_dim_is_the_configured_share_of_a_head():
     assert read(head_dim=64).rotary_dim == 64
     assert read(head_dim=64, partial_rotary_factor=0.25).rotary_dim == 16
 
 
-def test_every_nth_layer_sees_everything():
+def test_every_nth_layer_has_no_sliding_window():
     model = read(num_layers=4, sliding_window=8, full_attention_every=2)
     assert [model.window_of(layer) for layer in range(4)] == [8, None, 8, None]
     assert read(sliding_window=8).window_of(5) == 8
     assert read().window_of(0) is None
 
 
-def test_without_rotation_heads_may_be_odd():
+def test_head_dim_may_be_odd_without_rope():
     assert read(rope_mode="off", head_dim=3).head_dim == 3
 
 
 @pytest.mark.parametrize("mode", ["off", "preapply", "on_the_fly"])
-def test_contexts_may_be_longer_than_any_memory(mode):
+def test_max_position_embeddings_has_no_upper_bound(mode):
     assert read(rope_mode=mode, max_position_embeddings=1 << 40).max_position_embeddings == 1 << 40

@@ -29,12 +29,12 @@ def read(**optimizer) -> OptimizerConfig:
         ("lion", LionConfig),
     ],
 )
-def test_the_optimizer_is_told_by_its_algorithm(algorithm, kind):
+def test_algorithm_selects_the_optimizer_class(algorithm, kind):
     assert type(read(algorithm=algorithm)) is kind
     assert type(RunConfig(optimizer=kind()).optimizer) is kind
 
 
-def test_muon_is_what_nobody_has_to_name():
+def test_optimizer_without_algorithm_is_muon():
     assert type(read(learning_rate=0.01)) is MuonConfig
 
 
@@ -51,18 +51,18 @@ def test_muon_is_what_nobody_has_to_name():
         ({"algorithm": "sgd", "nesterov": True, "momentum": 0}, "looks ahead by a momentum of 0"),
     ],
 )
-def test_wrong_settings_are_refused(optimizer, said):
+def test_optimizer_and_scheduler_refuse_wrong_settings(optimizer, said):
     with pytest.raises(ValidationError) as caught:
         read(**optimizer)
     assert said in str(caught.value)
 
 
-def test_rates_can_be_scaled_by_kind_of_parameter():
+def test_learning_rate_scales_are_read_per_role():
     assert read(learning_rate_scales={"matrix": 0, "vector": 2}).learning_rate_scales == {"matrix": 0, "vector": 2}
 
 
 @pytest.mark.parametrize("share", [0, 1.5])
-def test_a_decay_lasts_a_share_of_the_run(share):
+def test_decay_fraction_outside_zero_to_one_is_refused(share):
     with pytest.raises(ValidationError):
         SchedulerConfig(decay_fraction=share)
 

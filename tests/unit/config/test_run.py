@@ -10,7 +10,7 @@ def read(**tree) -> RunConfig:
     return RunConfig.model_validate_json(json.dumps(tree))
 
 
-def test_the_defaults_are_valid_and_survive_json():
+def test_default_config_is_valid_and_survives_json():
     config = RunConfig()
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
@@ -31,12 +31,12 @@ def test_the_defaults_are_valid_and_survive_json():
         ({"optimizer": {"learning_rate_scales": {"head": 2}}}, "head changes nothing: the head is the embedding"),
     ],
 )
-def test_wrong_settings_are_refused(tree, said):
+def test_run_config_refuses_conflicts_between_sections(tree, said):
     with pytest.raises(ValidationError) as caught:
         read(**tree)
     assert said in str(caught.value)
 
 
-def test_the_sequence_length_is_the_models_unless_given():
+def test_sequence_length_defaults_to_the_context_of_the_model():
     assert RunConfig().sequence_length == 512
     assert read(data={"sequence_length": 100}).sequence_length == 100

@@ -17,12 +17,12 @@ def accepts(tree) -> bool:
     return VALIDATOR.is_valid(tree)
 
 
-def test_the_schema_is_one():
+def test_json_schema_is_valid_draft_2020_12():
     Draft202012Validator.check_schema(json_schema())
 
 
 @pytest.mark.parametrize("name", profiles())
-def test_every_profile_fits_the_schema(name):
+def test_every_profile_validates_against_the_schema(name):
     text = resources.files("candlewick.config.profiles").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     assert accepts(parse(text, "yaml").tree)
 
@@ -43,7 +43,7 @@ def test_every_profile_fits_the_schema(name):
         {"runtime": {"logging": {"tensorboard": "runs/tb"}, "sample": None}},
     ],
 )
-def test_what_the_loader_accepts_fits(tree):
+def test_schema_accepts_trees_that_the_loader_accepts(tree):
     assert accepts(tree)
 
 
@@ -66,18 +66,18 @@ def test_what_the_loader_accepts_fits(tree):
         {"runtime": {"evaluation": {"every_n_steps": "10"}}},
     ],
 )
-def test_what_no_configuration_can_be_does_not_fit(tree):
+def test_schema_refuses_wrong_trees(tree):
     assert not accepts(tree)
 
 
-def test_nothing_in_it_is_only_pydantics():
+def test_schema_uses_no_keywords_of_pydantic():
     text = json.dumps(json_schema())
     assert '"discriminator"' not in text
     assert '"oneOf"' not in text
     assert text.count('"title"') == 1
 
 
-def test_every_section_and_kind_is_a_group():
+def test_groups_list_every_section_and_variant():
     found = {(group.name, group.kind) for group in groups()}
     assert {("", None), ("optimizer", "algorithm: lion"), ("model.rope_scaling", "rope_type: ntk"),
             ("data.mixture[]", None), ("runtime.evaluation.best", None)} <= found  # fmt: skip
@@ -102,12 +102,12 @@ def test_every_section_and_kind_is_a_group():
         ("runtime.logging", "tensorboard", "true or false or path", "`false`"),
     ],
 )
-def test_a_setting_is_told_in_words(name, key, words, default):
+def test_type_and_default_of_a_setting_are_described_in_words(name, key, words, default):
     field = next(group for group in groups() if group.name == name).settings[key]
     assert (type_words(field), default_words(field)) == (words, default)
 
 
-def test_sections_are_found_wherever_a_setting_can_hold_them():
+def test_references_lists_the_sections_of_a_setting():
     settings = next(group for group in groups() if group.name == "model").settings
     assert list(references(settings["rope_scaling"])) == [
         "LinearScaling", "NtkScaling", "YarnScaling", "Llama3Scaling",

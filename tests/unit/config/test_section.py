@@ -42,24 +42,24 @@ def test_every_section_is_strict(section):
     assert settings["allow_inf_nan"] is False
 
 
-def test_nothing_can_be_changed_later():
+def test_sections_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         RunConfig().model.hidden_size = 3
 
 
-def test_messages_never_echo_the_input():
+def test_validation_messages_never_echo_the_input():
     with pytest.raises(ValidationError) as caught:
         ModelConfig.model_validate_json('{"hidden_size": "secret"}')
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
-def test_numbers_are_finite(value):
+def test_sections_refuse_numbers_that_are_not_finite(value):
     with pytest.raises(ValidationError, match="finite number"):
         AdamWConfig.model_validate_json(f'{{"learning_rate": {value}}}')
 
 
-def test_replaced_validates_the_whole():
+def test_replaced_validates_the_copy():
     config = RunConfig()
     assert config.replaced(runtime={"checkpoint": {"max_keep": 7}}).runtime.checkpoint.max_keep == 7
     for changes, said in (
@@ -72,7 +72,7 @@ def test_replaced_validates_the_whole():
             config.replaced(**changes)
 
 
-def test_replaced_derives_defaults_anew_and_remembers_what_was_set():
+def test_replaced_derives_defaults_and_keeps_fields_set():
     model = ModelConfig(hidden_size=64, num_attention_heads=2)
     assert model.replaced(hidden_size=128).head_dim == 64
     assert model.replaced(num_layers=3).model_fields_set == {"hidden_size", "num_attention_heads", "num_layers"}

@@ -13,7 +13,7 @@ DUMPS = {".yaml": dump_yaml, ".toml": dump_toml, ".json": dump_json}
 text = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["null", "010", "1e5", "yes", "~"])
 
 
-def test_settings_are_flat_by_their_dotted_keys():
+def test_flatten_returns_settings_by_dotted_keys():
     flat = flatten(load_config(None, ["optimizer.learning_rate_scales.matrix=2"]))
     assert flat["optimizer.learning_rate_scales.matrix"] == 2.0
     assert flat["data.validation_sets"] == {}
@@ -71,7 +71,7 @@ def test_the_resolved_tree_rebuilds_the_configuration(tmp_path_factory, suffix, 
 
 
 @pytest.mark.parametrize("suffix", DUMPS)
-def test_the_resolved_tree_means_the_same_from_everywhere(suffix, tmp_path, monkeypatch):
+def test_resolved_tree_loads_equal_from_any_working_directory(suffix, tmp_path, monkeypatch):
     for folder in ("a", "elsewhere"):
         (tmp_path / folder).mkdir()
     (tmp_path / "a/c.yaml").write_text("data: {train_shards: [t.txt]}\ntokenizer: {tokenizer_json: tok}\n")
@@ -82,7 +82,7 @@ def test_the_resolved_tree_means_the_same_from_everywhere(suffix, tmp_path, monk
     assert load_config(tmp_path / f"elsewhere/run{suffix}") == config
 
 
-def test_toml_writes_a_null_only_where_it_says_something():
+def test_dump_toml_writes_null_only_where_the_default_is_not_null():
     text = dump_toml(load_config(None, ["runtime.sample=null", "runtime.evaluation.every_n_steps=null"]))
     assert [line for line in text.splitlines() if "null" in line] == ['sample = "null"', 'every_n_steps = "null"']
     assert "vocab_size = 32000" in text

@@ -29,14 +29,14 @@ from candlewick.config.yaml import (
         )],
     ],
 )  # fmt: skip
-def test_plain_text_means_what_it_looks_like(text, value):
+def test_read_scalar_returns_value_and_type_of_plain_text(text, value):
     found = read_scalar(text)
     assert found == value
     assert type(found) is type(value)
 
 
 @pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", ".NaN", "1e999", "-1e999", str(1 << 63), "9" * 5000])
-def test_numbers_that_are_not_finite_or_too_large_are_refused(text):
+def test_read_scalar_refuses_numbers_that_are_not_finite_or_too_large(text):
     with pytest.raises(ValueError, match=r"not a finite number|too large"):
         read_scalar(text)
 
@@ -56,7 +56,7 @@ def test_every_finite_float_reads_as_itself(value):
     assert math.copysign(1, found) == math.copysign(1, value)
 
 
-def test_a_document_becomes_a_tree_with_lines():
+def test_parse_yaml_returns_a_tree_with_line_numbers():
     parsed = parse_yaml('# head\na: 1\nb:\n  c: [x, "2", 3]\n  d: {e: null}\n"f g": |\n  two\n  lines\n')
     assert parsed.tree == {"a": 1, "b": {"c": ["x", "2", 3], "d": {"e": None}}, "f g": "two\nlines\n"}
     assert parsed.problems == []
@@ -65,7 +65,7 @@ def test_a_document_becomes_a_tree_with_lines():
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
-def test_a_document_may_be_empty(text):
+def test_empty_document_is_an_empty_tree(text):
     assert parse_yaml(text).tree == {}
     assert parse_yaml(text).problems == []
 
@@ -96,14 +96,14 @@ def test_a_document_may_be_empty(text):
         ('a: "\\UFFFFFFFF"', 1, "not valid YAML"),
     ],
 )
-def test_what_is_refused_is_named_with_its_line(text, line, said):
+def test_unsupported_yaml_is_reported_with_its_line(text, line, said):
     problem = parse_yaml(text).problems[0]
     assert (problem.line, problem.key) == (line, None)
     assert problem.what.startswith(said)
     assert len(problem.what) < 200
 
 
-def test_reading_goes_on_after_a_key_given_twice_or_a_wrong_number():
+def test_parse_yaml_continues_after_a_duplicate_key_or_wrong_number():
     parsed = parse_yaml("a: .inf\nb: 1\nc:\n  d: 1e999\nb: 2\n<<: {e: 3}\n")
     assert parsed.problems == [
         Problem(1, ("a",), ".inf is not a finite number"),
@@ -113,7 +113,7 @@ def test_reading_goes_on_after_a_key_given_twice_or_a_wrong_number():
     assert parsed.tree == {"a": None, "b": 2, "c": {"d": None}, "<<": {"e": 3}}
 
 
-def test_the_billion_laughs_are_one_problem():
+def test_billion_laughs_are_reported_as_one_problem():
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(9))
     assert [problem.line for problem in parse_yaml(bomb).problems] == [1]
 
@@ -140,7 +140,7 @@ def test_the_value_of_an_override_is_a_scalar_or_flow_yaml(text, value):
         ('"a" b', "not valid"),
     ],
 )
-def test_a_wrong_value_is_refused(text, said):
+def test_parse_value_refuses_wrong_text(text, said):
     with pytest.raises(ValueError, match=said):
         parse_value(text)
 
@@ -161,7 +161,7 @@ trees = st.recursive(
 @given(st.dictionaries(st.text("abcdef_", min_size=1), trees, max_size=5))
 @example({"a": "\x85"})
 @example({"a": ["x"] * 3, "b": {"c": "\x85\u2028 \ufeff"}})
-def test_what_is_written_reads_back_equal(tree):
+def test_written_yaml_reads_back_equal(tree):
     parsed = parse_yaml(write_yaml(tree))
     assert parsed.problems == []
     assert parsed.tree == tree
@@ -169,14 +169,14 @@ def test_what_is_written_reads_back_equal(tree):
 
 @settings(deadline=None)
 @given(st.text(max_size=200) | st.text("[]{}:,-?&*!|>'\"%@`#\n \t01.eab_", max_size=60))
-def test_no_text_makes_the_reader_fail(text):
+def test_parse_yaml_raises_for_no_text(text):
     parsed = parse_yaml(text)
     assert parsed.problems or isinstance(parsed.tree, dict)
 
 
 @settings(deadline=None)
 @given(st.text("[]{}:,-'\" \n01.eab", max_size=40))
-def test_simple_documents_mean_what_they_mean_to_others(text):
+def test_simple_documents_read_as_in_pyyaml(text):
     parsed = parse_yaml(text)
     if parsed.problems or not parsed.tree:
         return
@@ -205,11 +205,11 @@ def test_keys_are_written_as_in_overrides():
     assert len(dotted(("a" * 1000,))) == 100
 
 
-def test_long_text_is_cut():
+def test_shorten_cuts_long_text():
     assert shorten("abc", 3) == "abc"
     assert shorten("abcdef", 5) == "ab..."
 
 
-def test_what_a_terminal_would_obey_is_escaped():
+def test_shorten_escapes_terminal_control_characters():
     assert shorten("a\x1b[31m\n\u2028é\udcff") == "a\\x1b[31m\\n\\u2028é\\udcff"
     assert len(shorten("\x1b" * 1000)) == 60

@@ -16,7 +16,7 @@ def results(engine, letters, jobs=JOBS, config=CONFIG, alternatives=None):
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 16])
-def test_each_text_is_the_one_its_job_alone_would_write(model, letters, max_rows, monkeypatch):
+def test_batch_writes_the_text_of_each_job_run_singly(model, letters, max_rows, monkeypatch):
     monkeypatch.setattr(Engine, "max_rows", max_rows)
     engine = Engine(model, 20)
     for index, result in results(engine, letters).items():
@@ -26,7 +26,7 @@ def test_each_text_is_the_one_its_job_alone_would_write(model, letters, max_rows
         assert result["finish"] == ("length" if len(result["text"]) == 12 else "stop")
 
 
-def test_rows_of_one_length_are_one_batch_no_larger_than_allowed(model, letters, monkeypatch):
+def test_jobs_of_one_prompt_length_share_batches_up_to_max_rows(model, letters, monkeypatch):
     sizes = []
     plain = Engine.steps
     monkeypatch.setattr(
@@ -37,14 +37,14 @@ def test_rows_of_one_length_are_one_batch_no_larger_than_allowed(model, letters,
     assert sizes == [2, 2, 1]
 
 
-def test_it_ends_when_every_row_has_stopped(model, letters):
-    config = CONFIG.model_copy(update={"stop": tuple("abcdefghijklmnopqrs")})
+def test_batch_ends_when_every_row_has_stopped(model, letters):
+    config = CONFIG.replaced(stop=tuple("abcdefghijklmnopqrs"))
     engine = Engine(model, 20)
     assert {r["text"] for r in results(engine, letters, config=config).values()} == {""}
     assert {r["finish"] for r in results(engine, letters, config=config).values()} == {"stop"}
 
 
-def test_log_probabilities_are_the_models_own_whatever_the_temperature(model, letters):
+def test_logprobs_are_those_of_the_model_before_temperature(model, letters):
     job = Job([0, 1, 2], 3)
     result = results(Engine(model, 20), letters, [job], alternatives=3)[0]
     ids = [*job.ids, *(token["id"] for token in result["tokens"])]
@@ -59,19 +59,19 @@ def test_log_probabilities_are_the_models_own_whatever_the_temperature(model, le
         assert token["text"] == letters.decode([token["id"]], skip_special=False)
 
 
-def test_alternatives_may_be_none_or_more_than_there_are(model, letters):
+def test_alternatives_are_limited_to_the_vocabulary(model, letters):
     for alternatives, size in ((0, 0), (99, 20)):
         tokens = results(Engine(model, 20), letters, JOBS[:1], alternatives=alternatives)[0]["tokens"]
         assert {len(token["top"]) for token in tokens} == {size}
 
 
-def test_a_draft_models_acceptance_rate_is_told(models, letters):
+def test_result_of_a_draft_model_has_an_acceptance_rate(models, letters):
     engine = SpeculativeEngine(models(0), models(1), 20, 4)
     told = results(engine, letters)
     assert all(0 <= result["acceptance_rate"] <= 1 for result in told.values())
     assert "acceptance_rate" not in results(Engine(models(0), 20), letters)[0]
 
 
-def test_a_prompt_that_cannot_be_read_is_an_error_before_anything_is_written(model, letters):
+def test_prompt_that_is_too_long_is_refused_before_the_first_text(model, letters):
     with pytest.raises(ConfigError, match="the prompt has 30 tokens"):
         next(write(Engine(model, 20), letters, [*JOBS, Job([1] * 30, 0)], CONFIG))

@@ -27,31 +27,31 @@ def pieces(tokens, decode, **settings) -> list[str]:
 
 
 @given(st.text())
-def test_characters_come_one_by_one_and_whole(text):
+def test_text_stream_emits_complete_characters_one_by_one(text):
     assert [piece for piece in pieces(text.encode(), decode) if piece] == list(text) or "\ufffd" in text
 
 
 @given(st.one_of(st.binary(), st.text().map(str.encode)))
-def test_joined_it_is_the_decoding_of_all(raw):
+def test_text_stream_joins_to_the_decoding_of_all_tokens(raw):
     assert "".join(pieces(raw, decode)) == decode(list(raw))
 
 
 @given(st.lists(st.integers(0, 0xFFFF)))
-def test_tokens_may_begin_and_end_inside_characters(tokens):
+def test_text_stream_accepts_tokens_that_divide_characters(tokens):
     assert "".join(pieces(tokens, decode_pairs)) == decode_pairs(tokens)
 
 
-def test_half_a_character_waits_for_the_rest():
+def test_text_stream_holds_half_a_character_until_the_rest():
     assert pieces([0x61, 0xC3, 0xA9, 0xE2, 0x82], decode) == ["a", "", "é", "", "", "\ufffd"]
 
 
-def test_no_token_is_decoded_again_after_its_text_is_out():
+def test_text_stream_decodes_no_emitted_token_again():
     seen: list[int] = []
     pieces(range(50), lambda ids: seen.append(len(ids)) or "x")
     assert max(seen) == 1
 
 
-def test_it_stops_at_a_stop_token_and_gives_out_what_waits():
+def test_text_stream_emits_held_text_at_a_stop_token():
     assert pieces([0x61, 0xC3, 9, 0x62], decode, stop_ids={9}) == ["a", "", "\ufffd"]
     assert pieces([0x61, 0x21, 9], decode, stop_ids={9}, stops=["!!"]) == ["a", "", "!"]
 
@@ -69,7 +69,7 @@ STOPS = st.lists(st.text("abé", min_size=1, max_size=4), max_size=3)
 
 
 @given(st.text("abé", max_size=30), STOPS, st.integers(1, 5))
-def test_a_stop_text_ends_it_wherever_tokens_end(text, stops, size):
+def test_text_stream_ends_before_a_stop_text_at_any_token_boundary(text, stops, size):
     raw = text.encode()
     tokens = [raw[start : start + size] for start in range(0, len(raw), size)]
     out = pieces(tokens, lambda ids: b"".join(ids).decode(errors="replace"), stops=stops)
@@ -77,7 +77,7 @@ def test_a_stop_text_ends_it_wherever_tokens_end(text, stops, size):
 
 
 @given(st.text("ab", max_size=20), STOPS)
-def test_no_more_is_held_back_than_may_become_a_stop_text(text, stops):
+def test_text_stream_holds_only_a_prefix_of_a_stop_text(text, stops):
     shown, stream = "", TextStream(decode, stops=stops)
     for number, byte in enumerate(text.encode(), start=1):
         shown += stream.push(byte)
@@ -89,6 +89,6 @@ def test_no_more_is_held_back_than_may_become_a_stop_text(text, stops):
 
 
 @pytest.mark.parametrize(("stops", "out"), [(["abc", "b"], "xa"), (["bc", "abc"], "x"), (["c", "xabcd"], "xab")])
-def test_the_stop_text_that_is_complete_first_counts_and_of_two_the_longer(stops, out):
+def test_text_stream_ends_at_the_first_complete_and_longest_stop_text(stops, out):
     assert "".join(pieces([b"xabcd"], lambda ids: b"".join(ids).decode(), stops=stops)) == out
     assert "".join(pieces(b"xabcd", decode, stops=stops)) == out

@@ -23,12 +23,12 @@ def without_cache(model, prompt, count, num_tokens):
 
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3, 4, 5]])
-def test_with_the_cache_it_writes_what_it_writes_without(model, prompt):
+def test_engine_with_a_cache_writes_the_tokens_of_one_without(model, prompt):
     config = SampleConfig(temperature=0.0, max_new_tokens=15)
     assert ids_of(model, prompt, config) == without_cache(model, prompt, 15, 20)
 
 
-def test_rows_of_a_batch_are_what_each_is_alone(model, core_row):
+def test_engine_writes_each_row_of_a_batch_as_a_single_row(model, core_row):
     prompts, seeds = [[1, 2, 3], [4, 5, 6], [1, 2, 3], [7, 8, 9]], [3, 3, 4, 5]
     config = SampleConfig(temperature=1.5, top_k=None, repetition_penalty=1.2, max_new_tokens=15)
     steps = list(Engine(model, 20).steps(prompts, config, seeds))
@@ -42,7 +42,7 @@ def test_rows_of_a_batch_are_what_each_is_alone(model, core_row):
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 100])
-def test_with_a_paged_cache_the_tokens_are_the_same(models, page_size):
+def test_engine_with_a_paged_cache_writes_the_same_tokens(models, page_size):
     config = SampleConfig(temperature=1.5, top_k=None, max_new_tokens=15)
     for seed in (0, 1):
         model = models(seed)
@@ -53,7 +53,7 @@ def test_with_a_paged_cache_the_tokens_are_the_same(models, page_size):
         assert whole == paged
 
 
-def test_a_text_that_ends_early_took_the_pages_it_needed(model, monkeypatch):
+def test_paged_cache_allocates_only_the_pages_of_a_short_text(model, monkeypatch):
     caches, make = [], model.new_cache
     monkeypatch.setattr(model, "new_cache", lambda *given: caches.append(make(*given)) or caches[-1])
     for page_size in (None, 4):
@@ -67,7 +67,7 @@ def test_a_text_that_ends_early_took_the_pages_it_needed(model, monkeypatch):
     assert whole.allocated_bytes * 8 == paged.allocated_bytes * 24  # two pages of 4 instead of the longest text
 
 
-def test_logits_of_a_step_are_those_of_the_whole_text_read_at_once(model, core_row):
+def test_step_logits_equal_those_of_one_pass_over_the_text(model, core_row):
     (step, *rest) = Engine(model, 20).steps([[1, 2, 3]], HOT, [0])
     ids = [1, 2, 3, *(s.ids[0] for s in (step, *rest))]
     with torch.no_grad():
@@ -77,13 +77,13 @@ def test_logits_of_a_step_are_those_of_the_whole_text_read_at_once(model, core_r
     core_row("generate.cache=single", "the whole text in one pass, float32", error, 1e-5)
 
 
-def test_ids_from_num_tokens_on_are_never_drawn(model):
+def test_engine_never_samples_ids_beyond_num_tokens(model):
     with torch.no_grad():
         model.lm_head.weight[5:] *= 100
     assert max(ids_of(model, [1], HOT, num_tokens=5)) < 5
 
 
-def test_the_repetition_penalty_counts_the_prompt_and_what_was_written(model):
+def test_repetition_penalty_covers_prompt_and_generated_tokens(model):
     never = SampleConfig(temperature=0.0, repetition_penalty=1e9, max_new_tokens=16)
     with torch.no_grad():
         model.lm_head.weight.abs_()
@@ -92,18 +92,18 @@ def test_the_repetition_penalty_counts_the_prompt_and_what_was_written(model):
     assert len(set(ids)) > len(set(ids_of(model, [1, 2, 3], GREEDY)))
 
 
-def test_it_ends_at_the_models_longest_context(model):
+def test_engine_ends_at_the_longest_context_of_the_model(model):
     assert len(ids_of(model, [1, 2, 3], GREEDY)) == 22  # positions 0 to 23 are read
     assert len(ids_of(model, [1] * 24, GREEDY)) == 1
 
 
-def test_the_seed_decides(model):
+def test_engine_samples_depend_on_the_random_seed(model):
     first, again, other = (ids_of(model, [3], HOT, seed) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(model, training):
+def test_engine_restores_the_training_mode(model, training):
     model.train(training)
     steps = Engine(model, 20).steps([[3]], GREEDY, [0])
     next(steps)
@@ -112,7 +112,7 @@ def test_the_model_is_left_as_it_was(model, training):
     assert all(module.training == training for module in model.modules())
 
 
-def test_gradients_are_still_on_while_it_streams(model):
+def test_engine_leaves_gradients_enabled_between_steps(model):
     next(Engine(model, 20).steps([[3]], GREEDY, [0]))
     assert torch.is_grad_enabled()
 
@@ -120,7 +120,7 @@ def test_gradients_are_still_on_while_it_streams(model):
 @pytest.mark.parametrize(
     ("prompt", "fix"), [([], "start with the document delimiter"), ([1] * 25, "shorten the prompt")]
 )
-def test_a_prompt_that_cannot_be_read_is_an_error(model, prompt, fix):
+def test_engine_refuses_an_empty_or_too_long_prompt(model, prompt, fix):
     with pytest.raises(ConfigError, match=f"the prompt has {len(prompt)} tokens, this model reads 1 to 24.*{fix}"):
         Engine(model, 20).steps([prompt], GREEDY, [0])
 
@@ -129,7 +129,7 @@ def text_of(model, letters, config, prompt=(0, 1, 2)):
     return list(stream(Engine(model, 20), letters, prompt, config, seed=0))
 
 
-def test_text_is_what_comes_after_the_prompt_up_to_the_delimiter(model, letters):
+def test_text_ends_before_the_delimiter(model, letters):
     tokens = ids_of(model, [0, 1, 2], GREEDY)
     expected = letters.decode(tokens[: tokens.index(0)] if 0 in tokens else tokens)
     assert text_of(model, letters, GREEDY) == list(expected)
@@ -137,20 +137,20 @@ def test_text_is_what_comes_after_the_prompt_up_to_the_delimiter(model, letters)
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_any_token_of_a_chat_ends_the_text_too(model, letters, place):
+def test_text_ends_before_any_chat_token(model, letters, place):
     text = "".join(text_of(model, letters, GREEDY))
     letters.chat_ids = (19, letters.encode(text)[place])
     assert "".join(text_of(model, letters, GREEDY)) == text[: text.index(text[place])]
 
 
-def test_it_ends_before_a_stop_text(model, letters):
+def test_text_ends_before_a_stop_text(model, letters):
     text = "".join(text_of(model, letters, GREEDY))
-    stops = GREEDY.model_copy(update={"stop": ("?", text[3:5])})
+    stops = GREEDY.replaced(stop=("?", text[3:5]))
     assert "".join(text_of(model, letters, stops)) == text[: text.index(text[3:5])]
     assert sample_text(model, letters, "ab", stops, seed=0) == text[: text.index(text[3:5])]
 
 
-def test_what_was_held_back_comes_at_the_end(model, letters):
+def test_text_held_for_a_stop_text_is_emitted_at_the_end(model, letters):
     text = "".join(text_of(model, letters, GREEDY))
-    held = GREEDY.model_copy(update={"stop": (text[-1] + "?",)})
+    held = GREEDY.replaced(stop=(text[-1] + "?",))
     assert "".join(text_of(model, letters, held)) == text

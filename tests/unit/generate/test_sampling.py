@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_distribution_is_that_of_transformers(name, core_row):
+def test_distribution_equals_the_logits_processors_of_transformers(name, core_row):
     generator = torch.Generator().manual_seed(1)
     logits = 3 * torch.randn(200, 40, generator=generator, dtype=torch.float64)
     ids = torch.randint(0, 40, (200, 12), generator=generator)
@@ -54,7 +54,7 @@ def test_the_distribution_is_that_of_transformers(name, core_row):
     core_row(f"runtime.sample.{name}", "transformers processors, float64, absolute in probability", error, 1e-12)
 
 
-def test_columns_are_drawn_as_often_as_their_weight_says():
+def test_sample_token_draws_columns_by_their_weights():
     weights = torch.tensor([0.1, 0.0, 0.5, 0.15, 0.0, 0.25])
     draws = 4000
     counts = torch.bincount(sample_token(weights.expand(draws, -1), generators(*range(draws))), minlength=6)
@@ -65,14 +65,14 @@ def test_columns_are_drawn_as_often_as_their_weight_says():
     assert chi_square < 16.3  # 3 degrees of freedom: 1 in 1,000
 
 
-def test_a_row_draws_the_same_alone_and_beside_others():
+def test_sample_of_a_row_does_not_depend_on_other_rows():
     logits = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     config = SampleConfig(min_p=0.01)
     together = sample(logits, config, generators(5, 6, 7))
     assert [sample(logits[i : i + 1], config, generators(5 + i)).item() for i in range(3)] == together.tolist()
 
 
-def test_temperature_zero_takes_the_likeliest_and_draws_nothing():
+def test_temperature_zero_takes_the_likeliest_without_random_numbers():
     (generator,) = generators(0)
     before = generator.get_state()
     logits = torch.tensor([[1.0, 0.0, 2.0, -1.0]])
@@ -88,13 +88,13 @@ def test_temperature_zero_takes_the_likeliest_after_the_penalty():
     assert sample(torch.tensor([[-3.0, -4.0, -2.0, -5.0]]), config, [], seen).tolist() == [0]
 
 
-def test_a_tiny_temperature_is_nearly_the_likeliest():
+def test_tiny_temperature_samples_the_likeliest_token():
     logits = 1e30 * torch.tensor([[1.0, 0.0, 2.0]])
     assert sample(logits, SampleConfig(temperature=1e-30), generators(0)).tolist() == [2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_weighed_in_float32(dtype):
+def test_half_precision_logits_are_sampled_in_float32(dtype):
     logits = torch.randn(1, 30, generator=torch.Generator().manual_seed(2)).to(dtype)
     ids, probabilities = candidates(logits, SampleConfig(**PLAIN))
     assert ids.tolist() == [list(range(30))]
@@ -103,7 +103,7 @@ def test_half_precision_logits_are_weighed_in_float32(dtype):
 
 @given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.one_of(st.none(), st.integers(1, 50)), st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
-def test_what_is_kept_is_the_least_set_that_the_definitions_allow(top_p, min_p, top_k, seed):
+def test_top_k_top_p_and_min_p_keep_the_smallest_defined_set(top_p, min_p, top_k, seed):
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     config = SampleConfig(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
     kept = distribution(logits, config)[0]
@@ -118,7 +118,7 @@ def test_what_is_kept_is_the_least_set_that_the_definitions_allow(top_p, min_p, 
     assert kept.sum().item() == pytest.approx(1)
 
 
-def test_the_sum_for_top_p_is_made_on_the_cpu(monkeypatch):
+def test_top_p_sums_on_the_cpu(monkeypatch):
     # CUDA has no deterministic one: torch.use_deterministic_algorithms(True) refuses it
     moved = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(tensor.shape) or tensor)

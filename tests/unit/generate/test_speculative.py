@@ -23,8 +23,8 @@ def ids_of(engine, prompt, config, seed=0):
 
 
 @pytest.mark.parametrize(("draft_tokens", "penalty"), [(1, 1.0), (4, 1.3), (9, 1.0)])
-def test_at_temperature_zero_the_text_is_that_of_plain_decoding(models, draft_tokens, penalty, core_row):
-    config = GREEDY.model_copy(update={"repetition_penalty": penalty})
+def test_speculative_greedy_text_equals_plain_decoding(models, draft_tokens, penalty, core_row):
+    config = GREEDY.replaced(repetition_penalty=penalty)
     different = 0
     for seed in (0, 1):
         model, draft = models(seed), models(seed + 1)
@@ -37,7 +37,7 @@ def test_at_temperature_zero_the_text_is_that_of_plain_decoding(models, draft_to
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 64])
-def test_with_paged_caches_the_tokens_are_the_same(models, page_size):
+def test_speculative_decoding_with_paged_caches_writes_the_same_tokens(models, page_size):
     config = SampleConfig(temperature=1.0, top_k=None, max_new_tokens=20)
     for seed in range(4):
         texts, rates = [], []
@@ -90,7 +90,7 @@ def exact(model: Bigram, prompt: list[int], config: SampleConfig) -> dict[tuple[
         {"temperature": 1.5, "top_k": None, "min_p": 0.2, "repetition_penalty": 1.5},
     ],
 )
-def test_the_distribution_is_that_of_plain_decoding(settings, core_row):
+def test_speculative_sampling_has_the_distribution_of_plain_decoding(settings, core_row):
     model: Any = Bigram(0)
     draft: Any = Bigram(1)
     prompt, draws = [1, 2], 400
@@ -117,7 +117,7 @@ def test_the_distribution_is_that_of_plain_decoding(settings, core_row):
     core_row("generate.speculative, sampled", "all texts of 3 tokens, chi-square in deviations", deviation, 3.5)
 
 
-def test_a_draft_that_is_the_model_is_always_right(model):
+def test_draft_equal_to_the_model_is_always_accepted(model):
     engine = SpeculativeEngine(model, model, 20, 4)
     assert ids_of(engine, [1, 2], GREEDY) == ids_of(Engine(model, 20), [1, 2], GREEDY)
     assert engine.acceptance_rate == 1
@@ -126,7 +126,7 @@ def test_a_draft_that_is_the_model_is_always_right(model):
     assert engine.acceptance_rate > 0.95
 
 
-def test_a_draft_with_a_short_context_helps_as_far_as_it_reaches_and_says_so(models, caplog):
+def test_draft_with_a_short_context_is_used_within_it_and_warns(models, caplog):
     model, draft = models(0), models(0, longest=8)
     engine = SpeculativeEngine(model, draft, 20, 4)
     for prompt in ([1, 2], [1] * 9):
@@ -136,13 +136,13 @@ def test_a_draft_with_a_short_context_helps_as_far_as_it_reaches_and_says_so(mod
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 21, 40])
-def test_it_writes_as_many_tokens_as_asked_or_as_fit(models, count):
+def test_speculative_engine_writes_max_new_tokens_or_fills_the_context(models, count):
     config = SampleConfig(temperature=1.0, max_new_tokens=count)
     engine = SpeculativeEngine(models(0), models(1), 20, 4)
     assert len(ids_of(engine, [1, 2, 3], config)) == min(count, 22)
 
 
-def test_logits_are_those_that_each_token_was_drawn_from(models):
+def test_speculative_step_logits_equal_those_of_the_model(models):
     engine = SpeculativeEngine(models(0), models(1), 20, 3)
     steps = list(engine.steps([[1, 2]], SampleConfig(temperature=1.0, max_new_tokens=12), [4]))
     ids = torch.tensor([[1, 2, *(step.ids[0] for step in steps)]])
@@ -151,7 +151,7 @@ def test_logits_are_those_that_each_token_was_drawn_from(models):
     assert torch.allclose(torch.cat([step.logits for step in steps]), whole, atol=1e-4)
 
 
-def test_the_seed_decides_and_both_models_are_left_as_they_were(models):
+def test_speculative_samples_depend_on_the_seed_and_restore_training_mode(models):
     config = SampleConfig(temperature=2.0, max_new_tokens=20)
     model, draft = models(0).train(), models(1)
     engine = SpeculativeEngine(model, draft, 20, 4)
@@ -161,6 +161,6 @@ def test_the_seed_decides_and_both_models_are_left_as_they_were(models):
     assert not draft.training
 
 
-def test_several_rows_are_refused(models):
+def test_speculative_engine_refuses_several_rows(models):
     with pytest.raises(ValueError, match="one row at a time, not 2"):
         next(SpeculativeEngine(models(0), models(1), 20, 4).steps([[1], [2]], GREEDY, [0, 1]))

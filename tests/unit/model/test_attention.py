@@ -48,7 +48,7 @@ def assert_same(ours, expected, tensors):
 @pytest.mark.parametrize(("new", "seen"), [(1, 1), (7, 7), (1, 9), (4, 9)])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
 @pytest.mark.parametrize("window", [None, 1, 3, 9, 50])
-def test_it_is_attention_written_out(core_row, new, seen, heads, kv_heads, window):
+def test_attend_equals_attention_written_out(core_row, new, seen, heads, kv_heads, window):
     q, k, v = inputs(2, heads, kv_heads, new, seen)
     error = assert_same(attend(q, k, v, window=window), reference(q, k, v, window), (q, k, v))
     if window == 3 and new == 7:
@@ -70,7 +70,7 @@ def mask_of(lengths, length):
     st.sampled_from([(4, 4), (4, 2)]),
 )
 @settings(max_examples=30, deadline=None)
-def test_documents_are_a_dense_mask(lengths, window, heads: tuple[int, int]):
+def test_attend_with_documents_equals_a_dense_mask(lengths, window, heads: tuple[int, int]):
     documents = mask_of(lengths, 13)
     q, k, v = inputs(len(lengths), *heads, 13, 13)
     expected = reference(q, k, v, window, documents.positions)
@@ -102,9 +102,7 @@ class Kernel(torch.autograd.Function):
 
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_a_kernel_gets_the_documents_without_padding_and_the_window_without_the_token(
-    monkeypatch, window, is_compiled
-):
+def test_varlen_kernel_gets_documents_without_padding_and_window_minus_one(monkeypatch, window, is_compiled):
     def kernel(q, k, v, ends, key_ends, longest, longest_key, *, window_size, enable_gqa):
         assert (longest, longest_key, window_size[1], enable_gqa) == (10, 10, 0, True)
         assert ends is key_ends
@@ -121,7 +119,7 @@ def test_a_kernel_gets_the_documents_without_padding_and_the_window_without_the_
 
 
 @pytest.mark.parametrize("window", [None, 1, 4])
-def test_a_kernel_gets_each_row_with_a_window_as_a_document(monkeypatch, window):
+def test_varlen_kernel_gets_each_row_as_a_document_with_a_window(monkeypatch, window):
     calls = []
 
     def kernel(q, k, v, ends, key_ends, longest, longest_key, *, window_size, enable_gqa):
@@ -140,7 +138,7 @@ def test_a_kernel_gets_each_row_with_a_window_as_a_document(monkeypatch, window)
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
-def test_in_a_compiled_graph_documents_are_one_operation_with_the_same_result(window, heads: tuple[int, int]):
+def test_compiled_attend_with_documents_is_one_graph_with_the_same_result(window, heads: tuple[int, int]):
     counter = CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
     compiled = torch.compile(attend, backend=counter, fullgraph=True, dynamic=False)
@@ -152,14 +150,14 @@ def test_in_a_compiled_graph_documents_are_one_operation_with_the_same_result(wi
     assert counter.frame_count == 1
 
 
-def test_grouped_heads_are_repeated_heads():
+def test_attend_with_grouped_heads_equals_repeated_heads():
     q, k, v = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8), torch.randn(1, 2, 6, 8)
     repeated = attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
     assert torch.allclose(attend(q, k, v), repeated, atol=1e-6)
 
 
 @pytest.mark.parametrize("documents", [None, mask_of([[20, 44], [64]], 64)])
-def test_dropout_drops_weights(documents):
+def test_attend_with_dropout_keeps_the_mean(documents):
     q, k = torch.randn(2, 2, 2, 64, 8)
     v = torch.ones(2, 2, 64, 8)
     torch.manual_seed(0)
@@ -168,7 +166,7 @@ def test_dropout_drops_weights(documents):
     assert abs(mixed.mean().item() - 1) < 0.2
 
 
-def test_dropped_weights_are_those_of_the_formula(core_row):
+def test_attend_with_dropout_equals_the_formula(core_row):
     q, k, v = inputs(2, 4, 4, 7, 7)
     weights = reference(q, k, torch.eye(7, dtype=torch.float64).expand(2, 4, 7, 7))
     torch.manual_seed(5)
@@ -178,7 +176,7 @@ def test_dropped_weights_are_those_of_the_formula(core_row):
     core_row("model.attn_dropout", "written out with the same random mask, float64", error, 1e-12)
 
 
-def test_dropout_does_not_look_across_documents():
+def test_attend_with_dropout_stays_inside_documents():
     documents = mask_of([[3, 5]], 8)
     q, k = torch.randn(2, 1, 1, 8, 4)
     v = torch.cat((torch.full((1, 1, 3, 4), torch.inf), torch.ones(1, 1, 5, 4)), dim=2)

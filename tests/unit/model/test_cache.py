@@ -4,7 +4,7 @@ import torch
 from candlewick.model.cache import CacheStatistics, ContiguousCache
 
 
-def test_what_was_appended_comes_back_in_order():
+def test_contiguous_cache_returns_appended_keys_and_values_in_order():
     cache = ContiguousCache((2, 1, 1, 4, 3), torch.float32, torch.device("cpu"))
     k, v = torch.randn(2, 1, 1, 4, 3)
     for start, count in ((0, 1), (1, 3)):
@@ -18,14 +18,14 @@ def test_what_was_appended_comes_back_in_order():
     assert cache.length == cache.max_tokens == 4
 
 
-def test_more_tokens_than_fit_is_an_error():
+def test_contiguous_cache_refuses_more_tokens_than_fit():
     cache = ContiguousCache((1, 1, 1, 4, 2), torch.float32, torch.device("cpu"))
     cache.advance(3)
     with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
         cache.reserve(2)
 
 
-def test_what_it_holds_is_told():
+def test_contiguous_cache_statistics_count_tokens_and_bytes():
     cache = ContiguousCache((3, 2, 4, 10, 8), torch.bfloat16, torch.device("cpu"))
     assert cache.statistics() == CacheStatistics(0, None, 0, 2 * 3 * 2 * 4 * 10 * 8 * 2)
     cache.advance(7)

@@ -9,7 +9,7 @@ def starts(*rows: str) -> torch.Tensor:
     return torch.tensor([[letter == "x" for letter in row] for row in rows])
 
 
-def test_positions_begin_anew_and_ends_are_padded():
+def test_positions_restart_per_document_and_ends_are_padded():
     documents = Documents.from_starts(starts("x..x.", "x...."))
     assert documents.positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]
     assert documents.ends.tolist() == [0, 3, 5, *[10] * 8]
@@ -17,7 +17,7 @@ def test_positions_begin_anew_and_ends_are_padded():
     assert documents.positions.dtype == documents.ends.dtype == torch.int32
 
 
-def test_a_row_begins_a_document_whatever_the_mask_says():
+def test_first_token_of_a_row_always_starts_a_document():
     mask = starts(".....", "..x..")
     documents = Documents.from_starts(mask)
     assert documents.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]]
@@ -26,14 +26,14 @@ def test_a_row_begins_a_document_whatever_the_mask_says():
 
 
 @pytest.mark.parametrize("rows", [("xxxx", "xxxx"), ("x...", "x..."), ("x..x", "xx..")])
-def test_shapes_do_not_depend_on_the_documents(rows):
+def test_shapes_do_not_depend_on_the_number_of_documents(rows):
     documents = Documents.from_starts(starts(*rows))
     assert documents.positions.shape == (2, 4)
     assert documents.ends.shape == (9,)
     assert sum(documents.lengths) == 8
 
 
-def test_on_another_device_the_lengths_are_still_known():
+def test_lengths_survive_a_move_to_another_device():
     documents = Documents.from_starts(starts("x.x", "x.."))
     there = documents.to(torch.device("meta"))
     assert there.positions.is_meta

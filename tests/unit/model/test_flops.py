@@ -35,7 +35,7 @@ def configs(draw):
 
 @given(configs(), st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
-def test_the_closed_form_counts_the_real_module(config, vocab_size):
+def test_model_size_counts_the_parameters_of_the_module(config, vocab_size):
     with torch.device("meta"):
         model = Transformer(config, vocab_size)
     named = dict(model.named_parameters())
@@ -46,14 +46,14 @@ def test_the_closed_form_counts_the_real_module(config, vocab_size):
 
 
 @pytest.mark.parametrize("field", VARIANTS)
-def test_the_closed_form_counts_a_model_with_another_value_of_each_field(field):
+def test_model_size_counts_the_parameters_of_every_variant(field):
     for _, config in variants(field):
         with torch.device("meta"):
             model = Transformer(config, 64)
         assert model_size(config, 64).total == sum(p.numel() for p in model.parameters()), config
 
 
-def test_flops_of_a_known_shape():
+def test_flops_per_token_of_a_known_shape():
     """The m3 shape of reference/performance.md: 22.9 M weights to multiply with, 144.5 MFLOP per token."""
     config = ModelConfig(hidden_size=384, num_layers=6, num_attention_heads=6, intermediate_size=1024)
     flops = flops_per_token(config, 32_000, 512)
@@ -63,7 +63,7 @@ def test_flops_of_a_known_shape():
     assert flops.palm - flops.strict == 6 * 6 * 384 * 512
 
 
-def test_a_window_costs_what_its_tokens_see():
+def test_flops_of_a_sliding_window_count_the_visible_tokens():
     config = ModelConfig(num_layers=3, sliding_window=5, full_attention_every=3)
     flops, full = flops_per_token(config, 100, 16), flops_per_token(ModelConfig(num_layers=3), 100, 16)
     width = config.num_attention_heads * config.head_dim
@@ -75,6 +75,6 @@ def test_a_window_costs_what_its_tokens_see():
     assert (wide.strict, wide.palm) == (full.strict, full.palm)
 
 
-def test_it_needs_no_torch():
+def test_flops_module_imports_no_torch():
     code = "import sys, candlewick.model.flops; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

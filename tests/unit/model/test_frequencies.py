@@ -29,7 +29,7 @@ SCALINGS = [
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("head_dim", "theta"), [(16, 10_000.0), (64, 500_000.0), (2, 100.0)])
-def test_they_are_transformers_to_the_bit(scaling, head_dim, theta):
+def test_inverse_frequencies_equal_those_of_transformers_bitwise(scaling, head_dim, theta):
     if head_dim == 64 and scaling.get("original_max_position_embeddings") == 2:
         theta = 1e6
     ours = ModelConfig(head_dim=head_dim, rope_theta=theta, rope_scaling=scaling)
@@ -45,14 +45,14 @@ def test_they_are_transformers_to_the_bit(scaling, head_dim, theta):
     assert attention_factor(ours) == factor
 
 
-def test_without_scaling_they_are_powers_of_theta():
+def test_inverse_frequencies_without_scaling_are_powers_of_theta():
     expected = [10_000.0 ** (-2 * pair / 8) for pair in range(4)]
     found = inverse_frequencies(ModelConfig(head_dim=8))
     assert torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6)
     assert found.dtype == torch.float32
 
 
-def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
+def test_ntk_keeps_the_highest_frequency_and_divides_the_lowest_by_alpha(core_row):
     plain = inverse_frequencies(ModelConfig(head_dim=16)).double()
     config = ModelConfig(head_dim=16, rope_scaling=NtkScaling(rope_type="ntk", alpha=4.0))
     found = inverse_frequencies(config).double()
@@ -64,7 +64,7 @@ def test_ntk_keeps_the_fastest_and_divides_the_slowest_by_alpha(core_row):
     assert math.isclose(plain[-1] / found[-1], 4.0, rel_tol=1e-6)
 
 
-def test_only_the_rotated_channels_count():
+def test_inverse_frequencies_cover_the_rotated_channels_only():
     ntk = NtkScaling(rope_type="ntk", alpha=2.0)
     partial = ModelConfig(head_dim=16, partial_rotary_factor=0.5, rope_scaling=ntk)
     assert partial.effective_theta == 10_000.0 * 2.0 ** (8 / 6)

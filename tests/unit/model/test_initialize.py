@@ -19,7 +19,7 @@ def build(vocab_size: int = 64, **settings) -> Transformer:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("width", "vocab_size"), [(384, 1024), (2048, 1024), (3072, 1024), (384, 32_000)])
-def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
+def test_initial_loss_equals_that_of_a_uniform_distribution(width, vocab_size, tied):
     model = build(
         vocab_size,
         hidden_size=width,
@@ -35,7 +35,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(width, vocab_size, tied):
     assert abs(loss.item() / math.log(vocab_size) - 1) < 0.02
 
 
-def test_every_parameter_matches_one_row_and_every_row_a_parameter():
+def test_initial_value_table_matches_every_parameter_once():
     names = parameter_names()
     for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
@@ -43,7 +43,7 @@ def test_every_parameter_matches_one_row_and_every_row_a_parameter():
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
-def test_the_distributions():
+def test_initial_weights_have_the_deviations_of_the_table():
     model = build(hidden_size=512, num_attention_heads=4, intermediate_size=256, qk_norm=False, mlp_bias=True)
     named = dict(model.named_parameters())
     first = "model.layers.0."
@@ -61,7 +61,7 @@ def test_the_distributions():
         assert abs(named[name].mean().item()) < deviation * 0.05
 
 
-def test_a_parameter_depends_on_its_name_and_the_seed_only():
+def test_initial_weight_depends_on_name_and_random_seed_only():
     small = dict(build(hidden_size=8, num_attention_heads=2, num_layers=1).named_parameters())
     large = dict(build(hidden_size=8, num_attention_heads=2, num_layers=3).named_parameters())
     for name, parameter in small.items():
@@ -72,6 +72,6 @@ def test_a_parameter_depends_on_its_name_and_the_seed_only():
     assert not torch.equal(small[name], init_tensor(name, small[name].shape, seed=2))
 
 
-def test_an_unknown_name_is_an_error():
+def test_init_tensor_refuses_an_unknown_parameter_name():
     with pytest.raises(ValueError, match="parameter 'model.extra' matches 0 rows"):
         init_tensor("model.extra", torch.Size([2]), seed=0)

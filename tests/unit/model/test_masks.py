@@ -9,7 +9,7 @@ SIZES = [(1, 1), (4, 4), (1, 7), (3, 7), (7, 12), (12, 12), (5, 3)]
 
 @pytest.mark.parametrize(("new", "seen"), SIZES)
 @pytest.mark.parametrize("window", [None, 1, 3, 50])
-def test_causal_is_the_loop(new, seen, window):
+def test_causal_mask_equals_a_plain_loop(new, seen, window):
     mask = masks.causal(new, seen, window=window)
     assert mask.shape == (1, 1, new, seen)
     offset = seen - new if seen > new else 0  # queries stand at the end of the keys
@@ -21,7 +21,7 @@ def test_causal_is_the_loop(new, seen, window):
 
 @pytest.mark.parametrize(("new", "seen"), SIZES)
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_blocks_are_the_loop(new, seen, size):
+def test_block_mask_equals_a_plain_loop(new, seen, size):
     mask = masks.blocks(new, seen, size)
     assert mask.shape == (1, 1, new, seen)
     offset = seen - new if seen > new else 0
@@ -30,19 +30,19 @@ def test_blocks_are_the_loop(new, seen, size):
             assert mask[0, 0, query, key] == (key // size <= (query + offset) // size)
 
 
-def test_blocks_of_one_token_are_causal_and_larger_ones_show_more():
+def test_block_mask_of_size_one_is_causal_and_larger_ones_contain_it():
     assert torch.equal(masks.blocks(5, 9, 1), masks.causal(5, 9))
     assert (masks.blocks(5, 9, 3) | masks.causal(5, 9)).equal(masks.blocks(5, 9, 3))
 
 
 @pytest.mark.parametrize("make", [masks.causal, lambda new, seen: masks.blocks(new, seen, 3)])
-def test_the_mask_of_new_tokens_is_the_end_of_the_mask_of_all(make):
+def test_mask_of_new_tokens_is_the_end_of_the_full_mask(make):
     whole = make(11, 11)
     for new in range(1, 12):
         assert torch.equal(make(new, 11), whole[:, :, -new:])
 
 
-def test_padding_is_the_loop_from_lengths_and_from_bools():
+def test_padding_mask_equals_a_plain_loop_from_lengths_and_bools():
     lengths = torch.tensor([0, 3, 5])
     is_token = torch.zeros(3, 5, dtype=torch.bool)
     for row in range(3):
@@ -64,18 +64,18 @@ def test_padding_is_the_loop_from_lengths_and_from_bools():
         (torch.ones(2, 3, dtype=torch.int64), 3),
     ],
 )
-def test_padding_of_anything_else_is_an_error(arguments):
+def test_padding_mask_refuses_other_types(arguments):
     with pytest.raises(ValueError, match="padding takes bools .B, S., True where a token is; or lengths"):
         masks.padding(*arguments)
 
 
-def test_blocks_of_nothing_are_an_error():
+def test_block_mask_refuses_size_zero():
     with pytest.raises(ValueError, match="a block has at least 1 token, not 0"):
         masks.blocks(2, 2, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_numbers_are_zero_where_a_key_is_seen_and_add_up_as_and(dtype):
+def test_additive_masks_are_zero_or_minus_infinity_and_add_as_and(dtype):
     causal, padding = masks.causal(3, 5), masks.padding(torch.tensor([5, 4]), 5)
     numbers = masks.additive(causal, dtype)
     assert numbers.dtype == dtype
@@ -126,7 +126,7 @@ MASKS = {
 @pytest.mark.parametrize(("new", "seen"), [(6, 6), (1, 6), (4, 6)])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 @pytest.mark.parametrize("name", MASKS)
-def test_masked_attention_and_its_gradients_are_softmax_written_out(
+def test_attend_masked_and_its_gradients_equal_softmax_written_out(
     name, new, seen, heads: tuple[int, int], core_row
 ):
     mask = MASKS[name](new, seen)
@@ -142,7 +142,7 @@ def test_masked_attention_and_its_gradients_are_softmax_written_out(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(dtype):
+def test_fully_masked_query_gives_zeros_and_no_gradient(dtype):
     q, k, v = tensors = tuple(x.detach().to(dtype).requires_grad_() for x in inputs(40, 40))
     mask = masks.padding(torch.tensor([40, 0]), 40) & masks.causal(40, 40)
     y = attend_masked(q, k, v, mask)
@@ -155,20 +155,20 @@ def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(dtype):
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_with_the_causal_mask_it_is_attend(window):
+def test_attend_masked_with_the_causal_mask_equals_attend(window):
     q, k, v = inputs(5, 9)
     found = attend_masked(q, k, v, masks.causal(5, 9, window=window))
     assert torch.allclose(found, attend(q, k, v, window=window), rtol=1e-12)
 
 
-def test_padding_to_the_right_changes_no_token():
+def test_attend_masked_with_right_padding_changes_no_token():
     q, k, v = inputs(8, 8)
     mask = masks.causal(8, 8) & masks.padding(torch.tensor([5, 8]), 8)
     alone = attend(q[:1, :, :5], k[:1, :, :5], v[:1, :, :5])
     assert torch.allclose(attend_masked(q, k, v, mask)[:1, :, :5], alone, rtol=1e-12)
 
 
-def test_dropout_drops_weights_of_what_is_seen_only():
+def test_attend_masked_with_dropout_drops_visible_weights_only():
     q, k, _ = (torch.randn(1, 1, 64, 8) for _ in range(3))
     v = torch.cat((torch.full((1, 1, 32, 8), 1e6), torch.ones(1, 1, 32, 8)), dim=2)
     mask = masks.padding(torch.arange(64)[None] >= 32)
@@ -178,7 +178,7 @@ def test_dropout_drops_weights_of_what_is_seen_only():
     assert y.std() > 0.01
 
 
-def test_a_mask_of_numbers_is_an_error():
+def test_attend_masked_refuses_a_mask_of_numbers():
     q, k, v = inputs(3, 3)
     with pytest.raises(ValueError, match=r"the mask is torch.float32: give bools"):
         attend_masked(q, k, v, masks.additive(masks.causal(3, 3)))

@@ -21,19 +21,19 @@ def norm_and_input(dtype, shape=(5, 7, 24)):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_it_is_hugging_faces_to_the_bit(dtype):
+def test_rms_norm_in_half_precision_equals_hugging_face_bitwise(dtype):
     norm, x = norm_and_input(dtype)
     assert torch.equal(norm(x), hugging_face(x, norm.weight, 1e-5))
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("shape", [(5, 7, 24), (1, 6), (2, 3, 4, 8)])
-def test_in_single_and_double_it_differs_by_rounding(dtype, rounding, shape):
+def test_rms_norm_in_float32_and_float64_equals_hugging_face_within_rounding(dtype, rounding, shape):
     norm, x = norm_and_input(dtype, shape)
     assert torch.allclose(norm(x), hugging_face(x, norm.weight, 1e-5), rtol=rounding, atol=rounding)
 
 
-def test_its_gradients_are_those_of_autograd():
+def test_rms_norm_gradients_equal_autograd():
     norm, x = norm_and_input(torch.float64)
     x.requires_grad_()
     above = torch.randn(x.shape, dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_its_gradients_are_those_of_autograd():
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_a_zero_vector_stays_zero_and_has_a_finite_gradient():
+def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient():
     norm, _ = norm_and_input(torch.float32)
     x = torch.zeros(1, 24, requires_grad=True)
     y = norm(x)
@@ -52,6 +52,6 @@ def test_a_zero_vector_stays_zero_and_has_a_finite_gradient():
     assert gradient_of(x).isfinite().all()
 
 
-def test_a_weight_of_another_dtype_takes_the_general_way():
+def test_rms_norm_accepts_a_weight_of_another_dtype():
     norm, x = norm_and_input(torch.float32)
     assert norm(x.bfloat16()).dtype == torch.float32

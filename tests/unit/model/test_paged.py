@@ -26,7 +26,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["read", "rewind"]), st.integers(0, 1
 
 @given(STEPS, st.integers(1, 50))
 @settings(max_examples=60, deadline=None)
-def test_it_is_the_contiguous_cache_to_the_bit(steps, page_size):
+def test_paged_cache_equals_the_contiguous_cache_bitwise(steps, page_size):
     whole = ContiguousCache(SHAPE, torch.float32, CPU)
     paged = PagedCache(SHAPE, torch.float32, CPU, page_size)
     page_size = min(page_size, SHAPE[3])
@@ -53,7 +53,7 @@ def num_elements(cache):
     return sum(pool.untyped_storage().nbytes() // pool.itemsize for pool in (*cache._keys, *cache._values))
 
 
-def test_memory_grows_by_pages_and_freed_ones_are_used_again():
+def test_paged_cache_grows_by_pages_and_reuses_freed_ones():
     layers, rows, heads, longest, width = SHAPE
     page = 2 * layers * heads * 8 * width  # numbers in a page of 8 tokens
     paged, whole = PagedCache(SHAPE, torch.float32, CPU, 8), ContiguousCache(SHAPE, torch.float32, CPU)
@@ -76,7 +76,7 @@ def test_memory_grows_by_pages_and_freed_ones_are_used_again():
     assert num_elements(paged) == rows * 3 * page  # the pool did not grow
 
 
-def test_every_page_is_of_one_row_or_free():
+def test_paged_cache_assigns_each_page_to_one_row_or_none():
     paged = PagedCache(SHAPE, torch.float32, CPU, 4)
     keys, values = torch.randn(2, *SHAPE)
     for count, back in ((10, 3), (9, 8), (20, 20)):
@@ -88,7 +88,7 @@ def test_every_page_is_of_one_row_or_free():
     assert paged._pages.tolist() == paged._tables
 
 
-def test_reserving_again_for_a_pass_that_failed_takes_nothing_more():
+def test_paged_cache_reserve_repeated_takes_no_more_pages():
     paged = PagedCache(SHAPE, torch.float32, CPU, 4)
     assert [paged.reserve(count) for count in (9, 9, 2)] == [0, 0, 0]
     assert paged.statistics().pages == 9
@@ -97,7 +97,7 @@ def test_reserving_again_for_a_pass_that_failed_takes_nothing_more():
     assert torch.equal(found, keys[0][:, :, :2])
 
 
-def test_a_page_is_never_larger_than_the_longest_text():
+def test_paged_cache_limits_the_page_size_to_the_longest_text():
     paged = PagedCache(SHAPE, torch.float32, CPU, 1 << 62)
     keys, values = torch.randn(2, *SHAPE)
     read(paged, keys, values, 1)
@@ -106,12 +106,12 @@ def test_a_page_is_never_larger_than_the_longest_text():
 
 
 @pytest.mark.parametrize("page_size", [0, -1])
-def test_pages_of_nothing_are_an_error(page_size):
+def test_paged_cache_refuses_a_page_size_below_one(page_size):
     with pytest.raises(ValueError, match=f"a page of the cache has at least 1 token, not {page_size}"):
         PagedCache(SHAPE, torch.float32, CPU, page_size)
 
 
-def test_more_tokens_than_fit_are_an_error_and_take_no_pages():
+def test_paged_cache_refuses_more_tokens_than_fit_and_takes_no_pages():
     paged = PagedCache(SHAPE, torch.float32, CPU, 4)
     with pytest.raises(ValueError, match="the cache holds 40 tokens: 41 more do not fit after 0"):
         paged.reserve(41)
@@ -124,7 +124,7 @@ def test_more_tokens_than_fit_are_an_error_and_take_no_pages():
     "settings",
     [{}, {"num_key_value_heads": 2}, {"num_key_value_heads": 1, "sliding_window": 6, "full_attention_every": 2}],
 )
-def test_logits_are_those_of_the_contiguous_cache_to_the_bit(settings, page_size, dtype, core_row):
+def test_logits_with_a_paged_cache_equal_those_with_a_contiguous_one_bitwise(settings, page_size, dtype, core_row):
     config = ModelConfig(
         hidden_size=32, num_layers=3, num_attention_heads=4, max_position_embeddings=64, **settings
     )

@@ -23,7 +23,7 @@ def turned(rotary: Rotary, x: torch.Tensor, position: int) -> torch.Tensor:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 @settings(max_examples=30, deadline=None)
-def test_a_dot_product_depends_on_the_distance_only(first, second, shift):
+def test_rotated_dot_product_depends_on_the_distance_only(first, second, shift):
     rotary = make(8, 10_000.0, 128)
     generator = torch.Generator().manual_seed(first * 61 + second)
     q, k = torch.randn(2, 8, generator=generator, dtype=torch.float64)
@@ -32,7 +32,7 @@ def test_a_dot_product_depends_on_the_distance_only(first, second, shift):
     assert torch.allclose(here, there, atol=1e-5)
 
 
-def test_each_pair_of_channels_is_a_complex_number_that_is_turned():
+def test_rotate_equals_complex_multiplication_of_channel_pairs():
     rotary, position = make(6, 100.0, 16), 5
     x = torch.randn(6, dtype=torch.float64)
     angle = position * 100.0 ** (-2 * torch.arange(3, dtype=torch.float64) / 6)
@@ -42,7 +42,7 @@ def test_each_pair_of_channels_is_a_complex_number_that_is_turned():
     )
 
 
-def test_position_zero_and_the_length_of_vectors_stay():
+def test_rotate_keeps_position_zero_and_vector_lengths():
     rotary = make(8, 10_000.0, 32)
     x = torch.randn(2, 32, 3, 8)
     y = rotate(x, rotary(0, 32, x.dtype))
@@ -50,13 +50,13 @@ def test_position_zero_and_the_length_of_vectors_stay():
     assert torch.allclose(y.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
 
 
-def test_the_gradient_is_the_numerical_one():
+def test_rotate_gradient_equals_the_numerical_one():
     rotation = make(4, 10_000.0, 8)(2, 3, torch.float64)
     x = torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: rotate(x, rotation), x)
 
 
-def test_tables_are_float32_whatever_the_default_and_cast_at_the_end():
+def test_rotary_tables_are_float32_and_cast_on_use():
     torch.set_default_dtype(torch.float64)
     try:
         rotary = make(8, 10_000.0, 16)
@@ -68,7 +68,7 @@ def test_tables_are_float32_whatever_the_default_and_cast_at_the_end():
     assert rotary.state_dict() == {}
 
 
-def test_built_on_meta_it_is_filled_after_to_empty():
+def test_rotary_table_built_on_meta_is_filled_after_to_empty():
     with torch.device("meta"):
         rotary = make(8, 10_000.0, 16)
     assert rotary.cos.is_meta
@@ -81,7 +81,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 
 @pytest.mark.parametrize("settings", [{}, {"rope_scaling": YARN}, {"partial_rotary_factor": 0.5}])
-def test_a_table_and_angles_made_on_the_fly_are_the_same_bits(core_row, settings, monkeypatch):
+def test_rope_modes_preapply_and_on_the_fly_are_equal_bitwise(core_row, settings, monkeypatch):
     monkeypatch.setattr(rope, "_FIRST_POSITIONS", 5)
     table, fly = (make(12, 10_000.0, 128, rope_mode=mode, **settings) for mode in ("preapply", "on_the_fly"))
     assert [name for name, _ in fly.named_buffers()] == ["frequencies"]
@@ -95,7 +95,7 @@ def test_a_table_and_angles_made_on_the_fly_are_the_same_bits(core_row, settings
         core_row(f"model.rope_mode={mode}", "the other of the two, float32, to the bit", 0.0, 0.0)
 
 
-def test_positions_that_are_given_are_those_of_the_table():
+def test_rotary_with_explicit_positions_reads_those_rows_of_the_table():
     rotary = make(8, 10_000.0, 16)
     positions = torch.tensor([[0, 1, 2], [0, 1, 0]], dtype=torch.int32)
     cos, sin = rotary(0, 3, torch.float32, positions)
@@ -103,7 +103,7 @@ def test_positions_that_are_given_are_those_of_the_table():
     assert torch.equal(cos, rotary(0, 3, torch.float32)[0][positions.long()])
 
 
-def test_table_of_a_context_longer_than_any_memory_is_small_until_it_is_read():
+def test_rotary_table_of_a_huge_context_grows_with_the_positions_read():
     rotary = make(8, 10_000.0, 1 << 40)
     assert [buffer.shape for buffer in rotary.buffers()] == [(4096, 1, 4)] * 2
     for positions, length in ((4096, 4096), (4097, 8192), (20_000, 20_000), (20_001, 40_000)):
@@ -113,7 +113,7 @@ def test_table_of_a_context_longer_than_any_memory_is_small_until_it_is_read():
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_table_that_grew_is_the_one_made_at_once(device, monkeypatch):
+def test_rotary_table_grown_by_doubling_equals_one_of_full_size(device, monkeypatch):
     with torch.device(device):
         expected = make(8, 10_000.0, 100, rope_scaling=YARN)
         monkeypatch.setattr(rope, "_FIRST_POSITIONS", 3)
@@ -128,7 +128,7 @@ def test_table_that_grew_is_the_one_made_at_once(device, monkeypatch):
     assert len(rotary.cos) == 3
 
 
-def test_compiled_pass_replaces_no_table_when_it_was_reserved(monkeypatch):
+def test_reserved_rotary_table_is_not_replaced_by_a_compiled_pass(monkeypatch):
     monkeypatch.setattr(rope, "_FIRST_POSITIONS", 4)
     rotary, eager = make(8, 10_000.0, 64), make(8, 10_000.0, 64)
     rotary.reserve(32)
@@ -142,7 +142,7 @@ def test_compiled_pass_replaces_no_table_when_it_was_reserved(monkeypatch):
     assert all(table is tables[name] for name, table in rotary.named_buffers())
 
 
-def test_a_part_is_rotated_and_the_rest_passes(core_row):
+def test_partial_rotary_factor_rotates_a_part_and_passes_the_rest(core_row):
     rotary, position = make(12, 100.0, 16, partial_rotary_factor=0.5), 5
     x = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     angle = position * 100.0 ** (-2 * torch.arange(3, dtype=torch.float64) / 6)
@@ -155,7 +155,7 @@ def test_a_part_is_rotated_and_the_rest_passes(core_row):
     assert torch.autograd.gradcheck(lambda y: rotate(y, rotary(2, 3, torch.float64)), y)
 
 
-def test_angles_on_the_fly_are_filled_after_to_empty():
+def test_rotary_frequencies_built_on_meta_are_filled_after_to_empty():
     with torch.device("meta"):
         rotary = make(8, 10_000.0, 16, rope_mode="on_the_fly")
     rotary.to_empty(device="cpu")
@@ -187,7 +187,9 @@ def halves(width, head_dim):
     ("head_dim", "width", "theta", "factor"),
     [(16, 16, 10_000.0, 1.0), (16, 8, 10_000.0, 1.0), (8, 8, 500.0, 1.0), (8, 8, 10_000.0, 8.0), (6, 2, 3.0, 1.0)],
 )
-def test_half_split_is_interleaved_after_a_permutation(mode, head_dim, width, theta, factor, core_row):
+def test_half_split_rotation_equals_interleaved_after_a_permutation(
+    mode, head_dim, width, theta, factor, core_row
+):
     scaling = None if factor == 1 else {"rope_type": "linear", "factor": factor}
     rotary = make(
         head_dim, theta, 48, partial_rotary_factor=width / head_dim, rope_scaling=scaling, rope_mode=mode
@@ -202,7 +204,7 @@ def test_half_split_is_interleaved_after_a_permutation(mode, head_dim, width, th
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("mode", ["preapply", "on_the_fly"])
-def test_the_dtype_stays_and_the_tail_to_the_bit(mode, dtype):
+def test_rotate_keeps_the_dtype_and_the_unrotated_channels(mode, dtype):
     rotary = make(16, 10_000.0, 32, partial_rotary_factor=0.5, rope_mode=mode)
     x = torch.randn(1, 32, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     y = rotate(x, rotary(0, 32, x.dtype))
@@ -213,7 +215,7 @@ def test_the_dtype_stays_and_the_tail_to_the_bit(mode, dtype):
 
 @pytest.mark.parametrize("factor", [8.0, 64.0, 1e6])
 @pytest.mark.parametrize("kind", ["linear", "ntk", "yarn", "llama3"])
-def test_strong_scaling_stays_finite(kind, factor):
+def test_rotation_with_strong_scaling_is_finite(kind, factor):
     scaling = {"rope_type": kind, "alpha" if kind == "ntk" else "factor": factor}
     if kind in ("yarn", "llama3"):
         scaling["original_max_position_embeddings"] = 512
@@ -222,7 +224,7 @@ def test_strong_scaling_stays_finite(kind, factor):
     assert torch.isfinite(y).all()
 
 
-def test_the_demo_of_transformer_candle_has_its_value():
+def test_rotation_reproduces_the_demo_of_transformer_candle():
     # 1 row, 2 heads, 8 tokens, 16 channels, the first 8 rotated; the published line ends with tail_preserved=true
     queries = (torch.arange(256, dtype=torch.float32) * 0.05).view(1, 2, 8, 16).transpose(1, 2)
     rotary = make(16, 10_000.0, 8, partial_rotary_factor=0.5)

@@ -67,7 +67,7 @@ def hugging_face(model: Transformer):
         {"qk_norm": False, "num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True},
     ],
 )
-def test_it_is_the_hugging_face_model(changes):
+def test_transformer_logits_equal_hugging_face(changes):
     model = build(**changes)
     tokens = tokens_of(model)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_it_is_the_hugging_face_model(changes):
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-def test_a_token_changes_nothing_before_it():
+def test_transformer_is_causal():
     model = build(num_key_value_heads=2)
     tokens = tokens_of(model)
     other = tokens.clone()
@@ -86,7 +86,7 @@ def test_a_token_changes_nothing_before_it():
     assert not torch.allclose(before[:, 12:], after[:, 12:])
 
 
-def test_grouped_heads_are_the_model_with_repeated_keys_and_values():
+def test_transformer_with_grouped_heads_equals_repeated_keys_and_values():
     grouped = build(num_key_value_heads=2)
     plain = build(num_key_value_heads=4)
     state = dict(grouped.state_dict())
@@ -105,7 +105,7 @@ OFF = {"rope_mode": "off", "mlp": "silu", "qk_norm": False}
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.sampled_from([{}, WINDOWS, OFF]))
 @settings(max_examples=25, deadline=None)
-def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces, changes):
+def test_transformer_with_a_cache_reads_in_pieces_as_at_once(pieces, changes):
     model = build(num_key_value_heads=2, **changes)
     tokens = tokens_of(model, length=sum(pieces))
     cache = model.new_cache(batch_size=2, max_tokens=sum(pieces))
@@ -116,7 +116,7 @@ def test_reading_in_pieces_with_a_cache_is_reading_at_once(pieces, changes):
     assert (torch.cat(parts, dim=1) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_without_rotation_an_order_is_seen_by_the_mask_only():
+def test_transformer_without_rope_sees_order_by_the_mask_only():
     model = build(num_layers=1, **OFF)
     tokens = tokens_of(model)
     other = torch.cat((tokens[:, :19].flip(1), tokens[:, 19:]), dim=1)
@@ -125,7 +125,7 @@ def test_without_rotation_an_order_is_seen_by_the_mask_only():
     assert model.model.rotary_emb is None
 
 
-def test_a_window_reaches_one_token_less_per_layer_than_it_is_wide():
+def test_sliding_window_reaches_its_width_minus_one_per_layer():
     model = build(sliding_window=4)
     tokens = tokens_of(model)
     other = tokens.clone()
@@ -143,7 +143,7 @@ DOCUMENTS = [("x..x......", "x.xx....x."), ("..........", "xxxxxxxxxx"), ("x....
 
 
 @pytest.mark.parametrize("changes", [{"num_key_value_heads": 2}, WINDOWS, {"rope_mode": "on_the_fly"}, OFF])
-def test_a_document_in_a_row_is_the_document_alone(core_row, changes):
+def test_document_in_a_packed_row_equals_the_document_in_a_row_by_itself(core_row, changes):
     model = build(**changes).double()
     tokens = tokens_of(model, length=10)
     worst = 0.0
@@ -160,7 +160,7 @@ def test_a_document_in_a_row_is_the_document_alone(core_row, changes):
 @pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated"
 )  # the compiler itself does, on autograd functions
-def test_other_documents_do_not_compile_the_model_again():
+def test_compiled_transformer_is_not_recompiled_for_other_documents():
     model = build(num_key_value_heads=2, **WINDOWS)
     counter = CompileCounterWithBackend("eager")
     torch._dynamo.reset()
@@ -181,7 +181,7 @@ def test_documents_and_a_cache_exclude_each_other():
         model(tokens_of(model), cache=model.new_cache(2, 20), documents=documents_of("x" * 20, "x" * 20))
 
 
-def test_names_are_those_of_the_saved_file():
+def test_transformer_parameter_names_are_those_of_the_saved_file():
     names = set(build(num_layers=1, tie_word_embeddings=False).state_dict())
     block = {
         *(f"self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")),
@@ -196,7 +196,7 @@ def test_names_are_those_of_the_saved_file():
 
 @pytest.mark.parametrize("changes", [{}, {"rope_mode": "on_the_fly"}, OFF])
 @pytest.mark.parametrize("tied", [True, False])
-def test_built_on_meta_it_is_the_same_model(tied, changes):
+def test_transformer_built_on_meta_computes_the_same(tied, changes):
     model = build(tie_word_embeddings=tied, **changes)
     with torch.device("meta"):
         other = Transformer(model.config, model.vocab_size)
@@ -222,7 +222,7 @@ def test_dropout_acts_in_training_only(kind):
         assert not torch.equal(dropping(tokens), dropping(tokens))
 
 
-def test_a_block_drops_what_each_half_adds(core_row):
+def test_residual_dropout_drops_the_output_of_attention_and_mlp(core_row):
     block = build(residual_dropout=0.3, rope_mode="off").model.layers[0].train()
     assert isinstance(block, Block)
     x = torch.randn(2, 20, 32)
@@ -236,7 +236,7 @@ def test_a_block_drops_what_each_half_adds(core_row):
     core_row("model.residual_dropout", "written out with the same random masks, float32", error.item(), 1e-6)
 
 
-def test_more_tokens_than_positions_is_an_error():
+def test_transformer_refuses_more_tokens_than_positions():
     model = build()
     with pytest.raises(ValueError, match="position 32 is beyond max_position_embeddings=32"):
         model(torch.zeros(1, 33, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""The kernel needs a CUDA device (tests/gpu); the operation is tested through `attend` too."""
+"""The custom operation of variable-length attention; its kernel needs a CUDA device (tests/gpu)."""
 
 from typing import Any
 

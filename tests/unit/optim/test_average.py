@@ -17,7 +17,7 @@ def walk(parameter, average, seeds, found_inf=None):
         average.update(found_inf)
 
 
-def test_it_is_the_exponential_average_of_the_weights(core_row):
+def test_average_is_the_exponential_average_of_the_weights(core_row):
     parameter = nn.Parameter(weights(0).float())
     average, expected = Average({"w": parameter}, 0.9), weights(0)
     walk(parameter, average, range(1, 30), torch.tensor(0.0))
@@ -27,7 +27,7 @@ def test_it_is_the_exponential_average_of_the_weights(core_row):
     core_row("optimizer.ema_decay", "the exponential average, float64", error.item(), 1e-6)
 
 
-def test_a_flag_that_says_finite_changes_no_bit_and_any_other_nothing():
+def test_average_with_found_inf_zero_changes_no_bit_and_with_one_skips():
     parameter = nn.Parameter(weights(0))
     first, second = (Average({"w": parameter}, 0.99) for _ in range(2))
     walk(parameter, first, [1, 2], torch.tensor(0.0))
@@ -37,7 +37,7 @@ def test_a_flag_that_says_finite_changes_no_bit_and_any_other_nothing():
     assert torch.equal(first.averages["w"], second.averages["w"])
 
 
-def test_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_bytes, monkeypatch):
+def test_average_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_bytes, monkeypatch):
     parameters = {str(seed): nn.Parameter(weights(seed).float()) for seed in range(40)}
     average, expected = Average(parameters, 0.9), Average(parameters, 0.9)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_bytes, mo
     assert all(torch.equal(tensor, expected.averages[name]) for name, tensor in average.averages.items())
 
 
-def test_averages_and_last_weights_change_places_and_back():
+def test_averages_and_last_weights_are_swapped_and_restored():
     parameter = nn.Parameter(weights(0))
     average = Average({"w": parameter}, 0.5)
     walk(parameter, average, [1])
@@ -64,7 +64,7 @@ def test_averages_and_last_weights_change_places_and_back():
         assert (average.last["w"] is parameter) == last_is_held
 
 
-def test_the_average_of_a_sharded_parameter_is_sharded_the_same_way(mesh):
+def test_average_of_a_sharded_parameter_has_the_same_sharding(mesh):
     parameter = nn.Parameter(distribute_tensor(weights(0), mesh, [Replicate()]))
     average = Average({"w": parameter}, 0.5)
     with torch.no_grad():

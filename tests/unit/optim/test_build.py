@@ -94,7 +94,7 @@ SCALES: dict[Role, float] = {"matrix": 0.5, "embedding": 2.0, "head": 0.25, "vec
         ("optimizer.learning_rate_scales", AdamWConfig(learning_rate=0.01, learning_rate_scales=SCALES)),
     ],
 )
-def test_updates_are_torchs(mode, config, core_row):
+def test_updates_equal_those_of_torch_optim(mode, config, core_row):
     model, optimizer = build(config, tie_word_embeddings=False)
     expected = {name: torch.nn.Parameter(tensor.double()) for name, tensor in weights(model).items()}
     reference = oracle(config, expected)
@@ -110,14 +110,14 @@ def test_updates_are_torchs(mode, config, core_row):
     core_row(mode, f"torch.optim.{kind}, float64, not fused", max(errors).item(), 1e-6)
 
 
-def test_every_kind_of_config_has_an_optimizer():
+def test_every_optimizer_config_has_an_optimizer():
     kinds = {get_args(kind)[0] for kind in get_args(RunConfig.model_fields["optimizer"].annotation)}
     assert kinds == OPTIMIZERS.keys(), "optim/build.py: OPTIMIZERS and OptimizerConfig differ"
     assert kinds == {type(config) for config in CONFIGS}, "CONFIGS of this file and OptimizerConfig differ"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_going_on_from_a_saved_state_is_going_on(config):
+def test_restored_optimizer_continues_bitwise(config):
     model, optimizer = build(config)
     for seed in range(3):
         optimizer.set_lr(1 / (1 + seed))
@@ -153,7 +153,7 @@ def test_going_on_from_a_saved_state_is_going_on(config):
     ],
     ids=str,
 )
-def test_the_state_is_complete_from_the_start(config, kinds, matrix_kinds):
+def test_optimizer_state_is_complete_before_the_first_update(config, kinds, matrix_kinds):
     model, optimizer = build(config)
     before = copies(optimizer.named_state())
     assert before.keys() == {
@@ -174,7 +174,7 @@ def test_the_state_is_complete_from_the_start(config, kinds, matrix_kinds):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("updates", [0, 1])
-def test_not_finite_gradients_change_nothing(config, updates):
+def test_optimizer_skips_an_update_with_non_finite_gradients(config, updates):
     model, optimizer = build(config)
     for seed in range(updates):
         step(model, optimizer, seed, torch.tensor(0.0))
@@ -189,7 +189,7 @@ def test_not_finite_gradients_change_nothing(config, updates):
     assert not torch.equal(model.model.norm.weight, before[NORM])
 
 
-def test_every_parameter_is_updated_once_at_its_own_rate():
+def test_every_parameter_is_updated_once_at_the_rate_of_its_role():
     scales: dict[Role, float] = {"matrix": 0.5, "vector": 0.25}
     config = MuonConfig(
         learning_rate=0.02, adam_learning_rate=0.004, weight_decay=0.0, learning_rate_scales=scales
@@ -211,9 +211,9 @@ def test_every_parameter_is_updated_once_at_its_own_rate():
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_scale_of_zero_freezes(config):
+def test_learning_rate_scale_of_zero_freezes_a_role(config):
     frozen = {"matrix": 0.0, "embedding": 0.0}
-    model, optimizer = build(config.model_copy(update={"learning_rate_scales": frozen, "ema_decay": None}))
+    model, optimizer = build(config.replaced(learning_rate_scales=frozen, ema_decay=None))
     before = weights(model)
     for seed in range(2):
         random_gradients(model, seed)
@@ -224,7 +224,7 @@ def test_a_scale_of_zero_freezes(config):
 
 @pytest.mark.parametrize(("decay", "expected"), [("matrices", 1.0), ("all", 0.99)])
 @pytest.mark.parametrize("kind", [AdamWConfig, MuonConfig, LionConfig, SGDConfig])
-def test_what_decays(kind, decay, expected):
+def test_weight_decay_applies_to_matrices_or_all_parameters(kind, decay, expected):
     rates: dict[str, Any] = {"learning_rate": 0.1} | ({"adam_learning_rate": 0.1} if kind is MuonConfig else {})
     model, optimizer = build(kind(weight_decay=0.1, decay=decay, **rates))
     for parameter in model.parameters():
@@ -237,7 +237,7 @@ def test_what_decays(kind, decay, expected):
         assert torch.allclose(after[name], before[name] * 0.99)
 
 
-def test_inside_averaged_the_parameters_hold_the_averages():
+def test_averaged_puts_the_averages_into_the_parameters():
     model, optimizer = build(LionConfig(ema_decay=0.5))
     start = weights(model)
     step(model, optimizer, 0)
@@ -252,7 +252,7 @@ def test_inside_averaged_the_parameters_hold_the_averages():
     assert not torch.equal(optimizer.averages[TABLE], last[TABLE])
 
 
-def test_without_averages_averaged_changes_nothing():
+def test_averaged_without_ema_changes_nothing():
     model, optimizer = build(AdamWConfig())
     before = weights(model)
     assert optimizer.averages is None
@@ -260,7 +260,7 @@ def test_without_averages_averaged_changes_nothing():
         assert equal(weights(model), before)
 
 
-def test_another_optimizers_state_is_refused():
+def test_state_of_another_optimizer_is_refused():
     _, adamw = build(AdamWConfig())
     _, muon = build(MuonConfig())
     _, averaging = build(AdamWConfig(ema_decay=0.9))

@@ -15,7 +15,7 @@ def parameters(**settings):
     return list(model.named_parameters())
 
 
-def test_every_parameter_has_one_role_and_every_row_a_parameter():
+def test_role_table_matches_every_parameter_once():
     names = parameter_names()
     for name in names:
         assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
@@ -23,7 +23,7 @@ def test_every_parameter_has_one_role_and_every_row_a_parameter():
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
-def test_roles_follow_the_shapes():
+def test_parameter_roles_follow_the_shapes():
     for name, parameter in parameters():
         assert (role(name) == "vector") == (parameter.ndim == 1)
     assert role("model.embed_tokens.weight") == "embedding"
@@ -31,7 +31,7 @@ def test_roles_follow_the_shapes():
     assert sum(role(name) == "matrix" for name, _ in parameters()) == 7 * 6
 
 
-def test_an_unknown_name_is_an_error():
+def test_role_refuses_an_unknown_parameter_name():
     with pytest.raises(ValueError, match="parameter 'model.gate' matches 0 rows"):
         role("model.gate")
 
@@ -43,20 +43,20 @@ def of_role(config, **settings):
     return {role(by_id[id(group["params"][0])]): group for group in param_groups(named, config, 0.5)}
 
 
-def test_there_is_a_group_per_role_and_every_parameter_is_in_it():
+def test_param_groups_hold_every_parameter_by_role():
     found = of_role(AdamWConfig())
     assert list(found) == ["matrix", "embedding", "head", "vector"]
     assert sum(len(group["params"]) for group in found.values()) == len(parameters())
     assert list(of_role(AdamWConfig(), tie_word_embeddings=True)) == ["matrix", "embedding", "vector"]
 
 
-def test_vectors_decay_only_when_all_do():
+def test_vectors_decay_only_with_decay_all():
     decays = {kind: group["weight_decay"] for kind, group in of_role(AdamWConfig()).items()}
     assert decays == {"matrix": 0.1, "embedding": 0.1, "head": 0.1, "vector": 0.0}
     assert {group["weight_decay"] for group in of_role(AdamWConfig(decay="all")).values()} == {0.1}
 
 
-def test_every_role_has_its_share_of_the_peak():
+def test_peak_learning_rate_of_a_role_is_scaled():
     found = of_role(AdamWConfig(learning_rate_scales={"head": 2.0, "vector": 0.0}))
     assert {kind: group["peak_lr"] for kind, group in found.items()} == {
         "matrix": 0.5,

@@ -33,7 +33,7 @@ def error(found, expected):
     return ((found.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_sgd_is_torchs(core_row):
+def test_sgd_equals_torch_optim_sgd(core_row):
     errors: dict[bool, list[float]] = {False: [], True: []}
     for (momentum, ahead), decay in itertools.product(((0.9, False), (0.9, True), (0.0, False)), (0.0, 0.1)):
         parameter, ours = make(SGD, SGDConfig(momentum=momentum, nesterov=ahead), decay=decay)
@@ -48,7 +48,7 @@ def test_sgd_is_torchs(core_row):
     core_row("optimizer.nesterov=true", "torch.optim.SGD, float64, not fused", max(errors[True]), 1e-6)
 
 
-def test_lion_is_the_papers(core_row):
+def test_lion_equals_the_algorithm_of_the_paper(core_row):
     parameter, lion = make(Lion, LionConfig(beta1=0.9, beta2=0.99))
     expected, momentum = gradient(99), torch.zeros(7, 5, dtype=torch.float64)
     for seed, rate in enumerate(RATES):
@@ -62,7 +62,7 @@ def test_lion_is_the_papers(core_row):
 
 @pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
 @pytest.mark.parametrize("updates", [0, 2])
-def test_gradients_that_are_not_finite_change_nothing(kind, config, updates):
+def test_momentum_optimizers_skip_non_finite_gradients(kind, config, updates):
     parameter, optimizer = make(kind, config)
     for seed in range(updates):
         update(parameter, optimizer, seed, found_inf=torch.tensor(0.0))
@@ -77,7 +77,7 @@ def test_gradients_that_are_not_finite_change_nothing(kind, config, updates):
 
 
 @pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
-def test_a_flag_that_says_finite_changes_no_bit(kind, config):
+def test_momentum_optimizers_with_found_inf_zero_change_no_bit(kind, config):
     (with_flag, first), (without, second) = make(kind, config), make(kind, config)
     for seed in range(3):
         update(with_flag, first, seed, found_inf=torch.tensor(0.0))
@@ -86,7 +86,7 @@ def test_a_flag_that_says_finite_changes_no_bit(kind, config):
 
 
 @pytest.mark.parametrize(("kind", "config"), [(SGD, SGDConfig()), (Lion, LionConfig())])
-def test_a_sharded_parameter_is_updated_as_a_whole_one(kind, config, mesh):
+def test_sharded_parameter_is_updated_like_an_unsharded_one(kind, config, mesh):
     whole, first = make(kind, config)
     sharded = nn.Parameter(distribute_tensor(gradient(99).float(), mesh, [Replicate()]))
     second = kind([{"params": [sharded], "weight_decay": 0.1}], config)
@@ -100,7 +100,7 @@ def test_a_sharded_parameter_is_updated_as_a_whole_one(kind, config, mesh):
 
 
 @pytest.mark.parametrize(("kind", "config", "times"), [(SGD, SGDConfig(), 0), (Lion, LionConfig(), 2)])
-def test_update_allocates_two_chunks_at_most_and_chunks_change_no_bit(
+def test_momentum_update_allocates_two_chunks_and_chunks_change_no_bit(
     kind, config, times, allocated_bytes, monkeypatch
 ):
     found, peaks = [], []

@@ -86,8 +86,8 @@ def gradients_of(name):
         ("optimizer.cautious_decay=true", {"cautious_decay": True, "normuon_beta2": 0.9}),
     ],
 )
-def test_steps_are_those_of_the_definition_in_float64(mode, changes, core_row):
-    config = PLAIN.model_copy(update=changes)
+def test_muon_equals_its_definition_in_float64(mode, changes, core_row):
+    config = PLAIN.replaced(**changes)
     parameters, muon = run(config)
     errors = []
     for name, parameter in parameters.items():
@@ -100,18 +100,16 @@ def test_steps_are_those_of_the_definition_in_float64(mode, changes, core_row):
     core_row(mode, f"the definition by singular values, float64{extra}", max(errors), 1e-9)
 
 
-def test_normuon_gives_every_row_the_same_size_and_keeps_the_norm():
+def test_normuon_equalizes_row_sizes_and_keeps_the_norm():
     config = MuonConfig(weight_decay=0.0, normuon_beta2=0.5)
-    (even, _), (plain, _) = (
-        run(c, seeds=[0]) for c in (config, config.model_copy(update={"normuon_beta2": None}))
-    )
+    (even, _), (plain, _) = (run(c, seeds=[0]) for c in (config, config.replaced(normuon_beta2=None)))
     for name, start in matrices().items():
         moved = even[name] - start
         assert torch.allclose(moved.norm(dim=1), moved.norm(dim=1).mean())
         assert torch.allclose(moved.norm(), (plain[name] - start).norm())
 
 
-def test_without_extras_not_a_bit_differs_from_the_plain_rule():
+def test_muon_without_options_equals_the_plain_rule_bitwise():
     parameters, _ = run(PLAIN, torch.float32)
     for name in SHAPES:
         weight, momentum = matrices(torch.float32)[name].detach()[None], torch.zeros(1, *SHAPES[name])
@@ -133,8 +131,8 @@ def test_without_extras_not_a_bit_differs_from_the_plain_rule():
 
 
 @pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.9, "cautious_decay": True}])
-def test_stacks_of_one_matrix_make_the_same_bits(changes, monkeypatch):
-    config = PLAIN.model_copy(update=changes)
+def test_muon_with_stacks_of_one_matrix_is_equal_bitwise(changes, monkeypatch):
+    config = PLAIN.replaced(**changes)
     expected, one_per_shape = run(config, torch.float32)
     monkeypatch.setattr(chunks, "MAX_NUMBERS", 1)
     found, many = run(config, torch.float32)
@@ -145,7 +143,7 @@ def test_stacks_of_one_matrix_make_the_same_bits(changes, monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.9, "cautious_decay": True}])
-def test_update_allocates_at_most_four_times_the_largest_stack(changes, allocated_bytes, monkeypatch):
+def test_muon_update_allocates_at_most_four_times_the_largest_stack(changes, allocated_bytes, monkeypatch):
     monkeypatch.setattr(chunks, "MAX_NUMBERS", 2 * 32 * 64)
     parameters = {str(i): nn.Parameter(torch.randn(32, 64)) for i in range(20)}
     set_gradients(parameters, 0)
@@ -157,7 +155,7 @@ def test_update_allocates_at_most_four_times_the_largest_stack(changes, allocate
     assert allocated.peak < 0.5 * sum(parameter.nbytes for parameter in parameters.values())
 
 
-def test_it_agrees_with_torchs_muon_within_its_bfloat16():
+def test_muon_agrees_with_torch_optim_muon_within_bfloat16():
     ours, theirs = matrices(torch.float32), matrices(torch.float32)
     config = MuonConfig(learning_rate=0.1, weight_decay=0.1, momentum=0.95)
     muon = Muon(ours, config)
@@ -175,7 +173,7 @@ def test_it_agrees_with_torchs_muon_within_its_bfloat16():
 
 @pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.95, "cautious_decay": True}])
 @pytest.mark.parametrize("updates", [0, 1])
-def test_gradients_that_are_not_finite_change_nothing(changes, updates):
+def test_muon_skips_non_finite_gradients(changes, updates):
     parameters, muon = run(MuonConfig(**changes), torch.float32, range(updates), torch.tensor(0.0))
     weights = {name: p.detach().clone() for name, p in parameters.items()}
     state = {name: tensor.clone() for name, tensor in muon.state().items()}
@@ -188,13 +186,13 @@ def test_gradients_that_are_not_finite_change_nothing(changes, updates):
 
 
 @pytest.mark.parametrize("changes", [{}, {"normuon_beta2": 0.95, "cautious_decay": True}])
-def test_a_flag_that_says_finite_changes_nothing(changes):
+def test_muon_with_found_inf_zero_changes_nothing(changes):
     with_flag, _ = run(MuonConfig(**changes), torch.float32, found_inf=torch.tensor(0.0))
     without, _ = run(MuonConfig(**changes), torch.float32)
     assert all(torch.allclose(with_flag[name], without[name], rtol=1e-6, atol=1e-7) for name in SHAPES)
 
 
-def test_a_zero_gradient_only_decays():
+def test_muon_with_a_zero_gradient_only_decays():
     parameters = matrices()
     muon = Muon(parameters, MuonConfig(weight_decay=0.1, normuon_beta2=0.95))
     for parameter in parameters.values():
@@ -204,7 +202,7 @@ def test_a_zero_gradient_only_decays():
     assert all(torch.allclose(p, 0.99 * matrices()[name]) for name, p in parameters.items())
 
 
-def test_a_missing_gradient_is_an_error():
+def test_muon_refuses_a_missing_gradient():
     parameters = matrices()
     set_gradients(parameters, 0)
     parameters["b"].grad = None
@@ -212,7 +210,7 @@ def test_a_missing_gradient_is_an_error():
         Muon(parameters, MuonConfig()).step()
 
 
-def test_a_part_of_a_matrix_is_refused(monkeypatch):
+def test_muon_refuses_a_sharded_matrix(monkeypatch):
     monkeypatch.setattr(module, "local_tensor", lambda tensor: tensor[:2])
     with pytest.raises(ValueError, match="a is split over ranks"):
         Muon(matrices(), MuonConfig())

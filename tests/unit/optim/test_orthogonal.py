@@ -57,7 +57,7 @@ def reference(matrix, kind, steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_polynomials_of_the_singular_values(kind, core_row):
+def test_orthogonalize_applies_the_polynomials_to_the_singular_values(kind, core_row):
     errors = []
     for shape in [(3, 6, 10), (2, 10, 6), (1, 8, 8), (2, 1, 5)]:
         for steps in (1, 5, 9):
@@ -71,7 +71,7 @@ def test_it_is_the_polynomials_of_the_singular_values(kind, core_row):
     )
 
 
-def test_polar_express_has_the_best_polynomial_of_every_step():
+def test_polar_express_coefficients_are_optimal_at_every_step():
     found = coefficients("polar_express", 12)
     for step, expected in enumerate(best_polynomials(8)):
         margin = {0: 1.01**2, 7: 1.0}.get(step, 1.01)
@@ -85,7 +85,7 @@ def test_polar_express_has_the_best_polynomial_of_every_step():
     ("kind", "steps", "low", "high"),
     [("quintic", 5, 0.6, 1.3), ("polar_express", 5, 0.8, 1.2), ("polar_express", 9, 0.999999, 1.000001)],
 )
-def test_singular_values_come_near_one_and_directions_stay(kind, steps, low, high):
+def test_orthogonalize_moves_singular_values_to_one_and_keeps_directions(kind, steps, low, high):
     matrix = random(1, 32, 64)
     result = orthogonalize(matrix, coefficients(kind, steps))[0]
     left, _, right = torch.linalg.svd(matrix[0], full_matrices=False)
@@ -95,13 +95,13 @@ def test_singular_values_come_near_one_and_directions_stay(kind, steps, low, hig
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scale_does_not_matter_and_zero_stays_zero(kind):
+def test_orthogonalize_ignores_the_scale_and_keeps_zero(kind):
     matrix, steps = random(1, 4, 6), coefficients(kind, 5)
     assert torch.allclose(orthogonalize(1e-3 * matrix, steps), orthogonalize(1e3 * matrix, steps))
     assert (orthogonalize(torch.zeros(2, 4, 6), steps) == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_single_precision_is_enough(kind):
+def test_orthogonalize_in_float32_agrees_with_float64(kind):
     stack, steps = random(2, 6, 10), coefficients(kind, 5)
     assert torch.allclose(orthogonalize(stack.float(), steps).double(), orthogonalize(stack, steps), atol=1e-4)

@@ -41,7 +41,7 @@ def test_every_strategy_has_a_schedule():
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_corner_is_that_of_the_formula(strategy, core_row):
+def test_multiplier_equals_the_formula_at_every_corner(strategy, core_row):
     errors = []
     for warmup, lowest in ((10, 0.0), (10, 0.1), (0, 0.2), (80, 0.0), (99, 0.1)):
         config = shaped(strategy, warmup_steps=warmup, min_lr=lowest, power=2.0, decay_fraction=0.4)
@@ -51,7 +51,7 @@ def test_every_corner_is_that_of_the_formula(strategy, core_row):
     core_row(f"scheduler.strategy={strategy}", "the formula, float64, of the peak", max(errors), 1e-12)
 
 
-def test_warm_up_is_linear_and_reaches_the_peak():
+def test_warmup_is_linear_and_reaches_the_peak():
     for strategy in ("constant", "linear_warmup"):
         values = curve(100, strategy=strategy, warmup_steps=4)
         assert values[:6] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
@@ -59,21 +59,21 @@ def test_warm_up_is_linear_and_reaches_the_peak():
     assert curve(10, strategy="constant", warmup_steps=0)[0] == 1.0
 
 
-def test_cosine_goes_from_the_end_of_the_warm_up_to_the_end():
+def test_cosine_falls_from_the_end_of_the_warmup_to_the_end_of_the_run():
     values = curve(110, strategy="cosine", warmup_steps=10, min_lr=0.1)
     assert values[10] == 1.0
     assert values[60] == pytest.approx(0.55)
     assert values[110] == pytest.approx(0.1)
 
 
-def test_a_polynomial_of_power_one_is_a_straight_line():
+def test_polynomial_of_power_one_is_linear():
     values = curve(110, strategy="polynomial", warmup_steps=10, min_lr=0.5)
     assert values[10] == 1.0
     assert {round(early - late, 12) for early, late in itertools.pairwise(values[10:])} == {0.005}
     assert curve(110, strategy="polynomial", warmup_steps=10, power=2.0)[60] == pytest.approx(0.25)
 
 
-def test_wsd_is_flat_then_linear():
+def test_wsd_schedule_is_flat_then_linear():
     values = curve(100, strategy="wsd", warmup_steps=10, decay_fraction=0.4, min_lr=0.2)
     assert set(values[9:61]) == {1.0}
     assert values[80] == pytest.approx(0.6)
@@ -83,7 +83,7 @@ def test_wsd_is_flat_then_linear():
 
 @pytest.mark.parametrize(("total", "expected"), [(1000, 20), (10, 0), (40, 1), (1_000_000, 2000), (None, 50)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_warm_up_that_is_not_set_is_a_share_of_the_run_or_none(strategy, total, expected):
+def test_default_warmup_is_a_share_of_the_run_or_zero(strategy, total, expected):
     suggested = 0 if strategy in ("constant", "cosine") else expected
     assert warmup_steps(SchedulerConfig(strategy=strategy), total) == suggested
     assert warmup_steps(SchedulerConfig(strategy=strategy, warmup_steps=7), total) == 7
@@ -91,7 +91,7 @@ def test_a_warm_up_that_is_not_set_is_a_share_of_the_run_or_none(strategy, total
 
 @pytest.mark.parametrize("strategy", ["constant", "linear_warmup", "wsd"])
 @pytest.mark.parametrize("total", [120, 100_000])
-def test_nothing_jumps_when_a_time_budget_becomes_steps(strategy, total):
+def test_multiplier_is_continuous_when_a_time_budget_becomes_steps(strategy, total):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
     for step in range(40):
         assert multiplier(config, step, None) == multiplier(config, step, total)
@@ -99,7 +99,7 @@ def test_nothing_jumps_when_a_time_budget_becomes_steps(strategy, total):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_warm_up_of_a_timed_run_is_the_same_before_and_after(strategy):
+def test_warmup_of_a_timed_run_does_not_depend_on_its_steps(strategy):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
     assert (
         warmup_steps(config, None)
@@ -117,7 +117,7 @@ def test_the_warm_up_of_a_timed_run_is_the_same_before_and_after(strategy):
     st.floats(0.2, 4.0),
 )
 @settings(max_examples=150, deadline=None)
-def test_it_is_in_bounds_and_after_the_warm_up_never_rises(strategy, total, warmup, decay, lowest, power):
+def test_multiplier_is_in_bounds_and_never_rises_after_the_warmup(strategy, total, warmup, decay, lowest, power):
     config = shaped(strategy, warmup_steps=warmup, decay_fraction=decay, min_lr=lowest, power=power)
     values = [multiplier(config, step, total) for step in range(total + 3)]
     after = values[warmup_steps(config, total) :]
@@ -130,7 +130,7 @@ def test_it_is_in_bounds_and_after_the_warm_up_never_rises(strategy, total, warm
         assert values[0] > 0
 
 
-def test_past_the_end_it_stays_at_the_lowest():
+def test_multiplier_after_the_end_stays_at_min_lr():
     for strategy in ("cosine", "cosine_with_warmup", "polynomial", "wsd"):
         config = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=0)
         assert multiplier(config, 500, 100) == pytest.approx(0.3)

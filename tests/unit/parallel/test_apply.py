@@ -21,17 +21,17 @@ def applied(dtype: torch.dtype, recompute: Recompute = "none") -> tuple[list[nn.
     return sharded, model
 
 
-def test_each_block_and_the_objective_around_them_are_sharded():
+def test_apply_shards_each_block_and_the_objective():
     assert len(applied(torch.bfloat16)[0]) == 3
 
 
-def test_nothing_is_applied_where_nothing_is_needed():
+def test_apply_leaves_a_float32_model_unchanged():
     sharded, model = applied(torch.float32)
     assert sharded == []
     assert not any("forward" in vars(block) for block in model.model.layers)
 
 
-def test_blocks_are_made_again_inside_of_their_sharding():
+def test_recompute_is_applied_inside_the_sharding():
     sharded, model = applied(torch.bfloat16, "block")
     assert len(sharded) == 3
     names = set(dict(model.named_parameters()))

@@ -15,28 +15,28 @@ from candlewick.parallel.device import (
 )
 
 
-def test_one_process_is_rank_zero_of_one(monkeypatch):
+def test_find_distributed_of_one_process_is_rank_zero_of_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     found = find_distributed(RuntimeConfig(device="cpu"))
     assert (found.rank, found.world_size, found.device.type) == (0, 1, "cpu")
     assert found.compute_dtype == torch.float32
 
 
-def test_bf16_is_what_it_says():
+def test_precision_bf16_computes_in_bfloat16():
     assert find_distributed(RuntimeConfig(device="cpu", precision="bf16")).compute_dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused():
+def test_find_device_refuses_a_missing_device():
     with pytest.raises(MachineError, match="runtime.device is cuda"):
         find_device("cuda")
 
 
-def test_auto_finds_a_device():
+def test_find_device_auto_returns_an_available_device():
     assert find_device("auto").type in ("cuda", "mps", "cpu")
 
 
-def test_deterministic_is_set_and_the_allocator_kept(monkeypatch):
+def test_deterministic_setting_enables_deterministic_algorithms(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     try:
         configure_torch(RuntimeConfig(deterministic=True), torch.device("cpu"))
@@ -45,13 +45,13 @@ def test_deterministic_is_set_and_the_allocator_kept(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_native_bf16_is_a_claim_about_hardware():
+def test_native_bf16_depends_on_the_hardware():
     assert has_native_bf16(torch.device("cpu")) in (True, False)
     assert not has_native_bf16(torch.device("mps"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_large_tensors_keep_their_pages():
+def test_freed_memory_of_large_tensors_is_kept():
     import resource
 
     keep_freed_memory()
@@ -73,7 +73,7 @@ def test_large_tensors_keep_their_pages():
         ("mps", False, {"auto": "float32", "fp32": "float32"}),
     ],
 )
-def test_the_precision_of_the_products_on_each_device(monkeypatch, device, has_bf16, dtypes):
+def test_compute_dtype_follows_precision_and_device(monkeypatch, device, has_bf16, dtypes):
     monkeypatch.setattr(module, "has_native_bf16", lambda _: has_bf16)
     monkeypatch.setattr(module, "find_device", lambda *_, **__: torch.device(device))
     for precision, name in dtypes.items():
@@ -87,7 +87,7 @@ def test_half_precision_on_mps_is_refused(monkeypatch, precision):
         find_distributed(RuntimeConfig(precision=precision))
 
 
-def test_tf32_is_for_cuda_only_and_taken_back(monkeypatch):
+def test_tf32_applies_to_cuda_only_and_can_be_reset(monkeypatch):
     try:
         configure_torch(RuntimeConfig(tf32=True), torch.device("cpu"))
         assert torch.get_float32_matmul_precision() == "highest"

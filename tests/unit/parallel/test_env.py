@@ -12,7 +12,7 @@ def test_a_process_without_a_launcher_is_rank_zero_of_one(monkeypatch):
     assert read_ranks() == Ranks(0, 1, 0)
 
 
-def test_several_ranks_are_refused(monkeypatch):
+def test_read_ranks_refuses_several_ranks(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MachineError, match="WORLD_SIZE=2"):
         read_ranks()
@@ -20,13 +20,13 @@ def test_several_ranks_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "one", "-1", "1.0"])
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
-def test_a_rank_that_is_no_number_is_refused_in_one_line(monkeypatch, name, text):
+def test_rank_that_is_no_number_is_refused_in_one_line(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
     with pytest.raises(MachineError, match=rf"{name}='{text}' is no number .*torchrun"):
         read_ranks()
 
 
-def test_the_users_choice_of_a_cublas_workspace_stays(monkeypatch):
+def test_cublas_workspace_set_by_the_user_is_kept(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     request_deterministic_cublas()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -17,7 +17,7 @@ CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_po
 
 def make(dtype: torch.dtype, **shape) -> NextTokenLoss:
     """A seeded objective on the CPU, prepared for products in `dtype`."""
-    model = Transformer(CONFIG.model_copy(update=shape), 320)
+    model = Transformer(CONFIG.replaced(**shape), 320)
     model.init_buffers()
     initialize(model, 0)
     objective = NextTokenLoss(model, num_tokens=300)
@@ -30,7 +30,7 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def test_one_rank_in_float32_needs_nothing():
+def test_one_rank_in_float32_uses_no_fsdp():
     objective = make(torch.float32)
     assert not [module for module in objective.modules() if isinstance(module, FSDPModule)]
     weight = objective.model.lm_head.weight
@@ -60,7 +60,7 @@ def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
         torch.testing.assert_close(total, expected[name].grad, rtol=0, atol=0.05 * total.abs().max().item())
 
 
-def test_micro_batches_add_up_in_float32():
+def test_gradients_of_micro_batches_add_up_in_float32():
     whole_batch, parts = make(torch.bfloat16), make(torch.bfloat16)
     whole_batch(*batch(), 1 / 32).backward()
     for row in range(2):
@@ -73,7 +73,7 @@ def test_micro_batches_add_up_in_float32():
         )
 
 
-def test_evaluation_enters_through_its_own_door():
+def test_token_losses_unshards_the_weights():
     objective, plain = make(torch.bfloat16), make(torch.float32)
     tokens, targets = batch()
     objective(*batch(), 1 / 32).backward()  # after it, embedding and head are sharded again
@@ -82,7 +82,7 @@ def test_evaluation_enters_through_its_own_door():
     assert correct.shape == (2, 16)
 
 
-def test_unsharded_lends_whole_weights_and_takes_them_back():
+def test_unsharded_yields_full_weights_and_shards_them_again():
     objective = make(torch.bfloat16)
     objective(*batch(), 1 / 32).backward()
     for error in (None, ZeroDivisionError):
@@ -97,7 +97,7 @@ def test_unsharded_lends_whole_weights_and_takes_them_back():
         assert all(isinstance(p, DTensor) and p.dtype == torch.float32 for p in objective.parameters())
 
 
-def test_the_process_group_is_given_back_once():
+def test_process_group_is_destroyed_once():
     make(torch.bfloat16)
     assert dist.is_initialized()
     for _ in range(2):

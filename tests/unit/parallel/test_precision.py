@@ -28,7 +28,7 @@ def warned(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_an_emulated_precision_is_told_with_its_cost(warned, dtype):
+def test_emulated_precision_warns_with_its_cost(warned, dtype):
     name = str(dtype).removeprefix("torch.")
     assert f"only emulates {name}: a product of 384 columns takes 7.2 times as long" in warned(
         on("cpu", dtype), 7.23
@@ -36,14 +36,14 @@ def test_an_emulated_precision_is_told_with_its_cost(warned, dtype):
     assert warned(on("cpu", dtype), 0.9) == ""
 
 
-def test_what_the_device_has_is_not_questioned(warned):
+def test_native_precision_gives_no_warning(warned):
     assert warned(on("cpu", torch.float32), 9.0) == ""
     assert warned(on("cpu", torch.bfloat16), 9.0, native=True) == ""
     assert warned(on("cuda", torch.float16), 9.0) == ""
     assert "this cuda only emulates bfloat16" in warned(on("cuda", torch.bfloat16), 9.0)
 
 
-def test_the_cost_is_measured_on_products_of_bounded_size(monkeypatch):
+def test_precision_cost_is_measured_on_products_of_bounded_size(monkeypatch):
     monkeypatch.setattr(precision, "_MEASURE_SECONDS", 0.0)
     seen = []
     product = torch.mm

@@ -59,14 +59,14 @@ def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
     ],
     ids=["plain", "dropout", "biases"],
 )
-def test_not_a_bit_of_loss_or_gradients_changes(mode, shape, core_row):
+def test_recompute_changes_no_bit_of_loss_or_gradients(mode, shape, core_row):
     expected = outcome(make("none", **shape))
     error = difference(outcome(make(mode, **shape)), expected)
     core_row(f"runtime.recompute={mode}", "loss and gradients without it, float32: to the bit", error, 0.0)
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_neither_with_documents_nor_under_sharding(mode):
+def test_recompute_changes_no_bit_with_documents_or_sharding(mode):
     documents = Documents.from_starts(TOKENS[:, :-1] < 30)
     expected = outcome(make("none"), documents)
     assert difference(expected, outcome(make("none"))) > 0
@@ -95,7 +95,7 @@ class Outputs(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("shape", [{}, {"residual_dropout": 0.3}], ids=["plain", "dropout"])
-def test_fewer_bytes_wait_for_the_backward_pass(shape):
+def test_recompute_keeps_fewer_bytes_for_the_backward_pass(shape):
     waiting = {}
     for mode in MODES:
         objective = make(mode, **shape)
@@ -108,7 +108,7 @@ def test_fewer_bytes_wait_for_the_backward_pass(shape):
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_evaluation_and_generation_are_as_without_it(mode):
+def test_recompute_changes_neither_evaluation_nor_generation(mode):
     plain, objective = make("none"), make(mode)
     losses, _ = objective.token_losses(TOKENS[:, :-1], TOKENS[:, 1:])
     assert torch.equal(losses, plain.token_losses(TOKENS[:, :-1], TOKENS[:, 1:])[0])

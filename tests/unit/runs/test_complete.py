@@ -16,7 +16,7 @@ def with_data(tiny, **settings):
     return tiny(data={**tiny().data.model_dump(mode="json"), **settings})
 
 
-def test_validation_may_be_text_or_tokens_of_its_own(tiny, tokens, text_dir):
+def test_validation_may_be_separate_text_or_tokens(tiny, tokens, text_dir):
     first = str(text_dir / "00.txt")
     text = open_data(with_data(tiny, validation_shards=[first]))
     assert text.validation.num_bytes == len((text_dir / "00.txt").read_bytes())
@@ -29,7 +29,7 @@ def test_validation_may_be_text_or_tokens_of_its_own(tiny, tokens, text_dir):
     assert text.train[0].num_bytes == whole.train[0].num_bytes + whole.validation.num_bytes
 
 
-def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_path):
+def test_token_dataset_of_another_folder_serves_as_validation(tiny, tokens, text_dir, tmp_path):
     copy = shutil.copytree(tokens, tmp_path / "copy")
     tokenizer = {"tokenizer_json": str(tokens / "tokenizer")}
     text = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text_dir / "00.txt")]}
@@ -39,7 +39,7 @@ def test_tokens_made_elsewhere_serve_as_validation(tiny, tokens, text_dir, tmp_p
         assert data.validation.name == side
 
 
-def test_samples_are_written_as_settings_say(tiny, trained):
+def test_sampler_follows_the_sample_settings(tiny, trained):
     model, tokenizer = load_for_inference(trained, torch.device("cpu"))
     assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
     config = tiny(runtime={"seed": 3, "sample": {"prompts": ["", "The "], "max_new_tokens": 5}})
@@ -51,7 +51,7 @@ def test_samples_are_written_as_settings_say(tiny, trained):
     ]
 
 
-def test_a_prompt_that_is_too_long_is_told_before_training(tiny, tmp_path):
+def test_prompt_that_is_too_long_is_refused_before_training(tiny, tmp_path):
     config = tiny(runtime={"sample": {"prompts": ["", "x" * 32]}})
     with pytest.raises(ConfigError, match=r"the prompt 'x+' of runtime\.sample has 33 tokens, the model reads 32"):
         run_training(config, tmp_path / "run", resume=False)

@@ -18,12 +18,10 @@ from candlewick.runs.datasets import (
 
 
 @pytest.fixture
-def config(text_dir, tokenizer, tmp_path):
+def config(text_dir, tokenizer_folder):
     """A configuration with text and a tokenizer."""
-    (tmp_path / "tok").mkdir()
-    tokenizer.write(tmp_path / "tok")
     data = DataConfig(train_shards=(str(text_dir / "00.txt"), str(text_dir / "01.txt")), num_workers=1)
-    return RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=tmp_path / "tok"))
+    return RunConfig(data=data, tokenizer=TokenizerConfig(tokenizer_json=tokenizer_folder))
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ def preprocess(folder, output, which):
 def test_prepared_dataset_is_verified_inspected_and_reused(config, tmp_path):
     made = prepare_dataset(config, tmp_path / "ds", None)
     assert (made["reused"], made["output"]) == (False, str(tmp_path / "ds"))
-    assert prepare_dataset(config, tmp_path / "ds", tmp_path / "tok") == {**made, "reused": True}
+    assert prepare_dataset(config, tmp_path / "ds", tmp_path / "tokenizer") == {**made, "reused": True}
     checked = verify_dataset(tmp_path / "ds")
     manifest = read_manifest(tmp_path / "ds")
     assert (checked["id"], checked["files"]) == (made["id"], len(manifest.files))
@@ -61,10 +59,10 @@ def test_prepare_needs_a_tokenizer_and_one_source(config, tmp_path):
         prepare_dataset(RunConfig(data=config.data), tmp_path / "ds", None)
     mixture = RunConfig.model_validate_json('{"data": {"mixture": [{"shards": ["a"]}]}}')
     with pytest.raises(ConfigError, match="a mixture is prepared one source at a time"):
-        prepare_dataset(mixture, tmp_path / "ds", tmp_path / "tok")
+        prepare_dataset(mixture, tmp_path / "ds", tmp_path / "tokenizer")
 
 
-def test_shards_have_ids_and_a_changed_byte_is_found(text_dir, tmp_path):
+def test_written_shards_have_ids_and_verify_detects_a_changed_byte(text_dir, tmp_path):
     outputs = Outputs(tmp_path / "train", tmp_path / "val")
     settings = ShardSettings(validation_fraction=0.5)
     result = write_shards([str(text_dir)], outputs, settings, DataConfig(documents="file"))
@@ -80,7 +78,7 @@ def test_shards_have_ids_and_a_changed_byte_is_found(text_dir, tmp_path):
         verify_dataset(tmp_path / "train")
 
 
-def test_outputs_that_share_a_cache_download_into_folders_of_their_own(monkeypatch, tmp_path):
+def test_shard_runs_with_a_common_cache_download_into_separate_folders(monkeypatch, tmp_path):
     folders = []
 
     def shard(sources, outputs, *_, **__):
@@ -107,7 +105,7 @@ def test_fetched_datasets_are_named_after_their_address(hub, tmp_path):
     ("which", "names"),
     [("all", ["a_corpus", "b_corpus"]), ("fetched", ["b_corpus"]), ("mixed", ["mixed_corpus"])],
 )
-def test_corpora_are_preprocessed_each_or_mixed(corpora, tmp_path, which, names):
+def test_preprocess_writes_each_corpus_or_one_mixed(corpora, tmp_path, which, names):
     details = preprocess(corpora, tmp_path / "out", which)
     assert list(details) == sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert sum(each["total_lines"] for each in details.values()) == (1 if which == "fetched" else 2)

@@ -24,13 +24,13 @@ def evaluate(path, *sources, cache=None, max_batches=None):
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/step_000000012"])
-def test_on_the_runs_own_data_it_is_the_runs_last_evaluation(trained, place):
+def test_evaluate_of_a_run_repeats_its_last_evaluation(trained, place):
     last = [row for row in read_metrics(trained / "metrics.jsonl") if "eval/loss" in row][-1]
     assert {"step": 12, **evaluate(trained / place)} == last
     assert evaluate(trained / place, max_batches=1)["eval/tokens"] == 4 * 32
 
 
-def test_bits_per_byte_of_a_text_are_those_of_a_plain_computation(trained, cache, tmp_path):
+def test_evaluate_of_a_text_agrees_with_plain_bits_per_byte(trained, cache, tmp_path):
     texts = {"a.txt": "The first text, é.\n" * 20, "b.txt": "and 12 other words for it\n" * 30}
     for name, text in texts.items():
         (tmp_path / "text").mkdir(exist_ok=True)
@@ -50,13 +50,13 @@ def test_bits_per_byte_of_a_text_are_those_of_a_plain_computation(trained, cache
     assert found["eval/bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
 
 
-def test_of_a_token_dataset_it_reads_the_validation_split(tiny, trained, tokens):
+def test_evaluate_of_a_token_dataset_reads_the_validation_split(tiny, trained, tokens):
     found, expected = evaluate(trained, str(tokens)), evaluate(trained)
     assert found["eval/tokens"] == expected["eval/tokens"] == open_data(tiny()).validation.num_tokens
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-6)
 
 
-def test_all_validation_sets_are_evaluated(tiny, text_dir, tmp_path):
+def test_evaluate_covers_all_validation_sets(tiny, text_dir, tmp_path):
     mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in range(2)]
     sets = {"six": [str(text_dir / "06.txt")]}
     sides = {"train_shards": [], "mixture": mixture, "validation_sets": sets, "cache_max_bytes": 1}
@@ -71,16 +71,14 @@ def test_all_validation_sets_are_evaluated(tiny, text_dir, tmp_path):
     assert kept < set((tmp_path / "cache").iterdir())
 
 
-def test_tokens_of_another_tokenizer_are_refused(tiny, trained, tokenizer, tmp_path, cache):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    other = open_data(tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}))
+def test_evaluate_refuses_tokens_of_another_tokenizer(tiny, trained, tokenizer_folder, cache):
+    other = open_data(tiny(tokenizer={"tokenizer_json": str(tokenizer_folder)}))
     folder = dataset_folder(other.train[0])
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         evaluate(trained, str(folder))
 
 
-def test_text_that_has_changed_is_read_with_the_models_own_tokenizer(
+def test_evaluate_of_changed_text_uses_the_tokenizer_of_the_model(
     trained, trained_copy, text_dir, tmp_path, cache
 ):
     text = shutil.copytree(text_dir, tmp_path / "text")
@@ -97,7 +95,7 @@ def test_text_that_has_changed_is_read_with_the_models_own_tokenizer(
     assert set(cache.glob("tokenizer-*")) == tokenizers
 
 
-def test_a_model_from_elsewhere_does_not_say_what_it_was_trained_on(trained, tmp_path, cache, text_dir):
+def test_evaluate_of_a_model_without_training_data_requires_text(trained, tmp_path, cache, text_dir):
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(trained / "checkpoints" / "step_000000012" / name, tmp_path)
     with pytest.raises(CheckpointError, match="does not say what it was trained on .*name the text"):
@@ -105,7 +103,7 @@ def test_a_model_from_elsewhere_does_not_say_what_it_was_trained_on(trained, tmp
     assert evaluate(tmp_path, str(text_dir / "00.txt"), cache=cache)["eval/loss"] > 0
 
 
-def test_settings_of_another_version_are_refused(trained_copy):
+def test_evaluate_refuses_settings_of_another_version(trained_copy):
     folder = trained_copy / "checkpoints" / "step_000000012"
     (folder / "manifest.json").unlink()
     state = json.loads((folder / "state.json").read_bytes())

@@ -38,7 +38,7 @@ def test_results_come_in_the_order_of_prompts_and_seeds(generator):
         assert "".join(generator.stream(result["prompt"], CONFIG, result["seed"], is_chat=False)) == result["text"]
 
 
-def test_prompt_that_is_too_long_is_an_error_before_the_first_text(generator):
+def test_prompt_that_is_too_long_is_refused_before_the_first_text(generator):
     results = generator.generate(["A", "x" * 100], CONFIG, (0,), is_chat=False, logprobs=None)
     with pytest.raises(ConfigError, match="the prompt has 101 tokens, this model reads 1 to 32"):
         next(results)
@@ -51,7 +51,7 @@ def test_chat_prompt_is_encoded_as_a_message_of_the_user(generator, chatting):
         generator.stream("Why?", CONFIG, 1, is_chat=True)
 
 
-def test_draft_with_another_tokenizer_is_an_error_that_names_both(trained, chatting):
+def test_draft_with_another_tokenizer_is_refused_with_both_hashes(trained, chatting):
     with pytest.raises(CheckpointError) as caught:
         load(trained, draft=chatting)
     for folder in (candidates(trained)[0], chatting):

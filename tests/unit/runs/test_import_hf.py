@@ -1,4 +1,4 @@
-"""Models of Hugging Face compute the same after the import; what is no model is refused."""
+"""Imported Hugging Face models compute equal logits; other folders are refused."""
 
 import json
 from typing import Any
@@ -15,14 +15,6 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 COMMON: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 64}
 
 
-@pytest.fixture
-def tokenizer_dir(tokenizer, tmp_path):
-    """The folder of a tokenizer of 300 tokens."""
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    return tmp_path / "tokenizer"
-
-
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"attention_bias": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 16, "tie_word_embeddings": True}),
@@ -32,14 +24,16 @@ MODELS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
-def test_models_of_hugging_face_compute_the_same(tmp_path, tokenizer_dir, kind, sharded, dtype, core_row):
+def test_imported_models_of_hugging_face_compute_the_same_logits(
+    tmp_path, tokenizer_folder, kind, sharded, dtype, core_row
+):
     model_class, config_class, more = MODELS[kind]
     torch.manual_seed(0)
     theirs = model_class(config_class(**COMMON, **more)).to(dtype).eval()
     theirs.save_pretrained(tmp_path / "hf", max_shard_size="40KB" if sharded else "1GB")
     theirs = model_class.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
     assert (tmp_path / "hf" / "model.safetensors.index.json").is_file() == sharded
-    result = import_hugging_face(str(tmp_path / "hf"), tmp_path / "ours", tokenizer_dir)
+    result = import_hugging_face(str(tmp_path / "hf"), tmp_path / "ours", tokenizer_folder)
     assert result.parameters == sum(parameter.numel() for parameter in theirs.parameters())
     model, _ = load_for_inference(tmp_path / "ours", torch.device("cpu"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -53,20 +47,20 @@ def test_models_of_hugging_face_compute_the_same(tmp_path, tokenizer_dir, kind, 
     assert torch.equal(round_trip, expected)
 
 
-def test_buffers_of_old_files_are_left_out(tmp_path, tokenizer_dir):
+def test_buffers_of_old_hugging_face_files_are_dropped(tmp_path, tokenizer_folder):
     from safetensors.torch import load_file, save_file
 
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**COMMON)).save_pretrained(tmp_path / "hf")
     path = tmp_path / "hf" / "model.safetensors"
     save_file({**load_file(path), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, path)
-    assert import_hugging_face(str(tmp_path / "hf"), tmp_path / "ours", tokenizer_dir).step is None
+    assert import_hugging_face(str(tmp_path / "hf"), tmp_path / "ours", tokenizer_folder).step is None
 
 
-def test_what_is_no_model_is_refused(tmp_path, tokenizer_dir):
+def test_import_refuses_unsupported_models_and_too_large_tokenizers(tmp_path, tokenizer_folder):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match="describes a 'gpt2' model"):
-        import_hugging_face(str(tmp_path), tmp_path / "ours", tokenizer_dir)
+        import_hugging_face(str(tmp_path), tmp_path / "ours", tokenizer_folder)
     LlamaForCausalLM(LlamaConfig(**{**COMMON, "vocab_size": 100})).save_pretrained(tmp_path / "small")
     with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model .* has 100 rows"):
-        import_hugging_face(str(tmp_path / "small"), tmp_path / "ours", tokenizer_dir)
+        import_hugging_face(str(tmp_path / "small"), tmp_path / "ours", tokenizer_folder)

@@ -42,7 +42,7 @@ def edited(tiny, **runtime):
     return tiny(runtime={**tiny().runtime.model_dump(mode="json"), **runtime})
 
 
-def test_every_stage_leaves_an_artifact_made_of_those_before_it(orchestrated):
+def test_orchestrate_stage_artifacts_have_the_earlier_ones_as_inputs(orchestrated):
     folders = {name: orchestrated / name for name in ("tokenizer", "tokens", "result", "evaluation", "samples")}
     manifests = {name: read_manifest(folder) for name, folder in folders.items()}
     checkpoint = newest_checkpoint(orchestrated / "checkpoints")
@@ -58,7 +58,7 @@ def test_every_stage_leaves_an_artifact_made_of_those_before_it(orchestrated):
     assert metrics["eval/loss"] == pytest.approx(result["metrics"]["eval/loss"], rel=1e-6)
 
 
-def test_a_second_time_nothing_is_made(tiny, orchestrated):
+def test_orchestrate_repeated_reuses_every_stage(tiny, orchestrated):
     files = {path: path.stat().st_mtime_ns for path in orchestrated.rglob("*") if path.is_file()}
     said = Said()
     result = orchestrate(tiny(), orchestrated, said)
@@ -70,7 +70,7 @@ def test_a_second_time_nothing_is_made(tiny, orchestrated):
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 
 
-def test_what_is_missing_or_damaged_is_made_again(tiny, orchestrated, tmp_path):
+def test_orchestrate_makes_missing_or_damaged_stages_again(tiny, orchestrated, tmp_path):
     said = Said()
     first = orchestrate(tiny(), tmp_path / "run", said)
     assert said.made() == STAGES
@@ -86,7 +86,7 @@ def test_what_is_missing_or_damaged_is_made_again(tiny, orchestrated, tmp_path):
     assert again == first
 
 
-def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch):
+def test_written_yaml_and_toml_configs_train_the_same(orchestrated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yaml, toml = (load_config(orchestrated / f"training.{kind}") for kind in ("yaml", "toml"))
     assert yaml == toml
@@ -96,7 +96,7 @@ def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch
     assert hashes[0]["model.safetensors"] == hashes[1]["model.safetensors"]
 
 
-def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatch):
+def test_orchestrate_continues_a_stopped_run(tiny, orchestrated, tmp_path, monkeypatch):
     def stopped(prepared, run_dir):
         monkeypatch.undo()
         config = prepared.config
@@ -133,13 +133,13 @@ def rewrite(state, content) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def test_other_settings_in_the_same_folder_are_refused(tiny, run_dir):
+def test_orchestrate_refuses_other_settings_in_the_same_folder(tiny, run_dir):
     with pytest.raises(ConfigError, match=r"other settings \(.*runtime\.seed.*\).*another --run-dir"):
         orchestrate(edited(tiny, seed=7), run_dir, Said())
     assert len(list_checkpoints(run_dir / "checkpoints")) == 3
 
 
-def test_a_tokenizer_that_is_given_is_not_trained(tiny, orchestrated, tmp_path):
+def test_orchestrate_with_a_configured_tokenizer_trains_none(tiny, orchestrated, tmp_path):
     given = tmp_path / "mine.json"
     shutil.copy(orchestrated / "tokenizer" / "tokenizer.json", given)
     said = Said()
@@ -150,7 +150,7 @@ def test_a_tokenizer_that_is_given_is_not_trained(tiny, orchestrated, tmp_path):
     assert read_manifest(tmp_path / "run" / "tokens").id == read_manifest(orchestrated / "tokens").id
 
 
-def test_checkpoints_may_lie_elsewhere_and_samples_may_be_off(tiny, tmp_path):
+def test_orchestrate_allows_another_checkpoint_folder_and_no_samples(tiny, tmp_path):
     checkpoint = {"directory": str(tmp_path / "elsewhere"), "every_n_steps": 5, "max_keep": 2}
     config = edited(tiny, checkpoint=checkpoint, sample=None)
     for made in (["tokenizer", "tokens", "training", "evaluation"], []):
@@ -160,7 +160,7 @@ def test_checkpoints_may_lie_elsewhere_and_samples_may_be_off(tiny, tmp_path):
     assert len(list_checkpoints(tmp_path / "elsewhere")) == 2
 
 
-def test_a_mixture_and_validation_text_lie_side_by_side(tiny, text_dir, tmp_path):
+def test_orchestrate_writes_mixture_and_validation_tokens_side_by_side(tiny, text_dir, tmp_path):
     mixture = [{"shards": [str(text_dir / f"{i:02}.txt")], "weight": i + 1} for i in range(2)]
     sides = {"train_shards": [], "mixture": mixture, "validation_shards": [str(text_dir / "05.txt")]}
     config = tiny(data={**tiny().data.model_dump(mode="json"), **sides}, scheduler={"total_steps": 2})
@@ -173,9 +173,9 @@ def test_a_mixture_and_validation_text_lie_side_by_side(tiny, text_dir, tmp_path
     assert result["metrics"]["eval/tokens"] == held["tokens"]
 
 
-def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_copy, text_dir, tmp_path):
+def test_orchestrate_with_init_from_resumes_without_the_parent(tiny, trained_copy, text_dir, tmp_path):
     config = tiny(scheduler={"total_steps": 2}, runtime={"checkpoint": {"init_from": str(trained_copy)}})
-    config = config.model_copy(update={"model": ModelConfig()})
+    config = config.replaced(model=ModelConfig())
     said = Said()
     orchestrate(config, tmp_path / "run", said)
     assert said[0].startswith("tokenizer  given: ")
@@ -188,8 +188,7 @@ def test_a_run_starts_from_a_checkpoint_and_goes_on_without_it(tiny, trained_cop
     assert said.made() == []
 
 
-def test_there_must_be_text(tiny, tmp_path):
-    config = tiny()
-    config = config.model_copy(update={"data": config.data.model_copy(update={"train_shards": ()})})
+def test_orchestrate_without_text_is_refused(tiny, tmp_path):
+    config = tiny().replaced(data={"train_shards": ()})
     with pytest.raises(ConfigError, match="no text to train on .*--input"):
         orchestrate(config, tmp_path, Said())

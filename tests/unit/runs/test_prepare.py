@@ -1,4 +1,4 @@
-"""The tokenizer that a run takes, what is written for those who train it, and what is refused."""
+"""The choice of the tokenizer of a run, the files that preparation writes, and refusals."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def prepared(tiny, run_dir):
     return prepare
 
 
-def test_what_is_written_for_those_who_train_it(prepared, run_dir, tiny):
+def test_prepare_writes_special_tokens_and_training_configs(prepared, run_dir, tiny):
     prepared()
     special = json.loads((run_dir / "special_tokens.txt").read_text())
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
@@ -55,7 +55,9 @@ def test_what_is_written_for_those_who_train_it(prepared, run_dir, tiny):
     assert yaml.tokenizer.tokenizer_json == run_dir / "tokens" / "tokenizer"
 
 
-def test_the_order_is_given_then_the_runs_then_shared_then_trained(prepared, run_dir, tiny, tokenizer, tmp_path):
+def test_tokenizer_is_configured_else_of_the_run_else_shared_else_trained(
+    prepared, run_dir, tiny, tokenizer, tmp_path
+):
     shared, given = tmp_path / "shared", tmp_path / "given"
     first = prepared(shared_tokenizer=shared)
     assert first.startswith(f"tokenizer  made: {shared} ")
@@ -72,7 +74,7 @@ def test_the_order_is_given_then_the_runs_then_shared_then_trained(prepared, run
     assert read_manifest(run_dir / "tokenizer").inputs == {"tokenizer": tokenizer.sha256}
 
 
-def test_a_tokenizer_of_others_is_taken_as_it_is(prepared, run_dir, tiny, tokenizer, tmp_path):
+def test_shared_tokenizer_without_a_manifest_is_taken_unchanged(prepared, run_dir, tiny, tokenizer, tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "tokenizer.json").write_bytes(tokenizer.json_bytes)
     config = tiny(tokenizer={"vocab_size": 400})
@@ -80,7 +82,7 @@ def test_a_tokenizer_of_others_is_taken_as_it_is(prepared, run_dir, tiny, tokeni
     assert said.endswith(f"{tokenizer.vocab_size:,} tokens)")
 
 
-def test_none_is_trained_if_that_is_asked_for(prepared, run_dir, tmp_path):
+def test_skip_tokenizer_trains_none_and_requires_an_existing_one(prepared, run_dir, tmp_path):
     with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer or {tmp_path}/shared .*--tok"):
         prepared(skip_tokenizer=True, shared_tokenizer=tmp_path / "shared")
     with pytest.raises(ConfigError, match=rf"there is none in {run_dir}/tokenizer \("):
@@ -89,7 +91,7 @@ def test_none_is_trained_if_that_is_asked_for(prepared, run_dir, tmp_path):
     assert "reused" in prepared(skip_tokenizer=True)
 
 
-def test_one_that_was_trained_with_other_settings_is_refused_unless_it_may_be_trained(prepared, tiny, tmp_path):
+def test_shared_tokenizer_of_other_settings_is_refused_unless_retrained(prepared, tiny, tmp_path):
     prepared(shared_tokenizer=tmp_path / "shared")
     other = tiny(tokenizer={"vocab_size": 310})
     with pytest.raises(ConfigError, match="was trained with vocab_size=300, not 310 .*--force-retrain"):
@@ -101,27 +103,27 @@ def test_one_that_was_trained_with_other_settings_is_refused_unless_it_may_be_tr
     assert "made: " in prepared(other, retrain_tokenizer=True)
 
 
-def test_settings_may_name_where_the_tokenizer_is_going_to_be(prepared, run_dir, tiny, tmp_path):
+def test_configured_tokenizer_path_may_be_that_of_the_shared_one_to_train(prepared, run_dir, tiny, tmp_path):
     config = tiny(tokenizer={"vocab_size": 300, "tokenizer_json": str(tmp_path / "shared")})
     assert "made: " in prepared(config, shared_tokenizer=tmp_path / "shared")
     assert "reused" in prepared(config, shared_tokenizer=tmp_path / "shared")
     assert prepared(config) == f"tokenizer  given: {tmp_path / 'shared'}"
 
 
-def test_what_is_no_tokenizer_is_not_removed_for_a_new_one(prepared, run_dir):
+def test_retrain_does_not_replace_a_folder_of_something_else(prepared, run_dir):
     (run_dir / "tokenizer").mkdir(parents=True)
     (run_dir / "tokenizer" / "notes.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="is not replaced"):
         prepared(retrain_tokenizer=True)
 
 
-def test_a_given_tokenizer_cannot_be_trained_anew(prepared, tiny, tokens):
+def test_retrain_with_a_configured_tokenizer_is_refused(prepared, tiny, tokens):
     config = tiny(tokenizer={"tokenizer_json": str(tokens / "tokenizer")})
     with pytest.raises(ConfigError, match=r"--force-retrain-tokenizer, but .* is given"):
         prepared(config, retrain_tokenizer=True)
 
 
-def test_there_must_be_something_to_resume(prepared, run_dir, trained_copy, tiny):
+def test_resume_without_a_checkpoint_or_its_tokens_is_refused(prepared, run_dir, trained_copy, tiny):
     with pytest.raises(CheckpointError, match="no checkpoint in .*train without --resume"):
         prepared(resume="required")
     shutil.copytree(trained_copy / "checkpoints", run_dir / "checkpoints")
@@ -129,7 +131,7 @@ def test_there_must_be_something_to_resume(prepared, run_dir, trained_copy, tiny
         prepared(resume="required")
 
 
-def test_tokens_that_are_there_need_no_stage(tiny, tokens, run_dir):
+def test_existing_tokens_are_taken_without_a_stage(tiny, tokens, run_dir):
     config = tiny(data={**tiny().data.model_dump(mode="json"), "train_shards": [str(tokens)]})
     said = []
     found = make(config, run_dir, said.append)
@@ -138,9 +140,7 @@ def test_tokens_that_are_there_need_no_stage(tiny, tokens, run_dir):
     assert load_config(run_dir / "training.yaml").data.train_shards == (str(tokens),)
 
 
-def test_a_run_on_other_text_is_refused_and_goes_on_when_only_its_tokens_are_gone(
-    tiny, run_dir, text_dir, tmp_path
-):
+def test_run_on_other_text_is_refused_and_missing_tokens_are_made_again(tiny, run_dir, text_dir, tmp_path):
     text = tmp_path / "text.txt"
     shutil.copy(text_dir / "00.txt", text)
     data = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text)]}

@@ -1,4 +1,4 @@
-"""A run is decided once: what is opened, how often, and what is refused before anything is made."""
+"""Resolving a run: how often files are opened, and refusals before anything is written."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def counted(monkeypatch):
     return counts
 
 
-def test_a_resumed_run_hashes_each_file_once_and_builds_one_tokenizer(tiny, trained_copy, counted):
+def test_resume_hashes_each_file_once_and_builds_one_tokenizer(tiny, trained_copy, counted):
     config = load_config(trained_copy / "config.yaml").replaced(scheduler={"total_steps": 13})
     newest = newest_checkpoint(trained_copy / "checkpoints")
     counted.clear()
@@ -57,12 +57,12 @@ def test_a_resumed_run_hashes_each_file_once_and_builds_one_tokenizer(tiny, trai
     assert {count for name, count in counted.items() if name.startswith(tokens)} == {1}
 
 
-def test_a_run_on_text_that_is_prepared_opens_it_once_and_builds_one_tokenizer(tiny, trained, counted, tmp_path):
+def test_prepare_opens_the_text_once_and_builds_one_tokenizer(tiny, trained, counted, tmp_path):
     prepare(tiny(), tmp_path / "run")
     assert (counted["tokenizers"], counted["corpora"]) == (1, 1)
 
 
-def test_a_mixture_and_its_tokenizer_open_each_source_once(tiny, text_dir, tmp_path, counted):
+def test_prepare_of_a_mixture_opens_each_source_once(tiny, text_dir, tmp_path, counted):
     mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in (3, 4)]
     sides = {"train_shards": [], "mixture": mixture, "cache_dir": str(tmp_path / "cache")}
     prepare(tiny(data={**tiny().data.model_dump(mode="json"), **sides}), tmp_path / "run")
@@ -74,7 +74,7 @@ def test_resolve_and_prepare_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_start_and_texts_of_a_new_run(tiny, text_dir, tmp_path):
+def test_resolve_of_a_new_run_gives_start_and_texts(tiny, text_dir, tmp_path):
     plan = resolve(tiny(), tmp_path / "run", Request())
     assert (plan.start, plan.folders, list(plan.texts)) == (Fresh(), None, ["tokens"])
     assert isinstance(plan.texts["tokens"], Corpus)
@@ -86,7 +86,7 @@ def test_start_and_texts_of_a_new_run(tiny, text_dir, tmp_path):
 
 
 @pytest.mark.parametrize(("resume", "error"), [("never", ConfigError), ("if_available", None), ("required", None)])
-def test_a_folder_with_a_run_is_gone_on_with_or_refused(tiny, trained, resume, error):
+def test_folder_with_a_run_is_resumed_or_refused(tiny, trained, resume, error):
     config = load_config(trained / "config.yaml")
     if error is None:
         assert isinstance(resolve(config, trained, Request(resume=resume)).start, Resume)
@@ -101,14 +101,14 @@ def test_a_folder_without_a_run_is_started_or_refused(tiny, tmp_path):
         resolve(tiny(), tmp_path, Request(resume="required"))
 
 
-def test_settings_that_differ_from_those_of_the_run_in_the_folder_are_named(tiny, orchestrated):
+def test_resume_with_other_settings_is_refused_by_name(tiny, orchestrated):
     request = Request(resume="if_available", keeps_data=True)
     resolve(tiny(), orchestrated, request)
     with pytest.raises(ConfigError, match=r"holds a run with other settings \(runtime.seed\)"):
         resolve(tiny(runtime={**tiny().runtime.model_dump(mode="json"), "seed": 9}), orchestrated, request)
 
 
-def test_result_settings_leave_out_what_changes_no_result(tiny):
+def test_result_settings_omit_settings_without_effect_on_the_result(tiny):
     other = tiny().replaced(
         data={"num_workers": 5}, runtime={"log_every_n_steps": 7, "logging": {"level": "error"}}
     )
@@ -116,12 +116,12 @@ def test_result_settings_leave_out_what_changes_no_result(tiny):
     assert module.result_settings(tiny().replaced(runtime={"seed": 1})) != module.result_settings(tiny())
 
 
-def test_two_processes_cannot_train_in_one_folder(tiny, tmp_path):
+def test_second_process_in_a_run_folder_is_refused(tiny, tmp_path):
     with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match="is in use by"):
         run_training(tiny(), tmp_path / "run", resume=False)
 
 
-def test_a_dataset_of_the_hub_is_listed_once_and_two_parts_of_it_are_of_one_commit(tiny, hub):
+def test_hub_dataset_is_listed_once_and_all_parts_have_one_commit(tiny, hub):
     text = b'{"text": "one"}\n'
     commit = hub.commit("datasets/me/web", {"a/0.jsonl": text, "b/1.jsonl": text * 2})
 

@@ -1,4 +1,4 @@
-"""Text as shards in shared folders: made once, checked before they are used, never replaced unasked."""
+"""Text shards in shared folders: written once, verified before use, replaced on request only."""
 
 import hashlib
 import json
@@ -97,12 +97,12 @@ def test_without_validation_documents_are_held_out_by_their_hash(text, sharding,
     assert sorted(documents(twice)) == sorted(trained * 2)
 
 
-def test_nothing_held_out_is_an_error(text, sharding, train, val):
+def test_holdout_without_documents_is_refused(text, sharding, train, val):
     with pytest.raises(DataError, match="no validation document came out of"):
         shard_text(config_of(text, validation_fraction=1e-9), sharding, print)
 
 
-def test_shards_that_are_there_are_used_only_if_that_is_asked_for(text, sharding, train, val):
+def test_existing_shards_are_reused_or_remade_on_request_only(text, sharding, train, val):
     made = shard_text(config_of(text), sharding, print)
     with pytest.raises(ConfigError, match="train/e holds shards already .*--reuse-shards.*--force-reshard"):
         shard_text(config_of(text), sharding, print)
@@ -120,7 +120,7 @@ def test_shards_that_are_there_are_used_only_if_that_is_asked_for(text, sharding
     assert documents(again) == documents(again, "validation_shards") == ["six"]
 
 
-def test_shards_of_one_side_are_never_taken_for_what_was_held_out(text, sharding, train, val):
+def test_validation_shards_without_training_shards_are_never_reused(text, sharding, train, val):
     shard_text(config_of(text), sharding, print)
     shutil.rmtree(train)
     for existing in ("refuse", "reuse"):
@@ -128,12 +128,12 @@ def test_shards_of_one_side_are_never_taken_for_what_was_held_out(text, sharding
             shard_text(config_of(text), replace(sharding, existing=existing), print)
 
 
-def test_nothing_to_reuse_is_made(text, sharding, train, val):
+def test_reuse_without_existing_shards_makes_them(text, sharding, train, val):
     config = config_of(text, validation=[text])
     assert documents(shard_text(config, replace(sharding, existing="reuse"), print)) == FIVE
 
 
-def test_shards_of_another_sharder_are_taken_without_their_manifest(sharding, train, val):
+def test_reuse_takes_shards_of_transformer_candle(sharding, train, val):
     write_candle_shards(train, {"train_0000.txt": "one\ntwo\n", "train_0001.txt": "three\n"})
     write_candle_shards(val, {"val_0000.txt": "four\n"}, "val")
     config = shard_text(config_of(), replace(sharding, existing="reuse"), print)
@@ -149,7 +149,7 @@ def test_shards_of_the_old_orchestrator_have_no_hashes(sharding, train, val):
     assert said[0].endswith("(there are no hashes to check)")
 
 
-def test_damaged_shards_are_refused_and_can_be_made_anew(text, sharding, train, val):
+def test_damaged_shards_are_refused_and_can_be_remade(text, sharding, train, val):
     shard_text(config_of(text, validation=[text]), sharding, print)
     shard = train / "train_0000.jsonl"
     shard.write_bytes(shard.read_bytes().replace(b"one", b"eno"))
@@ -162,7 +162,7 @@ def test_damaged_shards_are_refused_and_can_be_made_anew(text, sharding, train, 
     assert documents(shard_text(config, replace(sharding, existing="remake"), print)) == FIVE
 
 
-def test_what_is_no_folder_of_shards_is_not_removed(text, sharding, train, val):
+def test_remake_does_not_remove_a_folder_of_something_else(text, sharding, train, val):
     train.mkdir(parents=True)
     (train / "mine.txt").write_text("mine\n")
     with pytest.raises(ConfigError, match="is not removed for new shards: it has no manifest of shards"):
@@ -178,7 +178,7 @@ def test_what_is_no_folder_of_shards_is_not_removed(text, sharding, train, val):
     assert (train / "notes.md").exists()
 
 
-def test_settings_may_name_the_folders_of_the_shards(text, sharding, train, val):
+def test_sharding_accepts_settings_that_name_the_shard_folders(text, sharding, train, val):
     named = config_of(train, validation=[val])
     assert shard_text(named, sharding, print).train_shards == ()  # nothing is there yet
     made = shard_text(config_of(text, validation=[val]), sharding, print)
@@ -190,7 +190,7 @@ def test_settings_may_name_the_folders_of_the_shards(text, sharding, train, val)
         shard_text(named, replace(sharding, existing="remake"), print)
 
 
-def test_chats_and_tokens_stay_where_they_are(tokens, sharding, train, val, tmp_path):
+def test_chats_and_token_datasets_are_not_sharded(tokens, sharding, train, val, tmp_path):
     said = []
     config = config_of(tokens)
     assert shard_text(config, sharding, said.append) == config

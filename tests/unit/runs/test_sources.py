@@ -27,7 +27,7 @@ def mixed(tiny, text_dir, tokens):
     return lambda **more: with_data(tiny, train_shards=[], mixture=mixture, **more)
 
 
-def test_everything_that_a_run_reads_has_a_name(mixed, text_dir):
+def test_all_sources_and_text_sources_name_what_a_run_reads(mixed, text_dir):
     data = mixed(validation_shards=["v.txt"], validation_sets={"code": ["c.txt"]}).data
     assert list(all_sources(data)) == ["tokens_0", "tokens_1", "tokens_2", "validation", "validation_code"]
     assert list(text_sources(data)) == ["tokens_0", "tokens_2", "validation", "validation_code"]
@@ -54,14 +54,14 @@ def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
     assert data.validation.num_tokens == data.validation_sets["mixture_0"].num_tokens
 
 
-def test_without_any_the_tokenizer_learns_all_of_the_mixture(tiny, text_dir, cache):
+def test_tokenizer_is_trained_on_all_sources_of_a_mixture(tiny, text_dir, cache):
     mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in (3, 4)]
     data = prepare(with_data(tiny, train_shards=[], mixture=mixture))
     together = prepare(with_data(tiny, train_shards=[uri for source in mixture for uri in source["shards"]]))
     assert data.tokenizer.sha256 == together.tokenizer.sha256
 
 
-def test_given_validation_is_the_main_one_and_nothing_is_held_out(mixed, text_dir):
+def test_mixture_with_validation_text_holds_out_nothing(mixed, text_dir):
     given = str(text_dir / "05.txt")
     data = open_data(mixed(validation_shards=[given]))
     assert data.validation.num_bytes == (text_dir / "05.txt").stat().st_size
@@ -69,7 +69,7 @@ def test_given_validation_is_the_main_one_and_nothing_is_held_out(mixed, text_di
     assert data.train[2].num_bytes == (text_dir / "02.txt").stat().st_size
 
 
-def test_validation_sets_are_text_or_tokens_on_the_validation_side(tiny, tokens, text_dir, tmp_path):
+def test_validation_sets_may_be_text_or_validation_tokens(tiny, tokens, text_dir, tmp_path):
     other = shutil.copytree(tokens, tmp_path / "copy")
     sets = {"six": [str(text_dir / "06.txt")], "same": [str(other)], "again": [str(text_dir / "06.txt")]}
     config = prepare(with_data(tiny, validation_sets=sets)).config
@@ -82,62 +82,53 @@ def test_validation_sets_are_text_or_tokens_on_the_validation_side(tiny, tokens,
     assert open_data(tiny()).validation_sets == {}
 
 
-def test_a_source_of_another_tokenizer_is_refused(mixed, tokenizer, tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    config = mixed()
-    config = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": tmp_path / "tokenizer"})}
-    )
+def test_mixture_source_of_another_tokenizer_is_refused(mixed, tokenizer_folder):
+    config = mixed().replaced(tokenizer={"tokenizer_json": tokenizer_folder})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
 
 
-def test_validation_text_alone_is_nothing_to_train_on(tiny, text_dir):
+def test_validation_text_without_training_text_is_refused(tiny, text_dir):
     config = with_data(tiny, train_shards=[], validation_shards=[str(text_dir / "06.txt")])
     with pytest.raises(ConfigError, match="no text to train on"):
         open_data(config)
 
 
-def test_chats_bring_their_tokens_and_masks(tiny, tokens, tmp_path, cache):
+def test_chat_sources_add_chat_tokens_and_masks(tiny, tokens, tmp_path, cache):
     rows = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}."}] for i in range(40)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     (tmp_path / "tokenizer").mkdir()
     Tokenizer.load(tokens / "tokenizer").write(tmp_path / "tokenizer")
     config = with_data(tiny, train_shards=[str(tmp_path / "a.jsonl")], format="chat")
-    config = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": tmp_path / "tokenizer"})}
-    )
+    config = config.replaced(tokenizer={"tokenizer_json": tmp_path / "tokenizer"})
     found = prepare(config).config
     extended = found.tokenizer.tokenizer_json
     assert extended is not None
     assert Tokenizer.load(extended).chat_ids == (300, 301)
     assert open_data(found).train[0].masks is not None
     # the same tokens, whether the tokenizer had the chat's already or not
-    again = config.model_copy(
-        update={"tokenizer": config.tokenizer.model_copy(update={"tokenizer_json": extended})}
-    )
+    again = config.replaced(tokenizer={"tokenizer_json": extended})
     assert prepare(again).config == found
 
 
-def test_the_cache_keeps_what_the_run_names(tiny, text_dir, tmp_path):
+def test_cache_limit_keeps_the_datasets_of_the_run(tiny, text_dir, tmp_path):
     cache = tmp_path / "cache"
     first = prepare(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")])).config
     more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
-    more = prepare(first.model_copy(update={"data": first.data.model_copy(update=more)})).config
+    more = prepare(first.replaced(data=more)).config
     assert open_data(more).train[0].num_tokens
     sources = [*more.data.train_shards, *more.data.validation_sets["more"]]
     assert sorted(map(str, cache.iterdir())) == sorted(sources)  # the tokenizer lies in the first
 
 
-def test_tokens_that_the_cache_has_lost_are_told(tiny, text_dir, tmp_path):
+def test_tokens_missing_from_the_cache_are_refused_with_the_fix(tiny, text_dir, tmp_path):
     config = prepare(with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(text_dir / "00.txt")])).config
     shutil.rmtree(config.data.train_shards[0])
     with pytest.raises(DataError, match=r"the prepared tokens .*tokens-\w+ are gone from the cache .*the text"):
         prepare(config)
 
 
-def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
+def test_cache_limit_removes_datasets_of_other_runs(tiny, text_dir, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
     first = prepare(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")])).config
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what this run uses
@@ -151,18 +142,18 @@ def test_the_cache_keeps_to_its_size(tiny, text_dir, tmp_path):
     assert names == ["tokenizer", "tokens"]
 
 
-def test_a_tokenizer_in_two_files_makes_the_tokens_and_then_lies_in_them(tiny, text_dir, tmp_path, cache):
+def test_tokenizer_in_two_files_is_stored_with_its_tokens(tiny, text_dir, tmp_path, cache):
     foreign.candle(alphabet=True).model.save(str(tmp_path))
     two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
     config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
-    found = prepare(config.model_copy(update={"tokenizer": TokenizerConfig(**two)})).config
+    found = prepare(config.replaced(tokenizer=TokenizerConfig(**two))).config
     assert found.tokenizer.vocab is None
     own = prepare(found).tokenizer
     assert own.sha256 == Tokenizer.from_files(**two).sha256
     assert (own.delimiter_id, own.end_id) == (1, 2)
 
 
-def test_a_configuration_names_a_tokenizer(tmp_path):
+def test_tokenizer_of_a_configuration_is_opened(tmp_path):
     foreign.write("candle", tmp_path)
     listed = tmp_path / "special_tokens.txt"
     listed.write_text("# as transformer_candle writes it\n<pad>\n\n<bos>\n<eos>\n")

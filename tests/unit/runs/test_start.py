@@ -30,7 +30,7 @@ def config_of(**model) -> RunConfig:
     return RunConfig.model_validate({"model": model})
 
 
-def test_model_and_tokenizer_are_the_checkpoints(checkpoint):
+def test_init_from_takes_model_and_tokenizer_of_the_checkpoint(checkpoint):
     found = starting_from(RunConfig(), checkpoint, None)
     shape, rows = from_hugging_face(checkpoint / "config.json")
     assert found.model == shape.replaced(vocab_size=rows)
@@ -39,11 +39,11 @@ def test_model_and_tokenizer_are_the_checkpoints(checkpoint):
     assert starting_from(found, checkpoint, None) == found
 
 
-def test_a_run_folder_stands_for_its_newest_checkpoint(trained, checkpoint):
+def test_init_from_a_run_folder_takes_its_newest_checkpoint(trained, checkpoint):
     assert starting_from(RunConfig(), trained, None).tokenizer.tokenizer_json == checkpoint
 
 
-def test_a_setting_that_contradicts_is_named_with_both_values(checkpoint):
+def test_init_from_refuses_contradicting_settings_with_both_values(checkpoint):
     with pytest.raises(
         ConfigError,
         match=r"hidden_size=64 \(the checkpoint has 32\), model\.num_layers=3 \(the .* 2\).*"
@@ -52,7 +52,7 @@ def test_a_setting_that_contradicts_is_named_with_both_values(checkpoint):
         starting_from(config_of(hidden_size=64, num_layers=3, num_attention_heads=2), checkpoint, None)
 
 
-def test_what_leaves_the_weights_as_they_are_is_free(checkpoint):
+def test_init_from_allows_settings_that_change_no_weight(checkpoint):
     free = {"attn_dropout": 0.25, "residual_dropout": 0.5, "rope_mode": "on_the_fly", "vocab_size": 448}
     model = starting_from(config_of(**free, hidden_size=32, num_attention_heads=2), checkpoint, None).model
     assert {name: getattr(model, name) for name in free} == free
@@ -62,7 +62,7 @@ def test_what_leaves_the_weights_as_they_are_is_free(checkpoint):
         starting_from(config_of(vocab_size=300), checkpoint, None)
 
 
-def test_the_context_may_be_stretched_and_the_rows_are_no_longer_than_it(checkpoint):
+def test_init_from_allows_a_longer_context_and_limits_the_rows(checkpoint):
     yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
     free = {"max_position_embeddings": 64, "rope_scaling": yarn, "rope_theta": 5e3, "sliding_window": 9}
     found = starting_from(config_of(**free, full_attention_every=7), checkpoint, None)
@@ -75,7 +75,7 @@ def child_of(parent, **sections) -> RunConfig:
     return RunConfig.model_validate({"runtime": runtime, "scheduler": {"total_steps": 1}, **sections})
 
 
-def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, tmp_path):
+def test_resolve_refuses_untrainable_settings_with_init_from(trained, tmp_path):
     for sections, said in (
         ({"data": {"sequence_length": 64}}, r"sequence_length=64 exceeds the context of .*, 32 tokens"),
         (
@@ -88,7 +88,7 @@ def test_settings_that_cannot_be_trained_with_are_told_at_once(trained, tmp_path
             resolve(child_of(trained, **sections), tmp_path, Request())
 
 
-def test_a_parent_is_known_by_its_id_and_one_from_elsewhere_by_its_weights(trained, checkpoint, tmp_path):
+def test_parent_is_identified_by_its_manifest_id_or_its_weights(trained, checkpoint, tmp_path):
     config, start, tokenizer = resolve_start(child_of(trained), None)
     assert start.parent == read_manifest(checkpoint).id
     assert isinstance(start, InitFrom)
@@ -103,7 +103,7 @@ def test_a_parent_is_known_by_its_id_and_one_from_elsewhere_by_its_weights(train
         resolve_start(child_of(Path("/nowhere")), Checkpoint.open(checkpoint, need={"weights"}))
 
 
-def test_the_settings_of_a_run_do_not_contradict_its_own_checkpoint(tiny, tmp_path):
+def test_init_from_accepts_the_settings_of_the_parent_run(tiny, tmp_path):
     shape = tiny().model.model_dump(mode="json", exclude={"vocab_size"})
     shape |= {"rope_scaling": {"rope_type": "ntk", "alpha": 4.0}, "rope_mode": "on_the_fly", "attn_dropout": 0.1}
     shape |= {"sliding_window": 8, "full_attention_every": 5}
@@ -115,7 +115,7 @@ def test_the_settings_of_a_run_do_not_contradict_its_own_checkpoint(tiny, tmp_pa
         assert found.model == config.model.replaced(vocab_size=320)
 
 
-def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
+def test_init_from_adds_vocabulary_rows_when_chat_tokens_do_not_fit(checkpoint, tmp_path):
     chat = RunConfig.model_validate({"data": {"format": "chat"}})
     assert starting_from(chat, checkpoint, None).model.vocab_size == 320  # 302 tokens
     folder = shutil.copytree(checkpoint, tmp_path / "full")
@@ -126,7 +126,7 @@ def test_rows_grow_when_the_tokens_of_a_chat_do_not_fit(checkpoint, tmp_path):
     assert starting_from(RunConfig(), folder, None).model.vocab_size == 301
 
 
-def test_data_of_its_tokenizer_and_of_that_with_chat_tokens_fits(checkpoint, tokenizer, tmp_path):
+def test_init_from_accepts_data_with_or_without_chat_tokens(checkpoint, tokenizer, tmp_path):
     base = Tokenizer.load(checkpoint)
     for name, own in (("base", base), ("chat", base.with_chat_tokens()), ("other", tokenizer)):
         (tmp_path / name).mkdir()
@@ -137,17 +137,17 @@ def test_data_of_its_tokenizer_and_of_that_with_chat_tokens_fits(checkpoint, tok
         starting_from(RunConfig(), checkpoint, tmp_path / "other")
 
 
-def test_rows_longer_than_the_models_context_are_refused(checkpoint):
+def test_init_from_refuses_rows_longer_than_the_context(checkpoint):
     with pytest.raises(ConfigError, match=r"do not fit the model of .*sequence_length=64 exceeds"):
         starting_from(RunConfig.model_validate({"data": {"sequence_length": 64}}), checkpoint, None)
 
 
-def test_there_must_be_a_checkpoint(tmp_path):
+def test_init_from_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         starting_from(RunConfig(), tmp_path / "nowhere", None)
 
 
-def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
+def test_hub_address_is_pinned_to_its_first_commit():
     commit, name = "a" * 40, "hf://me/model"
     assert _is_pinned(name, f"{name}@{commit}")
     assert _is_pinned(f"{name}@main", f"{name}@{commit}")
@@ -157,7 +157,7 @@ def test_an_address_of_the_hub_keeps_the_commit_that_it_began_with():
     assert not _is_pinned("folder", f"{name}@{commit}")
 
 
-def test_a_model_on_the_hub_is_listed_once(tiny, checkpoint, hub):
+def test_init_from_the_hub_lists_the_model_once(tiny, checkpoint, hub):
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != "manifest.json"}
     commit = hub.commit("me/model", files)
     wanted = tiny().replaced(runtime={"checkpoint": {"init_from": "hf://me/model"}})

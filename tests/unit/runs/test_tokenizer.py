@@ -45,7 +45,7 @@ def test_a_corpus_becomes_a_tokenizer_artifact(make, text_dir, tmp_path):
     }
 
 
-def test_what_is_up_to_date_is_not_made_again(make, monkeypatch):
+def test_up_to_date_tokenizer_is_reused(make, monkeypatch):
     first, _ = make()
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", None)
     again, reused = make()
@@ -61,14 +61,14 @@ def test_what_is_up_to_date_is_not_made_again(make, monkeypatch):
         {"data": DataConfig(documents="line")},
     ],
 )
-def test_other_settings_make_another(make, change):
+def test_other_settings_train_another_tokenizer(make, change):
     first, _ = make()
     other, reused = make(**change)
     assert not reused
     assert other.id != first.id
 
 
-def test_other_text_makes_another_and_another_place_does_not(make, tmp_path):
+def test_other_text_trains_another_tokenizer_and_another_folder_does_not(make, tmp_path):
     for folder, text in (("a", "some text\n"), ("b", "some text\n"), ("c", "other text\n")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.txt").write_text(text * 100)
@@ -77,7 +77,7 @@ def test_other_text_makes_another_and_another_place_does_not(make, tmp_path):
     assert make(uris=[str(tmp_path / "c" / "x.txt")])[1] is False
 
 
-def test_a_damaged_one_is_made_again(make, tmp_path):
+def test_damaged_tokenizer_is_trained_again(make, tmp_path):
     first, _ = make()
     (tmp_path / "tok" / "tokenizer.json").write_text("{}")
     again, reused = make()
@@ -85,7 +85,7 @@ def test_a_damaged_one_is_made_again(make, tmp_path):
     assert again.id == first.id
 
 
-def test_about_one_piece_in_a_hundred_is_held_out(make, tmp_path, monkeypatch):
+def test_tokenizer_training_holds_out_one_piece_in_a_hundred(make, tmp_path, monkeypatch):
     trained = []
 
     def spy(texts, **settings):
@@ -102,19 +102,19 @@ def test_about_one_piece_in_a_hundred_is_held_out(make, tmp_path, monkeypatch):
     assert manifest.details["heldout"]["bytes_per_token"] > 1
 
 
-def test_one_long_document_has_held_out_text_too(make, tmp_path):
+def test_tokenizer_training_holds_out_text_of_one_long_document(make, tmp_path):
     (tmp_path / "x.txt").write_text("word after word, " * 20_000)
     details = make(uris=[str(tmp_path / "x.txt")])[0].details
     assert 0 < details["heldout"]["bytes"] < 0.02 * details["bytes"]
 
 
-def test_of_a_large_corpus_less_is_held_out(make, monkeypatch):
+def test_tokenizer_training_bounds_the_held_out_text(make, monkeypatch):
     monkeypatch.setattr(tokenizer_stage, "_MAX_HELDOUT_BYTES", 300)
     heldout = make()[0].details["heldout"]
     assert heldout["texts"] == 0 or heldout["bytes"] < 3000
 
 
-def test_a_tiny_corpus_is_trained_on_whole(make, tmp_path):
+def test_tokenizer_training_on_a_tiny_corpus_holds_out_nothing(make, tmp_path):
     (tmp_path / "x.txt").write_text("hello hello hello")
     manifest, _ = make(uris=[str(tmp_path / "x.txt")], settings=TokenizerConfig(vocab_size=1000))
     assert manifest.details["too_small"]
@@ -122,30 +122,30 @@ def test_a_tiny_corpus_is_trained_on_whole(make, tmp_path):
     assert manifest.details["heldout"]["bytes_per_token"] is None
 
 
-def test_progress_ends_with_the_whole(make):
+def test_tokenizer_training_progress_ends_at_its_total(make):
     told = []
     make(progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] > 0
     assert told == sorted(told)
 
 
-def test_no_more_text_is_used_than_allowed(make):
+def test_max_train_bytes_limits_the_training_text(make):
     manifest, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_bytes=50_000))
     assert 40_000 < manifest.details["bytes"] <= 50_000
 
 
-def test_a_finished_tokenizer_is_not_trained(make):
+def test_configured_tokenizer_json_cannot_be_trained(make):
     with pytest.raises(ConfigError, match="tokenizer_json=t.json is a finished tokenizer .*to null to train one"):
         make(settings=TokenizerConfig(tokenizer_json=Path("t.json")))
 
 
-def test_missing_text_is_named_before_anything_is_written(make, tmp_path):
+def test_missing_text_is_refused_before_anything_is_written(make, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         make(uris=[str(tmp_path / "nowhere.txt")])
     assert not (tmp_path / "tok").exists()
 
 
-def test_another_folder_is_refused_before_training(make, tmp_path, monkeypatch):
+def test_folder_of_something_else_is_refused_before_training(make, tmp_path, monkeypatch):
     (tmp_path / "tok").mkdir()
     (tmp_path / "tok" / "mine").write_text("x")
     monkeypatch.setattr(tokenizer_stage, "train_tokenizer", None)
@@ -153,7 +153,7 @@ def test_another_folder_is_refused_before_training(make, tmp_path, monkeypatch):
         make()
 
 
-def test_the_same_text_gives_the_same_artifact(make, tmp_path):
+def test_equal_text_gives_an_equal_tokenizer_artifact(make, tmp_path):
     first, _ = make()
     content = json.loads((tmp_path / "tok" / "manifest.json").read_text())
     for path in (tmp_path / "tok").iterdir():
@@ -164,7 +164,7 @@ def test_the_same_text_gives_the_same_artifact(make, tmp_path):
     assert json.loads((tmp_path / "tok" / "manifest.json").read_text())["files"] == content["files"]
 
 
-def test_the_first_documents_are_trained_on(make, text_dir):
+def test_max_train_lines_takes_the_first_documents(make, text_dir):
     whole, _ = make(uris=[str(text_dir / f"{number:02}.txt") for number in range(2)])
     first, _ = make(settings=TokenizerConfig(vocab_size=300, max_train_lines=2))
     for name in ("bytes", "corpus_sha256", "heldout"):
@@ -175,7 +175,7 @@ def test_the_first_documents_are_trained_on(make, text_dir):
     assert one.details["bytes"] == len(lines)
 
 
-def test_a_vocabulary_in_two_files_is_a_finished_tokenizer_too(make):
+def test_configured_vocab_and_merges_cannot_be_trained(make):
     settings = TokenizerConfig(vocab=Path("v.json"), merges=Path("m.txt"))
     with pytest.raises(ConfigError, match="vocab=v.json is a finished tokenizer .*to null to train one"):
         make(settings=settings)

@@ -16,7 +16,7 @@ def with_data(tiny, **settings):
     return tiny(data={**tiny().data.model_dump(mode="json"), **settings})
 
 
-def test_text_is_prepared_once(tiny, cache):
+def test_prepare_repeated_reuses_tokens_and_tokenizer(tiny, cache):
     first = prepare(tiny())
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
     second = prepare(tiny())
@@ -27,23 +27,19 @@ def test_text_is_prepared_once(tiny, cache):
     assert (data.train[0].name, data.validation.name) == ("train", "validation")
 
 
-def test_a_token_dataset_brings_its_tokenizer(tiny, tokens):
+def test_token_dataset_provides_its_tokenizer(tiny, tokens):
     text, data = prepare(tiny()), prepare(with_data(tiny, train_shards=[str(tokens)], cache_dir=None))
     assert data.datasets["tokens"].id == text.datasets["tokens"].id
     assert data.tokenizer.sha256 == text.tokenizer.sha256
 
 
-def test_another_tokenizer_makes_other_tokens(tiny, tokens, tokenizer, tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.write(tmp_path / "tokenizer")
-    shutil.copy(tmp_path / "tokenizer" / "tokenizer.json", tmp_path / "mine.json")
-    folder, file = (
-        prepare(tiny(tokenizer={"tokenizer_json": str(tmp_path / name)})) for name in ("tokenizer", "mine.json")
-    )
+def test_other_tokenizer_gives_other_tokens(tiny, tokens, tokenizer, tokenizer_folder, tmp_path):
+    copy = shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path / "mine.json")
+    folder, file = (prepare(tiny(tokenizer={"tokenizer_json": str(path)})) for path in (tokenizer_folder, copy))
     assert folder.tokenizer.sha256 == file.tokenizer.sha256 == tokenizer.sha256
     ids = [found.datasets["tokens"].id for found in (folder, file, prepare(tiny()))]
     assert ids[0] == ids[1] != ids[2]
-    config = tiny(tokenizer={"tokenizer_json": str(tmp_path / "tokenizer")}, data={"train_shards": [str(tokens)]})
+    config = tiny(tokenizer={"tokenizer_json": str(tokenizer_folder)}, data={"train_shards": [str(tokens)]})
     with pytest.raises(DataError, match="was prepared with tokenizer"):
         open_data(config)
 
@@ -56,14 +52,14 @@ def test_another_tokenizer_makes_other_tokens(tiny, tokens, tokenizer, tmp_path)
         ({"train_shards": ["TOKENS", "TEXT"]}, "cannot stand beside other sources"),
     ],
 )
-def test_data_that_cannot_be(tiny, tokens, text_dir, settings, said):
+def test_impossible_data_settings_are_refused(tiny, tokens, text_dir, settings, said):
     names = {"TOKENS": str(tokens), "TEXT": str(text_dir)}
     settings = {key: value and [names[name] for name in value] for key, value in settings.items()}
     with pytest.raises(ConfigError, match=said):
         open_data(with_data(tiny, **settings))
 
 
-def test_a_run_leaves_all_that_is_known_about_it(tiny, trained):
+def test_run_folder_holds_config_log_metrics_and_checkpoints(tiny, trained):
     assert sorted(path.name for path in trained.iterdir()) == [
         *("LOCK", "best", "checkpoints", "config.yaml", "log.txt", "metrics.jsonl")
     ]
@@ -74,7 +70,7 @@ def test_a_run_leaves_all_that_is_known_about_it(tiny, trained):
     assert len(list_checkpoints(trained / "best")) == 1
 
 
-def test_the_result_says_what_was_done(tiny, tmp_path):
+def test_run_training_returns_steps_tokens_and_metrics(tiny, tmp_path):
     result = run_training(tiny(), tmp_path / "run", resume=False)
     metrics = result.pop("metrics")
     assert result.pop("train_seconds") > 0
@@ -82,26 +78,26 @@ def test_the_result_says_what_was_done(tiny, tmp_path):
     assert 0 < metrics["eval/bits_per_byte"] < 8
 
 
-def test_resuming_a_finished_run_changes_nothing(tiny, trained_copy):
+def test_resume_of_a_finished_run_changes_nothing(tiny, trained_copy):
     before = (trained_copy / "metrics.jsonl").read_bytes()
     result = run_training(tiny(), trained_copy, resume=True)
     assert result["steps"] == 12
     assert (trained_copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_is_not_trained_over(tiny, trained_copy):
+def test_run_folder_with_a_run_is_not_overwritten(tiny, trained_copy):
     with pytest.raises(ConfigError, match="holds a run already .*--resume"):
         run_training(tiny(), trained_copy, resume=False)
 
 
-def test_settings_that_do_not_fit_the_run_leave_its_own_in_place(tiny, trained_copy):
+def test_refused_resume_keeps_the_config_of_the_run(tiny, trained_copy):
     before = (trained_copy / "config.yaml").read_bytes()
     with pytest.raises(CheckpointError):
         run_training(tiny(optimizer={"algorithm": "adam_w"}), trained_copy, resume=True)
     assert (trained_copy / "config.yaml").read_bytes() == before
 
 
-def test_settings_that_cannot_be_are_told_before_text_is_prepared(tiny, tmp_path):
+def test_impossible_settings_are_refused_before_text_is_prepared(tiny, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "global_batch_size": 6}
     with pytest.raises(ConfigError, match="6 is not a multiple of"):
         run_training(with_data(tiny, **own), tmp_path / "run", resume=False)
@@ -118,7 +114,7 @@ def test_settings_that_cannot_be_are_told_before_text_is_prepared(tiny, tmp_path
         (["--run-dir", "RUN", "--resume", "--override", "model.num_layers=3"], 3),
     ],
 )
-def test_what_needs_no_torch_is_refused_before_torch_is_imported(
+def test_config_and_data_errors_are_raised_before_torch_is_imported(
     config_file, tiny, trained, tmp_path, words, code
 ):
     words = ["train", "--config", config_file(tiny()), *(word.replace("RUN", str(trained)) for word in words)]

@@ -1,5 +1,6 @@
 """A small tokenizer, trained once on words, code-like lines and some other scripts."""
 
+import json
 import random
 
 import pytest
@@ -55,3 +56,9 @@ def make_odd_texts(seed: int, count: int) -> list[str]:
         text = "".join(choose.choice(mixed) for _ in range(choose.randrange(24)))
         out.append(text * choose.choice([1, 1, 1, 3]))
     return out
+
+
+@pytest.fixture
+def tree(tokenizer) -> dict:
+    """The content of a tokenizer.json, to be changed."""
+    return json.loads(tokenizer.json_bytes)

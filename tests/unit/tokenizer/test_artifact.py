@@ -21,7 +21,7 @@ def write(trained, output, heldout, **changes):
     return write_artifact(tokenizer, report, heldout, output, **given)
 
 
-def test_the_artifact_holds_the_tokenizer_and_what_was_counted(trained, texts, tmp_path):
+def test_artifact_holds_the_tokenizer_and_its_report(trained, texts, tmp_path):
     manifest = write(trained, tmp_path / "tok", texts[:1])
     assert read_manifest(tmp_path / "tok", "tokenizer", 1) == manifest
     verify(tmp_path / "tok", manifest)
@@ -38,7 +38,7 @@ def test_the_artifact_holds_the_tokenizer_and_what_was_counted(trained, texts, t
     assert details["heldout"] == wanted
 
 
-def test_time_and_versions_are_no_part_of_the_identity(trained, texts, tmp_path):
+def test_artifact_id_excludes_time_and_versions(trained, texts, tmp_path):
     manifest = write(trained, tmp_path / "tok", texts[:1])
     assert manifest.provenance.keys() == {"tool", "encoder", "seconds", "time", "platform", "python"}
     assert "seconds" not in manifest.details
@@ -46,12 +46,12 @@ def test_time_and_versions_are_no_part_of_the_identity(trained, texts, tmp_path)
     assert write(trained, tmp_path / "other", texts[:1], config={"vocab_size": 321}).id != manifest.id
 
 
-def test_without_held_out_text_there_is_no_figure(trained, tmp_path):
+def test_artifact_without_held_out_text_has_no_figures(trained, tmp_path):
     heldout = write(trained, tmp_path / "tok", []).details["heldout"]
     assert (heldout["texts"], heldout["bytes_per_token"], heldout["tokens_per_text"]) == (0, None, None)
 
 
-def test_a_tokenizer_that_loses_text_is_not_written(trained, tmp_path, monkeypatch):
+def test_lossy_tokenizer_is_not_written_as_artifact(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(trained[0], "decode", lambda ids: "")
     with pytest.raises(TokenizerError, match="1 of 2 texts do not survive the tokenizer"):
         write(trained, tmp_path / "tok", ["a", ""])
@@ -66,7 +66,7 @@ def test_a_folder_of_something_else_is_not_replaced(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tok"]
 
 
-def test_the_two_files_of_older_readers_have_the_same_ids(trained, texts, tmp_path):
+def test_vocab_and_merges_files_of_the_artifact_give_the_same_ids(trained, texts, tmp_path):
     manifest = write(trained, tmp_path / "tok", [])
     assert {"vocab.json", "merges.txt"} < {entry.name for entry in manifest.files}
     model = models.BPE.from_file(str(tmp_path / "tok" / "vocab.json"), str(tmp_path / "tok" / "merges.txt"))

@@ -22,7 +22,7 @@ def chat(tokenizer) -> Tokenizer:
     return tokenizer.with_chat_tokens()
 
 
-def test_the_two_tokens_come_last_and_the_rest_stays(tokenizer, chat, odd_texts):
+def test_with_chat_tokens_appends_two_tokens_and_keeps_the_others(tokenizer, chat, odd_texts):
     assert tokenizer.chat_ids is None
     assert chat.chat_ids == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
     assert chat.vocab_size == tokenizer.vocab_size + 2
@@ -36,7 +36,7 @@ def test_the_two_tokens_come_last_and_the_rest_stays(tokenizer, chat, odd_texts)
         assert ids.tolist() == [i for text in texts for i in tokenizer.encode(text)]
 
 
-def test_only_the_missing_one_is_added(chat):
+def test_with_chat_tokens_adds_only_the_missing_token(chat):
     tree = json.loads(chat.json_bytes)
     tree["added_tokens"].pop()
     half = Tokenizer(json.dumps(tree).encode())
@@ -44,7 +44,7 @@ def test_only_the_missing_one_is_added(chat):
     assert half.with_chat_tokens().chat_ids == chat.chat_ids
 
 
-def test_the_template_is_written_for_chats_alone(tokenizer, chat, tmp_path):
+def test_chat_template_is_written_with_chat_tokens_only(tokenizer, chat, tmp_path):
     for number, (own, has) in enumerate([(tokenizer, False), (chat, True)]):
         (tmp_path / str(number)).mkdir()
         own.write(tmp_path / str(number))
@@ -52,7 +52,7 @@ def test_the_template_is_written_for_chats_alone(tokenizer, chat, tmp_path):
         assert ("chat_template" in written) is has
 
 
-def test_what_is_learned_is_what_the_model_answers(chat):
+def test_encode_chat_masks_everything_but_answers(chat):
     ids, mask = encode_chat(chat, MESSAGES)
     assert len(ids) == len(mask)
     assert chat.decode(ids, skip_special=False) == (
@@ -63,7 +63,7 @@ def test_what_is_learned_is_what_the_model_answers(chat):
     assert learned == "It's 4.<|im_end|>Or 日本語.<|im_end|>"
 
 
-def test_the_prompt_of_an_answer_is_the_beginning_of_the_conversation(chat):
+def test_encode_chat_prompt_is_a_prefix_of_the_conversation(chat):
     prompt, mask = encode_chat(chat, MESSAGES[:2], add_generation_prompt=True)
     whole, learned = encode_chat(chat, MESSAGES)
     assert whole[: len(prompt)] == prompt
@@ -72,26 +72,26 @@ def test_the_prompt_of_an_answer_is_the_beginning_of_the_conversation(chat):
 
 
 @pytest.mark.parametrize("content", ["\n\n  two", "", "  x", "\r\n", "\n"])
-def test_a_token_on_the_border_is_not_learned(chat, content):
+def test_encode_chat_masks_a_token_across_the_border(chat, content):
     ids, mask = encode_chat(chat, [{"role": "assistant", "content": content}])
     learned = chat.decode([i for i, counts in zip(ids, mask, strict=True) if counts], skip_special=False)
     assert (content + "<|im_end|>").endswith(learned)
     assert learned.endswith("<|im_end|>")
 
 
-def test_the_header_may_take_every_byte_as_a_token(chat):
+def test_chat_header_of_single_byte_tokens_is_recognized(chat):
     tokens = ChatTokens(chat)
     single = np.array([i for char in "user\nx" for i in chat.encode(char)])
     assert tokens.header_tokens(single, "user") == 5
 
 
-def test_a_tokenizer_without_the_tokens_is_refused(tokenizer):
+def test_encode_chat_refuses_a_tokenizer_without_chat_tokens(tokenizer):
     with pytest.raises(TokenizerError, match="has no tokens for chats"):
         encode_chat(tokenizer, MESSAGES)
 
 
 @pytest.mark.parametrize("kind", ["candle", "candle_full", "llama2"])
-def test_tokenizers_that_change_text_are_none_for_chats(kind, tmp_path):
+def test_chat_tokens_refuse_a_lossy_tokenizer(kind, tmp_path):
     foreign.write(kind, tmp_path)
     with pytest.raises(
         TokenizerError, match="is not one for chats: it changes text, or a line end is not one token"
@@ -100,7 +100,7 @@ def test_tokenizers_that_change_text_are_none_for_chats(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama3", "candle_plain"])
-def test_chats_of_others_have_the_ids_of_their_written_template(kind, tmp_path, monkeypatch):
+def test_encode_chat_with_foreign_tokenizers_equals_apply_chat_template(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
     foreign.write(kind, tmp_path)

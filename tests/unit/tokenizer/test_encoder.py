@@ -42,29 +42,29 @@ def bulk(request, tokenizer):
     return request.param(tokenizer.json_bytes)
 
 
-def test_bulk_ids_are_those_of_the_tokenizer(bulk, tokenizer, texts, odd_texts):
+def test_bulk_encoder_gives_the_ids_of_the_tokenizer(bulk, tokenizer, texts, odd_texts):
     samples = [*SPECIAL_CASES, *texts, *odd_texts(2, 3000)]
     assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
-def test_any_texts_have_the_ids_of_the_tokenizer(bulk, tokenizer, samples):
+def test_bulk_encoder_gives_the_ids_of_the_tokenizer_for_any_texts(bulk, tokenizer, samples):
     assert split(*bulk.encode(samples)) == [tokenizer.encode(text) for text in samples]
 
 
 @pytest.mark.parametrize("nothing", [[], [""], ["", ""]])
-def test_nothing_has_no_ids(bulk, nothing):
+def test_bulk_encoder_of_empty_texts_gives_no_ids(bulk, nothing):
     flat, lengths = bulk.encode(nothing)
     assert (len(flat), lengths.tolist()) == (0, [0] * len(nothing))
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_text(bulk):
+def test_bulk_encoder_refuses_half_a_surrogate_pair_with_its_text_number(bulk):
     with pytest.raises(TokenizerError, match="text 1 has half a surrogate pair .* at character 2"):
         bulk.encode(["fine", "ab\ud800"])
 
 
-def test_many_texts_go_in_batches(tokenizer, monkeypatch):
+def test_reference_encoder_batches_many_texts(tokenizer, monkeypatch):
     monkeypatch.setattr(encoder, "_BATCH_CHARS", 10)
     monkeypatch.setattr(encoder, "_BATCH_TEXTS", 3)
     samples = ["", "a", "b c", "d" * 30, "", "e", "f", "g", "h", "i"]
@@ -72,12 +72,12 @@ def test_many_texts_go_in_batches(tokenizer, monkeypatch):
     assert split(*found) == [tokenizer.encode(text) for text in samples]
 
 
-def test_it_is_the_fast_one_where_it_is_installed(tokenizer):
+def test_make_encoder_prefers_fastokens(tokenizer):
     pytest.importorskip("fastokens")
     assert make_encoder(tokenizer.json_bytes).name == "fastokens"
 
 
-def test_a_missing_backend_is_an_error_when_asked_for_and_else_a_warning(tokenizer, monkeypatch, caplog):
+def test_missing_fastokens_raises_when_required_and_warns_otherwise(tokenizer, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "fastokens", None)
     with pytest.raises(MachineError, match="fastokens is not installed .*pip install 'candlewick"):
         FastEncoder(tokenizer.json_bytes)
@@ -86,7 +86,7 @@ def test_a_missing_backend_is_an_error_when_asked_for_and_else_a_warning(tokeniz
     assert "encoding with the reference" in caplog.text
 
 
-def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch):
+def test_fastokens_that_cannot_read_a_tokenizer_raises(tokenizer, monkeypatch):
     def refuse(content):
         raise ValueError("unsupported pattern")
 
@@ -97,7 +97,7 @@ def test_a_backend_that_cannot_read_the_tokenizer_says_so(tokenizer, monkeypatch
 
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
-def test_the_encoder_of_any_tokenizer_gives_the_ids_of_the_library(kind, tmp_path, odd_texts):
+def test_make_encoder_gives_the_ids_of_the_library_for_every_tokenizer(kind, tmp_path, odd_texts):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
     samples = [*odd_texts(5, 2000), *foreign.texts(3, 5), "<think> <s></s> <bos><|im_start|>\n"]
@@ -106,7 +106,7 @@ def test_the_encoder_of_any_tokenizer_gives_the_ids_of_the_library(kind, tmp_pat
     assert split(*bulk.encode(samples)) == [found.encode(text) for text in samples]
 
 
-def test_a_fast_one_that_gives_other_ids_is_not_used(tokenizer, monkeypatch, caplog):
+def test_make_encoder_rejects_fastokens_with_other_ids(tokenizer, monkeypatch, caplog):
     real = ReferenceEncoder(tokenizer.json_bytes)
     monkeypatch.setattr(FastEncoder, "encode", lambda self, texts: real.encode([text.strip() for text in texts]))
     assert make_encoder(tokenizer.json_bytes).name == "tokenizers"

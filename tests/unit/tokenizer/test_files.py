@@ -25,7 +25,7 @@ def split(tmp_path):
 
 @pytest.mark.parametrize("kind", ["candle", "candle_full", "candle_stream"])
 @pytest.mark.parametrize("is_listed", [False, True])
-def test_two_files_are_the_tokenizer_that_they_were_written_of(split, tmp_path, odd_texts, kind, is_listed):
+def test_vocab_and_merges_files_load_as_the_original_tokenizer(split, tmp_path, odd_texts, kind, is_listed):
     rust = split(kind)
     if is_listed:
         names = [token["content"] for token in json.loads(rust.to_str())["added_tokens"]]
@@ -41,14 +41,14 @@ def test_two_files_are_the_tokenizer_that_they_were_written_of(split, tmp_path, 
     assert Tokenizer.load(tmp_path).sha256 == found.sha256
 
 
-def test_a_tokenizer_json_comes_before_two_files(split, tmp_path):
+def test_tokenizer_json_wins_over_vocab_and_merges(split, tmp_path):
     split()
     content = foreign.llama3().to_str().encode()
     (tmp_path / "tokenizer.json").write_bytes(content)
     assert Tokenizer.load(tmp_path).json_bytes == content
 
 
-def test_settings_of_the_hub_say_how_two_files_are_read(tmp_path, odd_texts):
+def test_tokenizer_config_json_sets_how_vocab_and_merges_are_read(tmp_path, odd_texts):
     rust = foreign.qwen2()
     rust.model.save(str(tmp_path))
     vocab = json.loads((tmp_path / "vocab.json").read_bytes())
@@ -63,7 +63,7 @@ def test_settings_of_the_hub_say_how_two_files_are_read(tmp_path, odd_texts):
         assert found.encode(text) == rust.encode(text, add_special_tokens=False).ids
 
 
-def test_without_a_prefix_space_if_that_is_said(split, tmp_path):
+def test_add_prefix_space_false_is_respected(split, tmp_path):
     rust = split("candle_plain")
     vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
     given = Tokenizer.from_files(vocab, merges, add_prefix_space=False)
@@ -87,7 +87,7 @@ def test_without_a_prefix_space_if_that_is_said(split, tmp_path):
         ("tokenizer_config.json", b"{", "tokenizer_config.json is not valid JSON"),
     ],
 )
-def test_files_that_are_no_tokenizer_are_refused(split, tmp_path, name, content, said):
+def test_malformed_vocab_or_merges_files_are_refused(split, tmp_path, name, content, said):
     split()
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TokenizerError, match=said):
@@ -101,7 +101,7 @@ def test_a_vocabulary_without_merges_is_refused(split, tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_without_special_tokens_it_is_refused(tmp_path):
+def test_vocabulary_without_special_tokens_is_refused(tmp_path):
     byte_level(models.BPE({"a": 0}, [])).model.save(str(tmp_path))
     with pytest.raises(TokenizerError, match="no document delimiter"):
         Tokenizer.load(tmp_path)
@@ -110,19 +110,19 @@ def test_without_special_tokens_it_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", ['["<a>", "<b>"]', "<a>\n<b>\n", "# first\n<a>\n\n  # then\n  <b>  \n", ' \n["<a>",\n"<b>"]\n']
 )
-def test_a_list_of_special_tokens(tmp_path, content):
+def test_special_tokens_are_read_from_json_or_lines(tmp_path, content):
     (tmp_path / "list").write_text(content)
     assert read_special_tokens(tmp_path / "list", {"<a>", "<b>", "c"}) == ["<a>", "<b>"]
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "[]", '["<a>", 3]', '["<a>", "<a>"]', "<a>\n<a>", '[""]'])
-def test_what_is_no_list_of_special_tokens_is_refused(tmp_path, content):
+def test_malformed_list_of_special_tokens_is_refused(tmp_path, content):
     (tmp_path / "list").write_text(content)
     with pytest.raises(TokenizerError, match="is not a list of special tokens, each once"):
         read_special_tokens(tmp_path / "list", {"<a>"})
 
 
-def test_a_broken_list_is_refused(tmp_path):
+def test_truncated_list_of_special_tokens_is_refused(tmp_path):
     (tmp_path / "list").write_text('["<a>"')
     with pytest.raises(TokenizerError, match="is not valid JSON"):
         read_special_tokens(tmp_path / "list", {"<a>"})
@@ -137,14 +137,14 @@ def test_a_broken_list_is_refused(tmp_path):
         ((None, "<eos>"), False, ([9, 2], [9, 2, 8])),
     ],
 )
-def test_a_template_puts_tokens_around_texts(around, pair, expected):
+def test_template_puts_special_tokens_around_a_text(around, pair, expected):
     rust = byte_level(models.BPE({"x": 9, "y": 8, "<bos>": 1, "<eos>": 2}, []), add_prefix_space=False)
     rust.add_special_tokens(["<bos>", "<eos>"])
     put_around(rust, *around, pair=pair)
     assert (rust.encode("x").ids, rust.encode("x", "y").ids) == expected
 
 
-def test_a_huge_file_beside_is_not_read(split, tmp_path, monkeypatch):
+def test_vocab_json_above_the_size_limit_is_refused(split, tmp_path, monkeypatch):
     split()
     monkeypatch.setattr(files, "MAX_BYTES", 100)
     with pytest.raises(TokenizerError, match=r"vocab\.json is larger than"):

@@ -6,7 +6,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.report import measure
 
 
-def test_counts_are_those_of_the_texts(tokenizer):
+def test_measure_counts_texts_bytes_and_tokens(tokenizer):
     texts = ["the of and", "", "naïve"]
     ids = [tokenizer.encode(text) for text in texts]
     tokens = sum(map(len, ids))
@@ -18,7 +18,7 @@ def test_counts_are_those_of_the_texts(tokenizer):
     assert found["changed_texts"] == 0
 
 
-def test_longer_tokens_are_worth_more(tokenizer):
+def test_bytes_per_token_grows_with_longer_tokens(tokenizer):
     good, bad = (measure(tokenizer, [text])["bytes_per_token"] for text in ("the return token", "qzx jkv"))
     assert good is not None
     assert bad is not None
@@ -26,23 +26,23 @@ def test_longer_tokens_are_worth_more(tokenizer):
 
 
 @pytest.mark.parametrize("nothing", [[], [""]])
-def test_nothing_to_divide_by_is_null(tokenizer, nothing):
+def test_measure_of_empty_text_has_null_ratios(tokenizer, nothing):
     found = measure(tokenizer, nothing)
     assert (found["bytes_per_token"], found["coverage"]) == (None, 0)
     assert found["tokens_per_text"] == (0 if nothing else None)
 
 
-def test_a_text_that_changes_is_counted(tokenizer, monkeypatch):
+def test_measure_counts_texts_that_change(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "decode", lambda ids: "other")
     assert measure(tokenizer, ["a", "other"])["changed_texts"] == 1
 
 
-def test_half_a_surrogate_pair_is_refused(tokenizer):
+def test_measure_refuses_half_a_surrogate_pair(tokenizer):
     with pytest.raises(TokenizerError, match="half a surrogate pair"):
         measure(tokenizer, ["\ud800"])
 
 
-def test_texts_that_a_lossy_tokenizer_changes_are_counted(tmp_path):
+def test_measure_counts_texts_that_a_lossy_tokenizer_changes(tmp_path):
     foreign.write("candle", tmp_path)
     found = measure(Tokenizer.load(tmp_path), [" the of", " the \u65e5", "the"])
     assert (found["texts"], found["changed_texts"]) == (3, 2)

@@ -22,7 +22,7 @@ def around(found) -> tuple:
     return found.delimiter, found.end
 
 
-def test_a_template_comes_before_settings_and_those_before_names():
+def test_roles_come_from_the_template_then_settings_then_names():
     assert around(roles("<a>", "<b>", "<s>", "</s>", DELIMITER, template="<a> $A <b>", bos_token="<s>")) == (
         "<a>",
         "<b>",
@@ -32,13 +32,13 @@ def test_a_template_comes_before_settings_and_those_before_names():
     assert around(roles("<s>", "</s>", DELIMITER)) == (DELIMITER, None)
 
 
-def test_one_token_may_begin_and_end_everything():
+def test_one_token_may_begin_and_end_a_document():
     assert around(roles("<x>", template="$A <x>")) == ("<x>", None)
     assert around(roles("<x>", eos_token="<x>")) == ("<x>", None)
     assert around(roles("<x>", bos_token="<x>", eos_token="<x>")) == ("<x>", None)
 
 
-def test_tokens_of_a_turn_neither_begin_nor_end_a_document():
+def test_chat_turn_tokens_neither_begin_nor_end_a_document():
     chat = ("<|im_start|>", "<|im_end|>", DELIMITER)
     found = roles(*chat, bos_token="<|im_start|>", eos_token="<|im_end|>")
     assert around(found) == (DELIMITER, None)
@@ -46,13 +46,13 @@ def test_tokens_of_a_turn_neither_begin_nor_end_a_document():
     assert found.names["bos_token"] == "<|im_start|>"
 
 
-def test_names_of_settings_that_are_not_special_are_left_out():
+def test_settings_that_name_ordinary_tokens_are_ignored():
     found = roles("<s>", "</s>", bos_token="<s>", eos_token="word", pad_token={"content": 3}, unk_token=None)
     assert found.names == {"bos_token": "<s>", "eos_token": None, "unk_token": None}
     assert (found.end, found.padding) == ("</s>", None)
 
 
-def test_padding_is_what_settings_say_else_a_known_name():
+def test_padding_comes_from_settings_or_a_known_name():
     assert roles(DELIMITER, "<pad>").padding == "<pad>"
     assert roles(DELIMITER, "<pad>", pad_token=DELIMITER).padding == DELIMITER
     assert roles(DELIMITER).padding is None
@@ -68,12 +68,12 @@ def test_padding_is_what_settings_say_else_a_known_name():
         (("<x>", "<y>"), {"template": "<x> $A <y> <y>"}, "name one token that begins a text"),
     ],
 )
-def test_without_a_token_that_begins_a_document_it_is_refused(special, settings, said):
+def test_tokenizer_without_a_begin_token_is_refused(special, settings, said):
     with pytest.raises(TokenizerError, match=said):
         roles(*special, **settings)
 
 
-def test_the_template_of_a_tokenizer():
+def test_template_of_reads_the_postprocessor():
     for kind, expected in {"candle": "<bos> $A <eos>", "qwen2": "", "llama3": "<|begin_of_text|> $A"}.items():
         tree = json.loads(foreign.KINDS[kind]().to_str())
         assert " ".join(template_of(tree)) == expected

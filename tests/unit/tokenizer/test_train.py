@@ -15,7 +15,7 @@ from candlewick.tokenizer.check import PATTERNS
 from candlewick.tokenizer.train import MAX_RUN_CHARS, TrainingText, split_text, train_tokenizer
 
 
-def test_the_same_texts_give_the_same_bytes(texts, tokenizer):
+def test_training_on_equal_texts_gives_equal_bytes(texts, tokenizer):
     again, _ = train_tokenizer(iter(texts), vocab_size=350)
     assert again.json_bytes == tokenizer.json_bytes
     code = (
@@ -28,7 +28,7 @@ def test_the_same_texts_give_the_same_bytes(texts, tokenizer):
     assert other.stdout.strip() == tokenizer.sha256
 
 
-def test_merges_are_those_of_a_plain_trainer():
+def test_merges_equal_those_of_a_plain_trainer():
     """The definition of BPE in a few lines: the most frequent pair first, ties by the lower ids."""
     texts = ["low lower lowest new newer newest wide wider widest " * 7, "the theme then them " * 3]
     found, _ = train_tokenizer(texts, vocab_size=280)
@@ -58,7 +58,7 @@ def test_merges_are_those_of_a_plain_trainer():
         words = merged
 
 
-def test_the_report_says_what_was_read(texts):
+def test_report_counts_texts_and_bytes_read(texts):
     _, report = train_tokenizer(texts, vocab_size=300)
     assert (report.requested_vocab_size, report.vocab_size, report.too_small) == (300, 300, False)
     assert report.texts == len(texts)
@@ -66,7 +66,7 @@ def test_the_report_says_what_was_read(texts):
     assert report.seconds > 0
 
 
-def test_the_hash_tells_texts_and_their_borders_apart():
+def test_hash_of_the_training_text_covers_texts_and_their_borders():
     def sha(*texts):
         return train_tokenizer(texts, vocab_size=258)[1].corpus_sha256
 
@@ -83,14 +83,14 @@ def test_a_text_too_small_for_the_vocabulary_is_reported(caplog):
     assert "the text is too small for 5000 tokens" in caplog.text
 
 
-def test_rare_pairs_are_not_merged():
+def test_min_frequency_excludes_rare_pairs():
     often = ["ab " * 10, "cd "]
     assert train_tokenizer(often, vocab_size=300, min_frequency=1)[0].vocab_size == 258 + 3
     assert train_tokenizer(often, vocab_size=300, min_frequency=2)[0].vocab_size == 258 + 2
 
 
 @pytest.mark.parametrize("texts", [[], ["", ""]])
-def test_no_text_is_an_error(texts):
+def test_training_without_text_is_refused(texts):
     with pytest.raises(TokenizerError, match="there is no text to train a tokenizer on"):
         train_tokenizer(texts, vocab_size=300)
 
@@ -103,18 +103,18 @@ def test_no_text_is_an_error(texts):
         ({"vocab_size": 300, "max_train_bytes": 0}, "is not in 1 to 2147483647"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(sizes, said):
+def test_impossible_vocabulary_sizes_are_refused(sizes, said):
     with pytest.raises(ConfigError, match=said):
         train_tokenizer(["text"], **sizes)
 
 
-def test_half_a_surrogate_pair_is_refused():
+def test_training_refuses_half_a_surrogate_pair():
     for read in (lambda texts: train_tokenizer(texts, vocab_size=300), lambda texts: take(texts, 100)):
         with pytest.raises(TokenizerError, match=r"half a surrogate pair \(U\+DC00\) at character 1"):
             read(["fine", "a\udc00"])
 
 
-def test_an_error_of_the_source_comes_through():
+def test_error_of_the_source_reaches_the_caller():
     class Broken(RuntimeError):
         pass
 
@@ -133,7 +133,7 @@ def take(texts, limit, total=None, progress=None) -> tuple[list[str], TrainingTe
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=20), st.integers(1, 200))
-def test_no_more_is_read_than_allowed(texts, limit):
+def test_training_text_reads_no_more_than_the_limit(texts, limit):
     taken, reader = take(texts, limit)
     whole = "".join(texts)
     assert whole.startswith("".join(taken))
@@ -141,7 +141,7 @@ def test_no_more_is_read_than_allowed(texts, limit):
     assert reader.bytes > limit - 4 or "".join(taken) == whole
 
 
-def test_reading_stops_at_the_limit():
+def test_training_text_stops_reading_at_the_limit():
     read = []
     texts = (read.append(number) or "日本語 text " * 5 for number in range(100))
     _, report = train_tokenizer(texts, vocab_size=258, max_train_bytes=1000)
@@ -149,7 +149,7 @@ def test_reading_stops_at_the_limit():
     assert len(read) == report.texts == 14
 
 
-def test_of_a_larger_corpus_texts_are_taken_evenly():
+def test_training_text_takes_a_larger_corpus_evenly():
     texts = [f"text number {number:04}" for number in range(1000)]
     total = sum(map(len, texts))
     taken, reader = take(texts, total // 10, total)
@@ -161,7 +161,7 @@ def test_of_a_larger_corpus_texts_are_taken_evenly():
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=200), st.integers(100, 2000))
-def test_at_any_place_the_same_share_has_been_taken(sizes, limit):
+def test_training_text_has_taken_the_same_share_at_any_position(sizes, limit):
     texts = ["x" * size for size in sizes]
     total = sum(sizes)
     seen = taken = 0
@@ -178,7 +178,7 @@ def test_at_any_place_the_same_share_has_been_taken(sizes, limit):
         taken += len(piece)
 
 
-def test_progress_is_told_and_ends_with_the_whole():
+def test_training_text_progress_ends_at_its_total():
     told = []
     texts = ["words and words " * 5000] * 30  # 80 kB each
     take(texts, 2_400_000, progress=told.append)
@@ -190,7 +190,7 @@ PARTS = ["word", " ", "\n", " \n", "  ", "日本", "\r\n", "12", "!?", "'s", "\t
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=60), st.integers(1, 20))
-def test_pieces_are_the_text_and_bounded(parts, limit):
+def test_split_text_joins_to_the_text_in_bounded_pieces(parts, limit):
     text = "".join(parts)
     pieces = list(split_text(text, limit))
     assert "".join(pieces) == text
@@ -199,7 +199,7 @@ def test_pieces_are_the_text_and_bounded(parts, limit):
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PARTS), min_size=60, max_size=120))
-def test_pieces_are_cut_where_the_pattern_cuts(tokenizer, parts):
+def test_split_text_cuts_where_the_pattern_cuts(tokenizer, parts):
     text = "".join(f"{part}x y" for part in parts)  # so that a place to cut is always near
     pieces = list(split_text(text, 40))
     assert len(pieces) > 2
@@ -207,20 +207,20 @@ def test_pieces_are_cut_where_the_pattern_cuts(tokenizer, parts):
 
 
 @pytest.mark.parametrize("char", ["x", "-", "_", " ", "\n", "é", "日", "\u0301"])
-def test_a_run_without_end_is_cut_anywhere(char):
+def test_split_text_cuts_a_run_without_boundaries_at_the_limit(char):
     """The trainer's time grows with the square of a pre-token's length."""
     pieces = list(split_text("start " + char * 200_000 + " end"))
     assert "".join(pieces) == "start " + char * 200_000 + " end"
     assert max(map(len, pieces)) <= MAX_RUN_CHARS + 6
 
 
-def test_a_genome_can_be_trained_on():
+def test_training_on_a_text_without_spaces_succeeds():
     choose = random.Random(0)
     _, report = train_tokenizer(["".join(choose.choices("ACGT", k=100_000))], vocab_size=400)
     assert report.vocab_size == 400
 
 
-def test_the_pattern_is_the_one_that_other_programs_know():
+def test_pattern_is_that_of_qwen2():
     assert train.PATTERN == "qwen2"
     assert PATTERNS["qwen2"] == (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

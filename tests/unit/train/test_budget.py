@@ -27,21 +27,21 @@ RAMPED = BatchSchedule(
         ({"total_seconds": 5.0}, None, None),
     ],
 )
-def test_each_kind_of_end_becomes_steps(total, steps, ramped):
+def test_planned_steps_converts_each_kind_of_end(total, steps, ramped):
     settings = {"sequence_length": 10, "epoch_rows": 505}
     assert planned_steps(SchedulerConfig(**total), PLAN, **settings) == steps
     if ramped is not None:
         assert planned_steps(SchedulerConfig(**total), RAMPED, **settings) == ramped
 
 
-def test_a_run_with_no_end_is_an_error():
+def test_planned_steps_without_an_end_is_refused():
     with pytest.raises(ConfigError, match="no end.*total_steps"):
         planned_steps(SchedulerConfig(), PLAN, sequence_length=1, epoch_rows=1)
 
 
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])
 @pytest.mark.parametrize("limit", [0.001, 0.5, 1.0, 3.25, 1e6])
-def test_the_last_update_allowed_is_the_one_that_reaches_the_limit(plan, limit, core_row):
+def test_max_repetitions_end_the_run_at_the_update_that_reaches_them(plan, limit, core_row):
     def repetitions(samples):
         return samples * 2 / 3 / 100, samples / 3 / 101
 
@@ -52,7 +52,7 @@ def test_the_last_update_allowed_is_the_one_that_reaches_the_limit(plan, limit, 
         core_row("data.max_repetitions", "updates counted one by one; difference", abs(most - counted), 0)
 
 
-def test_time_becomes_steps_after_a_twentieth():
+def test_time_budget_becomes_steps_after_a_twentieth():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
     assert steps_from_time(scheduler, PLAN, step=100, train_seconds=4.9) is None
     assert steps_from_time(scheduler, PLAN, step=9, train_seconds=50.0) is None
@@ -61,7 +61,7 @@ def test_time_becomes_steps_after_a_twentieth():
     assert steps_from_time(SchedulerConfig(total_steps=5), PLAN, step=10, train_seconds=60.0) is None
 
 
-def test_a_plateau_is_measured_to_its_end():
+def test_time_budget_of_wsd_becomes_steps_at_the_end_of_the_plateau():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.8)
     assert steps_from_time(scheduler, PLAN, step=100, train_seconds=19.0) is None
     total = steps_from_time(scheduler, PLAN, step=100, train_seconds=20.0)
@@ -73,7 +73,7 @@ def test_a_plateau_is_measured_to_its_end():
     assert steps_from_time(whole, PLAN, step=100, train_seconds=5.0) == 2000
 
 
-def test_an_end_that_comes_before_the_time_is_known_in_time_for_the_decay():
+def test_max_steps_before_the_time_budget_are_known_before_the_decay():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.25)
     assert steps_from_time(scheduler, PLAN, step=74, train_seconds=1.0, max_steps=100) is None
     assert steps_from_time(scheduler, PLAN, step=75, train_seconds=1.0, max_steps=100) == 100
@@ -82,7 +82,7 @@ def test_an_end_that_comes_before_the_time_is_known_in_time_for_the_decay():
     assert steps_from_time(scheduler, PLAN, step=74, train_seconds=75.0, max_steps=98) == 98
 
 
-def test_time_is_counted_in_rows_when_updates_grow():
+def test_time_budget_with_a_batch_ramp_is_counted_in_rows():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
     # 5 updates of 2 rows and 4 of 5, then 1 of 10: 40 rows in 8 seconds, so 500 in 100
     assert steps_from_time(scheduler, RAMPED, step=10, train_seconds=8.0) == 9 + 47
@@ -90,7 +90,7 @@ def test_time_is_counted_in_rows_when_updates_grow():
 
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])
 @pytest.mark.parametrize(("step", "samples"), [(0, 0), (7, 21), (30, 34), (3, 600)])
-def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, samples):
+def test_batch_schedule_resumed_continues_from_step_and_rows(plan, step, samples):
     course = plan.resumed(step, samples)
     assert course.rows_after(step) == samples
     assert course.steps_for(samples) == step
@@ -104,6 +104,6 @@ def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, sample
         assert course.rows_after(total) <= wanted < course.rows_after(total + 1)
 
 
-def test_a_run_that_is_longer_than_its_end_is_at_its_end():
+def test_planned_steps_of_a_run_beyond_its_end_is_its_present_step():
     settings = {"sequence_length": 10, "epoch_rows": 100}
     assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resumed(3, 700), **settings) == 1

@@ -37,7 +37,7 @@ def built(tmp_path):
             pass
 
 
-def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
+def test_new_run_starts_at_step_zero_with_weights_of_the_random_seed(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
     assert first.state.step == first.components.loader.rows_read == 0
@@ -56,7 +56,7 @@ def test_leftovers_of_a_killed_save_are_removed(tiny, built, tmp_path):
     assert not list(tmp_path.glob("run/*/.tmp-*"))
 
 
-def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
+def test_snapshot_holds_the_state_of_the_components(tiny, built):
     trainer = built(tiny())
     snapshot = trainer.components.snapshot()
     assert snapshot.step == 0
@@ -67,7 +67,7 @@ def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
     json.dumps(snapshot.state, allow_nan=False)
 
 
-def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_copy):
+def test_resume_restores_step_tokens_and_rows_read(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
     assert trainer.components.loader.rows_read == 12 * 4
@@ -75,7 +75,7 @@ def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_cop
     assert trainer.state.best_loss is not None
 
 
-def test_the_end_of_a_resumed_run_is_read_anew(tiny, built, trained_copy):
+def test_resume_takes_the_end_of_the_run_from_the_config(tiny, built, trained_copy):
     def end(**totals):
         config = tiny(scheduler={"total_steps": None, "warmup_steps": 2, **totals})
         return built(config, run_dir=trained_copy, resume=True).state.total_steps
@@ -85,7 +85,7 @@ def test_the_end_of_a_resumed_run_is_read_anew(tiny, built, trained_copy):
     assert end(total_seconds=60.0) is None
 
 
-def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, built, trained_copy):
+def test_resume_with_larger_batches_ends_at_the_same_tokens(tiny, built, trained_copy):
     data = tiny().data.model_dump(mode="json") | {"global_batch_size": 8}
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
     trainer = built(config, run_dir=trained_copy, resume=True)
@@ -93,13 +93,13 @@ def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, bu
     assert (trainer.state.step, trainer.components.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
 
 
-def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
+def test_model_larger_than_memory_is_refused(tiny, built):
     model = tiny().model.model_dump(mode="json") | {"num_layers": 10**15}
     with pytest.raises(MachineError, match=r"not enough memory: .*verflow.*smaller model"):
         built(tiny(model=model))
 
 
-def test_a_time_budget_that_became_steps_is_kept_until_it_changes(tiny, built, tmp_path):
+def test_resume_keeps_the_steps_of_an_unchanged_time_budget(tiny, built, tmp_path):
     def config(seconds):
         scheduler = {"total_steps": None, "total_seconds": seconds, "warmup_steps": 2}
         return tiny(scheduler=scheduler, runtime={**tiny().runtime.model_dump(mode="json"), "sample": None})
@@ -109,7 +109,7 @@ def test_a_time_budget_that_became_steps_is_kept_until_it_changes(tiny, built, t
     assert built(config(3600.0), resume=True).state.total_steps is None
 
 
-def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
+def test_resume_with_another_number_of_threads_warns(tiny, built, trained_copy, caplog):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -146,19 +146,19 @@ def test_another_number_of_threads_is_told(tiny, built, trained_copy, caplog):
         ({"data": {"sequence_length": 16}}, DataError, "sequence_length 32, now it is 16"),
     ],
 )
-def test_a_run_of_other_settings_cannot_be_resumed(tiny, built, trained_copy, sections, error, said):
+def test_resume_with_other_settings_is_refused(tiny, built, trained_copy, sections, error, said):
     if "data" in sections:
         sections = {"data": {**tiny().data.model_dump(mode="json"), **sections["data"]}}
     with pytest.raises(error, match=said):
         built(tiny(**sections), run_dir=trained_copy, resume=True)
 
 
-def test_there_must_be_something_to_resume(tiny, built, tmp_path):
+def test_resume_without_a_checkpoint_is_refused(tiny, built, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in .*without --resume"):
         built(tiny(), resume=True)
 
 
-def test_checkpoints_lie_where_the_config_says(tiny, tmp_path):
+def test_checkpoint_directories_of_the_config_are_used(tiny, tmp_path):
     runtime = {
         **tiny().runtime.model_dump(mode="json"),
         "checkpoint": {"directory": str(tmp_path / "elsewhere"), "every_n_steps": 5, "max_keep": 2},
@@ -183,13 +183,13 @@ def by_hand(trainer, updates: int) -> list[float]:
     return losses
 
 
-def test_updates_can_be_made_by_hand_and_nothing_is_saved(tiny, built, tmp_path):
+def test_components_train_without_the_trainer_and_save_nothing(tiny, built, tmp_path):
     losses = by_hand(built(tiny()), 3)
     assert losses[2] < losses[0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
+def test_init_from_starts_with_other_weights_and_resumes_without_the_parent(
     tiny, built, trained_copy, tmp_path, core_row
 ):
     runtime = tiny().runtime.model_dump(mode="json")
@@ -214,7 +214,7 @@ def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
     assert built(config, run_dir=tmp_path / "new", resume=True).state.step == 2
 
 
-def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, tmp_path, core_row):
+def test_batch_ramp_reads_the_same_rows_in_the_same_order(tiny, built, tmp_path, core_row):
     data = tiny().data.model_dump(mode="json") | {"micro_batch_size": 2, "global_batch_size": 8}
     ramp = [{"steps": 2, "global_batch_size": 2}, {"steps": 1, "global_batch_size": 4}]
     settings = {"total_steps": None, "warmup_steps": 2, "total_tokens": 32 * 24}
@@ -231,7 +231,7 @@ def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, t
     core_row("data.batch_ramp", "rows of the run without a ramp, in order; rows that differ", error, 0.0)
 
 
-def test_text_may_not_be_read_more_often_than_allowed(tiny, built, tmp_path):
+def test_max_repetitions_limit_the_steps_of_a_run(tiny, built, tmp_path):
     def config(limit, **scheduler):
         data = tiny().data.model_dump(mode="json") | {"max_repetitions": limit}
         return tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, **scheduler})
@@ -244,7 +244,7 @@ def test_text_may_not_be_read_more_often_than_allowed(tiny, built, tmp_path):
     assert timed.components.plan.max_steps >= 1
 
 
-def test_every_validation_set_is_evaluated(tiny, built, core_row):
+def test_training_evaluates_every_validation_set(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
     sets = {"again": data.validation, "train": data.train[0]}
@@ -257,7 +257,7 @@ def test_every_validation_set_is_evaluated(tiny, built, core_row):
     assert len(metrics) == 15
 
 
-def test_averages_are_evaluated_sampled_and_saved(tiny, built):
+def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
     seen = []
     trainer = built(
         tiny(optimizer={"ema_decay": 0.9}), sampler=lambda model: seen.append(model.lm_head.weight.clone()) or []
@@ -281,7 +281,7 @@ def test_averages_are_evaluated_sampled_and_saved(tiny, built):
     assert torch.equal(parts.objective.model.get_parameter(name), last)
 
 
-def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
+def test_build_warns_of_slow_or_unportable_settings(tiny, built, caplog, monkeypatch):
     monkeypatch.setattr(precision, "slowdown", lambda *_: 3.0)
     runtime = tiny().runtime.model_dump(mode="json") | {"precision": "fp16", "tf32": True}
     model = tiny().model.model_dump(mode="json") | {"attn_dropout": 0.1, "partial_rotary_factor": 0.5}
@@ -294,7 +294,7 @@ def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
     assert trainer.components.loss_scale.value.item() == 2.0**15
 
 
-def test_documents_that_no_kernel_takes_are_told(tiny, caplog):
+def test_document_mask_without_a_kernel_warns(tiny, caplog):
     data = tiny().data.model_dump(mode="json") | {"document_mask": True}
     plan = plan_run(tiny(data=data))
     with caplog.at_level(logging.WARNING):
@@ -304,7 +304,7 @@ def test_documents_that_no_kernel_takes_are_told(tiny, caplog):
     assert caplog.text.count("data.document_mask: no kernel takes all documents at once here") == 1
 
 
-def test_statistics_are_recorded_and_change_nothing(tiny, tmp_path):
+def test_update_statistics_are_recorded_and_change_no_loss(tiny, tmp_path):
     losses = []
     for every in (None, 2):
         runtime = tiny().runtime.model_dump(mode="json") | {"sample": None, "recompute": "selective"}

@@ -31,7 +31,7 @@ def test_snapshot_holds_the_present_weights_and_state(components):
     json.dumps(snapshot.state, allow_nan=False)
 
 
-def test_evaluate_and_sample_leave_the_model_in_training(components):
+def test_evaluate_and_sample_keep_the_training_mode(components):
     loss = components.evaluate(1)["eval/loss"]
     (prompt, text), *rest = components.sample()
     assert (prompt, rest) == ("", [])

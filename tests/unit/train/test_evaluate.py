@@ -58,7 +58,7 @@ def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 100])
-def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_batch_size):
+def test_evaluate_agrees_with_a_plain_computation(objective, split, micro_batch_size):
     loss, right, count = plain(objective, split)
     found = evaluate(
         objective, split, DataConfig(micro_batch_size=micro_batch_size), sequence_length=T, max_batches=None
@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_ba
     assert found["eval/bits_per_byte"] == pytest.approx(loss / math.log(2) / size, rel=1e-6)
 
 
-def test_each_set_has_its_own_figures_and_the_same_split_is_read_once(objective, split, monkeypatch):
+def test_evaluate_sets_reads_equal_splits_once(objective, split, monkeypatch):
     settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": None}
     part = replace(split, shards=split.shards[:1], starts=(0,), num_tokens=50)
     expected = evaluate(objective, split, **settings)
@@ -88,7 +88,7 @@ def test_each_set_has_its_own_figures_and_the_same_split_is_read_once(objective,
     assert len(calls) == 2
 
 
-def test_a_part_of_the_split_is_spread_over_it(objective, split):
+def test_evaluate_with_max_batches_spreads_them_over_the_split(objective, split):
     rows = -(-split.num_tokens // T)
     loss, _, count = plain(objective, split, slice(0, rows - 1, rows // 2))
     found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=2)
@@ -99,7 +99,7 @@ def test_a_part_of_the_split_is_spread_over_it(objective, split):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_put_back_and_dropout_is_off_meanwhile(objective, split, training):
+def test_evaluate_disables_dropout_and_restores_the_mode(objective, split, training):
     objective.train(training)
     settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": 1}
     assert evaluate(objective, split, **settings) == evaluate(objective, split, **settings)
@@ -107,7 +107,7 @@ def test_the_mode_is_put_back_and_dropout_is_off_meanwhile(objective, split, tra
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-def test_a_loss_beyond_all_numbers_has_a_perplexity_too(objective, split, monkeypatch):
+def test_perplexity_of_a_huge_loss_is_finite(objective, split, monkeypatch):
     monkeypatch.setattr(
         NextTokenLoss,
         "token_losses",
@@ -118,7 +118,7 @@ def test_a_loss_beyond_all_numbers_has_a_perplexity_too(objective, split, monkey
     assert math.isfinite(found["eval/perplexity"])
 
 
-def test_only_targets_that_count_are_evaluated_and_their_bytes_are_the_answers(objective, split):
+def test_evaluate_with_masks_counts_unmasked_targets_and_their_bytes(objective, split):
     masks = tuple((np.arange(len(shard)) % 3 == 0).astype(np.uint8) for shard in split.shards)
     left_out = split.num_tokens - int(sum(mask.sum() for mask in masks))
     some = replace(split, masks=masks, masked_tokens=left_out)
@@ -133,7 +133,7 @@ def test_only_targets_that_count_are_evaluated_and_their_bytes_are_the_answers(o
     assert math.isnan(nothing["eval/perplexity"])
 
 
-def test_documents_are_evaluated_apart_when_masked(objective, split, tokenizer):
+def test_evaluate_with_document_mask_separates_documents(objective, split, tokenizer):
     ends = (np.array([], np.uint64), np.array([], np.uint64))
     masked = DataConfig(micro_batch_size=4, document_mask=True)
     apart, together = (

@@ -16,7 +16,7 @@ def _result(skipped, loss_scale=None):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_and_a_second_one_stops_at_once(number):
+def test_stop_request_is_set_by_a_signal_and_raised_by_a_second(number):
     before = signal.getsignal(number)
     with StopRequest().listening() as stop:
         assert not stop
@@ -28,7 +28,7 @@ def test_a_signal_asks_and_a_second_one_stops_at_once(number):
     assert signal.getsignal(number) is before
 
 
-def test_skipped_updates_are_counted_one_late():
+def test_non_finite_guard_counts_a_skipped_update_at_the_next_check():
     guard, state = NonFiniteGuard(limit=3), TrainState()
     guard.check(state, _result(1))
     assert state.skipped_steps == 0
@@ -40,7 +40,7 @@ def test_skipped_updates_are_counted_one_late():
     assert state.skipped_steps == 1
 
 
-def test_too_many_in_a_row_end_the_run():
+def test_non_finite_guard_raises_after_too_many_skips_in_a_row():
     guard, state = NonFiniteGuard(limit=2), TrainState(step=9)
     guard.check(state, _result(1))
     guard.check(state, _result(1))
@@ -48,7 +48,7 @@ def test_too_many_in_a_row_end_the_run():
         guard.check(state, _result(0))
 
 
-def test_an_overflow_that_lowers_the_loss_scale_is_no_divergence():
+def test_overflow_that_lowers_the_loss_scale_is_no_divergence():
     guard, state = NonFiniteGuard(limit=2), TrainState()
     for scale in (8.0, 4.0, 2.0):
         guard.check(state, _result(1, scale))
@@ -73,11 +73,11 @@ def allocate(size):
         (lambda: [0] * (1 << 62), "not enough memory: "),
     ],
 )
-def test_too_little_memory_is_a_fault_of_the_machine(make, said):
+def test_out_of_memory_becomes_a_machine_error(make, said):
     with pytest.raises(MachineError, match=said), memory_faults():
         make()
 
 
-def test_other_errors_stay_what_they_are():
+def test_errors_other_than_out_of_memory_are_unchanged():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
         torch.mm(torch.ones(1, 2), torch.ones(1, 2))

@@ -23,7 +23,7 @@ def reference(overflows: list[bool], value: float, clean: int) -> tuple[float, i
 
 @pytest.mark.parametrize("start", [(2.0**15, 0), (2.0**24, 150), (1.0, 199)])
 @pytest.mark.parametrize("share", [0.0, 0.005, 0.5, 1.0])
-def test_the_scale_follows_the_rule_and_survives_the_round_trip(start, share):
+def test_loss_scale_follows_its_rule_and_survives_the_round_trip(start, share):
     random = torch.Generator().manual_seed(0)
     overflows = (torch.rand(700, generator=random) < share).tolist()
     state = TrainState(loss_scale=start[0], loss_scale_clean_steps=start[1])
@@ -36,18 +36,18 @@ def test_the_scale_follows_the_rule_and_survives_the_round_trip(start, share):
     assert (state.loss_scale, state.loss_scale_clean_steps) == reference(overflows, *start)
 
 
-def test_it_begins_at_two_to_the_fifteenth():
+def test_loss_scale_starts_at_two_to_the_fifteenth():
     assert LossScale(TrainState(), CPU).value.item() == 2.0**15
 
 
-def test_gradients_are_unscaled_without_rounding():
+def test_loss_scale_unscales_gradients_without_rounding():
     gradients = [torch.rand(50, generator=torch.Generator().manual_seed(0)) - 0.5, torch.tensor([math.inf])]
     expected = [gradient / 2.0**15 for gradient in gradients]
     LossScale(TrainState(), CPU).unscale_(gradients)
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
 
 
-def test_what_an_update_was_made_with_stays_what_it_was():
+def test_loss_scale_value_in_use_is_not_changed_by_an_update():
     scale = LossScale(TrainState(), CPU)
     used = scale.value
     scale.update(OVERFLOW)

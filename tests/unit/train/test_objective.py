@@ -47,7 +47,7 @@ def gradients(model):
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 1024])
 @pytest.mark.parametrize("tied", [True, False])
-def test_loss_and_gradients_are_the_plain_ones_in_float64(rows, tied):
+def test_loss_and_gradients_equal_a_plain_computation_in_float64(rows, tied):
     model = build(tied=tied)
     expected = plain(model, *batch(), 1 / 17)
     expected.backward()
@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_the_plain_ones_in_float64(rows, tied):
         assert (grad - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
 
 
-def test_what_comes_from_above_multiplies_the_gradients():
+def test_gradients_are_multiplied_by_the_incoming_gradient():
     model = build()
     objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
     objective(*batch(), 0.5).backward()
@@ -69,7 +69,7 @@ def test_what_comes_from_above_multiplies_the_gradients():
         assert torch.allclose(grad, 3 * once[name], rtol=1e-12, atol=1e-14)
 
 
-def test_padding_rows_change_nothing_and_get_no_gradient():
+def test_vocabulary_rows_beyond_num_tokens_change_nothing_and_get_no_gradient():
     model = build(tied=False)
     objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
     loss = objective(*batch(), 1.0)
@@ -80,7 +80,7 @@ def test_padding_rows_change_nothing_and_get_no_gradient():
     assert torch.equal(objective(*batch(), 1.0), loss)
 
 
-def test_batch_in_which_no_target_counts_has_loss_and_gradients_of_zero():
+def test_fully_masked_batch_has_zero_loss_and_gradients():
     model = build()
     tokens, targets = batch()
     objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=7)
@@ -92,7 +92,7 @@ def test_batch_in_which_no_target_counts_has_loss_and_gradients_of_zero():
         assert objective(tokens, torch.full_like(targets, -100), 1.0).item() == 0
 
 
-def test_without_gradients_the_loss_is_the_same_and_nothing_is_made(monkeypatch):
+def test_loss_without_gradients_is_equal_and_computes_no_gradients(monkeypatch):
     objective = NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=8)
     expected = objective(*batch(), 0.25)
     monkeypatch.setattr(module, "_ChunkedCrossEntropy", None)
@@ -105,7 +105,7 @@ def test_without_gradients_the_loss_is_the_same_and_nothing_is_made(monkeypatch)
 
 
 @pytest.mark.parametrize("frozen", ["model.", "lm_head"])
-def test_a_frozen_part_gets_no_gradient(frozen):
+def test_frozen_parameters_get_no_gradient(frozen):
     model = build(tied=False)
     plain(model, *batch(), 1.0).backward()
     reference = gradients(model)
@@ -117,7 +117,7 @@ def test_a_frozen_part_gets_no_gradient(frozen):
         assert parameter.grad is None or torch.allclose(parameter.grad, reference[name], rtol=1e-9)
 
 
-def test_the_loss_is_differentiated_once():
+def test_loss_refuses_a_second_backward_pass():
     loss = NextTokenLoss(build(), num_tokens=NUM_TOKENS)(*batch(), 1.0)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="already differentiated"):
@@ -125,7 +125,7 @@ def test_the_loss_is_differentiated_once():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_half_precision_sums_are_float32(dtype):
+def test_loss_in_half_precision_sums_in_float32(dtype):
     model = build(dtype=dtype, tied=False)
     exact = build(dtype=torch.float64, tied=False)
     exact.load_state_dict(model.state_dict())
@@ -139,7 +139,7 @@ def test_in_half_precision_sums_are_float32(dtype):
     assert (ours - reference).norm() < 0.03 * reference.norm()
 
 
-def test_a_loss_scale_keeps_half_precision_gradients_from_vanishing():
+def test_loss_scale_keeps_half_precision_gradients_from_vanishing():
     tiny, loss_scale = 1e-9, torch.tensor(2.0**24)
     found = {}
     for scale in (tiny, tiny * loss_scale):
@@ -151,7 +151,7 @@ def test_a_loss_scale_keeps_half_precision_gradients_from_vanishing():
     assert (kept[:NUM_TOKENS] != 0).float().mean() > 0.9
 
 
-def test_token_losses_are_per_target_and_zero_where_it_does_not_count():
+def test_token_losses_are_per_target_and_zero_where_masked():
     model = build(dtype=torch.float32)
     tokens, targets = batch()
     losses, correct = NextTokenLoss(model, num_tokens=NUM_TOKENS, chunk_rows=9).token_losses(tokens, targets)
@@ -165,7 +165,7 @@ def test_token_losses_are_per_target_and_zero_where_it_does_not_count():
     assert not losses.requires_grad
 
 
-def test_chunks_are_bounded_in_rows_and_in_bytes():
+def test_logit_chunks_are_bounded_in_rows_and_bytes():
     assert NextTokenLoss(build(), num_tokens=NUM_TOKENS).chunking.rows == 1024
     assert NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=7).chunking.rows == 7
     with torch.device("meta"):
@@ -176,7 +176,7 @@ def test_chunks_are_bounded_in_rows_and_in_bytes():
 
 
 @pytest.mark.parametrize("num_tokens", [0, 49])
-def test_more_tokens_than_rows_is_an_error(num_tokens):
+def test_num_tokens_outside_the_vocabulary_rows_is_refused(num_tokens):
     with pytest.raises(ValueError, match=f"num_tokens={num_tokens} must be in 1..vocab_size=48"):
         NextTokenLoss(build(), num_tokens=num_tokens)
 

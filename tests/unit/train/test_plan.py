@@ -6,7 +6,7 @@ from candlewick.model.flops import model_size
 from candlewick.train.plan import embedding_rows
 
 
-def test_vocab_size_is_as_configured_or_rounded_up(tiny):
+def test_plan_vocab_size_is_configured_or_rounded_up(tiny):
     plan, model = plan_run(tiny()), tiny().model
     assert (plan.tokenizer.vocab_size, plan.vocab_size) == (300, 320)
     assert embedding_rows(model.replaced(vocab_size=300), plan.tokenizer) == 300
@@ -14,7 +14,7 @@ def test_vocab_size_is_as_configured_or_rounded_up(tiny):
         embedding_rows(model.replaced(vocab_size=299), plan.tokenizer)
 
 
-def test_plan_with_a_vocabulary_that_is_too_small_is_refused_before_anything_is_built(tiny):
+def test_plan_with_a_too_small_vocabulary_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"model\.vocab_size=299 is smaller"):
         plan_run(tiny(model={**tiny().model.model_dump(mode="json"), "vocab_size": 299}))
 
@@ -23,13 +23,13 @@ def test_plan_with_a_vocabulary_that_is_too_small_is_refused_before_anything_is_
     ("end", "steps"),
     [({"total_steps": 12}, 12), ({"total_tokens": 12 * 4 * 32}, 12), ({"total_seconds": 9}, None)],
 )
-def test_total_steps_are_known_before_the_model_is_built(tiny, end, steps):
+def test_plan_knows_total_steps_before_the_model_is_built(tiny, end, steps):
     plan = plan_run(tiny(scheduler={"total_steps": None, "warmup_steps": 2, **end}))
     assert plan.total_steps == steps
     assert model_size(plan.config.model, plan.vocab_size).total == 30_944
 
 
-def test_validation_splits_name_the_main_one_with_the_empty_name(tiny, text_dir):
+def test_validation_splits_have_the_main_one_under_an_empty_name(tiny, text_dir):
     data = {**tiny().data.model_dump(mode="json"), "validation_sets": {"six": [str(text_dir / "06.txt")]}}
     splits = plan_run(tiny(data=data)).data.validation_splits
     assert list(splits) == ["", "six"]

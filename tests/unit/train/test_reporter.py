@@ -49,7 +49,7 @@ def result(loss: float) -> StepResult:
     return StepResult(torch.tensor(loss), torch.tensor(0.5), torch.tensor(0.0))
 
 
-def test_every_event_becomes_a_row_and_a_line(tmp_path, shown):
+def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
         state.step, state.tokens, state.skipped_steps = 1, 128, 2
@@ -78,7 +78,7 @@ def test_every_event_becomes_a_row_and_a_line(tmp_path, shown):
     assert "saved" in text
 
 
-def test_nothing_is_shown_when_it_is_not_wanted(tmp_path, shown):
+def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
         reporter.step(state, result(3.25), 0.02)
@@ -87,14 +87,14 @@ def test_nothing_is_shown_when_it_is_not_wanted(tmp_path, shown):
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_a_loss_that_is_no_number_is_recorded_as_none(tmp_path, shown):
+def test_reporter_records_a_nan_loss_as_none(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
         reporter.step(state, result(float("nan")), 0.02)
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
 
 
-def test_files_are_closed_however_it_ends(tmp_path, shown):
+def test_reporter_closes_its_files_after_an_error(tmp_path, shown):
     reporter = make(tmp_path)
     with pytest.raises(ZeroDivisionError), reporter.running(TrainState()):
         raise ZeroDivisionError
@@ -102,7 +102,7 @@ def test_files_are_closed_however_it_ends(tmp_path, shown):
         reporter.evaluation(TrainState(), METRICS_OF_EVALUATION, whole=True)
 
 
-def test_a_resumed_run_repeats_no_row(tmp_path, shown):
+def test_reporter_of_a_resumed_run_repeats_no_row(tmp_path, shown):
     for resume_step in (None, 1):
         reporter, state = make(tmp_path, resume_step=resume_step), TrainState(step=1)
         with reporter.running(state):
@@ -112,7 +112,7 @@ def test_a_resumed_run_repeats_no_row(tmp_path, shown):
 
 
 @pytest.mark.parametrize("where", [True, "elsewhere"])
-def test_tensorboard_files_go_where_the_config_says(tmp_path, shown, where):
+def test_tensorboard_setting_selects_the_folder(tmp_path, shown, where):
     folder = tmp_path / "tensorboard" if where is True else tmp_path / where
     reporter, state = make(tmp_path, tensorboard=where if where is True else folder), TrainState(step=1)
     with reporter.running(state):
@@ -120,7 +120,7 @@ def test_tensorboard_files_go_where_the_config_says(tmp_path, shown, where):
     assert list(folder.glob("events.out.tfevents.*"))
 
 
-def test_the_peak_of_all_ranks_counts(monkeypatch):
+def test_mfu_uses_the_peak_flops_of_all_ranks(monkeypatch):
     monkeypatch.setattr(reporter_module, "measure_peak_flops", lambda device: 1e12)
     rows = []
     for ranks in (1, 4):
@@ -131,7 +131,7 @@ def test_the_peak_of_all_ranks_counts(monkeypatch):
     assert rows[0] == pytest.approx(4 * rows[1])
 
 
-def test_further_validation_sets_stand_behind_the_main_one(tmp_path, shown):
+def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     further = {name.replace("eval/", "eval/code/"): value / 2 for name, value in METRICS_OF_EVALUATION.items()}
     with reporter.running(state):
@@ -140,7 +140,7 @@ def test_further_validation_sets_stand_behind_the_main_one(tmp_path, shown):
     assert "1.9000 bits per byte  code 1.2500\n" in shown.getvalue()
 
 
-def test_statistics_and_the_loss_scale_are_recorded(tmp_path, shown):
+def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=3)
     with reporter.running(state):
         reporter.statistics(3, {"stats/layers.0/weight_rms": 0.5})
@@ -151,7 +151,7 @@ def test_statistics_and_the_loss_scale_are_recorded(tmp_path, shown):
 
 
 @pytest.mark.parametrize(("level", "times"), [("debug", 1), ("info", 1), ("warning", 0)])
-def test_an_evaluation_is_shown_once_and_not_when_only_warnings_are(tmp_path, shown, capsys, level, times):
+def test_reporter_shows_an_evaluation_once_and_not_at_warning_level(tmp_path, shown, capsys, level, times):
     terminal.setup(level)
     log_file = terminal.add_file(tmp_path / "log.txt")
     reporter, state = make(tmp_path), TrainState(step=1)
@@ -162,7 +162,7 @@ def test_an_evaluation_is_shown_once_and_not_when_only_warnings_are(tmp_path, sh
     assert (tmp_path / "log.txt").read_text().count("validation") == 1
 
 
-def test_without_a_display_debugging_shows_it(tmp_path, shown, capsys):
+def test_reporter_without_display_logs_an_evaluation_at_debug_level(tmp_path, shown, capsys):
     terminal.setup("debug")
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):

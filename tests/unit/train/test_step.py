@@ -45,7 +45,7 @@ def state_of(objective, optimizer) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def test_one_update_is_what_plain_torch_makes(core_row):
+def test_train_step_equals_an_update_of_plain_torch(core_row):
     objective, update = make_objective(), make_update()
     plain = copy.deepcopy(objective.model)
     optimizer = build_optimizer(objective.model, AdamWConfig(weight_decay=0.0))
@@ -70,7 +70,7 @@ def test_one_update_is_what_plain_torch_makes(core_row):
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
-def test_how_the_batch_is_cut_changes_the_rounding_only(micro_batch_size):
+def test_train_step_depends_on_micro_batches_by_rounding_only(micro_batch_size):
     results = []
     for size in (ROWS, micro_batch_size):
         objective = make_objective()
@@ -85,7 +85,7 @@ def test_how_the_batch_is_cut_changes_the_rounding_only(micro_batch_size):
 @pytest.mark.parametrize("config", [MuonConfig(), AdamWConfig()])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_an_update_that_is_not_finite_changes_nothing(config, value, where):
+def test_train_step_with_non_finite_values_changes_nothing(config, value, where):
     objective = make_objective(torch.float32)
     optimizer = build_optimizer(objective.model, config)
     train_step(objective, optimizer, make_update(), 1.0)
@@ -105,7 +105,7 @@ def test_an_update_that_is_not_finite_changes_nothing(config, value, where):
     assert not any(torch.equal(before[name], p) for name, p in objective.named_parameters())
 
 
-def test_a_loss_falls_on_a_batch_that_comes_again():
+def test_train_step_lowers_the_loss_of_a_repeated_batch():
     objective = make_objective(torch.float32)
     optimizer = build_optimizer(objective.model, MuonConfig())
     losses = [train_step(objective, optimizer, make_update(), None).loss.item() for _ in range(10)]
@@ -113,7 +113,7 @@ def test_a_loss_falls_on_a_batch_that_comes_again():
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_norm_is_that_of_all_gradients_together_and_clipping_scales_them_to_it():
+def test_global_norm_covers_all_gradients_and_clip_scales_to_it():
     gradients = [torch.full((3,), 2.0), torch.full((2, 2), -1.0)]
     norm = global_norm(gradients)
     assert norm.item() == pytest.approx(4.0)
@@ -132,7 +132,7 @@ def half(loss_scale: float, learning_rate: float = 1e-3):
     return objective, optimizer, LossScale(TrainState(loss_scale=loss_scale), torch.device("cpu"))
 
 
-def test_in_half_precision_the_loss_scale_comes_and_goes():
+def test_train_step_in_half_precision_applies_and_removes_the_loss_scale():
     exact, update = make_objective(torch.float32), make_update(4)
     expected = train_step(exact, build_optimizer(exact.model, AdamWConfig(learning_rate=1e-3)), update, 1.0)
     for power in (5, 15):
@@ -144,7 +144,7 @@ def test_in_half_precision_the_loss_scale_comes_and_goes():
         assert result.grad_norm.item() == pytest.approx(expected.grad_norm.item(), rel=5e-3)
 
 
-def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite():
+def test_loss_scale_that_is_too_large_is_halved_until_gradients_are_finite():
     objective, optimizer, scale = half(2.0**24)
     update = make_update(4)
     tall = GlobalBatch(update.micro_batches, 1)  # gradients many times as large
@@ -163,7 +163,7 @@ def test_a_loss_scale_that_is_too_large_is_halved_until_the_gradients_are_finite
     assert not torch.equal(before[name], state_of(objective, optimizer)[name])
 
 
-def test_documents_reach_the_model():
+def test_train_step_passes_documents_to_the_model():
     update = make_update()
     starts = Documents.from_starts(update.micro_batches[0].tokens < 60)
     masked = GlobalBatch(

@@ -1,4 +1,4 @@
-"""The order of events of a run, with everything around the loop played by stand-ins."""
+"""The order of events in the training loop, with stand-ins for everything around it."""
 
 import logging
 import os
@@ -117,7 +117,7 @@ class Stage:
         return directory
 
 
-def test_a_run_from_beginning_to_end(monkeypatch):
+def test_trainer_runs_events_in_order(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])
     assert stage.trainer.run() == {"eval/loss": 2.1}
     assert stage.events == [
@@ -134,7 +134,7 @@ def test_a_run_from_beginning_to_end(monkeypatch):
     assert stage.state.train_seconds > 0
 
 
-def test_nothing_but_the_end_when_all_is_off(monkeypatch):
+def test_trainer_with_intervals_off_evaluates_and_saves_at_the_end(monkeypatch):
     stage = Stage(monkeypatch, evaluation={"every_n_steps": None, "best": None}, sampling=False)
     stage.trainer.run()
     assert [event for event in stage.events if "step" not in event and "log" not in event] == [
@@ -145,7 +145,7 @@ def test_nothing_but_the_end_when_all_is_off(monkeypatch):
     ]
 
 
-def test_the_end_is_evaluated_once_when_every_evaluation_reads_all(monkeypatch):
+def test_trainer_evaluates_the_end_once_without_max_batches(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"max_batches": None})
     assert stage.trainer.run() == {"eval/loss": 1.0}
     assert stage.events.count("evaluate 6 all") == 1
@@ -158,7 +158,7 @@ def test_the_end_is_evaluated_once_when_every_evaluation_reads_all(monkeypatch):
     assert resumed.events == ["evaluate 6 all"]
 
 
-def test_too_little_memory_in_a_step_is_one_line(monkeypatch):
+def test_trainer_turns_out_of_memory_in_a_step_into_a_machine_error(monkeypatch):
     stage = Stage(monkeypatch)
 
     def out_of_memory(*_):
@@ -169,7 +169,7 @@ def test_too_little_memory_in_a_step_is_one_line(monkeypatch):
         stage.trainer.run()
 
 
-def test_the_end_is_sampled_from_once(monkeypatch):
+def test_trainer_samples_once_at_the_end(monkeypatch):
     stage = Stage(monkeypatch, evaluation={"every_n_steps": 4})
     stage.trainer.run()
     assert [event for event in stage.events if "sample" in event] == ["sample 4", "sample 6"]
@@ -177,7 +177,7 @@ def test_the_end_is_sampled_from_once(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", ["step 4", "log 4", "evaluate 4", "sample 4"])
-def test_a_signal_lets_the_step_end_saves_and_stops(monkeypatch, number, at):
+def test_trainer_finishes_the_step_saves_and_stops_on_a_signal(monkeypatch, number, at):
     stage = Stage(monkeypatch)
     stage.stop_at = {at: number}
     with pytest.raises(
@@ -188,7 +188,7 @@ def test_a_signal_lets_the_step_end_saves_and_stops(monkeypatch, number, at):
     assert "step 5" not in stage.events
 
 
-def test_a_signal_while_saving_needs_no_second_save(monkeypatch):
+def test_trainer_saves_once_on_a_signal_during_a_save(monkeypatch):
     stage = Stage(monkeypatch)
     stage.stop_at = {"save checkpoints 3": signal.SIGINT}
     with pytest.raises(RunInterrupted, match="at step 3"):
@@ -196,14 +196,14 @@ def test_a_signal_while_saving_needs_no_second_save(monkeypatch):
     assert stage.events.count("save checkpoints 3") == 1
 
 
-def test_a_signal_in_the_last_step_comes_too_late(monkeypatch):
+def test_trainer_ignores_a_signal_in_the_last_step(monkeypatch):
     stage = Stage(monkeypatch)
     stage.stop_at = {"step 6": signal.SIGINT}
     stage.trainer.run()
     assert stage.events[-2:] == ["save checkpoints 6", "evaluate 6 all"]
 
 
-def test_a_second_signal_stops_at_once(monkeypatch):
+def test_trainer_stops_at_once_on_a_second_signal(monkeypatch):
     stage = Stage(monkeypatch)
     stage.stop_at = {"step 4": signal.SIGINT, "log 4": signal.SIGTERM}
     with pytest.raises(KeyboardInterrupt):
@@ -212,14 +212,14 @@ def test_a_second_signal_stops_at_once(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_loss_that_is_no_number_is_not_the_best(monkeypatch):
+def test_trainer_never_saves_a_nan_loss_as_best(monkeypatch):
     stage = Stage(monkeypatch, losses=[float("nan"), 3.0, float("inf"), 9.0])
     stage.trainer.run()
     assert [event for event in stage.events if "best" in event] == ["save best 4"]
     assert stage.state.best_loss == 3.0
 
 
-def test_skipped_updates_are_counted_before_they_are_saved(monkeypatch):
+def test_trainer_counts_skipped_updates_before_a_save(monkeypatch):
     stage = Stage(monkeypatch, skipped=[3, 6])
     counted = []
     monkeypatch.setattr(
@@ -230,14 +230,14 @@ def test_skipped_updates_are_counted_before_they_are_saved(monkeypatch):
     assert stage.state.nonfinite_in_a_row == 1
 
 
-def test_too_many_in_a_row_end_the_run_without_a_save(monkeypatch):
+def test_trainer_ends_without_a_save_after_too_many_skipped_updates(monkeypatch):
     stage = Stage(monkeypatch, skipped=[4, 5])
     with pytest.raises(RunDiverged, match="2 updates in a row"):
         stage.trainer.run()
     assert [event for event in stage.events if "checkpoints" in event] == ["save checkpoints 3"]
 
 
-def test_a_run_goes_on_from_its_state(monkeypatch):
+def test_trainer_continues_from_its_state(monkeypatch):
     state = TrainState(step=3, tokens=300, total_steps=6, best_loss=0.5)
     stage = Stage(monkeypatch, state=state)
     stage.trainer.run()
@@ -247,25 +247,25 @@ def test_a_run_goes_on_from_its_state(monkeypatch):
     assert state.tokens == 600
 
 
-def test_a_finished_run_is_evaluated_again_but_not_saved(monkeypatch):
+def test_trainer_of_a_finished_run_evaluates_but_does_not_save(monkeypatch):
     stage = Stage(monkeypatch, state=TrainState(step=6, total_steps=6, evaluated_step=6))
     stage.trainer.run()
     assert stage.events == ["evaluate 6 all"]
 
 
-def test_an_evaluation_that_a_stop_came_before_is_made_up_for(monkeypatch):
+def test_trainer_makes_up_for_an_evaluation_missed_by_a_stop(monkeypatch):
     stage = Stage(monkeypatch, state=TrainState(step=4, total_steps=6, evaluated_step=2))
     stage.trainer.run()
     assert stage.events[:4] == ["evaluate 4", "save best 4", "sample 4", "step 5"]
 
 
-def test_the_last_weights_can_be_the_best(monkeypatch):
+def test_trainer_saves_the_last_weights_as_best(monkeypatch):
     stage = Stage(monkeypatch, losses=[2.0, 1.0], evaluation={"every_n_steps": None})
     stage.trainer.run()
     assert "save best 6" in stage.events
 
 
-def test_a_time_budget_becomes_steps_once(monkeypatch):
+def test_trainer_converts_a_time_budget_into_steps_once(monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
     scheduler = SchedulerConfig(total_seconds=20.0, strategy="constant")
@@ -274,7 +274,7 @@ def test_a_time_budget_becomes_steps_once(monkeypatch):
     assert stage.state.total_steps == stage.state.step == 20
 
 
-def test_data_that_is_read_often_enough_ends_a_run_before_its_time(monkeypatch, caplog):
+def test_trainer_ends_at_max_repetitions_before_the_time_budget(monkeypatch, caplog):
     seconds = iter(range(1000))
     monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
     scheduler = SchedulerConfig(total_seconds=50.0, strategy="constant")
@@ -287,7 +287,7 @@ def test_data_that_is_read_often_enough_ends_a_run_before_its_time(monkeypatch, 
     assert caplog.text.count("ends after 8 updates, before its time: data.max_repetitions") == 1
 
 
-def test_the_model_is_watched_when_its_statistics_are_due(monkeypatch):
+def test_trainer_records_statistics_when_due(monkeypatch):
     stage = Stage(
         monkeypatch, logging=LoggingConfig(statistics_every_n_steps=3), evaluation={"every_n_steps": None}
     )
@@ -299,7 +299,7 @@ def test_the_model_is_watched_when_its_statistics_are_due(monkeypatch):
     ]
 
 
-def test_the_loss_scale_is_in_the_counters_that_are_saved(monkeypatch):
+def test_trainer_saves_the_loss_scale_in_the_counters(monkeypatch):
     scale = LossScale(TrainState(), torch.device("cpu"))
     stage = Stage(monkeypatch, loss_scale=scale)
     scale.update(torch.tensor(1.0))

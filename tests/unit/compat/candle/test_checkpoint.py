@@ -1,4 +1,4 @@
-"""What a checkpoint of transformer_candle must be, and each way in which it can fail to be."""
+"""Reading a checkpoint of transformer_candle, and each way in which one is refused."""
 
 import json
 
@@ -26,7 +26,7 @@ def candle():
     return Candle(300, 32, 2, 48, 2)
 
 
-def test_one_folder_or_the_newest_of_many(tmp_path, candle, caplog):
+def test_open_candle_accepts_a_checkpoint_or_the_newest_of_a_folder(tmp_path, candle, caplog):
     old = candle.write(tmp_path)
     newer = Candle(300, 32, 2, 48, 2, step=12).write(tmp_path)
     assert open_candle(old).step == 7
@@ -41,12 +41,12 @@ def test_one_folder_or_the_newest_of_many(tmp_path, candle, caplog):
         open_candle(run)
 
 
-def test_the_shape_is_that_of_the_tensors(tmp_path, candle):
+def test_shape_is_read_from_the_tensors(tmp_path, candle):
     shape = open_candle(candle.write(tmp_path)).shape
     assert shape == {"vocab_size": 300, "hidden_size": 32, "num_layers": 2, "intermediate_size": 48}
 
 
-def test_weights_fit_our_model_to_the_last_name(tmp_path, candle):
+def test_native_weights_have_the_names_and_shapes_of_the_transformer(tmp_path, candle):
     checkpoint = open_candle(candle.write(tmp_path))
     config = model_config(checkpoint, None, 2)
     model = Transformer(config, 300)
@@ -56,7 +56,7 @@ def test_weights_fit_our_model_to_the_last_name(tmp_path, candle):
     }
 
 
-def test_names_with_counters_of_early_builds_are_read(tmp_path, candle):
+def test_tensor_names_with_counters_of_early_builds_are_read(tmp_path, candle):
     folder = candle.write(tmp_path)
     tensors = load_file(folder / "model.safetensors")
     renamed = {name.replace(".qkv.", ".qkv.linear_3."): tensor for name, tensor in tensors.items()}
@@ -75,7 +75,7 @@ def test_names_with_counters_of_early_builds_are_read(tmp_path, candle):
         (lambda t: t.update({"blocks.0.out_proj.bias": torch.ones(7)}), r"out_proj.bias is \(7,\)"),
     ],
 )
-def test_other_tensors_are_refused_by_name(tmp_path, candle, change, sentence):
+def test_missing_or_unknown_tensors_are_refused_by_name(tmp_path, candle, change, sentence):
     folder = candle.write(tmp_path)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -86,7 +86,7 @@ def test_other_tensors_are_refused_by_name(tmp_path, candle, change, sentence):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.json", "scheduler.json", "scaler.json"])
-def test_files_are_verified(tmp_path, candle, name):
+def test_changed_or_missing_file_of_a_checkpoint_is_refused(tmp_path, candle, name):
     folder = candle.write(tmp_path)
     path = folder / name
     whole = path.read_bytes()
@@ -102,7 +102,7 @@ def test_files_are_verified(tmp_path, candle, name):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"version": 1}', "[" * 100_000])
-def test_a_manifest_that_is_none(tmp_path, candle, content):
+def test_manifest_of_other_content_is_refused(tmp_path, candle, content):
     folder = candle.write(tmp_path)
     (folder / "manifest.json").unlink()
     if content is not None:
@@ -111,12 +111,12 @@ def test_a_manifest_that_is_none(tmp_path, candle, content):
         open_candle(folder)
 
 
-def test_a_manifest_of_another_version(tmp_path, candle):
+def test_manifest_of_another_version_is_refused(tmp_path, candle):
     with pytest.raises(CheckpointError, match="has version 2, transformer_candle wrote 1"):
         open_candle(candle.write(tmp_path, version=2))
 
 
-def test_heads_come_from_the_settings_or_the_command_line(tmp_path, candle, caplog):
+def test_number_of_heads_comes_from_settings_or_command_line(tmp_path, candle, caplog):
     checkpoint = open_candle(candle.write(tmp_path))
     with pytest.raises(CheckpointError, match=r"does not say how many heads .* which makes 1"):
         model_config(checkpoint, None, None)
@@ -142,14 +142,14 @@ def test_heads_come_from_the_settings_or_the_command_line(tmp_path, candle, capl
         (None, 32, "32 heads do not divide"),
     ],
 )
-def test_settings_that_contradict_the_weights(tmp_path, candle, given, heads, sentence):
+def test_settings_that_contradict_the_weights_are_refused(tmp_path, candle, given, heads, sentence):
     with pytest.raises(CheckpointError, match=sentence):
         model_config(open_candle(candle.write(tmp_path)), given, heads)
 
 
 @pytest.mark.parametrize("pretty", [True, False])
 @pytest.mark.parametrize("masters", [True, False])
-def test_the_optimizer_is_read_as_it_was_written(tmp_path, candle, pretty, masters):
+def test_read_optimizer_returns_the_written_step_and_moments(tmp_path, candle, pretty, masters):
     path = candle.write(tmp_path, pretty=pretty, masters=masters) / "optimizer.json"
     step, parameters = read_optimizer(path)
     expected = json.loads(path.read_text())
@@ -195,14 +195,14 @@ def edit(folder, candle, change):
         ),
     ],
 )
-def test_a_damaged_optimizer_is_named(tmp_path, candle, change, sentence):
+def test_damaged_optimizer_file_is_refused_by_name(tmp_path, candle, change, sentence):
     folder = candle.write(tmp_path)
     edit(folder, candle, change)
     with pytest.raises(CheckpointError, match=sentence):
         native_state(open_candle(folder), 2)
 
 
-def test_a_missing_parameter_is_named(tmp_path, candle):
+def test_optimizer_without_a_parameter_is_refused_by_name(tmp_path, candle):
     folder = candle.write(tmp_path)
     raw = json.loads((folder / "optimizer.json").read_text())
     raw["parameters"] = raw["parameters"][:-1]
@@ -211,7 +211,7 @@ def test_a_missing_parameter_is_named(tmp_path, candle):
         native_state(open_candle(folder), 2)
 
 
-def test_a_permuted_rotation_is_the_same_rotation():
+def test_permuted_rotary_channels_give_the_same_attention():
     """Neighboring channels turned in the order of transformer_candle are half-split ones turned in ours."""
     heads, size = 3, 8
     rows = torch.randn(heads * size, 5)

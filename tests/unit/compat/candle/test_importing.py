@@ -1,4 +1,4 @@
-"""Importing: what is written, and what is refused before anything is."""
+"""Importing a checkpoint of transformer_candle: the written run, and refusals before anything is written."""
 
 import pytest
 from tests.candle import Candle
@@ -21,9 +21,18 @@ def folder(tmp_path):
     return Candle(320, 32, 1, 64, 2).write(tmp_path / "candle")
 
 
-def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
-    run = tmp_path / "run"
-    result = import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
+@pytest.fixture
+def import_run(tmp_path, config, folder, tokenizer):
+    """Import a checkpoint of transformer_candle into `tmp_path / "run"`."""
+
+    def run(config=config, source=folder, heads: int | None = 2, *, weights_only=False):
+        return import_candle(source, config, tokenizer, tmp_path / "run", heads=heads, weights_only=weights_only)
+
+    return run
+
+
+def test_imported_run_records_its_origin(tmp_path, import_run):
+    run, result = tmp_path / "run", import_run()
     assert (result.step, result.vocab_size, result.output) == (7, 320, run)
     manifest = read_manifest(candidates(run)[0])
     assert manifest.inputs.keys() == {"tokenizer", "parent"}
@@ -31,38 +40,36 @@ def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
     assert saved.model == result.model
     assert saved.tokenizer.tokenizer_json == run / "tokenizer"
     with pytest.raises(ConfigError, match="holds a run already"):
-        import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
+        import_run()
 
 
-def test_the_optimizer_has_to_be_adamw(tmp_path, folder, tokenizer):
+def test_import_of_optimizer_state_requires_adamw(tmp_path, import_run):
     with pytest.raises(ConfigError, match="AdamW's state, the settings say optimizer.algorithm=muon"):
-        import_candle(folder, RunConfig(), tokenizer, tmp_path / "run", heads=2, weights_only=False)
+        import_run(RunConfig())
     assert not (tmp_path / "run").exists()
-    result = import_candle(folder, RunConfig(), tokenizer, tmp_path / "run", heads=2, weights_only=True)
+    result = import_run(RunConfig(), weights_only=True)
     assert result.step is None
 
 
-def test_a_tokenizer_with_more_tokens_than_rows(tmp_path, config, tokenizer):
-    small = Candle(200, 32, 1, 64, 2).write(tmp_path / "candle")
+def test_tokenizer_with_more_tokens_than_vocabulary_rows_is_refused(tmp_path, import_run):
+    small = Candle(200, 32, 1, 64, 2).write(tmp_path / "small")
     with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model .* has 200 rows"):
-        import_candle(small, config, tokenizer, tmp_path / "run", heads=2, weights_only=False)
+        import_run(source=small)
 
 
-def test_settings_that_do_not_fit_the_model(tmp_path, folder, tokenizer):
-    config = RunConfig.model_validate(
-        {"data": {"sequence_length": 512}, "model": {"num_attention_heads": 2, "hidden_size": 32}}
-    ).model_copy(update={"optimizer": AdamWConfig()})
-    config = config.model_copy(update={"model": config.model.model_copy(update={"max_position_embeddings": 16})})
+def test_settings_that_do_not_fit_the_model_are_refused(config, import_run):
+    long = config.replaced(data={"sequence_length": 512}, model={"num_attention_heads": 2, "hidden_size": 32})
+    long = long.model_copy(update={"model": long.model.replaced(max_position_embeddings=16)})  # no file says it
     with pytest.raises(ConfigError, match="the settings do not fit the model"):
-        import_candle(folder, config, tokenizer, tmp_path / "run", heads=None, weights_only=False)
+        import_run(long, heads=None)
 
 
-def test_a_local_folder_is_taken_as_it_is(tmp_path):
+def test_fetch_candle_returns_a_local_folder_unchanged(tmp_path):
     assert fetch_candle(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "best", "step_000000000007_global_000000000007"])
-def test_config_and_tokenizer_of_the_run_around_a_checkpoint(tmp_path, tokenizer, place):
+def test_config_and_tokenizer_are_found_in_the_run_folder_of_a_checkpoint(tmp_path, tokenizer, place):
     folder = tmp_path / "run" / ("checkpoints" if place.startswith("step_") else "") / place
     folder.mkdir(parents=True)
     assert find_config(folder) is None

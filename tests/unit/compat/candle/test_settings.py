@@ -1,4 +1,4 @@
-"""Reading the keys of transformer_candle: names, meanings, batch sizes, and what cannot be read."""
+"""Translating the settings of transformer_candle: names, defaults, batch sizes, refused values."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def settle(data):
     ("batch", "passes", "rows", "micro"),
     [(8, 1, 8, 8), (64, 16, 64, 4), (48, 48, 48, 1), (2, 32, 64, 2), (1, 256, 256, 1), (10, 4, 40, 10)],
 )
-def test_a_batch_is_global_if_its_passes_divide_it(batch, passes, rows, micro, load, notes):
+def test_batch_size_is_global_if_accumulation_steps_divide_it(batch, passes, rows, micro, load, notes):
     data = load(f"data: {{batch_size: {batch}, gradient_accumulation_steps: {passes}}}").data
     assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
     how = "per update" if batch % passes == 0 else f"per pass, which {passes} do not divide"
@@ -46,7 +46,7 @@ def test_a_batch_is_global_if_its_passes_divide_it(batch, passes, rows, micro, l
     )
 
 
-def test_what_is_given_in_our_words_stays():
+def test_batch_keys_of_candlewick_are_kept():
     assert settle({"batch_size": 64, "gradient_accumulation_steps": 16, "micro_batch_size": 8}) == {
         "micro_batch_size": 8,
         "global_batch_size": 64,
@@ -60,12 +60,12 @@ def test_what_is_given_in_our_words_stays():
 
 
 @pytest.mark.parametrize("size", [0, -1, "8", 1.5, True])
-def test_a_size_that_is_none_is_named(size, load):
+def test_batch_size_that_is_no_positive_integer_is_refused(size, load):
     with pytest.raises(ConfigError, match=r"data\.batch_size: should be a whole number, at least 1"):
         load(f"data: {{batch_size: {'text' if size == '8' else str(size).lower()}}}")
 
 
-def test_what_a_file_leaves_out_has_its_old_meaning(load, notes):
+def test_absent_keys_get_the_defaults_of_transformer_candle(load, notes):
     config = load("data: {batch_size: 4}\nmodel: {hidden_size: 64, num_attention_heads: 2}\n")
     optimizer = config.optimizer
     assert (optimizer.algorithm, optimizer.decay, optimizer.max_grad_norm) == ("adam_w", "all", None)
@@ -78,7 +78,7 @@ def test_what_a_file_leaves_out_has_its_old_meaning(load, notes):
     assert "is read as a configuration of transformer_candle" in notes[0]
 
 
-def test_an_override_alone_changes_no_meaning(notes):
+def test_override_of_a_candle_key_keeps_the_defaults_of_candlewick(notes):
     config = load_config(
         "local", ["data.batch_size=8", "data.gradient_accumulation_steps=2"], notes.append, CandleDialect()
     )
@@ -97,20 +97,20 @@ def test_an_override_alone_changes_no_meaning(notes):
         (["data.global_batch_tokens=9999", "data.batch_size=6"], 6, 6),
     ],
 )
-def test_old_sizes_over_those_of_a_profile(overrides, rows, micro, notes):
+def test_overridden_batch_size_replaces_the_batch_of_a_profile(overrides, rows, micro, notes):
     data = load_config("orchestrate", overrides, notes.append, CandleDialect()).data  # 16 rows in one pass
     assert (data.global_batch_size, data.micro_batch_size) == (rows, micro)
     assert f"global_batch_size={rows}, micro_batch_size={micro}" in notes[-1]
 
 
-def test_a_file_that_extends_another_is_ours(tmp_path, notes):
+def test_file_with_extends_gets_the_defaults_of_candlewick(tmp_path, notes):
     (tmp_path / "own.yaml").write_text("extends: m3_medium\ndata: {batch_size: 4}\n")
     config = load_config(tmp_path / "own.yaml", (), notes.append, CandleDialect())
     assert (config.model.hidden_size, config.optimizer.algorithm) == (384, "muon")
     assert (config.data.global_batch_size, config.data.micro_batch_size) == (4, 4)
 
 
-def test_null_for_what_is_not_set_is_nothing(load):
+def test_null_values_count_as_absent_keys(load):
     text = """
 model: {hidden_size: 64, num_attention_heads: 2, num_key_value_heads: null, rope_theta: null, rope_mode: null}
 data: {batch_size: 4, shuffle_buffer_size: null}
@@ -123,30 +123,30 @@ runtime: {checkpoint: null, evaluation: null, logging: {tensorboard: null}}
     assert config.runtime.evaluation.every_n_steps is None
 
 
-def test_what_was_ignored_is_left_out_and_told(load, notes):
+def test_keys_that_transformer_candle_ignored_are_dropped_with_a_note(load, notes):
     config = load("data: {batch_size: 4}\nscheduler: {min_lr: 1e-5, total_steps: 5, total_epochs: 2}\n")
     assert (config.scheduler.min_lr, config.scheduler.total_steps, config.scheduler.total_epochs) == (0.0, 5, None)
     assert "scheduler.min_lr is left out: a constant rate does not fall" in notes
     assert "scheduler.total_epochs is left out: the run ends by scheduler.total_steps" in notes
 
 
-def test_a_power_that_was_called_max_lr_is_told(load, notes):
+def test_max_lr_of_polynomial_is_read_as_the_peak_with_a_note(load, notes):
     load("data: {batch_size: 4}\nscheduler: {strategy: polynomial, max_lr: 0.5}\n")
     assert any("max_lr=0.5 is read as optimizer.learning_rate (the power of polynomial" in note for note in notes)
 
 
-def test_any_file_can_be_taken_for_one_of_transformer_candle(tmp_path):
+def test_is_candle_reads_any_file_with_the_defaults_of_transformer_candle(tmp_path):
     (tmp_path / "bare.yaml").write_text("optimizer: {learning_rate: 1e-4}\n")
     for dialect, algorithm in ((CandleDialect(), "muon"), (CandleDialect(is_candle=True), "adam_w")):
         assert load_config(tmp_path / "bare.yaml", dialect=dialect).optimizer.algorithm == algorithm
 
 
-def test_words_of_overrides_may_be_capital():
+def test_override_values_may_be_capitalized():
     config = load_config("local", ["runtime.logging.enable_stdout=FALSE", "model.vocab_size=Null"])
     assert (config.runtime.logging.enable_stdout, config.model.vocab_size) == (False, None)
 
 
-def test_a_later_word_wins_over_an_earlier_one(load):
+def test_override_wins_over_the_same_setting_in_the_file(load):
     text = "data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2}\n"
     assert load(text, "data.batch_size=16").data.global_batch_size == 16
     assert load(text, "data.micro_batch_size=2").data.micro_batch_size == 2
@@ -156,14 +156,14 @@ def test_a_later_word_wins_over_an_earlier_one(load):
     assert start == "/x"
 
 
-def test_the_folder_of_weights_has_its_old_name(load, tmp_path):
+def test_training_checkpoint_dir_is_read_as_init_from(load, tmp_path):
     config = load("training: {checkpoint_dir: weights}\ndata: {batch_size: 8}\n")
     assert config.runtime.checkpoint.init_from == str(tmp_path / "weights")
     with pytest.raises(ConfigError, match=r"training: unknown key|training\.other"):
         load("training: {checkpoint_dir: weights, other: 1}\n")
 
 
-def test_two_peaks_are_one_too_many(load):
+def test_different_learning_rate_and_max_lr_are_refused(load):
     with pytest.raises(ConfigError, match=r"is 0\.1, and scheduler\.max_lr is 2: keep one .*scheduler\.power"):
         load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 2}\n")
     assert load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 0.1}\n").optimizer.learning_rate == 0.1
@@ -177,12 +177,12 @@ def test_two_peaks_are_one_too_many(load):
         *((word, "on_the_fly") for word in ("on_the_fly", "onthefly", "online", "auto")),
     ],
 )
-def test_words_for_the_rotary_mode(word, mode, load):
+def test_rope_mode_accepts_the_words_of_transformer_candle(word, mode, load):
     assert load(f"model: {{rope_mode: {word}}}\n").model.rope_mode == mode
 
 
 @pytest.mark.parametrize("algorithm", ["adam", "sgd", "muon", "lion"])
-def test_other_optimizers_keep_what_they_have(algorithm, load, notes):
+def test_settings_that_an_optimizer_lacks_are_dropped_with_a_note(algorithm, load, notes):
     betas = "" if algorithm == "lion" else ", beta1: 0.8, epsilon: 1e-7"
     shape = "model: {hidden_size: 64, num_attention_heads: 2}\n"
     config = load(f"data: {{batch_size: 8}}\n{shape}optimizer: {{algorithm: {algorithm}{betas}}}\n")
@@ -199,22 +199,22 @@ def test_other_optimizers_keep_what_they_have(algorithm, load, notes):
     "model",
     ["", ", qk_norm: false", ", qk_norm: false, attention_bias: true, mlp_bias: true", ", num_key_value_heads: 1"],
 )
-def test_the_width_is_kept_and_its_true_size_told(model, load, notes):
+def test_intermediate_size_is_kept_and_a_note_counts_its_parameters(model, load, notes):
     shape = f"hidden_size: 64, num_layers: 3, num_attention_heads: 2, intermediate_size: 256{model}"
     config = load(f"data: {{batch_size: 8}}\nmodel: {{{shape}, vocab_size: 512}}\n")
     told = next(note for note in notes if "is kept" in note)
     rest = 512 * 64 + 64  # the table and the last norm
-    small = config.model.model_copy(update={"intermediate_size": 128})
+    small = config.model.replaced(intermediate_size=128)
     assert f"{model_size(config.model, 512).total - rest:,} parameters and 32,768 in the embedding" in told
     assert f"intermediate_size: 128 gives {model_size(small, 512).total - rest:,}" in told
 
 
-def test_a_block_that_is_named_is_nothing_to_explain(load, notes):
+def test_named_block_settings_give_no_note_of_the_width(load, notes):
     load("data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2, mlp: silu, qk_norm: false}\n")
     assert not any("is kept" in note for note in notes)
 
 
-def test_a_file_of_ours_is_left_as_it_is():
+def test_file_of_candlewick_is_left_unchanged():
     tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
     dialect = CandleDialect()
     assert dialect.translate(tree, "x.yaml", lambda *_: None) == tree
@@ -225,7 +225,7 @@ def test_a_file_of_ours_is_left_as_it_is():
 @pytest.mark.parametrize("junk", ["text", 3, [1, 2], True, [["a", "b"]]])
 @pytest.mark.parametrize("section", ["model", "data", "optimizer", "scheduler", "runtime", "tokenizer"])
 @pytest.mark.parametrize("is_candle", [True, None])
-def test_a_section_that_is_none_is_refused_in_one_line(tmp_path, section, junk, is_candle):
+def test_section_that_is_no_mapping_is_refused_in_one_line(tmp_path, section, junk, is_candle):
     tree = {"data": {"batch_size": 2}, "optimizer": {"algorithm": "sgd"}, section: junk}
     (tmp_path / "a.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match=section):
@@ -248,7 +248,7 @@ def streaming(tmp_path):
     return write
 
 
-def test_every_key_of_a_streaming_config_is_read_and_null_is_nothing(streaming, tmp_path):
+def test_streaming_config_is_read_with_null_as_absent(streaming, tmp_path):
     path = tmp_path / "streaming_config.json"
     assert find_streaming_config(streaming(WRITTEN)) == (path, WRITTEN)
     assert find_streaming_config(streaming({"dataset": "a/b", "split": None})) == (path, {"dataset": "a/b"})
@@ -264,7 +264,7 @@ def test_every_key_of_a_streaming_config_is_read_and_null_is_nothing(streaming, 
         ({**WRITTEN, "shuffle": 1}, "no keys but dataset, split, max_samples, stream_batch_size"),
     ],
 )
-def test_a_streaming_config_that_cannot_be_used_is_an_error(streaming, content, said):
+def test_malformed_streaming_config_is_refused(streaming, content, said):
     with pytest.raises(ConfigError, match=f"streaming_config.json.*{said}"):
         find_streaming_config(streaming(content))
 

@@ -43,7 +43,7 @@ def changed(*path_and_value) -> dict:
 
 
 @pytest.mark.parametrize(("kind", "write"), [("yaml", write_yaml), ("toml", write_toml), ("json", write_json)])
-def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path, kind, write):
+def test_tokenizer_config_is_read_with_paths_relative_to_its_file(tmp_path, kind, write):
     path = tmp_path / f"tok.{kind}"
     path.write_text(write(TREE))
     config = read_tokenizer_config(str(path))
@@ -56,7 +56,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path, kind, wr
     assert found == expected
 
 
-def test_what_may_be_left_out():
+def test_tokenizer_config_fills_absent_keys_with_defaults():
     tree = {"model": {"vocab_size": 300, "special_tokens": ["<|endoftext|>"]}, "artifacts": {"dir": "x"}}
     config = CandleTokenizerConfig.model_validate_json(json.dumps(tree))
     assert (config.postprocessor, config.training, config.model.min_frequency) == (None, None, 2)
@@ -83,7 +83,7 @@ def test_what_may_be_left_out():
         (changed("artifacts", "dir", None), "artifacts.dir: Field required"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(tmp_path, tree, said):
+def test_wrong_key_of_a_tokenizer_config_is_refused_with_file_and_key(tmp_path, tree, said):
     path = tmp_path / "tok.yaml"
     path.write_text(write_yaml(tree))
     with pytest.raises(ConfigError) as caught:
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, tree, said):
     assert str(caught.value).startswith(f"{path}:")
 
 
-def test_a_key_that_is_there_twice_is_named(tmp_path):
+def test_duplicate_key_of_a_tokenizer_config_is_refused(tmp_path):
     path = tmp_path / "tok.yaml"
     path.write_text(write_yaml(TREE) + "model:\n  vocab_size: 9\n")
     with pytest.raises(ConfigError, match="model"):
@@ -100,13 +100,13 @@ def test_a_key_that_is_there_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["data: {train_shards: [a]}", "[", "tokenizer: {vocab_size: 300}"])
-def test_other_files_are_none_of_transformer_candle(tmp_path, content):
+def test_other_yaml_files_are_no_tokenizer_config(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
     assert read_tokenizer_config(str(tmp_path / "c.yaml")) is None
 
 
 @pytest.mark.parametrize("source", [None, "demo", "nowhere.yaml", "/"])
-def test_what_is_no_file_is_none_of_transformer_candle(source):
+def test_profiles_and_missing_files_are_no_tokenizer_config(source):
     assert read_tokenizer_config(source) is None
 
 
@@ -115,7 +115,7 @@ def config_of(folder, **model) -> CandleTokenizerConfig:
     return CandleTokenizerConfig.model_validate_json(json.dumps({**tree, "artifacts": {"dir": str(folder)}}))
 
 
-def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
+def test_open_candle_tokenizer_reads_one_file_or_two(tmp_path):
     rust = foreign.write("candle_full", tmp_path)
     whole = open_candle_tokenizer(config_of(tmp_path))
     rust.model.save(str(tmp_path))
@@ -132,12 +132,12 @@ def test_what_a_configuration_names_is_opened_in_either_layout(tmp_path):
         ({"vocab_size": 300}, "it has 376 tokens, more than 303"),
     ],
 )
-def test_another_tokenizer_than_described_is_refused(tmp_path, model, said):
+def test_tokenizer_that_differs_from_its_config_is_refused(tmp_path, model, said):
     foreign.write("candle_full", tmp_path)
     with pytest.raises(TokenizerError, match=said):
         open_candle_tokenizer(config_of(tmp_path, **model))
 
 
-def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+def test_missing_tokenizer_of_a_config_is_named(tmp_path):
     with pytest.raises(TokenizerError, match=r"tokenizer\.json does not exist"):
         open_candle_tokenizer(config_of(tmp_path))

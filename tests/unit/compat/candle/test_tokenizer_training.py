@@ -41,7 +41,7 @@ def tree_of(folder: Path) -> dict:
     return json.loads((folder / "tokenizer.json").read_bytes())
 
 
-def test_it_is_what_transformer_candle_made_and_loses_no_byte(make, tmp_path, caplog):
+def test_trained_tokenizer_has_the_parts_of_transformer_candle_and_all_bytes(make, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         manifest, reused = train_candle_tokenizer(make(model={"byte_fallback_on_decode": True}))
     assert not reused
@@ -60,7 +60,7 @@ def test_it_is_what_transformer_candle_made_and_loses_no_byte(make, tmp_path, ca
     assert found.vocab_size == manifest.details["vocab_size"] <= 400
 
 
-def test_the_two_files_have_the_same_ids(make, tmp_path):
+def test_vocab_and_merges_files_give_the_ids_of_tokenizer_json(make, tmp_path):
     odd_texts = foreign.texts(9, 20)
     train_candle_tokenizer(make())
     folder = tmp_path / "tok"
@@ -75,7 +75,7 @@ def test_the_two_files_have_the_same_ids(make, tmp_path):
     assert [split.encode(text) for text in odd_texts] == [found.encode(text) for text in odd_texts]
 
 
-def test_every_key_of_model_pretokenizer_and_postprocessor_is_in_the_file(make, tmp_path):
+def test_settings_of_the_config_are_in_tokenizer_json(make, tmp_path):
     config = make(
         model={"dropout": 0.25, "min_frequency": 50, "special_tokens": ["<eos>", "<|x|>", "<bos>"]},
         pretokenizer={"add_prefix_space": False, "trim_offsets": False, "use_regex": False},
@@ -96,13 +96,13 @@ def test_every_key_of_model_pretokenizer_and_postprocessor_is_in_the_file(make, 
     assert few < Tokenizer.load(tmp_path / "other").vocab_size
 
 
-def test_without_a_template_it_adds_nothing(make, tmp_path):
+def test_tokenizer_without_postprocessor_adds_no_special_tokens(make, tmp_path):
     train_candle_tokenizer(make(postprocessor=None, model={"special_tokens": ["<|endoftext|>", "<|pad|>"]}))
     found = Tokenizer.load(tmp_path / "tok")
     assert (found.delimiter_id, found.end_id, found.padding_id, found.template) == (0, None, 1, [])
 
 
-def test_both_manifests_are_written(make, tmp_path):
+def test_training_writes_the_manifests_of_candlewick_and_transformer_candle(make, tmp_path):
     config = make(training={"seed": 3, "max_lines": 50})
     manifest, _ = train_candle_tokenizer(config)
     seeds = json.loads((tmp_path / "tok" / "seed_manifest.json").read_bytes())
@@ -122,7 +122,7 @@ def test_both_manifests_are_written(make, tmp_path):
     assert not any(entry.name == "seed_manifest.json" for entry in manifest.files)
 
 
-def test_what_is_up_to_date_is_not_made_again(make, tmp_path, monkeypatch):
+def test_up_to_date_tokenizer_is_reused(make, tmp_path, monkeypatch):
     first, _ = train_candle_tokenizer(make())
     before = (tmp_path / "tok" / "seed_manifest.json").read_bytes()
     monkeypatch.setattr(module, "_fit", None)
@@ -134,7 +134,7 @@ def test_what_is_up_to_date_is_not_made_again(make, tmp_path, monkeypatch):
     assert (tmp_path / "tok" / "seed_manifest.json").exists()
 
 
-def test_files_get_the_names_that_are_wanted(make, tmp_path):
+def test_artifacts_section_names_the_files(make, tmp_path):
     names = {
         "tokenizer_json": "t.json",
         "vocab_json": str(tmp_path / "sub" / "v.json"),
@@ -151,7 +151,7 @@ def test_files_get_the_names_that_are_wanted(make, tmp_path):
     assert "cfg_hash" in json.loads((other / "seed_manifest.json").read_bytes())
 
 
-def test_the_first_lines_are_taken_in_an_order_that_the_seed_decides(make, tmp_path, monkeypatch):
+def test_max_lines_takes_lines_in_an_order_of_the_random_seed(make, tmp_path, monkeypatch):
     (tmp_path / "0.txt").write_text("\n".join(f"a{i}" for i in range(10)))
     (tmp_path / "1.txt").write_text("\n\n".join(f"b{i}" for i in range(10)))
     monkeypatch.setattr(module, "_CHUNK_LINES", 4)
@@ -177,7 +177,7 @@ def test_the_first_lines_are_taken_in_an_order_that_the_seed_decides(make, tmp_p
         assert sorted(lines(seed=orders.index(order), max_lines=7)) == sorted(files[:7])
 
 
-def test_lines_that_no_pattern_cuts_are_cut(make):
+def test_long_lines_without_a_pattern_match_are_cut(make):
     config = make()
     corpus = module.open_corpus(config.training.inputs, module.DataConfig(documents="line"))
     whole = list(module._lines(corpus, config.training, 1 << 20))
@@ -186,7 +186,7 @@ def test_lines_that_no_pattern_cuts_are_cut(make):
     assert max(map(len, cut)) == 10
 
 
-def test_threads_are_counted_in_a_process_of_its_own(make, tmp_path):
+def test_num_threads_leaves_the_environment_unchanged(make, tmp_path):
     before = dict(os.environ)
     train_candle_tokenizer(make(training={"num_threads": 1}))
     assert dict(os.environ) == before
@@ -195,7 +195,7 @@ def test_threads_are_counted_in_a_process_of_its_own(make, tmp_path):
     assert one == other
 
 
-def test_what_cannot_be_trained_says_why(make, tmp_path):
+def test_impossible_training_is_refused_with_the_reason(make, tmp_path):
     with pytest.raises(ConfigError, match=r"no text to train on .*set training\.inputs"):
         train_candle_tokenizer(make(training=None))
     with pytest.raises(ConfigError, match="vocab_size=258 is too small: 256 bytes and 3 special tokens"):

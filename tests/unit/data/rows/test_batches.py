@@ -19,7 +19,7 @@ def plan_of(world_size: int = 1, length: int = 16, **data) -> BatchSchedule:
         ({"micro_batch_size": 3, "global_batch_tokens": 24 * 16 + 95}, 2, 24),  # rounded down
     ],
 )
-def test_the_global_batch_is_said_in_rows_in_tokens_or_not_at_all(data, world_size, rows):
+def test_global_batch_is_set_in_rows_in_tokens_or_by_default(data, world_size, rows):
     assert plan_of(world_size, **data).rows == rows
 
 
@@ -52,7 +52,7 @@ def test_the_global_batch_is_said_in_rows_in_tokens_or_not_at_all(data, world_si
         ),
     ],
 )
-def test_a_batch_that_micro_batches_do_not_fill_is_an_error(data, world_size, problem, fix):
+def test_global_batch_that_micro_batches_do_not_fill_is_refused(data, world_size, problem, fix):
     with pytest.raises(ConfigError) as error:
         plan_of(world_size, **data)
     assert (error.value.problem, error.value.fix) == (problem, fix)
@@ -62,7 +62,7 @@ STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3)
 
 
 @given(stages=STAGES, rows=st.integers(1, 9))
-def test_steps_and_rows_are_those_of_counting_one_update_after_another(stages, rows):
+def test_batch_schedule_agrees_with_counting_updates_one_by_one(stages, rows):
     plan = BatchSchedule(rows, tuple(BatchStage(steps=n, global_batch_size=size) for n, size in stages))
     sizes = [size for steps, size in stages for _ in range(steps)] + [rows] * 5
     samples = 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.data.rows.chunking import ChunkedRows
 from candlewick.data.tokens.dataset import TokenSplit
@@ -11,25 +12,14 @@ from candlewick.data.tokens.dataset import TokenSplit
 
 def make_split(*sizes: int, masks=None, delimiter_id=0) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes."""
-    bounds = [0, *itertools.accumulate(sizes)]
-    spans = list(itertools.pairwise(bounds))
-    return TokenSplit(
-        "train",
-        "id",
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
-        tuple(bounds[:-1]),
-        bounds[-1],
-        4 * bounds[-1],
-        delimiter_id=delimiter_id,
-        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
-    )
+    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=delimiter_id)
 
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 
 @given(sizes=SIZES, length=st.integers(1, 30), data=st.data())
-def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
+def test_gather_returns_circular_windows_of_tokens(sizes, length, data):
     chunked = ChunkedRows(make_split(*sizes), length)
     total = sum(sizes)
     rows = np.array(data.draw(st.lists(st.integers(0, chunked.num_rows - 1), min_size=1, max_size=10)))
@@ -42,7 +32,7 @@ def test_gathered_rows_are_the_tokens_on_the_circle(sizes, length, data):
 
 
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29))
-def test_every_token_is_a_target_once(sizes, length, offset):
+def test_chunked_rows_have_every_token_as_a_target_once(sizes, length, offset):
     chunked = ChunkedRows(make_split(*sizes), length)
     rows, offset = np.arange(chunked.num_rows), offset % length
     found = chunked.read(rows, offset)
@@ -54,7 +44,7 @@ def test_every_token_is_a_target_once(sizes, length, offset):
 
 @given(sizes=SIZES, length=st.integers(1, 30), offset=st.integers(0, 29), data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_with_masks_every_token_has_its_own_as_a_target(sizes, length, offset, data):
+def test_chunked_rows_with_masks_count_every_unmasked_token_once(sizes, length, offset, data):
     masks = data.draw(st.lists(st.integers(0, 1), min_size=sum(sizes), max_size=sum(sizes)))
     chunked = ChunkedRows(make_split(*sizes, masks=masks), length)
     rows, offset = np.arange(chunked.num_rows), offset % length
@@ -64,7 +54,7 @@ def test_with_masks_every_token_has_its_own_as_a_target(sizes, length, offset, d
     assert found.num_targets == len(counted)
 
 
-def test_documents_begin_at_delimiters_if_that_is_asked_for():
+def test_chunked_rows_with_starts_mark_delimiters():
     rows = np.array([1, 0])
     found = ChunkedRows(make_split(10, delimiter_id=4), 3, needs_starts=True).read(rows, 0)
     assert found.starts is not None
@@ -72,7 +62,7 @@ def test_documents_begin_at_delimiters_if_that_is_asked_for():
     assert ChunkedRows(make_split(10), 3).read(rows, 0).starts is None
 
 
-def test_offsets_may_differ_per_row():
+def test_gather_accepts_an_offset_per_row():
     chunked = ChunkedRows(make_split(10), 3)
     assert chunked.gather(np.array([0, 0, 1]), np.array([0, 2, 1])).tolist() == [
         [0, 1, 2, 3],
@@ -82,12 +72,12 @@ def test_offsets_may_differ_per_row():
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(9, [0, 2]), (10, [0, 2])])
-def test_full_rows_need_no_mask(tokens, rows):
+def test_full_rows_have_no_loss_mask(tokens, rows):
     chunked = ChunkedRows(make_split(tokens), 3)
     assert chunked.loss_mask(np.array(rows), 0) is None
 
 
-def test_only_the_rest_of_the_last_row_counts():
+def test_loss_mask_counts_only_the_remainder_of_the_last_row():
     chunked = ChunkedRows(make_split(10), 3)
     assert chunked.num_rows == 4
     rows = chunked.read(np.array([3, 1, 3]), 0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.config import BatchStage, DataConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -19,20 +20,10 @@ from candlewick.errors import DataError
 from candlewick.model.documents import Documents
 
 
-def make_split(*sizes: int, dataset_id="id", **fields) -> TokenSplit:
+def make_split(*sizes: int, masks=None, **fields) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes; each is one document."""
-    bounds = [0, *itertools.accumulate(sizes)]
-    return TokenSplit(
-        "train",
-        dataset_id,
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in itertools.pairwise(bounds)),
-        tuple(bounds[:-1]),
-        bounds[-1],
-        4 * bounds[-1],
-        60_000,
-        tuple(np.array([size], np.uint64) for size in sizes),
-        **fields,
-    )
+    ends = tuple(np.array([size], np.uint64) for size in sizes)
+    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=60_000, ends=ends, **fields)
 
 
 SPLIT = make_split(50, 3, 100, 47)  # 200 tokens
@@ -57,7 +48,7 @@ def read(loader: Loader, updates: int) -> list[list[list[int]]]:
     return out
 
 
-def test_a_batch_is_tokens_and_the_next_ones():
+def test_batch_targets_are_the_next_tokens():
     loader = make_loader()
     batch = loader.next().micro_batches[0]
     loader.close()
@@ -72,7 +63,7 @@ def test_a_batch_is_tokens_and_the_next_ones():
 
 @given(tokens=st.integers(2, 90), length=st.integers(2, 20), seed=st.integers(0, 5), epoch=st.integers(0, 4))
 @settings(max_examples=40, deadline=None)
-def test_every_token_is_a_target_once_in_every_epoch(tokens, length, seed, epoch):
+def test_epoch_has_every_token_as_a_target_once(tokens, length, seed, epoch):
     rows = -(-tokens // length)
     start = {"sequence_length": length, "seed": seed, "rows_read": epoch * rows}
     loader = make_loader(make_split(tokens), rows=1, micro_batch_size=1, **start)
@@ -87,7 +78,7 @@ def test_every_token_is_a_target_once_in_every_epoch(tokens, length, seed, epoch
     assert count == tokens
 
 
-def test_epochs_differ_in_order_and_in_their_grid():
+def test_epochs_differ_in_order_and_chunk_offset():
     rows = 25
     seen = [row for update in read(make_loader(rows=2), 3 * rows) for row in update]
     epochs = [seen[i * rows : (i + 1) * rows] for i in range(3)]
@@ -95,7 +86,7 @@ def test_epochs_differ_in_order_and_in_their_grid():
     assert len({tuple(sorted(map(tuple, epoch))) for epoch in epochs}) > 1  # other rows, not only another order
 
 
-def test_seeds_and_datasets_differ():
+def test_order_depends_on_the_random_seed_and_the_dataset():
     base = read(make_loader(), 2)
     assert read(make_loader(), 2) == base
     assert read(make_loader(seed=2), 2) != base
@@ -103,7 +94,7 @@ def test_seeds_and_datasets_differ():
 
 
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 12), (2, 3), (3, 2), (6, 1), (4, 3)])
-def test_ranks_and_micro_batches_change_nothing_in_what_is_read(world_size, micro_batch_size):
+def test_rows_of_an_update_do_not_depend_on_ranks_or_micro_batch_size(world_size, micro_batch_size):
     base = read(make_loader(), 6)
     ranks = [
         read(make_loader(rank=rank, world_size=world_size, micro_batch_size=micro_batch_size), 6)
@@ -113,12 +104,12 @@ def test_ranks_and_micro_batches_change_nothing_in_what_is_read(world_size, micr
         assert [row for rank in ranks for row in rank[step]] == whole
 
 
-MASKS = tuple(np.array(values, np.uint8) for values in np.split(np.arange(200) % 7 < 3, [50, 53, 153]))
+MASKS = [int(token % 7 < 3) for token in range(200)]
 
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
 @pytest.mark.parametrize("masks", [None, MASKS])
-def test_number_of_targets_is_that_of_all_ranks(packing, masks):
+def test_num_targets_counts_the_rows_of_all_ranks(packing, masks):
     split = make_split(50, 3, 100, 47, masks=masks)
     loaders = [make_loader(split, rank=rank, world_size=3, data={"packing": packing}) for rank in range(3)]
     found = set()
@@ -132,8 +123,8 @@ def test_number_of_targets_is_that_of_all_ranks(packing, masks):
     assert len(found) > 1 or (packing, masks) == ("chunk", None)
 
 
-def test_update_in_which_no_target_counts_says_so():
-    loader = make_loader(make_split(200, masks=(np.zeros(200, np.uint8),)))
+def test_fully_masked_update_has_zero_targets():
+    loader = make_loader(make_split(200, masks=[0] * 200))
     update = loader.next()
     loader.close()
     assert update.num_targets == 0
@@ -147,14 +138,14 @@ def first_batch(split: TokenSplit, **data) -> Batch:
     return batch
 
 
-def test_with_a_document_mask_documents_begin_at_delimiters():
+def test_document_mask_starts_documents_at_delimiters():
     batch = first_batch(replace(SPLIT, delimiter_id=100), document_mask=True)
     assert batch.documents is not None
     assert torch.equal(batch.documents.positions, Documents.from_starts(batch.tokens == 100).positions)
     assert first_batch(SPLIT).documents is None
 
 
-def test_with_a_document_mask_the_parts_of_packed_rows_are_documents():
+def test_document_mask_separates_the_documents_of_packed_rows():
     batch = first_batch(make_split(10, 4, 7, 3), packing="bfd", document_mask=True)
     assert batch.documents is not None
     counted = batch.targets != -100
@@ -169,7 +160,7 @@ def test_with_a_document_mask_the_parts_of_packed_rows_are_documents():
 
 @pytest.mark.parametrize("data", [{}, {"packing": "bfd"}, {"order": "window", "shuffle_buffer_size": 3}])
 @pytest.mark.parametrize("stop", [0, 1, 5, 20])
-def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
+def test_restored_loader_reads_the_rows_of_an_uninterrupted_one(stop, data):
     base = read(make_loader(data=data), 25)
     first = make_loader(data=data)
     begin = [[row for batch in first.next().micro_batches for row in batch.targets.tolist()] for _ in range(stop)]
@@ -181,7 +172,7 @@ def test_going_on_from_the_state_is_as_if_nothing_had_happened(stop, data):
     assert begin + read(rest, 25 - stop) == base
 
 
-def test_a_ramp_reads_the_same_rows_in_smaller_updates():
+def test_batch_ramp_reads_the_same_rows_in_smaller_updates():
     ramp = BatchSchedule(12, (BatchStage(steps=2, global_batch_size=4), BatchStage(steps=1, global_batch_size=6)))
     found = read(make_loader(plan=ramp), 6)
     assert [len(update) for update in found] == [4, 4, 6, 12, 12, 12]
@@ -193,7 +184,7 @@ def test_a_ramp_reads_the_same_rows_in_smaller_updates():
     assert read(later, 3) == found[2:5]
 
 
-def test_a_mixture_deals_sources_by_weight_and_goes_on_from_its_state():
+def test_mixture_loader_reads_sources_by_weight_and_restores_its_state():
     data = {"mixture": [{"shards": ["x"], "weight": 1}, {"shards": ["y"], "weight": 2}]}
     sources = make_split(80), make_split(3200, dataset_id="other")
     loader = make_loader(*sources, data=data)
@@ -207,7 +198,7 @@ def test_a_mixture_deals_sources_by_weight_and_goes_on_from_its_state():
     assert read(again, 4) == read(loader, 4)
 
 
-def test_the_state_counts_what_was_handed_out_not_what_was_read_ahead():
+def test_loader_state_counts_returned_rows_without_prefetched_ones():
     loader = make_loader()
     assert loader.state()["samples"] == 0
     loader.next()
@@ -226,7 +217,7 @@ def test_the_state_counts_what_was_handed_out_not_what_was_read_ahead():
     loader.close()
 
 
-def test_waiting_is_counted(monkeypatch):
+def test_loader_counts_its_waiting_seconds(monkeypatch):
     loader = make_loader()
     clock = iter([10.0, 10.5, 20.0, 20.25])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
@@ -236,7 +227,7 @@ def test_waiting_is_counted(monkeypatch):
     loader.close()
 
 
-def test_an_error_in_the_thread_reaches_the_caller():
+def test_error_in_the_loader_thread_reaches_the_caller():
     loader = make_loader()
 
     def fail(first):
@@ -248,7 +239,7 @@ def test_an_error_in_the_thread_reaches_the_caller():
     loader.close()
 
 
-def test_closing_ends_the_thread():
+def test_close_ends_the_loader_thread():
     loader = make_loader()
     loader.next()
     assert any(thread.name.startswith("loader") for thread in threading.enumerate())
@@ -269,7 +260,7 @@ def test_closing_ends_the_thread():
         *(({"samples": bad}, "state has no number of samples, but ") for bad in (None, "3", 1.5, -1, True)),
     ],
 )
-def test_a_state_of_other_data_is_refused_naming_both(change, message):
+def test_loader_state_of_other_data_is_refused_with_both_values(change, message):
     loader = make_loader()
     with pytest.raises(DataError, match=message):
         loader.restore({**loader.state(), **change})
@@ -281,37 +272,37 @@ class TestValidation:
         return list(validation_batches(make_split(tokens), config, sequence_length=T, max_batches=max_batches))
 
     @pytest.mark.parametrize("tokens", [1, 7, 8, 33, 197, 200, 256])
-    def test_every_token_is_a_target_once_and_all_batches_have_one_shape(self, tokens):
+    def test_evaluation_batches_have_every_token_as_a_target_once_in_one_shape(self, tokens):
         found = self.batches(tokens)
         assert {batch.tokens.shape for batch in found} == {(4, T)}
         targets = [t for batch in found for t in batch.targets[batch.targets != -100].tolist()]
         assert targets == [(i + 1) % tokens for i in range(tokens)]
 
-    def test_packed_and_masked_by_document_too(self):
+    def test_evaluation_batches_may_be_packed_and_masked_by_document(self):
         found = self.batches(197, packing="bfd", document_mask=True)
         targets = [t for batch in found for t in batch.targets[batch.targets != -100].tolist()]
         assert sorted(targets) == list(range(197))
         assert all(batch.documents is not None for batch in found)
 
-    def test_it_is_the_same_at_every_call(self):
+    def test_evaluation_batches_are_equal_at_every_call(self):
         for first, second in zip(self.batches(197), self.batches(197), strict=True):
             assert torch.equal(first.tokens, second.tokens)
             assert torch.equal(first.targets, second.targets)
 
-    def test_few_batches_are_spread_evenly(self):
+    def test_evaluation_with_max_batches_spreads_them_evenly(self):
         first = [batch.tokens[0, 0].item() for batch in self.batches(3200, max_batches=5)]
         assert first == [0, 640, 1280, 1920, 2560]
 
-    def test_more_batches_than_there_are_is_all(self):
+    def test_evaluation_with_a_large_max_batches_reads_all(self):
         assert len(self.batches(200, max_batches=50)) == len(self.batches(200)) == 7
 
-    def test_rows_that_fill_the_last_batch_have_no_target_that_counts(self):
+    def test_rows_that_fill_the_last_evaluation_batch_have_no_targets(self):
         found = self.batches(200)
         assert [(batch.targets != -100).sum(dim=1).tolist() for batch in found] == [[T] * 4] * 6 + [[T, 0, 0, 0]]
         assert found[-1].targets[0, -1] == 0  # after the last token comes the first
 
 
-def test_ramp_counts_the_rows_that_were_handed_out():
+def test_loader_counts_returned_rows_with_a_batch_ramp():
     loader = make_loader(plan=BatchSchedule(12, (BatchStage(steps=2, global_batch_size=4),)))
     counts = []
     for _ in range(4):

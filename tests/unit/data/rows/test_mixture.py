@@ -11,14 +11,14 @@ WEIGHTS = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 
 
 @given(weights=WEIGHTS, seed=st.integers(0, 9), block=st.integers(0, 3))
-def test_every_block_holds_each_source_as_often_as_its_weight_says(weights, seed, block):
+def test_mixture_block_holds_each_source_by_weight(weights, seed, block):
     total = sum(weights)
     sources = Mixture(weights, seed).sources(block * total, total)
     assert np.bincount(sources, minlength=len(weights)).tolist() == weights
 
 
 @given(weights=WEIGHTS, seed=st.integers(0, 9))
-def test_counts_are_those_of_dealing_one_after_another(weights, seed):
+def test_mixture_counts_agree_with_dealing_rows_one_by_one(weights, seed):
     mixture, total = Mixture(weights, seed), sum(weights)
     dealt = mixture.sources(0, 3 * total).tolist()
     for samples in range(3 * total + 1):
@@ -33,7 +33,7 @@ def test_counts_are_those_of_dealing_one_after_another(weights, seed):
     first=st.integers(0, 2**50),
     cuts=st.lists(st.integers(1, 30), min_size=1, max_size=4),
 )
-def test_any_weights_and_places_do_and_cuts_change_nothing(weights, first, cuts):
+def test_mixture_sources_do_not_depend_on_how_a_range_is_cut(weights, first, cuts):
     mixture = Mixture(weights, 1)
     bounds = [first, *itertools.accumulate(cuts, initial=first)][1:]
     parts = [mixture.sources(low, high - low) for low, high in itertools.pairwise(bounds)]
@@ -43,12 +43,12 @@ def test_any_weights_and_places_do_and_cuts_change_nothing(weights, first, cuts)
     assert gained.tolist() == np.bincount(whole, minlength=len(weights)).tolist()
 
 
-def test_seeds_move_the_pattern():
+def test_mixture_pattern_depends_on_the_random_seed():
     patterns = {tuple(Mixture([5, 1, 1], seed).sources(0, 7).tolist()) for seed in range(20)}
     assert len(patterns) > 5
 
 
-def test_core_counts(core_row):
+def test_core_mixture_counts_equal_blocks_times_weight(core_row):
     error, total = 0, 0
     for weights in ([1], [7, 3], [1, 1, 98], [2**32 - 1, 12345, 1]):
         mixture, total = Mixture(weights, 3), sum(weights)

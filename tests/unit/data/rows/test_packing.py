@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_splits import count_up
 
 from candlewick.data.rows import packing
 from candlewick.data.rows.chunking import ChunkedRows
@@ -20,18 +21,9 @@ def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) 
     ends = np.cumsum(documents)
     total = int(ends[-1])
     bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
-    spans = list(itertools.pairwise(bounds))
-    return TokenSplit(
-        "train",
-        "id",
-        tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
-        tuple(bounds[:-1]),
-        total,
-        4 * total,
-        delimiter_id=DELIMITER,
-        ends=tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans),
-        masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
-    )
+    spans = itertools.pairwise(bounds)
+    ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
+    return count_up(bounds, masks, delimiter_id=DELIMITER, ends=ends_of_shards)
 
 
 def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:
@@ -46,7 +38,7 @@ def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:
 
 
 @given(st.integers(1, 40).flatmap(lambda c: st.tuples(st.just(c), st.lists(st.integers(1, c), min_size=1))))
-def test_rows_are_those_of_plain_best_fit_decreasing(case):
+def test_pack_agrees_with_plain_best_fit_decreasing(case):
     capacity, lengths = case
     rows = pack(np.array(lengths, np.int32), capacity)
     used = np.bincount(rows, weights=lengths).astype(int)
@@ -58,7 +50,7 @@ DOCUMENTS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 
 @given(DOCUMENTS, st.lists(st.integers(0, 10_000), max_size=3), st.integers(1, 12), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
-def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
+def test_packed_rows_predict_every_next_token_once(documents, cuts, length, group):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_GROUP_DOCUMENTS", group)
         view = PackedRows(make_split(documents, cuts), length)
@@ -73,7 +65,7 @@ def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
 
 @given(DOCUMENTS, st.integers(2, 12))
 @settings(deadline=None)
-def test_documents_of_a_row_begin_where_their_tokens_do(documents, length):
+def test_packed_rows_mark_the_start_of_each_document(documents, length):
     view = PackedRows(make_split(documents), length, needs_starts=True)
     begins = {0, *np.cumsum(documents).tolist()}
     rows = view.read(np.arange(view.num_rows), 0)
@@ -85,7 +77,7 @@ def test_documents_of_a_row_begin_where_their_tokens_do(documents, length):
             assert is_start == (token in begins or not goes_on)
 
 
-def test_a_document_that_fits_is_whole_and_a_long_one_is_cut_at_every_row():
+def test_packed_rows_keep_short_documents_together_and_cut_long_ones():
     view = PackedRows(make_split([7, 3, 2, 4]), 5)
     rows = view.read(np.arange(view.num_rows), 0)
     d = DELIMITER
@@ -102,7 +94,7 @@ def test_a_document_that_fits_is_whole_and_a_long_one_is_cut_at_every_row():
     assert rows.starts is None
 
 
-def test_masks_belong_to_targets():
+def test_packed_rows_apply_masks_to_targets():
     masks = [0, 1, 1, 0, 0, 1, 1, 0, 1]
     view = PackedRows(make_split([4, 5], [3], masks), 6)
     rows = view.read(np.arange(view.num_rows), 0)
@@ -112,7 +104,7 @@ def test_masks_belong_to_targets():
     assert rows.num_targets == 5
 
 
-def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
+def test_packing_is_deterministic_and_shuffles_rows():
     documents = np.random.default_rng(0).integers(1, 60, 400).tolist()
     rows = np.arange(PackedRows(make_split(documents), 32).num_rows)
     first, second = (PackedRows(make_split(documents), 32).read(rows, shift) for shift in (0, 3))
@@ -123,7 +115,7 @@ def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
 
 
 @pytest.mark.parametrize("ends", [[3, 8], []])
-def test_a_last_document_without_an_end_is_an_error(ends):
+def test_packing_refuses_a_last_document_without_an_end(ends):
     split = TokenSplit(
         "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, ends=(np.array(ends, np.uint64),)
     )
@@ -141,14 +133,14 @@ def lost_or_repeated(view: PackedRows | ChunkedRows, total: int) -> int:
 
 
 @pytest.mark.parametrize(("name", "view"), [("chunk", ChunkedRows), ("bfd", PackedRows)])
-def test_core_nothing_is_lost_or_repeated(name, view, core_row):
+def test_core_rows_hold_every_target_once(name, view, core_row):
     documents = np.random.default_rng(1).lognormal(4, 1.2, 300).astype(int).clip(1, 5000).tolist()
     error = sum(lost_or_repeated(view(make_split(documents, [999]), t), sum(documents)) for t in (16, 128, 1000))
     core_row(f"data.packing={name}", "count of every (token, target) in an epoch", error, 0)
 
 
 @pytest.mark.parametrize("length", [1024, 2048])
-def test_padding_of_a_realistic_dataset_is_under_two_in_a_thousand(length):
+def test_packing_of_a_realistic_dataset_pads_under_two_in_a_thousand(length):
     documents = np.random.default_rng(2).lognormal(6.05, 1.0, 60_000).astype(np.int64) + 1
     capped = np.concatenate([documents % length, np.full((documents // length).sum(), length)])
     rows = pack(capped[capped > 0].astype(np.int32), length)

@@ -9,12 +9,12 @@ KEYS = st.integers(0, 2**64 - 1)
 
 
 @given(n=st.integers(1, 700), key=KEYS)
-def test_it_is_a_bijection(n, key):
+def test_permute_is_a_bijection(n, key):
     assert sorted(permute(np.arange(n), n, key)) == list(range(n))
 
 
 @given(n=st.integers(1, 2**62), key=KEYS, data=st.data())
-def test_any_place_of_any_size_is_computed_alone_and_inside(n, key, data):
+def test_permute_of_single_numbers_agrees_with_permute_of_many(n, key, data):
     numbers = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8)))
     places = permute(numbers, n, key)
     assert ((places >= 0) & (places < n)).all()
@@ -22,7 +22,7 @@ def test_any_place_of_any_size_is_computed_alone_and_inside(n, key, data):
     assert len(set(places.tolist())) == len(set(numbers.tolist()))
 
 
-def test_frozen_vectors():
+def test_permute_and_stateless_hash_have_frozen_values():
     """These may never change: they are the order in which runs that exist read their data."""
     assert stateless_hash(42, 0, "abc") == 12205381363525922736
     assert stateless_hash("rows", 1, 2, "f" * 64) == 12326874226791300288
@@ -44,7 +44,7 @@ def test_frozen_vectors():
     ]
 
 
-def test_neighbors_and_places_are_not_correlated():
+def test_permute_leaves_neighbors_and_keys_uncorrelated():
     n = 100_003
     places = permute(np.arange(n), n, stateless_hash("a"))
     others = permute(np.arange(n), n, stateless_hash("b"))
@@ -55,7 +55,7 @@ def test_neighbors_and_places_are_not_correlated():
 
 
 @pytest.mark.parametrize("n", [3, 5])
-def test_small_permutations_are_even_over_keys(n):
+def test_permute_of_a_small_size_is_uniform_over_keys(n):
     draws = 600
     keys = np.array([stateless_hash(seed) for seed in range(draws)], np.uint64)
     numbers = np.tile(np.arange(n), draws)
@@ -65,7 +65,7 @@ def test_small_permutations_are_even_over_keys(n):
     assert np.abs(deviation).max() < 5
 
 
-def test_the_shape_is_kept_and_integers_of_any_width_do():
+def test_permute_keeps_the_shape_and_accepts_any_integer_width():
     numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert permute(numbers, 12, 7).shape == (3, 4)
     assert permute(numbers, 12, 7).dtype == np.int64
@@ -73,14 +73,14 @@ def test_the_shape_is_kept_and_integers_of_any_width_do():
 
 
 @given(n=st.integers(1, 2**40), keys=st.lists(KEYS, min_size=1, max_size=8), data=st.data())
-def test_each_number_may_have_its_own_key(n, keys, data):
+def test_permute_accepts_a_key_per_number(n, keys, data):
     numbers = np.array([data.draw(st.integers(0, n - 1)) for _ in keys])
     alone = [int(permute(numbers[i : i + 1], n, key)[0]) for i, key in enumerate(keys)]
     assert permute(numbers, n, np.array(keys, np.uint64)).tolist() == alone
 
 
 @given(n=st.integers(1, 200), window=st.integers(1, 250), key=KEYS)
-def test_windows_come_one_after_another_each_in_its_own_order(n, window, key):
+def test_permute_in_windows_reads_one_shuffled_window_after_another(n, window, key):
     places = permute_in_windows(np.arange(n), n, window, key)
     assert sorted(places.tolist()) == list(range(n))
     for low in range(0, n, window):
@@ -91,7 +91,7 @@ def test_windows_come_one_after_another_each_in_its_own_order(n, window, key):
     assert permute_in_windows(some, n, window, key).tolist() == places[some].tolist()
 
 
-def test_windows_are_in_another_order_for_another_key():
+def test_permute_in_windows_depends_on_the_key():
     def order(key):
         return permute_in_windows(np.arange(1000), 1000, 100, key)
 
@@ -102,14 +102,14 @@ def test_windows_are_in_another_order_for_another_key():
     assert len(set(map(tuple, inside))) == 10
 
 
-def test_frozen_vector_of_windows():
+def test_permute_in_windows_has_frozen_values():
     """This may never change either."""
     assert permute_in_windows(np.arange(10), 10, 4, 42).tolist() == [4, 3, 2, 5, 9, 7, 6, 8, 0, 1]
     far = np.array([0, 1, 65536, 999_999])
     assert permute_in_windows(far, 1_000_003, 65536, 2**64 - 1).tolist() == [589418, 556355, 846985, 336457]
 
 
-def test_core_order_is_exhaustive(core_row):
+def test_core_order_has_every_row_once(core_row):
     orders = {"global": lambda n: permute(np.arange(n), n, 7)}
     orders["window"] = lambda n: permute_in_windows(np.arange(n), n, 11, 7)
     for name, order in orders.items():
@@ -118,17 +118,17 @@ def test_core_order_is_exhaustive(core_row):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2**62 + 1])
-def test_an_impossible_size_is_an_error(n):
+def test_permute_refuses_an_impossible_size(n):
     with pytest.raises(ValueError, match="a permutation of"):
         permute(np.arange(0), n, 1)
 
 
 @pytest.mark.parametrize("number", [-1, 10])
-def test_numbers_outside_are_an_error(number):
+def test_permute_refuses_numbers_outside_the_size(number):
     with pytest.raises(ValueError, match=r"outside of 0\.\.9"):
         permute(np.array([number]), 10, 1)
 
 
-def test_parts_of_a_hash_do_not_run_together():
+def test_stateless_hash_separates_its_parts():
     assert stateless_hash("ab", "c") != stateless_hash("a", "bc")
     assert stateless_hash(1, 2) == stateless_hash("1", "2")

@@ -37,7 +37,7 @@ MIXED = mixture(3, 1, 2)
 @pytest.mark.parametrize(
     "data", [{}, {"order": "window"}, {"shuffle_buffer_size": 4}, {"shuffle_buffer_size": 100}]
 )
-def test_every_epoch_has_every_row_once_in_another_order(data):
+def test_row_order_has_every_row_once_per_epoch_in_another_order(data):
     found = make_order(B, **data)
     epochs = [found.places(epoch * 38, 38) for epoch in range(3)]
     assert all(sorted(places[1].tolist()) == list(range(38)) for places in epochs)
@@ -46,7 +46,7 @@ def test_every_epoch_has_every_row_once_in_another_order(data):
     assert len({places[2, 0] for places in epochs}) > 1
 
 
-def test_a_window_is_read_before_the_next_one():
+def test_shuffle_window_is_read_before_the_next_one():
     rows = make_order(B, shuffle_buffer_size=5).places(0, 35)[1]  # the last 3 of 38 rows fill no window
     for low in range(0, 35, 5):
         own = set(rows[low : low + 5].tolist())
@@ -55,20 +55,20 @@ def test_a_window_is_read_before_the_next_one():
 
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5), data=st.sampled_from([{}, {"mixture": MIXED}]))
 @settings(deadline=None)
-def test_cuts_change_nothing(cuts, data):
+def test_row_order_does_not_depend_on_how_a_range_is_cut(cuts, data):
     found = make_order(*([A, B, C] if data else [A]), **data)
     bounds = [0, *itertools.accumulate(cuts)]
     parts = [found.places(low, high - low) for low, high in itertools.pairwise(bounds)]
     assert np.array_equal(np.concatenate(parts, axis=1), found.places(0, bounds[-1]))
 
 
-def test_blocks_of_the_permutation_join_without_a_seam(monkeypatch):
+def test_row_order_is_continuous_across_permutation_blocks(monkeypatch):
     base = make_order(A, B, C, mixture=MIXED).places(0, 500)
     monkeypatch.setattr(row_order_module, "_BLOCK", 7)
     assert np.array_equal(make_order(A, B, C, mixture=MIXED).places(0, 500), base)
 
 
-def test_a_source_of_a_mixture_is_read_as_it_would_be_alone():
+def test_source_of_a_mixture_is_read_in_the_order_of_a_single_source():
     places = make_order(A, B, C, mixture=MIXED).places(0, 600)
     for number, source in enumerate((A, B, C)):
         own = places[1:, places[0] == number]
@@ -76,7 +76,7 @@ def test_a_source_of_a_mixture_is_read_as_it_would_be_alone():
 
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
-def test_rows_of_a_mixture_are_those_of_its_sources_in_order(packing):
+def test_mixture_rows_equal_the_rows_of_its_sources(packing):
     data = {"packing": packing, "document_mask": True}
     masked = make_split(2000, 40, "c", masks=(np.arange(40, dtype=np.uint8) % 2,))
     found = make_order(A, B, masked, mixture=MIXED, **data)
@@ -114,12 +114,12 @@ def test_repetitions_count_how_often_each_source_is_read():
     assert make_order(A).repetitions(0) == (0.0,)
 
 
-def test_sources_must_be_as_many_as_the_mixture_has():
+def test_row_order_refuses_another_number_of_sources_than_weights():
     with pytest.raises(ValueError, match="2 sources for 3 weights"):
         make_order(A, B, mixture=MIXED)
 
 
-def test_the_identity_has_all_that_decides_the_order():
+def test_row_order_identity_covers_every_setting_of_the_order():
     base = make_order(A, B, mixture=mixture(1, 1)).identity
     others = [
         make_order(A, C, mixture=mixture(1, 1)),

@@ -1,4 +1,4 @@
-"""Cleaning: each rule against a plain rewriting of it, and the counts add up."""
+"""Cleaning rules of text, and the counts of dropped lines and characters."""
 
 import unicodedata
 
@@ -13,7 +13,7 @@ def cleaned(text: str, **settings) -> tuple[str | None, CleaningReport]:
     return clean(text, Cleaning(**settings), report), report
 
 
-def test_the_seeds_rules():
+def test_clean_applies_the_rules_of_transformer_candle():
     text = "  A line\x00 that   is long enough. \r\nshort\n\n\n\tAnother\u00a0line, long enough.  \n \n"
     result, report = cleaned(text)
     assert result == "A line that is long enough.\n\nAnother line, long enough."
@@ -22,18 +22,18 @@ def test_the_seeds_rules():
     assert (report.bytes_before, report.bytes_after) == (len(text.encode()), len(result.encode()))
 
 
-def test_each_rule_can_be_left_out():
+def test_clean_rules_can_be_switched_off():
     assert cleaned("a\x01b  c", min_line_bytes=0, drop_control=False, collapse_spaces=False)[0] == "a\x01b  c"
     assert cleaned("tiny", min_line_bytes=0)[0] == "tiny"
     assert cleaned("tiny")[0] is None
 
 
-def test_bytes_count_not_characters():
+def test_min_line_bytes_counts_bytes_and_not_characters():
     assert cleaned("äöüäö")[0] == "äöüäö"  # 10 bytes
     assert cleaned("äöüä")[0] is None
 
 
-def test_nothing_left_is_no_document():
+def test_clean_drops_a_document_without_remaining_lines():
     result, report = cleaned("short\n\x00\n")
     assert result is None
     assert (report.empty_documents, report.bytes_after) == (1, 0)
@@ -41,7 +41,7 @@ def test_nothing_left_is_no_document():
 
 
 @given(st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\n\r\x00\x85"))))
-def test_what_comes_out_is_clean_and_stays_so(text):
+def test_clean_is_idempotent(text):
     result, report = cleaned(text)
     assert report.short_lines <= report.lines
     if result is None:

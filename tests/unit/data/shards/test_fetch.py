@@ -1,4 +1,4 @@
-"""Lists of datasets, and fetching them one after another."""
+"""Lists of named datasets, and fetching their text shards."""
 
 import json
 
@@ -18,7 +18,7 @@ def hub(hub: HubServer) -> HubServer:
     return hub
 
 
-def test_names_addresses_and_lists(tmp_path):
+def test_find_datasets_reads_names_addresses_and_list_files(tmp_path):
     path = tmp_path / "list.yaml"
     path.write_text('- {name: wiki, source: "hf://datasets/x/y@main/en", take: 5, text_field: body}\n')
     found = find_datasets(["pg19", "hf://datasets/me/text@main/part", str(path)])
@@ -40,13 +40,13 @@ def test_names_addresses_and_lists(tmp_path):
         ("- 2026-01-01", "is no list of datasets"),
     ],
 )
-def test_a_list_that_is_none_is_named(content, sentence, tmp_path):
+def test_find_datasets_refuses_a_malformed_list_file(content, sentence, tmp_path):
     (tmp_path / "list.yaml").write_text(content)
     with pytest.raises(ConfigError, match=sentence):
         find_datasets([str(tmp_path / "list.yaml")])
 
 
-def test_what_is_unknown_or_double():
+def test_find_datasets_refuses_unknown_and_duplicate_names():
     with pytest.raises(ConfigError, match="no file, no address and no known dataset"):
         find_datasets(["finewab"])
     with pytest.raises(ConfigError, match="two datasets are called 'pg19'"):
@@ -54,9 +54,9 @@ def test_what_is_unknown_or_double():
     assert all(name == dataset.name for name, dataset in NAMED.items())
 
 
-def test_all_are_fetched_and_named(hub, tmp_path):
+def test_fetch_writes_all_datasets_and_lists_them(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/a", "hf://datasets/me/b"])
-    datasets[1] = datasets[1].model_copy(update={"text_field": "content", "take": 7})
+    datasets[1] = datasets[1].replaced(text_field="content", take=7)
     hub.fail("GET .*train.jsonl", "cut")
     results = fetch(datasets, tmp_path)
     assert [result.problem for result in results] == [None, None]
@@ -71,7 +71,7 @@ def test_all_are_fetched_and_named(hub, tmp_path):
     assert not hub.asked("resolve")
 
 
-def test_what_was_fetched_before_stays_in_the_list(hub, tmp_path):
+def test_fetch_keeps_earlier_datasets_in_the_list(hub, tmp_path):
     for name in ("a", "b", "a"):
         fetch(find_datasets([f"hf://datasets/me/{name}"]), tmp_path)
     downloads = json.loads((tmp_path / DOWNLOADS).read_text())
@@ -81,7 +81,7 @@ def test_what_was_fetched_before_stays_in_the_list(hub, tmp_path):
     assert len(json.loads((tmp_path / DOWNLOADS).read_text())["datasets"]) == 1
 
 
-def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
+def test_fetch_continues_after_a_failed_dataset(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/gone", "hf://datasets/me/a"])
     failed, came = fetch(datasets, tmp_path)
     assert "is not on the Hub" in (failed.problem or "")

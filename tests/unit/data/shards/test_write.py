@@ -1,4 +1,4 @@
-"""Text shards: nothing is lost, and a stop at any moment changes no byte."""
+"""Writing text shards without loss; stopping and continuing changes no byte."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_every_document_comes_back(text, tmp_path, compress):
+def test_text_shards_hold_every_document(text, tmp_path, compress):
     made, reused = shard(text, outputs(tmp_path), ShardSettings(60, gzip=compress), CONFIG)
     assert not reused
     assert len(made) == 1
@@ -65,7 +65,7 @@ def test_every_document_comes_back(text, tmp_path, compress):
     verify(tmp_path / "train", made[0])
 
 
-def test_the_manifest_has_what_old_readers_want(text, tmp_path):
+def test_shard_manifest_has_the_fields_of_transformer_candle(text, tmp_path):
     config = ShardSettings(60, validation_fraction=0.2, mode="split", seed=3, take=150)
     made, _ = shard(text, outputs(tmp_path), config, CONFIG)
     details = made[0].details
@@ -90,7 +90,7 @@ def test_the_manifest_has_what_old_readers_want(text, tmp_path):
             assert one["lines"] == 60 or number == len(shards) - 1
 
 
-def test_copies_are_on_one_side_and_the_seed_decides_which(write, tmp_path):
+def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_path):
     uri = str(write("in/a.jsonl", TEXTS + TEXTS[::-1]))
     found = []
     for seed in (17, 17, 18):
@@ -110,17 +110,17 @@ def test_copies_are_on_one_side_and_the_seed_decides_which(write, tmp_path):
 
 
 @pytest.mark.parametrize("take", [1, 79, 80, 81, 199, 200])
-def test_take_is_exact(text, tmp_path, take):
+def test_take_writes_exactly_that_many_documents(text, tmp_path, take):
     shard(text, outputs(tmp_path), ShardSettings(50, take=take), CONFIG)
     assert len(lines(tmp_path / "train")) == take
 
 
-def test_fewer_documents_than_to_take_are_told(text, tmp_path, caplog):
+def test_take_of_more_documents_than_exist_warns(text, tmp_path, caplog):
     shard(text, outputs(tmp_path), ShardSettings(take=201), CONFIG)
     assert "there are 200 documents, fewer than the 201 to take" in caplog.text
 
 
-def test_lines_of_text_lose_their_line_ends_and_it_is_counted(write, tmp_path, caplog):
+def test_text_format_replaces_and_counts_line_ends_inside_documents(write, tmp_path, caplog):
     uri = str(write("in/a.jsonl", ["a\nb\r\nc\rd\n", " \n ", "plain", "é\u2028x"]))
     made, _ = shard([uri], outputs(tmp_path), ShardSettings(format="text"), CONFIG)
     assert (tmp_path / "train" / "train_0000.txt").read_text() == "a b c d \nplain\né\u2028x\n"
@@ -130,20 +130,20 @@ def test_lines_of_text_lose_their_line_ends_and_it_is_counted(write, tmp_path, c
     assert [document.text for document in found] == ["a b c d ", "plain", "é\u2028x"]
 
 
-def test_bad_utf8_is_counted_and_told(write, tmp_path, caplog):
+def test_bad_utf8_is_counted_and_logged(write, tmp_path, caplog):
     uri = str(write("in/a.txt", b"good\nb\xffd\n"))
     made, _ = shard([uri], outputs(tmp_path), ShardSettings(), CONFIG)
     assert made[0].details["bad_utf8"] == {"documents": 1, "sequences": 1}
     assert "1 bad UTF-8 sequences in 1 documents, the first: a.txt, byte 6" in caplog.text
 
 
-def test_a_document_larger_than_a_part_stays_one(write, tmp_path):
+def test_document_larger_than_a_part_is_written_as_one_line(write, tmp_path):
     long = "word " * (3 << 18)
     shard([str(write("a.jsonl", [long, "b"]))], outputs(tmp_path), ShardSettings(), CONFIG)
     assert [json.loads(line)["text"] for line in lines(tmp_path / "train")] == [long, "b"]
 
 
-def test_what_is_there_is_not_made_again(text, tmp_path):
+def test_shards_of_the_same_settings_are_reused(text, tmp_path):
     config = ShardSettings(validation_fraction=0.2)
     first, _ = shard(text, outputs(tmp_path), config, CONFIG)
     again, reused = shard(text, outputs(tmp_path), config, CONFIG)
@@ -153,7 +153,7 @@ def test_what_is_there_is_not_made_again(text, tmp_path):
     assert not reused
 
 
-def test_what_another_process_made_meanwhile_is_taken(text, tmp_path, monkeypatch):
+def test_shards_that_another_process_finished_first_are_reused(text, tmp_path, monkeypatch):
     config = ShardSettings(validation_fraction=0.2)
     first, _ = shard(text, outputs(tmp_path), config, CONFIG)
     answers = iter([None, None])
@@ -189,7 +189,7 @@ def kill_after(monkeypatch, count: int):
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_kill_at_any_moment_changes_no_byte(text, tmp_path, compress):
+def test_killed_sharder_continues_to_the_same_bytes(text, tmp_path, compress):
     config = ShardSettings(23, validation_fraction=0.3, gzip=compress, take=180)
     shard(text, outputs(tmp_path / "clean"), config, CONFIG)
     expected = hashes(tmp_path / "clean")
@@ -211,7 +211,7 @@ def test_a_kill_at_any_moment_changes_no_byte(text, tmp_path, compress):
     assert kills > 20
 
 
-def test_ctrl_c_keeps_the_finished_shards_and_the_same_call_goes_on(text, tmp_path, monkeypatch, caplog):
+def test_interrupted_sharder_keeps_finished_shards_and_continues(text, tmp_path, monkeypatch, caplog):
     config = ShardSettings(23)
     shard(text, outputs(tmp_path / "clean"), config, CONFIG)
     rows: list[int] = []
@@ -239,7 +239,7 @@ def test_ctrl_c_keeps_the_finished_shards_and_the_same_call_goes_on(text, tmp_pa
         (lambda f: (f / "junk.txt").write_text("x"), ""),
     ],
 )
-def test_what_was_left_damaged_is_made_anew(text, tmp_path, caplog, damage, message):
+def test_damaged_partial_shards_are_written_again(text, tmp_path, caplog, damage, message):
     config = ShardSettings(23)
     shard(text, outputs(tmp_path / "clean"), config, CONFIG)
     with pytest.raises(RunInterrupted):
@@ -256,7 +256,7 @@ def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
 
-def test_other_settings_do_not_go_on_with_what_is_there(text, tmp_path, caplog):
+def test_partial_shards_of_other_settings_are_discarded(text, tmp_path, caplog):
     with pytest.raises(RunInterrupted):
         shard(text, outputs(tmp_path), ShardSettings(23), CONFIG, progress=interrupt)
     caplog.set_level(logging.INFO)
@@ -265,7 +265,7 @@ def test_other_settings_do_not_go_on_with_what_is_there(text, tmp_path, caplog):
     assert len(lines(tmp_path / "train")) == 200
 
 
-def test_the_hub_and_this_machine_give_the_same_shards(text, hub, tmp_path):
+def test_hub_and_local_text_give_the_same_shards(text, hub, tmp_path):
     files = {path.name: path.read_bytes() for path in Path(text[0]).iterdir()}
     config = ShardSettings(23, validation_fraction=0.3)
     shard(text, outputs(tmp_path / "local"), config, CONFIG)
@@ -278,14 +278,14 @@ def test_the_hub_and_this_machine_give_the_same_shards(text, hub, tmp_path):
     assert not fetched.exists()
 
 
-def test_a_take_from_the_hub_fetches_no_more_than_it_reads_ahead(text, hub, tmp_path):
+def test_take_from_the_hub_fetches_only_a_few_files_ahead(text, hub, tmp_path):
     hub.commit("datasets/o/n", {f"{n}.txt": b"line\n" * 10 for n in range(9)})
     shard(["hf://datasets/o/n"], outputs(tmp_path), ShardSettings(take=15), CONFIG)
     assert hub.asked("GET .*/resolve/") <= 3
     assert len(lines(tmp_path / "train")) == 15
 
 
-def test_progress_ends_where_it_says(text, tmp_path):
+def test_sharding_progress_ends_at_its_total(text, tmp_path):
     seen: list[tuple[int, int]] = []
     shard(text, outputs(tmp_path), ShardSettings(50), CONFIG, progress=lambda *a: seen.append(a))
     assert seen == sorted(seen)
@@ -305,12 +305,12 @@ def test_progress_ends_where_it_says(text, tmp_path):
         (ShardSettings(take=3, validation_fraction=1 - 1e-9), "no training document came out of .*give more text"),
     ],
 )
-def test_a_side_without_documents_is_an_error(text, tmp_path, config, message):
+def test_split_without_documents_is_refused(text, tmp_path, config, message):
     with pytest.raises(DataError, match=message):
         shard(text, outputs(tmp_path), config, CONFIG)
 
 
-def test_what_stands_at_an_output_is_not_destroyed(text, tmp_path):
+def test_folder_of_something_else_at_an_output_is_not_replaced(text, tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "mine").write_text("x")
     with pytest.raises(ArtifactError, match="val exists and is a folder of something else"):
@@ -320,7 +320,7 @@ def test_what_stands_at_an_output_is_not_destroyed(text, tmp_path):
         shard(text, same, ShardSettings(validation_fraction=0.1), CONFIG)
 
 
-def test_a_bad_row_stops_with_file_and_row(write, tmp_path):
+def test_bad_row_is_refused_with_file_and_row(write, tmp_path):
     uri = str(write("in/a.jsonl", '{"text": "a"}\n{"text": 3}\n'))
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: field 'text' is '3', not text"):
         shard([uri], outputs(tmp_path), ShardSettings(), CONFIG)
@@ -329,7 +329,7 @@ def test_a_bad_row_stops_with_file_and_row(write, tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8))
-def test_any_text_is_written_without_loss(tmp_path_factory, texts):
+def test_text_shards_keep_any_text_without_loss(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, "end"]))
     shard([str(folder / "a.jsonl")], outputs(folder), ShardSettings(3), CONFIG)
@@ -362,7 +362,7 @@ def test_shards_of_transformer_candle_are_read_and_verified(candle_shards):
         verify_text(candle_shards)
 
 
-def test_our_shards_are_verified(text, tmp_path):
+def test_verify_text_checks_shards_of_candlewick(text, tmp_path):
     made, _ = shard(text, outputs(tmp_path), ShardSettings(60), CONFIG)
     assert verify_text(tmp_path / "train") == (4, made[0].details["total_bytes"])
     path = tmp_path / "train" / "train_0002.jsonl"
@@ -374,13 +374,13 @@ def test_our_shards_are_verified(text, tmp_path):
 @pytest.mark.parametrize(
     "raw", ["{", "[]", "{}", '{"shards": 3}', '{"shards": [{"path": "x"}]}', "3", "[" * 99999]
 )
-def test_what_is_no_manifest_of_shards_is_refused(tmp_path, raw):
+def test_verify_text_refuses_a_manifest_of_other_content(tmp_path, raw):
     (tmp_path / "manifest.json").write_text(raw)
     with pytest.raises(ArtifactError, match=r"manifest.json is no manifest of shards"):
         verify_text(tmp_path)
 
 
-def test_another_artifact_is_not_text(tokenizer_dir, tmp_path):
+def test_verify_text_refuses_an_artifact_of_another_kind(tokenizer_dir, tmp_path):
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
         verify_text(tokenizer_dir)
     with staging(tmp_path / "other") as aside:

@@ -1,4 +1,4 @@
-"""A shard writer that stops anywhere goes on from what it noted, with the same bytes."""
+"""A shard writer restored from its recorded state writes the same bytes."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ def content(path) -> bytes:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_what_is_noted_is_what_lies_there(tmp_path, compress):
+def test_writer_records_lines_bytes_and_hash_of_each_shard(tmp_path, compress):
     shards = write(tmp_path, LINES, compress)
     assert [shard["lines"] for shard in shards] == [4, 4, 2]
     paths = [tmp_path / shard["path"] for shard in shards]
@@ -39,7 +39,7 @@ def test_what_is_noted_is_what_lies_there(tmp_path, compress):
         assert shard["bytes"] == path.stat().st_size
 
 
-def test_a_compressed_shard_has_neither_name_nor_time_in_it(tmp_path):
+def test_gzip_header_holds_neither_name_nor_time(tmp_path):
     path = tmp_path / write(tmp_path, LINES, compress=True)[0]["path"]
     assert path.name == "train_0000.jsonl.gz"
     flags, time = path.read_bytes()[3], path.read_bytes()[4:8]
@@ -49,7 +49,7 @@ def test_a_compressed_shard_has_neither_name_nor_time_in_it(tmp_path):
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("noted", range(len(LINES) + 1))
 @pytest.mark.parametrize("beyond", [0, 1, 5])
-def test_after_a_stop_anywhere_the_bytes_are_the_same(tmp_path, compress, noted, beyond):
+def test_restored_writer_writes_the_same_bytes(tmp_path, compress, noted, beyond):
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     expected = write(tmp_path / "whole", LINES, compress)
@@ -79,7 +79,7 @@ def test_after_a_stop_anywhere_the_bytes_are_the_same(tmp_path, compress, noted,
     assert len(list((tmp_path / "stopped").iterdir())) == 3
 
 
-def test_a_shard_that_is_gone_or_cut_is_noticed(tmp_path):
+def test_restore_refuses_a_missing_or_truncated_shard(tmp_path):
     writer = ShardWriter(tmp_path, "train", ".jsonl", compress=False)
     for line in LINES[:4]:
         writer.add(line)
@@ -95,7 +95,7 @@ def test_a_shard_that_is_gone_or_cut_is_noticed(tmp_path):
         ShardWriter(tmp_path, "train", ".jsonl", compress=False).restore(state)
 
 
-def test_sweeping_leaves_folders_and_what_is_to_be_kept(tmp_path):
+def test_sweep_keeps_folders_and_named_files(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("state.json", "junk"):
         (tmp_path / name).write_text("x")
@@ -103,7 +103,7 @@ def test_sweeping_leaves_folders_and_what_is_to_be_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "sub"]
 
 
-def test_shard_that_was_cut_back_reaches_the_disk_before_it_is_named(tmp_path, monkeypatch):
+def test_restore_syncs_a_truncated_shard(tmp_path, monkeypatch):
     writer = ShardWriter(tmp_path, "train", ".txt", compress=False)
     writer.add(b"kept\n")
     state = writer.sync()

@@ -61,7 +61,7 @@ def expected(tokenizer, chats) -> tuple[list[int], list[int], list[int]]:
 
 
 @pytest.mark.parametrize("batch", [None, 1 << 9])
-def test_shards_hold_every_conversation_with_its_mask(
+def test_chat_shards_hold_every_conversation_with_its_mask(
     write, tmp_path, tokenizer, tokenizer_dir, batch, monkeypatch
 ):
     if batch:
@@ -80,7 +80,7 @@ def test_shards_hold_every_conversation_with_its_mask(
     assert prepare(config_of(path, validation_fraction=0.1), tmp_path / "ds" / "tokenizer", tmp_path / "ds")[1]
 
 
-def test_many_are_held_out_by_the_hash_of_the_conversation(write, tmp_path, tokenizer_dir):
+def test_chat_holdout_is_by_the_hash_of_the_conversation(write, tmp_path, tokenizer_dir):
     chats = make_chats(1500)
     prepare(
         config_of(write("in/a.jsonl", lines(chats)), validation_fraction=0.2, shard_text_bytes=1 << 16),
@@ -124,14 +124,14 @@ def test_duplicates_and_conversations_without_an_answer_are_left_out(write, tmp_
         ),
     ],
 )
-def test_a_wrong_row_is_named(write, tmp_path, tokenizer_dir, row, message):
+def test_wrong_chat_row_is_refused_with_its_number(write, tmp_path, tokenizer_dir, row, message):
     path = write("in/a.jsonl", lines(make_chats(2)) + row + "\n")
     with pytest.raises(DataError, match=rf"a\.jsonl, row 3: .*{message}"):
         prepare(config_of(path), tokenizer_dir, tmp_path / "ds")
 
 
 @pytest.mark.parametrize(("policy", "left"), [("replace", 21), ("skip", 20)])
-def test_half_surrogate_pairs_are_bad_text(write, tmp_path, tokenizer, tokenizer_dir, policy, left):
+def test_half_surrogate_pairs_in_a_chat_are_bad_text(write, tmp_path, tokenizer, tokenizer_dir, policy, left):
     bad = '{"messages": [{"role": "assistant", "content": "a\\ud83db"}]}\n'
     path = write("in/a.jsonl", bad + lines(make_chats(20)))
     manifest, _ = prepare(config_of(path, bad_utf8=policy), tokenizer_dir, tmp_path / "ds")
@@ -150,7 +150,7 @@ def test_only_json_lines_hold_chats(write, tmp_path, tokenizer_dir, name):
         prepare(config_of("stdlib://"), tokenizer_dir, tmp_path / "ds")
 
 
-def test_a_changed_mask_is_found(write, tmp_path, tokenizer_dir):
+def test_open_detects_a_changed_mask_file(write, tmp_path, tokenizer_dir):
     prepare(config_of(write("in/a.jsonl", lines(make_chats(50)))), tokenizer_dir, tmp_path / "ds")
     dataset = TokenDataset.open(tmp_path / "ds")
     path = tmp_path / "ds" / "shards" / "train-00000.msk"
@@ -165,7 +165,7 @@ def test_a_changed_mask_is_found(write, tmp_path, tokenizer_dir):
         TokenDataset.open(tmp_path / "ds")
 
 
-def test_messages_are_parsed_as_they_are():
+def test_parse_messages_keeps_role_and_content():
     row = {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]}
     messages = parse_messages(row, "messages")
     assert messages == [Message("user", "a"), Message("assistant", "c")]

@@ -17,7 +17,7 @@ def names(*uris: Path | str, config=CONFIG) -> list[str]:
     return [file.name for file in open_corpus([str(uri) for uri in uris], config).files]
 
 
-def test_a_folder_is_read_by_name_at_any_depth_without_hidden_files(write, tmp_path):
+def test_folder_is_read_recursively_by_name_without_hidden_files(write, tmp_path):
     for name in ["b.txt", "a/z.jsonl.gz", "a/b.txt.zst", ".hidden.txt", ".git/x.txt", "a/.b.txt", "c.parquet"]:
         write(name, ["x"] if "parquet" in name else "x")
     write("empty.txt", "")
@@ -43,17 +43,17 @@ def test_other_files_in_a_folder_are_left_out_and_counted(write, tmp_path, caplo
         ("a.b.jsonl", "line", "jsonl", None),
     ],
 )
-def test_the_extension_and_the_config_say_how_a_file_is_read(write, name, documents, kind, compression):
+def test_extension_and_config_select_how_a_file_is_read(write, name, documents, kind, compression):
     file = open_corpus([str(write(name, "x"))], DataConfig(documents=documents)).files[0]
     assert (file.name, file.kind, file.compression) == (name, kind, compression)
 
 
-def test_order_is_that_of_the_uris(write):
+def test_corpus_keeps_the_order_of_the_uris(write):
     b, a = write("b.txt", "b"), write("a.txt", "a")
     assert names(b, a) == ["b.txt", "a.txt"]
 
 
-def test_documents_stream_through_all_files(write, tmp_path):
+def test_corpus_documents_come_from_all_files(write, tmp_path):
     write("a.txt", "one")
     write("b.jsonl", ["two", "three"])
     corpus = open_corpus([str(tmp_path)], CONFIG)
@@ -64,7 +64,7 @@ def test_documents_stream_through_all_files(write, tmp_path):
     ]
 
 
-def test_the_fingerprint_is_of_names_and_contents_not_of_places(write, tmp_path):
+def test_corpus_fingerprint_depends_on_names_and_contents_only(write, tmp_path):
     for folder in ("x", "y"):
         write(f"{folder}/a.txt", "one")
         write(f"{folder}/b/c.txt", "two")
@@ -78,7 +78,7 @@ def test_the_fingerprint_is_of_names_and_contents_not_of_places(write, tmp_path)
     assert len({x, changed, renamed}) == 3
 
 
-def test_the_standard_library(monkeypatch):
+def test_stdlib_uri_opens_the_standard_library(monkeypatch):
     corpus = open_corpus(["stdlib://"], CONFIG)
     found = [file.name for file in corpus.files]
     assert 3e6 < sum(file.bytes for file in corpus.files) < 30e6
@@ -90,7 +90,7 @@ def test_the_standard_library(monkeypatch):
     assert open_corpus(["stdlib://"], CONFIG).fingerprint == corpus.fingerprint
 
 
-def test_an_interpreter_without_a_library_is_an_error(monkeypatch, tmp_path):
+def test_stdlib_uri_without_a_standard_library_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(DataError, match=r"stdlib://: this interpreter has no source files"):
         open_corpus(["stdlib://"], CONFIG)
@@ -105,29 +105,29 @@ def test_an_interpreter_without_a_library_is_an_error(monkeypatch, tmp_path):
         ("missing/", "missing does not exist"),
     ],
 )
-def test_a_wrong_uri_is_named(uri, message):
+def test_wrong_uri_is_refused_by_name(uri, message):
     with pytest.raises(DataError, match=message):
         open_corpus([uri], CONFIG)
 
 
-def test_no_text_at_all_is_an_error():
+def test_empty_list_of_uris_is_refused():
     with pytest.raises(DataError, match=r"no text was given .*data\.train_shards"):
         open_corpus([], CONFIG)
 
 
-def test_an_unknown_extension_is_named(write):
+def test_file_with_an_unknown_extension_is_refused(write):
     with pytest.raises(DataError, match=r"a\.csv has an unknown extension .*\.txt \.jsonl \.parquet"):
         open_corpus([str(write("a.csv", "x"))], CONFIG)
     with pytest.raises(DataError, match=r"a\.parquet\.gz has an unknown extension"):
         open_corpus([str(write("a.parquet.gz", "x"))], CONFIG)
 
 
-def test_an_empty_file_is_named(write):
+def test_empty_file_is_refused_by_name(write):
     with pytest.raises(DataError, match=r"a\.txt is empty"):
         open_corpus([str(write("a.txt", ""))], CONFIG)
 
 
-def test_a_folder_without_text_is_named(write, tmp_path):
+def test_folder_without_text_is_refused_by_name(write, tmp_path):
     write("empty.txt", "")
     write("a.md", "x")
     with pytest.raises(DataError, match=r"has no text in it \(1 files of other kinds\)"):
@@ -135,20 +135,20 @@ def test_a_folder_without_text_is_named(write, tmp_path):
 
 
 @pytest.mark.parametrize("manifest", ["{}", "{", "[]", '{"shards": []}', "[" * 9999])
-def test_an_artifact_is_not_text(write, tmp_path, manifest):
+def test_artifact_folder_is_refused_as_text(write, tmp_path, manifest):
     write("manifest.json", manifest)
     write("a.txt", "x")
     with pytest.raises(DataError, match=r"is an artifact \(manifest\.json lies in it\), not text"):
         open_corpus([str(tmp_path)], CONFIG)
 
 
-def test_a_file_given_twice_is_an_error(write, tmp_path):
+def test_duplicate_file_is_refused(write, tmp_path):
     path = write("a.txt", "x")
     with pytest.raises(DataError, match=r"a\.txt is given twice"):
         open_corpus([str(path), str(tmp_path)], CONFIG)
 
 
-def test_an_unreadable_file_is_named(write, monkeypatch):
+def test_unreadable_file_is_refused_by_name(write, monkeypatch):
     monkeypatch.setattr(sources.os, "access", lambda path, mode: False)
     with pytest.raises(DataError, match=r"a\.txt cannot be read .*permissions"):
         open_corpus([str(write("a.txt", "x"))], CONFIG)

@@ -21,12 +21,12 @@ def texts(file: SourceFile, policy: Policy = "replace", bad=None, **piece) -> li
 
 
 @pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
-def test_a_text_file_is_one_document_to_the_byte(source, extension):
+def test_text_file_is_one_document_with_every_byte(source, extension):
     text = "\n\n  Zwölf\r\nBoxkämpfer\x00 中文\n"
     assert texts(source(f"a.txt{extension}", text)) == [text]
 
 
-def test_lines_are_documents_but_for_blank_ones(source):
+def test_lines_that_are_not_blank_are_documents(source):
     file = source("a.txt", "one\n\n  \t\r\ntwo\r\n three \nfour\u2028more", documents="line")
     assert texts(file) == ["one", "two", " three ", "four\u2028more"]
     assert [d.place for d in read(Piece(file), "text", "error", BadText())] == [0, 10, 15, 23]
@@ -35,7 +35,7 @@ def test_lines_are_documents_but_for_blank_ones(source):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
-def test_rows_are_documents_but_for_empty_ones(source, name):
+def test_rows_that_are_not_empty_are_documents(source, name):
     rows = ["one", "", "two\nlines", None, " ", "中文\U0001f600"]
     file = source(name, rows)
     assert texts(file) == ["one", "two\nlines", " ", "中文\U0001f600"]
@@ -46,7 +46,7 @@ def test_rows_are_documents_but_for_empty_ones(source, name):
     assert places == [starts[i] for i in (0, 2, 4, 5)]
 
 
-def test_a_text_file_counts_as_one(source):
+def test_count_documents_counts_a_text_file_as_one(source):
     assert count_documents(Piece(source("a.txt", "a\nb\n")), "text") == 1
 
 
@@ -109,7 +109,7 @@ def test_replacement_characters_in_the_text_are_not_counted(source):
     assert bad.sequences == 1
 
 
-def test_a_bad_byte_takes_out_all_pieces_of_a_document_and_counts_once(source, monkeypatch):
+def test_skip_drops_all_pieces_of_a_document_with_a_bad_byte(source, monkeypatch):
     monkeypatch.setattr(pieces, "PART_BYTES", 16)
     file = source("a.txt", b"good words " * 20 + b"\xff" + b" more words" * 20)
     bad = BadText()
@@ -129,7 +129,7 @@ def test_half_surrogate_pairs_in_json_are_bad_text(source, policy, expected, cou
     assert bad.examples == ["a.jsonl, the row at byte 0"]
 
 
-def test_half_surrogate_pairs_can_be_an_error(source):
+def test_half_surrogate_pairs_are_refused_with_bad_utf8_error(source):
     with pytest.raises(DataError, match="the row at byte 0: not UTF-8"):
         texts(source("a.jsonl", '{"text": "a\\ud83db"}\n'), "error")
 
@@ -145,13 +145,13 @@ def test_half_surrogate_pairs_can_be_an_error(source):
         ("[" * 100_000, "recursion"),
     ],
 )
-def test_a_wrong_row_is_named(source, line, message):
+def test_wrong_row_is_refused_with_its_number(source, line, message):
     file = source("a.jsonl", f'{{"text": "x"}}\n\n{line}\n')
     with pytest.raises(DataError, match=rf"a\.jsonl, row 3: .*{message}"):
         texts(file)
 
 
-def test_a_wrong_row_in_a_later_piece_has_its_number_in_the_file(source):
+def test_wrong_row_in_a_later_piece_is_numbered_from_the_start_of_the_file(source):
     good = '{"text": "x"}\n'
     file = source("a.jsonl", good * 5 + "{oops\n")
     with pytest.raises(DataError, match="row 6:"):
@@ -159,7 +159,7 @@ def test_a_wrong_row_in_a_later_piece_has_its_number_in_the_file(source):
 
 
 @given(rows=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=6))
-def test_json_rows_come_back_as_they_are(rows, tmp_path_factory):
+def test_json_rows_are_read_unchanged(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text(
         "".join(json.dumps({"text": row}, ensure_ascii=len(row) % 2 == 0) + "\n" for row in rows) or "\n"
@@ -168,7 +168,7 @@ def test_json_rows_come_back_as_they_are(rows, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
-def test_long_documents_come_in_parts(source, name, monkeypatch):
+def test_long_documents_are_read_in_parts(source, name, monkeypatch):
     monkeypatch.setattr(pieces, "PART_BYTES", 64)
     monkeypatch.setattr(documents, "PART_BYTES", 64)
     long = "some words and more 中文\n" * 30
@@ -195,7 +195,7 @@ def test_pieces_of_a_long_document_begin_and_end_only_once(source):
     ]
 
 
-def test_only_the_first_examples_are_kept():
+def test_bad_text_keeps_only_the_first_examples():
     bad = BadText()
     for i in range(20):
         bad.merge(BadText(1, 2, [f"place {i}"]))

@@ -19,13 +19,13 @@ def held(path, **config) -> dict[str, list[str]]:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
-def test_a_document_goes_where_its_hash_says_always(text):
+def test_split_of_a_document_depends_on_its_hash(text):
     assert split_of(text, 0.5) == split_of(text, 0.5)
     assert split_of(text, 1e-9) == "train"
     assert split_of(text, 1 - 1e-9) == "validation"
 
 
-def test_the_share_held_out_by_hash_is_the_wanted_one():
+def test_split_of_holds_out_the_configured_share():
     n = 4000
     found = sum(split_of(f"document {i}", 0.1) == "validation" for i in range(n))
     assert abs(found - 400) < 5 * (n * 0.1 * 0.9) ** 0.5
@@ -33,14 +33,14 @@ def test_the_share_held_out_by_hash_is_the_wanted_one():
     assert split_of_hash("f" * 64, 0.999) == "train"
 
 
-def test_more_is_held_out_when_the_share_grows_and_nothing_comes_back():
+def test_larger_share_holds_out_a_superset():
     texts = [f"document {i}" for i in range(500)]
     small = {t for t in texts if split_of(t, 0.05) == "validation"}
     large = {t for t in texts if split_of(t, 0.2) == "validation"}
     assert small < large
 
 
-def test_what_is_chosen(write, tmp_path):
+def test_holdout_is_by_tails_below_a_thousand_documents_and_by_hash_from_there(write, tmp_path):
     write("rows.jsonl", [f"row {i}" for i in range(999)])
     corpus = open_corpus([str(tmp_path)], DataConfig())
     assert choose(corpus) == "tails"
@@ -49,7 +49,7 @@ def test_what_is_chosen(write, tmp_path):
     assert choose(corpus) == "hash"
 
 
-def test_by_hash_files_are_assigned_now_and_rows_while_reading(write, tmp_path):
+def test_hash_holdout_assigns_files_first_and_rows_while_reading(write, tmp_path):
     for i in range(40):
         write(f"{i}.txt", f"text {i}")
     write("rows.jsonl", ["x"])
@@ -64,7 +64,7 @@ def test_by_hash_files_are_assigned_now_and_rows_while_reading(write, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_a_single_text_loses_its_tail_after_a_newline(write, name):
+def test_tail_of_a_single_text_is_held_out_after_a_newline(write, name):
     text = "".join(f"line {i} of the text\n" for i in range(20_000))
     found = held(write(name, text), validation_fraction=0.02)
     (train,), (validation,) = found["train"], found["validation"]
@@ -73,14 +73,14 @@ def test_a_single_text_loses_its_tail_after_a_newline(write, name):
     assert len(validation) == pytest.approx(0.02 * len(text), abs=40)
 
 
-def test_a_text_without_newlines_is_cut_between_characters(write):
+def test_tail_of_a_text_without_newlines_is_cut_between_characters(write):
     text = "中文" * 3000
     found = held(write("a.txt", text), validation_fraction=0.2)
     assert found["train"][0] + found["validation"][0] == text
     assert len(found["validation"][0].encode()) == pytest.approx(0.2 * 18_000, abs=3)
 
 
-def test_tails_of_many_small_files_are_few_and_long(write, tmp_path):
+def test_holdout_of_many_small_files_takes_few_long_tails(write, tmp_path):
     for i in range(60):
         write(f"{i:02}.txt", "".join(f"{i} {j} some words\n" for j in range(600)))
     found = held(tmp_path, validation_fraction=0.03)
@@ -91,7 +91,7 @@ def test_tails_of_many_small_files_are_few_and_long(write, tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [[300], [300, 200], [200, 5000]])
-def test_validation_is_not_empty_even_for_very_little_text(write, tmp_path, sizes):
+def test_holdout_of_very_little_text_is_not_empty(write, tmp_path, sizes):
     for i, size in enumerate(sizes):
         write(f"{i}.txt", "some words\n" * (size // 11))
     found = held(tmp_path, validation_fraction=0.01)
@@ -101,14 +101,14 @@ def test_validation_is_not_empty_even_for_very_little_text(write, tmp_path, size
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.jsonl.zst", "a.txt"])
-def test_the_last_rows_are_held_out(write, name):
+def test_last_rows_of_a_file_are_held_out(write, name):
     rows = [f"row {i}" for i in range(30)]
     content = "\n".join(rows) + "\n\n" if name == "a.txt" else rows
     found = held(write(name, content), validation_fraction=0.1, documents="line")
     assert found == {"train": rows[:27], "validation": rows[27:]}
 
 
-def test_rows_held_out_add_up_over_files(write, tmp_path):
+def test_held_out_rows_add_up_over_files(write, tmp_path):
     for i in range(50):
         write(f"{i:02}.jsonl", [f"{i} a", f"{i} b"])
     found = held(tmp_path, validation_fraction=0.1)
@@ -116,9 +116,9 @@ def test_rows_held_out_add_up_over_files(write, tmp_path):
     assert len(found["train"]) == 90
 
 
-def test_one_row_alone_cannot_be_shared(write):
+def test_single_row_is_held_out(write):
     assert held(write("a.jsonl", ["x"])) == {"train": [], "validation": ["x"]}
 
 
-def test_one_byte_alone_is_for_training(write):
+def test_single_byte_is_for_training(write):
     assert held(write("a.txt", "x")) == {"train": ["x"], "validation": []}

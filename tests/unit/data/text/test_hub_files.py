@@ -1,4 +1,4 @@
-"""Which files of a dataset are meant: by a path, by the card, by their names."""
+"""Choosing the files of a Hub dataset by path, by its card or by file names."""
 
 import pytest
 
@@ -40,7 +40,7 @@ TREE = (
         ("sample/10BT", ["sample/10BT/a.parquet"]),
     ],
 )
-def test_a_path_wins_over_the_split(path, expected):
+def test_path_of_the_address_wins_over_the_split(path, expected):
     if not expected:
         with pytest.raises(DataError, match="has no text files"):
             chosen(repo(*TREE, path=path), "nonsense")
@@ -73,16 +73,16 @@ NAMED = (
         (("a.txt", "dev/b.txt", "val_0.txt", "test.txt"), "validation", ["dev/b.txt", "val_0.txt"]),
     ],
 )
-def test_without_a_card_names_decide(paths, split, expected):
+def test_file_names_select_the_split_without_a_card(paths, split, expected):
     assert chosen(repo(*paths), split) == expected
 
 
-def test_the_same_split_in_several_formats_is_told(caplog):
+def test_split_in_several_formats_warns(caplog):
     assert chosen(repo("a.jsonl", "a.txt"), "train") == ["a.jsonl", "a.txt"]
     assert "has the split 'train' in several formats (jsonl, txt), maybe the same text twice" in caplog.text
 
 
-def test_a_split_that_no_name_has_is_refused():
+def test_split_without_matching_file_names_is_refused():
     with pytest.raises(DataError, match="of the split 'test'"):
         choose_files(repo("a.parquet"), "test")
 
@@ -110,27 +110,27 @@ def test_a_split_that_no_name_has_is_refused():
         ),
     ],
 )
-def test_a_card_says_which_files_a_split_has(header, split, expected):
+def test_dataset_card_names_the_files_of_a_split(header, split, expected):
     assert card_patterns(f"---\n{header}\n---\n# Words\n", split, "hf://x") == expected
 
 
-def test_a_card_without_a_header_says_nothing():
+def test_dataset_card_without_a_header_names_no_files():
     assert card_patterns("# Words\n---\nconfigs: [{data_files: x}]\n---\n", "train", "hf://x") is None
 
 
 @pytest.mark.parametrize("header", ["a: [", "a: !!python/object:os.system {}", "[" * 500])
-def test_a_header_that_is_no_yaml_is_refused(header):
+def test_dataset_card_with_a_malformed_header_is_refused(header):
     with pytest.raises(DataError, match=r"the header of hf://x/README.md cannot be read"):
         card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
 
 
-def test_of_several_configurations_none_is_guessed():
+def test_dataset_card_with_several_configurations_and_no_default_is_refused():
     header = "configs: [{config_name: en, data_files: a}, {config_name: de, data_files: b}]"
     with pytest.raises(DataError, match="several configurations and no default: en, de .*name the files of one"):
         card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
 
 
-def test_the_card_of_a_repository_is_read(hub):
+def test_dataset_card_is_read_from_the_repository(hub):
     card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*/*\n---\n"
     hub.commit("datasets/o/n", {"README.md": card, "data/a/b.txt": b"1", "data/c.txt": b"2", "d.txt": b""})
     assert chosen(open_repo("hf://datasets/o/n"), "train") == ["data/a/b.txt"]

@@ -12,14 +12,14 @@ from candlewick.errors import DataError
 ROWS = [f"row {i} " * (i % 5 + 1) for i in range(40)]
 
 
-def test_row_groups(source):
+def test_row_groups_returns_rows_and_size_of_each_group(source):
     groups = row_groups(source("a.parquet", ROWS), "text")
     assert [rows for rows, _ in groups] == [7, 7, 7, 7, 7, 5]
     assert all(size > 0 for _, size in groups)
 
 
 @pytest.mark.parametrize("block", [16, 1 << 20])
-def test_any_range_of_rows_is_that_slice(source, block, monkeypatch):
+def test_columns_returns_any_range_of_rows(source, block, monkeypatch):
     monkeypatch.setattr(parquet, "BLOCK_BYTES", block)
     file = source("a.parquet", ROWS)
     for start, stop in [(0, None), (0, 7), (3, 12), (7, 14), (20, None), (39, 40), (13, 14), (5, 5), (40, None)]:
@@ -30,7 +30,7 @@ def test_any_range_of_rows_is_that_slice(source, block, monkeypatch):
         assert found == ROWS[start:stop]
 
 
-def test_a_missing_column_names_the_others(source):
+def test_missing_column_is_refused_with_the_names_of_the_others(source):
     with pytest.raises(DataError, match=r"a\.parquet has no column 'body', only id, text.*data\.text_field"):
         row_groups(source("a.parquet", ROWS), "body")
 
@@ -40,12 +40,12 @@ def test_a_column_that_is_not_text_is_named_with_its_type(source):
         row_groups(source("a.parquet", ROWS), "id")
 
 
-def test_a_file_that_is_no_parquet_is_named(source):
+def test_file_of_another_format_is_refused_by_name(source):
     with pytest.raises(DataError, match=r"a\.parquet is no readable \.parquet file"):
         row_groups(source("a.parquet", b"PAR1 or not"), "text")
 
 
-def test_a_damaged_page_is_named(source, tmp_path):
+def test_damaged_parquet_page_is_refused_by_name(source, tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"{i} some text" for i in range(1000)]}), path, use_dictionary=False)
     raw = bytearray(path.read_bytes())
@@ -56,7 +56,7 @@ def test_a_damaged_page_is_named(source, tmp_path):
         list(columns(Piece(file), "text"))
 
 
-def test_rows_that_do_not_come_are_noticed(source, monkeypatch):
+def test_missing_rows_of_a_row_group_are_refused(source, monkeypatch):
     """A reader that ends too early would otherwise cut the text short without a word."""
     real = pq.ParquetFile.iter_batches
 

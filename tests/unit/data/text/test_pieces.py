@@ -28,7 +28,7 @@ def pre_tokens(tokenizer, text):
 @given(text=TEXTS)
 @example("a\n b")
 @example("a\n\u3000b")
-def test_cutting_at_a_safe_place_keeps_every_pre_token_and_id(tokenizer, text):
+def test_last_cut_keeps_every_pre_token_and_id(tokenizer, text):
     raw = text.encode()
     while cut := last_cut(raw):
         left, right = raw[:cut].decode(), raw[cut:].decode()
@@ -37,7 +37,7 @@ def test_cutting_at_a_safe_place_keeps_every_pre_token_and_id(tokenizer, text):
         raw = raw[:cut]
 
 
-def test_every_character_after_a_newline_and_before_a_space(tokenizer):
+def test_pre_tokens_split_after_a_newline_and_before_a_space(tokenizer):
     """Over all of Unicode's first planes: what the bytes call visible, the pattern calls so too."""
     for first in range(0x21, 0x3100, 64):
         for code in range(first, first + 64):
@@ -50,7 +50,7 @@ def test_every_character_after_a_newline_and_before_a_space(tokenizer):
                     )
 
 
-def test_spaces_come_first_and_newlines_serve_texts_without():
+def test_last_cut_prefers_spaces_to_newlines():
     assert last_cut(b"ab cd\nef") == 2
     assert last_cut("中文\n中文".encode()) == 7
     assert last_cut("中文\n\u3000中文".encode()) == 0
@@ -59,7 +59,7 @@ def test_spaces_come_first_and_newlines_serve_texts_without():
     assert last_cut(b"") == 0
 
 
-def test_a_place_far_from_the_end_is_found():
+def test_last_cut_finds_a_position_far_from_the_end():
     assert last_cut(b"a b" + b"x" * 100_000) == 1
 
 
@@ -67,7 +67,7 @@ def test_a_place_far_from_the_end_is_found():
     text=st.text(st.sampled_from("ab \n中\U0001f600"), max_size=400),
     block=st.integers(1, 50),
 )
-def test_parts_are_the_text_in_order_and_bounded(text, block):
+def test_parts_join_to_the_text_and_are_bounded(text, block):
     raw = text.encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PART_BYTES", 16)
@@ -81,7 +81,7 @@ def test_parts_are_the_text_in_order_and_bounded(text, block):
 
 
 @given(text=TEXTS.filter(bool))
-def test_parts_have_the_ids_of_the_whole(tokenizer, text):
+def test_parts_encode_to_the_ids_of_the_text(tokenizer, text):
     text = (text + "a word\n") * 8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PART_BYTES", 32)
@@ -90,21 +90,21 @@ def test_parts_have_the_ids_of_the_whole(tokenizer, text):
     assert [i for part in found for i in tokenizer.encode(part)] == tokenizer.encode(text)
 
 
-def test_character_cut():
+def test_character_cut_never_divides_a_character():
     raw = "a中b".encode()
     assert [character_cut(raw, i) for i in range(1, 5)] == [1, 1, 1, 4]
     assert character_cut(b"\x80" * 10, 8) == 8  # not UTF-8 at all
 
 
 @pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
-def test_blocks_of_any_range(source, extension):
+def test_blocks_join_to_any_range_of_a_file(source, extension):
     raw = bytes(range(256)) * 20
     file = source(f"a.txt{extension}", raw)
     for start, stop in [(0, None), (0, 10), (7, 4000), (5000, None), (5119, 5120), (30, 30), (6000, None)]:
         assert b"".join(Piece(file, start, stop).blocks(100)) == raw[start:stop]
 
 
-def test_lines_are_whole_and_know_their_offsets(source, monkeypatch):
+def test_lines_of_a_piece_are_complete_and_have_offsets(source, monkeypatch):
     monkeypatch.setattr(pieces, "BLOCK_BYTES", 10)
     monkeypatch.setattr(Piece.blocks, "__defaults__", (10,))
     raw = b"one\ntwo\na very long line that is longer than a block\n\nlast"
@@ -117,12 +117,12 @@ def test_lines_are_whole_and_know_their_offsets(source, monkeypatch):
     assert list(Piece(file, 4, 8).lines()) == [(4, b"two\n")]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_lines(source):
+def test_lines_omit_a_byte_order_mark(source):
     assert list(Piece(source("a.txt", b"\xef\xbb\xbfone\n")).lines()) == [(3, b"one\n")]
     assert list(Piece(source("b.txt", b"\xef\xbb\xbfone")).lines()) == [(3, b"one")]
 
 
-def test_a_file_that_changed_is_an_error(source):
+def test_changed_or_missing_file_is_refused_while_reading(source):
     file = source("a.txt", "text")
     os.utime(file.path, ns=(1, 1))
     with pytest.raises(DataError, match="changed while it was being used"):
@@ -133,7 +133,7 @@ def test_a_file_that_changed_is_an_error(source):
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
-def test_a_compressed_file_that_is_cut_short_is_named(source, name):
+def test_truncated_compressed_file_is_refused_by_name(source, name):
     file = source(name, os.urandom(10_000))
     file.path.write_bytes(file.path.read_bytes()[:-2000])
     status = file.path.stat()
@@ -142,7 +142,7 @@ def test_a_compressed_file_that_is_cut_short_is_named(source, name):
         list(Piece(file).blocks())
 
 
-def test_part_of_the_largest_size_is_still_cut_at_a_safe_place(monkeypatch):
+def test_part_of_the_largest_size_is_cut_at_a_safe_position(monkeypatch):
     monkeypatch.setattr(pieces, "PART_BYTES", 4)
     monkeypatch.setattr(pieces, "MAX_PART_BYTES", 8)
     cut = last_cut(b"aaaaa bb")
@@ -150,7 +150,7 @@ def test_part_of_the_largest_size_is_still_cut_at_a_safe_place(monkeypatch):
     assert list(parts(iter([b"aaaaa bb"]))) == [(b"aaaaa bb"[:cut], False), (b"aaaaa bb"[cut:], True)]
 
 
-def test_compression_is_not_guessed_from_the_name_when_a_file_is_read(source):
+def test_compression_of_a_piece_does_not_depend_on_the_file_name(source):
     file = source("a.txt.gz", "text")
     unnamed = file.path.rename(file.path.with_name("blob"))
     assert b"".join(Piece(replace(file, path=unnamed)).blocks()) == b"text"

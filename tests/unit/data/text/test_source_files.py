@@ -1,4 +1,4 @@
-"""Files one after another on this disk, whether they come from it or from the Hub."""
+"""Local and Hub files are opened in order, one after another, on the local disk."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ def hub(hub: HubServer) -> HubServer:
 
 @pytest.mark.parametrize("ahead", [1, 3, 9])
 @pytest.mark.parametrize("start", [0, 3, 5])
-def test_files_come_in_order_and_go(hub, tmp_path, ahead, start):
+def test_hub_files_are_fetched_in_order_and_deleted_after_use(hub, tmp_path, ahead, start):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     seen = []
     for number, file in files.at_hand(start, tmp_path / "to", ahead):
@@ -36,7 +36,7 @@ def test_files_come_in_order_and_go(hub, tmp_path, ahead, start):
     assert not list(tmp_path.glob("to/*"))
 
 
-def test_local_files_and_those_of_the_hub_stand_side_by_side(hub, tmp_path):
+def test_local_and_hub_files_may_be_mixed(hub, tmp_path):
     local = tmp_path / "a.txt"
     local.write_text("local\n")
     files = open_sources([str(local), "hf://datasets/o/n/data/2.txt"], "train", CONFIG)
@@ -45,7 +45,7 @@ def test_local_files_and_those_of_the_hub_stand_side_by_side(hub, tmp_path):
     assert local.exists()
 
 
-def test_the_fingerprint_is_that_of_the_content(hub, tmp_path):
+def test_source_fingerprint_depends_on_the_content(hub, tmp_path):
     uri = "hf://datasets/o/n"
     first = open_sources([uri], "train", CONFIG).fingerprint
     hub.commit("datasets/o/n", {**FILES, "README.md": b"new"})
@@ -60,7 +60,7 @@ def test_the_fingerprint_is_that_of_the_content(hub, tmp_path):
     assert found[0] == found[2] != found[1]
 
 
-def test_a_file_that_does_not_come_fails_where_it_is_needed(hub, tmp_path):
+def test_failed_download_raises_when_the_file_is_needed(hub, tmp_path):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     hub.plan = lambda request: "503" if "3.txt" in request.path else None
     seen = []
@@ -70,7 +70,7 @@ def test_a_file_that_does_not_come_fails_where_it_is_needed(hub, tmp_path):
     assert seen == [0, 1]
 
 
-def test_what_is_given_twice_or_is_a_model_is_refused(hub, tmp_path):
+def test_duplicate_source_or_model_address_is_refused(hub, tmp_path):
     for uri in ("hf://datasets/o/n", str(tmp_path / "a.txt")):
         (tmp_path / "a.txt").write_text("x")
         with pytest.raises(DataError, match="is given twice"):
@@ -79,7 +79,7 @@ def test_what_is_given_twice_or_is_a_model_is_refused(hub, tmp_path):
         open_sources(["hf://o/n"], "train", CONFIG)
 
 
-def test_what_is_on_its_way_when_it_is_enough_is_awaited(hub, tmp_path, caplog):
+def test_running_download_is_awaited_when_reading_stops(hub, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     hub.fail("GET .*/2.txt", "stall", "stall", "stall")
@@ -92,7 +92,7 @@ def test_what_is_on_its_way_when_it_is_enough_is_awaited(hub, tmp_path, caplog):
     assert (tmp_path / "to" / "000001" / "data" / "2.txt").read_bytes() == FILES["data/2.txt"]
 
 
-def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, hub, tmp_path):
+def test_fetching_stops_at_the_file_with_enough_rows(write, hub, tmp_path):
     rows = write("a.parquet", ["x"] * 10).read_bytes()
     hub.commit("datasets/o/rows", {"1.parquet": rows, "2.parquet": rows, "3.txt": b"x"})
     files = open_sources(["hf://datasets/o/rows"], "train", CONFIG)
@@ -105,11 +105,11 @@ def test_a_file_that_has_enough_rows_is_the_last_one_fetched(write, hub, tmp_pat
         assert bool(hub.asked("2.parquet")) == (enough > 10)
 
 
-def test_a_corpus_is_all_files_at_once(hub, tmp_path):
+def test_fetch_returns_a_corpus_of_all_files(hub, tmp_path):
     corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).fetch(tmp_path / "to")
     assert [file.path.read_bytes() for file in corpus.files] == list(FILES.values())
 
 
-def test_local_text_is_a_corpus_and_that_of_the_hub_is_fetched_later(hub, write):
+def test_open_text_returns_a_corpus_for_local_text_and_source_files_for_the_hub(hub, write):
     assert isinstance(open_text([str(write("a.txt", "x"))], CONFIG), Corpus)
     assert isinstance(open_text(["hf://datasets/o/n"], CONFIG), SourceFiles)

@@ -28,24 +28,24 @@ def left(folders) -> list[str]:
     return sorted(path.name for path in folders[0].parent.iterdir())
 
 
-def test_the_least_recently_used_goes_first(folders):
+def test_trim_removes_the_least_recently_used_first(folders):
     touch(folders[0])
     trim(folders[0].parent, 250, set())
     assert left(folders) == ["mine", "tokens-a", "tokens-d"]
 
 
-def test_nothing_goes_while_there_is_room(folders):
+def test_trim_removes_nothing_within_the_limit(folders):
     trim(folders[0].parent, 400, set())
     assert len(left(folders)) == 5
 
 
-def test_what_this_run_uses_stays_and_too_little_room_is_told(folders, caplog):
+def test_trim_keeps_folders_of_this_run_and_warns_above_the_limit(folders, caplog):
     trim(folders[0].parent, 1, {folders[0], folders[3]})
     assert left(folders) == ["mine", "tokens-a", "tokens-d"]
     assert "200 bytes in use, more than data.cache_max_bytes=1" in caplog.text
 
 
-def test_what_another_process_reads_or_makes_stays(folders):
+def test_trim_keeps_folders_that_another_process_uses(folders):
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
         "from candlewick.data.tokens.dataset import _map\n"
@@ -63,7 +63,7 @@ def test_what_another_process_reads_or_makes_stays(folders):
     assert left(folders) == ["mine"]
 
 
-def test_a_dataset_is_held_while_it_is_open(write, tmp_path, tokenizer_dir):
+def test_trim_keeps_an_open_dataset(write, tmp_path, tokenizer_dir):
     config = DataConfig(train_shards=(str(write("a.txt", "some words\n" * 1000)),))
     folder = tmp_path / "cache" / "tokens-a"
     prepare(config, tokenizer_dir, folder)
@@ -75,7 +75,7 @@ def test_a_dataset_is_held_while_it_is_open(write, tmp_path, tokenizer_dir):
     assert not folder.exists()
 
 
-def test_what_another_process_removes_meanwhile_is_passed_over(folders, monkeypatch):
+def test_trim_skips_folders_that_another_process_removes(folders, monkeypatch):
     was = Path.stat
 
     def stat(path, **more):
@@ -89,13 +89,13 @@ def test_what_another_process_removes_meanwhile_is_passed_over(folders, monkeypa
     assert left(folders) == ["mine", "tokens-c", "tokens-d"]
 
 
-def test_what_a_kill_left_of_a_removal_is_removed(folders):
+def test_trim_removes_leftovers_of_a_killed_removal(folders):
     doomed = folders[0].rename(folders[0].with_name(".del-tokens-a-0123abcd"))
     trim(folders[1].parent, 1000, set())
     assert not doomed.exists()
 
 
-def test_only_the_caches_own_folders_are_touched(folders):
+def test_touch_updates_folders_of_the_cache_only(folders):
     for folder in (folders[0], folders[4], folders[0].parent / "tokens-gone"):
         touch(folder)
     assert folders[0].stat().st_mtime > 1000

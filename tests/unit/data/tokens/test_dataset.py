@@ -64,7 +64,7 @@ def rewrite(folder: Path, change) -> None:
     (folder / MANIFEST).write_text(json.dumps(raw))
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_dataset_reads_the_written_tokens(tmp_path):
     dataset = make_dataset(tmp_path / "ds")
     split = dataset.split("train")
     assert (split.num_tokens, split.num_bytes) == (36, 144)
@@ -76,14 +76,14 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert not list((tmp_path / "ds" / "shards").glob("*.tmp"))
 
 
-def test_the_bytes_on_disk_are_headerless_and_little_endian(tmp_path):
+def test_shard_files_are_headerless_and_little_endian(tmp_path):
     make_dataset(tmp_path / "ds")
     shards = tmp_path / "ds" / "shards"
     assert (shards / "train-00001.bin").read_bytes() == b"\x0a\x00"
     assert (shards / "train-00000.idx").read_bytes() == b"\x05" + bytes(7) + b"\x0a" + bytes(7)
 
 
-def test_large_vocabularies_take_four_bytes(tmp_path):
+def test_dataset_stores_large_vocabularies_in_four_bytes(tmp_path):
     assert token_dtype(1 << 16) == np.dtype("<u2")
     assert token_dtype((1 << 16) + 1) == np.dtype("<u4")
     dataset = make_dataset(tmp_path / "ds", vocab_size=70_000)
@@ -92,13 +92,13 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 
 
 @given(start=st.integers(0, 200), length=st.integers(0, 120))
-def test_windows_go_around(start, length):
+def test_window_wraps_around_the_end_of_a_split(start, length):
     shards = tuple(np.arange(a, b, dtype=np.uint16) for a, b in [(0, 10), (10, 11), (11, 36)])
     split = TokenSplit("train", "id", shards, (0, 10, 11), 36, 1)
     assert split.window(start, length).tolist() == [(start + i) % 36 for i in range(length)]
 
 
-def test_another_tokenizer_is_refused_with_both_hashes(tmp_path):
+def test_open_refuses_another_tokenizer_with_both_hashes(tmp_path):
     make_dataset(tmp_path / "ds")
     assert TokenDataset.open(tmp_path / "ds", tokenizer_sha256="a" * 64).tokenizer_sha256 == "a" * 64
     with pytest.raises(
@@ -107,12 +107,12 @@ def test_another_tokenizer_is_refused_with_both_hashes(tmp_path):
         TokenDataset.open(tmp_path / "ds", tokenizer_sha256="b" * 64)
 
 
-def test_a_folder_without_manifest_is_refused(tmp_path):
+def test_open_refuses_a_folder_without_manifest(tmp_path):
     with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished tokens"):
         TokenDataset.open(tmp_path)
 
 
-def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path):
+def test_open_detects_every_flipped_bit_and_truncation(tmp_path):
     make_dataset(tmp_path / "ds")
     rng = random.Random(0)
     paths = sorted((tmp_path / "ds" / "shards").iterdir())
@@ -130,7 +130,7 @@ def test_every_flipped_bit_and_every_cut_is_found_and_named(tmp_path):
     TokenDataset.open(tmp_path / "ds")
 
 
-def test_a_missing_and_a_foreign_shard_are_named(tmp_path):
+def test_open_names_a_missing_or_foreign_shard(tmp_path):
     make_dataset(tmp_path / "ds")
     make_dataset(tmp_path / "other", sizes=(10, 1, 26))
     shards = tmp_path / "ds" / "shards"
@@ -171,14 +171,14 @@ def test_a_missing_and_a_foreign_shard_are_named(tmp_path):
         (lambda m: m["details"].update(vocab_size=20), r"train-00002\.bin has id 35, the tokenizer has 20 ids"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
+def test_open_refuses_a_manifest_that_contradicts_the_shards(tmp_path, change, message):
     make_dataset(tmp_path / "ds")
     rewrite(tmp_path / "ds", change)
     with pytest.raises(ArtifactError, match=message):
         TokenDataset.open(tmp_path / "ds")
 
 
-def test_a_split_without_tokens_is_an_error_when_asked_for(tmp_path):
+def test_split_without_tokens_is_refused(tmp_path):
     make_dataset(tmp_path / "ds")
     rewrite(tmp_path / "ds", lambda m: m["details"]["shards"].pop())
     dataset = TokenDataset.open(tmp_path / "ds")
@@ -186,7 +186,7 @@ def test_a_split_without_tokens_is_an_error_when_asked_for(tmp_path):
         dataset.split("validation")
 
 
-def test_what_is_a_token_dataset(tmp_path):
+def test_is_token_dataset_accepts_token_manifests_only(tmp_path):
     make_dataset(tmp_path / "ds")
     assert is_token_dataset(tmp_path / "ds")
     assert not is_token_dataset(tmp_path)
@@ -209,20 +209,20 @@ class TestLargeDatasets:
         path.write_bytes(path.read_bytes()[::-1])
         os.utime(path, ns=(0, status.st_mtime_ns if keep_time else status.st_mtime_ns + 1))
 
-    def test_a_change_is_found_by_its_time(self, tmp_path):
+    def test_open_rehashes_a_shard_with_a_new_modification_time(self, tmp_path):
         make_dataset(tmp_path / "ds")
         self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=False)
         with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
             TokenDataset.open(tmp_path / "ds")
 
-    def test_hashes_are_read_once_and_again_on_request(self, tmp_path):
+    def test_open_trusts_remembered_hashes_unless_rehash_is_set(self, tmp_path):
         make_dataset(tmp_path / "ds")
         self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=True)
         TokenDataset.open(tmp_path / "ds")  # the price of not reading everything each time
         with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
             TokenDataset.open(tmp_path / "ds", rehash=True)
 
-    def test_without_a_home_everything_is_read_each_time(self, tmp_path, monkeypatch):
+    def test_open_without_a_home_folder_hashes_every_time(self, tmp_path, monkeypatch):
         def no_home():
             raise RuntimeError("Could not determine home directory.")
 
@@ -232,7 +232,7 @@ class TestLargeDatasets:
         with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
             TokenDataset.open(tmp_path / "ds")
 
-    def test_no_home_to_write_to_is_a_warning(self, tmp_path, caplog):
+    def test_unwritable_home_folder_warns(self, tmp_path, caplog):
         (tmp_path / "home").write_text("a file")
         make_dataset(tmp_path / "ds")
         assert "the hashes are checked again next time" in caplog.text

@@ -30,7 +30,7 @@ def kept(corpus: Corpus) -> list[str]:
     return whole
 
 
-def test_the_first_of_equal_hashes_stays():
+def test_first_of_equal_hashes_is_kept():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 3, (500, 2)).astype(np.uint64)
     seen: set[tuple[int, ...]] = set()
@@ -39,7 +39,7 @@ def test_the_first_of_equal_hashes_stays():
     assert repeated(hashes[:0]).tolist() == []
 
 
-def test_no_duplicate_is_left_and_no_original_lost(write, tmp_path, core_row):
+def test_deduplication_keeps_each_document_once(write, tmp_path, core_row):
     choose = random.Random(1)
     texts = [f"text {choose.randrange(400)} with some words" + " more" * (i % 3) for i in range(900)]
     write("in/a.txt", texts[0])
@@ -57,7 +57,7 @@ def test_no_duplicate_is_left_and_no_original_lost(write, tmp_path, core_row):
     assert found == expected
 
 
-def test_long_documents_are_compared_as_a_whole(write, tmp_path, monkeypatch):
+def test_long_documents_are_compared_over_their_full_length(write, tmp_path, monkeypatch):
     for module in (pieces, documents):
         monkeypatch.setattr(module, "PART_BYTES", 1 << 8)
     long = "some words and more\n" * 200
@@ -65,13 +65,13 @@ def test_long_documents_are_compared_as_a_whole(write, tmp_path, monkeypatch):
     assert kept(unique(tmp_path / "in")) == [long, long + "x", "short"]
 
 
-def test_lines_too(write, tmp_path):
+def test_lines_are_deduplicated(write, tmp_path):
     write("in/a.txt", "one\ntwo\r\n\none\n中文\ntwo\n中文")
     assert kept(unique(tmp_path / "in", documents="line")) == ["one", "two", "中文"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_rows_held_out_are_counted_without_duplicates(write, tmp_path, tokenizer, tokenizer_dir, name):
+def test_held_out_rows_are_counted_without_duplicates(write, tmp_path, tokenizer, tokenizer_dir, name):
     rows = [f"row {i}" for i in range(20)] + ["row 1"] * 10
     config = DataConfig(
         train_shards=(str(write(f"in/{name}", rows)),), deduplicate=True, validation_fraction=0.1, num_workers=1
@@ -84,5 +84,5 @@ def test_rows_held_out_are_counted_without_duplicates(write, tmp_path, tokenizer
     assert tokenizer.decode(held.window(0, held.num_tokens).tolist()) == "row 18row 19"
     assert manifest.details["splits"]["train"]["documents"] == 18
     assert prepare(config, tokenizer_dir, tmp_path / "ds")[1]
-    plain = config.model_copy(update={"deduplicate": False})
+    plain = config.replaced(deduplicate=False)
     assert prepare(plain, tokenizer_dir, tmp_path / "plain")[0].id != manifest.id

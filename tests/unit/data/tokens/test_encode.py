@@ -52,7 +52,7 @@ TEXTS = [f"document {i} of some words, <|endoftext|> 中文\n" * (i % 7 + 1) for
 
 
 @pytest.mark.parametrize("backend", ["fastokens", "tokenizers"])
-def test_the_shards_are_the_documents_one_by_one(write, target, tokenizer, backend, monkeypatch):
+def test_shards_hold_the_ids_of_each_document(write, target, tokenizer, backend, monkeypatch):
     path = write("in/a.jsonl", TEXTS)
     if backend == "tokenizers":
         monkeypatch.setattr(encode, "make_encoder", ReferenceEncoder)
@@ -72,7 +72,7 @@ def test_the_shards_are_the_documents_one_by_one(write, target, tokenizer, backe
     ]
 
 
-def test_rows_are_assigned_by_their_hash(write, target, tokenizer):
+def test_rows_are_assigned_to_splits_by_their_hash(write, target, tokenizer):
     rows = [f"row {i}" for i in range(1200)]
     for task in tasks_of(write("in/a.jsonl", rows), validation_fraction=0.3):
         ShardMaker(target).run(task)
@@ -82,7 +82,7 @@ def test_rows_are_assigned_by_their_hash(write, target, tokenizer):
     assert train == "".join(row for row in rows if row not in set(held))
 
 
-def test_the_delimiter_in_a_text_is_plain_text(write, target, tokenizer):
+def test_delimiter_inside_a_text_is_encoded_as_plain_text(write, target, tokenizer):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     ShardMaker(target).run(task)
     tokens, ends = read_back(target, "train")
@@ -90,9 +90,7 @@ def test_the_delimiter_in_a_text_is_plain_text(write, target, tokenizer):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_document_in_parts_over_batches_and_shards_has_the_ids_of_the_whole(
-    write, target, tokenizer, name, monkeypatch
-):
+def test_document_in_parts_has_the_ids_of_the_undivided_text(write, target, tokenizer, name, monkeypatch):
     monkeypatch.setattr(pieces, "PART_BYTES", 1 << 10)
     monkeypatch.setattr("candlewick.data.text.documents.PART_BYTES", 1 << 10)
     monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
@@ -110,7 +108,7 @@ def test_a_document_in_parts_over_batches_and_shards_has_the_ids_of_the_whole(
         assert (tokens, ends) == expected(tokenizer, [text])
 
 
-def test_a_long_compressed_file_becomes_several_shards(write, target, tokenizer, monkeypatch):
+def test_long_compressed_file_becomes_several_shards(write, target, tokenizer, monkeypatch):
     monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
     rows = [f"row {i} of a compressed file" for i in range(20_000)]
     (task,) = tasks_of(write("in/a.txt.gz", "\n".join(rows)), documents="line", shard_text_bytes=1 << 16)
@@ -122,9 +120,7 @@ def test_a_long_compressed_file_becomes_several_shards(write, target, tokenizer,
     assert sorted(read_back(target, "train")[0]) == sorted(expected(tokenizer, train)[0])
 
 
-def test_a_compressed_file_of_chats_that_say_little_becomes_several_shards(
-    write, tmp_path, tokenizer, monkeypatch
-):
+def test_compressed_chats_with_short_answers_become_several_shards(write, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
     talk = [{"role": "user", "content": "many words of a question " * 9}, {"role": "assistant", "content": "no"}]
     (tmp_path / "out" / "shards").mkdir(parents=True)
@@ -138,20 +134,20 @@ def test_a_compressed_file_of_chats_that_say_little_becomes_several_shards(
     assert sum(shard.text_bytes for shard in receipt.shards) == 2 * 2000
 
 
-def test_large_vocabularies_take_four_bytes(write, target):
+def test_shards_of_large_vocabularies_use_four_bytes(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     large = Target(target.folder, 1 << 17, 0)
     receipt = ShardMaker(large).run(task)
     assert receipt.files[0].bytes == receipt.shards[0].tokens * 4
 
 
-def test_ids_outside_of_the_vocabulary_are_an_error(write, target):
+def test_ids_outside_the_vocabulary_are_refused(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     with pytest.raises(DataError, match=r"the encoder gave id \d+, the tokenizer has 50 ids"):
         ShardMaker(Target(target.folder, 50, 0)).run(task)
 
 
-def test_progress_counts_the_text(write, target):
+def test_encoding_progress_counts_the_bytes_of_text(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     seen: list[int] = []
     ShardMaker(target).run(task, seen.append)
@@ -163,30 +159,30 @@ class TestReceipt:
     def task(self, write) -> Task:
         return tasks_of(write("in/a.jsonl", [*TEXTS, "bad"]))[0]
 
-    def test_it_comes_back_as_it_was(self, task, target):
+    def test_receipt_reads_back_equal(self, task, target):
         receipt = ShardMaker(target).run(task)
         assert read_receipt(target.folder, task) == receipt
         entry = receipt_entry(target.folder, task)
         assert entry.name == "shards/00000.json"
         assert entry.sha256 == file_sha256(target.folder / entry.name)
 
-    def test_none_without_a_finished_task(self, task, target):
+    def test_receipt_of_an_unfinished_task_is_none(self, task, target):
         assert read_receipt(target.folder, task) is None
 
-    def test_none_for_another_task(self, task, target):
+    def test_receipt_of_another_task_is_none(self, task, target):
         receipt = ShardMaker(target).run(task)
         other = Task(task.index, task.pieces, task.text_bytes, "f" * 64, task.config)
         assert receipt.key == task.key
         assert read_receipt(target.folder, other) is None
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1, "shards": [1], "files": [], "bad_utf8": {}}'])
-    def test_none_if_it_is_damaged(self, task, target, content):
+    def test_damaged_receipt_is_none(self, task, target, content):
         ShardMaker(target).run(task)
         (target.folder / "shards" / "00000.json").write_text(content)
         assert read_receipt(target.folder, task) is None
 
     @pytest.mark.parametrize("name", ["train-00000.bin", "validation-00000.idx"])
-    def test_none_if_a_file_is_missing_or_changed(self, task, target, name):
+    def test_receipt_with_a_missing_or_changed_file_is_none(self, task, target, name):
         ShardMaker(target).run(task)
         path = target.folder / "shards" / name
         path.write_bytes(path.read_bytes()[:-1] + b"\x01")
@@ -194,7 +190,7 @@ class TestReceipt:
         path.unlink()
         assert read_receipt(target.folder, task) is None
 
-    def test_the_same_task_gives_the_same_bytes_with_every_backend(self, task, target, monkeypatch):
+    def test_shards_have_the_same_bytes_with_every_encoder(self, task, target, monkeypatch):
         receipts = set()
         for backend in (FastEncoder, ReferenceEncoder):
             monkeypatch.setattr(encode, "make_encoder", backend)
@@ -205,7 +201,7 @@ class TestReceipt:
 
 
 class TestSelfCheck:
-    def test_an_encoder_that_errs_is_stopped_and_the_document_named(self, write, target, monkeypatch):
+    def test_encoder_check_stops_a_wrong_encoder_and_names_the_document(self, write, target, monkeypatch):
         (task,) = tasks_of(write("in/a.jsonl", TEXTS))
         maker = ShardMaker(target)
         right = maker._encoder.encode
@@ -226,7 +222,7 @@ class TestSelfCheck:
             maker.run(task)
         assert read_receipt(target.folder, task) is None
 
-    def test_it_keeps_to_its_share_of_the_time(self, write, target, monkeypatch):
+    def test_encoder_check_keeps_to_its_share_of_the_time(self, write, target, monkeypatch):
         (task,) = tasks_of(write("in/a.jsonl", TEXTS))
         check = ShardMaker(target)._check
         assert check is not None
@@ -251,7 +247,7 @@ class TestSelfCheck:
         assert check._spent == len(checked)
         assert 0.02 * clock[0] < check._spent <= 0.03 * clock[0] + 1
 
-    def test_the_first_batch_is_checked_even_without_time(self, write, target):
+    def test_encoder_check_always_checks_the_first_batch(self, write, target):
         (task,) = tasks_of(write("in/a.jsonl", TEXTS))
         check = ShardMaker(target)._check
         assert check is not None
@@ -262,7 +258,7 @@ class TestSelfCheck:
 
 @pytest.mark.parametrize("kind", ["candle", "candle_full", "llama2", "llama3", "qwen2"])
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_documents_of_others_begin_and_end_as_their_convention_says(write, tmp_path, kind, is_cut, monkeypatch):
+def test_documents_get_the_begin_and_end_tokens_of_a_foreign_tokenizer(write, tmp_path, kind, is_cut, monkeypatch):
     if is_cut:  # parts, and several shards
         monkeypatch.setattr(pieces, "PART_BYTES", 200)
         monkeypatch.setattr(documents, "PART_BYTES", 200)
@@ -285,7 +281,7 @@ def test_documents_of_others_begin_and_end_as_their_convention_says(write, tmp_p
     assert read_back(target, "train") == (tokens, ends)
 
 
-def test_a_document_across_shards_ends_once(write, tmp_path):
+def test_document_across_shards_has_one_end_token(write, tmp_path):
     foreign.write("candle_full", tmp_path / "out" / "tokenizer")
     (tmp_path / "out" / "shards").mkdir()
     own = Tokenizer.load(tmp_path / "out" / "tokenizer")

@@ -29,7 +29,7 @@ def text_of(tasks) -> str:
     return "".join(out)
 
 
-def test_small_files_are_grouped_to_the_wanted_size(write, tmp_path):
+def test_small_files_are_grouped_to_the_shard_size(write, tmp_path):
     for i in range(30):
         write(f"{i:02}.txt", f"{i} words\n" * 2000)
     holdout, tasks = tasks_of(tmp_path)
@@ -43,7 +43,7 @@ def test_small_files_are_grouped_to_the_wanted_size(write, tmp_path):
 @pytest.mark.parametrize(
     ("name", "documents"), [("a.txt", "file"), ("a.txt", "line"), ("a.jsonl", "file"), ("a.parquet", "file")]
 )
-def test_a_large_file_is_cut_and_nothing_is_lost_or_changed(write, name, documents):
+def test_large_file_is_cut_without_loss(write, name, documents):
     rows = [f"row {i} " + "with some words and 中文 " * (i % 60) for i in range(600)]
     content = "\n".join(rows) + "\n"
     path = write(name, content if name == "a.txt" else rows)
@@ -57,7 +57,7 @@ def test_a_large_file_is_cut_and_nothing_is_lost_or_changed(write, name, documen
     assert all(high == low for (_, high), (low, _) in pairwise(bounds))
 
 
-def test_a_tail_and_the_cuts_go_together(write):
+def test_held_out_tail_and_shard_cuts_join_to_the_text(write):
     path = write("a.txt", "some words\n" * 40_000)
     _, tasks = tasks_of(path, validation_fraction=0.3)
     splits = [piece.split or "" for task in tasks for piece in task.pieces]
@@ -70,27 +70,27 @@ def test_a_tail_and_the_cuts_go_together(write):
 
 
 @pytest.mark.parametrize("text", ["x" * 300_000, "中" * 100_000])
-def test_a_text_without_any_good_place_is_cut_all_the_same(write, text, monkeypatch):
+def test_text_without_a_safe_position_is_cut_at_the_size_limit(write, text, monkeypatch):
     monkeypatch.setattr("candlewick.data.tokens.plan.MAX_PART_BYTES", 1 << 16)
     _, tasks = tasks_of(write("a.txt", text), validation=write("v.txt", "x"))
     assert len(tasks) > 3
     assert text_of(tasks[:-1]) == f"<{text}>"
 
 
-def test_a_line_longer_than_a_shard_is_not_cut(write):
+def test_line_longer_than_a_shard_is_not_cut(write):
     rows = ["short", "y" * 300_000, "short", "z" * 200_000]
     path = write("a.txt", "\n".join(rows))
     _, tasks = tasks_of(path, documents="line", validation=write("v.txt", "x"))
     assert text_of(tasks[:-1]) == "".join(f"<{row}>" for row in rows)
 
 
-def test_compressed_files_are_whole(write):
+def test_compressed_file_is_one_piece(write):
     path = write("a.txt.gz", "some words\n" * 100_000)
     _, tasks = tasks_of(path, validation=write("v.txt", "x"))
     assert [piece.stop for task in tasks for piece in task.pieces] == [None, 2 - 1]
 
 
-def test_the_key_depends_on_everything_that_decides_the_content(write):
+def test_task_key_covers_every_setting_of_the_content(write):
     path, other = write("a.txt", "some words\n" * 1000), write("b.txt", "more words\n" * 1000)
     keys = {
         tasks_of(path)[1][0].key,
@@ -105,14 +105,14 @@ def test_the_key_depends_on_everything_that_decides_the_content(write):
     assert tasks_of(path)[1][0].key == tasks_of(path, num_workers=7, sequence_length=64)[1][0].key
 
 
-def test_settings_are_those_that_shape_the_content():
+def test_settings_of_returns_the_settings_of_the_content_only():
     found = settings_of(DataConfig(documents="line", format="chat", num_workers=3))
     assert (found["documents"], found["field"], found["validation_fraction"]) == ("line", "messages", 0.01)
     assert "num_workers" not in found
     assert settings_of(DataConfig(), hold_out=False)["validation_fraction"] is None
 
 
-def test_text_that_is_in_both_splits_is_a_warning(write, caplog):
+def test_text_in_both_splits_warns(write, caplog):
     path, copy = write("a.txt", "same"), write("b.txt", "same")
     with caplog.at_level(logging.WARNING):
         tasks_of(path, validation=copy)

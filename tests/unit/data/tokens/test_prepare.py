@@ -32,7 +32,7 @@ def text_of(dataset: TokenDataset, split: Split, tokenizer) -> str:
     return tokenizer.decode(own.window(0, own.num_tokens).tolist(), skip_special=False)
 
 
-def test_text_becomes_a_dataset_that_decodes_to_it(text_dir, tmp_path, tokenizer, tokenizer_dir):
+def test_prepared_dataset_decodes_to_the_text(text_dir, tmp_path, tokenizer, tokenizer_dir):
     seen: list[tuple[int, int]] = []
     manifest, reused = prepare(
         config_of(text_dir),
@@ -62,7 +62,9 @@ def test_text_becomes_a_dataset_that_decodes_to_it(text_dir, tmp_path, tokenizer
     assert {path.name for path in tmp_path.iterdir()} == {"ds"}
 
 
-def test_it_is_reused_until_text_settings_or_tokenizer_change(write, tmp_path, tokenizer, tokenizer_dir, text_dir):
+def test_prepared_dataset_is_reused_until_text_settings_or_tokenizer_change(
+    write, tmp_path, tokenizer, tokenizer_dir, text_dir
+):
     text = "".join(f"line {i}\n" for i in range(3000))
     path, out = write("in/a.txt", text), tmp_path / "ds"
     first, reused = prepare(config_of(path), tokenizer_dir, out)
@@ -86,7 +88,7 @@ def test_it_is_reused_until_text_settings_or_tokenizer_change(write, tmp_path, t
     assert len(ids) == 5
 
 
-def test_a_damaged_dataset_is_made_again(write, tmp_path, tokenizer_dir, caplog):
+def test_damaged_dataset_is_prepared_again(write, tmp_path, tokenizer_dir, caplog):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
     first, _ = prepare(config, tokenizer_dir, out)
     (out / "shards" / "train-00000.bin").write_bytes(b"")
@@ -98,7 +100,7 @@ def test_a_damaged_dataset_is_made_again(write, tmp_path, tokenizer_dir, caplog)
     verify(out, again)
 
 
-def test_workers_and_their_number_change_nothing(write, tmp_path, tokenizer_dir):
+def test_dataset_does_not_depend_on_the_number_of_workers(write, tmp_path, tokenizer_dir):
     write("in/a.txt", "".join(f"line {i} of text\n" for i in range(20_000)))
     write("in/b.jsonl", [f"row {i} with words " * 9 for i in range(900)])
     config = config_of(tmp_path / "in", **SMALL)
@@ -106,14 +108,14 @@ def test_workers_and_their_number_change_nothing(write, tmp_path, tokenizer_dir)
     shards.mkdir(parents=True)
     (shards / "train-00099.bin").write_bytes(b"left behind by other settings")
     one, _ = prepare(config, tokenizer_dir, tmp_path / "one")
-    two, _ = prepare(config.model_copy(update={"num_workers": 1}), tokenizer_dir, tmp_path / "two")
+    two, _ = prepare(config.replaced(num_workers=1), tokenizer_dir, tmp_path / "two")
     assert one.id == two.id
     assert len(one.details["shards"]) > 8
     names = {entry.name for entry in one.files} | {"manifest.json"}
     assert {p.relative_to(tmp_path / "one").as_posix() for p in (tmp_path / "one").rglob("*.*")} == names
 
 
-def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monkeypatch, caplog):
+def test_prepare_reuses_finished_shards(write, tmp_path, tokenizer_dir, monkeypatch, caplog):
     config, out = config_of(write("in/a.txt", "some words\n" * 20_000), **SMALL), tmp_path / "ds"
     made: list[int] = []
 
@@ -141,7 +143,7 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
     module._maker.cache_clear()
 
 
-def test_validation_text_is_the_validation_split(write, tmp_path, tokenizer, tokenizer_dir):
+def test_validation_text_becomes_the_validation_split(write, tmp_path, tokenizer, tokenizer_dir):
     config = config_of(write("in/a.txt", "train\n"), validation_shards=(str(write("in/b.txt", "held\n")),))
     manifest, _ = prepare(config, tokenizer_dir, tmp_path / "ds")
     dataset = TokenDataset.open(tmp_path / "ds")
@@ -170,13 +172,13 @@ def test_bad_utf8_is_counted_in_the_manifest_and_warned_of(write, tmp_path, toke
         ("a.parquet", ["x"], {"text_field": "body"}, "has no column 'body'"),
     ],
 )
-def test_text_that_gives_no_dataset_is_an_error(write, tmp_path, tokenizer_dir, name, content, settings, message):
+def test_text_without_tokens_is_refused(write, tmp_path, tokenizer_dir, name, content, settings, message):
     with pytest.raises(DataError, match=message):
         prepare(config_of(write(f"in/{name}", content), **settings), tokenizer_dir, tmp_path / "ds")
     assert not (tmp_path / "ds").exists()
 
 
-def test_what_is_no_dataset_is_not_replaced(write, tmp_path, tokenizer_dir):
+def test_prepare_does_not_replace_a_folder_of_something_else(write, tmp_path, tokenizer_dir):
     config = config_of(write("in/a.txt", "some words\n" * 1000))
     with pytest.raises(ArtifactError, match="so it is not replaced by"):
         prepare(config, tokenizer_dir, tmp_path / "in")
@@ -190,12 +192,12 @@ def test_what_is_no_dataset_is_not_replaced(write, tmp_path, tokenizer_dir):
 EMPTY = {"inputs": {}, "config": {}, "details": {}, "provenance": {}}
 
 
-def test_a_missing_tokenizer_is_named(write, tmp_path):
+def test_missing_tokenizer_is_refused_by_name(write, tmp_path):
     with pytest.raises(TokenizerError, match=r"nowhere.* does not exist"):
         prepare(config_of(write("in/a.txt", "x")), tmp_path / "nowhere", tmp_path / "ds")
 
 
-def test_an_error_in_a_worker_is_the_error(write, tmp_path, tokenizer_dir):
+def test_error_in_a_worker_reaches_the_caller(write, tmp_path, tokenizer_dir):
     rows = "".join(json.dumps({"text": f"row {i} " * 30}) + "\n" for i in range(1500))
     config = config_of(write("in/a.jsonl", rows + "{oops\n"), **SMALL, num_workers=2)
     with pytest.raises(DataError, match=r"a\.jsonl, row 1501: Expecting property name") as e:
@@ -203,7 +205,7 @@ def test_an_error_in_a_worker_is_the_error(write, tmp_path, tokenizer_dir):
     assert e.value.fix
 
 
-def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir, monkeypatch):
+def test_second_prepare_waits_and_reuses_the_dataset(write, tmp_path, tokenizer_dir, monkeypatch):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
     entered, waits, go, results = threading.Event(), threading.Event(), threading.Event(), []
     original, lock = module._run, fcntl.flock
@@ -234,7 +236,7 @@ def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir
     assert not out.with_name("ds.partial").exists()
 
 
-def test_what_a_kill_left_beside_it_is_swept(write, tmp_path, tokenizer_dir):
+def test_prepare_removes_leftovers_of_a_killed_process(write, tmp_path, tokenizer_dir):
     config, out = config_of(write("in/a.txt", "some words\n" * 1000)), tmp_path / "ds"
     left = [tmp_path / f".{kind}-ds-0123abcd" for kind in ("old", "tmp")]
     other = tmp_path / ".old-ds-2-0123abcd"
@@ -248,7 +250,7 @@ def test_what_a_kill_left_beside_it_is_swept(write, tmp_path, tokenizer_dir):
     assert other.exists()
 
 
-def test_a_side_may_be_all_there_is(write, tmp_path, tokenizer, tokenizer_dir):
+def test_dataset_may_have_one_split_only(write, tmp_path, tokenizer, tokenizer_dir):
     text = "some words\n" * 400
     alone = DataConfig(validation_shards=(str(write("in/a.txt", text)),))
     prepare(alone, tokenizer_dir, tmp_path / "validation")
@@ -263,7 +265,7 @@ def test_a_side_may_be_all_there_is(write, tmp_path, tokenizer, tokenizer_dir):
         dataset.split("validation")
 
 
-def test_preparing_imports_no_torch():
+def test_prepare_imports_no_torch():
     code = "import sys, candlewick.data.tokens.prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -281,7 +283,7 @@ class TestStopping:
         wait_until(lambda: len(list(folder.glob("shards/0*.json"))) >= receipts, f"{receipts} shards")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_stops_it_cleanly_and_keeps_the_work(self, command, tmp_path, number):
+    def test_signal_stops_prepare_cleanly_and_keeps_finished_shards(self, command, tmp_path, number):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self.wait_for(tmp_path / "ds.partial", 1)
         process.send_signal(number)
@@ -291,7 +293,7 @@ class TestStopping:
         assert "Traceback" not in errors
         assert list((tmp_path / "ds.partial").glob("shards/0*.json"))
 
-    def test_kill_9_at_any_moment_ends_in_the_same_dataset(self, command, tmp_path, tokenizer_dir):
+    def test_prepare_after_sigkill_gives_the_same_dataset(self, command, tmp_path, tokenizer_dir):
         rng = random.Random(5)
         for receipts in (0, 4):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -306,7 +308,7 @@ class TestStopping:
         verify_shards(TokenDataset.open(tmp_path / "ds"))
 
     @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lists processes by /proc")
-    def test_workers_end_with_a_parent_that_is_killed(self, command, tmp_path):
+    def test_workers_end_with_a_killed_parent(self, command, tmp_path):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         self.wait_for(tmp_path / "ds.partial", 1)
         process.kill()
@@ -326,7 +328,7 @@ def is_alive(group: int) -> bool:
     return False
 
 
-def test_the_manifest_names_what_ends_a_document_where_something_does(text_dir, tmp_path, tokenizer_dir):
+def test_manifest_names_the_begin_and_end_tokens_of_a_document(text_dir, tmp_path, tokenizer_dir):
     foreign.write("candle_full", tmp_path / "tok")
     seeds, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
     assert seeds.details["delimiter"] == {"id": 1, "token": "<bos>", "where": "doc_start"}
@@ -341,7 +343,7 @@ def test_the_manifest_names_what_ends_a_document_where_something_does(text_dir, 
     assert found.count(1) == found.count(2) == seeds.details["splits"]["train"]["documents"]
 
 
-def test_another_convention_for_the_same_file_is_another_dataset(text_dir, tmp_path):
+def test_other_special_token_roles_of_a_tokenizer_give_another_dataset(text_dir, tmp_path):
     foreign.write("qwen2", tmp_path / "tok")
     first, _ = prepare(config_of(text_dir), tmp_path / "tok", tmp_path / "ds")
     settings = {"bos_token": "<|endoftext|>", "eos_token": "<|im_start|>"}

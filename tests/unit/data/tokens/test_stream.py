@@ -1,4 +1,4 @@
-"""Datasets of the Hub become token shards file after file: the same ones whatever happens on the way."""
+"""Streaming a Hub dataset into token shards: equal shards after faults, kills and restarts."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def documents(folder: Path, split: Split) -> list[tuple[int, ...]]:
     return [tuple(ids[a:b]) for a, b in pairwise(starts)]
 
 
-def test_it_is_what_the_same_files_on_this_disk_become(hub, make, tmp_path):
+def test_streamed_dataset_has_the_documents_of_the_local_files(hub, make, tmp_path):
     make("streamed")
     for name, content in FILES.items():
         path = tmp_path / "local" / name
@@ -89,7 +89,7 @@ def test_it_is_what_the_same_files_on_this_disk_become(hub, make, tmp_path):
     assert not list(tmp_path.glob("streamed.*"))
 
 
-def test_any_number_of_workers_and_any_fault_give_the_same_dataset(hub, make):
+def test_streamed_dataset_does_not_depend_on_workers_or_network_faults(hub, make):
     first = make("one")
     assert make("two", num_workers=2).id == first.id
     for number, fault in enumerate(("drop", "cut", "flip", "503", "short")):
@@ -98,7 +98,7 @@ def test_any_number_of_workers_and_any_fault_give_the_same_dataset(hub, make):
         assert make(fault).id == first.id
 
 
-def test_a_budget_of_tokens_ends_it_at_a_task_and_fetches_no_more(hub, make, tmp_path):
+def test_max_tokens_ends_a_stream_and_its_downloads(hub, make, tmp_path):
     whole = make("whole").details["splits"]["train"]["tokens"]
     hub.requests.clear()
     manifest = make("part", max_tokens=whole // 3)
@@ -112,7 +112,7 @@ def test_a_budget_of_tokens_ends_it_at_a_task_and_fetches_no_more(hub, make, tmp
 
 
 @pytest.mark.parametrize("count", [1, 39, 40, 41, 130, 160])
-def test_so_many_documents_and_no_more(hub, make, count):
+def test_max_documents_is_exact_for_a_stream(hub, make, count):
     splits = make("out", max_documents=count, validation_shards=(f"{URI}/data/003.jsonl",)).details["splits"]
     assert splits["train"]["documents"] == count
     assert splits["validation"]["documents"] == ROWS
@@ -124,7 +124,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 5, 8])
-def test_a_kill_at_any_moment_changes_nothing(hub, make, monkeypatch, moment):
+def test_killed_stream_continues_to_the_same_dataset(hub, make, monkeypatch, moment):
     expected = make("clean").id
     real, calls = prepare_module._run, []
 
@@ -144,7 +144,7 @@ def test_a_kill_at_any_moment_changes_nothing(hub, make, monkeypatch, moment):
     assert not {f"{n:03}.parquet" for n in range((moment - 1) // waves)} & set(fetched(hub))
 
 
-def test_notes_that_are_damaged_or_of_other_work_are_not_used(hub, make, tmp_path):
+def test_damaged_stream_notes_are_ignored(hub, make, tmp_path):
     expected = make("clean").id
     notes = tmp_path / "dirty.partial" / "train-stream.json"
     for content in ("{", '{"identity": 1, "files": []}', "[]"):
@@ -154,7 +154,7 @@ def test_notes_that_are_damaged_or_of_other_work_are_not_used(hub, make, tmp_pat
         shutil.rmtree(tmp_path / "dirty")
 
 
-def test_a_finished_shard_that_was_damaged_is_made_again(hub, make, tmp_path):
+def test_damaged_finished_shard_is_encoded_again(hub, make, tmp_path):
     expected = make("clean").id
     hub.fail("GET .*003.jsonl", *["503"] * 40)
     with pytest.raises(MachineError):
@@ -165,7 +165,7 @@ def test_a_finished_shard_that_was_damaged_is_made_again(hub, make, tmp_path):
     assert make("out").id == expected
 
 
-def test_nothing_is_asked_for_that_is_there(hub, make):
+def test_finished_stream_fetches_nothing_again(hub, make):
     commit = hub.repos["datasets/me/web"].refs["main"]
     make("out", train_shards=(f"{URI}@{commit}",))
     hub.requests.clear()
@@ -173,7 +173,7 @@ def test_nothing_is_asked_for_that_is_there(hub, make):
     assert not fetched(hub)
 
 
-def test_validation_from_the_hub_and_training_from_this_disk(hub, make, tmp_path):
+def test_validation_may_come_from_the_hub_and_training_from_disk(hub, make, tmp_path):
     (tmp_path / "own.txt").write_text(make_text(7, 4000))
     own = {"train_shards": (str(tmp_path / "own.txt"),), "validation_shards": (f"{URI}/data/001.parquet",)}
     splits = make("mixed", **own).details["splits"]
@@ -187,7 +187,7 @@ def test_validation_without_a_path_is_the_validation_split(hub, make):
     assert (splits["train"]["documents"], splits["validation"]["documents"]) == (ROWS, 7)
 
 
-def test_notes_of_other_settings_are_not_taken(hub, make, tmp_path):
+def test_stream_notes_of_other_settings_are_ignored(hub, make, tmp_path):
     hub.fail("GET .*002.parquet", *["503"] * 40)
     with pytest.raises(MachineError):
         make("out", validation_fraction=0.5)
@@ -195,7 +195,7 @@ def test_notes_of_other_settings_are_not_taken(hub, make, tmp_path):
     assert make("out").id == make("clean").id
 
 
-def test_too_little_is_told(hub, make, caplog):
+def test_stream_with_fewer_tokens_than_max_tokens_warns(hub, make, caplog):
     make("all", max_tokens=10**9)
     assert "fewer than the 1000000000 wanted" in caplog.text
 
@@ -210,12 +210,12 @@ def test_too_little_is_told(hub, make, caplog):
         ({"train_shards": ("hf://me/web",)}, DataError, "is a model, not a dataset"),
     ],
 )
-def test_what_cannot_be_is_said(hub, make, settings, error, sentence):
+def test_impossible_stream_settings_are_refused(hub, make, settings, error, sentence):
     with pytest.raises(error, match=sentence):
         make("out", **settings)
 
 
-def test_a_network_that_stays_away_keeps_what_is_finished(hub, make):
+def test_stream_without_network_keeps_finished_files(hub, make):
     expected = make("clean").id
     hub.fail("GET .*002.parquet", *["503"] * 40)
     with pytest.raises(MachineError, match="what is finished is kept"):
@@ -226,7 +226,7 @@ def test_a_network_that_stays_away_keeps_what_is_finished(hub, make):
     assert "000.parquet" not in fetched(hub)
 
 
-def test_progress_is_told_in_tokens_of_the_budget_or_bytes_of_the_files(hub, tokenizer, tmp_path):
+def test_stream_progress_counts_tokens_of_the_budget_or_bytes_of_the_files(hub, tokenizer, tmp_path):
     told: list[tuple[int, int]] = []
     prepare(config(max_tokens=9000), tokenizer, tmp_path / "a", progress=lambda *now: told.append(now))
     assert told[-1] == (9000, 9000)

@@ -24,7 +24,7 @@ def fail(file: str) -> None:
     raise ValueError(f"{file!r} is wrong")
 
 
-def test_every_item_is_done_in_another_process(monkeypatch):
+def test_in_processes_runs_items_in_other_processes(monkeypatch):
     monkeypatch.setattr(workers, "_ITEMS_PER_WORKER", 2)
     found = dict(in_processes(square, [3, 4, 5], 1))
     assert {number: result for number, (_, result) in found.items()} == {0: 9, 1: 16, 2: 25}
@@ -33,23 +33,23 @@ def test_every_item_is_done_in_another_process(monkeypatch):
     assert len(processes) == 2  # the second took over after two items
 
 
-def test_a_single_item_is_done_here_and_none_at_all_too():
+def test_in_processes_runs_a_single_item_in_this_process():
     assert list(in_processes(square, [3], 5)) == [(0, (os.getpid(), 9))]
     assert list(in_processes(square, [], 5)) == []
 
 
-def test_a_process_that_is_killed_is_an_environment_fault():
+def test_killed_worker_raises_a_machine_error():
     with pytest.raises(MachineError, match="a worker process was killed.*fewer --workers"):
         list(in_processes(die, [1, 2], 1))
 
 
-def test_an_error_ends_the_others_at_once(tmp_path):
+def test_error_in_an_item_stops_the_other_workers(tmp_path):
     with pytest.raises(ValueError, match="'' is wrong"):
         list(in_processes(fail, ["", str(tmp_path / "finished")], 2))
     assert not (tmp_path / "finished").exists()
 
 
-def test_there_is_a_core(monkeypatch):
+def test_count_cores_is_at_least_one(monkeypatch):
     assert count_cores() >= 1
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)

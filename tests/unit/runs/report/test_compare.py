@@ -30,7 +30,7 @@ def row(step, loss, tokens_per_step=100, **figures):
     return {"step": step, "train/loss": loss, "data/tokens": tokens, **more, **figures}
 
 
-def test_settings_that_differ_are_named_with_both_values(run):
+def test_compare_runs_lists_different_settings_with_both_values(run):
     first = run("a", [row(1, 1.0)], optimizer={"learning_rate": 0.01})
     second = run("b", [row(1, 1.0)], optimizer={"algorithm": "lion"}, runtime={"seed": 1})
     settings = compare_runs(first, second)["settings"]
@@ -40,7 +40,7 @@ def test_settings_that_differ_are_named_with_both_values(run):
     assert not any(key.startswith("model.") for key in settings)
 
 
-def test_losses_are_means_over_the_same_tokens(run):
+def test_compare_runs_averages_losses_over_the_same_tokens(run):
     losses = np.random.default_rng(0).random((2, 400)) + 1
     one = [row(step, losses[0, step - 1], 100) for step in range(1, 401)]
     other = [row(step, losses[1, step - 1], 200) for step in range(1, 401)]
@@ -54,7 +54,7 @@ def test_losses_are_means_over_the_same_tokens(run):
     assert result["curves"][0][-1] == (400, result["training_loss"][400][0])
 
 
-def test_runs_are_equal_to_the_bit_or_differ_from_a_step_on(run):
+def test_compare_runs_finds_the_first_different_step(run):
     first = run("a", [row(step, 1 / step) for step in (10, 20, 30, 40)])
     same = run("b", [row(step, 1 / step) for step in (5, 10, 20, 30)])
     other = run("c", [row(step, np.nextafter(1 / step, 1) if step > 10 else 1 / step) for step in (10, 20, 30)])
@@ -63,7 +63,7 @@ def test_runs_are_equal_to_the_bit_or_differ_from_a_step_on(run):
     assert compare_runs(first, other)["first_different_step"] == 20
 
 
-def test_validation_and_speed_are_the_last_figures_of_each(run):
+def test_compare_runs_takes_the_last_validation_and_speed_figures(run):
     rows = [
         row(1, 2.0),
         {"step": 1, "eval/loss": 3.0},
@@ -86,7 +86,7 @@ def test_validation_and_speed_are_the_last_figures_of_each(run):
     }
 
 
-def test_damaged_lines_and_losses_that_were_not_finite_are_left_out(run):
+def test_compare_runs_skips_damaged_lines_and_non_finite_losses(run):
     first = run("a", [row(1, 2.0), row(2, None), row(3, "x"), row(4, 1.0)])
     with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "train/lo')
@@ -96,7 +96,7 @@ def test_damaged_lines_and_losses_that_were_not_finite_are_left_out(run):
     assert [step for step, _ in result["curves"][0]] == [1, 4]
 
 
-def test_a_run_that_has_recorded_nothing_has_nothing_to_compare(run):
+def test_compare_runs_of_an_empty_run_has_no_figures(run):
     result = compare_runs(run("a", []), run("b", [{"step": 1, "eval/loss": 2.0}]))
     assert result["training_loss"] == {}
     assert result["last_common_step"] is None
@@ -104,7 +104,7 @@ def test_a_run_that_has_recorded_nothing_has_nothing_to_compare(run):
     assert result["figures"]["tokens_per_second"] == [None, None]
 
 
-def test_a_folder_that_is_no_run_is_an_error(run, tmp_path):
+def test_compare_runs_refuses_a_folder_without_a_run(run, tmp_path):
     first = run("a", [])
     with pytest.raises(ConfigError, match="nowhere"):
         compare_runs(first, tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""`examine` finds what is there, warns about what is weak, and calls broken only what training needs."""
+"""`examine` lists findings, warns about weak ones, and calls only missing requirements of training broken."""
 
 import errno
 import importlib
@@ -22,7 +22,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return lambda: {finding.name: finding for finding in examine(tmp_path / "cache")}
 
 
-def test_every_declared_package_is_looked_at(findings: Any):
+def test_examine_checks_every_declared_package(findings: Any):
     found = findings()
     declared = [line for line in metadata.requires("candlewick") or [] if "extra ==" not in line]
     assert len(declared) >= 8
@@ -34,7 +34,7 @@ def test_every_declared_package_is_looked_at(findings: Any):
     assert found["cores"].amount >= 1
 
 
-def test_a_package_that_cannot_be_imported_is_broken(findings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_package_with_an_import_error_is_broken(findings: Any, monkeypatch: pytest.MonkeyPatch):
     real = importlib.import_module
 
     def importing(name: str, *rest: Any) -> Any:
@@ -50,7 +50,7 @@ def test_a_package_that_cannot_be_imported_is_broken(findings: Any, monkeypatch:
     assert "speed" not in found, "devices are not looked at with broken packages"
 
 
-def test_an_old_package_is_broken_and_a_missing_extra_is_not(findings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_old_package_is_broken_and_missing_extra_is_not(findings: Any, monkeypatch: pytest.MonkeyPatch):
     real = metadata.version
 
     def version(name: str) -> str:
@@ -75,7 +75,7 @@ def test_little_memory_and_disk_are_warned_about(findings: Any, monkeypatch: pyt
     assert (found["disk"].status, found["disk"].value) == ("warn", "0.5 GiB free here")
 
 
-def test_a_system_that_hides_its_memory_is_passed_over(findings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_examine_skips_memory_when_the_system_hides_it(findings: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda: None)
     assert "memory" not in findings()
 
@@ -90,7 +90,9 @@ def test_an_unwritable_folder_is_warned_about(findings: Any, monkeypatch: pytest
     assert "cannot be written: Permission denied" in found["this folder"].value
 
 
-def test_a_driver_that_torch_does_not_use_is_warned_about(findings: Any, monkeypatch: pytest.MonkeyPatch):
+def test_nvidia_driver_without_a_cuda_build_of_torch_is_warned_about(
+    findings: Any, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
@@ -98,7 +100,9 @@ def test_a_driver_that_torch_does_not_use_is_warned_about(findings: Any, monkeyp
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", 8 << 30), (str(3 << 30), 2 << 30)])
-def test_memory_respects_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, limit: str, expected: int):
+def test_available_memory_respects_the_limit_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+):
     content = {
         "/proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:    {8 << 20} kB\n",
         "/sys/fs/cgroup/memory.max": limit + "\n",
@@ -109,6 +113,6 @@ def test_memory_respects_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatc
     assert available_memory_bytes() == expected
 
 
-def test_memory_is_unknown_without_the_proc_file_system(monkeypatch: pytest.MonkeyPatch):
+def test_available_memory_is_unknown_without_the_proc_file_system(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Path, "exists", lambda path: False)
     assert available_memory_bytes() is None

@@ -12,27 +12,27 @@ def explain(word, *overrides):
     return explain_in(word, *load_with_origins("local", overrides))
 
 
-def test_a_setting_has_meaning_type_default_and_readers():
+def test_explain_gives_meaning_type_default_and_readers():
     [entry] = explain("model.hidden_size")
     assert entry["meaning"] == "Width of the residual stream (D)."
     assert (entry["type"], entry["default"], entry["kind"]) == ("integer ≥ 1", "384", None)
     assert any(place.startswith("model/transformer.py:") for place in entry["read_by"])
 
 
-def test_each_kind_of_section_that_has_it_is_named():
+def test_explain_names_each_variant_with_the_setting():
     entries = explain("optimizer.momentum")
     assert {entry["kind"] for entry in entries} == {"algorithm: muon", "algorithm: sgd"}
     assert {entry["default"] for entry in entries} == {"0.95", "0.9"}
 
 
-def test_a_bare_name_finds_every_section_that_has_it():
+def test_explain_of_a_bare_name_finds_every_section_with_it():
     assert {entry["key"] for entry in explain("max_keep")} == {
         "runtime.checkpoint.max_keep",
         "runtime.evaluation.best.max_keep",
     }
 
 
-def test_a_section_names_its_keys():
+def test_explain_of_a_section_names_its_keys():
     setting, section = explain("runtime.sample")
     assert (setting["type"], setting["default"]) == ("section or null", "on")
     assert "temperature" in section["keys"]
@@ -48,7 +48,7 @@ def test_a_section_names_its_keys():
         ("model.rope_scaling", "model.rope_scaling"),
     ],
 )
-def test_lists_and_names_lead_to_their_setting(word, key):
+def test_explain_accepts_list_indices_and_free_names(word, key):
     assert key in {entry["key"] for entry in explain(word)}
 
 
@@ -61,13 +61,13 @@ def test_lists_and_names_lead_to_their_setting(word, key):
         ("", "see docs/config.md"),
     ],
 )
-def test_an_unknown_key_is_answered_with_near_ones(word, said):
+def test_explain_of_an_unknown_key_suggests_near_ones(word, said):
     with pytest.raises(ConfigError) as caught:
         explain(word)
     assert said in str(caught.value)
 
 
-def test_every_key_can_be_explained():
+def test_explain_covers_every_key():
     explained = {
         tuple(entry["key"].replace("[]", "").split(".")) for group in groups() for entry in _entries(group)
     }
@@ -75,14 +75,14 @@ def test_every_key_can_be_explained():
     assert names <= explained
 
 
-def test_readers_are_attribute_reads_outside_the_settings():
+def test_readers_of_a_setting_are_attribute_reads_outside_config():
     found = list(readers(("model", "rms_norm_eps")))
     assert found
     assert not any(place.startswith("config") for place in found)
     assert not list(readers(("model", "no_such_attribute_anywhere")))
 
 
-def test_the_value_has_a_source():
+def test_explain_with_a_config_gives_value_and_source():
     [entry] = explain("runtime.seed")
     assert (entry["value"], entry["source"]) == ("42", "default")
     [entry] = explain("runtime.seed", "runtime.seed=7")
@@ -104,7 +104,7 @@ def test_the_value_has_a_source():
         ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),
     ],
 )
-def test_readers_read_the_setting_and_no_namesake(word, reader, other):
+def test_readers_of_a_setting_exclude_namesakes(word, reader, other):
     places = [place.split(":")[0] for entry in explain(word) for place in entry["read_by"]]
     assert reader in places
     assert other not in places

@@ -19,7 +19,7 @@ def profiled(tiny, tmp_path):
     return run
 
 
-def test_the_shares_of_the_parts_add_up_to_the_step(profiled):
+def test_profile_shares_of_the_parts_add_up_to_the_step(profiled):
     result = profiled()
     assert sum(part["share"] for part in result["parts"]) == pytest.approx(1)
     assert sum(part["seconds"] for part in result["parts"]) == pytest.approx(result["step_seconds"])
@@ -33,7 +33,7 @@ def test_the_shares_of_the_parts_add_up_to_the_step(profiled):
     }
 
 
-def test_the_trace_has_the_parts_as_ranges_and_the_operators_none_of_them(profiled, tmp_path):
+def test_profile_trace_has_the_parts_as_ranges_and_not_as_operators(profiled, tmp_path):
     result = profiled()
     trace = json.loads((tmp_path / "out" / "trace.json").read_text())
     names = {event.get("name") for event in trace["traceEvents"]}
@@ -42,7 +42,7 @@ def test_the_trace_has_the_parts_as_ranges_and_the_operators_none_of_them(profil
     assert result["operators"] == sorted(result["operators"], key=lambda entry: -entry["seconds"])
 
 
-def test_the_memory_of_each_part_is_counted(profiled):
+def test_profile_counts_the_memory_of_each_kind(profiled):
     memory = profiled(optimizer={"algorithm": "adam_w"})["memory"]
     assert memory["weights"] == memory["gradients"]
     assert 2 * memory["weights"] < memory["optimizer"] < 2.1 * memory["weights"]
@@ -50,19 +50,19 @@ def test_the_memory_of_each_part_is_counted(profiled):
     assert memory["process"] > sum(size for name, size in memory.items() if name != "process")
 
 
-def test_recomputed_blocks_keep_less_and_have_parts_of_their_own(profiled):
+def test_profile_of_recompute_has_less_activation_memory_and_recompute_parts(profiled):
     whole, again = profiled(), profiled(runtime={"recompute": "block"})
     assert again["memory"]["activations"] < whole["memory"]["activations"]
     assert {"recompute: attention", "recompute: mlp"} < {part["part"] for part in again["parts"]}
     assert sum(part["share"] for part in again["parts"]) == pytest.approx(1)
 
 
-def test_averages_are_a_part_of_their_own(profiled):
+def test_profile_with_ema_has_a_part_for_averages(profiled):
     parts = {part["part"] for part in profiled(optimizer={"ema_decay": 0.9})["parts"]}
     assert "optimizer: average" in parts
 
 
-def test_nothing_is_left_but_what_was_asked_for(profiled, tmp_path):
+def test_profile_writes_only_its_trace(profiled, tmp_path):
     best, saved = tmp_path / "best", tmp_path / "saved"
     profiled(
         runtime={
@@ -76,7 +76,7 @@ def test_nothing_is_left_but_what_was_asked_for(profiled, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["trace.json"]
 
 
-def test_time_goes_to_the_innermost_part_else_to_the_phase(monkeypatch):
+def test_stopwatch_assigns_time_to_the_innermost_part_or_the_phase(monkeypatch):
     clock = iter([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     watch = Stopwatch(torch.device("cpu"))
@@ -92,12 +92,12 @@ def test_time_goes_to_the_innermost_part_else_to_the_phase(monkeypatch):
     assert watch.seconds() == {"last": 64.0}
 
 
-def test_the_gradients_that_the_loss_keeps_are_counted(profiled):
+def test_profile_counts_the_gradients_that_the_loss_keeps(profiled):
     small, large = (profiled(model={"vocab_size": rows})["memory"]["activations"] for rows in (512, 1024))
     assert large - small == 512 * 32 * 4  # of the head, in float32
 
 
-def test_a_kernel_is_counted_with_its_operator_alone():
+def test_profile_counts_a_kernel_once_with_its_operator():
     events = [
         SimpleNamespace(key="aten::mm", count=4, self_device_time_total=30.0, device_type=DeviceType.CPU),
         SimpleNamespace(key="aten::add", count=2, self_device_time_total=10.0, device_type=DeviceType.CPU),

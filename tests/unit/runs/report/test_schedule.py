@@ -12,7 +12,7 @@ def read(**tree) -> RunConfig:
     return RunConfig.model_validate_json(json.dumps(tree))
 
 
-def test_sampled_rates_are_those_of_the_multiplier():
+def test_sampled_rates_equal_peak_times_multiplier():
     config = read(scheduler={"total_steps": 1000, "strategy": "cosine"}, optimizer={"learning_rate": 0.5})
     points = sample_schedule(config, None)
     assert (points["total_steps"], points["steps"][0], points["steps"][-1], len(points["steps"])) == (
@@ -26,7 +26,7 @@ def test_sampled_rates_are_those_of_the_multiplier():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 101, 102])
-def test_sampling_a_short_run_takes_each_step(steps):
+def test_sample_schedule_of_a_short_run_takes_each_step(steps):
     points = sample_schedule(read(), steps)
     assert points["steps"][-1] == steps - 1
     assert len(set(points["steps"])) == len(points["steps"]) == min(steps, 101)
@@ -53,7 +53,7 @@ def test_plotted_schedule_is_plain_text():
     assert text.isascii()
 
 
-def test_steps_replace_the_configured_length_and_tokens_set_one():
+def test_sample_schedule_length_comes_from_steps_or_the_config():
     steps = {"scheduler": {"total_steps": 1000}}
     assert sample_schedule(read(**steps), None)["total_steps"] == 1000
     assert sample_schedule(read(**steps), 7)["total_steps"] == 7

@@ -5,16 +5,13 @@ from candlewick.errors import ConfigError, DataError
 from candlewick.runs.report.tokenizer import decode_ids, decode_utf8, encode_text, inspect_tokenizer
 
 
-@pytest.fixture
-def folder(tokenizer, tmp_path):
-    """A folder with a tokenizer, no artifact."""
-    (tmp_path / "tok").mkdir()
-    tokenizer.write(tmp_path / "tok")
-    return tmp_path / "tok"
-
-
-def test_inspection_is_the_same_for_a_folder_a_file_settings_and_an_open_tokenizer(folder, tokenizer):
-    sources = [folder, folder / "tokenizer.json", TokenizerConfig(tokenizer_json=folder), tokenizer]
+def test_inspection_is_equal_for_a_folder_a_file_settings_and_an_open_tokenizer(tokenizer_folder, tokenizer):
+    sources = [
+        tokenizer_folder,
+        tokenizer_folder / "tokenizer.json",
+        TokenizerConfig(tokenizer_json=tokenizer_folder),
+        tokenizer,
+    ]
     results = [inspect_tokenizer(source, None) for source in sources]
     assert all(result == results[0] for result in results)
     assert (results[0]["vocab_size"], results[0]["sha256"]) == (300, tokenizer.sha256)
@@ -26,7 +23,7 @@ def test_inspection_of_settings_without_a_tokenizer_is_an_error():
         inspect_tokenizer(TokenizerConfig(), None)
 
 
-def test_only_a_tokenizer_artifact_says_how_it_was_made(trained, tokens, tmp_path):
+def test_inspection_shows_training_details_of_a_tokenizer_artifact_only(trained, tokens, tmp_path):
     checkpoint = next((trained / "checkpoints").iterdir())
     assert "made" not in inspect_tokenizer(checkpoint, None)  # its manifest is that of a checkpoint
     assert "made" not in inspect_tokenizer(tokens / "tokenizer", None)  # it has none
@@ -34,23 +31,23 @@ def test_only_a_tokenizer_artifact_says_how_it_was_made(trained, tokens, tmp_pat
     assert inspect_tokenizer(made, None)["made"]["config"]["min_frequency"] == 2
 
 
-def test_inspection_measures_a_text(folder, text_dir, tokenizer):
-    text = inspect_tokenizer(folder, text_dir / "00.txt")["text"]
+def test_inspection_measures_a_text(tokenizer_folder, text_dir, tokenizer):
+    text = inspect_tokenizer(tokenizer_folder, text_dir / "00.txt")["text"]
     assert text["bytes"] == (text_dir / "00.txt").stat().st_size
     assert text["tokens"] == len(tokenizer.encode((text_dir / "00.txt").read_text()))
     assert text["changed_texts"] == 0
 
 
-def test_text_that_is_not_utf8_is_an_error_that_names_file_and_byte(folder, tmp_path):
+def test_text_that_is_not_utf8_is_refused_with_file_and_byte(tokenizer_folder, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"abc\xff")
     with pytest.raises(DataError, match=r"bad\.txt: byte 3 is not UTF-8"):
-        inspect_tokenizer(folder, tmp_path / "bad.txt")
+        inspect_tokenizer(tokenizer_folder, tmp_path / "bad.txt")
     assert decode_utf8("é".encode(), "standard input") == "é"
 
 
-def test_decoded_ids_are_the_encoded_text(folder, tokenizer):
+def test_encoded_text_decodes_to_the_same_text(tokenizer_folder, tokenizer):
     text = "the time, <|endoftext|> é"
-    encoded = encode_text(folder, text)
+    encoded = encode_text(tokenizer_folder, text)
     assert encoded["ids"] == tokenizer.encode(text)
     assert "".join(encoded["pieces"]).startswith("the time, <|endoftext|> ")
-    assert decode_ids(folder, encoded["ids"]) == {"ids": encoded["ids"], "text": text}
+    assert decode_ids(tokenizer_folder, encoded["ids"]) == {"ids": encoded["ids"], "text": text}

@@ -1,4 +1,4 @@
-"""The display: live on a terminal, plain lines elsewhere, and no command of a model's text reaches a terminal."""
+"""The display: live on a terminal, plain lines elsewhere, without control characters of a model's text."""
 
 import io
 
@@ -24,7 +24,7 @@ def console(*, terminal: bool, width: int = 100) -> tuple[Console, io.StringIO]:
     return Console(file=out, force_terminal=terminal, width=width, color_system=None), out
 
 
-def test_plain_lines_carry_every_figure_with_its_unit():
+def test_plain_line_holds_every_figure_with_its_unit():
     plain, out = console(terminal=False, width=40)
     display = Display(5000, True, plain)
     display.start()
@@ -36,7 +36,7 @@ def test_plain_lines_carry_every_figure_with_its_unit():
     )
 
 
-def test_plain_lines_are_not_more_frequent_than_every_few_seconds_and_the_last_is_shown(
+def test_plain_lines_are_limited_in_frequency_and_include_the_last(
     monkeypatch: pytest.MonkeyPatch,
 ):
     now = [0.0]
@@ -51,7 +51,7 @@ def test_plain_lines_are_not_more_frequent_than_every_few_seconds_and_the_last_i
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1", "6", "11", "12"]
 
 
-def test_a_terminal_shows_a_live_display_with_messages_above_it():
+def test_display_on_a_terminal_is_live_with_messages_above():
     live, out = console(terminal=True)
     display = Display(5000, True, live)
     display.start()
@@ -66,7 +66,7 @@ def test_a_terminal_shows_a_live_display_with_messages_above_it():
     assert "MFU 48.1 %" in text
 
 
-def test_a_live_display_without_a_known_end_pulses():
+def test_live_display_without_total_steps_pulses():
     live, out = console(terminal=True)
     display = Display(None, True, live)
     display.start()
@@ -88,25 +88,25 @@ def test_a_disabled_display_is_silent(terminal: bool):
     assert out.getvalue() == ""
 
 
-def test_it_writes_to_standard_error(capsys: pytest.CaptureFixture[str]):
+def test_display_writes_to_standard_error(capsys: pytest.CaptureFixture[str]):
     display = Display(10, True)
     display.message("hello")
     display.stop()
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_a_models_text_cannot_command_the_terminal():
+def test_display_escapes_terminal_control_characters_of_messages():
     plain, out = console(terminal=False)
     Display(None, True, plain).message("a\x1b[2Jb\rc\x7f\x9b\td\ne")
     assert out.getvalue() == "a␛[2Jb␍c␡\ufffd      d\ne\n"
     assert printable("é漢 \n\t~") == "é漢 \n\t~"
 
 
-def test_only_figures_that_are_there_are_shown():
+def test_figures_shows_only_figures_of_the_row():
     assert figures({}) == []
     assert figures({"train/loss": 1.0, "train/skipped_steps": 0.0}) == ["loss 1.0000"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (36061, "10:01:01")])
-def test_durations(seconds: float, text: str):
+def test_duration_is_written_in_minutes_or_hours(seconds: float, text: str):
     assert duration(seconds) == text

@@ -47,7 +47,7 @@ def rms(tensors) -> float:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_figures_are_those_of_a_plain_computation(tied):
+def test_update_statistics_equal_a_plain_computation(tied):
     objective = make(tied=tied)
     before = copy.deepcopy(objective.model).double()
     found = observed(objective)
@@ -69,7 +69,7 @@ def test_the_figures_are_those_of_a_plain_computation(tied):
     assert {metric_of(name) for name in found} <= METRICS.keys()
 
 
-def test_micro_batches_recompute_and_sharding_do_not_change_them():
+def test_update_statistics_do_not_depend_on_micro_batches_recompute_or_sharding():
     expected = observed(make())
     assert observed(make(), rows=1) == pytest.approx(expected, rel=1e-5)
     assert observed(make(recompute="block")) == expected
@@ -77,7 +77,7 @@ def test_micro_batches_recompute_and_sharding_do_not_change_them():
     assert observed(make(torch.bfloat16)) == pytest.approx(expected, rel=0.05)
 
 
-def test_nothing_stays_behind():
+def test_record_update_statistics_removes_its_hooks():
     objective = make()
     with pytest.raises(ZeroDivisionError), record_update_statistics(objective.model):
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Telemetry: rates are of training time only, shares add up, the ETA charges everything."""
+"""Telemetry: rates of training time, shares of total time, the remaining time, memory and peak FLOPS."""
 
 import mmap
 import resource
@@ -39,7 +39,9 @@ def make(peak_flops: float | None = 1e12, **settings) -> tuple[Telemetry, Clock]
 
 
 @given(training=seconds, evaluation=seconds, saving=seconds)
-def test_rates_are_of_training_time_and_shares_of_the_whole(training: float, evaluation: float, saving: float):
+def test_telemetry_rates_use_training_time_and_shares_total_time(
+    training: float, evaluation: float, saving: float
+):
     meter, clock = make()
     lengths: dict[Activity, float] = {"training": training, "evaluation": evaluation, "saving": saving}
     for activity, length in lengths.items():
@@ -57,7 +59,7 @@ def test_rates_are_of_training_time_and_shares_of_the_whole(training: float, eva
     assert row.keys() <= METRICS.keys()
 
 
-def test_each_row_is_about_its_own_interval():
+def test_telemetry_row_covers_the_interval_since_the_last_row():
     meter, clock = make()
     for tokens in (1000, 4000):
         clock.now += 2.0
@@ -68,7 +70,7 @@ def test_each_row_is_about_its_own_interval():
     assert "perf/eta_seconds" not in row
 
 
-def test_the_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
+def test_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
     meter, clock = make()
     etas = []
     for step, length in ((1, 1.0), (2, 1.0), (3, 5.0), (100, 97.0)):
@@ -80,7 +82,7 @@ def test_the_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
     assert etas[3] == 0.0
 
 
-def test_the_eta_knows_of_updates_that_grow():
+def test_eta_accounts_for_a_batch_ramp():
     meter, clock = make(work=lambda steps: min(steps, 10) + 4 * max(0, steps - 10))
     clock.now += 5.0
     meter.spent("training")
@@ -88,7 +90,7 @@ def test_the_eta_knows_of_updates_that_grow():
     assert row["perf/eta_seconds"] == pytest.approx(45.0)
 
 
-def test_a_resumed_run_does_not_count_what_was_done_before():
+def test_telemetry_of_a_resumed_run_excludes_earlier_steps():
     meter, clock = make(peak_flops=None)
     clock.now += 50.0
     meter.start(step=1000, tokens=10**6)
@@ -100,14 +102,14 @@ def test_a_resumed_run_does_not_count_what_was_done_before():
     assert "perf/mfu_strict" not in row
 
 
-def test_two_rows_at_the_same_moment_divide_by_nothing():
+def test_telemetry_row_without_elapsed_time_is_finite():
     meter, _ = make()
     row = meter.row(step=0, tokens=0, wait_seconds=0.0, total_steps=10)
     assert row["perf/tokens_per_second"] == 0.0
     assert "perf/eta_seconds" not in row
 
 
-def test_memory_in_use_is_near_what_the_system_says(monkeypatch: pytest.MonkeyPatch):
+def test_memory_bytes_agrees_with_the_system(monkeypatch: pytest.MonkeyPatch):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert 1e7 < memory_bytes(CPU) <= 1.05 * peak
     monkeypatch.setattr(Path, "exists", lambda self: False)
@@ -117,7 +119,7 @@ def test_memory_in_use_is_near_what_the_system_says(monkeypatch: pytest.MonkeyPa
     assert memory_bytes(CPU) >= peak // 1024
 
 
-def test_the_measured_peak_is_a_plausible_number():
+def test_measured_peak_flops_are_plausible():
     assert 1e8 < measure_peak_flops(CPU) < 1e14
 
 
@@ -134,12 +136,12 @@ def test_the_measured_peak_is_a_plausible_number():
         ("NVIDIA GeForce GTX 1080", None),
     ],
 )
-def test_devices_are_found_by_their_name(name: str, flops: float | None):
+def test_datasheet_flops_are_found_by_the_device_name(name: str, flops: float | None):
     assert datasheet_flops(name) == flops
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the peak is all that this system tells")
-def test_memory_that_was_given_back_is_not_in_use():
+def test_memory_bytes_excludes_freed_memory():
     with mmap.mmap(-1, 1 << 28) as pages:  # not from malloc, which may keep what is freed
         for offset in range(0, len(pages), mmap.PAGESIZE):
             pages[offset] = 1

@@ -1,4 +1,4 @@
-"""Trackers: what is written is read back, a crash loses one line, a resumed run repeats no step."""
+"""Metric trackers: rows read back, a crash loses one line, a resumed run repeats no step."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ def write(path: Path, steps: range, resume_step: int | None = None) -> None:
     tracker.close()
 
 
-def test_rows_are_read_back_as_written(tmp_path: Path):
+def test_metric_rows_are_read_back_as_written(tmp_path: Path):
     path = tmp_path / "run" / "metrics.jsonl"
     tracker = JsonlTracker(path)
     tracker.log(10, {"train/loss": 3.5, "perf/tokens_per_second": 1e6})
@@ -31,28 +31,30 @@ def test_rows_are_read_back_as_written(tmp_path: Path):
     assert read_metrics(path)[1] == {"step": 10, "sample/0": 'é\n"quoted"'}
 
 
-def test_a_new_run_starts_a_new_file(tmp_path: Path):
+def test_new_run_starts_a_new_metrics_file(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 5))
     write(path, range(1, 3))
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
 
 
-def test_resuming_drops_later_steps_and_repeats_none(tmp_path: Path):
+def test_resume_drops_later_metric_rows_and_repeats_none(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 8))
     write(path, range(6, 11), resume_step=5)
     assert [row["step"] for row in read_metrics(path)] == list(range(1, 11))
 
 
-def test_resuming_without_a_file_begins_one(tmp_path: Path):
+def test_resume_without_a_metrics_file_creates_one(tmp_path: Path):
     write(tmp_path / "metrics.jsonl", range(6, 8), resume_step=5)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(min_value=0, max_value=200), resume_step=st.integers(min_value=0, max_value=9))
-def test_a_file_cut_anywhere_goes_on_whole(tmp_path_factory: pytest.TempPathFactory, cut: int, resume_step: int):
+def test_metrics_file_truncated_anywhere_is_continued_with_complete_rows(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, resume_step: int
+):
     path = tmp_path_factory.mktemp("cut") / "metrics.jsonl"
     write(path, range(1, 8))
     whole = path.read_bytes()
@@ -65,7 +67,7 @@ def test_a_file_cut_anywhere_goes_on_whole(tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("tail", [b"\0\0\0\n", b"[1, 2]\n", b'{"loss": 1}\n', b'{"step": "1"}\n', b"\xff\n"])
-def test_a_torn_tail_of_any_kind_is_left_out_and_cut(tmp_path: Path, tail: bytes):
+def test_malformed_last_metric_row_is_skipped_and_cut(tmp_path: Path, tail: bytes):
     path = tmp_path / "metrics.jsonl"
     write(path, range(1, 4))
     good = path.read_bytes()
@@ -75,7 +77,7 @@ def test_a_torn_tail_of_any_kind_is_left_out_and_cut(tmp_path: Path, tail: bytes
     assert path.read_bytes() == good
 
 
-def test_damage_before_the_last_row_is_told_once_and_costs_no_other_row(tmp_path: Path, caplog):
+def test_damaged_metric_rows_warn_once_and_cost_no_other_row(tmp_path: Path, caplog):
     path = tmp_path / "metrics.jsonl"
     good = '{"step": 1}\nrubbish\n[]\n{"step": 3}\n\0\n{"step": 4}\n'
     path.write_text(good + 'torn\n{"step": 5}\n{"step": 2}\n{"st', encoding="utf-8")
@@ -89,12 +91,12 @@ def test_damage_before_the_last_row_is_told_once_and_costs_no_other_row(tmp_path
     assert len(caplog.records) == 1
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
+def test_missing_metrics_file_is_refused_by_name(tmp_path: Path):
     with pytest.raises(DataError, match="is missing: no run has logged there"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
-def test_what_is_not_finite_becomes_null(tmp_path: Path):
+def test_metrics_that_are_not_finite_become_null(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     tracker = JsonlTracker(path)
     tracker.log(1, {"train/loss": float("nan"), "train/grad_norm": float("inf")})
@@ -102,20 +104,20 @@ def test_what_is_not_finite_becomes_null(tmp_path: Path):
     assert read_metrics(path) == [{"step": 1, "train/loss": None, "train/grad_norm": None}]
 
 
-def test_a_name_outside_the_table_is_refused(tmp_path: Path):
+def test_metric_outside_the_table_is_refused(tmp_path: Path):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     with pytest.raises(ValueError, match="not in METRICS: train/los"):
         tracker.log(1, {"train/los": 1.0})
     tracker.close()
 
 
-def test_names_are_grouped_and_explained():
+def test_metric_names_are_grouped_and_explained():
     for name, meaning in METRICS.items():
         assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval", "stats"}
         assert meaning
 
 
-def test_tensorboard_reads_back_what_was_written_without_repeated_steps(tmp_path: Path):
+def test_tensorboard_files_read_back_without_repeated_steps(tmp_path: Path):
     first = TensorBoardTracker(tmp_path)
     for step in range(1, 8):
         first.log(step, {"train/loss": step / 8, "eval/loss": 1.0})
@@ -138,14 +140,14 @@ def test_tensorboard_reads_back_what_was_written_without_repeated_steps(tmp_path
     assert texts[-1].tensor_proto.string_val[0] == b"    three\n"
 
 
-def test_missing_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_tensorboard_package_raises_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MachineError, match=r"needs the package tensorboard.*pip install 'candlewick\[tensorb"):
         TensorBoardTracker(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
+def test_metrics_file_on_a_full_disk_raises_with_its_name(tmp_path: Path):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, tracker._file.fileno())
@@ -166,7 +168,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path):
         ("stats/head/weight_rms", "stats/PART/weight_rms"),
     ],
 )
-def test_names_of_sets_and_parts_stand_in_the_table_once(name, metric):
+def test_metric_of_maps_set_and_layer_names_to_table_rows(name, metric):
     assert metric_of(name) == metric
     assert metric in METRICS
     assert metric_of("stats/tail/weight_rms") not in METRICS
