@@ -19,16 +19,6 @@ Shape = tuple[int, int, int, int, int]
 """(L, B, K, max_tokens, d)"""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What a cache holds: tokens of all rows, and what keys and values of all layers take."""
-
-    tokens: int
-    pages: int | None  # pages in use; None: there are none
-    used_bytes: int  # of the tokens; of paged ones, of their pages
-    allocated_bytes: int  # used or free
-
-
 class LayerCache(Protocol):
     """One layer of a cache."""
 
@@ -63,10 +53,6 @@ class KVCache(ABC):
         """Forget all tokens but the first `length`."""
         self.length = length
 
-    @abstractmethod
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
@@ -93,9 +79,3 @@ class ContiguousCache(KVCache):
     def layer(self, index: int) -> LayerCache:
         """Return a view of one layer."""
         return _Slice(self.keys[index], self.values[index], self.length)
-
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-        allocated = 2 * self.keys.nbytes
-        used = allocated // self.max_tokens * self.length
-        return CacheStatistics(self.keys.shape[1] * self.length, None, used, allocated)

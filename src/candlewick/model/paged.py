@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from candlewick.model.cache import CacheStatistics, KVCache, LayerCache, Shape
+from candlewick.model.cache import KVCache, LayerCache, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,3 @@ class PagedCache(KVCache):
             self._free += pages[kept:]
             del pages[kept:]
         self._pages = self._pages[:, :kept]
-
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-        pages = sum(map(len, self._tables))
-        allocated = 2 * sum(pool.nbytes for pool in self._keys)
-        used = allocated // max(1, len(self._keys[0])) * pages
-        return CacheStatistics(len(self._tables) * self.length, pages, used, allocated)

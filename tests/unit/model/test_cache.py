@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from candlewick.model.cache import CacheStatistics, ContiguousCache
+from candlewick.model.cache import ContiguousCache
 
 
 def test_what_was_appended_comes_back_in_order():
@@ -23,12 +23,3 @@ def test_more_tokens_than_fit_is_an_error():
     cache.advance(3)
     with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
         cache.reserve(2)
-
-
-def test_what_it_holds_is_told():
-    cache = ContiguousCache((3, 2, 4, 10, 8), torch.bfloat16, torch.device("cpu"))
-    assert cache.statistics() == CacheStatistics(0, None, 0, 2 * 3 * 2 * 4 * 10 * 8 * 2)
-    cache.advance(7)
-    assert cache.statistics() == CacheStatistics(14, None, 2 * 3 * 2 * 4 * 7 * 8 * 2, 2 * 3 * 2 * 4 * 10 * 8 * 2)
-    cache.rewind(1)
-    assert cache.statistics().tokens == 2
