@@ -11,7 +11,7 @@ def test_what_was_appended_comes_back_in_order():
         assert cache.reserve(count) == start
         for index in range(2):
             piece = slice(start, start + count)
-            keys, values = cache.layer(index).append(k[:, :, piece], v[:, :, piece])
+            keys, values = cache.append(index, k[:, :, piece], v[:, :, piece])
             assert torch.equal(keys, k[:, :, : start + count])
             assert torch.equal(values, v[:, :, : start + count])
         cache.advance(count)

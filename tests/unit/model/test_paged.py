@@ -16,7 +16,7 @@ def read(cache, keys, values, count):
     """Let a cache take in the next `count` tokens of (L, B, K, S, d); return what each layer gives back."""
     start = cache.reserve(count)
     new = slice(start, start + count)
-    pairs = [cache.layer(i).append(keys[i][:, :, new], values[i][:, :, new]) for i in range(len(keys))]
+    pairs = [cache.append(i, keys[i][:, :, new], values[i][:, :, new]) for i in range(len(keys))]
     cache.advance(count)
     return pairs
 
@@ -49,7 +49,7 @@ def test_it_is_the_contiguous_cache_to_the_bit(steps, page_size):
 
 def num_pages(cache):
     """Count the pages in use."""
-    return sum(map(len, cache._tables))
+    return sum(map(len, cache._pages))
 
 
 def num_elements(cache):
@@ -85,9 +85,9 @@ def test_every_page_is_of_one_row_or_free():
         read(paged, keys, values, count)
         paged.rewind(back)
     read(paged, keys, values, 20)
-    used = [page for pages in paged._tables for page in pages]
+    used = [page for pages in paged._pages for page in pages]
     assert sorted(used + paged._free) == list(range(len(paged._keys[0])))
-    assert paged._pages.tolist() == paged._tables
+    assert paged._page_table.tolist() == paged._pages
 
 
 def test_reserving_again_for_a_pass_that_failed_takes_nothing_more():
