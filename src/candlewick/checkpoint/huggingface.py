@@ -18,7 +18,7 @@ RoPE and of the dtype are both written: readers before transformers 5 know only 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -28,9 +28,7 @@ from candlewick.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ModelType = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
-
-ARCHITECTURES: dict[ModelType, str] = {
+ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -111,9 +109,9 @@ EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
 """The values of each field of ModelConfig that the classes of Hugging Face express."""
 
 
-def _refused(config: ModelConfig) -> dict[ModelType, list[str]]:
+def _refused(config: ModelConfig) -> dict[str, list[str]]:
     """Return by class the fields that it does not express, with their values and what it expresses instead."""
-    refused: dict[ModelType, list[str]] = {kind: [] for kind in ARCHITECTURES if kind != "candlewick"}
+    refused: dict[str, list[str]] = {kind: [] for kind in ARCHITECTURES if kind != "candlewick"}
     for name in type(config).model_fields:
         value = getattr(config, name)
         for kind, values in zip(refused, EXPRESSIBLE.get(name, (_NONE,) * 4), strict=True):
@@ -128,10 +126,9 @@ def unsupported_by_transformers(config: ModelConfig) -> str | None:
     return " or ".join(", ".join(names) for names in refused if len(names) == len(refused[0])) or None
 
 
-def model_type(config: ModelConfig) -> ModelType:
+def model_type(config: ModelConfig) -> str:
     """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
-    kinds: list[ModelType] = [kind for kind, refused in _refused(config).items() if not refused]
-    return kinds[0] if kinds else "candlewick"
+    return next((kind for kind, refused in _refused(config).items() if not refused), "candlewick")
 
 
 def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -179,7 +176,7 @@ def to_hugging_face(
     }
 
 
-def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
+def _shape(config: ModelConfig, kind: str) -> dict[str, Any]:
     theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
@@ -199,8 +196,7 @@ def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
     if kind in ("qwen3", "smollm3"):
         shape["use_sliding_window"] = config.sliding_window is not None
         if config.sliding_window is not None:
-            layers = (config.window_of(layer) for layer in range(config.num_layers))
-            shape["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in layers]
+            shape["layer_types"] = _layer_types(config.num_layers, config.full_attention_every)
             shape["max_window_layers"] = 0  # the layers below it have none, for readers that know no layer_types
     if kind == "smollm3":
         shape["no_rope_layers"] = [0] * config.num_layers
@@ -306,12 +302,12 @@ def _positions(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
             scaling.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
         positions["rope_scaling"] = {"rope_type": rope_type, **scaling}
     if kind == "smollm3":
-        rotated = fields.get("no_rope_layers")
-        if not isinstance(rotated, list) or len(rotated) != fields["num_hidden_layers"] or not rotated:
-            raise _Unread("no_rope_layers", rotated)
-        if any(flag != rotated[0] for flag in rotated) or rotated[0] not in (0, 1):
-            raise _Unread("no_rope_layers", rotated)
-        positions["rope_mode"] = "preapply" if rotated[0] else "off"
+        flags = fields.get("no_rope_layers")  # 1: the layer rotates
+        if not isinstance(flags, list) or len(flags) != fields["num_hidden_layers"]:
+            raise _Unread("no_rope_layers", flags)
+        if flags not in ([0] * len(flags), [1] * len(flags)):
+            raise _Unread("no_rope_layers", flags)
+        positions["rope_mode"] = "preapply" if 1 in flags else "off"
     return positions
 
 
@@ -326,11 +322,12 @@ def _windows(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
         return {"sliding_window": window}
     if not isinstance(layers, list) or len(layers) != num_layers:
         raise _Unread("layer_types", layers)
-    full = [place for place, layer in enumerate(layers, start=1) if layer == "full_attention"]
-    if len(full) == num_layers:
-        return {}
-    every = full[0] if full else None
-    is_regular = every is None or full == list(range(every, num_layers + 1, every))
-    if window is None or not is_regular or layers.count("sliding_attention") + len(full) != num_layers:
+    every = layers.index("full_attention") + 1 if "full_attention" in layers else None
+    if layers != _layer_types(num_layers, every) or (window is None and every != 1):
         raise _Unread("layer_types", layers)
-    return {"sliding_window": window, "full_attention_every": every}
+    return {} if every == 1 else {"sliding_window": window, "full_attention_every": every}
+
+
+def _layer_types(num_layers: int, full_attention_every: int | None) -> list[str]:
+    every = full_attention_every or num_layers + 1
+    return ["sliding_attention" if layer % every else "full_attention" for layer in range(1, num_layers + 1)]

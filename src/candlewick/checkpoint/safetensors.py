@@ -16,10 +16,10 @@ MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def read_tensors(path: Path, device: str = "cpu") -> "dict[str, Tensor]":
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read all tensors of a file. Raises CheckpointError when it is missing or not a whole safetensors file."""
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist", "give a folder with all weights in that file") from None

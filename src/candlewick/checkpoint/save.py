@@ -72,7 +72,6 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
 
     Raises MachineError when the disk has no room for it, OSError when writing fails.
     """
-    make_directory(directory)
     target = step_folder(directory, snapshot.step)
     _clear_the_way(target)
     manifest = write(target, snapshot)
