@@ -78,7 +78,7 @@ def logit_scale(monkeypatch, *, is_listed: bool = True) -> Iterator[None]:
         Transformer, "hidden", lambda model, *args, **how: hidden(model, *args, **how) * model.config.logit_scale
     )
     if is_listed:
-        own = huggingface._only(1.0)
+        own = huggingface._one_of(1.0)
         monkeypatch.setitem(huggingface.EXPRESSIBLE, "logit_scale", (own,) * 4)
     with setting(ModelConfig, "logit_scale", Annotated[float, Field(gt=0)], 1.0, "Multiplies all logits."):
         yield

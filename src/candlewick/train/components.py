@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from candlewick.checkpoint.open import STATE_VERSION
-from candlewick.checkpoint.save import Snapshot, weights_of
+from candlewick.checkpoint.save import Snapshot, full_weights
 from candlewick.data.rows.loader import Loader
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
@@ -75,7 +75,7 @@ class TrainingComponents:
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,
-            weights=weights_of(model) if averaged is None else averaged,
+            weights=full_weights(model) if averaged is None else averaged,
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,

@@ -11,10 +11,10 @@ from tests import foreign
 from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest, verify
-from candlewick.checkpoint.huggingface import to_saved
+from candlewick.checkpoint.huggingface import to_hf_tensors
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import save, weights_of
+from candlewick.checkpoint.save import full_weights, save
 from candlewick.errors import CheckpointError, MachineError
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -62,7 +62,7 @@ def test_the_id_says_what_was_saved_not_when(make_snapshot, tmp_path):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_head_is_saved_once_and_all_in_float32(make_model, tied):
-    weights = weights_of(make_model(tie_word_embeddings=tied))
+    weights = full_weights(make_model(tie_word_embeddings=tied))
     assert ("lm_head.weight" in weights) is not tied
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
@@ -160,7 +160,7 @@ def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot
     snapshot = make_snapshot(1, mlp="silu", qk_norm=False)
     folder = save(tmp_path, snapshot, max_keep=2)
     saved = read_tensors(folder / "model.safetensors")
-    expected = to_saved(snapshot.model_config, snapshot.weights)
+    expected = to_hf_tensors(snapshot.model_config, snapshot.weights)
     assert saved.keys() == expected.keys() > snapshot.weights.keys()
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
@@ -168,7 +168,7 @@ def test_an_ungated_block_is_saved_as_the_gated_one_that_it_equals(make_snapshot
 def test_weights_are_not_copied_to_be_saved(make_model):
     model = make_model()
     pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    assert {name: tensor.data_ptr() for name, tensor in weights_of(model).items()} == pointers
+    assert {name: tensor.data_ptr() for name, tensor in full_weights(model).items()} == pointers
 
 
 def test_a_checkpoint_with_a_tokenizer_of_others_names_its_tokens(make_snapshot, tmp_path):

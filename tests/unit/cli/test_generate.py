@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from candlewick.checkpoint.layout import candidates
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.cli.main import main
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -95,7 +95,7 @@ def test_with_a_paged_cache_the_text_is_the_same(generate, trained):
 @pytest.fixture
 def chatting(trained, tmp_path):
     """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(candidates(trained)[0], tmp_path / "chatting")
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
     (folder / "manifest.json").unlink()
     Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder

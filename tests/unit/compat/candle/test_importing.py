@@ -4,7 +4,7 @@ import pytest
 from tests.candle import Candle
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import candidates
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.compat.candle.importing import fetch_candle, find_config, find_tokenizer, import_candle
 from candlewick.config import AdamWConfig, RunConfig
 from candlewick.config.load import load_config
@@ -25,7 +25,7 @@ def test_the_run_says_where_it_came_from(tmp_path, folder, config, tokenizer):
     run = tmp_path / "run"
     result = import_candle(folder, config, tokenizer, run, heads=2, weights_only=False)
     assert (result.step, result.vocab_size, result.output) == (7, 320, run)
-    manifest = read_manifest(candidates(run)[0])
+    manifest = read_manifest(find_checkpoints(run)[0])
     assert manifest.inputs.keys() == {"tokenizer", "parent"}
     saved = load_config(run)
     assert saved.model == result.model
