@@ -48,14 +48,14 @@ class TrainingComponents:
             self.plan.order.sequence_length,
         )
         # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
-        with self.optimizer.averaged(), unsharded(self.objective):
+        with self.optimizer.average_parameters(), unsharded(self.objective):
             return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
 
     def sample(self) -> list[tuple[str, str]]:
         """Write (prompt, text) pairs with the present weights; none if the config asks for none."""
         if self.sampler is None:
             return []
-        with self.optimizer.averaged(), unsharded(self.objective):
+        with self.optimizer.average_parameters(), unsharded(self.objective):
             return self.sampler(self.objective.model)
 
     def local_tensors(self) -> dict[str, list[Tensor]]:
