@@ -168,7 +168,7 @@ def test_a_stop_leaves_the_first_texts_and_an_error_what_was_there(trained, tmp_
 
     (tmp_path / "p.txt").write_text("A\nB\nC\nD\n")
     words = ["generate", str(trained), "--prompts", str(tmp_path / "p.txt"), "--output", str(tmp_path / "out")]
-    monkeypatch.setattr("candlewick.runs.generate.write", interrupted)
+    monkeypatch.setattr("candlewick.runs.generate.generate_texts", interrupted)
     assert main(words) == 5
     assert [json.loads(line)["text"] for line in (tmp_path / "out").read_text().splitlines()] == ["a", "b"]
     monkeypatch.undo()

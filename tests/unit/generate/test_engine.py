@@ -3,7 +3,7 @@ import torch
 
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.engine import Engine, sample_text, stream
+from candlewick.generate.engine import Engine, sample_text, stream_text
 
 GREEDY = SampleConfig(temperature=0.0, max_new_tokens=40)
 HOT = SampleConfig(temperature=2.0, top_k=None, max_new_tokens=20)
@@ -126,7 +126,7 @@ def test_a_prompt_that_cannot_be_read_is_an_error(model, prompt, fix):
 
 
 def text_of(model, letters, config, prompt=(0, 1, 2)):
-    return list(stream(Engine(model, 20), letters, prompt, config, seed=0))
+    return list(stream_text(Engine(model, 20), letters, prompt, config, seed=0))
 
 
 def test_text_is_what_comes_after_the_prompt_up_to_the_delimiter(model, letters):
