@@ -227,7 +227,7 @@ def test_a_paged_cache_gives_back_what_the_contiguous_one_does():
         for index in range(2):
             for cache in caches:
                 assert cache.reserve(count) + count <= 40
-            one, other = (cache.layer(index).append(keys[index], values[index]) for cache in caches)
+            one, other = (cache.append(index, keys[index], values[index]) for cache in caches)
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         for cache in caches:
             cache.advance(count)

@@ -78,7 +78,7 @@ def logit_scale(monkeypatch, *, is_listed: bool = True) -> Iterator[None]:
         Transformer, "hidden", lambda model, *args, **how: hidden(model, *args, **how) * model.config.logit_scale
     )
     if is_listed:
-        own = huggingface._only(1.0)
+        own = huggingface._one_of(1.0)
         monkeypatch.setitem(huggingface.EXPRESSIBLE, "logit_scale", (own,) * 4)
     with setting(ModelConfig, "logit_scale", Annotated[float, Field(gt=0)], 1.0, "Multiplies all logits."):
         yield
@@ -102,7 +102,7 @@ class SignConfig(LionConfig):
 
 
 class Sign(Lion):
-    kind = "sign_buffer"
+    state_name = "sign_buffer"
 
 
 @contextmanager
@@ -341,10 +341,10 @@ def test_an_added_parameter_needs_an_initial_value_and_a_role(tiny, tmp_path, mo
     with pytest.raises(ValueError, match=f"{name} matches 0 rows of the initialization table"):
         run_training(settings_of(tiny, {}), tmp_path / "first", resume=False)
     initialize = importlib.import_module("candlewick.model.initialize")
-    monkeypatch.setitem(initialize.TABLE, r"model\.embed_norm\.weight", lambda tensor, _: tensor.fill_(1.0))
+    monkeypatch.setitem(initialize.INITIALIZERS, r"model\.embed_norm\.weight", lambda tensor, _: tensor.fill_(1.0))
     with pytest.raises(ValueError, match=f"{name} matches 0 rows of the table of roles"):
         run_training(settings_of(tiny, {}), tmp_path / "second", resume=False)
-    monkeypatch.setitem(groups.TABLE, r"model\.embed_norm\.weight", "vector")
+    monkeypatch.setitem(groups.ROLES, r"model\.embed_norm\.weight", "vector")
     counts = importlib.import_module("tests.unit.model.test_flops")
     with pytest.raises(AssertionError):
         counts.test_model_size_counts_the_parameters_of_every_variant("rope_theta")

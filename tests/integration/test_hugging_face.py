@@ -12,10 +12,10 @@ from tests.model_variants import SAME_FUNCTION, VARIANTS, variants
 from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from candlewick.checkpoint.huggingface import model_type, to_hugging_face, to_saved
-from candlewick.checkpoint.load import load_for_inference, load_weights, weights_for
+from candlewick.checkpoint.huggingface import model_type, to_hf_config, to_hf_tensors
+from candlewick.checkpoint.load import load_for_inference, load_weights, read_resized_weights
 from candlewick.checkpoint.open import Checkpoint
-from candlewick.checkpoint.save import weights_of, write_tensors
+from candlewick.checkpoint.save import full_weights, write_tensors
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
 from candlewick.model.transformer import Transformer
@@ -110,8 +110,8 @@ def random_model(config: ModelConfig) -> Transformer:
 def as_transformers_reads(model: Transformer, folder):
     """Save a model as a checkpoint does, and let transformers make its own of the folder."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(to_hugging_face(model.config, model.vocab_size, 0, None)))
-    write_tensors(folder / "model.safetensors", to_saved(model.config, weights_of(model)))
+    (folder / "config.json").write_text(json.dumps(to_hf_config(model.config, model.vocab_size, 0, None)))
+    write_tensors(folder / "model.safetensors", to_hf_tensors(model.config, full_weights(model)))
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     assert theirs.config.model_type == model_type(model.config)
     return theirs.eval()
@@ -189,7 +189,7 @@ def test_model_saved_by_transformers_is_read_back(tmp_path):
         as_transformers_reads(model, tmp_path / str(number)).save_pretrained(tmp_path / f"{number}, theirs")
         again = Transformer(model.config, 64)
         theirs = Checkpoint.open(tmp_path / f"{number}, theirs", need={"weights"})
-        load_weights(again, weights_for(theirs, again.vocab_size), theirs.folder)
+        load_weights(again, read_resized_weights(theirs, again.vocab_size), theirs.folder)
         named = dict(again.named_parameters())
         assert all(torch.equal(tensor, named[name]) for name, tensor in model.named_parameters())
 

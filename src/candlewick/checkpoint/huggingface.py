@@ -1,4 +1,4 @@
-"""config.json and generation_config.json: the shape of a model in the words of Hugging Face.
+"""config.json and generation_config.json: the settings of a model in the words of Hugging Face.
 
 A model is saved as the first `model_type` that expresses every field of its ModelConfig:
 
@@ -9,16 +9,17 @@ A model is saved as the first `model_type` that expresses every field of its Mod
     candlewick  anything else: our settings under that key; every other reader refuses it, where one of the
                 classes above would compute nonsense
 
-See docs/decisions/0007-identity.md. Tensor names and layouts are theirs already, but for `mlp: silu`: it is saved
-as a gated MLP whose gate is our up_proj and whose up_proj is 0 x + 1, and the key "candlewick" tells the two
-apart. It also holds `rope_mode: on_the_fly`, the same model computed another way. The old and the new spelling of
-RoPE and of the dtype are both written: readers before transformers 5 know only the old one.
+See docs/decisions/0007-identity.md. Tensors have Hugging Face's names and layouts in the model already. Only
+`mlp: silu` differs: it is saved as a gated MLP whose gate is our up_proj and whose up_proj is 0 x + 1, and the key
+"candlewick" tells the two apart. This key also holds `rope_mode: on_the_fly`, which changes how the model is
+computed, not what. The old and the new spelling of RoPE and of the dtype are both written: readers before
+transformers 5 know only the old one.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -28,9 +29,7 @@ from candlewick.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ModelType = Literal["qwen3", "llama", "mistral", "smollm3", "candlewick"]
-
-ARCHITECTURES: dict[ModelType, str] = {
+ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -55,41 +54,42 @@ HF_DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 2e6,
     },
 }
-"""What the classes of Hugging Face take for a setting that is absent, where ModelConfig takes something else."""
+"""Defaults of the classes of Hugging Face that differ from those of ModelConfig."""
 CANDLEWICK_VALUES = {"mlp": "silu", "rope_mode": "on_the_fly"}
-"""What stands under "candlewick" beside a class of Hugging Face, if a model has it."""
+"""Values that the key "candlewick" holds beside a class of Hugging Face."""
 
 
 class _Values(NamedTuple):
-    """The values of a field that a class expresses, in words and as a test of a model and its value."""
+    """The values of a field that a class expresses: in words, and as a test of a model and its value."""
 
     words: str
     include: Callable[[ModelConfig, Any], bool]
 
 
-def _only(*values: object) -> _Values:
+def _one_of(*values: object) -> _Values:
     return _Values(" or ".join(map(json.dumps, values)), lambda _, value: value in values)
 
 
-def _are_known(_: ModelConfig, scaling: Any) -> bool:
+def _is_known_scaling(_: ModelConfig, scaling: Any) -> bool:
     return scaling is None or type(scaling).model_fields.keys() <= SCALING_FIELDS.get(scaling.rope_type, set())
 
 
 _FIX = "use the config.json that the model was published with"
-_STRETCH = {"rope_type", "factor", "original_max_position_embeddings"}
+_CONTEXT_FIELDS = {"rope_type", "factor", "original_max_position_embeddings"}
 SCALING_FIELDS = {
     "linear": {"rope_type", "factor"},
-    "ntk": {"rope_type", "alpha"},  # as its rope_theta
-    "yarn": _STRETCH | {"beta_fast", "beta_slow", "attention_factor"},
-    "llama3": _STRETCH | {"low_freq_factor", "high_freq_factor"},
+    "ntk": {"rope_type", "alpha"},  # saved as a larger rope_theta
+    "yarn": _CONTEXT_FIELDS | {"beta_fast", "beta_slow", "attention_factor"},
+    "llama3": _CONTEXT_FIELDS | {"low_freq_factor", "high_freq_factor"},
 }
+"""The fields of each scaling of the rotary positions that the classes of Hugging Face express."""
 _ANY, _NONE = _Values("any value", lambda *_: True), _Values("no value", lambda *_: False)
 _NUMBER = _Values("a number", lambda _, value: value is not None)
 _MULTIPLE = _Values("a multiple of num_attention_heads", lambda model, size: size % model.num_attention_heads == 0)
-_EVEN = _Values("an even number", lambda _, value: value % 2 == 0)  # which the rotated have anyway
-_SCALINGS = _Values("null, linear, ntk, yarn or llama3", _are_known)
-_NULL, _TRUE, _FALSE, _GATED, _OFF = map(_only, (None, True, False, "swiglu", "off"))
-_MLPS, _ROTATED = _only("swiglu", "silu"), _only("preapply", "on_the_fly")
+_EVEN = _Values("an even number", lambda _, value: value % 2 == 0)  # rotated heads are even anyway
+_SCALINGS = _Values("null, linear, ntk, yarn or llama3", _is_known_scaling)
+_NULL, _TRUE, _FALSE, _GATED, _OFF = map(_one_of, (None, True, False, "swiglu", "off"))
+_MLPS, _ROTATED = _one_of("swiglu", "silu"), _one_of("preapply", "on_the_fly")
 EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
     # field                  qwen3     llama     mistral   smollm3
     "hidden_size":           (_ANY,     _MULTIPLE, _ANY,    _ANY),
@@ -102,7 +102,7 @@ EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
     "mlp_bias":              (_FALSE,   _ANY,     _FALSE,   _ANY),
     "head_dim":              (_ANY,     _ANY,     _ANY,     _EVEN),
     "rope_scaling":          (_SCALINGS,) * 4,
-    "partial_rotary_factor": (_only(1.0),) * 4,
+    "partial_rotary_factor": (_one_of(1.0),) * 4,
     "tie_word_embeddings":   (_ANY,) * 4,
     **dict.fromkeys(("num_layers", "num_attention_heads", "num_key_value_heads"), (_ANY,) * 4),
     **dict.fromkeys(("intermediate_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"), (_ANY,) * 4),
@@ -111,31 +111,30 @@ EXPRESSIBLE: dict[str, tuple[_Values, ...]] = {
 """The values of each field of ModelConfig that the classes of Hugging Face express."""
 
 
-def _refused(config: ModelConfig) -> dict[ModelType, list[str]]:
-    """Return by class the fields that it does not express, with their values and what it expresses instead."""
-    refused: dict[ModelType, list[str]] = {kind: [] for kind in ARCHITECTURES if kind != "candlewick"}
+def _unsupported_fields(config: ModelConfig) -> dict[str, list[str]]:
+    """Return for each class the fields that it does not express, with their values and those that it expresses."""
+    unsupported: dict[str, list[str]] = {kind: [] for kind in ARCHITECTURES if kind != "candlewick"}
     for name in type(config).model_fields:
         value = getattr(config, name)
-        for kind, values in zip(refused, EXPRESSIBLE.get(name, (_NONE,) * 4), strict=True):
+        for kind, values in zip(unsupported, EXPRESSIBLE.get(name, (_NONE,) * 4), strict=True):
             if not values.include(config, value):
-                refused[kind].append(f"model.{name}={value} ({ARCHITECTURES[kind]} expresses {values.words})")
-    return refused
+                unsupported[kind].append(f"model.{name}={value} ({ARCHITECTURES[kind]} expresses {values.words})")
+    return unsupported
 
 
 def unsupported_by_transformers(config: ModelConfig) -> str | None:
-    """Return which settings keep a model out of the nearest classes of Hugging Face; None: it is in a class."""
-    refused = sorted(_refused(config).values(), key=len)
-    return " or ".join(", ".join(names) for names in refused if len(names) == len(refused[0])) or None
+    """Return the settings that the nearest classes of Hugging Face do not express; None: one expresses all."""
+    unsupported = sorted(_unsupported_fields(config).values(), key=len)
+    return " or ".join(", ".join(names) for names in unsupported if len(names) == len(unsupported[0])) or None
 
 
-def model_type(config: ModelConfig) -> ModelType:
-    """Return the `model_type` that a model is saved as: of the first class that expresses it, else our own."""
-    kinds: list[ModelType] = [kind for kind, refused in _refused(config).items() if not refused]
-    return kinds[0] if kinds else "candlewick"
+def model_type(config: ModelConfig) -> str:
+    """Return the `model_type` of the first class that expresses a model, else "candlewick"."""
+    return next((kind for kind, names in _unsupported_fields(config).items() if not names), "candlewick")
 
 
-def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Return a model's tensors as they are saved; what is added is one number each, in memory."""
+def to_hf_tensors(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Return a model's tensors by the names of its Hugging Face class; those of 0 x + 1 take no memory."""
     saved = dict(tensors)
     if config.mlp == "silu":
         for name in [name for name in tensors if ".mlp.up_proj." in name]:
@@ -144,8 +143,8 @@ def to_saved(config: ModelConfig, tensors: "Mapping[str, Tensor]") -> "dict[str,
     return saved
 
 
-def from_saved(config: ModelConfig, saved: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Undo `to_saved`. Raises CheckpointError when an up_proj of `mlp: silu` is not 0 x + 1."""
+def from_hf_tensors(config: ModelConfig, saved: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Undo `to_hf_tensors`. Raises CheckpointError if an up_proj of `mlp: silu` is not 0 x + 1."""
     tensors = dict(saved)
     if config.mlp == "silu":
         for name in [name for name in saved if ".mlp.up_proj." in name]:
@@ -160,16 +159,16 @@ def from_saved(config: ModelConfig, saved: "Mapping[str, Tensor]") -> "dict[str,
     return tensors
 
 
-def to_hugging_face(
+def to_hf_config(
     config: ModelConfig, vocab_size: int, delimiter_id: int, padding_id: int | None, end_id: int | None = None
 ) -> dict[str, Any]:
     """Return the content of config.json. Without an `end_id` the delimiter ends a document."""
     kind = model_type(config)
-    own = {"candlewick": config.model_dump(mode="json", exclude={"vocab_size"})}
+    candlewick = {"candlewick": config.model_dump(mode="json", exclude={"vocab_size"})}
     return {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
-        **(own if kind == "candlewick" else _shape(config, kind)),
+        **(candlewick if kind == "candlewick" else _hf_fields(config, kind)),
         "vocab_size": vocab_size,
         "bos_token_id": delimiter_id,
         "eos_token_id": delimiter_id if end_id is None else end_id,
@@ -179,12 +178,13 @@ def to_hugging_face(
     }
 
 
-def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
+def _hf_fields(config: ModelConfig, kind: str) -> dict[str, Any]:
+    """Return the fields of config.json that a class of Hugging Face computes with."""
     theta, scaling = config.effective_theta, config.rope_scaling
     rope = {"rope_type": "default"}
     if scaling is not None and not isinstance(scaling, NtkScaling):
         rope = scaling.model_dump(mode="json", exclude_none=True)
-    shape = {
+    fields = {
         **{name: getattr(config, name) for name in SHARED_FIELDS},
         "num_hidden_layers": config.num_layers,
         "rope_theta": theta,
@@ -197,16 +197,15 @@ def _shape(config: ModelConfig, kind: ModelType) -> dict[str, Any]:
         "sliding_window": config.sliding_window,
     }
     if kind in ("qwen3", "smollm3"):
-        shape["use_sliding_window"] = config.sliding_window is not None
+        fields["use_sliding_window"] = config.sliding_window is not None
         if config.sliding_window is not None:
-            layers = (config.window_of(layer) for layer in range(config.num_layers))
-            shape["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in layers]
-            shape["max_window_layers"] = 0  # the layers below it have none, for readers that know no layer_types
+            fields["layer_types"] = _layer_types(config.num_layers, config.full_attention_every)
+            fields["max_window_layers"] = 0  # for readers without layer_types: no layer lacks the window
     if kind == "smollm3":
-        shape["no_rope_layers"] = [0] * config.num_layers
-    if own := {name: value for name, value in CANDLEWICK_VALUES.items() if getattr(config, name) == value}:
-        shape["candlewick"] = own
-    return shape
+        fields["no_rope_layers"] = [0] * config.num_layers
+    if values := {name: value for name, value in CANDLEWICK_VALUES.items() if getattr(config, name) == value}:
+        fields["candlewick"] = values
+    return fields
 
 
 def generation_config(max_positions: int, stop_ids: Sequence[int], padding_id: int | None) -> dict[str, Any]:
@@ -222,10 +221,10 @@ def generation_config(max_positions: int, stop_ids: Sequence[int], padding_id: i
     }
 
 
-def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
-    """Read config.json: the model's shape and its vocabulary rows. Raises CheckpointError."""
+def from_hf_config(path: Path) -> tuple[ModelConfig, int]:
+    """Read config.json: the model's settings and its vocabulary rows. Raises CheckpointError."""
     try:
-        raw: object = json.loads(path.read_bytes(), parse_int=_bounded)
+        raw: object = json.loads(path.read_bytes(), parse_int=_parse_int)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", _FIX) from None
     if not isinstance(raw, dict):
@@ -241,7 +240,7 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
         settings = fields["candlewick"] if kind == "candlewick" else _settings(kind, fields)
         config = ModelConfig.model_validate(settings)
         vocab_size = fields["vocab_size"]
-    except _Unread as error:
+    except _UnsupportedSetting as error:
         raise CheckpointError(
             f"{path} has {error}, which this version does not read", "use a model without it"
         ) from None
@@ -252,85 +251,87 @@ def from_hugging_face(path: Path) -> tuple[ModelConfig, int]:
     return config, vocab_size
 
 
-class _Unread(Exception):
-    """A setting that would make another model of the same tensors."""
+class _UnsupportedSetting(Exception):
+    """A setting, name and value, with which the same tensors are another model."""
 
     def __str__(self) -> str:
         name, value = self.args
         return f"{name} = {value!r:.80}"
 
 
-def _bounded(digits: str) -> int:
+def _parse_int(digits: str) -> int:
     if len(digits) > 18:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 
 
 def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of ModelConfig that the fields of a Hugging Face class mean."""
     if fields.get("hidden_act", "silu") != "silu":
-        raise _Unread("hidden_act", fields["hidden_act"])
-    own = fields.get("candlewick", {})
-    if not (isinstance(own, dict) and cast(dict[str, Any], own).items() <= CANDLEWICK_VALUES.items()):
-        raise _Unread("candlewick", own)
+        raise _UnsupportedSetting("hidden_act", fields["hidden_act"])
+    extra = fields.get("candlewick", {})
+    if not (isinstance(extra, dict) and cast(dict[str, Any], extra).items() <= CANDLEWICK_VALUES.items()):
+        raise _UnsupportedSetting("candlewick", extra)
     common = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False}
     fields = {**common, **HF_DEFAULTS[kind], **fields}
-    given = {name: fields[name] for name in SHARED_FIELDS if name in fields}
+    shared = {name: fields[name] for name in SHARED_FIELDS if name in fields}
     return {
-        **{name: value for name, value in given.items() if value is not None or name not in _NULLABLE},
+        **{name: value for name, value in shared.items() if value is not None or name not in _NULLABLE},
         **{name: fields[name] for name in _REQUIRED},
         "num_layers": fields["num_hidden_layers"],
         "qk_norm": kind == "qwen3",
-        **own,
-        **_positions(kind, fields),
-        **_windows(kind, fields),
+        **extra,
+        **_rope_settings(kind, fields),
+        **_window_settings(kind, fields),
     }
 
 
-def _positions(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _rope_settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the rotary positions. transformers, too, reads `rope_scaling` first."""
     name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
     rope: Any = fields.get(name) or {}
     if not isinstance(rope, dict):
-        raise _Unread(name, rope)
+        raise _UnsupportedSetting(name, rope)
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type not in ("default", "linear", "yarn", "llama3"):
-        raise _Unread(name, rope)
+        raise _UnsupportedSetting(name, rope)
     partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))
     if partial not in (None, 1):
-        raise _Unread("partial_rotary_factor", partial)
-    positions: dict[str, Any] = {"rope_theta": rope.get("rope_theta", fields["rope_theta"])}
+        raise _UnsupportedSetting("partial_rotary_factor", partial)
+    settings: dict[str, Any] = {"rope_theta": rope.get("rope_theta", fields["rope_theta"])}
     if rope_type != "default":
-        others = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-        scaling = {key: value for key, value in rope.items() if key not in others and value is not None}
+        common = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+        scaling = {key: value for key, value in rope.items() if key not in common and value is not None}
         if rope_type != "linear":
             scaling.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
-        positions["rope_scaling"] = {"rope_type": rope_type, **scaling}
+        settings["rope_scaling"] = {"rope_type": rope_type, **scaling}
     if kind == "smollm3":
-        rotated = fields.get("no_rope_layers")
-        if not isinstance(rotated, list) or len(rotated) != fields["num_hidden_layers"] or not rotated:
-            raise _Unread("no_rope_layers", rotated)
-        if any(flag != rotated[0] for flag in rotated) or rotated[0] not in (0, 1):
-            raise _Unread("no_rope_layers", rotated)
-        positions["rope_mode"] = "preapply" if rotated[0] else "off"
-    return positions
+        flags = fields.get("no_rope_layers")  # 1: the layer rotates
+        if not isinstance(flags, list) or len(flags) != fields["num_hidden_layers"]:
+            raise _UnsupportedSetting("no_rope_layers", flags)
+        if flags not in ([0] * len(flags), [1] * len(flags)):
+            raise _UnsupportedSetting("no_rope_layers", flags)
+        settings["rope_mode"] = "preapply" if 1 in flags else "off"
+    return settings
 
 
-def _windows(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the sliding windows: those of all layers, or of all but every n-th."""
+def _window_settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the sliding window of all layers, or of all but every n-th."""
     layers, num_layers = fields.get("layer_types"), fields["num_hidden_layers"]
     is_windowed = kind == "mistral" or (kind != "llama" and fields.get("use_sliding_window"))
     window = fields.get("sliding_window") if is_windowed else None
-    if layers is None or kind == "mistral":  # whose class does not know layer_types
+    if layers is None or kind == "mistral":  # the class of mistral does not read layer_types
         if window is not None and kind != "mistral" and fields.get("max_window_layers") != 0:
-            raise _Unread("max_window_layers", fields.get("max_window_layers"))
+            raise _UnsupportedSetting("max_window_layers", fields.get("max_window_layers"))
         return {"sliding_window": window}
     if not isinstance(layers, list) or len(layers) != num_layers:
-        raise _Unread("layer_types", layers)
-    full = [place for place, layer in enumerate(layers, start=1) if layer == "full_attention"]
-    if len(full) == num_layers:
-        return {}
-    every = full[0] if full else None
-    is_regular = every is None or full == list(range(every, num_layers + 1, every))
-    if window is None or not is_regular or layers.count("sliding_attention") + len(full) != num_layers:
-        raise _Unread("layer_types", layers)
-    return {"sliding_window": window, "full_attention_every": every}
+        raise _UnsupportedSetting("layer_types", layers)
+    every = layers.index("full_attention") + 1 if "full_attention" in layers else None
+    if layers != _layer_types(num_layers, every) or (window is None and every != 1):
+        raise _UnsupportedSetting("layer_types", layers)
+    return {} if every == 1 else {"sliding_window": window, "full_attention_every": every}
+
+
+def _layer_types(num_layers: int, full_attention_every: int | None) -> list[str]:
+    every = full_attention_every or num_layers + 1
+    return ["sliding_attention" if layer % every else "full_attention" for layer in range(1, num_layers + 1)]

@@ -4,7 +4,7 @@
         config.json generation_config.json tokenizer.json tokenizer_config.json    for Hugging Face readers
         model.safetensors        weights, float32, Hugging Face names
         optimizer.safetensors    "<parameter>.<state>", the same names
-        state.json               step, place in the data, random state, schedule, the run's resolved config
+        state.json               step, position in the data, random state, schedule, the run's resolved config
         manifest.json            kind "checkpoint": name, bytes, sha256 of every file above; written last
 
 A folder without a manifest is an unfinished save and is ignored.
@@ -40,12 +40,12 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(p for p in directory.iterdir() if _STEP.fullmatch(p.name) and (p / MANIFEST).is_file())
 
 
-def checked_manifest(folder: Path, *, without: Container[str] = ()) -> Manifest:
-    """Read and verify a checkpoint's manifest and files, but those `without`. Raises CheckpointError."""
+def verify_checkpoint(folder: Path, *, without: Container[str] = ()) -> Manifest:
+    """Verify a checkpoint's files, except those `without`, and return its manifest. Raises CheckpointError."""
     manifest = _read_manifest(folder)
-    needed = tuple(entry for entry in manifest.files if entry.name not in without)
+    entries = tuple(entry for entry in manifest.files if entry.name not in without)
     try:
-        verify(folder, replace(manifest, files=needed))
+        verify(folder, replace(manifest, files=entries))
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix) from None
     return manifest
@@ -63,43 +63,45 @@ def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
     return configured or run_dir / "checkpoints"
 
 
-def candidates(path: Path) -> list[Path]:
-    """Return the checkpoint folders that a user's path may mean, the newest first; unverified.
+def find_checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoint folders that a user's path names, the newest first; unverified.
 
-    The path is a checkpoint, a folder of them, or a run, whose best one is not meant. Raises CheckpointError.
+    The path is a checkpoint, a folder of checkpoints, or a run, of which `best/` is left out. Raises
+    CheckpointError if there is none.
     """
     if (path / MANIFEST).is_file():
         _read_manifest(path)
         return [path]
     if (path / "config.json").is_file():
         return [path]
-    saved = path / "config.yaml"
-    configured = load_config(saved).runtime.checkpoint.directory if saved.is_file() else None
+    config_file = path / "config.yaml"
+    configured = load_config(config_file).runtime.checkpoint.directory if config_file.is_file() else None
     for directory in (path, checkpoint_directory(path, configured)):
-        if found := list_checkpoints(directory):
-            return found[::-1]
+        if folders := list_checkpoints(directory):
+            return folders[::-1]
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", "give a checkpoint folder or a run folder")
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder", path)
 
 
 def prune(directory: Path, last: Path, max_keep: int) -> None:
-    """Remove all but the newest `max_keep` checkpoints up to `last`, the one that was just written.
+    """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
-    Later ones were rejected when the run went on from an earlier one: they neither count nor are touched.
+    Checkpoints of later steps were rejected when the run resumed from an earlier one: they are neither counted nor
+    removed.
     """
     for folder in [folder for folder in list_checkpoints(directory) if folder <= last][:-max_keep]:
-        doomed = folder.with_name(f".del-{folder.name}")
-        folder.rename(doomed)
+        trash = folder.with_name(f".del-{folder.name}")
+        folder.rename(trash)
         fsync_directory(directory)
-        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
-def sweep(directory: Path) -> None:
-    """Clear what an interrupted save or prune left behind. Only the holder of the run's lock may call it."""
+def remove_leftovers(directory: Path) -> None:
+    """Remove the folders that an interrupted save or prune left. Only the holder of the run's lock may call it."""
     for folder in sorted(directory.glob(".*-step_*")):
         prefix, name = folder.name.split("-")[:2]
-        # a checkpoint that was being replaced is put back if the new one did not come
+        # a checkpoint that was to be replaced is put back if its replacement was not published
         if prefix == ".old" and not (directory / name).exists():
             folder.rename(directory / name)
         elif prefix in (".tmp", ".old", ".del"):

@@ -1,4 +1,4 @@
-"""Put a checkpoint's weights into a model: to compute with it, or to train it further."""
+"""Put a checkpoint's weights into a model, for inference or for training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,21 +42,21 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
             parameter.copy_(tensor)
 
 
-def weights_for(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Tensor]:
-    """Return a checkpoint's weights for a model of `vocab_size` rows; added rows get the mean of the saved ones.
+def read_resized_weights(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Tensor]:
+    """Read a checkpoint's weights for a model of `vocab_size` rows; new rows are the mean of the saved ones.
 
     Raises CheckpointError if the checkpoint has more rows.
     """
     tensors, (_, saved_size) = checkpoint.weights(), checkpoint.shape
-    if (added := vocab_size - saved_size) < 0:
+    if (num_new := vocab_size - saved_size) < 0:
         raise CheckpointError(
             f"{checkpoint.folder} has {saved_size} vocabulary rows, the model {vocab_size}",
             "leave model.vocab_size null, or set it to at least as many",
         )
-    for name in ("model.embed_tokens.weight", "lm_head.weight") if added else ():
+    for name in ("model.embed_tokens.weight", "lm_head.weight") if num_new else ():
         if name in tensors:
             mean = tensors[name].mean(dim=0, keepdim=True, dtype=torch.float32).to(tensors[name].dtype)
-            tensors[name] = torch.cat((tensors[name], mean.expand(added, -1)))
+            tensors[name] = torch.cat((tensors[name], mean.expand(num_new, -1)))
     return tensors
 
 
@@ -79,6 +79,9 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> Transformer:
 
 
 def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
-    """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder."""
+    """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder.
+
+    Raises CheckpointError.
+    """
     checkpoint = Checkpoint.open(path, need={"weights"})
     return build_model(checkpoint, device), checkpoint.tokenizer

@@ -1,10 +1,10 @@
-"""A checkpoint is opened once: the newest whole one is found, and each file that is needed is hashed.
+"""A checkpoint is opened once: the newest valid folder is taken, and each file that is needed is hashed.
 
     Checkpoint.open(path, need={"weights"})       a checkpoint, a folder of them, a run, a Hugging Face folder
-    Checkpoint.newest(directory, need={"weights", "optimizer"})              for a run that goes on
+    Checkpoint.newest(directory, need={"weights", "optimizer"})              for a run that resumes
 
-Shapes come from `config.json`, never from the weights. A folder from elsewhere has no manifest: its weights and
-tokenizer can be used.
+Shapes come from `config.json`, never from the weights. A folder that another program wrote has no manifest: only
+its weights and tokenizer are read.
 """
 
 import json
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, file_sha256
-from candlewick.checkpoint.huggingface import from_hugging_face, from_saved
-from candlewick.checkpoint.layout import OPTIMIZER, STATE, candidates, checked_manifest, list_checkpoints
+from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
+from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.errors import CheckpointError
@@ -27,7 +27,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-Part = Literal["weights", "optimizer"]
+Content = Literal["weights", "optimizer"]
 
 STATE_VERSION = 1
 _STATE_TYPES = {"counters": dict, "loader": dict, "random": dict, "config": dict, "threads": int}
@@ -38,51 +38,51 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint folder whose needed files match their hashes."""
+    """One checkpoint folder, of which the needed files match their hashes."""
 
     folder: Path
-    manifest: Manifest | None  # None: a Hugging Face folder from elsewhere
+    manifest: Manifest | None  # None: a Hugging Face folder that another program wrote
 
     @classmethod
-    def open(cls, path: Path, need: Collection[Part]) -> Self:
-        """Open a checkpoint folder, or the newest whole one of several or of a run. Raises CheckpointError."""
-        return cls._first_whole(candidates(path), need, path)
+    def open(cls, path: Path, need: Collection[Content]) -> Self:
+        """Open a checkpoint folder, or the newest valid one of a folder or run. Raises CheckpointError."""
+        return cls._open_newest_valid(find_checkpoints(path), need, path)
 
     @classmethod
-    def newest(cls, directory: Path, need: Collection[Part]) -> Self:
-        """Open the newest whole checkpoint of a folder of them. Raises CheckpointError if there is none."""
-        return cls._first_whole(list_checkpoints(directory)[::-1], need, directory)
+    def newest(cls, directory: Path, need: Collection[Content]) -> Self:
+        """Open the newest valid checkpoint below a directory. Raises CheckpointError if there is none."""
+        return cls._open_newest_valid(list_checkpoints(directory)[::-1], need, directory)
 
     @classmethod
-    def _first_whole(cls, folders: list[Path], need: Collection[Part], place: Path) -> Self:
-        """Open the first folder that is whole, and name each one that is rejected."""
+    def _open_newest_valid(cls, folders: list[Path], need: Collection[Content], path: Path) -> Self:
+        """Open the first folder whose files match their hashes; log each one that does not."""
         rejected: list[str] = []
         for folder in folders:
             try:
                 return cls(folder, _verify_needed(folder, need))
             except CheckpointError as error:
-                if len(folders) == 1 and folder == place:
+                if len(folders) == 1 and folder == path:
                     raise
                 logger.warning("%s", error.problem)
                 rejected.append(folder.name)
         if rejected:
             raise CheckpointError(
-                f"no valid checkpoint in {place}: {', '.join(rejected)} rejected", "restore one of them"
+                f"no valid checkpoint in {path}: {', '.join(rejected)} rejected", "restore one of them"
             )
         fix = "train without --resume, or give the right run folder"
-        raise CheckpointError(f"no checkpoint in {place}", fix, place)
+        raise CheckpointError(f"no checkpoint in {path}", fix, path)
 
     @property
     def id(self) -> str:
-        """Identify the checkpoint: the manifest's id, of a folder from elsewhere the hash of its weights' file."""
+        """Return the manifest's id; without a manifest the sha256 of the weights' file, or of their index."""
         if self.manifest is not None:
             return self.manifest.id
         return file_sha256(self.folder / (MODEL if (self.folder / MODEL).is_file() else INDEX))
 
     @cached_property
     def shape(self) -> tuple[ModelConfig, int]:
-        """Read the model's settings and its vocabulary rows."""
-        return from_hugging_face(self.folder / "config.json")
+        """Read the model's settings and its vocabulary rows. Raises CheckpointError."""
+        return from_hf_config(self.folder / "config.json")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -91,12 +91,12 @@ class Checkpoint:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """Read `state.json`. Raises CheckpointError if it cannot be read or a part is missing or malformed."""
+        """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
         return read_state(self.folder)
 
     @cached_property
     def config(self) -> RunConfig | None:
-        """Read the resolved config of the run that wrote it; None: the folder does not say."""
+        """Read the resolved config of the run that wrote it; None without `state.json`. Raises CheckpointError."""
         if not (self.folder / STATE).is_file():
             return None
         try:
@@ -108,37 +108,38 @@ class Checkpoint:
             ) from None
 
     def weights(self) -> "dict[str, Tensor]":
-        """Read the weights by our names. Raises CheckpointError if they are fewer than the model has."""
+        """Read the weights by parameter name. Raises CheckpointError if they are fewer than the model has."""
         config, vocab_size = self.shape
-        saved = read_model(self.folder).items()
-        tensors = from_saved(config, {name: t for name, t in saved if not name.endswith("rotary_emb.inv_freq")})
+        saved = read_model(self.folder)
+        saved = {name: tensor for name, tensor in saved.items() if not name.endswith("rotary_emb.inv_freq")}
+        tensors = from_hf_tensors(config, saved)
         if config.tie_word_embeddings:
             tensors.pop("lm_head.weight", None)
-        expected, found = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())
-        if expected > found:  # before anything of the claimed size is made
+        needed, numbers = model_size(config, vocab_size).total, sum(tensor.numel() for tensor in tensors.values())
+        if needed > numbers:  # before memory of the claimed size is allocated
             raise CheckpointError(
-                f"{self.folder / MODEL} holds {found:,} numbers, the model of {self.folder / 'config.json'} has "
-                f"{expected:,}",
+                f"{self.folder / MODEL} holds {numbers:,} numbers, the model of {self.folder / 'config.json'} has "
+                f"{needed:,}",
                 "use the configuration that the checkpoint was written with",
             )
         return tensors
 
     def optimizer(self) -> "dict[str, Tensor]":
-        """Read the optimizer's state by parameter."""
+        """Read the optimizer's state by "<parameter>.<state>". Raises CheckpointError."""
         return read_tensors(self.folder / OPTIMIZER)
 
 
-def _verify_needed(folder: Path, need: Collection[Part]) -> Manifest | None:
+def _verify_needed(folder: Path, need: Collection[Content]) -> Manifest | None:
     if not (folder / MANIFEST).is_file():
         return None
     if "optimizer" in need:
-        return checked_manifest(folder)
-    # a copy without what only training needs will do; state.json is small, so it is checked wherever it is
-    return checked_manifest(folder, without=[OPTIMIZER] if (folder / STATE).is_file() else [OPTIMIZER, STATE])
+        return verify_checkpoint(folder)
+    # a copy may lack the files that only training needs; state.json is small, so it is hashed if it is there
+    return verify_checkpoint(folder, without=[OPTIMIZER] if (folder / STATE).is_file() else [OPTIMIZER, STATE])
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read `state.json`. Raises CheckpointError if it cannot be read or a part is missing or malformed."""
+    """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
     path = folder / STATE
     try:
         raw: object = json.loads(path.read_bytes())

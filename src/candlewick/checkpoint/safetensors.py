@@ -16,10 +16,10 @@ MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def read_tensors(path: Path, device: str = "cpu") -> "dict[str, Tensor]":
-    """Read all tensors of a file. Raises CheckpointError when it is missing or not a whole safetensors file."""
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """Read all tensors of a file. Raises CheckpointError if it is missing, cut off or in another format."""
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist", "give a folder with all weights in that file") from None
@@ -30,13 +30,13 @@ def read_tensors(path: Path, device: str = "cpu") -> "dict[str, Tensor]":
 
 
 def read_model(folder: Path) -> "dict[str, Tensor]":
-    """Read model.safetensors, or all the files that an index names. Raises CheckpointError for what is damaged."""
+    """Read model.safetensors, or all files that an index names. Raises CheckpointError if one is damaged."""
     index = folder / INDEX
     if (folder / MODEL).is_file() or not index.is_file():
         return read_tensors(folder / MODEL)
     try:
-        places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        files = sorted(set(places.values()))
+        weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        files = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of weights: {error!r}", "get the file again") from None
     if unsafe := [name for name in files if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name)]:
@@ -46,6 +46,6 @@ def read_model(folder: Path) -> "dict[str, Tensor]":
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= read_tensors(folder / file)
-    if lacking := sorted(places.keys() - tensors.keys()):
-        raise CheckpointError(f"{folder} has no {lacking[0]}, which its index names", "get the files again")
+    if missing := sorted(weight_map.keys() - tensors.keys()):
+        raise CheckpointError(f"{folder} has no {missing[0]}, which its index names", "get the files again")
     return tensors

@@ -1,8 +1,9 @@
-"""Write one checkpoint: whole, durable, or not at all.
+"""Write one checkpoint completely and durably, or not at all.
 
-Order: room on the disk is checked; every file is written beside the final place, hashed on the way and fsynced;
-the manifest is written last; the folder is renamed into place and the parent fsynced; the journal names it; it is
-read back and verified; older checkpoints are removed after that. A save that fails changes nothing.
+Order: free space is checked; every file is written into a temporary folder beside the target, hashed on the way
+and fsynced; the manifest is written last; the folder is renamed to the target and the parent fsynced; the journal
+gets a line; the folder is read back and verified; older checkpoints are removed after that. A save that fails
+changes nothing.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 
@@ -35,8 +36,8 @@ from candlewick.artifacts.manifest import (
     staging,
     write_durable,
 )
-from candlewick.checkpoint.huggingface import generation_config, to_hugging_face, to_saved
-from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, checked_manifest, prune, step_folder
+from candlewick.checkpoint.huggingface import generation_config, to_hf_config, to_hf_tensors
+from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, prune, step_folder, verify_checkpoint
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, MachineError
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a checkpoint holds. Without optimizer and state it is a model, which training can start from."""
+    """The content of a checkpoint. Without optimizer and state it is a model that training can start from."""
 
     step: int
     weights: Mapping[str, torch.Tensor]
@@ -59,53 +60,58 @@ class Snapshot:
     model_config: ModelConfig
     vocab_size: int
     tokenizer: Tokenizer
-    inputs: Mapping[str, str]  # ids of what the run reads: the token dataset and the tokenizer
+    inputs: Mapping[str, str]  # ids of the artifacts that the run reads: token dataset and tokenizer
 
 
-def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the model's parameters by name, whole, float32 and not copied, a tied one once."""
+def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the model's parameters by name, unsharded, float32 and not copied; a tied parameter once."""
     return {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
     """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
 
-    Raises MachineError when the disk has no room for it, OSError when writing fails.
+    Raises MachineError if the disk has too little space, OSError if writing fails, CheckpointError if the files
+    differ when they are read back.
     """
-    make_directory(directory)
     target = step_folder(directory, snapshot.step)
-    _clear_the_way(target)
-    manifest = write(target, snapshot)
+    _move_invalid_aside(target)
+    manifest = write_checkpoint(target, snapshot)
     line = json.dumps({"checkpoint": target.name, "id": manifest.id, "time": time.time()})
     with (directory / "journal.jsonl").open("a", encoding="utf-8") as journal:
         journal.write(line + "\n")
         journal.flush()
         os.fsync(journal.fileno())
-    checked_manifest(target)  # nothing older goes before the new one has been read back
+    verify_checkpoint(target)  # before an older checkpoint is removed
     if max_keep is not None:
         prune(directory, target, max_keep)
     return target
 
 
-def write(target: Path, snapshot: Snapshot) -> Manifest:
-    """Write one checkpoint folder, whole or not at all. Raises what `save` raises, and ArtifactError."""
+def write_checkpoint(target: Path, snapshot: Snapshot) -> Manifest:
+    """Write one checkpoint folder completely, or not at all; return its manifest.
+
+    Raises MachineError if the disk has too little space, OSError if writing fails, ArtifactError if `target` holds
+    something else than a checkpoint.
+    """
     make_directory(target.parent)
-    weights = to_saved(snapshot.model_config, snapshot.weights)
+    weights = to_hf_tensors(snapshot.model_config, snapshot.weights)
     tensors = [*weights.values(), *(snapshot.optimizer or {}).values()]
     require_room(target.parent, sum(t.numel() * t.element_size() for t in tensors))
     with staging(target) as aside:
-        files = [*_write_description(aside, snapshot), write_tensors(aside / MODEL, weights)]
+        files = [*_write_hf_files(aside, snapshot), write_tensors(aside / MODEL, weights)]
         if snapshot.optimizer is not None and snapshot.state is not None:
             files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer))
             files.append(write_durable(aside / STATE, _json(snapshot.state)))
         config, details = snapshot.model_config.model_dump(mode="json"), {"step": snapshot.step}
-        listed = tuple(sorted(files, key=lambda entry: entry.name))
-        made = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
-        return publish(aside, target, Manifest(KIND, VERSION, snapshot.inputs, config, listed, details, made))
+        entries = tuple(sorted(files, key=lambda entry: entry.name))
+        provenance = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
+        manifest = Manifest(KIND, VERSION, snapshot.inputs, config, entries, details, provenance)
+        return publish(aside, target, manifest)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
-    """Write floating-point tensors by name, fsynced; returns the manifest entry."""
+    """Write floating-point tensors in the safetensors format, fsynced; return the manifest entry."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -114,22 +120,22 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return write_durable(path, _chunks(text, tensors))
+    return write_durable(path, _file_bytes(text, tensors))
 
 
-def _chunks(header: bytes, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
+def _file_bytes(header: bytes, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
     yield struct.pack("<Q", len(header)) + header
     for tensor in tensors.values():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         yield flat.view(torch.uint8).numpy().data  # pyright: ignore[reportReturnType]  # a buffer, not copied
 
 
-def _write_description(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
+def _write_hf_files(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     tokenizer, config = snapshot.tokenizer, snapshot.model_config
     ids = (tokenizer.delimiter_id, tokenizer.padding_id, tokenizer.end_id)
-    description = to_hugging_face(config, snapshot.vocab_size, *ids)
+    config_json = to_hf_config(config, snapshot.vocab_size, *ids)
     generation = generation_config(config.max_position_embeddings, tokenizer.stop_ids, tokenizer.padding_id)
-    yield write_durable(aside / "config.json", _json(description))
+    yield write_durable(aside / "config.json", _json(config_json))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)
 
@@ -139,7 +145,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def require_room(directory: Path, tensor_bytes: int) -> None:
-    """Raise MachineError if a checkpoint with tensors of so many bytes might not fit the disk of a folder."""
+    """Raise MachineError if the disk of a folder has less than 1.5 times `tensor_bytes` free."""
     needed = tensor_bytes * 3 // 2
     free = shutil.disk_usage(directory).free
     if free < needed:
@@ -149,8 +155,8 @@ def require_room(directory: Path, tensor_bytes: int) -> None:
         )
 
 
-def _clear_the_way(target: Path) -> None:
-    """Put a folder whose manifest is no checkpoint's, or not readable any more, under another name."""
+def _move_invalid_aside(target: Path) -> None:
+    """Rename a target folder whose manifest cannot be read or is not that of a checkpoint."""
     try:
         if target.exists():
             read_manifest(target, KIND)

@@ -1,8 +1,8 @@
-"""Many texts: those whose prompts have the same length are written together, as rows of one batch.
+"""Generate many texts: jobs whose prompts have the same length are the rows of one batch.
 
     jobs  [5 tokens] [3] [5] [5] [3]   ->   batches  3: (1, 4)   5: (0, 2, 3)
 
-Every row has its seed, so a text is the one that its job alone would write, up to the rounding of larger products.
+Every row has its own seed, so a text does not depend on the other jobs, up to the rounding of larger products.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,46 +13,47 @@ from typing import Any
 from torch import Tensor
 
 from candlewick.config import SampleConfig
-from candlewick.generate.engine import Engine, text_stream
+from candlewick.generate.engine import Engine, make_text_stream
 from candlewick.tokenizer.bpe import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A prompt of ids, and the seed of what is written after it."""
+    """A prompt of ids, and the random seed of the text after it."""
 
     ids: Sequence[int]
     seed: int
 
 
-def write(
+def generate_texts(
     engine: Engine,
     tokenizer: Tokenizer,
     jobs: Sequence[Job],
     config: SampleConfig,
     alternatives: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the index of each job and what was written, in the order in which batches end.
+    """Yield the index of each job and its result, in the order in which batches end.
 
-    That is `text`, `seed`, `finish` ("stop" or "length"), with a draft model `acceptance_rate`. With a number of
-    alternatives also `tokens`: each token, and the likeliest in its place, with log-probabilities in nats before
-    all that shapes the draw. Raises ConfigError first for a prompt that the model cannot read.
+    A result has `text`, `seed`, `finish` ("stop" or "length"), and with a draft model `acceptance_rate`. With a
+    number of `alternatives` it also has `tokens`: each token, and the likeliest at its position, with their
+    log-probabilities in nats before penalty, temperature and truncation. Raises ConfigError, before the first
+    text, for a prompt that is empty or longer than the model's context.
     """
     by_length: dict[int, list[int]] = {}
     for index, job in enumerate(jobs):
-        engine.check(job.ids)
+        engine.validate_prompt(job.ids)
         by_length.setdefault(len(job.ids), []).append(index)
     for _, indices in sorted(by_length.items()):
         for start in range(0, len(indices), engine.max_rows):
             rows = indices[start : start + engine.max_rows]
-            results = _write_rows(engine, tokenizer, [jobs[i] for i in rows], config, alternatives)
+            results = _generate_batch(engine, tokenizer, [jobs[i] for i in rows], config, alternatives)
             yield from zip(rows, results, strict=True)
 
 
-def _write_rows(
+def _generate_batch(
     engine: Engine, tokenizer: Tokenizer, jobs: Sequence[Job], config: SampleConfig, alternatives: int | None
 ) -> list[dict[str, Any]]:
-    texts = [text_stream(tokenizer, config) for _ in jobs]
+    texts = [make_text_stream(tokenizer, config) for _ in jobs]
     results: list[dict[str, Any]] = [{"text": "", "seed": job.seed} for job in jobs]
     with closing(engine.steps([job.ids for job in jobs], config, [job.seed for job in jobs])) as steps:
         for step in steps:
@@ -60,8 +61,8 @@ def _write_rows(
                 if not text.is_stopped:
                     result["text"] += text.push(step.ids[row])
                     if alternatives is not None:
-                        scored = _scored(step.logits[row], step.ids[row], alternatives, tokenizer)
-                        result.setdefault("tokens", []).append(scored)
+                        scores = _token_scores(step.logits[row], step.ids[row], alternatives, tokenizer)
+                        result.setdefault("tokens", []).append(scores)
             if all(text.is_stopped for text in texts):
                 break
     for text, result in zip(texts, results, strict=True):
@@ -72,7 +73,7 @@ def _write_rows(
     return results
 
 
-def _scored(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _token_scores(logits: Tensor, token: int, alternatives: int, tokenizer: Tokenizer) -> dict[str, Any]:
     scores = logits.float().log_softmax(dim=-1).cpu()
 
     def entry(number: int) -> dict[str, Any]:

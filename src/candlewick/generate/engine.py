@@ -1,11 +1,11 @@
-"""A model writes: the prompts are read once, then one token of each row at a time with the key-value cache.
+"""Decode with a key-value cache: one pass over the prompts, then one token of each row at a time.
 
     prompts (B, T) --hidden--> last states -> head -> sample --> yield
                         ^ cache                          |
                         `------------ (B, 1) <-----------'
 
-Tokens come out as they are made, up to `max_new_tokens`, or until the next one would lie beyond the model's
-longest context; whoever takes them ends it earlier by closing the iterator.
+Each token is yielded as soon as it is sampled, up to `max_new_tokens` or the end of the model's context. Closing
+the iterator ends the text earlier.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -27,40 +27,40 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The next token of each row, and the logits (B, num_tokens) that it was drawn from."""
+    """The next token of each row, and the logits (B, num_tokens) from which it was sampled."""
 
     ids: list[int]
     logits: Tensor
 
 
 class Engine:
-    """A Transformer that writes tokens with ids below `num_tokens`; `page_size` is that of a paged cache."""
+    """A Transformer that generates tokens with ids below `num_tokens`; with `page_size` the cache is paged."""
 
-    max_rows = 16  # rows that `steps` is best given at a time
-    acceptance_rate: float | None = None  # of tokens that a draft model proposed: here there is none
+    max_rows = 16  # of one batch
+    acceptance_rate: float | None = None  # share of a draft model's tokens; None: there is no draft model
 
     def __init__(self, model: Transformer, num_tokens: int, page_size: int | None = None) -> None:
         self.model, self.num_tokens, self.page_size = model, num_tokens, page_size
-        self.longest = model.config.max_position_embeddings
+        self.max_positions = model.config.max_position_embeddings
         self.device = model.lm_head.weight.device
 
-    def check(self, prompt: Sequence[int]) -> None:
-        """Raise ConfigError if the prompt is empty or longer than the model's context."""
-        if not 0 < len(prompt) <= self.longest:
+    def validate_prompt(self, prompt: Sequence[int]) -> None:
+        """Raise ConfigError for a prompt that is empty or longer than the model's context."""
+        if not 0 < len(prompt) <= self.max_positions:
             raise ConfigError(
-                f"the prompt has {len(prompt)} tokens, this model reads 1 to {self.longest}",
+                f"the prompt has {len(prompt)} tokens, this model reads 1 to {self.max_positions}",
                 "shorten the prompt" if prompt else "start with the document delimiter",
             )
 
     def steps(
         self, prompts: Sequence[Sequence[int]], config: SampleConfig, seeds: Sequence[int]
     ) -> Generator[Step]:
-        """Yield the tokens after prompts of equal length. The same seed gives a row the same tokens.
+        """Yield the tokens after prompts of equal length, with the model in evaluation mode.
 
-        The model is in evaluation mode meanwhile. Raises ConfigError for a prompt that it cannot read.
+        A row depends on its prompt and seed alone. Raises ConfigError as `validate_prompt` does.
         """
-        self.check(prompts[0])
-        count = min(config.max_new_tokens, self.longest + 1 - len(prompts[0]))
+        self.validate_prompt(prompts[0])
+        count = min(config.max_new_tokens, self.max_positions + 1 - len(prompts[0]))
         tokens = torch.tensor([list(prompt) for prompt in prompts], device=self.device)
         return self._run(tokens, config, count, [torch.Generator(self.device).manual_seed(s) for s in seeds])
 
@@ -72,15 +72,15 @@ class Engine:
         with eval_mode(self.model):
             cache = self.model.new_cache(rows, length + count - 1, self.page_size)
             for _ in range(count):
-                logits = self.read(tokens, cache)[:, 0]
-                drawn = sample(logits, config, generators, seen)
-                yield Step(drawn.tolist(), logits)
-                tokens = drawn[:, None]
+                logits = self.forward(tokens, cache)[:, 0]
+                ids = sample(logits, config, generators, seen)
+                yield Step(ids.tolist(), logits)
+                tokens = ids[:, None]
                 seen.scatter_(1, tokens, True)
 
     @torch.no_grad()  # not inference_mode: a sharded model gathers weights that training uses later
-    def read(self, tokens: Tensor, cache: KVCache, last: int = 1) -> Tensor:
-        """Read tokens (B, T) into the cache; return the logits (B, last, num_tokens) after the last of them."""
+    def forward(self, tokens: Tensor, cache: KVCache, last: int = 1) -> Tensor:
+        """Append tokens (B, T) to the cache; return the logits (B, last, num_tokens) of the last of them."""
         hidden = self.model.hidden(tokens, cache=cache)[:, -last:]  # (B, last, D)
         return F.linear(hidden, self.model.lm_head.weight[: self.num_tokens])
 
@@ -96,29 +96,29 @@ def eval_mode(model: nn.Module) -> Generator[None]:
         model.train(was_training)
 
 
-def text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
-    """Return what turns tokens into text, up to a special token or a stop text."""
+def make_text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
+    """Make the stream that decodes the tokens of a text up to a special token or a stop text."""
     return TextStream(
         tokenizer.decode_part, stop_ids={*tokenizer.stop_ids, *(tokenizer.chat_ids or ())}, stops=config.stop
     )
 
 
-def stream(
+def stream_text(
     engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, *, seed: int
 ) -> Iterator[str]:
-    """Yield what is written after a prompt of ids, as soon as it is certain."""
-    text = text_stream(tokenizer, config)
+    """Yield the text after a prompt of ids, piece by piece. Raises ConfigError as `Engine.steps` does."""
+    text = make_text_stream(tokenizer, config)
     with closing(engine.steps([prompt], config, [seed])) as steps:
         for step in steps:
-            if piece := text.push(step.ids[0]):
-                yield piece
+            if new_text := text.push(step.ids[0]):
+                yield new_text
             if text.is_stopped:
                 return
-    if piece := text.flush():
-        yield piece
+    if new_text := text.flush():
+        yield new_text
 
 
 def sample_text(model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int) -> str:
-    """Return what the model writes after the prompt, which starts a document."""
+    """Return the text that the model generates after a prompt, which starts a document."""
     ids = [tokenizer.delimiter_id, *tokenizer.encode(prompt)]
-    return "".join(stream(Engine(model, tokenizer.vocab_size), tokenizer, ids, config, seed=seed))
+    return "".join(stream_text(Engine(model, tokenizer.vocab_size), tokenizer, ids, config, seed=seed))

@@ -1,12 +1,12 @@
-"""From logits to a token: pure functions of the logits, what was there before, and generators.
+"""From logits to a token: pure functions of the logits, the tokens of the context, and generators.
 
-    logits (B, V) -> repetition penalty -> / temperature -> top-k -> top-p -> min-p -> one drawn
+    logits (B, V) -> repetition penalty -> / temperature -> top-k -> top-p -> min-p -> sample
 
-The order, and each step, are those of transformers. The penalty (CTRL, arXiv:1909.05858 section 4.1) divides the
-positive logits of tokens that were there before and multiplies the negative ones. Top-k keeps the k likeliest;
-top-p (nucleus, arXiv:1904.09751) the likeliest of these that together reach p; min-p (arXiv:2407.01082) what is at
-least that share as probable as the likeliest. Temperature 0 takes the likeliest token. A row draws with its own
-generator: what it draws does not depend on the rows beside it.
+The order and each step are those of transformers. The repetition penalty (CTRL, arXiv:1909.05858 section 4.1)
+divides the positive logits of tokens in the context and multiplies the negative ones. Top-k keeps the k likeliest
+tokens; top-p (nucleus, arXiv:1904.09751) the likeliest ones whose probabilities add up to p; min-p
+(arXiv:2407.01082) those with at least this share of the highest probability. Temperature 0 takes the likeliest
+token. Each row has its own generator, so its token does not depend on the other rows.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ from candlewick.config import SampleConfig
 def sample(
     logits: Tensor, config: SampleConfig, generators: Sequence[torch.Generator], seen: Tensor | None = None
 ) -> Tensor:
-    """Draw one token per row: logits (B, V) -> ids (B,). See `candidates`; generators are on the same device."""
+    """Sample one token per row: logits (B, V) -> ids (B,). Generators are on the device of the logits.
+
+    `seen` (B, V), bool, marks the tokens that `repetition_penalty` applies to.
+    """
     ids, probabilities = candidates(logits, config, seen)
     if config.temperature == 0:
         return ids[:, 0]
@@ -28,7 +31,7 @@ def sample(
 
 
 def candidates(logits: Tensor, config: SampleConfig, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return ids (B, k) and probabilities (B, k), which need not add up to 1; `seen` (B, V) ones are penalized."""
+    """Return ids (B, k) and probabilities (B, k), which need not add up to 1; arguments as of `sample`."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if seen is not None and config.repetition_penalty != 1:
         penalty = config.repetition_penalty
@@ -44,25 +47,26 @@ def candidates(logits: Tensor, config: SampleConfig, seen: Tensor | None = None)
     values, ids = logits.topk(min(config.top_k or size, size), dim=-1)  # descending
     probabilities = values.softmax(dim=-1)
     if config.top_p is not None:
-        # what the tokens up to this one reach; on the CPU, for want of a deterministic sum on CUDA
-        reached = probabilities.cpu().cumsum(dim=-1).to(probabilities.device)
-        probabilities = probabilities.masked_fill(reached - probabilities >= config.top_p, 0.0)
+        # on the CPU, because cumsum is not deterministic on CUDA
+        cumulative = probabilities.cpu().cumsum(dim=-1).to(probabilities.device)
+        probabilities = probabilities.masked_fill(cumulative - probabilities >= config.top_p, 0.0)
     if config.min_p is not None:
         probabilities = probabilities.masked_fill(probabilities < config.min_p * probabilities[:, :1], 0.0)
     return ids, probabilities
 
 
 def distribution(logits: Tensor, config: SampleConfig, seen: Tensor | None = None) -> Tensor:
-    """Return the probability (B, V) with which `sample` draws each token."""
+    """Return the probability (B, V) with which `sample` returns each token."""
     ids, probabilities = candidates(logits, config, seen)
-    whole = torch.zeros(logits.shape, dtype=probabilities.dtype, device=logits.device)
-    return whole.scatter(-1, ids, probabilities / probabilities.sum(dim=-1, keepdim=True))
+    zeros = torch.zeros(logits.shape, dtype=probabilities.dtype, device=logits.device)
+    return zeros.scatter(-1, ids, probabilities / probabilities.sum(dim=-1, keepdim=True))
 
 
 def sample_token(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw one column per row (B, k) -> (B,), each with a chance that is its share of the row's sum.
+    """Sample one column per row: weights (B, k), which need not add up to 1 -> (B,).
 
-    Of exponential times with these rates, the least comes from a column that often.
+    This is the Gumbel-max trick, written with exponential times: of independent times with these rates, the
+    smallest is that of column i with probability weight_i / sum.
     """
     times = torch.empty_like(weights)
     for row, generator in zip(times, generators, strict=True):

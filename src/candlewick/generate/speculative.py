@@ -5,9 +5,10 @@
     keep x1, x2, ... while  u < p(x) / q(x);  at the first that fails draw from max(0, p - q) instead;
     when all are kept, draw one more from p5
 
-The tokens have the distribution of plain decoding, whatever the draft proposes; at temperature 0 the text is the
-plain one. What shapes p shapes q alike. It pays where a pass over a few tokens costs the large model little more
-than over one, and the draft agrees often. Reference: arXiv:2211.17192, algorithm 1.
+The tokens have the distribution of plain decoding, whatever the draft proposes; at temperature 0 they are the
+same. Temperature, penalty and truncation apply to p and q alike. The method is faster if a pass over a few tokens
+costs the large model little more than a pass over one, and the draft agrees often. Reference: arXiv:2211.17192,
+algorithm 1.
 """
 
 import logging
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 class SpeculativeEngine(Engine):
     """An Engine whose tokens a draft model of the same tokenizer proposes, `draft_tokens` at a time.
 
-    `acceptance_rate` is the share that was kept, of the newest text. The draft proposes up to its longest context.
+    `acceptance_rate` is the accepted share of the proposed tokens of the last text. The draft proposes tokens up
+    to the end of its own context.
     """
 
     max_rows = 1
@@ -44,8 +46,8 @@ class SpeculativeEngine(Engine):
         super().__init__(model, num_tokens, page_size)
         self.draft = Engine(draft, num_tokens, page_size)
         self.draft_tokens = draft_tokens
-        if self.draft.longest < self.longest:
-            logger.warning("the draft reads %d tokens: beyond them the model writes alone", self.draft.longest)
+        if self.draft.max_positions < self.max_positions:
+            logger.warning("the draft reads %d tokens: later ones have no draft", self.draft.max_positions)
 
     def _run(
         self, tokens: Tensor, config: SampleConfig, count: int, generators: list[torch.Generator]
@@ -58,46 +60,47 @@ class SpeculativeEngine(Engine):
         with eval_mode(self.model), eval_mode(self.draft.model):
             cache, draft_cache = (each.model.new_cache(1, end, each.page_size) for each in (self, self.draft))
             while len(ids) < end:
-                # the model adds one token to the proposed ones, and the draft does not read its last
-                number = max(0, min(self.draft_tokens, end - len(ids) - 1, self.draft.longest + 1 - len(ids)))
-                seen = torch.zeros(number + 1, self.num_tokens, dtype=torch.bool, device=self.device)
+                # the model adds one token to the proposed ones; the draft does not read its own last one
+                num_draft = min(self.draft_tokens, end - len(ids) - 1, self.draft.max_positions + 1 - len(ids))
+                num_draft = max(0, num_draft)
+                seen = torch.zeros(num_draft + 1, self.num_tokens, dtype=torch.bool, device=self.device)
                 seen[:, ids] = True
                 proposal, q = self._propose(ids, seen, draft_cache, config, generators)
                 unread = torch.cat((ids[cache.length :], proposal))[None]
-                logits = self.read(unread, cache, last=number + 1)[0]  # (number + 1, num_tokens)
-                kept, last = _check(proposal, q, distribution(logits, config, seen), generators)
-                new = torch.cat((proposal[:kept], last))
+                logits = self.forward(unread, cache, last=num_draft + 1)[0]  # (num_draft + 1, num_tokens)
+                num_accepted, last = _accept(proposal, q, distribution(logits, config, seen), generators)
+                new = torch.cat((proposal[:num_accepted], last))
                 ids = torch.cat((ids, new))
                 for each in (cache, draft_cache):
                     each.rewind(min(each.length, len(ids) - 1))
-                proposed, accepted = proposed + number, accepted + kept
+                proposed, accepted = proposed + num_draft, accepted + num_accepted
                 self.acceptance_rate = accepted / max(1, proposed)
-                for place, token in enumerate(new.tolist()):
-                    yield Step([token], logits[place : place + 1])
+                for index, token in enumerate(new.tolist()):
+                    yield Step([token], logits[index : index + 1])
 
     def _propose(
         self, ids: Tensor, seen: Tensor, cache: KVCache, config: SampleConfig, generators: list[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
-        """Return proposed ids (N,) and q (N + 1, num_tokens), whose last row is zero: nothing is proposed there.
+        """Return proposed ids (N,) and q (N + 1, num_tokens), whose last row is zero: it has no proposal.
 
-        `seen` (N + 1, num_tokens) takes in each proposed token for the places after it.
+        `seen` (N + 1, num_tokens) says for each position which tokens precede it; proposed ids are added.
         """
-        places: list[Tensor] = []
-        for place in range(len(seen) - 1):
-            logits = self.draft.read(ids[cache.length :][None], cache)[:, 0]
-            places.append(distribution(logits, config, seen[place : place + 1]))
-            token = sample_token(places[-1], generators)
-            seen[place + 1 :, token] = True
+        probabilities: list[Tensor] = []
+        for index in range(len(seen) - 1):
+            logits = self.draft.forward(ids[cache.length :][None], cache)[:, 0]
+            probabilities.append(distribution(logits, config, seen[index : index + 1]))
+            token = sample_token(probabilities[-1], generators)
+            seen[index + 1 :, token] = True
             ids = torch.cat((ids, token))
-        q = torch.cat((*places, torch.zeros(1, self.num_tokens, device=self.device)))
-        return ids[len(ids) - len(places) :], q
+        q = torch.cat((*probabilities, torch.zeros(1, self.num_tokens, device=self.device)))
+        return ids[len(ids) - len(probabilities) :], q
 
 
-def _check(proposal: Tensor, q: Tensor, p: Tensor, generators: list[torch.Generator]) -> tuple[int, Tensor]:
-    """Return how many of the proposed ids (N,) are kept, and the id (1,) that comes after these."""
-    chance = torch.rand(len(proposal), dtype=p.dtype, device=p.device, generator=generators[0])
-    proposed_p, proposed_q = (x[:-1].gather(1, proposal[:, None])[:, 0] for x in (p, q))
-    kept = int((chance * proposed_q < proposed_p).cumprod(dim=0).sum())
-    rest = (p[kept] - q[kept]).clamp(min=0)
-    # rounding may leave nothing where both are the same
-    return kept, sample_token(torch.where(rest.sum() > 0, rest, p[kept])[None], generators)
+def _accept(proposal: Tensor, q: Tensor, p: Tensor, generators: list[torch.Generator]) -> tuple[int, Tensor]:
+    """Return how many of the proposed ids (N,) are accepted, and the id (1,) that follows these."""
+    u = torch.rand(len(proposal), dtype=p.dtype, device=p.device, generator=generators[0])
+    proposal_p, proposal_q = (x[:-1].gather(1, proposal[:, None])[:, 0] for x in (p, q))
+    count = int((u * proposal_q < proposal_p).cumprod(dim=0).sum())
+    residual = (p[count] - q[count]).clamp(min=0)
+    # of equal p and q rounding may leave a residual of zero
+    return count, sample_token(torch.where(residual.sum() > 0, residual, p[count])[None], generators)

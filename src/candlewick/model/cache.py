@@ -9,32 +9,12 @@ no step copies the past. `paged` is the same for texts that may end early.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Shape = tuple[int, int, int, int, int]
 """(L, B, K, max_tokens, d)"""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What a cache holds: tokens of all rows, and what keys and values of all layers take."""
-
-    tokens: int
-    pages: int | None  # pages in use; None: there are none
-    used_bytes: int  # of the tokens; of paged ones, of their pages
-    allocated_bytes: int  # used or free
-
-
-class LayerCache(Protocol):
-    """One layer of a cache."""
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, d); return past and new together, (B, K, past + T, d)."""
-        ...
 
 
 class KVCache(ABC):
@@ -52,8 +32,11 @@ class KVCache(ABC):
         return self.length
 
     @abstractmethod
-    def layer(self, index: int) -> LayerCache:
-        """Return one layer, for the tokens reserved last."""
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's keys and values (B, K, T, d) of the tokens reserved last.
+
+        Returns the past ones and these together, each (B, K, past + T, d).
+        """
 
     def advance(self, count: int) -> None:
         """Count `count` tokens as read; called once per pass, after the last layer."""
@@ -63,25 +46,6 @@ class KVCache(ABC):
         """Forget all tokens but the first `length`."""
         self.length = length
 
-    @abstractmethod
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """One layer's slice of the cache, for tokens that come after the first `start`."""
-
-    keys: Tensor  # (B, K, max_tokens, d)
-    values: Tensor  # (B, K, max_tokens, d)
-    start: int
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        end = self.start + k.shape[2]
-        self.keys[:, :, self.start : end] = k
-        self.values[:, :, self.start : end] = v
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
 
 class ContiguousCache(KVCache):
     """A cache whose memory is allocated at the start."""
@@ -90,12 +54,9 @@ class ContiguousCache(KVCache):
         super().__init__(shape[3])
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
 
-    def layer(self, index: int) -> LayerCache:
-        """Return a view of one layer."""
-        return _Slice(self.keys[index], self.values[index], self.length)
-
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-        allocated = 2 * self.keys.nbytes
-        used = allocated // self.max_tokens * self.length
-        return CacheStatistics(self.keys.shape[1] * self.length, None, used, allocated)
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy keys and values behind the past ones of a layer; what is returned are views."""
+        keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]

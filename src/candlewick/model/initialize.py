@@ -42,7 +42,7 @@ def _normal(deviation: Callable[[int], float]) -> Fill:
 
 
 _BLOCK = r"model\.layers\.\d+\."
-TABLE: dict[str, Fill] = {
+INITIALIZERS: dict[str, Fill] = {
     r"model\.embed_tokens\.weight|lm_head\.weight": _normal(lambda _: _EMBEDDING_DEVIATION),
     r"model\.norm\.weight": _constant(lambda width: min(1.0, _OWN_LOGIT / (_EMBEDDING_DEVIATION * width))),
     rf"{_BLOCK}((input|post_attention)_layer|self_attn\.[qk]_)norm\.weight": _constant(lambda _: 1.0),
@@ -54,7 +54,7 @@ TABLE: dict[str, Fill] = {
 
 def init_tensor(name: str, shape: torch.Size, seed: int) -> Tensor:
     """Return the initial value of one parameter, float32 on the CPU. Raises ValueError for an unknown name."""
-    fills = [fill for pattern, fill in TABLE.items() if re.fullmatch(pattern, name)]
+    fills = [fill for pattern, fill in INITIALIZERS.items() if re.fullmatch(pattern, name)]
     if len(fills) != 1:
         raise ValueError(f"parameter {name!r} matches {len(fills)} rows of the initialization table, not one")
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()

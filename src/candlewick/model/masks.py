@@ -1,4 +1,4 @@
-"""Masks: which keys each query may see, as booleans, True = may be seen; or as numbers to add to scores.
+"""Masks: which keys each query may see, as booleans, True = may be seen.
 
     causal(3, 5)     blocks(3, 5, 2)     padding(lengths [3, 5], 5)        T = 3 new tokens, the last of S = 5
     1 1 1 0 0        1 1 1 1 0           1 1 1 0 0   row 0 of the batch
@@ -41,8 +41,3 @@ def padding(tokens: Tensor, seen: int | None = None) -> Tensor:
     if tokens.dtype.is_floating_point or tokens.dtype == torch.bool or tokens.ndim != 1 or seen is None:
         raise ValueError("padding takes bools (B, S), True where a token is; or lengths (B,) and `seen`")
     return (torch.arange(seen, device=tokens.device) < tokens[:, None])[:, None, None]
-
-
-def additive(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a mask as numbers to add to scores: 0 where a key may be seen, else minus infinity."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)

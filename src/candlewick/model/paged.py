@@ -9,32 +9,10 @@ back when the cache is rewound below them. This is PagedAttention (arXiv:2309.06
 attention reads is gathered in every pass, a copy of one layer's past, equal to the contiguous cache's to the bit.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from candlewick.model.cache import CacheStatistics, KVCache, LayerCache, Shape
-
-
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """One layer's pools, the pages in them of each row, and where the new tokens belong."""
-
-    keys: Tensor  # (pages of the pool, P, K, d)
-    values: Tensor  # (pages of the pool, P, K, d)
-    pages: Tensor  # (B, pages of a row)
-    new: Tensor  # (B, T), page * P + place in the page
-    end: int
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return self._append(self.keys, k), self._append(self.values, v)
-
-    def _append(self, pool: Tensor, new: Tensor) -> Tensor:
-        pool.flatten(0, 1)[self.new] = new.transpose(1, 2)  # (B, T, K, d)
-        # by whole pages, which is as fast as a plain copy; by tokens it is not
-        found = pool.index_select(0, self.pages.flatten()).view(len(self.pages), -1, *pool.shape[2:])
-        return found[:, : self.end].transpose(1, 2)  # (B, K, past + T, d)
+from candlewick.model.cache import KVCache, Shape
 
 
 class PagedCache(KVCache):
@@ -47,25 +25,24 @@ class PagedCache(KVCache):
             raise ValueError(f"a page of the cache has at least 1 token, not {page_size}")
         self.page_size = min(page_size, max_tokens)
         empty = torch.empty(0, self.page_size, heads, width, dtype=dtype, device=device)
-        self._keys, self._values = [empty] * layers, [empty] * layers
-        self._tables: list[list[int]] = [[] for _ in range(rows)]  # the pages of each row, in order
+        self._keys, self._values = [empty] * layers, [empty] * layers  # pools (pages, P, K, d) of each layer
+        self._pages: list[list[int]] = [[] for _ in range(rows)]  # the pages of each row, in order
         self._free: list[int] = []
-        self._pages = torch.empty(rows, 0, dtype=torch.int64, device=device)  # the tables
-        self._new, self._end = self._pages, 0  # where the tokens reserved last belong, and where they end
+        self._page_table = torch.empty(rows, 0, dtype=torch.int64, device=device)  # the same, on the device
+        self._slots = self._page_table  # (B, T), page * P + place in the page, of the tokens reserved last
 
     def reserve(self, count: int) -> int:
         """Return the position of the first of `count` new tokens, whose pages are there. Raises ValueError."""
         start = super().reserve(count)
-        self._end = start + count
-        missing = -(-self._end // self.page_size) - len(self._tables[0])
+        missing = -(-(start + count) // self.page_size) - len(self._pages[0])
         if missing > 0:
-            self._grow(missing * len(self._tables) - len(self._free))
-            for pages in self._tables:
+            self._grow(missing * len(self._pages) - len(self._free))
+            for pages in self._pages:
                 pages += [self._free.pop() for _ in range(missing)]
-            self._pages = torch.tensor(self._tables, device=self._pages.device)
-        positions = torch.arange(start, self._end, device=self._pages.device)
-        firsts = self._pages[:, positions // self.page_size] * self.page_size
-        self._new = firsts + positions % self.page_size  # (B, count)
+            self._page_table = torch.tensor(self._pages, device=self._page_table.device)
+        positions = torch.arange(start, start + count, device=self._page_table.device)
+        firsts = self._page_table[:, positions // self.page_size] * self.page_size
+        self._slots = firsts + positions % self.page_size
         return start
 
     def _grow(self, pages: int) -> None:
@@ -79,22 +56,23 @@ class PagedCache(KVCache):
                 pools[index][: len(pool)] = pool
         self._free += range(first + pages - 1, first - 1, -1)
 
-    def layer(self, index: int) -> LayerCache:
-        """Return one layer, for the tokens reserved last."""
-        return _Gathered(self._keys[index], self._values[index], self._pages, self._new, self._end)
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy keys and values into the pages of a layer; what is returned are copies."""
+        return self._append(self._keys[layer], k), self._append(self._values[layer], v)
+
+    def _append(self, pool: Tensor, new: Tensor) -> Tensor:
+        pool.flatten(0, 1)[self._slots] = new.transpose(1, 2)  # (B, T, K, d)
+        # by whole pages, which is as fast as a plain copy; by tokens it is not
+        gathered = pool.index_select(0, self._page_table.flatten()).view(
+            len(self._page_table), -1, *pool.shape[2:]
+        )
+        return gathered[:, : self.length + new.shape[2]].transpose(1, 2)  # (B, K, past + T, d)
 
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`, and give their pages back."""
         super().rewind(length)
         kept = -(-length // self.page_size)
-        for pages in self._tables:
+        for pages in self._pages:
             self._free += pages[kept:]
             del pages[kept:]
-        self._pages = self._pages[:, :kept]
-
-    def statistics(self) -> CacheStatistics:
-        """Return what it holds now."""
-        pages = sum(map(len, self._tables))
-        allocated = 2 * sum(pool.nbytes for pool in self._keys)
-        used = allocated // max(1, len(self._keys[0])) * pages
-        return CacheStatistics(len(self._tables) * self.length, pages, used, allocated)
+        self._page_table = self._page_table[:, :kept]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from candlewick.config import ModelConfig
 from candlewick.model.attention import attend
-from candlewick.model.cache import ContiguousCache, KVCache, LayerCache
+from candlewick.model.cache import ContiguousCache, KVCache
 from candlewick.model.documents import Documents
 from candlewick.model.norm import RMSNorm
 from candlewick.model.paged import PagedCache
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.head_dim, self.dropout = config.head_dim, config.attn_dropout
+        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.attn_dropout
         self.window = config.window_of(layer)
         query_width = config.num_attention_heads * config.head_dim
         key_width = config.num_key_value_heads * config.head_dim
@@ -44,9 +44,9 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, past: LayerCache | None, documents: Documents | None
+        self, x: Tensor, rotation: Rotation | None, cache: KVCache | None, documents: Documents | None
     ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); `past` holds the tokens before x, and takes x in."""
+        """x (B, T, D) -> (B, T, D); the cache holds the tokens before x, and takes x in."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H, d)
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, d)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, K, T, d)
@@ -55,8 +55,8 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, T, d), (B, K, T, d)
-        if past is not None:
-            k, v = past.append(k, v)  # (B, K, past + T, d)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, K, past + T, d)
         dropout = self.dropout if self.training else 0.0
         y = attend(q, k, v, window=self.window, dropout=dropout, documents=documents)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
@@ -102,10 +102,10 @@ class Block(nn.Module):
         self.mlp = GatedFeedForward(config) if config.mlp == "swiglu" else FeedForward(config)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, past: LayerCache | None, documents: Documents | None
+        self, x: Tensor, rotation: Rotation | None, cache: KVCache | None, documents: Documents | None
     ) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotation, past, documents))
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rotation, cache, documents))
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -140,8 +140,8 @@ class Decoder(nn.Module):
         if self.rotary_emb is not None:
             positions = None if documents is None else documents.positions
             rotation = self.rotary_emb(start, length, x.dtype, positions)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, None if cache is None else cache.layer(index), documents)
+        for layer in self.layers:
+            x = layer(x, rotation, cache, documents)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)

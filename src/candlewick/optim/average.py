@@ -1,9 +1,10 @@
-"""The exponential moving average of the weights: a run's noise averaged out, without a lower learning rate.
+"""The exponential moving average of the weights, which has less noise than the weights themselves.
 
     A <- decay A + (1 - decay) W        after every update, from A = W at the start
 
 References: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with decay,
-Tarvainen and Valpola, arXiv:1703.01780. It takes many times 1 / (1 - decay) updates, or it holds the first.
+Tarvainen and Valpola, arXiv:1703.01780. A run needs many times 1 / (1 - decay) updates, or the average still
+contains the initial weights.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
@@ -17,8 +18,8 @@ from candlewick.optim.chunks import chunks
 from candlewick.optim.shard import local_tensor
 
 
-class Average:
-    """The averages of named parameters: `averages` and `last`, the newest weights, wherever they lie."""
+class ExponentialMovingAverage:
+    """The averages of named parameters: `averages`; and the newest weights: `last`."""
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
@@ -27,7 +28,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, found_inf: Tensor | None) -> None:
-        """Take the newest weights in, unless `found_inf` (0 or 1, on the device) is 1."""
+        """Move the averages towards the newest weights, unless `found_inf` (0 or 1, on the device) is 1."""
         averages, last = zip(*self._pairs(), strict=True)
         for part in chunks(average.numel() for average in averages):
             changes = torch._foreach_sub(last[part], averages[part])
@@ -35,15 +36,15 @@ class Average:
             if found_inf is not None:
                 torch._foreach_mul_(changes, 1.0 - found_inf)
             torch._foreach_add_(averages[part], changes)
-            del changes  # before the next ones are made
+            del changes  # before those of the next chunk are allocated
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the values, one parameter at a time so that little memory is needed; again: back."""
+        """Exchange the values of averages and newest weights, one parameter at a time, to need little memory."""
         for average, last in self._pairs():
-            held = average.clone()
+            copy = average.clone()
             average.copy_(last)
-            last.copy_(held)
+            last.copy_(copy)
         self.averages, self.last = self.last, self.averages
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:

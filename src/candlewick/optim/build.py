@@ -1,7 +1,7 @@
-"""A config becomes an optimizer: one that works number by number, and for the matrices perhaps Muon.
+"""Build the optimizer of a config: an elementwise one, and Muon for the matrices if the config asks for it.
 
-Each skips the update on the device when it is told that a gradient was not finite. All state exists from the start
-and is known by the parameter's name, so a checkpoint is complete at any step:
+Each skips the update on the device if `found_inf` says that a gradient is not finite. All state exists from the
+start and has the parameter's name, so a checkpoint is complete at any step:
 
     <parameter>.exp_avg  .exp_avg_sq  .step     AdamW, Adam      <parameter>.momentum_buffer          SGD, Muon
                .exp_avg                         Lion                        .second_momentum_buffer   NorMuon
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from candlewick.config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, Section, SGDConfig
 from candlewick.errors import CheckpointError
-from candlewick.optim.average import Average
+from candlewick.optim.average import ExponentialMovingAverage
 from candlewick.optim.groups import param_groups, role
 from candlewick.optim.momentum import SGD, Lion
 from candlewick.optim.muon import Muon
@@ -28,11 +28,11 @@ from candlewick.optim.shard import local_tensor
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """All optimizers of a model, and the averages of its weights if wanted, behind one set of calls."""
+    """The optimizers of a model and the average of its weights, behind one set of calls."""
 
     elementwise: torch.optim.Optimizer
     muon: Muon | None
-    average: Average | None
+    average: ExponentialMovingAverage | None
     names: Mapping[Tensor, str]
 
     def set_lr(self, multiplier: float) -> None:
@@ -61,12 +61,15 @@ class Optimizer:
 
     @property
     def averages(self) -> Mapping[str, Tensor] | None:
-        """The averaged weights by parameter name, not copies; None when no average is kept."""
+        """The averaged weights by parameter name, not copied; None without `ema_decay`."""
         return None if self.average is None else self.average.averages
 
     @contextmanager
-    def averaged(self) -> Generator[None]:
-        """Put the averages, if there are, into the parameters for the block. Reshard before and after."""
+    def average_parameters(self) -> Generator[None]:
+        """Exchange the parameters with their averages, if there are any, while the block runs.
+
+        The parameters must be sharded before and after the block.
+        """
         if self.average is not None:
             self.average.swap()
         try:
@@ -76,7 +79,7 @@ class Optimizer:
                 self.average.swap()
 
     def named_state(self) -> dict[str, Tensor]:
-        """Return all state tensors by name, as they are: not copies, and complete at any time."""
+        """Return this rank's part of all state tensors by name, not copied."""
         state = {
             f"{self.names[parameter]}.{kind}": local_tensor(tensor)
             for parameter, kinds in self.elementwise.state.items()
@@ -90,18 +93,18 @@ class Optimizer:
 
     @torch.no_grad()
     def load_named_state(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over a state. Raises CheckpointError, before any change, unless names and shapes are the same.
+        """Copy a saved state into this one. Raises CheckpointError, before any change, for other names or shapes.
 
-        With averages the model's parameters must hold the averages before; they hold the newest weights after.
+        With `ema_decay` the model's parameters must be the averages before; they are the newest weights after.
         """
         state, problem = self.named_state(), None
-        if lacking := state.keys() - saved.keys():
-            problem = f"lacks {len(lacking)} tensors, {min(lacking)} for one, that this optimizer needs"
+        if missing := state.keys() - saved.keys():
+            problem = f"lacks {len(missing)} tensors, {min(missing)} for one, that this optimizer needs"
         elif unknown := saved.keys() - state.keys():
             problem = f"has {len(unknown)} tensors, {min(unknown)} for one, that this optimizer does not know"
         elif other := [name for name in state if saved[name].shape != state[name].shape]:
-            found, needed = (tuple(tensors[other[0]].shape) for tensors in (saved, state))
-            problem = f"has shape {found}, this optimizer needs {needed}, for {other[0]}"
+            shape, needed = (tuple(tensors[other[0]].shape) for tensors in (saved, state))
+            problem = f"has shape {shape}, this optimizer needs {needed}, for {other[0]}"
         if problem is not None:
             fix = "go on with the model and optimizer of the config that the checkpoint was made with"
             raise CheckpointError(f"the saved optimizer state {problem}", fix)
@@ -113,16 +116,16 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Make the optimizer of a Transformer with the weights to start from. A learning rate scale of 0 freezes."""
-    named = dict(model.named_parameters())
-    muon, rest, rate = None, named, config.learning_rate
+    """Build the optimizer of a Transformer that has its initial weights already."""
+    parameters = dict(model.named_parameters())
+    muon, others, peak_lr = None, parameters, config.learning_rate
     if isinstance(config, MuonConfig):
-        matrices = {name: parameter for name, parameter in named.items() if role(name) == "matrix"}
-        muon, rate = Muon(matrices, config), config.adam_learning_rate
-        rest = {name: parameter for name, parameter in named.items() if name not in matrices}
-    elementwise = OPTIMIZERS[type(config)](param_groups(rest.items(), config, rate), config)
-    average = None if config.ema_decay is None else Average(named, config.ema_decay)
-    optimizer = Optimizer(elementwise, muon, average, {parameter: name for name, parameter in named.items()})
+        matrices = {name: parameter for name, parameter in parameters.items() if role(name) == "matrix"}
+        muon, peak_lr = Muon(matrices, config), config.adam_learning_rate
+        others = {name: parameter for name, parameter in parameters.items() if name not in matrices}
+    elementwise = OPTIMIZERS[type(config)](param_groups(others.items(), config, peak_lr), config)
+    average = None if config.ema_decay is None else ExponentialMovingAverage(parameters, config.ema_decay)
+    optimizer = Optimizer(elementwise, muon, average, {tensor: name for name, tensor in parameters.items()})
     optimizer.set_lr(1.0)
     return optimizer
 
@@ -141,6 +144,6 @@ OPTIMIZERS: dict[type[Section], Callable[[list[dict[str, Any]], Any], torch.opti
     AdamConfig: partial(_adam, torch.optim.Adam),
     SGDConfig: SGD,
     LionConfig: Lion,
-    MuonConfig: partial(_adam, torch.optim.AdamW),  # of what is no matrix
+    MuonConfig: partial(_adam, torch.optim.AdamW),  # of all parameters but the matrices
 }
-"""The optimizer of each config, made of parameter groups. It skips an update when its `found_inf` is 1."""
+"""The elementwise optimizer of each config, from parameter groups. It skips an update if its `found_inf` is 1."""

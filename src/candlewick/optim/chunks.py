@@ -1,4 +1,4 @@
-"""Tensors in chunks of bounded size, so that what an update makes on the way is small beside the weights."""
+"""Tensors in chunks of bounded size, so that the temporary tensors of an update are small beside the weights."""
 
 from collections.abc import Iterable, Iterator
 

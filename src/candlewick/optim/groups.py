@@ -1,6 +1,6 @@
-"""Which kind of parameter is which: a table from name to role, covering every name exactly once.
+"""The roles of parameters: a table from name patterns to roles, in which every name matches exactly one row.
 
-matrix      the projections of a block            Muon's share, if there is a Muon
+matrix      the projections of a block            Muon, if the config is that of Muon
 embedding   rows looked up by token               AdamW: a gradient touches few rows, there is no spectrum
 head        rows that score a token               AdamW; a tied head is the embedding
 vector      norms and biases                      AdamW, no decay: they are scales and offsets, not directions
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from candlewick.config import OptimizerConfig, Role
 
-TABLE: dict[str, Role] = {
+ROLES: dict[str, Role] = {
     r"model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight": "matrix",
     r"model\.embed_tokens\.weight": "embedding",
     r"lm_head\.weight": "head",
@@ -25,16 +25,16 @@ TABLE: dict[str, Role] = {
 
 def role(name: str) -> Role:
     """Return the role of a parameter. Raises ValueError unless exactly one row of the table matches."""
-    found: list[Role] = [kind for pattern, kind in TABLE.items() if re.fullmatch(pattern, name)]
-    if len(found) != 1:
-        raise ValueError(f"parameter {name!r} matches {len(found)} rows of the table of roles, not one")
-    return found[0]
+    roles: list[Role] = [kind for pattern, kind in ROLES.items() if re.fullmatch(pattern, name)]
+    if len(roles) != 1:
+        raise ValueError(f"parameter {name!r} matches {len(roles)} rows of the table of roles, not one")
+    return roles[0]
 
 
 def param_groups(
     parameters: Iterable[tuple[str, Tensor]], config: OptimizerConfig, peak_lr: float
 ) -> list[dict[str, Any]]:
-    """Return torch's parameter groups, one per role that occurs; `peak_lr` is scaled for each."""
+    """Return torch's parameter groups, one per role that occurs; each scales `peak_lr` by its role."""
     members: dict[Role, list[Tensor]] = {kind: [] for kind in get_args(Role)}
     for name, parameter in parameters:
         members[role(name)].append(parameter)

@@ -1,13 +1,13 @@
-"""The optimizers that keep one momentum per parameter: SGD and Lion.
+"""The optimizers that have one momentum per parameter: SGD and Lion.
 
     SGD     G <- G + decay W                            Lion    U <- sign(beta1 M + (1 - beta1) G)
             M <- momentum M + G                                 W <- (1 - lr decay) W - lr U
-            W <- W - lr M, with Nesterov's look                 M <- beta2 M + (1 - beta2) G
-            ahead W - lr (G + momentum M)
+            W <- W - lr M, with Nesterov's                      M <- beta2 M + (1 - beta2) G
+            momentum W - lr (G + momentum M)
 
 References: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013; Chen et
-al., arXiv:2302.06675, algorithm 2. `torch.optim.SGD` neither sees through sharded parameters nor has its momentum
-before the first update; the fused kernel here is the same.
+al., arXiv:2302.06675, algorithm 2. `torch.optim.SGD` takes no sharded parameters and has no momentum before the
+first update; its fused kernel is used here.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
@@ -27,37 +27,37 @@ Tensors = list[Tensor]
 Config = TypeVar("Config", SGDConfig, LionConfig)
 
 
-class _Momentum(torch.optim.Optimizer, Generic[Config]):
-    """Walks over torch's parameter groups; all state, called `kind`, is there from the start."""
+class _MomentumOptimizer(torch.optim.Optimizer, Generic[Config]):
+    """Updates torch's parameter groups chunk by chunk; the momentum exists from the start."""
 
-    kind: str
+    state_name: str  # of the momentum
     found_inf: Tensor | None = None  # 0 or 1 on the device: with 1 nothing changes
 
     def __init__(self, groups: Iterable[dict[str, Any]], config: Config) -> None:
         super().__init__(groups, {"lr": config.learning_rate})
         self.config = config
         for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
-            self.state[parameter][self.kind] = torch.zeros_like(parameter)
+            self.state[parameter][self.state_name] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # there are no closures here
-        """Update all parameters; each has a gradient."""
+        """Update all parameters; each must have a gradient."""
         for group in self.param_groups:
             parameters = group["params"]
             grads = [local_tensor(parameter.grad) for parameter in parameters]
-            momenta = [local_tensor(self.state[parameter][self.kind]) for parameter in parameters]
+            momenta = [local_tensor(self.state[parameter][self.state_name]) for parameter in parameters]
             weights = [local_tensor(parameter) for parameter in parameters]
             for part in chunks(weight.numel() for weight in weights):
                 self._update(group, weights[part], grads[part], momenta[part])
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
-        """Change this rank's part of weights and momenta, in place."""
+        """Update this rank's part of weights and momenta, in place."""
 
 
-class SGD(_Momentum[SGDConfig]):
-    """Stochastic gradient descent with momentum."""
+class SGD(_MomentumOptimizer[SGDConfig]):
+    """Stochastic gradient descent with momentum (Sutskever et al., 2013)."""
 
-    kind = "momentum_buffer"
+    state_name = "momentum_buffer"
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
         settings: dict[str, Any] = {"momentum": self.config.momentum, "nesterov": self.config.nesterov}
@@ -65,10 +65,10 @@ class SGD(_Momentum[SGDConfig]):
         sgd(weights, grads, [*momenta], dampening=0.0, maximize=False, fused=True, **settings)
 
 
-class Lion(_Momentum[LionConfig]):
-    """Lion."""
+class Lion(_MomentumOptimizer[LionConfig]):
+    """Lion (arXiv:2302.06675, algorithm 2)."""
 
-    kind = "exp_avg"
+    state_name = "exp_avg"
 
     def _update(self, group: dict[str, Any], weights: Tensors, grads: Tensors, momenta: Tensors) -> None:
         keep: float | Tensor = 1.0

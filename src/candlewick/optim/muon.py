@@ -1,16 +1,16 @@
-"""Muon: momentum whose matrix is replaced by the nearest orthogonal one, so that all directions move equally.
+"""Muon: each momentum matrix is replaced by the nearest orthogonal one, so that all directions move equally.
 
     M <- mu M + (1 - mu) G                    momentum
-    U <- orthogonalize(mu M + (1 - mu) G)     Nesterov's look ahead, singular values brought near 1
+    U <- orthogonalize(mu M + (1 - mu) G)     of Nesterov's momentum: its singular values become about 1
     W <- (1 - lr * decay) W - lr * sqrt(max(1, rows / columns)) U
 
 With `normuon_beta2` each row of U is divided by the root of v <- beta2 v + (1 - beta2) mean(U^2 over the row),
-then all of U scaled to the norm it had. With `cautious_decay` only those weights decay whose sign is U's.
+then U is scaled to its previous norm. With `cautious_decay` only the weights decay that have the sign of U.
 
 References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
-code; cautious weight decay, arXiv:2510.12402. Matrices of one shape are stacked, and so is their state: a step is
-a handful of batched products instead of dozens of small ones.
+kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm preserved as in its
+authors' code; cautious weight decay, arXiv:2510.12402. Matrices of one shape are stacked, and so is their state: a
+step is a handful of batched products instead of dozens of small ones.
 """
 
 import math
@@ -35,11 +35,14 @@ class _Stack:
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
     momentum: Tensor  # (n, rows, columns)
-    second: Tensor | None  # (n, rows)
+    second_momentum: Tensor | None  # (n, rows), of NorMuon
 
 
 class Muon:
-    """Muon over named matrices, whole on this rank. Every matrix needs a gradient at every step."""
+    """Muon over named matrices. Every matrix needs a gradient at every step.
+
+    Raises ValueError for a matrix that is sharded over several ranks.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: MuonConfig) -> None:
         self.config = config
@@ -53,28 +56,34 @@ class Muon:
         for shape, names in shapes.items():
             for part in chunks([shape.numel()] * len(names)):
                 members = tuple(parameters[name] for name in names[part])
-                own = [local_tensor(parameter.detach()) for parameter in members]
-                if own[0].shape != shape:
+                tensors = [local_tensor(parameter.detach()) for parameter in members]
+                if tensors[0].shape != shape:
                     raise ValueError(
                         f"{names[0]} is split over ranks: a part of a matrix cannot be orthogonalized"
                     )
-                momentum = torch.stack(own).zero_()
+                momentum = torch.stack(tensors).zero_()
                 second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
                 self.stacks.append(_Stack(tuple(names[part]), members, momentum, second))
 
     def state(self) -> dict[str, Tensor]:
-        """Return each matrix's momentum (and second moments) by name, as views: writing to them sets the state."""
+        """Return each matrix's momentum (and NorMuon's second one) by name, as views of the state."""
         return {
             f"{name}.{kind}": tensor
             for stack in self.stacks
-            for kind, stacked in (("momentum_buffer", stack.momentum), ("second_momentum_buffer", stack.second))
+            for kind, stacked in (
+                ("momentum_buffer", stack.momentum),
+                ("second_momentum_buffer", stack.second_momentum),
+            )
             if stacked is not None
             for name, tensor in zip(stack.names, stacked, strict=True)
         }
 
     @torch.no_grad()
     def step(self, found_inf: Tensor | None = None) -> None:
-        """Update every matrix. If `found_inf` (0 or 1, on the device) is 1 nothing changes."""
+        """Update every matrix, unless `found_inf` (0 or 1, on the device) is 1.
+
+        Raises RuntimeError for a matrix without a gradient.
+        """
         for stack in self.stacks:
             self._step_stack(stack, found_inf)
 
@@ -88,8 +97,8 @@ class Muon:
             grads = torch.where(found_inf > 0, stack.momentum, grads)
         stack.momentum.lerp_(grads, 1 - mu)
         update = orthogonalize(grads.lerp_(stack.momentum, mu), self.coefficients)
-        if stack.second is not None and self.config.normuon_beta2 is not None:
-            update = normalize_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
+        if stack.second_momentum is not None and self.config.normuon_beta2 is not None:
+            update = normalize_rows(update, stack.second_momentum, keep * (1 - self.config.normuon_beta2))
         rows, columns = update.shape[1:]
         update *= keep * (-self.learning_rate * math.sqrt(max(1, rows / columns)))
         shrink = keep * (self.learning_rate * self.config.weight_decay)
@@ -101,15 +110,15 @@ class Muon:
                 weight.mul_(1 - shrink).add_(change)
 
 
-def normalize_rows(update: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
-    """Divide each row of updates (n, rows, columns) by the root of its second moment, and keep the matrix's norm.
+def normalize_rows(update: Tensor, second_momentum: Tensor, weight: float | Tensor) -> Tensor:
+    """Divide each row of updates (n, rows, columns) by the root of its second momentum; keep the matrix's norm.
 
-    `second` (n, rows) moves by `share` of the way to the mean squares of this update's rows.
+    First `second_momentum` (n, rows) becomes its average with the rows' mean squares, which have this `weight`.
     """
     norm = torch.linalg.matrix_norm(update, keepdim=True)
-    second.add_((update.square().mean(-1) - second) * share)
-    even = update / (second.sqrt() + _EPSILON).unsqueeze(-1)
-    return even * (norm / (torch.linalg.matrix_norm(even, keepdim=True) + _EPSILON))
+    second_momentum.add_((update.square().mean(-1) - second_momentum) * weight)
+    rows = update / (second_momentum.sqrt() + _EPSILON).unsqueeze(-1)
+    return rows * (norm / (torch.linalg.matrix_norm(rows, keepdim=True) + _EPSILON))
 
 
 def _grad(name: str, parameter: nn.Parameter) -> Tensor:

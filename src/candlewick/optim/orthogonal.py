@@ -1,12 +1,13 @@
-"""The nearest orthogonal matrix from products alone: a polynomial of odd powers, applied to itself a few times.
+"""The nearest orthogonal matrix by matrix products alone: an odd polynomial, iterated a few times (Newton-Schulz).
 
     X <- a X + b (X X^T) X + c (X X^T)^2 X        each singular value s becomes a s + b s^3 + c s^5
 
 quintic        one polynomial for all steps: the steepest at 0 that keeps the values within about 0.7 to 1.2,
                which serves training as well as exactly 1 (kellerjordan.github.io/posts/muon)
 polar_express  the best polynomial of each step for values of at least 0.001 (arXiv:2505.16932): they end within
-               16 % of 1 after 5 steps, 0.7 % after 6, 0.002 % after 7. All but the last are made for values 1 %
-               too large, and the norm for one 1 % too small: rounding must not drive a value out of their range
+               16 % of 1 after 5 steps, 0.7 % after 6, 0.002 % after 7. All but the last have a margin of 1 % for
+               values that are too large, the first another for a norm that is too small: no rounding may drive a
+               value out of their range
 
 Products are bfloat16 on CUDA and in the matrices' dtype elsewhere.
 """
@@ -32,7 +33,7 @@ _SAFETY = 1.01
 
 
 def coefficients(kind: Literal["quintic", "polar_express"], steps: int) -> tuple[Quintic, ...]:
-    """Return a, b and c of each step."""
+    """Return a, b and c of the polynomial of each step."""
     if kind == "quintic":
         return ((3.4445, -4.7750, 2.0315),) * steps
     margins = (_SAFETY**2, *(_SAFETY,) * (len(_POLAR_EXPRESS) - 2), 1.0)

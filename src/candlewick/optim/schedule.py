@@ -1,4 +1,4 @@
-r"""The learning rate over a run: pure functions from the number of completed updates to a share of the peak.
+r"""The learning rate of each update, as a share of the peak: pure functions of the number of completed updates.
 
     1 |      ________________             wsd           flat, then linear over the last `decay_fraction`
       |     /                \                          (warm-up, stable, decay: arXiv:2404.06395 section 4)
@@ -10,9 +10,10 @@ r"""The learning rate over a run: pure functions from the number of completed up
     cosine  cosine_with_warmup     (1 + cos(pi x)) / 2     x from 0 at the end of the warm-up to 1 at the end
     polynomial                     (1 - x) ^ power         of the run (cosine: arXiv:1608.03983)
 
-A warm-up that is not set is 2 % of the run but at most 2,000 steps, and for `constant` and `cosine` none. A run
-bounded by time learns its steps early on. Until then the shape counts as 1, so wsd does not jump; the others do,
-by less than 1 % for cosine, 5 % times the power for polynomial.
+Without `warmup_steps` the warm-up is 2 % of the run, at most 2,000 steps; `constant` and `cosine` have none. A run
+that is bounded by time knows its number of steps after a part of the run; until then there is no decay. wsd begins
+to decay later than that. The others fall when the number becomes known: cosine by less than 1 %, polynomial by 5 %
+times its power.
 """
 
 import math
@@ -23,17 +24,17 @@ from candlewick.config import SchedulerConfig
 
 _WARMUP_STEPS_OF_TIMED_RUNS = 50
 
-Shape = Callable[[SchedulerConfig, float, int, int], float]
-"""(config, x, step, total steps) -> share of the way from the floor to the peak; x as above."""
+Decay = Callable[[SchedulerConfig, float, int, int], float]
+"""(config, x, step, total steps) -> share of the way from the floor (0) to the peak (1); x as above."""
 
 
 class Schedule(NamedTuple):
-    """One shape of the learning rate."""
+    """The learning rate after the warm-up, and when it begins to fall."""
 
-    shape: Shape
-    warms_up: bool = True  # whether there is a warm-up when none is set
-    decays_from: Callable[[SchedulerConfig], float] = lambda _: 0.0
-    """Share of the run up to which the shape is 1, so that the end of the run need not be known."""
+    decay: Decay
+    has_default_warmup: bool = True  # whether there is a warm-up without `warmup_steps`
+    decay_start: Callable[[SchedulerConfig], float] = lambda _: 0.0
+    """Share of the run (0 to 1) before which the decay is 1, so that the number of steps need not be known."""
 
 
 def _cosine(_config: SchedulerConfig, x: float, _step: int, _total: int) -> float:
@@ -45,21 +46,21 @@ def _wsd(config: SchedulerConfig, _x: float, step: int, total: int) -> float:
 
 
 SCHEDULES = {
-    "constant": Schedule(lambda *_: 1.0, warms_up=False),
+    "constant": Schedule(lambda *_: 1.0, has_default_warmup=False),
     "linear_warmup": Schedule(lambda *_: 1.0),
-    "cosine": Schedule(_cosine, warms_up=False),
+    "cosine": Schedule(_cosine, has_default_warmup=False),
     "cosine_with_warmup": Schedule(_cosine),
     "polynomial": Schedule(lambda config, x, *_: (1.0 - x) ** config.power),
-    "wsd": Schedule(_wsd, decays_from=lambda config: 1.0 - config.decay_fraction),
+    "wsd": Schedule(_wsd, decay_start=lambda config: 1.0 - config.decay_fraction),
 }
-"""The shape of each `scheduler.strategy`."""
+"""The schedule of each `scheduler.strategy`."""
 
 
 def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
-    """Return the length of the warm-up: as set, or what the strategy and the end of the run suggest."""
+    """Return the updates of the warm-up: `warmup_steps`, or a number that depends on strategy and total steps."""
     if config.warmup_steps is not None:
         return config.warmup_steps
-    if not SCHEDULES[config.strategy].warms_up:
+    if not SCHEDULES[config.strategy].has_default_warmup:
         return 0
     if total_steps is None or config.total_seconds is not None:
         return _WARMUP_STEPS_OF_TIMED_RUNS
@@ -69,14 +70,14 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
 def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:
     """Return the share of the peak learning rate for the update after `step` completed ones.
 
-    The warm-up multiplies the shape, so that a decay that begins before it has ended is continuous. `total_steps`
-    is None while the end is not known: warm-up, then the peak. The floor is `min_lr` as a share of `peak`.
+    The warm-up multiplies the decay, so that a decay that begins during the warm-up is continuous. While
+    `total_steps` is None there is no decay. The floor is `min_lr` as a share of `peak`.
     """
     warmup = warmup_steps(config, total_steps)
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if total_steps is None:
         return ramp
     x = 1.0 if step >= total_steps else max(0.0, (step - warmup) / max(1, total_steps - warmup))
-    share = SCHEDULES[config.strategy].shape(config, x, step, total_steps)
+    decay = SCHEDULES[config.strategy].decay(config, x, step, total_steps)
     floor = config.min_lr / peak
-    return ramp * (floor + (1.0 - floor) * share)
+    return ramp * (floor + (1.0 - floor) * decay)

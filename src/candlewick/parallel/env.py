@@ -4,13 +4,12 @@ A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one th
 """
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from candlewick.errors import MachineError
 
 
-@dataclass(frozen=True, slots=True)
-class Ranks:
+class Ranks(NamedTuple):
     """The number of this process, of all processes, and of this one on its machine."""
 
     rank: int
@@ -20,20 +19,21 @@ class Ranks:
 
 def read_ranks() -> Ranks:
     """Read the launcher's environment. Raises MachineError for several ranks, or for what is no number."""
-    names = {"rank": "RANK", "world_size": "WORLD_SIZE", "local_rank": "LOCAL_RANK"}
-    texts = {field: os.environ.get(name, str(int(field == "world_size"))) for field, name in names.items()}
-    for field, text in texts.items():
-        if not text.isdecimal():
-            raise MachineError(
-                f"{names[field]}={text!r} is no number",
-                "start the run by a launcher such as torchrun, or unset it",
-            )
-    ranks = Ranks(**{field: int(text) for field, text in texts.items()})
+    ranks = Ranks(_read_number("RANK", "0"), _read_number("WORLD_SIZE", "1"), _read_number("LOCAL_RANK", "0"))
     if ranks.world_size != 1:
         raise MachineError(
             f"WORLD_SIZE={ranks.world_size}: training on several ranks is not in this version", "start one process"
         )
     return ranks
+
+
+def _read_number(name: str, default: str) -> int:
+    text = os.environ.get(name, default)
+    if not text.isdecimal():
+        raise MachineError(
+            f"{name}={text!r} is no number", "start the run by a launcher such as torchrun, or unset it"
+        )
+    return int(text)
 
 
 def request_deterministic_cublas() -> None:

@@ -9,8 +9,8 @@ from typing import Any, Self
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError
-from candlewick.generate.batch import Job, write
-from candlewick.generate.engine import Engine, stream
+from candlewick.generate.batch import Job, generate_texts
+from candlewick.generate.engine import Engine, stream_text
 from candlewick.generate.speculative import SpeculativeEngine
 from candlewick.parallel.device import find_device
 from candlewick.terminal import track
@@ -62,7 +62,7 @@ class TextGenerator:
 
     def stream(self, prompt: str, config: SampleConfig, seed: int, *, is_chat: bool) -> Iterator[str]:
         """Yield the text after one prompt piece by piece. Raises ConfigError for a prompt that is too long."""
-        return stream(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
+        return stream_text(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
 
     def generate(
         self,
@@ -73,12 +73,12 @@ class TextGenerator:
         is_chat: bool,
         logprobs: int | None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield `prompt` and what `generate.batch.write` returns, for each prompt and each seed, in order.
+        """Yield `prompt` and the result of `generate_texts`, for each prompt and each seed, in order.
 
         Raises ConfigError for a prompt that is too long, before the first text.
         """
         jobs = [Job(ids, seed) for ids in [self._encode(prompt, is_chat) for prompt in prompts] for seed in seeds]
-        texts = write(self.engine, self.tokenizer, jobs, config, logprobs)
+        texts = generate_texts(self.engine, self.tokenizer, jobs, config, logprobs)
         for number, result in _in_order(track(texts, "texts", len(jobs))):
             yield {"prompt": prompts[number // len(seeds)], **result}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL
-from candlewick.checkpoint.save import Snapshot, write
+from candlewick.checkpoint.save import Snapshot, write_checkpoint
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
 from candlewick.runs.start import find_model
@@ -38,7 +38,7 @@ def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None
     parent = file_sha256(folder / (MODEL if (folder / MODEL).is_file() else INDEX))
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     inputs = {"tokenizer": loaded.sha256, "parent": parent}
-    write(output, Snapshot(0, weights, None, None, model, rows, loaded, inputs))
+    write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, loaded, inputs))
     return Imported(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
 
 

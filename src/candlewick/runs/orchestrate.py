@@ -14,7 +14,7 @@ from typing import Any
 from candlewick.artifacts.build import Recipe, build_json_once, find
 from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, sweep
+from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, remove_leftovers
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
@@ -35,7 +35,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
     """
     run_dir = run_dir.resolve()
     with run_lock(run_dir):
-        sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+        remove_leftovers(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
         request = request or Request(resume="if_available", keeps_data=True)
         prepared = prepare_run(resolve(config, run_dir, request, say), say)
         describe_run(prepared, run_dir)

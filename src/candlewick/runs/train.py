@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.lock import run_lock
-from candlewick.checkpoint.layout import checkpoint_directory, sweep
+from candlewick.checkpoint.layout import checkpoint_directory, remove_leftovers
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
@@ -20,7 +20,7 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
     Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
     """
     with run_lock(run_dir), log_file(run_dir):
-        sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+        remove_leftovers(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
         prepared = prepare_run(plan)
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it

@@ -65,7 +65,7 @@ def steps_from_time(
     and the end is known at the latest when the schedule needs to know that one.
     """
     total_seconds = scheduler.total_seconds
-    share = max(_MEASURED_SHARE, SCHEDULES[scheduler.strategy].decays_from(scheduler))
+    share = max(_MEASURED_SHARE, SCHEDULES[scheduler.strategy].decay_start(scheduler))
     if total_seconds is None:
         return None
     if max_steps is not None and step >= share * max_steps:

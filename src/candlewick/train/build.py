@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from candlewick.checkpoint.huggingface import unsupported_by_transformers
-from candlewick.checkpoint.layout import checkpoint_directory, sweep
-from candlewick.checkpoint.load import load_weights, weights_for
+from candlewick.checkpoint.layout import checkpoint_directory, remove_leftovers
+from candlewick.checkpoint.load import load_weights, read_resized_weights
 from candlewick.config import BestConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import flops_per_token
@@ -59,8 +59,8 @@ def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Train
         checkpoints=checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
         best=(config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best",
     )
-    sweep(components.checkpoints)
-    sweep(components.best)
+    remove_leftovers(components.checkpoints)
+    remove_leftovers(components.best)
     return Trainer(components)
 
 
@@ -78,7 +78,7 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
         initialize(model, config.runtime.seed)
     else:
         checkpoint = plan.start.checkpoint
-        load_weights(model, weights_for(checkpoint, plan.vocab_size), checkpoint.folder)
+        load_weights(model, read_resized_weights(checkpoint, plan.vocab_size), checkpoint.folder)
     objective = NextTokenLoss(model, num_tokens=plan.tokenizer.vocab_size)
     parallelize(objective, model, plan.device, config.runtime.recompute)
     return objective.train()

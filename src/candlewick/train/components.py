@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from candlewick.checkpoint.open import STATE_VERSION
-from candlewick.checkpoint.save import Snapshot, weights_of
+from candlewick.checkpoint.save import Snapshot, full_weights
 from candlewick.data.rows.loader import Loader
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
@@ -48,14 +48,14 @@ class TrainingComponents:
             self.plan.order.sequence_length,
         )
         # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
-        with self.optimizer.averaged(), unsharded(self.objective):
+        with self.optimizer.average_parameters(), unsharded(self.objective):
             return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
 
     def sample(self) -> list[tuple[str, str]]:
         """Write (prompt, text) pairs with the present weights; none if the config asks for none."""
         if self.sampler is None:
             return []
-        with self.optimizer.averaged(), unsharded(self.objective):
+        with self.optimizer.average_parameters(), unsharded(self.objective):
             return self.sampler(self.objective.model)
 
     def local_tensors(self) -> dict[str, list[Tensor]]:
@@ -75,7 +75,7 @@ class TrainingComponents:
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,
-            weights=weights_of(model) if averaged is None else averaged,
+            weights=full_weights(model) if averaged is None else averaged,
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,

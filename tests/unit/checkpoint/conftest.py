@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from candlewick.checkpoint.save import Snapshot, weights_of
+from candlewick.checkpoint.save import Snapshot, full_weights
 from candlewick.config import ModelConfig, MuonConfig
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
@@ -37,7 +37,7 @@ def make_snapshot(make_model, tokenizer):
         optimizer.step()
         return Snapshot(
             step=step,
-            weights=weights_of(model),
+            weights=full_weights(model),
             optimizer=optimizer.named_state(),
             state={
                 "version": 1,

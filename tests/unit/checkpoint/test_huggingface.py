@@ -12,12 +12,12 @@ from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen3Config
 from candlewick.checkpoint.huggingface import (
     EXPRESSIBLE,
     SCALING_FIELDS,
-    from_hugging_face,
-    from_saved,
+    from_hf_config,
+    from_hf_tensors,
     generation_config,
     model_type,
-    to_hugging_face,
-    to_saved,
+    to_hf_config,
+    to_hf_tensors,
     unsupported_by_transformers,
 )
 from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
@@ -59,8 +59,8 @@ SHAPES = [
 @pytest.mark.parametrize(("kind", "config"), SHAPES)
 def test_config_json_of_each_model_type_survives_the_round_trip(tmp_path, kind, config):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
-    assert from_hugging_face(path) == (config, 1024)
+    path.write_text(json.dumps(to_hf_config(config, 1024, 0, 1)))
+    assert from_hf_config(path) == (config, 1024)
     assert model_type(config) == kind
     assert (unsupported_by_transformers(config) is None) == (kind != "candlewick")
 
@@ -95,7 +95,7 @@ def test_model_with_an_unlisted_field_is_saved_as_candlewick_at_every_value(chan
     config = AlibiModel(**changes, alibi=alibi)
     assert model_type(config) == "candlewick"
     assert f"model.alibi={alibi}" in (unsupported_by_transformers(config) or "")
-    assert to_hugging_face(config, 64, 0, None)["candlewick"]["alibi"] is alibi
+    assert to_hf_config(config, 64, 0, None)["candlewick"]["alibi"] is alibi
 
 
 def test_model_with_an_unlisted_rope_scaling_is_saved_as_candlewick():
@@ -141,18 +141,18 @@ def models(draw):
 @given(models())
 def test_config_json_of_any_model_is_read_back_equal(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("config") / "config.json"
-    path.write_text(json.dumps(to_hugging_face(config, 64, 0, None)))
+    path.write_text(json.dumps(to_hf_config(config, 64, 0, None)))
     expected = config.model_dump() | {"vocab_size": None}
     if model_type(config) != "candlewick":
         expected |= {"attn_dropout": 0.0, "residual_dropout": 0.0}
         if isinstance(config.rope_scaling, NtkScaling):
             expected |= {"rope_theta": config.effective_theta, "rope_scaling": None}
-    assert from_hugging_face(path) == (ModelConfig.model_validate(expected), 64)
+    assert from_hf_config(path) == (ModelConfig.model_validate(expected), 64)
 
 
 @pytest.mark.parametrize(("kind", "config"), [shape for shape in SHAPES if shape[0] != "candlewick"])
 def test_transformers_reads_the_same_shape(tmp_path, kind, config):
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
+    (tmp_path / "config.json").write_text(json.dumps(to_hf_config(config, 1024, 0, 1)))
     theirs = AutoConfig.from_pretrained(tmp_path)
     assert theirs.model_type == kind
     assert theirs.num_hidden_layers == config.num_layers
@@ -167,7 +167,7 @@ def test_transformers_reads_the_same_shape(tmp_path, kind, config):
 
 def test_transformers_refuses_a_model_saved_as_candlewick(tmp_path):
     config = ModelConfig(partial_rotary_factor=0.5)
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
+    (tmp_path / "config.json").write_text(json.dumps(to_hf_config(config, 1024, 0, 1)))
     assert (
         unsupported_by_transformers(config) == "model.partial_rotary_factor=0.5 (Qwen3ForCausalLM expresses 1.0)"
     )
@@ -178,8 +178,8 @@ def test_transformers_refuses_a_model_saved_as_candlewick(tmp_path):
 def test_ntk_scaling_is_saved_as_its_effective_rope_theta(tmp_path):
     config = ModelConfig(head_dim=8, rope_scaling=NtkScaling(rope_type="ntk", alpha=4.0))
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(to_hugging_face(config, 1024, 0, 1)))
-    found = from_hugging_face(path)[0]
+    path.write_text(json.dumps(to_hf_config(config, 1024, 0, 1)))
+    found = from_hf_config(path)[0]
     assert found == ModelConfig(head_dim=8, rope_theta=10_000.0 * 4.0 ** (8 / 6))
 
 
@@ -190,20 +190,22 @@ def test_ungated_mlp_is_saved_as_a_gated_mlp_with_a_constant_up_projection():
         "model.layers.0.mlp.up_proj.bias": torch.randn(6),
     }
     tensors = {**up, "model.norm.weight": torch.ones(4)}
-    saved = to_saved(config, tensors)
+    saved = to_hf_tensors(config, tensors)
     assert torch.equal(saved["model.layers.0.mlp.gate_proj.weight"], up["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(saved["model.layers.0.mlp.up_proj.weight"], torch.zeros(6, 4))
     assert torch.equal(saved["model.layers.0.mlp.up_proj.bias"], torch.ones(6))
     assert saved["model.layers.0.mlp.up_proj.weight"].untyped_storage().nbytes() == 4
-    back = from_saved(config, saved)
+    back = from_hf_tensors(config, saved)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
-    assert from_saved(config, {n: t for n, t in saved.items() if "gate" not in n}).keys() == {"model.norm.weight"}
+    assert from_hf_tensors(config, {n: t for n, t in saved.items() if "gate" not in n}).keys() == {
+        "model.norm.weight"
+    }
     saved["model.layers.0.mlp.up_proj.bias"] = torch.tensor([1.0] * 5 + [0.5])
     with pytest.raises(CheckpointError, match=r"model\.layers\.0\.mlp\.up_proj\.bias is used"):
-        from_saved(config, saved)
+        from_hf_tensors(config, saved)
     gated = ModelConfig()
-    assert from_saved(gated, tensors) == to_saved(gated, tensors) == tensors
+    assert from_hf_tensors(gated, tensors) == to_hf_tensors(gated, tensors) == tensors
 
 
 def test_generation_config_starts_and_ends_with_the_delimiter():
@@ -259,9 +261,9 @@ def test_generation_config_starts_and_ends_with_the_delimiter():
 )
 def test_config_json_of_an_unsupported_model_is_refused(tmp_path, change, message):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**to_hugging_face(ModelConfig(), 64, 0, None), **change}))
+    path.write_text(json.dumps({**to_hf_config(ModelConfig(), 64, 0, None), **change}))
     with pytest.raises(CheckpointError, match=message):
-        from_hugging_face(path)
+        from_hf_config(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"model_type": "llama"}', "[" * 100_000])
@@ -269,7 +271,7 @@ def test_broken_config_json_is_refused(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        from_hugging_face(path)
+        from_hf_config(path)
 
 
 @pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig, MistralConfig])
@@ -286,7 +288,7 @@ def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, 
     raw |= {"head_dim": None} if null and kind is not Qwen3Config else {}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(raw))
-    ours, theirs = from_hugging_face(path)[0], kind(**raw)
+    ours, theirs = from_hf_config(path)[0], kind(**raw)
     names = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     for name in names:
         assert getattr(ours, name) == getattr(theirs, name)
@@ -298,24 +300,24 @@ def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, 
 
 @pytest.mark.parametrize("name", ["hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"])
 def test_config_json_without_a_size_of_the_model_is_refused(tmp_path, name):
-    raw = to_hugging_face(ModelConfig(), 64, 0, None)
+    raw = to_hf_config(ModelConfig(), 64, 0, None)
     del raw[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match=f"lacks or contradicts a setting: '{name}'"):
-        from_hugging_face(tmp_path / "config.json")
+        from_hf_config(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("kind", ["type", "rope_type"])
 def test_rope_scaling_is_read_in_every_spelling(tmp_path, key, kind):
     raw = {
-        **to_hugging_face(ModelConfig(qk_norm=False), 64, 0, None),
+        **to_hf_config(ModelConfig(qk_norm=False), 64, 0, None),
         "rope_parameters": None,
         "rope_theta": 500.0,
     }
     scaling = {kind: "llama3", "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 2.0}
     (tmp_path / "config.json").write_text(json.dumps({**raw, key: scaling}))
-    found = from_hugging_face(tmp_path / "config.json")[0]
+    found = from_hf_config(tmp_path / "config.json")[0]
     assert found.rope_theta == 500.0
     # as transformers: what is not said is the context of the model
     assert isinstance(found.rope_scaling, Llama3Scaling)
@@ -324,20 +326,20 @@ def test_rope_scaling_is_read_in_every_spelling(tmp_path, key, kind):
 
 
 def test_sliding_window_without_sliding_layers_is_dropped(tmp_path):
-    raw = to_hugging_face(ModelConfig(), 64, 0, None)
+    raw = to_hf_config(ModelConfig(), 64, 0, None)
     raw |= {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention"] * 6}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig()
+    assert from_hf_config(tmp_path / "config.json")[0] == ModelConfig()
 
 
 def test_smollm3_with_rope_in_every_layer_is_read_as_llama(tmp_path):
-    raw = to_hugging_face(ModelConfig(qk_norm=False, rope_mode="off"), 64, 0, None) | {"no_rope_layers": [1] * 6}
+    raw = to_hf_config(ModelConfig(qk_norm=False, rope_mode="off"), 64, 0, None) | {"no_rope_layers": [1] * 6}
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert from_hugging_face(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)
+    assert from_hf_config(tmp_path / "config.json")[0] == ModelConfig(qk_norm=False)
 
 
 def test_candlewick_section_of_config_json_omits_vocab_size():
-    raw = to_hugging_face(ModelConfig(rope_mode="off", vocab_size=64), 64, 0, None)
+    raw = to_hf_config(ModelConfig(rope_mode="off", vocab_size=64), 64, 0, None)
     assert raw["model_type"] == "candlewick"
     assert raw["vocab_size"] == 64
     assert "vocab_size" not in raw["candlewick"]

@@ -5,7 +5,14 @@ from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
 from candlewick.checkpoint import layout
-from candlewick.checkpoint.layout import candidates, checked_manifest, list_checkpoints, prune, step_folder, sweep
+from candlewick.checkpoint.layout import (
+    find_checkpoints,
+    list_checkpoints,
+    prune,
+    remove_leftovers,
+    step_folder,
+    verify_checkpoint,
+)
 from candlewick.errors import CheckpointError
 
 
@@ -48,19 +55,19 @@ def test_newest_checkpoint_without_a_valid_folder_raises_with_the_reason(tmp_pat
     with pytest.raises(CheckpointError, match="step_000000002 rejected"):
         newest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="state.json is missing"):
-        checked_manifest(step_folder(tmp_path, 2))
+        verify_checkpoint(step_folder(tmp_path, 2))
     with pytest.raises(CheckpointError, match="format version 7"):
-        checked_manifest(_checkpoint(tmp_path, 3, version=7))
+        verify_checkpoint(_checkpoint(tmp_path, 3, version=7))
 
 
 def test_candidates_accepts_a_run_a_checkpoint_directory_or_a_checkpoint(tmp_path):
     folder = _checkpoint(tmp_path / "run" / "checkpoints", 5)
     for name in (folder, folder.parent, folder.parent.parent):
-        assert candidates(name) == [folder]
+        assert find_checkpoints(name) == [folder]
     with pytest.raises(CheckpointError, match="does not exist"):
-        candidates(tmp_path / "nowhere")
+        find_checkpoints(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
-        candidates(tmp_path)
+        find_checkpoints(tmp_path)
 
 
 def test_prune_keeps_the_newest_and_sweep_removes_leftovers_of_a_crash(tmp_path):
@@ -71,8 +78,8 @@ def test_prune_keeps_the_newest_and_sweep_removes_leftovers_of_a_crash(tmp_path)
     (tmp_path / ".tmp-step_000000009-ab").mkdir()
     (tmp_path / ".del-step_000000001").mkdir()
     (tmp_path / "mine").mkdir()
-    sweep(tmp_path)
-    sweep(tmp_path / "none")
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "step_000000003", "step_000000004"]
 
 
@@ -82,9 +89,9 @@ def test_a_folder_of_something_else_is_named_in_the_error(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text('{"version": 1}')
     for find, folder, said in (
-        (candidates, "empty", "holds no finished checkpoint"),
+        (find_checkpoints, "empty", "holds no finished checkpoint"),
         (newest_checkpoint, "empty", "no checkpoint in"),
-        (candidates, "other", "checkpoint rejected: .* is not an artifact manifest"),
+        (find_checkpoints, "other", "checkpoint rejected: .* is not an artifact manifest"),
     ):
         with pytest.raises(CheckpointError, match=said) as raised:
             find(tmp_path / folder)

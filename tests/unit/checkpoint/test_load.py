@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from candlewick.checkpoint.load import load_for_inference, load_weights, weights_for
+from candlewick.checkpoint.load import load_for_inference, load_weights, read_resized_weights
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import save, weights_of, write_tensors
+from candlewick.checkpoint.save import full_weights, save, write_tensors
 from candlewick.errors import CheckpointError
 from candlewick.model.transformer import Transformer
 
@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 def resume(model, folder) -> Checkpoint:
     """Load what a run goes on from, as `train.build` does."""
     checkpoint = Checkpoint.open(folder, need={"weights", "optimizer"})
-    load_weights(model, weights_for(checkpoint, model.vocab_size), folder)
+    load_weights(model, read_resized_weights(checkpoint, model.vocab_size), folder)
     return checkpoint
 
 
 def initialize_from(model, path) -> None:
     """Load what a run starts from, as `train.build` does."""
     checkpoint = Checkpoint.open(path, need={"weights"})
-    load_weights(model, weights_for(checkpoint, model.vocab_size), checkpoint.folder)
+    load_weights(model, read_resized_weights(checkpoint, model.vocab_size), checkpoint.folder)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_resume_restores_weights_optimizer_and_state(make_model, make_snapshot, 
     resumed = resume(model, folder)
     assert resumed.folder == folder
     assert resumed.state == snapshot.state
-    for saved, found in ((snapshot.weights, weights_of(model)), (snapshot.optimizer, resumed.optimizer())):
+    for saved, found in ((snapshot.weights, full_weights(model)), (snapshot.optimizer, resumed.optimizer())):
         assert saved.keys() == found.keys()
         assert all(torch.equal(saved[name], found[name]) for name in saved)
 
@@ -47,16 +47,16 @@ def test_resume_restores_weights_optimizer_and_state(make_model, make_snapshot, 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
 def test_resume_from_a_damaged_file_names_the_file_and_changes_no_weight(make_model, folder, name):
     model = make_model(seed=99)
-    before = {key: tensor.clone() for key, tensor in weights_of(model).items()}
+    before = {key: tensor.clone() for key, tensor in full_weights(model).items()}
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=rf"{name} has \d+ bytes, its manifest says \d+"):
         resume(model, folder)
-    assert all(torch.equal(before[key], tensor) for key, tensor in weights_of(model).items())
+    assert all(torch.equal(before[key], tensor) for key, tensor in full_weights(model).items())
 
 
 def test_load_weights_names_missing_and_misshapen_tensors(make_model, tmp_path):
     model = make_model()
-    weights = weights_of(model)
+    weights = full_weights(model)
     short = {name: tensor for name, tensor in weights.items() if "layers.1" not in name}
     with pytest.raises(
         CheckpointError, match=r"lacks 11 tensors of this model, the first is model\.layers\.1\.inp"
@@ -166,7 +166,7 @@ def test_ungated_mlp_survives_saving_and_loading(make_snapshot, make_model, tmp_
     resume(resumed, folder)
     initialize_from(started, folder)
     for model in (resumed, started, load_for_inference(folder, CPU)[0]):
-        found = weights_of(model)
+        found = full_weights(model)
         assert all(torch.equal(found[name], tensor) for name, tensor in make_snapshot(3, **shape).weights.items())
 
 

@@ -11,10 +11,10 @@ from tests import foreign
 from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest, verify
-from candlewick.checkpoint.huggingface import to_saved
+from candlewick.checkpoint.huggingface import to_hf_tensors
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import save, weights_of
+from candlewick.checkpoint.save import full_weights, save
 from candlewick.errors import CheckpointError, MachineError
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -62,7 +62,7 @@ def test_checkpoint_id_depends_on_content_and_not_on_time(make_snapshot, tmp_pat
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_of_a_tied_model_omit_the_head_and_are_float32(make_model, tied):
-    weights = weights_of(make_model(tie_word_embeddings=tied))
+    weights = full_weights(make_model(tie_word_embeddings=tied))
     assert ("lm_head.weight" in weights) is not tied
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
@@ -158,7 +158,7 @@ def test_ungated_block_is_saved_as_its_gated_equivalent(make_snapshot, tmp_path)
     snapshot = make_snapshot(1, mlp="silu", qk_norm=False)
     folder = save(tmp_path, snapshot, max_keep=2)
     saved = read_tensors(folder / "model.safetensors")
-    expected = to_saved(snapshot.model_config, snapshot.weights)
+    expected = to_hf_tensors(snapshot.model_config, snapshot.weights)
     assert saved.keys() == expected.keys() > snapshot.weights.keys()
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
@@ -166,7 +166,7 @@ def test_ungated_block_is_saved_as_its_gated_equivalent(make_snapshot, tmp_path)
 def test_weights_of_a_model_share_memory_with_its_parameters(make_model):
     model = make_model()
     pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    assert {name: tensor.data_ptr() for name, tensor in weights_of(model).items()} == pointers
+    assert {name: tensor.data_ptr() for name, tensor in full_weights(model).items()} == pointers
 
 
 def test_checkpoint_with_a_foreign_tokenizer_names_its_special_tokens(make_snapshot, tmp_path):

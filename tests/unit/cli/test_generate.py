@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from candlewick.checkpoint.layout import candidates
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.cli.main import main
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -95,7 +95,7 @@ def test_generate_with_a_paged_cache_gives_the_same_text(generate, trained):
 @pytest.fixture
 def chatting(trained, tmp_path):
     """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(candidates(trained)[0], tmp_path / "chatting")
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
     (folder / "manifest.json").unlink()
     Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder
@@ -170,7 +170,7 @@ def test_generate_output_file_keeps_first_texts_after_a_stop_and_old_ones_after_
 
     (tmp_path / "p.txt").write_text("A\nB\nC\nD\n")
     words = ["generate", str(trained), "--prompts", str(tmp_path / "p.txt"), "--output", str(tmp_path / "out")]
-    monkeypatch.setattr("candlewick.runs.generate.write", interrupted)
+    monkeypatch.setattr("candlewick.runs.generate.generate_texts", interrupted)
     assert main(words) == 5
     assert [json.loads(line)["text"] for line in (tmp_path / "out").read_text().splitlines()] == ["a", "b"]
     monkeypatch.undo()

@@ -3,8 +3,8 @@ import torch
 
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.batch import Job, write
-from candlewick.generate.engine import Engine, stream
+from candlewick.generate.batch import Job, generate_texts
+from candlewick.generate.engine import Engine, stream_text
 from candlewick.generate.speculative import SpeculativeEngine
 
 CONFIG = SampleConfig(temperature=1.2, top_k=None, max_new_tokens=12)
@@ -12,7 +12,7 @@ JOBS = [Job([0, *ids], seed) for seed, ids in enumerate([[1, 2], [3], [4, 5], [6
 
 
 def results(engine, letters, jobs=JOBS, config=CONFIG, alternatives=None):
-    return dict(write(engine, letters, jobs, config, alternatives))
+    return dict(generate_texts(engine, letters, jobs, config, alternatives))
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 16])
@@ -21,7 +21,7 @@ def test_batch_writes_the_text_of_each_job_run_singly(model, letters, max_rows, 
     engine = Engine(model, 20)
     for index, result in results(engine, letters).items():
         job = JOBS[index]
-        assert result["text"] == "".join(stream(engine, letters, job.ids, CONFIG, seed=job.seed))
+        assert result["text"] == "".join(stream_text(engine, letters, job.ids, CONFIG, seed=job.seed))
         assert result["seed"] == job.seed
         assert result["finish"] == ("length" if len(result["text"]) == 12 else "stop")
 
@@ -74,4 +74,4 @@ def test_result_of_a_draft_model_has_an_acceptance_rate(models, letters):
 
 def test_prompt_that_is_too_long_is_refused_before_the_first_text(model, letters):
     with pytest.raises(ConfigError, match="the prompt has 30 tokens"):
-        next(write(Engine(model, 20), letters, [*JOBS, Job([1] * 30, 0)], CONFIG))
+        next(generate_texts(Engine(model, 20), letters, [*JOBS, Job([1] * 30, 0)], CONFIG))

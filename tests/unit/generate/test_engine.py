@@ -3,7 +3,7 @@ import torch
 
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.engine import Engine, sample_text, stream
+from candlewick.generate.engine import Engine, sample_text, stream_text
 
 GREEDY = SampleConfig(temperature=0.0, max_new_tokens=40)
 HOT = SampleConfig(temperature=2.0, top_k=None, max_new_tokens=20)
@@ -61,10 +61,10 @@ def test_paged_cache_allocates_only_the_pages_of_a_short_text(model, monkeypatch
         for _ in range(5):
             next(steps)
         steps.close()
-    whole, paged = (cache.statistics() for cache in caches)
-    assert whole.tokens == paged.tokens == 7
-    assert paged.pages == 2
-    assert whole.allocated_bytes * 8 == paged.allocated_bytes * 24  # two pages of 4 instead of the longest text
+    contiguous, paged = caches
+    assert contiguous.length == paged.length == 7
+    assert contiguous.keys.shape[3] == 24
+    assert [len(pool) for pool in paged._keys] == [2] * 2  # pages of 4 tokens, not the longest text
 
 
 def test_step_logits_equal_those_of_one_pass_over_the_text(model, core_row):
@@ -126,7 +126,7 @@ def test_engine_refuses_an_empty_or_too_long_prompt(model, prompt, fix):
 
 
 def text_of(model, letters, config, prompt=(0, 1, 2)):
-    return list(stream(Engine(model, 20), letters, prompt, config, seed=0))
+    return list(stream_text(Engine(model, 20), letters, prompt, config, seed=0))
 
 
 def test_text_ends_before_the_delimiter(model, letters):

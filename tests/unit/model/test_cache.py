@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from candlewick.model.cache import CacheStatistics, ContiguousCache
+from candlewick.model.cache import ContiguousCache
 
 
 def test_contiguous_cache_returns_appended_keys_and_values_in_order():
@@ -11,7 +11,7 @@ def test_contiguous_cache_returns_appended_keys_and_values_in_order():
         assert cache.reserve(count) == start
         for index in range(2):
             piece = slice(start, start + count)
-            keys, values = cache.layer(index).append(k[:, :, piece], v[:, :, piece])
+            keys, values = cache.append(index, k[:, :, piece], v[:, :, piece])
             assert torch.equal(keys, k[:, :, : start + count])
             assert torch.equal(values, v[:, :, : start + count])
         cache.advance(count)
@@ -23,12 +23,3 @@ def test_contiguous_cache_refuses_more_tokens_than_fit():
     cache.advance(3)
     with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
         cache.reserve(2)
-
-
-def test_contiguous_cache_statistics_count_tokens_and_bytes():
-    cache = ContiguousCache((3, 2, 4, 10, 8), torch.bfloat16, torch.device("cpu"))
-    assert cache.statistics() == CacheStatistics(0, None, 0, 2 * 3 * 2 * 4 * 10 * 8 * 2)
-    cache.advance(7)
-    assert cache.statistics() == CacheStatistics(14, None, 2 * 3 * 2 * 4 * 7 * 8 * 2, 2 * 3 * 2 * 4 * 10 * 8 * 2)
-    cache.rewind(1)
-    assert cache.statistics().tokens == 2

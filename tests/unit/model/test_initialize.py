@@ -6,7 +6,7 @@ import torch
 from tests.model_variants import parameter_names
 
 from candlewick.config import ModelConfig
-from candlewick.model.initialize import TABLE, init_tensor, initialize
+from candlewick.model.initialize import INITIALIZERS, init_tensor, initialize
 from candlewick.model.transformer import Transformer
 from candlewick.train.objective import NextTokenLoss
 
@@ -38,8 +38,8 @@ def test_initial_loss_equals_that_of_a_uniform_distribution(width, vocab_size, t
 def test_initial_value_table_matches_every_parameter_once():
     names = parameter_names()
     for name in names:
-        assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
-    for pattern in TABLE:
+        assert sum(bool(re.fullmatch(pattern, name)) for pattern in INITIALIZERS) == 1, name
+    for pattern in INITIALIZERS:
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 

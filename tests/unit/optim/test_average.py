@@ -3,7 +3,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from candlewick.optim import chunks
-from candlewick.optim.average import Average
+from candlewick.optim.average import ExponentialMovingAverage
 
 
 def weights(seed):
@@ -19,7 +19,7 @@ def walk(parameter, average, seeds, found_inf=None):
 
 def test_average_is_the_exponential_average_of_the_weights(core_row):
     parameter = nn.Parameter(weights(0).float())
-    average, expected = Average({"w": parameter}, 0.9), weights(0)
+    average, expected = ExponentialMovingAverage({"w": parameter}, 0.9), weights(0)
     walk(parameter, average, range(1, 30), torch.tensor(0.0))
     for seed in range(1, 30):
         expected = 0.9 * expected + 0.1 * weights(seed)
@@ -29,7 +29,7 @@ def test_average_is_the_exponential_average_of_the_weights(core_row):
 
 def test_average_with_found_inf_zero_changes_no_bit_and_with_one_skips():
     parameter = nn.Parameter(weights(0))
-    first, second = (Average({"w": parameter}, 0.99) for _ in range(2))
+    first, second = (ExponentialMovingAverage({"w": parameter}, 0.99) for _ in range(2))
     walk(parameter, first, [1, 2], torch.tensor(0.0))
     walk(parameter, second, [1, 2])
     assert torch.equal(first.averages["w"], second.averages["w"])
@@ -39,7 +39,7 @@ def test_average_with_found_inf_zero_changes_no_bit_and_with_one_skips():
 
 def test_average_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_bytes, monkeypatch):
     parameters = {str(seed): nn.Parameter(weights(seed).float()) for seed in range(40)}
-    average, expected = Average(parameters, 0.9), Average(parameters, 0.9)
+    average, expected = ExponentialMovingAverage(parameters, 0.9), ExponentialMovingAverage(parameters, 0.9)
     with torch.no_grad():
         for seed, parameter in enumerate(parameters.values()):
             parameter.copy_(weights(seed + 1))
@@ -53,7 +53,7 @@ def test_average_update_allocates_one_chunk_and_chunks_change_no_bit(allocated_b
 
 def test_averages_and_last_weights_are_swapped_and_restored():
     parameter = nn.Parameter(weights(0))
-    average = Average({"w": parameter}, 0.5)
+    average = ExponentialMovingAverage({"w": parameter}, 0.5)
     walk(parameter, average, [1])
     mean = (weights(0) + weights(1)) / 2
     for held, last_is_held in ((mean, False), (weights(1), True)):
@@ -66,7 +66,7 @@ def test_averages_and_last_weights_are_swapped_and_restored():
 
 def test_average_of_a_sharded_parameter_has_the_same_sharding(mesh):
     parameter = nn.Parameter(distribute_tensor(weights(0), mesh, [Replicate()]))
-    average = Average({"w": parameter}, 0.5)
+    average = ExponentialMovingAverage({"w": parameter}, 0.5)
     with torch.no_grad():
         parameter.copy_(distribute_tensor(weights(1), mesh, [Replicate()]))
     average.update(torch.tensor(0.0))

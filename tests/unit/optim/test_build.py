@@ -124,7 +124,7 @@ def test_restored_optimizer_continues_bitwise(config):
         step(model, optimizer, seed)
     saved = copies(optimizer.named_state())
     other, resumed = build(config, seed=9)
-    with optimizer.averaged():  # what a checkpoint holds
+    with optimizer.average_parameters():  # what a checkpoint holds
         other.load_state_dict(model.state_dict())
     resumed.load_named_state(saved)
     for seed in range(3, 6):
@@ -242,7 +242,7 @@ def test_averaged_puts_the_averages_into_the_parameters():
     start = weights(model)
     step(model, optimizer, 0)
     last, state = weights(model), copies(optimizer.named_state())
-    with pytest.raises(KeyError), optimizer.averaged():
+    with pytest.raises(KeyError), optimizer.average_parameters():
         assert torch.allclose(weights(model)[TABLE], (start[TABLE] + last[TABLE]) / 2)
         assert equal(weights(model), optimizer.averages)
         assert equal(optimizer.named_state(), state)
@@ -256,7 +256,7 @@ def test_averaged_without_ema_changes_nothing():
     model, optimizer = build(AdamWConfig())
     before = weights(model)
     assert optimizer.averages is None
-    with optimizer.averaged():
+    with optimizer.average_parameters():
         assert equal(weights(model), before)
 
 

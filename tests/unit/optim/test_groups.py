@@ -6,7 +6,7 @@ from tests.model_variants import parameter_names
 
 from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.model.transformer import Transformer
-from candlewick.optim.groups import TABLE, param_groups, role
+from candlewick.optim.groups import ROLES, param_groups, role
 
 
 def parameters(**settings):
@@ -18,8 +18,8 @@ def parameters(**settings):
 def test_role_table_matches_every_parameter_once():
     names = parameter_names()
     for name in names:
-        assert sum(bool(re.fullmatch(pattern, name)) for pattern in TABLE) == 1, name
-    for pattern in TABLE:
+        assert sum(bool(re.fullmatch(pattern, name)) for pattern in ROLES) == 1, name
+    for pattern in ROLES:
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 

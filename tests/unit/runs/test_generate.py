@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from candlewick.checkpoint.layout import candidates
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from candlewick.runs.generate import TextGenerator, read_prompts
@@ -23,7 +23,7 @@ def generator(trained):
 @pytest.fixture
 def chatting(trained, tmp_path):
     """A copy of the trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(candidates(trained)[0], tmp_path / "chatting")
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
     (folder / "manifest.json").unlink()
     Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder
@@ -54,7 +54,7 @@ def test_chat_prompt_is_encoded_as_a_message_of_the_user(generator, chatting):
 def test_draft_with_another_tokenizer_is_refused_with_both_hashes(trained, chatting):
     with pytest.raises(CheckpointError) as caught:
         load(trained, draft=chatting)
-    for folder in (candidates(trained)[0], chatting):
+    for folder in (find_checkpoints(trained)[0], chatting):
         assert Tokenizer.load(folder).sha256[:16] in str(caught.value)
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import file_sha256, read_manifest
-from candlewick.checkpoint.huggingface import from_hugging_face
+from candlewick.checkpoint.huggingface import from_hf_config
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
 from candlewick.errors import CheckpointError, ConfigError
@@ -32,7 +32,7 @@ def config_of(**model) -> RunConfig:
 
 def test_init_from_takes_model_and_tokenizer_of_the_checkpoint(checkpoint):
     found = starting_from(RunConfig(), checkpoint, None)
-    shape, rows = from_hugging_face(checkpoint / "config.json")
+    shape, rows = from_hf_config(checkpoint / "config.json")
     assert found.model == shape.replaced(vocab_size=rows)
     assert found.tokenizer.tokenizer_json == checkpoint
     assert found.sequence_length == 32

@@ -273,7 +273,7 @@ def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
     snapshot = parts.snapshot()
     assert torch.equal(snapshot.weights[name], averages)
     assert torch.equal(snapshot.optimizer[f"{name}.last"], last)
-    with parts.optimizer.averaged():
+    with parts.optimizer.average_parameters():
         expected = evaluate(
             parts.objective, open_data(tiny()).validation, tiny().data, sequence_length=32, max_batches=1
         )["eval/loss"]

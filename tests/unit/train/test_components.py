@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.prepared import build_trainer
 
-from candlewick.checkpoint.save import weights_of
+from candlewick.checkpoint.save import full_weights
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def components(tiny, tmp_path):
 def test_snapshot_holds_the_present_weights_and_state(components):
     components.state.step = 3
     snapshot = components.snapshot()
-    weights = weights_of(components.objective.model)
+    weights = full_weights(components.objective.model)
     assert snapshot.weights.keys() == weights.keys()
     assert all(torch.equal(snapshot.weights[name], tensor) for name, tensor in weights.items())
     assert (snapshot.step, snapshot.state["counters"]["step"]) == (3, 3)

@@ -17,7 +17,7 @@ import torch
 from candlewick.artifacts.manifest import file_sha256, make_directory, replace_durable
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.safetensors import MODEL
-from candlewick.checkpoint.save import Snapshot, save, write
+from candlewick.checkpoint.save import Snapshot, save, write_checkpoint
 from candlewick.compat.candle.checkpoint import model_config, native_state, native_weights, open_candle
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig
 from candlewick.config.tree import dump_yaml
@@ -87,7 +87,7 @@ def import_candle(
     weights = native_weights(checkpoint, heads)
     count = sum(tensor.numel() for tensor in weights.values())
     if weights_only:
-        write(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
+        write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
         return Imported(output, model, rows, count, None)
     config = _config_of_run(config or RunConfig(), model, output)
     optimizer, masters = native_state(checkpoint, heads)

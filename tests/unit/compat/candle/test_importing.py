@@ -4,7 +4,7 @@ import pytest
 from tests.candle import Candle
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import candidates
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.compat.candle.importing import fetch_candle, find_config, find_tokenizer, import_candle
 from candlewick.config import AdamWConfig, RunConfig
 from candlewick.config.load import load_config
@@ -34,7 +34,7 @@ def import_run(tmp_path, config, folder, tokenizer):
 def test_imported_run_records_its_origin(tmp_path, import_run):
     run, result = tmp_path / "run", import_run()
     assert (result.step, result.vocab_size, result.output) == (7, 320, run)
-    manifest = read_manifest(candidates(run)[0])
+    manifest = read_manifest(find_checkpoints(run)[0])
     assert manifest.inputs.keys() == {"tokenizer", "parent"}
     saved = load_config(run)
     assert saved.model == result.model
