@@ -36,14 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from candlewick.config.tree import dump_json, dump_toml, dump_yaml, flatten
+    from candlewick.config.tree import dump, flatten
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
     config, origins = load_with_origins(args.config, args.override)
     if not args.origins:
-        dumps = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}
-        sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
+        sys.stdout.write(dump(config, args.format or ("json" if args.json else "yaml")))
         return
     values = flatten(config)
     if wrote_json(args, {key: {"value": value, "origin": origins[key]} for key, value in values.items()}):

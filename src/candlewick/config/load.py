@@ -25,7 +25,7 @@ from candlewick.config import RunConfig
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse
 from candlewick.config.keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
-from candlewick.config.tree import Tree, leaves, to_tree
+from candlewick.config.tree import Tree, leaves
 from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
 from candlewick.errors import ConfigError
 
@@ -183,7 +183,7 @@ def load_with_origins(
         settings.add_override(override)
     config = settings.validate(note)
     origins: dict[str, str] = {}
-    for key, _ in leaves(to_tree(config), ()):
+    for key, _ in leaves(config.model_dump(mode="json"), ()):
         section = look_up(settings.tree, key[:-1])
         is_set = isinstance(section, dict) and key[-1] in section
         origins[dotted(key)] = settings.origin(key) if is_set else "default"
@@ -333,7 +333,7 @@ def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
             raise ValueError(f"{dotted(done)} is not a section")
         section = cast(Tree, node or {})
         return section | {part: _assign(section.get(part), rest, value, (*done, part))}
-    items: Any = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
+    items: Any = (look_up(RunConfig().model_dump(mode="json"), done) or []) if node is None else node
     if not isinstance(items, list):
         raise ValueError(f"{dotted(done)} is not a list")
     if part > len(items):

@@ -7,7 +7,7 @@ from tests.candle import Candle
 
 from candlewick.cli.candle import streaming_overrides
 from candlewick.cli.main import main
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def run(tmp_path, tiny, tokenizer_folder):
     config = tiny(optimizer={"algorithm": "adam_w", "learning_rate": 1e-3})
     shape = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64}
     config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
-    (folder / "training.yaml").write_text(dump_yaml(config))
+    (folder / "training.yaml").write_text(dump(config, "yaml"))
     (folder / "tokenizer").symlink_to(tokenizer_folder)
     return folder
 

@@ -8,7 +8,6 @@ from candlewick.config import RunConfig
 from candlewick.config.formats import parse
 from candlewick.config.load import profiles
 from candlewick.config.schema import default_words, groups, json_schema, references, type_words
-from candlewick.config.tree import to_tree
 
 VALIDATOR = Draft202012Validator(json_schema())
 
@@ -30,7 +29,7 @@ def test_every_profile_fits_the_schema(name):
 @pytest.mark.parametrize(
     "tree",
     [
-        to_tree(RunConfig()),
+        RunConfig().model_dump(mode="json"),
         {},
         {"extends": "local", "optimizer": {"nesterov": True}},
         {"optimizer": {"learning_rate": 1}},

@@ -20,7 +20,7 @@ from candlewick.checkpoint.safetensors import MODEL
 from candlewick.checkpoint.save import Snapshot, save, write
 from candlewick.compat.candle.checkpoint import model_config, native_state, native_weights, open_candle
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 from candlewick.errors import ConfigError
 from candlewick.runs.import_hf import Imported, require_rows
 from candlewick.runs.sources import open_tokenizer
@@ -101,7 +101,7 @@ def import_candle(
     }
     make_directory(output / "tokenizer")
     tokenizer.write(output / "tokenizer")
-    replace_durable(output / "config.yaml", dump_yaml(config).encode())
+    replace_durable(output / "config.yaml", dump(config, "yaml").encode())
     snapshot = Snapshot(checkpoint.step, weights | masters, optimizer, state, model, rows, tokenizer, inputs)
     save(output / "checkpoints", snapshot, max_keep=1)
     return Imported(output, model, rows, count, checkpoint.step)
