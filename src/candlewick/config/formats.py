@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
-from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, parse_yaml, shorten
+from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, read_yaml, shorten
 
 Format = Literal["yaml", "toml", "json"]
 Report = Callable[[Key, str], None]
@@ -34,11 +34,13 @@ _TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of docu
 
 def parse(text: str, kind: Format) -> Parsed:
     """Read a configuration. Never raises: problems are in the result."""
-    parsed = {"yaml": parse_yaml, "toml": _parse_toml, "json": _parse_json}[kind](text)
-    tree = guard(parsed.tree, (), lambda key, what: parsed.fail(line_of(parsed.lines, key), key, what))
-    parsed.tree = cast("dict[str, Any]", tree)
+    parsed = Parsed()
+    tree = {"yaml": read_yaml, "toml": _read_toml, "json": _read_json}[kind](text, parsed)
+    if isinstance(tree, dict):
+        tree = guard(tree, (), lambda key, what: parsed.fail(line_of(parsed.lines, key), key, what))
+        parsed.tree = cast("dict[str, Any]", tree)
     if not parsed.tree and not parsed.problems:
-        parsed.fail(1, None, "holds no settings")
+        parsed.fail(1, None, "should hold keys with values" if tree else "holds no settings")
     return parsed
 
 
@@ -69,8 +71,7 @@ def guard(value: object, key: Key, report: Report) -> object:
     return None
 
 
-def _parse_json(text: str) -> Parsed:
-    parsed = Parsed()
+def _read_json(text: str, parsed: Parsed) -> object:
     try:
         # a number of more than 25 digits is refused later whatever its rest is, and Python would not read 5,000
         tree: object = json.loads(text, parse_int=lambda digits: int(digits[:25]))
@@ -79,10 +80,10 @@ def _parse_json(text: str) -> Parsed:
     except RecursionError:
         parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
     else:
-        parsed.hold(tree)
-        if parsed.tree:
+        if isinstance(tree, dict):
             _scan_json(text, parsed)
-    return parsed
+        return tree
+    return None
 
 
 def _scan_json(text: str, parsed: Parsed) -> None:
@@ -112,15 +113,15 @@ def _scan_json(text: str, parsed: Parsed) -> None:
             parsed.lines.setdefault(key, line)
 
 
-def _parse_toml(text: str) -> Parsed:
-    parsed = Parsed()
+def _read_toml(text: str, parsed: Parsed) -> object:
+    tree: object = None
     lines = text.splitlines()
     # the reader's time grows with the square of the parts of a dotted key
     if sum(line.count(".") ** 2 for line in lines) > 1_000_000:
         parsed.fail(1, None, "has too many dots in its keys")
-        return parsed
+        return tree
     try:
-        parsed.tree = tomllib.loads(text)
+        tree = tomllib.loads(text)
     except RecursionError:
         parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
     except ValueError as error:
@@ -138,7 +139,7 @@ def _parse_toml(text: str) -> Parsed:
             parsed.lines.setdefault(section, number)
         elif assignment := _TOML_KEY.match(line[:500]):
             parsed.lines.setdefault((*section, *_toml_parts(assignment[1])), number)
-    return parsed
+    return tree
 
 
 def _toml_parts(dotted: str) -> tuple[str, ...]:

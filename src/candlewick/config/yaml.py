@@ -50,13 +50,6 @@ class Parsed:
         """Note a problem."""
         self.problems.append(Problem(line, key, what))
 
-    def hold(self, tree: object) -> None:
-        """Take what was read as the tree, if it is a mapping."""
-        if isinstance(tree, dict):
-            self.tree = cast("dict[str, Any]", tree)
-        elif tree is not None and not self.problems:
-            self.fail(1, None, "should hold keys with values")
-
 
 class _Stop(Exception):
     """Reading cannot go on after this problem: a line, and what is wrong there."""
@@ -88,13 +81,6 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def parse_yaml(text: str) -> Parsed:
-    """Read a document whose top is a mapping. Never raises: problems are in the result."""
-    parsed = Parsed()
-    parsed.hold(_parse(text, parsed))
-    return parsed
-
-
 def parse_value(text: str) -> object:
     """Read the value of an override: a scalar, or `[..]`, `{..}` or quoted text as in YAML.
 
@@ -104,15 +90,16 @@ def parse_value(text: str) -> object:
         word = text.lower()
         return read_scalar(word if word in ("true", "false", "null") else text) if text else ""
     parsed = Parsed()
-    value = _parse(text, parsed)
+    value = read_yaml(text, parsed)
     if parsed.problems:
         raise ValueError(parsed.problems[0].what)
     return value
 
 
-def _parse(text: str, parsed: Parsed) -> object:
+def read_yaml(text: str, parsed: Parsed) -> object:
+    """Return the value of a document. Its lines, and what is wrong with it, are added to `parsed`."""
     try:
-        return _Reader(parsed).document(yaml.parse(text, Loader=yaml.SafeLoader))
+        return _read_document(yaml.parse(text, Loader=yaml.SafeLoader), parsed)
     except _Stop as stop:
         line, what = stop.args
         parsed.fail(line, None, what)
@@ -128,60 +115,54 @@ def _parse(text: str, parsed: Parsed) -> object:
     return None
 
 
-class _Reader:
-    """Events -> values. Recursion is bounded by MAX_DEPTH."""
+def _read_document(events: Iterator[yaml.Event], parsed: Parsed) -> object:
+    value: object = None
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent) and parsed.lines:
+            raise _Stop(_line(event), "a second document: only one is read")
+        if isinstance(event, yaml.NodeEvent):
+            value = _read_node(event, events, (), parsed)
+    return value
 
-    def __init__(self, parsed: Parsed) -> None:
-        self._parsed = parsed
-        self._nodes = 0
 
-    def document(self, events: Iterator[yaml.Event]) -> object:
-        value: object = None
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent) and self._nodes:
-                raise _Stop(_line(event), "a second document: only one is read")
-            if isinstance(event, yaml.NodeEvent):
-                value = self._node(event, events, ())
-        return value
+def _read_node(event: yaml.Event, events: Iterator[yaml.Event], key: Key, parsed: Parsed) -> object:
+    """Read the value that begins with `event`. MAX_DEPTH bounds the recursion."""
+    line = _line(event)
+    parsed.lines.setdefault(key, line)
+    if len(key) > MAX_DEPTH:
+        raise _Stop(line, f"nested deeper than {MAX_DEPTH} levels")
+    if len(parsed.lines) > _MAX_NODES:
+        raise _Stop(line, f"more than {_MAX_NODES} values")
+    for part, what in (("anchor", "anchors and aliases"), ("tag", "tags")):
+        if (name := getattr(event, part, None)) is not None:
+            raise _Stop(line, f"{what} ({shorten(str(name))}) are not supported: write the value out")
+    if isinstance(event, yaml.MappingStartEvent):
+        return _read_mapping(events, key, parsed)
+    if isinstance(event, yaml.SequenceStartEvent):
+        entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
+        return [_read_node(entry, events, (*key, index), parsed) for index, entry in enumerate(entries)]
+    assert isinstance(event, yaml.ScalarEvent)
+    if event.style:  # quoted or a block
+        return cast(str, event.value)
+    try:
+        return read_scalar(cast(str, event.value))
+    except ValueError as error:
+        parsed.fail(line, key, str(error))
+        return None
 
-    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> object:
+
+def _read_mapping(events: Iterator[yaml.Event], key: Key, parsed: Parsed) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
         line = _line(event)
-        self._nodes += 1
-        if len(key) > MAX_DEPTH:
-            raise _Stop(line, f"nested deeper than {MAX_DEPTH} levels")
-        if self._nodes > _MAX_NODES:
-            raise _Stop(line, f"more than {_MAX_NODES} values")
-        for part, what in (("anchor", "anchors and aliases"), ("tag", "tags")):
-            if (name := getattr(event, part, None)) is not None:
-                raise _Stop(line, f"{what} ({shorten(str(name))}) are not supported: write the value out")
-        self._parsed.lines.setdefault(key, line)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(events, key)
-        if isinstance(event, yaml.SequenceStartEvent):
-            entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
-            return [self._node(entry, events, (*key, index)) for index, entry in enumerate(entries)]
-        assert isinstance(event, yaml.ScalarEvent)
-        if event.style:  # quoted or a block
-            return cast(str, event.value)
-        try:
-            return read_scalar(cast(str, event.value))
-        except ValueError as error:
-            self._parsed.fail(line, key, str(error))
-            return None
-
-    def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, object]:
-        values: dict[str, object] = {}
-        for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
-            line = _line(event)
-            if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
-                raise _Stop(line, "a key should be plain text")
-            name = cast(str, event.value)
-            inner = (*key, name)
-            first = self._parsed.lines.setdefault(inner, line)
-            if name in values:
-                self._parsed.fail(line, inner, f"given twice, first in line {first}")
-            values[name] = self._node(next(events), events, inner)
-        return values
+        if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
+            raise _Stop(line, "a key should be plain text")
+        name = cast(str, event.value)
+        first = parsed.lines.setdefault((*key, name), line)
+        if name in values:
+            parsed.fail(line, (*key, name), f"given twice, first in line {first}")
+        values[name] = _read_node(next(events), events, (*key, name), parsed)
+    return values
 
 
 def _line(event: yaml.Event) -> int:
@@ -195,7 +176,7 @@ def dotted(key: Sequence[str | int]) -> str:
 
 
 class _Writer(yaml.SafeDumper):
-    """Writes what `parse_yaml` reads back: quotes by its rules, no anchors."""
+    """Writes what `read_yaml` reads back: quotes by its rules, no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
