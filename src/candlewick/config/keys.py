@@ -15,7 +15,7 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -60,28 +60,23 @@ def key_types() -> Mapping[Name, frozenset[object]]:
 
 
 def _walk(annotation: object, name: Name) -> Iterator[tuple[Name, object]]:
-    """Yield the types that an annotation names for `name` and for every key below it."""
-    for member in _members(annotation):
-        if get_origin(member) is dict:
-            yield name, dict
-            names, values = get_args(member)
-            for entry in get_args(names) if get_origin(names) is Literal else ("*",):
-                yield from _walk(values, (*name, entry))
-            continue
-        yield name, member
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for key, info in member.model_fields.items():
+    """Yield (key, type) for each type that a value, or an entry of a list, may have: at `name` and below it."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is dict:
+        yield name, dict
+        names, values = arguments
+        for entry in get_args(names) if get_origin(names) is Literal else ("*",):
+            yield from _walk(values, (*name, entry))
+    elif kind is Annotated:
+        yield from _walk(arguments[0], name)
+    elif arguments:
+        for argument in arguments:
+            yield from _walk(argument, name)
+    elif annotation is not ...:
+        yield name, annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for key, info in annotation.model_fields.items():
                 yield from _walk(info.annotation, (*name, key))
-
-
-def _members(annotation: object) -> Iterator[object]:
-    """Yield the plain types in an annotation: of a union, each; of a list, those of its entries."""
-    arguments = [argument for argument in get_args(annotation) if argument is not ...]
-    if not arguments or get_origin(annotation) is dict:
-        yield annotation
-        return
-    for argument in arguments[:1] if get_origin(annotation) is Annotated else arguments:
-        yield from _members(argument)
 
 
 def name_of(key: Key) -> Name:
@@ -98,13 +93,13 @@ def may_be_null(name: Name) -> bool:
     return NoneType in key_types().get(name, ())
 
 
-def is_path(name: Name) -> bool:
-    """Tell whether text under this key is a path, which may be relative."""
-    return Path in key_types().get(name, ()) or name in _URIS
-
-
 def resolve_path(name: Name, text: str, folder: Path) -> str:
-    """Make a path or URI absolute, relative to `folder`; expand `~`. Raises ValueError with what is wrong."""
+    """Return the text of a setting; a path is made absolute, relative to `folder`, and its `~` expanded.
+
+    Raises ValueError with what is wrong with the path.
+    """
+    if Path not in key_types().get(name, ()) and name not in _URIS:
+        return text
     if not text or "\0" in text:
         raise ValueError("should be a path, or null" if may_be_null(name) else "should be a path")
     if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
@@ -183,9 +178,9 @@ def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of a few words to choose from the one that it most likely stands for."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
     near = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
-    said = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else None
-    said = said or shorten(json.dumps(value, ensure_ascii=False))
-    return f" (got {said}{f', did you mean {near[0]}?' if near else ''})"
+    text = shorten(json.dumps(value, ensure_ascii=False))
+    text = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else text
+    return f" (got {text}{f', did you mean {near[0]}?' if near else ''})"
 
 
 def find_nearest(name: Name, most: int = 1) -> list[Name]:
@@ -204,13 +199,11 @@ def find_nearest(name: Name, most: int = 1) -> list[Name]:
     return sorted(sorted(key for key in keys if key[-1] in near), key=likeness, reverse=True)[:most]
 
 
-def look_up(tree: object, key: Key) -> object:
+def look_up(tree: Any, key: Key) -> Any:
     """Return what is at a key of a tree, None where there is nothing."""
     for part in key:
-        if isinstance(tree, dict):
-            tree = cast("dict[object, object]", tree).get(part)
-        elif isinstance(tree, list) and isinstance(part, int):
-            tree = cast("list[object]", tree)[part] if part < len(cast("list[object]", tree)) else None
-        else:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
             return None
     return tree

@@ -23,15 +23,15 @@ from pydantic import ValidationError
 
 from candlewick.config import RunConfig
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse
-from candlewick.config.keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config.keys import KINDS, find_problems, look_up, may_be_null, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
 from candlewick.config.tree import Tree, leaves
 from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
 from candlewick.errors import ConfigError
 
-Note = Callable[[str], None] | None
+Note = Callable[[str], None]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MAX_PARENTS = 8
 _MAX_SHOWN = 20
@@ -41,6 +41,10 @@ _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("data",), ("train_shards", "mixture")),
     (("data",), ("global_batch_size", "global_batch_tokens")),
 )
+_CHOICES: set[Key] = {  # keys that replace settings of lower layers
+    *((*section, name) for section, names in _ALTERNATIVES for name in names),
+    *((*section, kind) for section, kind in KINDS.items()),
+}
 _PART = r"[A-Za-z_][\w-]*(?:\[[0-9]{1,6}\])*"
 _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 
@@ -111,21 +115,24 @@ class _Settings:
         def report(key: Key, what: str) -> None:
             self.problems.append((_OVERRIDE, key, what))
 
-        key, value = _read_override(text, report)
-        if not key:
+        name, separator, value = text.partition("=")
+        if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
+            report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
             return
-        key, value = self.dialect.translate_override(key, value)
-        value = _resolve(guard(value, key, report), key, self.folder, report)
+        key: Key = tuple(int(part) if part[0].isdigit() else part for part in re.findall(r"\w[\w-]*", name))
+        if len(key) > MAX_DEPTH:
+            report(key, f"nested deeper than {MAX_DEPTH} levels")
+            return
         try:
-            if KINDS.get(key[:-1]) == key[-1] or any(
-                key[:-1] == s and key[-1] in names for s, names in _ALTERNATIVES
-            ):
-                self.tree = merge(self.tree, nested(key, value))
-            else:
-                self.tree = cast(Tree, _assign(self.tree, key, value))
+            key, setting = self.dialect.translate_override(key, parse_value(value.strip()))
+            setting = _resolve(guard(setting, key, report), key, self.folder, report)
+            layer = nested(key, setting)
+            is_choice = key in _CHOICES
+            self.tree = merge(self.tree, layer) if is_choice else cast(Tree, _assign(self.tree, key, setting))
         except ValueError as error:
             report(key, str(error))
-        self.tree = self.dialect.settle(self.tree, nested(key, value), report)
+            return
+        self.tree = self.dialect.settle(self.tree, layer, report)
         self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
         self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
         self.places[key] = _OVERRIDE
@@ -136,16 +143,14 @@ class _Settings:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
             config, known = None, {key for _, key, _ in self.problems}
-            found = [
-                (self.place(key), key, what) for key, what in find_problems(error, self.tree) if key not in known
-            ]
-            self.problems += found
+            problems = find_problems(error, self.tree)
+            self.problems += [(self.place(key), key, what) for key, what in problems if key not in known]
         if config is None or self.problems:
             raise ConfigError(
                 _describe(self.problems), "correct it; `candlewick config explain KEY` says what a setting takes"
             )
         for text in self.dialect.notes(config):
-            (note or _log.info)(text)
+            note(text)
         return config
 
     def place(self, key: Key) -> str:
@@ -160,7 +165,10 @@ class _Settings:
 
 
 def load_config(
-    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
+    source: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Note = logger.info,
+    dialect: Dialect | None = None,
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
@@ -171,7 +179,10 @@ def load_config(
 
 
 def load_with_origins(
-    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
+    source: str | Path | None,
+    overrides: Sequence[str] = (),
+    note: Note = logger.info,
+    dialect: Dialect | None = None,
 ) -> tuple[RunConfig, dict[str, str]]:
     """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())
@@ -276,7 +287,7 @@ def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
     if isinstance(value, list):
         entries = enumerate(cast(list[object], value))
         return [_resolve(item, (*key, i), folder, report) for i, item in entries]
-    if isinstance(value, str) and is_path(name_of(key)):
+    if isinstance(value, str):
         try:
             return resolve_path(name_of(key), value, folder)
         except ValueError as error:
@@ -304,23 +315,6 @@ def nested(key: Key, value: object) -> Tree:
     for part in reversed(key):
         value = {part: value}
     return cast(Tree, value)
-
-
-def _read_override(text: str, report: Report) -> tuple[Key, object]:
-    """Split `a.b[0]=value`; the empty key if it cannot be used."""
-    name, separator, value = text.partition("=")
-    if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
-        report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
-        return (), None
-    key = tuple(int(part) if part[0].isdigit() else part for part in re.findall(r"\w[\w-]*", name))
-    if len(key) > MAX_DEPTH:
-        report(key, f"nested deeper than {MAX_DEPTH} levels")
-        return (), None
-    try:
-        return key, parse_value(value.strip())
-    except ValueError as error:
-        report(key, str(error))
-        return (), None
 
 
 def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
