@@ -38,8 +38,9 @@ def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tup
 
 def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging by it."""
-    overrides = [*args.override, *source_overrides(args), *extra]
-    config = load_with_origins(args.config, overrides)[0]
+    sources = [absolute(source) for source in getattr(args, "sources", ())]
+    text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
+    config = load_with_origins(args.config, [*args.override, *text, *extra])[0]
     if "log_level" in args:
         setup_logging(args, config)
     return config
@@ -102,12 +103,6 @@ def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str =
     """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
     about = about or "files, folders or stdlib://; default data.train_shards"
     parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
-
-
-def source_overrides(args: argparse.Namespace) -> list[str]:
-    """Return the override that makes the sources of `add_sources` the text to train on; without sources, none."""
-    sources = [absolute(source) for source in getattr(args, "sources", ())]
-    return [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
 
 
 def add_count(

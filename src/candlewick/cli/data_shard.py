@@ -32,7 +32,7 @@ def add_arguments(actions: Any) -> None:
     add("--split", default="train", help="dataset split; default train")
     add("--mode", choices=("smoke", "prod", "split"), help=_MODE)
     add_count(parser, "--take", "documents to write at most")
-    add("--val-ratio", metavar="X", type=_share, help="share of documents held out, by the hash of each")
+    add("--val-ratio", metavar="X", type=float, help="share of documents held out, by the hash of each")
     add_count(parser, "--seed", "seed that selects the held-out documents", default=17, least=0)
     add_count(parser, "--lines-per-shard", "documents per shard", default=200_000)
     add_choice(parser, "--format", ("jsonl", "text"), _FORMAT)
@@ -47,16 +47,6 @@ def add_arguments(actions: Any) -> None:
     about = "download directory, also for HF_HOME; default: beside --train-output"
     add("--cache-root", metavar="DIR", type=Path, help=about)
     add_logging(parser)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _amount(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
     """Return the maximum number of documents and the share to hold out. Raises ConfigError."""
+    if args.val_ratio is not None and not 0.0 <= args.val_ratio < 1.0:
+        raise ConfigError(f"--val-ratio {args.val_ratio} is not a share from 0 to below 1", "give another one")
     if mode == "split" and not args.val_ratio:
         raise ConfigError("--mode split holds out a share", "give --val-ratio X")
     if mode != "smoke":

@@ -87,18 +87,14 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _sampling(args: argparse.Namespace) -> "SampleConfig":
-    from pydantic import ValidationError
-
     from candlewick.config import SampleConfig
 
     names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty")
     values = {name: getattr(args, name) for name in names}
     try:
-        return SampleConfig(top_k=args.top_k or None, stop=tuple(args.stop), **values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        flag = "--" + str(problem["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{flag}: {problem['msg']}", "see `candlewick generate --help`") from None
+        return SampleConfig().replaced(top_k=args.top_k or None, stop=tuple(args.stop), **values)
+    except ConfigError as error:
+        raise ConfigError(f"--{error.problem.replace('_', '-')}", "see `candlewick generate --help`") from None
 
 
 def _write_lines(results: Iterator[dict[str, Any]], output: Path | None) -> None:

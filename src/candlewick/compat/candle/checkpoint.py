@@ -50,7 +50,6 @@ _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of earl
 _RUST_DEFAULTS = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
-_FIX_RECOPY = "copy the checkpoint again, or import an older one"
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +94,10 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
     )
 
 
+def _damaged(problem: str) -> CheckpointError:
+    return CheckpointError(problem, "copy the checkpoint again, or import an older one")
+
+
 def holds_candle(path: Path) -> bool:
     """Return whether a folder is a checkpoint of transformer_candle, or holds some, itself or in `checkpoints`."""
     return _STEP.fullmatch(path.name) is not None or bool(_steps(path))
@@ -110,19 +113,19 @@ def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     try:
         raw: dict[str, Any] = json.loads(path.read_bytes())
         if raw["version"] != 1:
-            raise CheckpointError(f"{path} has version {raw['version']}, transformer_candle wrote 1", _FIX_RECOPY)
+            raise _damaged(f"{path} has version {raw['version']}, transformer_candle wrote 1")
         named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
         entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in named]
         step = int(raw["progress"]["optimizer_step"])
         if not 0 <= step < 10**9:
             raise ValueError(f"optimizer_step {step}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no manifest of transformer_candle: {error!r}", _FIX_RECOPY) from None
+        raise _damaged(f"{path} is no manifest of transformer_candle: {error!r}") from None
     for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing", _FIX_RECOPY)
+            raise _damaged(f"{file} is missing")
         if file.stat().st_size != size or file_sha256(file) != sha256:
-            raise CheckpointError(f"{file} is not what its manifest says: cut short or changed", _FIX_RECOPY)
+            raise _damaged(f"{file} is not what its manifest says: cut short or changed")
     return CandleCheckpoint(folder, _read_tensors(folder), step)
 
 
@@ -140,13 +143,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             f"{path} has no {min(lacking)}: it is no model of transformer_candle", "try `import hf`"
         )
     if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
-        raise CheckpointError(f"{path} holds no matrices where transformer_candle has them", _FIX_RECOPY)
+        raise _damaged(f"{path} holds no matrices where transformer_candle has them")
     expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | shapes.keys()):
         found, wanted = shapes.get(name, "nothing"), expected.get(name, "nothing")
         if found != wanted:
-            raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _FIX_RECOPY)
+            raise _damaged(f"{path}: {name} is {found}, a model of its shape has {wanted}")
     return tensors
 
 
@@ -235,13 +238,11 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
     for raw_name, values in parameters:
         name = _COUNTER.sub("", raw_name)
         if name not in checkpoint.tensors:
-            raise CheckpointError(f"{path} has {raw_name}, which the weights do not have", _FIX_RECOPY)
+            raise _damaged(f"{path} has {raw_name}, which the weights do not have")
         shape = checkpoint.tensors[name].shape
         for kind, flat in values.items():
             if flat.numel() != shape.numel():
-                raise CheckpointError(
-                    f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}", _FIX_RECOPY
-                )
+                raise _damaged(f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}")
             for ours, part in to_native(name, flat.reshape(shape), heads).items():
                 if kind == "master":
                     masters[ours] = part
@@ -250,9 +251,7 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
                     state[f"{ours}.step"] = torch.tensor(float(steps))
     wanted = {ours for name, t in checkpoint.tensors.items() for ours in to_native(name, t, heads)}
     if lacking := sorted(name for name in wanted if any(f"{name}.{m}" not in state for m in _MOMENTS.values())):
-        raise CheckpointError(
-            f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one", _FIX_RECOPY
-        )
+        raise _damaged(f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one")
     return state, masters
 
 
@@ -265,11 +264,11 @@ def read_optimizer(path: Path) -> tuple[int, Iterator[tuple[str, dict[str, Tenso
         with path.open("rb") as file:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", _FIX_RECOPY) from None
+        raise _damaged(f"{path} cannot be read: {error}") from None
     found = _FIELD.search(text)
     digits = re.compile(rb"\d+").match(text, found.end()) if found and found[1] == b"step" else None
     if found is None or digits is None:
-        raise CheckpointError(f"{path} does not begin with the number of updates", _FIX_RECOPY)
+        raise _damaged(f"{path} does not begin with the number of updates")
     return int(digits[0]), _parameters(path, text, digits.end())
 
 
@@ -286,14 +285,14 @@ def _parameters(path: Path, text: mmap.mmap, place: int) -> Iterator[tuple[str, 
         elif text[place : place + 1] == b"[":
             end = text.find(b"]", place)
             if end < 0:
-                raise CheckpointError(f"{path} ends inside of {kind} of {name}: it is cut short", _FIX_RECOPY)
+                raise _damaged(f"{path} ends inside of {kind} of {name}: it is cut short")
             if kind != "shape":
                 values[kind] = _numbers(path, text[place + 1 : end], f"{kind} of {name}")
             place = end
     if name:
         yield name, values
     if text[-64:].rstrip()[-1:] != b"}":
-        raise CheckpointError(f"{path} has no end: it is cut short", _FIX_RECOPY)
+        raise _damaged(f"{path} has no end: it is cut short")
 
 
 def _numbers(path: Path, text: bytes, what: str) -> Tensor:
@@ -303,4 +302,4 @@ def _numbers(path: Path, text: bytes, what: str) -> Tensor:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
         except (DeprecationWarning, RuntimeWarning, ValueError):
             bad = "null, which stands for what is not finite" if b"null" in text else "something else"
-            raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _FIX_RECOPY) from None
+            raise _damaged(f"{path}: {what} holds {bad} among its numbers") from None

@@ -23,9 +23,9 @@ from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
-_MAX_LR: Key = ("scheduler", "max_lr")
-_ROPE_MODE: Key = ("model", "rope_mode")
-_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
+_MAX_LR = ("scheduler", "max_lr")
+_ROPE_MODE = ("model", "rope_mode")
+_ONLY = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
 _RENAMED: dict[Key, Key] = {
     _MAX_LR: ("optimizer", "learning_rate"),
     ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
@@ -70,11 +70,11 @@ class CandleDialect(Dialect):
         """Return the tree of a file with our keys, over transformer_candle's defaults if the file is its."""
         is_candle, self._is_candle = self._is_candle, False  # what extends a file is ours
         if is_candle is None:
-            is_candle = any(_has(tree, key) for key in _ONLY)
+            is_candle = any(name in _section(tree, section) for section, name in _ONLY)
         if is_candle:
             tree = _without_nulls(tree)  # which transformer_candle wrote for everything that was not set
         for old, new in _RENAMED.items():
-            if not _has(tree, old):
+            if old[1] not in _section(tree, str(old[0])):
                 continue
             tree, value = _without(tree, old)
             hint = " (the power of polynomial is scheduler.power)" if old == _MAX_LR else ""
@@ -202,11 +202,6 @@ def _describe_width(model: ModelConfig) -> str:
         f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, "
         "and mlp: silu is transformer_candle's block"
     )
-
-
-def _has(tree: Tree, key: Key) -> bool:
-    around = look_up(tree, key[:-1])
-    return isinstance(around, dict) and key[-1] in around
 
 
 def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
