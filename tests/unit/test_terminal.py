@@ -111,7 +111,7 @@ def test_where_only_warnings_are_shown_there_is_no_progress(level, wanted, monke
     out = io.StringIO()
     monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
     terminal.setup(level)
-    assert terminal.is_wanted() == wanted
+    assert terminal.progress_enabled() == wanted
     with terminal.bytes_progress("tokens") as report:
         report(1, 2)
     assert bool(out.getvalue()) == wanted

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.environment import cache_home
-from candlewick.cli.output import tell
+from candlewick.cli.output import print_note
 from candlewick.terminal import setup
 
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
@@ -33,7 +33,7 @@ def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tup
     from candlewick.cli import candle
     from candlewick.config import load
 
-    return load.load_with_origins(source, overrides, tell, candle.dialect())
+    return load.load_with_origins(source, overrides, print_note, candle.dialect())
 
 
 def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
@@ -55,9 +55,9 @@ def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: 
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """`--verbose` and `--quiet`, the same in every verb that logs; see `setup_logging`."""
     choice = parser.add_mutually_exclusive_group()
-    kind: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
-    choice.add_argument("-v", "--verbose", **kind, const="debug", help="show every message")
-    choice.add_argument("-q", "--quiet", **kind, const="warning", help="show warnings and errors only")
+    options: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
+    choice.add_argument("-v", "--verbose", **options, const="debug", help="show every message")
+    choice.add_argument("-q", "--quiet", **options, const="warning", help="show warnings and errors only")
 
 
 def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -> None:
@@ -109,8 +109,8 @@ def add_count(
     parser: argparse.ArgumentParser, flag: str, help_text: str, *, default: int | None = None, least: int = 1
 ) -> None:
     """Declare a flag for a whole number of at least `least`; the help ends with the default."""
-    shown = "" if default is None else f"; default {default:,}"
-    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=f"{help_text}{shown}")
+    help_text += "" if default is None else f"; default {default:,}"
+    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=help_text)
 
 
 def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], help_text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
 from candlewick.cli.environment import use_hub
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError
 
 _SMOKE_DOCUMENTS = 20_000
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--source and --dataset both say what to read", "give one of them")
     sources = args.source or [f"hf://datasets/{args.dataset or 'HuggingFaceFW/fineweb'}"]
     mode = args.mode or ("prod" if args.source else "smoke")
-    take, share = _amount(args, mode)
+    take, share = _select_documents(args, mode)
     use_hub(token=args.hf_token, home=args.cache_root)
     setup_logging(args)
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     root = args.output or _ROOT
     outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
     result = write_shards(sources, outputs, settings, config, cache=args.cache_root, workers=args.workers)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     state = "up to date" if result["reused"] else "wrote"
     for shards in result["outputs"]:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{state}: {shards['output']}: {documents:,} documents in {count:,} shards, {size:,} bytes")
 
 
-def _amount(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
+def _select_documents(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
     """Return the maximum number of documents and the share to hold out. Raises ConfigError."""
     if args.val_ratio is not None and not 0.0 <= args.val_ratio < 1.0:
         raise ConfigError(f"--val-ratio {args.val_ratio} is not a share from 0 to below 1", "give another one")

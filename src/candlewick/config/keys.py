@@ -21,14 +21,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from candlewick.config import RunConfig
-from candlewick.config.yaml import Key, dotted, shorten
+from candlewick.config.yaml import Key, format_key, shorten
 
 Name = tuple[str, ...]
 
-KINDS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
+DISCRIMINATORS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
 """Sections that are one of several, and the key in them that says which."""
 
-_URIS: set[Name] = {  # paths or addresses
+_URI_KEYS: set[Name] = {  # paths or addresses
     ("runtime", "checkpoint", "init_from"),
     ("data", "train_shards"),
     ("data", "mixture", "shards"),
@@ -88,7 +88,7 @@ def name_of(key: Key) -> Name:
     return name
 
 
-def may_be_null(name: Name) -> bool:
+def is_nullable(name: Name) -> bool:
     """Tell whether null is a value of this key."""
     return NoneType in key_types().get(name, ())
 
@@ -98,13 +98,13 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
 
     Raises ValueError with what is wrong with the path.
     """
-    if Path not in key_types().get(name, ()) and name not in _URIS:
+    if Path not in key_types().get(name, ()) and name not in _URI_KEYS:
         return text
     if not text or "\0" in text:
-        raise ValueError("should be a path, or null" if may_be_null(name) else "should be a path")
+        raise ValueError("should be a path, or null" if is_nullable(name) else "should be a path")
     if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
         raise ValueError("should be true, false or a path")
-    if "://" in text and name in _URIS:
+    if "://" in text and name in _URI_KEYS:
         return text
     if "://" in text:
         raise ValueError("should be a path of this machine, not an address")
@@ -138,7 +138,7 @@ def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tu
     if kind == "missing":
         return key, "is missing", ""
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = (*key, KINDS[key])
+        key = (*key, DISCRIMINATORS[key])
     if kind == "union_tag_not_found":
         return key, "is missing: it says which kind of section this is", ""
     sentence = _SENTENCES.get(kind, detail["msg"].removeprefix("Input "))
@@ -154,8 +154,8 @@ def _is_wrong_key(detail: ErrorDetails) -> bool:
 def _plain_key(detail: ErrorDetails) -> Key:
     """The place of an error without the names of union members in it."""
     key: Key = ()
-    *around, last = [part for part in detail["loc"] if part != "[key]"] or [""]
-    for part in around:
+    *parents, last = [part for part in detail["loc"] if part != "[key]"] or [""]
+    for part in parents:
         if isinstance(part, int) or name_of((*key, part)) in key_types():
             key = (*key, part)
     if isinstance(last, int) or _is_wrong_key(detail) or name_of((*key, last)) in key_types():
@@ -167,36 +167,36 @@ def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
     if name == _EXTENDS:
         return "can stand in a file only"
     if name in key_types():
-        kind = KINDS[name[:-1]]
-        chosen = look_up(tree, (*name[:-1], kind))
-        return f"is a key of another {kind}{'' if chosen is None else f' than {chosen}'}"
-    near = find_nearest(name)
-    return f"unknown key, did you mean {dotted(near[0])}?" if near else "unknown key"
+        kind = DISCRIMINATORS[name[:-1]]
+        value = look_up(tree, (*name[:-1], kind))
+        return f"is a key of another {kind}{'' if value is None else f' than {value}'}"
+    suggestions = find_nearest(name)
+    return f"unknown key, did you mean {format_key(suggestions[0])}?" if suggestions else "unknown key"
 
 
 def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of a few words to choose from the one that it most likely stands for."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
-    near = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
+    suggestions = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
     text = shorten(json.dumps(value, ensure_ascii=False))
     text = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else text
-    return f" (got {text}{f', did you mean {near[0]}?' if near else ''})"
+    return f" (got {text}{f', did you mean {suggestions[0]}?' if suggestions else ''})"
 
 
-def find_nearest(name: Name, most: int = 1) -> list[Name]:
+def find_nearest(name: Name, limit: int = 1) -> list[Name]:
     """Return right keys that a wrong one may stand for, the likeliest first.
 
     That is a typo, a part of a name (`batch_size` of `micro_batch_size`), or a right name in a wrong section.
     """
     last = name[-1][:80].lower().replace("-", "_")
     keys = [key for key in key_types() if key[-1] != "*"]
-    near = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
-    near |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
+    suggestions = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
+    suggestions |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
 
-    def likeness(key: Name) -> float:
+    def similarity(key: Name) -> float:
         return SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
 
-    return sorted(sorted(key for key in keys if key[-1] in near), key=likeness, reverse=True)[:most]
+    return sorted(sorted(key for key in keys if key[-1] in suggestions), key=similarity, reverse=True)[:limit]
 
 
 def look_up(tree: Any, key: Key) -> Any:

@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 from candlewick.config import RunConfig
 from candlewick.config.formats import Format, write_json, write_toml
-from candlewick.config.yaml import Key, dotted, write_yaml
+from candlewick.config.yaml import Key, format_key, write_yaml
 
 Tree = dict[str, Any]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Return every setting by its dotted key; lists are one value."""
-    return {dotted(key): value for key, value in leaves(config.model_dump(mode="json"), ())}
+    return {format_key(key): value for key, value in leaves(config.model_dump(mode="json"), ())}
 
 
 def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
@@ -26,13 +26,13 @@ def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
     A section that the other side does not have (null, say) is one value.
     """
     sides = {"first": first.model_dump(mode="json"), "second": second.model_dump(mode="json")}
-    return {dotted(key): values for key, values in _differences(sides, ())}
+    return {format_key(key): values for key, values in _differences(sides, ())}
 
 
 def _differences(sides: Tree, key: Key) -> Iterator[tuple[Key, Tree]]:
     if len(sides) == 2 and all(isinstance(side, dict) for side in sides.values()):
         for name in dict.fromkeys(name for side in sides.values() for name in side):
-            inner = {which: side[name] for which, side in sides.items() if name in side}
+            inner = {label: side[name] for label, side in sides.items() if name in side}
             yield from _differences(inner, (*key, name))
     elif len(sides) == 1 or sides["first"] != sides["second"]:
         yield key, sides
@@ -47,11 +47,11 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
         yield key, value
 
 
-def dump(config: RunConfig, kind: Format) -> str:
+def dump(config: RunConfig, file_format: Format) -> str:
     """Write every setting. TOML has no null: null is left out where it is the default, else the text "null"."""
-    if kind == "toml":
+    if file_format == "toml":
         return write_toml(_without_nulls(config))
-    return {"yaml": write_yaml, "json": write_json}[kind](config.model_dump(mode="json"))
+    return {"yaml": write_yaml, "json": write_json}[file_format](config.model_dump(mode="json"))
 
 
 def _without_nulls(section: BaseModel) -> Tree:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home, cloud_roots, share_cores, use_hub
+from candlewick.cli.environment import cache_home, cloud_roots, shorten_openmp_spin, use_hub
 from candlewick.errors import MachineError
 
 
@@ -36,10 +36,10 @@ def test_no_home_folder_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
 
 def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    share_cores()
+    shorten_openmp_spin()
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    share_cores()
+    shorten_openmp_spin()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.config.formats import Format, guard, line_of, parse, write_json, write_toml
+from candlewick.config.formats import Format, check_values, line_of, parse, write_json, write_toml
 
 DEEP = 33
 
 
 def problems(text: str, kind: Format) -> list[tuple[int, str]]:
-    return [(problem.line, problem.what) for problem in parse(text, kind).problems]
+    return [(problem.line, problem.message) for problem in parse(text, kind).problems]
 
 
 def test_the_three_formats_say_the_same():
@@ -114,7 +114,7 @@ def test_a_hostile_megabyte_comes_to_an_end(kind, text):
 
 def test_what_cannot_be_held_becomes_null():
     found = []
-    value = guard({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, what: found.append(key))
+    value = check_values({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, _: found.append(key))
     assert value == {"a": None, "b": [1, None, True]}
     assert found == [("x", "a"), ("x", "b", 1)]
 

@@ -9,19 +9,19 @@ from candlewick.config import RunConfig
 from candlewick.config.keys import (
     find_nearest,
     find_problems,
+    is_nullable,
     key_types,
     look_up,
-    may_be_null,
     name_of,
     resolve_path,
 )
-from candlewick.config.yaml import dotted
+from candlewick.config.yaml import format_key
 
 
 def problems(tree: dict) -> dict[str, str]:
     with pytest.raises(ValidationError) as caught:
         RunConfig.model_validate_json(json.dumps(tree))
-    return {dotted(key): what for key, what in find_problems(caught.value, tree)}
+    return {format_key(key): what for key, what in find_problems(caught.value, tree)}
 
 
 def test_the_table_has_sections_leaves_and_every_variant():
@@ -36,10 +36,10 @@ def test_the_table_has_sections_leaves_and_every_variant():
 
 
 def test_what_may_be_null_or_is_a_list_entry():
-    assert may_be_null(("model", "vocab_size"))
-    assert may_be_null(("runtime", "sample"))
-    assert not may_be_null(("model", "hidden_size"))
-    assert not may_be_null(("no", "such", "key"))
+    assert is_nullable(("model", "vocab_size"))
+    assert is_nullable(("runtime", "sample"))
+    assert not is_nullable(("model", "hidden_size"))
+    assert not is_nullable(("no", "such", "key"))
     assert name_of(("data", "train_shards", 3)) == ("data", "train_shards")
     assert name_of(("data", "mixture", 1, "shards", 0)) == ("data", "mixture", "shards")
 

@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 from candlewick.config import RunConfig
 from candlewick.config.formats import parse
 from candlewick.config.load import profiles
-from candlewick.config.schema import default_words, groups, json_schema, references, type_words
+from candlewick.config.schema import describe_default, describe_type, json_schema, references, sections
 
 VALIDATOR = Draft202012Validator(json_schema())
 
@@ -77,7 +77,7 @@ def test_nothing_in_it_is_only_pydantics():
 
 
 def test_every_section_and_kind_is_a_group():
-    found = {(group.name, group.kind) for group in groups()}
+    found = {(group.name, group.kind) for group in sections()}
     assert {("", None), ("optimizer", "algorithm: lion"), ("model.rope_scaling", "rope_type: ntk"),
             ("data.mixture[]", None), ("runtime.evaluation.best", None)} <= found  # fmt: skip
 
@@ -102,12 +102,12 @@ def test_every_section_and_kind_is_a_group():
     ],
 )
 def test_a_setting_is_told_in_words(name, key, words, default):
-    field = next(group for group in groups() if group.name == name).settings[key]
-    assert (type_words(field), default_words(field)) == (words, default)
+    field = next(group for group in sections() if group.name == name).settings[key]
+    assert (describe_type(field), describe_default(field)) == (words, default)
 
 
 def test_sections_are_found_wherever_a_setting_can_hold_them():
-    settings = next(group for group in groups() if group.name == "model").settings
+    settings = next(group for group in sections() if group.name == "model").settings
     assert list(references(settings["rope_scaling"])) == [
         "LinearScaling", "NtkScaling", "YarnScaling", "Llama3Scaling",
     ]  # fmt: skip

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from candlewick.config.formats import parse
 from candlewick.config.yaml import (
-    Parsed,
+    ParseResult,
     Problem,
-    dotted,
+    format_key,
     parse_value,
     read_scalar,
     read_yaml,
@@ -68,7 +68,7 @@ def test_a_document_becomes_a_tree_with_lines():
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
 def test_a_document_may_be_empty(text):
-    parsed = Parsed()
+    parsed = ParseResult()
     assert read_yaml(text, parsed) is None
     assert parsed.problems == []
 
@@ -102,8 +102,8 @@ def test_a_document_may_be_empty(text):
 def test_what_is_refused_is_named_with_its_line(text, line, said):
     problem = parse(text, "yaml").problems[0]
     assert (problem.line, problem.key) == (line, None)
-    assert problem.what.startswith(said)
-    assert len(problem.what) < 200
+    assert problem.message.startswith(said)
+    assert len(problem.message) < 200
 
 
 def test_reading_goes_on_after_a_key_given_twice_or_a_wrong_number():
@@ -203,9 +203,9 @@ def as_text(value):
 
 
 def test_keys_are_written_as_in_overrides():
-    assert dotted(("a", "b", 0, "c")) == "a.b[0].c"
-    assert dotted(()) == ""
-    assert len(dotted(("a" * 1000,))) == 100
+    assert format_key(("a", "b", 0, "c")) == "a.b[0].c"
+    assert format_key(()) == ""
+    assert len(format_key(("a" * 1000,))) == 100
 
 
 def test_long_text_is_cut():
