@@ -9,7 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from candlewick.config.schema import Group, default_words, groups, is_section, json_schema, type_words
+from candlewick.config.schema import (
+    SectionSchema,
+    describe_default,
+    describe_type,
+    is_section,
+    json_schema,
+    sections,
+)
 from candlewick.train.monitor.trackers import METRICS
 
 FOLDER = Path(__file__).parent
@@ -67,10 +74,10 @@ def main() -> int:
 
 def config_page() -> str:
     """Return the whole page about the config tree."""
-    return "\n".join([CONFIG_HEAD.rstrip(), *(line for group in groups() for line in section(group))]) + "\n"
+    return "\n".join([CONFIG_HEAD.rstrip(), *(line for group in sections() for line in section(group))]) + "\n"
 
 
-def section(group: Group) -> Iterator[str]:
+def section(group: SectionSchema) -> Iterator[str]:
     """Yield a section with the table of its settings."""
     if group.name:
         yield f"\n## `{group.name}`" + (f" with `{group.kind}`" if group.kind else "")
@@ -80,7 +87,7 @@ def section(group: Group) -> Iterator[str]:
         yield "\n| key | type | default | meaning |\n|---|---|---|---|"
     for key, field in rows.items():
         meaning = " ".join(field.get("description", "").split())
-        yield f"| `{key}` | {type_words(field)} | {default_words(field)} | {meaning} |"
+        yield f"| `{key}` | {describe_type(field)} | {describe_default(field)} | {meaning} |"
 
 
 def schema_page() -> str:

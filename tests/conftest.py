@@ -18,7 +18,7 @@ from tests.prepared import dataset_folder, open_data
 
 from candlewick.cli.main import main
 from candlewick.config import RunConfig
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 from candlewick.runs.orchestrate import orchestrate
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
@@ -221,7 +221,7 @@ def config_file(tmp_path):
 
     def write(config: RunConfig, name: str = "config.yaml") -> str:
         path = tmp_path / name
-        path.write_text(dump_yaml(config))
+        path.write_text(dump(config, "yaml"))
         return str(path)
 
     return write

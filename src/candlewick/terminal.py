@@ -62,51 +62,51 @@ def add_file(path: Path) -> logging.Handler:
     return handler
 
 
-def is_wanted() -> bool:
+def progress_enabled() -> bool:
     """Tell whether progress is to be shown: not when `setup` lets through nothing but warnings."""
     return all(handler.level <= logging.INFO for handler in logging.getLogger("candlewick").handlers)
 
 
 @contextmanager
-def bytes_progress(what: str) -> Generator[ProgressCallback]:
+def bytes_progress(label: str) -> Generator[ProgressCallback]:
     """Yield a function to call with (bytes done, bytes in all); what it shows goes to standard error."""
     from rich import progress  # noqa: PLC0415  # `--help` sets up a log and needs no bars
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(stderr=True)
-    if is_wanted() and not console.is_terminal:
-        yield _plain(what)
+    if progress_enabled() and not console.is_terminal:
+        yield _print_lines(label)
         return
     columns = (
-        *(progress.TextColumn(what), progress.BarColumn(), progress.DownloadColumn()),
+        *(progress.TextColumn(label), progress.BarColumn(), progress.DownloadColumn()),
         *(progress.TransferSpeedColumn(), progress.TimeRemainingColumn()),
     )
-    with progress.Progress(*columns, console=console, transient=True, disable=not is_wanted()) as bars:
-        task = bars.add_task(what, total=None)
+    with progress.Progress(*columns, console=console, transient=True, disable=not progress_enabled()) as bars:
+        task = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def track(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+def track(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     """Return the items behind a progress bar, which only a terminal shows."""
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(stderr=True)
-    return progress.track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
+    return progress.track(items, label, total, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _plain(what: str) -> ProgressCallback:
-    began = printed = time.monotonic()
+def _print_lines(label: str) -> ProgressCallback:
+    start = last_time = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal printed
+        nonlocal last_time
         now = time.monotonic()
-        if now - printed >= _SECONDS_BETWEEN_LINES:
-            printed = now
-            speed = max(done / (now - began), 1.0)
-            left = (total - done) / speed
+        if now - last_time >= _SECONDS_BETWEEN_LINES:
+            last_time = now
+            speed = max(done / (now - start), 1.0)
+            wait = (total - done) / speed
             sys.stderr.write(
-                f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {left:.0f} s left\n"
+                f"{label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {wait:.0f} s left\n"
             )
 
     return report

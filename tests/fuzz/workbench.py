@@ -33,7 +33,7 @@ from tests.prepared import prepare
 from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
-from candlewick.config.tree import dump_json, dump_toml, to_tree
+from candlewick.config.tree import dump
 from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
@@ -43,7 +43,6 @@ from candlewick.runs.sources import with_datasets
 from candlewick.train.build import build
 from candlewick.train.step import train_step
 
-DUMPS = {".toml": dump_toml, ".json": dump_json}
 SECONDS = 60  # for one configuration, on a slow and busy core
 _MOST = {
     "model": {"hidden_size": 64, "num_layers": 2, "num_attention_heads": 4, "head_dim": 32,
@@ -93,8 +92,9 @@ class Workbench:
 
     def _attempt(self, path: Path) -> str:
         config = load_config(path)
-        again = self.folder / f"again{'.json' if path.suffix == '.json' else '.toml'}"  # YAML takes its time
-        again.write_text(DUMPS[again.suffix](config), encoding="utf-8")
+        kind = "json" if path.suffix == ".json" else "toml"  # YAML takes its time
+        again = self.folder / f"again.{kind}"
+        again.write_text(dump(config, kind), encoding="utf-8")
         if load_config(again) != config:
             raise Defect(f"what it resolves to is another configuration:\n{again.read_text()}")
         config = cap(config)
@@ -189,7 +189,7 @@ def _write_text(folder: Path, data: DataConfig, number: int, bad: bytes) -> None
 
 def cap(config: RunConfig) -> RunConfig:
     """Return a configuration that a slow core trains in milliseconds; see the top."""
-    tree = to_tree(config)
+    tree = config.model_dump(mode="json")
     model, data, runtime = tree["model"], tree["data"], tree["runtime"]
     is_narrower = model["head_dim"] > _MOST["model"]["head_dim"]
     for section, limits in _MOST.items():

@@ -326,7 +326,7 @@ def test_an_added_schedule_is_a_flag_of_orchestrate(monkeypatch):
         build_parser("orchestrate").parse_args(words)
     with halving(monkeypatch):
         args = build_parser("orchestrate").parse_args(words)
-        assert 'scheduler.strategy="halving"' in orchestrate_flags.settings(args)
+        assert 'scheduler.strategy="halving"' in orchestrate_flags.flag_overrides(args)
 
 
 def test_an_added_parameter_needs_an_initial_value_and_a_role(tiny, tmp_path, monkeypatch):

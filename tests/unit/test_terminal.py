@@ -111,7 +111,7 @@ def test_progress_is_hidden_at_warning_level(level, wanted, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
     terminal.setup(level)
-    assert terminal.is_wanted() == wanted
+    assert terminal.progress_enabled() == wanted
     with terminal.bytes_progress("tokens") as report:
         report(1, 2)
     assert bool(out.getvalue()) == wanted

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.environment import cache_home
-from candlewick.cli.output import tell
+from candlewick.cli.output import print_note
 from candlewick.terminal import setup
 
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
@@ -33,13 +33,14 @@ def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tup
     from candlewick.cli import candle
     from candlewick.config import load
 
-    return load.load_with_origins(source, overrides, tell, candle.dialect())
+    return load.load_with_origins(source, overrides, print_note, candle.dialect())
 
 
 def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging by it."""
-    overrides = [*args.override, *source_overrides(args), *extra]
-    config = load_with_origins(args.config, overrides)[0]
+    sources = [absolute(source) for source in getattr(args, "sources", ())]
+    text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
+    config = load_with_origins(args.config, [*args.override, *text, *extra])[0]
     if "log_level" in args:
         setup_logging(args, config)
     return config
@@ -54,9 +55,9 @@ def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: 
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """`--verbose` and `--quiet`, the same in every verb that logs; see `setup_logging`."""
     choice = parser.add_mutually_exclusive_group()
-    kind: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
-    choice.add_argument("-v", "--verbose", **kind, const="debug", help="show every message")
-    choice.add_argument("-q", "--quiet", **kind, const="warning", help="show warnings and errors only")
+    options: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
+    choice.add_argument("-v", "--verbose", **options, const="debug", help="show every message")
+    choice.add_argument("-q", "--quiet", **options, const="warning", help="show warnings and errors only")
 
 
 def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -> None:
@@ -104,18 +105,12 @@ def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str =
     parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
 
 
-def source_overrides(args: argparse.Namespace) -> list[str]:
-    """Return the override that makes the sources of `add_sources` the text to train on; without sources, none."""
-    sources = [absolute(source) for source in getattr(args, "sources", ())]
-    return [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
-
-
 def add_count(
     parser: argparse.ArgumentParser, flag: str, help_text: str, *, default: int | None = None, least: int = 1
 ) -> None:
     """Declare a flag for a whole number of at least `least`; the help ends with the default."""
-    shown = "" if default is None else f"; default {default:,}"
-    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=f"{help_text}{shown}")
+    help_text += "" if default is None else f"; default {default:,}"
+    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=help_text)
 
 
 def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], help_text: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import add_config, add_count, add_output, setup_logging
-from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_settings
-from candlewick.cli.output import tell
+from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_overrides
+from candlewick.cli.output import print_note
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def streaming_overrides(config: str) -> list[str]:
 
     if (streaming := find_streaming_config(Path(config))) is None:
         return []
-    path, given = streaming
-    settings = stream_settings(str(given["dataset"]), given.get("split", "train"), given.get("max_samples"))
-    idle = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in given else ""
-    tell(f"{path} is read: {', '.join(settings)}; a part of that text is held out for validation{idle}")
-    return [*settings, "data.validation_shards=[]"]
+    path, stream = streaming
+    overrides = stream_overrides(str(stream["dataset"]), stream.get("split", "train"), stream.get("max_samples"))
+    note = f"; stream_batch_size changes nothing: {BATCH_NOTE}" if "stream_batch_size" in stream else ""
+    print_note(f"{path} is read: {', '.join(overrides)}; a part of that text is held out for validation{note}")
+    return [*overrides, "data.validation_shards=[]"]
 
 
 def train_tokenizer(args: argparse.Namespace) -> tuple[Any, bool] | None:
@@ -99,6 +99,7 @@ def _import(args: argparse.Namespace) -> "Imported":
         raise ConfigError(
             f"{folder} says nothing of its run", "give --config training.yaml, or --weights-only with --heads N"
         )
-    config = None if source is None else load_config(source, args.override, tell, CandleDialect(is_candle=True))
+    dialect = CandleDialect(is_candle=True)
+    config = None if source is None else load_config(source, args.override, print_note, dialect)
     tokenizer = find_tokenizer(config, folder, args.tokenizer)
     return import_candle(folder, config, tokenizer, args.output, heads=args.heads, weights_only=args.weights_only)

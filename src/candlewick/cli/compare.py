@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from candlewick.cli.arguments import add_reporting, setup_logging
-from candlewick.cli.output import side, wrote_json
+from candlewick.cli.output import emit_json, format_side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,13 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     result = compare_runs(args.first, args.second)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     names = result["runs"]
     _print_row("", names)
     print("\nsettings that differ" if result["settings"] else "\nall settings are the same")
     for key, sides in result["settings"].items():
-        _print_row(key, [side(sides, name) for name in ("first", "second")])
+        _print_row(key, [format_side(sides, name) for name in ("first", "second")])
     print(f"\ntraining loss, mean over {result['smoothed_over_tokens']:,.0f} tokens")
     _print_numbers({f"step {step:,}": values for step, values in result["training_loss"].items()})
     print("\nlast validation, a part of it before the end of a run")

@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the script."""
     from candlewick.cli.main import VERBS, build_parser
     from candlewick.config.profiles import profiles
-    from candlewick.config.schema import groups, is_section
+    from candlewick.config.schema import is_section, sections
 
-    settings = ((g.name, key) for g in groups() for key, f in g.settings.items() if g.name and not is_section(f))
+    settings = ((g.name, key) for g in sections() for key, f in g.settings.items() if g.name and not is_section(f))
     keys = " ".join(sorted(f"{name}.{key}=".replace("[]", "[0]") for name, key in settings))
     names = " ".join(profiles())
     functions = _FUNCTIONS.get(args.shell, "").replace("{keys}", keys).replace("{profiles}", names)

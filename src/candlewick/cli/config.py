@@ -5,7 +5,7 @@ import json
 import sys
 
 from candlewick.cli.arguments import add_action, add_config, add_count, load_config, load_with_origins
-from candlewick.cli.output import print_json, side, wrote_json
+from candlewick.cli.output import emit_json, format_side, print_json
 from candlewick.errors import ConfigError
 
 
@@ -36,17 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from candlewick.config.tree import dump_json, dump_toml, dump_yaml, flatten
+    from candlewick.config.tree import dump, flatten
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
     config, origins = load_with_origins(args.config, args.override)
     if not args.origins:
-        dumps = {"yaml": dump_yaml, "toml": dump_toml, "json": dump_json}
-        sys.stdout.write(dumps[args.format or ("json" if args.json else "yaml")](config))
+        sys.stdout.write(dump(config, args.format or ("json" if args.json else "yaml")))
         return
     values = flatten(config)
-    if wrote_json(args, {key: {"value": value, "origin": origins[key]} for key, value in values.items()}):
+    if emit_json(args, {key: {"value": value, "origin": origins[key]} for key, value in values.items()}):
         return
     width = max(map(len, values))
     for key, value in values.items():
@@ -57,7 +56,7 @@ def _list(args: argparse.Namespace) -> None:
     from candlewick.config.load import profiles, read_profile
 
     heads = {name: read_profile(name).partition("\n")[0].removeprefix("# ") for name in profiles()}
-    if wrote_json(args, heads):
+    if emit_json(args, heads):
         return
     for name, head in heads.items():
         print(f"{name:<16}{head}")
@@ -74,7 +73,7 @@ def _explain(args: argparse.Namespace) -> None:
     from candlewick.runs.report.explain import explain
 
     entries = explain(args.key, *load_with_origins(args.config, args.override))
-    if wrote_json(args, entries):
+    if emit_json(args, entries):
         return
     for entry in entries:
         print(entry["key"] + (f"  (with {entry['kind']})" if entry["kind"] else ""))
@@ -87,10 +86,10 @@ def _diff(args: argparse.Namespace) -> None:
     from candlewick.config.tree import differences
 
     settings = differences(*(load_with_origins(source)[0] for source in (args.first, args.second)))
-    if wrote_json(args, settings):
+    if emit_json(args, settings):
         return
     for key, sides in settings.items():
-        print(f"{key}: {side(sides, 'first')} -> {side(sides, 'second')}")
+        print(f"{key}: {format_side(sides, 'first')} -> {format_side(sides, 'second')}")
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -98,5 +97,5 @@ def _plot(args: argparse.Namespace) -> None:
 
     config = load_config(args)
     points = sample_schedule(config, args.steps)
-    if not wrote_json(args, points):
+    if not emit_json(args, points):
         print(plot_schedule(config, points))

@@ -7,7 +7,7 @@ from typing import Any
 
 from candlewick.cli import data_fetch, data_preprocess, data_shard
 from candlewick.cli.arguments import add_action, add_config, add_count, add_logging, add_sources, load_config
-from candlewick.cli.output import shown, wrote_json
+from candlewick.cli.output import emit_json, escape_for_terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     workers = [f"data.num_workers={args.workers}"] if args.workers else []
     result = prepare_dataset(load_config(args, workers), args.output, args.tokenizer)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     print(f"{'up to date' if result['reused'] else 'wrote'}: {args.output}")
     _print_splits(result["details"])
@@ -49,7 +49,7 @@ def _verify(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import verify_dataset
 
     result = verify_dataset(args.dataset)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     name = f", id {result['id']}" if "id" in result else ""
     print(f"ok: {result['files']} files, {result['bytes']:,} bytes{name}")
@@ -59,24 +59,24 @@ def _inspect(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import inspect_dataset
 
     result = inspect_dataset(args.dataset, args.decode)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     details = result["details"]
     print(f"id          {result['id']}")
     print(f"vocabulary  {details['vocab_size']:,} tokens, tokenizer {str(result['inputs'].get('tokenizer'))[:12]}")
     print(f"validation  held out by: {details['holdout']}")
     print(f"bad UTF-8   {details['bad_utf8']['sequences']:,} sequences")
-    for what, count in details.get("left_out", {}).items():
-        print(f"{what:<12}{count:,} left out")
+    for reason, count in details.get("left_out", {}).items():
+        print(f"{reason:<12}{count:,} left out")
     for example in details["bad_utf8"]["examples"]:
-        print(f"            {shown(example)}")
+        print(f"            {escape_for_terminal(example)}")
     _print_splits(details)
     if "text" in result:
-        sys.stdout.write(f"\n{shown(result['text'])}\n")
+        sys.stdout.write(f"\n{escape_for_terminal(result['text'])}\n")
 
 
 def _print_splits(details: dict[str, Any]) -> None:
     print(f"{'split':<12}{'tokens':>16}{'documents':>14}{'bytes of text':>18}{'bytes/token':>14}")
     for name, counts in details["splits"].items():
-        tokens, documents, size = (counts[what] for what in ("tokens", "documents", "text_bytes"))
+        tokens, documents, size = (counts[key] for key in ("tokens", "documents", "text_bytes"))
         print(f"{name:<12}{tokens:>16,}{documents:>14,}{size:>18,}{size / max(tokens, 1):>14.3f}")

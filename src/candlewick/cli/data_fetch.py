@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.cli.arguments import add_action, add_count, add_logging, setup_logging
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError, DataError
 
 
@@ -27,19 +27,19 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     if args.list:
-        if not wrote_json(args, KNOWN_DATASETS):
+        if not emit_json(args, KNOWN_DATASETS):
             for name, source in KNOWN_DATASETS.items():
                 print(f"{name:<24}{source}")
         return
     if not args.datasets or args.output is None:
         raise ConfigError("there is nothing to fetch, or no place for it", "give DATASET and --output, or --list")
     results = fetch_datasets(args.datasets, args.output, args.workers)
-    if not wrote_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
+    if not emit_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
         for result in results:
             manifest = result.manifest
             state = "failed" if manifest is None else "up to date" if result.reused else "fetched"
-            rest = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
-            print(f"{result.dataset.name:<24}{state:<12}{rest}")
+            summary = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
+            print(f"{result.dataset.name:<24}{state:<12}{summary}")
     if failed := [result for result in results if result.manifest is None]:
         raise DataError(
             f"{len(failed)} of {len(results)} datasets did not come: {failed[0].problem}",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 
 
 def add_arguments(actions: Any) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     options = {"format": args.format, "which": args.which}
     config = DataConfig(documents=args.documents)
     results = preprocess_corpora(args.input, args.output, cleaning, config, **options)
-    if wrote_json(args, results):
+    if emit_json(args, results):
         return
     heads = ("documents", "empty", "lines", "short", "control", "bytes kept")
     columns = ("documents", "empty_documents", "lines", "short_lines", "control_characters", "bytes_after")

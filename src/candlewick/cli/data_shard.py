@@ -6,7 +6,7 @@ from typing import Any
 
 from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
 from candlewick.cli.environment import use_hub
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError
 
 _SMOKE_DOCUMENTS = 20_000
@@ -32,7 +32,7 @@ def add_arguments(actions: Any) -> None:
     add("--split", default="train", help="dataset split; default train")
     add("--mode", choices=("smoke", "prod", "split"), help=_MODE)
     add_count(parser, "--take", "documents to write at most")
-    add("--val-ratio", metavar="X", type=_share, help="share of documents held out, by the hash of each")
+    add("--val-ratio", metavar="X", type=float, help="share of documents held out, by the hash of each")
     add_count(parser, "--seed", "seed that selects the held-out documents", default=17, least=0)
     add_count(parser, "--lines-per-shard", "documents per shard", default=200_000)
     add_choice(parser, "--format", ("jsonl", "text"), _FORMAT)
@@ -49,23 +49,13 @@ def add_arguments(actions: Any) -> None:
     add_logging(parser)
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
-    return value
-
-
 def run(args: argparse.Namespace) -> None:
     """Write the shards and print how many."""
     if args.source and args.dataset:
         raise ConfigError("--source and --dataset both say what to read", "give one of them")
     sources = args.source or [f"hf://datasets/{args.dataset or 'HuggingFaceFW/fineweb'}"]
     mode = args.mode or ("prod" if args.source else "smoke")
-    take, share = _amount(args, mode)
+    take, share = _select_documents(args, mode)
     use_hub(token=args.hf_token, home=args.cache_root)
     setup_logging(args)
 
@@ -79,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     root = args.output or _ROOT
     outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
     result = write_shards(sources, outputs, settings, config, cache=args.cache_root, workers=args.workers)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     state = "up to date" if result["reused"] else "wrote"
     for shards in result["outputs"]:
@@ -87,8 +77,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"{state}: {shards['output']}: {documents:,} documents in {count:,} shards, {size:,} bytes")
 
 
-def _amount(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
+def _select_documents(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
     """Return the maximum number of documents and the share to hold out. Raises ConfigError."""
+    if args.val_ratio is not None and not 0.0 <= args.val_ratio < 1.0:
+        raise ConfigError(f"--val-ratio {args.val_ratio} is not a share from 0 to below 1", "give another one")
     if mode == "split" and not args.val_ratio:
         raise ConfigError("--mode split holds out a share", "give --val-ratio X")
     if mode != "smoke":

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from candlewick.cli.arguments import add_reporting, add_sources, load_run_config
-from candlewick.cli.orchestrate import go
+from candlewick.cli.orchestrate import orchestrate_and_print
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Orchestrate the `demo` profile, then say what to try next."""
     args.config = "demo"
-    go(args, load_run_config(args), args.run_dir)
+    orchestrate_and_print(args, load_run_config(args), args.run_dir)
     if not args.json:
         print(f"\ntry next:\n  candlewick generate {args.run_dir} 'def main('")
         print(f"  candlewick demo YOUR_TEXT.txt --run-dir runs/mine\n  candlewick eval {args.run_dir}")

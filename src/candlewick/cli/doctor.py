@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from candlewick.cli.arguments import add_json
 from candlewick.cli.environment import cache_home
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 from candlewick.errors import MachineError
 
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
     findings = list(examine(cache_home()))
     broken = [finding.name for finding in findings if finding.status == "broken"]
-    if not wrote_json(args, {"ok": not broken, "findings": [asdict(finding) for finding in findings]}):
+    if not emit_json(args, {"ok": not broken, "findings": [asdict(finding) for finding in findings]}):
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             print(f"{finding.status:<6}  {finding.name:<{width}}  {finding.value}")

@@ -12,9 +12,9 @@ def cache_home() -> Path:
     A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says. Raises MachineError
     when there is no home folder either.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(given).is_absolute():
-        return Path(given) / "candlewick"
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(cache).is_absolute():
+        return Path(cache) / "candlewick"
     try:
         return Path.home() / ".cache" / "candlewick"
     except RuntimeError:
@@ -23,7 +23,7 @@ def cache_home() -> Path:
         ) from None
 
 
-def share_cores() -> None:
+def shorten_openmp_spin() -> None:
     """Let threads that wait for each other sleep soon instead of spinning; call it before torch is imported.
 
     GNU OpenMP spins for milliseconds at the end of every parallel loop; on a core that another program wants too,
@@ -46,7 +46,7 @@ def cloud_roots() -> dict[str, Path]:
 
     An HF_HOME that is set counts as HF_CACHE.
     """
-    places = {"RUNS": "/workspace/runs", "CACHE": "/workspace/cache", "TRAIN": "/workspace/datasets/train"}
-    places |= {"TOKENIZER": "/workspace/artifacts/tokenizer", "VAL": "/workspace/datasets/val"}
-    places["HF_CACHE"] = os.environ.get("HF_HOME") or "/workspace/hf_cache"
-    return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or place).absolute() for n, place in places.items()}
+    folders = {"RUNS": "/workspace/runs", "CACHE": "/workspace/cache", "TRAIN": "/workspace/datasets/train"}
+    folders |= {"TOKENIZER": "/workspace/artifacts/tokenizer", "VAL": "/workspace/datasets/val"}
+    folders["HF_CACHE"] = os.environ.get("HF_HOME") or "/workspace/hf_cache"
+    return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or folder).absolute() for n, folder in folders.items()}

@@ -3,7 +3,7 @@
 import argparse
 
 from candlewick.cli.arguments import add_checkpoint, add_count, add_reporting, add_sources, setup_logging
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> None:
     setup_logging(args)
     data = DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home())
     metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_batches=args.max_batches)
-    if not wrote_json(args, metrics):
+    if not emit_json(args, metrics):
         for name, value in metrics.items():
             print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")

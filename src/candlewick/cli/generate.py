@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import add_checkpoint, add_count, add_json
-from candlewick.cli.output import shown, wrote_json
+from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,18 +51,18 @@ def run(args: argparse.Namespace) -> None:
     """Generate and print."""
     from candlewick.runs.generate import TextGenerator, read_prompts
 
-    _check(args)
+    _check_arguments(args)
     is_chat = args.chat is not None
     prompts = [args.chat if is_chat else args.prompt] if args.prompts is None else read_prompts(args.prompts)
-    config = _sampling(args)
+    config = _sample_config(args)
     options = {"draft": args.draft, "draft_tokens": args.draft_tokens, "page_size": args.kv_page_size}
     generator = TextGenerator.load(args.checkpoint, args.device, **options)
-    before = "" if is_chat else args.prompt
+    prefix = "" if is_chat else args.prompt
     if args.prompts is None and args.samples == 1 and not args.json:
         for piece in generator.stream(prompts[0], config, args.seed, is_chat=is_chat):
-            sys.stdout.write(before + shown(piece))
+            sys.stdout.write(prefix + escape_for_terminal(piece))
             sys.stdout.flush()
-            before = ""
+            prefix = ""
         sys.stdout.write("\n")
         return
     seeds = range(args.seed, args.seed + args.samples)
@@ -71,12 +71,12 @@ def run(args: argparse.Namespace) -> None:
         _write_lines(texts, args.output)
         return
     results = list(texts)
-    if not wrote_json(args, results[0] if args.samples == 1 else results):
+    if not emit_json(args, results[0] if args.samples == 1 else results):
         for result in results:
-            sys.stdout.write(f"--- seed {result['seed']}\n{before}{shown(result['text'])}\n")
+            sys.stdout.write(f"--- seed {result['seed']}\n{prefix}{escape_for_terminal(result['text'])}\n")
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     """Raise ConfigError for arguments that conflict."""
     if sum(value is not None for value in (args.prompt or None, args.chat, args.prompts)) > 1:
         raise ConfigError("a prompt, --chat and --prompts exclude each other", "give one of them")
@@ -86,19 +86,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--logprobs are part of the JSON output", "add --json")
 
 
-def _sampling(args: argparse.Namespace) -> "SampleConfig":
-    from pydantic import ValidationError
-
+def _sample_config(args: argparse.Namespace) -> "SampleConfig":
     from candlewick.config import SampleConfig
 
     names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty")
     values = {name: getattr(args, name) for name in names}
     try:
-        return SampleConfig(top_k=args.top_k or None, stop=tuple(args.stop), **values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        flag = "--" + str(problem["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{flag}: {problem['msg']}", "see `candlewick generate --help`") from None
+        return SampleConfig().replaced(top_k=args.top_k or None, stop=tuple(args.stop), **values)
+    except ConfigError as error:
+        raise ConfigError(f"--{error.problem.replace('_', '-')}", "see `candlewick generate --help`") from None
 
 
 def _write_lines(results: Iterator[dict[str, Any]], output: Path | None) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import add_output, add_reporting, setup_logging
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 
 if TYPE_CHECKING:
     from candlewick.runs.import_hf import Imported
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     result: Imported = args.kind_run(args)
     model, names = result.model, ("output", "step", "parameters", "vocab_size")
     values = {name: getattr(result, name) for name in names}
-    if wrote_json(args, {**values, "model": model.model_dump(mode="json")}):
+    if emit_json(args, {**values, "model": model.model_dump(mode="json")}):
         return
     print(f"wrote: {result.output}")
     shape = f"{model.num_layers} layers of {model.hidden_size}, {model.num_attention_heads} heads"

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from candlewick import __version__
 from candlewick.cli import candle
-from candlewick.cli.environment import share_cores
+from candlewick.cli.environment import shorten_openmp_spin
 from candlewick.errors import CandlewickError
 
 VERBS = {
@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def build_parser(*chosen: str | None) -> argparse.ArgumentParser:
+def build_parser(*loaded_verbs: str | None) -> argparse.ArgumentParser:
     """Return the parser of the command line, with the arguments of some verbs."""
     parser = _Parser(
         prog="candlewick",
@@ -69,7 +69,7 @@ def build_parser(*chosen: str | None) -> argparse.ArgumentParser:
     for name, help_text in VERBS.items():
         sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         sub.add_argument("--version", action="version", version=f"candlewick {__version__}")
-        if name in chosen:
+        if name in loaded_verbs:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")
             module.add_arguments(sub)
             if hasattr(module, "run"):
@@ -82,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f"did you mean `{near[0]}`?" if near else "see `candlewick --help`"
+        matches = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean `{matches[0]}`?" if matches else "see `candlewick --help`"
         sys.stderr.write(f"error: there is no verb {verb!r} (fix: {hint})\n")
         return 2
-    share_cores()
+    shorten_openmp_spin()
     try:
         args = build_parser(verb).parse_args(words)
         args.run(args)

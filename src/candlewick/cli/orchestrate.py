@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from candlewick.cli.arguments import add_config, add_reporting, load_run_config
 from candlewick.cli.environment import cloud_roots, use_hub
-from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_settings, check, settings
-from candlewick.cli.output import shown, wrote_json
+from candlewick.cli.orchestrate_flags import PROFILES, add_flags, batch_overrides, check_flags, flag_overrides
+from candlewick.cli.output import emit_json, escape_for_terminal
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
-    check(args)
+    check_flags(args)
     args.config = args.config or PROFILES[args.profile or "full"]
     name = args.experiment or Path(args.config).stem
     roots = cloud_roots() if args.mode == "cloud" else {}
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.runs.resolve import Request
     from candlewick.runs.sharding import Sharding
 
-    given = settings(args)
-    given += batch_settings(args, load_config(args.config, [*args.override, *given], lambda _: None))
-    config = load_run_config(args, given, roots.get("CACHE"))
+    overrides = flag_overrides(args)
+    overrides += batch_overrides(args, load_config(args.config, [*args.override, *overrides], lambda _: None))
+    config = load_run_config(args, overrides, roots.get("CACHE"))
     sharding = None
     if roots and not args.stream:
         existing = "reuse" if args.reuse_shards else "remake" if args.force_reshard else "refuse"
@@ -59,18 +59,20 @@ def run(args: argparse.Namespace) -> None:
         sharding=sharding,
         prepare_only=bool(roots),
     )
-    go(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, request)
+    orchestrate_and_print(args, config, args.run_dir or roots.get("RUNS", Path("runs")) / name, request)
 
 
-def go(args: argparse.Namespace, config: "RunConfig", run_dir: Path, request: "Request | None" = None) -> None:
+def orchestrate_and_print(
+    args: argparse.Namespace, config: "RunConfig", run_dir: Path, request: "Request | None" = None
+) -> None:
     """Run the whole path or prepare a run, and print what the model writes or how to train it."""
     from candlewick.runs.orchestrate import orchestrate
 
-    say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    result = orchestrate(config, run_dir, say, request)
-    if wrote_json(args, result):
+    print_line = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
+    result = orchestrate(config, run_dir, print_line, request)
+    if emit_json(args, result):
         return
     for sample in result.get("samples", ()):
-        print(f"\nthe model writes:\n{shown(sample['prompt'] + sample['text'])}")
+        print(f"\nthe model writes:\n{escape_for_terminal(sample['prompt'] + sample['text'])}")
     if "command" in result:
         print(f"next: {shlex.join(result['command'])}")

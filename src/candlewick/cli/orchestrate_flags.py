@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import absolute, whole_number
-from candlewick.cli.output import tell
+from candlewick.cli.output import print_note
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ _SEED_NOTE = "training a tokenizer counts pairs, in whatever order they come"
 
 _COUNT: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
 _NAME = {"metavar": "NAME"}
-_YES: dict[str, Any] = {"action": "store_const", "const": True}
+_SWITCH: dict[str, Any] = {"action": "store_const", "const": True}
 _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its setting, or (kind of value, help)
     "text": {
         "--input": "data.train_shards",
         "--validation": "data.validation_shards",
-        "--stream": (_YES, "train on a dataset of the Hub as it comes, without its text on the disk"),
+        "--stream": (_SWITCH, "train on a dataset of the Hub as it comes, without its text on the disk"),
         "--dataset": (_NAME, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {_DATASET}"),
         "--split": (_NAME, "of that dataset; default train"),
         "--max-samples": (_COUNT, "documents of it to read at most"),
@@ -39,8 +39,8 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
     },
     "tokenizer": {
         "--tokenizer-json": "tokenizer.tokenizer_json",
-        "--skip-tokenizer": (_YES, "train no tokenizer: one must be given or be there"),
-        "--force-retrain-tokenizer": (_YES, "train it anew, even if it is there"),
+        "--skip-tokenizer": (_SWITCH, "train no tokenizer: one must be given or be there"),
+        "--force-retrain-tokenizer": (_SWITCH, "train it anew, even if it is there"),
         "--vocab-size": "tokenizer.vocab_size",
         "--tokenizer-max-lines": "tokenizer.max_train_lines",
         "--tokenizer-seed": ({**_COUNT, "type": whole_number(0)}, f"changes nothing: {_SEED_NOTE}"),
@@ -72,20 +72,20 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
     "the run, in runs/, or with --mode cloud below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": {
         "--profile": ({"choices": tuple(PROFILES)}, "without --config: full (default), or the small local"),
         "--run-dir": ({"type": Path, "metavar": "DIR"}, "its folder; default: by its --experiment"),
-        "--resume": (_YES, "there has to be a checkpoint to go on with; without this there may be one"),
+        "--resume": (_SWITCH, "there has to be a checkpoint to go on with; without this there may be one"),
         "--mode": ({"choices": ("local", "cloud")}, "cloud: all but the training, in shared folders"),
         "--experiment": (_NAME, "name of the run and of its folders; default: that of the configuration"),
         "--train-shard-lines": (_COUNT, "documents per shard of training text; default 1,000,000"),
         "--validation-shard-lines": (_COUNT, "the same of --validation; default: as many"),
-        "--reuse-shards": (_YES, "take the shards that are there, after a check of their hashes"),
-        "--force-reshard": (_YES, "make them anew"),
+        "--reuse-shards": (_SWITCH, "take the shards that are there, after a check of their hashes"),
+        "--force-reshard": (_SWITCH, "make them anew"),
     },
 }
 _SETTINGS = {flag: key for rows in _TABLE.values() for flag, key in rows.items() if isinstance(key, str)}
-_ALSO = {"--seq-len": "data.sequence_length=null", "--shuffle-buffer": "data.order=window"}
-_OF_A_STREAM = ("--dataset", "--split", "--max-samples", "--stream-batch-size")
-_OF_SHARDS = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
-_CONTRADICTING = (
+_IMPLIED = {"--seq-len": ["data.sequence_length=null"], "--shuffle-buffer": ["data.order=window"]}
+_STREAM_FLAGS = ("--dataset", "--split", "--max-samples", "--stream-batch-size")
+_SHARD_FLAGS = ("--train-shard-lines", "--validation-shard-lines", "--reuse-shards", "--force-reshard")
+_CONFLICTS = (
     ("--config", "--profile"),
     ("--stream", "--input"),
     ("--reuse-shards", "--force-reshard"),
@@ -96,28 +96,28 @@ _CONTRADICTING = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare all of them; those that are settings are kept under the name of the setting."""
-    from candlewick.config.schema import groups
+    from candlewick.config.schema import sections
 
     # --learning-rate and --weight-decay are settings of every optimizer; the profiles have AdamW
-    sections = [group for group in groups() if group.kind in (None, "algorithm: adam_w")]
-    schemas = {f"{group.name}.{key}": field for group in sections for key, field in group.settings.items()}
+    chosen = [section for section in sections() if section.kind in (None, "algorithm: adam_w")]
+    schemas = {f"{section.name}.{key}": field for section in chosen for key, field in section.settings.items()}
     for title, rows in _TABLE.items():
         group = parser.add_argument_group(title)
         for flag, row in rows.items():
             if isinstance(row, str):
                 about = f"{row}: {schemas[row]['description']}".replace("%", "%%")
-                group.add_argument(flag, dest=row, help=about, **_kind(schemas[row]))
+                group.add_argument(flag, dest=row, help=about, **_argument_type(schemas[row]))
             else:
                 group.add_argument(flag, help=row[1], **row[0])
 
 
-def _kind(field: dict[str, Any]) -> dict[str, Any]:
+def _argument_type(field: dict[str, Any]) -> dict[str, Any]:
     """Return how argparse reads a setting with this schema; of alternatives the first counts, null is none."""
     field = field.get("anyOf", [field])[0]
     if "enum" in field:
         return {"choices": field["enum"], "type": lambda word: word.replace("-", "_")}
     if field["type"] == "boolean":
-        return _YES
+        return _SWITCH
     if field["type"] == "integer":
         return {"type": whole_number(field["minimum"]), "metavar": "N"}
     if field["type"] == "number":
@@ -126,27 +126,28 @@ def _kind(field: dict[str, Any]) -> dict[str, Any]:
     return {**path, "action": "append"} if field["type"] == "array" else path
 
 
-def stream_settings(dataset: str, split: str, max_samples: int | None) -> list[str]:
+def stream_overrides(dataset: str, split: str, max_samples: int | None) -> list[str]:
     """Return the overrides that make a run read a dataset of the Hub as its text."""
     uri = dataset if dataset.startswith("hf://") else f"hf://datasets/{dataset}"
     values = {"data.train_shards": [uri], "data.hub_split": split, "data.max_documents": max_samples}
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
-def settings(args: argparse.Namespace) -> list[str]:
+def flag_overrides(args: argparse.Namespace) -> list[str]:
     """Return the overrides that the flags stand for, but for --batch-size and --grad-accum."""
     stream = args.dataset or _DATASET, args.split or "train", args.max_samples
-    overrides = stream_settings(*stream) if args.stream else []
-    is_own = getattr(args, "data.train_shards") and args.profile == "local"  # which is about source code without
-    if is_own and not any(given.startswith("data.documents=") for given in args.override):
+    overrides = stream_overrides(*stream) if args.stream else []
+    # without --input, the profile `local` reads source code, a file as one document
+    is_local_text = getattr(args, "data.train_shards") and args.profile == "local"
+    if is_local_text and not any(override.startswith("data.documents=") for override in args.override):
         overrides += ["data.documents=line"]  # as transformer_candle read text, and as profile full does
     for flag, key in _SETTINGS.items():
         if (value := getattr(args, key)) is not None:
-            overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *filter(None, [_ALSO.get(flag)])]
+            overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *_IMPLIED.get(flag, ())]
     return overrides
 
 
-def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
+def batch_overrides(args: argparse.Namespace, config: "RunConfig") -> list[str]:
     """Return the overrides of --batch-size and --grad-accum; what is not given is as in `config`."""
     if args.batch_size is None and args.grad_accum is None:
         return []
@@ -159,24 +160,24 @@ def batch_settings(args: argparse.Namespace, config: "RunConfig") -> list[str]:
     return [f"data.global_batch_size={rows}", f"data.micro_batch_size={rows // passes}"]
 
 
-def check(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Raise ConfigError for flags that contradict each other; tell of those that change nothing."""
 
     def is_given(flag: str) -> bool:
         return getattr(args, _SETTINGS.get(flag, flag[2:].replace("-", "_"))) is not None
 
-    for first, second in _CONTRADICTING:
+    for first, second in _CONFLICTS:
         if is_given(first) and is_given(second):
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
-    if not args.stream and (flag := next(filter(is_given, _OF_A_STREAM), None)):
+    if not args.stream and (flag := next(filter(is_given, _STREAM_FLAGS), None)):
         raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
-    idle = {"--stream-batch-size": BATCH_NOTE, "--tokenizer-seed": _SEED_NOTE}
+    unused = {"--stream-batch-size": BATCH_NOTE, "--tokenizer-seed": _SEED_NOTE}
     if is_given("--tokenizer-json"):
-        idle |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")
+        unused |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")
     if args.stream or args.mode != "cloud":
-        idle |= dict.fromkeys(_OF_SHARDS, "text becomes shards with --mode cloud, and without --stream")
+        unused |= dict.fromkeys(_SHARD_FLAGS, "text becomes shards with --mode cloud, and without --stream")
     elif not is_given("--validation"):
-        idle["--validation-shard-lines"] = "what is held out without --validation has shards as long as the others"
-    for flag, reason in idle.items():
+        unused["--validation-shard-lines"] = "without --validation it is --train-shard-lines"
+    for flag, reason in unused.items():
         if is_given(flag):
-            tell(f"{flag} changes nothing: {reason}")
+            print_note(f"{flag} changes nothing: {reason}")

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from candlewick.terminal import printable
 
 
-def tell(note: str) -> None:
+def print_note(note: str) -> None:
     """Print how an ambiguous input was read."""
     sys.stderr.write(f"note: {note}\n")
 
 
-def shown(text: str) -> str:
+def escape_for_terminal(text: str) -> str:
     """Return text without terminal commands if it goes to a terminal; for a file as it is."""
     return printable(text) if sys.stdout.isatty() else text
 
 
-def side(sides: Mapping[str, object], name: str) -> str:
+def format_side(sides: Mapping[str, object], name: str) -> str:
     """Return the value of a setting in one of two configurations (`config.tree.differences`), as JSON."""
     return json.dumps(sides[name], ensure_ascii=False) if name in sides else "(no such setting)"
 
@@ -28,7 +28,7 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def wrote_json(args: argparse.Namespace, result: object) -> bool:
+def emit_json(args: argparse.Namespace, result: object) -> bool:
     """Write the result as JSON if `--json` asks for it; return whether it did."""
     if args.json:
         print_json(result)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from candlewick.cli.arguments import add_config, add_count, add_output, add_reporting, load_run_config
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.runs.report.profile import profile_run
 
     result = profile_run(load_run_config(args), args.output, steps=args.steps)
-    if wrote_json(args, result):
+    if emit_json(args, result):
         return
     print(f"a step takes {1e3 * result['step_seconds']:,.1f} ms (mean of {result['steps']})\n")
     for part in result["parts"]:

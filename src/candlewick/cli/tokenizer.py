@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import add_action, add_config, add_logging, add_output, add_sources, load_config
-from candlewick.cli.output import shown, wrote_json
+from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def _train(args: argparse.Namespace) -> None:
 
     manifest, reused = candle.train_tokenizer(args) or train_tokenizer(_configure_training(args), args.output)
     details = manifest.details
-    made = {"id": manifest.id, "details": details, "config": manifest.config}
-    if wrote_json(args, {"output": args.output, "reused": reused, **made}):
+    summary = {"id": manifest.id, "details": details, "config": manifest.config}
+    if emit_json(args, {"output": args.output, "reused": reused, **summary}):
         return
     print(f"{'up to date' if reused else 'wrote'}: {args.output}")
     print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")
@@ -74,7 +74,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
     source = args.tokenizer or candle.open_tokenizer(args.config)
     result = inspect_tokenizer(source or load_config(args).tokenizer, args.text)
-    if not wrote_json(args, result):
+    if not emit_json(args, result):
         _print_flat(result)
 
 
@@ -91,7 +91,7 @@ def _encode(args: argparse.Namespace) -> None:
 
     text = decode_utf8(sys.stdin.buffer.read(), "standard input") if args.text == "-" else args.text
     result = encode_text(args.tokenizer, text)
-    if not wrote_json(args, result):
+    if not emit_json(args, result):
         print(*result["ids"])
 
 
@@ -99,5 +99,5 @@ def _decode(args: argparse.Namespace) -> None:
     from candlewick.runs.report.tokenizer import decode_ids
 
     result = decode_ids(args.tokenizer, args.ids)
-    if not wrote_json(args, result):
-        print(shown(result["text"]))
+    if not emit_json(args, result):
+        print(escape_for_terminal(result["text"]))

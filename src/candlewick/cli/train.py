@@ -6,7 +6,7 @@ from pathlib import Path
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import absolute, add_config, add_reporting, load_run_config
-from candlewick.cli.output import wrote_json
+from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.runs.train import run_training
 
     result = run_training(config, run_dir, resume=args.resume)
-    if not wrote_json(args, result):
+    if not emit_json(args, result):
         loss, bits = result["metrics"]["eval/loss"], result["metrics"]["eval/bits_per_byte"]
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
-from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, parse_yaml, shorten
+from candlewick.config.yaml import MAX_DEPTH, Key, ParseResult, read_yaml, shorten
 
 Format = Literal["yaml", "toml", "json"]
-Report = Callable[[Key, str], None]
+ProblemCallback = Callable[[Key, str], None]
 
 MAX_BYTES = 1 << 20
 SUFFIXES: dict[str, Format] = {
@@ -26,19 +26,21 @@ SUFFIXES: dict[str, Format] = {
     ".json": "json",
 }
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++')
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _TOML_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")
 _TOML_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _TOML_LINE = re.compile(r" \(at line ([0-9]+), column [0-9]+\)| \(at end of document\)")
 
 
-def parse(text: str, kind: Format) -> Parsed:
+def parse(text: str, file_format: Format) -> ParseResult:
     """Read a configuration. Never raises: problems are in the result."""
-    parsed = {"yaml": parse_yaml, "toml": _parse_toml, "json": _parse_json}[kind](text)
-    tree = guard(parsed.tree, (), lambda key, what: parsed.fail(line_of(parsed.lines, key), key, what))
-    parsed.tree = cast("dict[str, Any]", tree)
+    parsed = ParseResult()
+    tree = {"yaml": read_yaml, "toml": _read_toml, "json": _read_json}[file_format](text, parsed)
+    if isinstance(tree, dict):
+        tree = check_values(tree, (), lambda key, message: parsed.report(line_of(parsed.lines, key), key, message))
+        parsed.tree = cast("dict[str, Any]", tree)
     if not parsed.tree and not parsed.problems:
-        parsed.fail(1, None, "holds no settings")
+        parsed.report(1, None, "should hold keys with values" if tree else "holds no settings")
     return parsed
 
 
@@ -47,101 +49,100 @@ def line_of(lines: dict[Key, int], key: Key) -> int:
     return next((lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in lines), 1)
 
 
-def guard(value: object, key: Key, report: Report) -> object:
+def check_values(value: object, key: Key, report: ProblemCallback) -> object:
     """Return the value with null in place of everything that a configuration cannot hold, which is reported."""
     if len(key) > MAX_DEPTH:
         report(key, f"nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, dict):
         section = cast("dict[str, object]", value)
-        return {name: guard(item, (*key, name), report) for name, item in section.items()}
+        return {name: check_values(item, (*key, name), report) for name, item in section.items()}
     elif isinstance(value, list):
-        return [guard(item, (*key, i), report) for i, item in enumerate(cast("list[object]", value))]
+        return [check_values(item, (*key, i), report) for i, item in enumerate(cast("list[object]", value))]
     elif isinstance(value, datetime.date | datetime.time):
         report(key, f"is a date or time, write it as text: '{value}'")
     elif isinstance(value, float) and not math.isfinite(value):
         report(key, "is not a finite number")
     elif isinstance(value, int) and abs(value) >= 1 << 63:
         report(key, "is too large a number")
-    elif isinstance(value, str) and _HALF_PAIR.search(value):
+    elif isinstance(value, str) and _LONE_SURROGATE.search(value):
         report(key, "has half a surrogate pair in its text")
     else:
         return value
     return None
 
 
-def _parse_json(text: str) -> Parsed:
-    parsed = Parsed()
+def _read_json(text: str, parsed: ParseResult) -> object:
     try:
         # a number of more than 25 digits is refused later whatever its rest is, and Python would not read 5,000
         tree: object = json.loads(text, parse_int=lambda digits: int(digits[:25]))
     except json.JSONDecodeError as error:
-        parsed.fail(error.lineno, None, f"not valid JSON: {error.msg}")
+        parsed.report(error.lineno, None, f"not valid JSON: {error.msg}")
     except RecursionError:
-        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+        parsed.report(1, None, f"nested deeper than {MAX_DEPTH} levels")
     else:
-        parsed.hold(tree)
-        if parsed.tree:
-            _scan_json(text, parsed)
-    return parsed
+        if isinstance(tree, dict):
+            _find_json_lines(text, parsed)
+        return tree
+    return None
 
 
-def _scan_json(text: str, parsed: Parsed) -> None:
+def _find_json_lines(text: str, parsed: ParseResult) -> None:
     """Find the line of each key, and keys given twice, in text that is valid JSON."""
     path: list[str | int] = []  # one part for each open mapping or list
-    line, seen, wants_key = 1, 0, False
+    line, scanned, expects_key = 1, 0, False
     for match in _JSON_TOKEN.finditer(text):
         token = match[0]
-        line += text.count("\n", seen, match.start())
-        seen = match.start()
+        line += text.count("\n", scanned, match.start())
+        scanned = match.start()
         if token in "{[":
             path.append("" if token == "{" else 0)
-            wants_key = token == "{"
+            expects_key = token == "{"
         elif token in "}]":
             path.pop()
-            wants_key = False
-        elif token == "," and isinstance(last := path[-1], int):
-            path[-1] = last + 1
+            expects_key = False
+        elif token == "," and isinstance(index := path[-1], int):
+            path[-1] = index + 1
         elif token == ",":
-            wants_key = True
-        elif wants_key and token != ":":
+            expects_key = True
+        elif expects_key and token != ":":
             path[-1] = cast(str, json.loads(token))
-            wants_key = False
+            expects_key = False
             key = tuple(path)
             if key in parsed.lines:
-                parsed.fail(line, key, f"given twice, first in line {parsed.lines[key]}")
+                parsed.report(line, key, f"given twice, first in line {parsed.lines[key]}")
             parsed.lines.setdefault(key, line)
 
 
-def _parse_toml(text: str) -> Parsed:
-    parsed = Parsed()
+def _read_toml(text: str, parsed: ParseResult) -> object:
+    tree: object = None
     lines = text.splitlines()
     # the reader's time grows with the square of the parts of a dotted key
     if sum(line.count(".") ** 2 for line in lines) > 1_000_000:
-        parsed.fail(1, None, "has too many dots in its keys")
-        return parsed
+        parsed.report(1, None, "has too many dots in its keys")
+        return tree
     try:
-        parsed.tree = tomllib.loads(text)
+        tree = tomllib.loads(text)
     except RecursionError:
-        parsed.fail(1, None, f"nested deeper than {MAX_DEPTH} levels")
+        parsed.report(1, None, f"nested deeper than {MAX_DEPTH} levels")
     except ValueError as error:
         match = _TOML_LINE.search(str(error))
         line = int(match[1]) if match and match[1] else len(lines) if match else 1
-        parsed.fail(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
+        parsed.report(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
     section: Key = ()
     tables: Counter[Key] = Counter()  # of each list of tables, how many there were
     for number, line in enumerate(lines, start=1):
         if header := _TOML_HEADER.match(line[:500]):
-            section = _toml_parts(header[2])
+            section = _split_toml_key(header[2])
             if header[1]:
                 tables[section] += 1
                 section = (*section, tables[section] - 1)
             parsed.lines.setdefault(section, number)
         elif assignment := _TOML_KEY.match(line[:500]):
-            parsed.lines.setdefault((*section, *_toml_parts(assignment[1])), number)
-    return parsed
+            parsed.lines.setdefault((*section, *_split_toml_key(assignment[1])), number)
+    return tree
 
 
-def _toml_parts(dotted: str) -> tuple[str, ...]:
+def _split_toml_key(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip(" \t\"'") for part in dotted.split("."))
 
 

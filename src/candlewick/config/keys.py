@@ -15,20 +15,20 @@ from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from candlewick.config import RunConfig
-from candlewick.config.yaml import Key, dotted, shorten
+from candlewick.config.yaml import Key, format_key, shorten
 
 Name = tuple[str, ...]
 
-KINDS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
+DISCRIMINATORS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
 """Sections that are one of several, and the key in them that says which."""
 
-_URIS: set[Name] = {  # paths or addresses
+_URI_KEYS: set[Name] = {  # paths or addresses
     ("runtime", "checkpoint", "init_from"),
     ("data", "train_shards"),
     ("data", "mixture", "shards"),
@@ -60,28 +60,23 @@ def key_types() -> Mapping[Name, frozenset[object]]:
 
 
 def _walk(annotation: object, name: Name) -> Iterator[tuple[Name, object]]:
-    """Yield the types that an annotation names for `name` and for every key below it."""
-    for member in _members(annotation):
-        if get_origin(member) is dict:
-            yield name, dict
-            names, values = get_args(member)
-            for entry in get_args(names) if get_origin(names) is Literal else ("*",):
-                yield from _walk(values, (*name, entry))
-            continue
-        yield name, member
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for key, info in member.model_fields.items():
+    """Yield (key, type) for each type that a value, or an entry of a list, may have: at `name` and below it."""
+    kind, arguments = get_origin(annotation), get_args(annotation)
+    if kind is dict:
+        yield name, dict
+        names, values = arguments
+        for entry in get_args(names) if get_origin(names) is Literal else ("*",):
+            yield from _walk(values, (*name, entry))
+    elif kind is Annotated:
+        yield from _walk(arguments[0], name)
+    elif arguments:
+        for argument in arguments:
+            yield from _walk(argument, name)
+    elif annotation is not ...:
+        yield name, annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for key, info in annotation.model_fields.items():
                 yield from _walk(info.annotation, (*name, key))
-
-
-def _members(annotation: object) -> Iterator[object]:
-    """Yield the plain types in an annotation: of a union, each; of a list, those of its entries."""
-    arguments = [argument for argument in get_args(annotation) if argument is not ...]
-    if not arguments or get_origin(annotation) is dict:
-        yield annotation
-        return
-    for argument in arguments[:1] if get_origin(annotation) is Annotated else arguments:
-        yield from _members(argument)
 
 
 def name_of(key: Key) -> Name:
@@ -93,23 +88,23 @@ def name_of(key: Key) -> Name:
     return name
 
 
-def may_be_null(name: Name) -> bool:
+def is_nullable(name: Name) -> bool:
     """Tell whether null is a value of this key."""
     return NoneType in key_types().get(name, ())
 
 
-def is_path(name: Name) -> bool:
-    """Tell whether text under this key is a path, which may be relative."""
-    return Path in key_types().get(name, ()) or name in _URIS
-
-
 def resolve_path(name: Name, text: str, folder: Path) -> str:
-    """Make a path or URI absolute, relative to `folder`; expand `~`. Raises ValueError with what is wrong."""
+    """Return the text of a setting; a path is made absolute, relative to `folder`, and its `~` expanded.
+
+    Raises ValueError with what is wrong with the path.
+    """
+    if Path not in key_types().get(name, ()) and name not in _URI_KEYS:
+        return text
     if not text or "\0" in text:
-        raise ValueError("should be a path, or null" if may_be_null(name) else "should be a path")
+        raise ValueError("should be a path, or null" if is_nullable(name) else "should be a path")
     if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
         raise ValueError("should be true, false or a path")
-    if "://" in text and name in _URIS:
+    if "://" in text and name in _URI_KEYS:
         return text
     if "://" in text:
         raise ValueError("should be a path of this machine, not an address")
@@ -143,7 +138,7 @@ def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tu
     if kind == "missing":
         return key, "is missing", ""
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        key = (*key, KINDS[key])
+        key = (*key, DISCRIMINATORS[key])
     if kind == "union_tag_not_found":
         return key, "is missing: it says which kind of section this is", ""
     sentence = _SENTENCES.get(kind, detail["msg"].removeprefix("Input "))
@@ -159,8 +154,8 @@ def _is_wrong_key(detail: ErrorDetails) -> bool:
 def _plain_key(detail: ErrorDetails) -> Key:
     """The place of an error without the names of union members in it."""
     key: Key = ()
-    *around, last = [part for part in detail["loc"] if part != "[key]"] or [""]
-    for part in around:
+    *parents, last = [part for part in detail["loc"] if part != "[key]"] or [""]
+    for part in parents:
         if isinstance(part, int) or name_of((*key, part)) in key_types():
             key = (*key, part)
     if isinstance(last, int) or _is_wrong_key(detail) or name_of((*key, last)) in key_types():
@@ -172,45 +167,43 @@ def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
     if name == _EXTENDS:
         return "can stand in a file only"
     if name in key_types():
-        kind = KINDS[name[:-1]]
-        chosen = look_up(tree, (*name[:-1], kind))
-        return f"is a key of another {kind}{'' if chosen is None else f' than {chosen}'}"
-    near = find_nearest(name)
-    return f"unknown key, did you mean {dotted(near[0])}?" if near else "unknown key"
+        kind = DISCRIMINATORS[name[:-1]]
+        value = look_up(tree, (*name[:-1], kind))
+        return f"is a key of another {kind}{'' if value is None else f' than {value}'}"
+    suggestions = find_nearest(name)
+    return f"unknown key, did you mean {format_key(suggestions[0])}?" if suggestions else "unknown key"
 
 
 def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of a few words to choose from the one that it most likely stands for."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
-    near = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
-    said = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else None
-    said = said or shorten(json.dumps(value, ensure_ascii=False))
-    return f" (got {said}{f', did you mean {near[0]}?' if near else ''})"
+    suggestions = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
+    text = shorten(json.dumps(value, ensure_ascii=False))
+    text = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else text
+    return f" (got {text}{f', did you mean {suggestions[0]}?' if suggestions else ''})"
 
 
-def find_nearest(name: Name, most: int = 1) -> list[Name]:
+def find_nearest(name: Name, limit: int = 1) -> list[Name]:
     """Return right keys that a wrong one may stand for, the likeliest first.
 
     That is a typo, a part of a name (`batch_size` of `micro_batch_size`), or a right name in a wrong section.
     """
     last = name[-1][:80].lower().replace("-", "_")
     keys = [key for key in key_types() if key[-1] != "*"]
-    near = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
-    near |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
+    suggestions = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
+    suggestions |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}
 
-    def likeness(key: Name) -> float:
+    def similarity(key: Name) -> float:
         return SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
 
-    return sorted(sorted(key for key in keys if key[-1] in near), key=likeness, reverse=True)[:most]
+    return sorted(sorted(key for key in keys if key[-1] in suggestions), key=similarity, reverse=True)[:limit]
 
 
-def look_up(tree: object, key: Key) -> object:
+def look_up(tree: Any, key: Key) -> Any:
     """Return what is at a key of a tree, None where there is nothing."""
     for part in key:
-        if isinstance(tree, dict):
-            tree = cast("dict[object, object]", tree).get(part)
-        elif isinstance(tree, list) and isinstance(part, int):
-            tree = cast("list[object]", tree)[part] if part < len(cast("list[object]", tree)) else None
-        else:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
             return None
     return tree

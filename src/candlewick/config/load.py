@@ -22,47 +22,54 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from candlewick.config import RunConfig
-from candlewick.config.formats import MAX_BYTES, SUFFIXES, Report, guard, line_of, parse
-from candlewick.config.keys import KINDS, find_problems, is_path, look_up, may_be_null, name_of, resolve_path
+from candlewick.config.formats import MAX_BYTES, SUFFIXES, ProblemCallback, check_values, line_of, parse
+from candlewick.config.keys import DISCRIMINATORS, find_problems, is_nullable, look_up, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
-from candlewick.config.tree import Tree, leaves, to_tree
-from candlewick.config.yaml import MAX_DEPTH, Key, Parsed, dotted, parse_value, shorten
+from candlewick.config.tree import Tree, leaves
+from candlewick.config.yaml import MAX_DEPTH, Key, ParseResult, format_key, parse_value, shorten
 from candlewick.errors import ConfigError
 
-Note = Callable[[str], None] | None
+NoteCallback = Callable[[str], None]
+Source = str | Path | None
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MAX_PARENTS = 8
-_MAX_SHOWN = 20
+_MAX_LISTED = 20
 _OVERRIDE = "--override"
 _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("scheduler",), ("total_steps", "total_tokens", "total_epochs", "total_seconds")),
     (("data",), ("train_shards", "mixture")),
     (("data",), ("global_batch_size", "global_batch_tokens")),
 )
+_CHOICES: set[Key] = {  # keys that replace settings of lower layers
+    *((*section, name) for section, names in _ALTERNATIVES for name in names),
+    *((*section, name) for section, name in DISCRIMINATORS.items()),
+}
 _PART = r"[A-Za-z_][\w-]*(?:\[[0-9]{1,6}\])*"
 _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of settings: what messages call it, where it is, where its relative paths start."""
+    """A file of settings."""
 
-    shown: str
-    place: Path
+    name: str
+    """What messages call it."""
+    path: Path
     folder: Path
-    parsed: Parsed
+    """What its relative paths are relative to."""
+    parsed: ParseResult
 
-    def at(self, key: Key) -> str:
-        """Where in the file a key is, for a message."""
-        return f"{self.shown}:{line_of(self.parsed.lines, key)}"
+    def locate(self, key: Key) -> str:
+        """Return the file and line of a key, for a message."""
+        return f"{self.name}:{line_of(self.parsed.lines, key)}"
 
 
 class Dialect:
     """A dialect translates settings into Candlewick's keys, for one load; this one leaves them as they are."""
 
-    def translate(self, tree: Tree, _where: str, _report: Report, /) -> Tree:
+    def translate(self, tree: Tree, _where: str, _report: ProblemCallback, /) -> Tree:
         """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
         return tree
 
@@ -70,7 +77,7 @@ class Dialect:
         """Return the key and the value of an override."""
         return key, value
 
-    def settle(self, tree: Tree, _layer: Tree, _report: Report, /) -> Tree:
+    def translate_merged(self, tree: Tree, _layer: Tree, _report: ProblemCallback, /) -> Tree:
         """Return the tree in which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
 
@@ -84,83 +91,89 @@ class _Settings:
 
     def __init__(self, dialect: Dialect) -> None:
         self.tree: Tree = {}
-        self.places: dict[Key, str] = {}
+        self.locations: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
         self.dialect = dialect
         self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
 
     def add_file(self, file: _File) -> None:
         """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
-        for line, key, what in file.parsed.problems:
+        for line, key, message in file.parsed.problems:
             if key is None:
-                raise ConfigError(f"{file.shown}:{line}: {what}", "correct the file")
-            self.problems.append((f"{file.shown}:{line}", key, what))
+                raise ConfigError(f"{file.name}:{line}: {message}", "correct the file")
+            self.problems.append((f"{file.name}:{line}", key, message))
 
-        def report(key: Key, what: str) -> None:
-            self.problems.append((file.at(key), key, what))
+        def report(key: Key, message: str) -> None:
+            self.problems.append((file.locate(key), key, message))
 
-        tree = self.dialect.translate(file.parsed.tree, file.shown, report)
-        tree = cast(Tree, _resolve(tree, (), file.folder, report))
+        tree = self.dialect.translate(file.parsed.tree, file.name, report)
+        tree = cast(Tree, _resolve_paths(tree, (), file.folder, report))
         self.folder = file.folder
-        self.tree = self.dialect.settle(merge(self.tree, tree), tree, report)
-        self.places |= {key: file.at(key) for key in file.parsed.lines} | {(): file.shown}
+        self.tree = self.dialect.translate_merged(merge(self.tree, tree), tree, report)
+        self.locations |= {key: file.locate(key) for key in file.parsed.lines} | {(): file.name}
 
     def add_override(self, text: str) -> None:
         """Set one key from `key=value`."""
 
-        def report(key: Key, what: str) -> None:
-            self.problems.append((_OVERRIDE, key, what))
+        def report(key: Key, message: str) -> None:
+            self.problems.append((_OVERRIDE, key, message))
 
-        key, value = _read_override(text, report)
-        if not key:
+        name, separator, value = text.partition("=")
+        if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
+            report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
             return
-        key, value = self.dialect.translate_override(key, value)
-        value = _resolve(guard(value, key, report), key, self.folder, report)
+        key: Key = tuple(int(part) if part[0].isdigit() else part for part in re.findall(r"\w[\w-]*", name))
+        if len(key) > MAX_DEPTH:
+            report(key, f"nested deeper than {MAX_DEPTH} levels")
+            return
         try:
-            if KINDS.get(key[:-1]) == key[-1] or any(
-                key[:-1] == s and key[-1] in names for s, names in _ALTERNATIVES
-            ):
-                self.tree = merge(self.tree, nested(key, value))
-            else:
-                self.tree = cast(Tree, _assign(self.tree, key, value))
+            key, setting = self.dialect.translate_override(key, parse_value(value.strip()))
+            setting = _resolve_paths(check_values(setting, key, report), key, self.folder, report)
+            layer = tree_with(key, setting)
+            is_choice = key in _CHOICES
+            self.tree = merge(self.tree, layer) if is_choice else cast(Tree, _assign(self.tree, key, setting))
         except ValueError as error:
             report(key, str(error))
-        self.tree = self.dialect.settle(self.tree, nested(key, value), report)
-        self.places = {k: place for k, place in self.places.items() if k[: len(key)] != key}
-        self.places |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.places}
-        self.places[key] = _OVERRIDE
+            return
+        self.tree = self.dialect.translate_merged(self.tree, layer, report)
+        self.locations = {k: location for k, location in self.locations.items() if k[: len(key)] != key}
+        self.locations |= {key[:end]: _OVERRIDE for end in range(len(key)) if key[:end] not in self.locations}
+        self.locations[key] = _OVERRIDE
 
-    def validate(self, note: Note) -> RunConfig:
+    def validate(self, note: NoteCallback) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
-            config, known = None, {key for _, key, _ in self.problems}
-            found = [
-                (self.place(key), key, what) for key, what in find_problems(error, self.tree) if key not in known
+            config, reported = None, {key for _, key, _ in self.problems}
+            problems = find_problems(error, self.tree)
+            self.problems += [
+                (self.location(key), key, message) for key, message in problems if key not in reported
             ]
-            self.problems += found
         if config is None or self.problems:
             raise ConfigError(
-                _describe(self.problems), "correct it; `candlewick config explain KEY` says what a setting takes"
+                join_problems(self.problems),
+                "correct it; `candlewick config explain KEY` says what a setting takes",
             )
         for text in self.dialect.notes(config):
-            (note or _log.info)(text)
+            note(text)
         return config
 
-    def place(self, key: Key) -> str:
+    def location(self, key: Key) -> str:
         """Where a key of the tree, or the nearest section around it, was set."""
         ends = range(len(key), -1, -1)
-        return next((self.places[key[:end]] for end in ends if key[:end] in self.places), "the configuration")
+        return next(
+            (self.locations[key[:end]] for end in ends if key[:end] in self.locations), "the configuration"
+        )
 
     def origin(self, key: Key) -> str:
         """What set a value: where it was set, and an override of an entry in it."""
-        overridden = [p for k, p in self.places.items() if k[: len(key)] == key and p == _OVERRIDE]
-        return ", ".join(dict.fromkeys([self.place(key), *overridden]))
+        overrides = [p for k, p in self.locations.items() if k[: len(key)] == key and p == _OVERRIDE]
+        return ", ".join(dict.fromkeys([self.location(key), *overrides]))
 
 
 def load_config(
-    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
+    source: Source, overrides: Sequence[str] = (), note: NoteCallback = logger.info, dialect: Dialect | None = None
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
@@ -171,46 +184,46 @@ def load_config(
 
 
 def load_with_origins(
-    source: str | Path | None, overrides: Sequence[str] = (), note: Note = None, dialect: Dialect | None = None
+    source: Source, overrides: Sequence[str] = (), note: NoteCallback = logger.info, dialect: Dialect | None = None
 ) -> tuple[RunConfig, dict[str, str]]:
     """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)
-    # what names another kind drops settings, so it comes first
-    kinds = tuple(dotted((*section, kind)) for section, kind in KINDS.items())
-    for override in sorted(overrides, key=lambda text: not text.strip().startswith(kinds)):
+    # an override that chooses another kind of a section drops settings of that section, so it comes first
+    first = tuple(format_key((*section, name)) for section, name in DISCRIMINATORS.items())
+    for override in sorted(overrides, key=lambda text: not text.strip().startswith(first)):
         settings.add_override(override)
     config = settings.validate(note)
     origins: dict[str, str] = {}
-    for key, _ in leaves(to_tree(config), ()):
+    for key, _ in leaves(config.model_dump(mode="json"), ()):
         section = look_up(settings.tree, key[:-1])
         is_set = isinstance(section, dict) and key[-1] in section
-        origins[dotted(key)] = settings.origin(key) if is_set else "default"
+        origins[format_key(key)] = settings.origin(key) if is_set else "default"
     return config, origins
 
 
-def _read_files(source: str | Path | None) -> list[_File]:
+def _read_files(source: Source) -> list[_File]:
     """Read a file and what it extends, the nearest first."""
     files: list[_File] = []
     folder = Path()
     while source is not None:
         if len(files) > _MAX_PARENTS:
             raise ConfigError(
-                f"{files[0].shown}: `extends` goes through more than {_MAX_PARENTS} files", "join some of them"
+                f"{files[0].name}: `extends` goes through more than {_MAX_PARENTS} files", "join some of them"
             )
         file = _read_file(source, folder)
-        if file.place in (seen.place for seen in files):
+        if file.path in (other.path for other in files):
             raise ConfigError(
-                f"{files[-1].shown}: `extends: {source}` leads back to a file that extends it",
+                f"{files[-1].name}: `extends: {source}` leads back to a file that extends it",
                 "remove one `extends`",
             )
         files.append(file)
-        folder = Path(file.shown).parent
+        folder = Path(file.name).parent
         source = file.parsed.tree.pop("extends", None)
         if not isinstance(source, str | None):
             raise ConfigError(
-                f"{file.at(('extends',))}: extends: should be a profile's name or one path",
+                f"{file.locate(('extends',))}: extends: should be a profile's name or one path",
                 "see `candlewick config list`",
             )
     return files
@@ -229,14 +242,13 @@ def _read_file(source: str | Path, folder: Path) -> _File:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:
-        near = difflib.get_close_matches(str(source), names, 1)
+        matches = difflib.get_close_matches(str(source), names, 1)
         why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise ConfigError(
-            f"cannot read the configuration {shorten(str(source), 200)}: {why}",
-            f"did you mean the profile {near[0]}?" if near else f"give a file or a profile: {', '.join(names)}",
-        ) from None
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None:
+        fix = f"give a file or a profile: {', '.join(names)}"
+        fix = f"did you mean the profile {matches[0]}?" if matches else fix
+        raise ConfigError(f"cannot read the configuration {shorten(str(source), 200)}: {why}", fix) from None
+    file_format = SUFFIXES.get(path.suffix.lower())
+    if file_format is None:
         raise ConfigError(
             f"{path}: a configuration ends in {', '.join(filter(None, SUFFIXES))}", "rename the file"
         )
@@ -247,17 +259,19 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text", "save the file as UTF-8") from None
-    parsed = parse(text, kind)
-    if kind == "toml":
+    parsed = parse(text, file_format)
+    if file_format == "toml":
         parsed.tree = cast(Tree, _restore_nulls(parsed.tree, ()))
     return _File(str(path), path.resolve(), path.absolute().parent, parsed)
 
 
-def _describe(problems: list[tuple[str, Key, str]]) -> str:
-    sentences = list(dict.fromkeys(": ".join(filter(None, (at, dotted(key), what))) for at, key, what in problems))
+def join_problems(problems: Sequence[tuple[str, Key, str]]) -> str:
+    """Return one sentence for (location, key, message) of each problem; of very many, of the first."""
+    parts = ((location, format_key(key), message) for location, key, message in problems)
+    sentences = list(dict.fromkeys(": ".join(filter(None, part)) for part in parts))
     start = f"{len(sentences)} problems: " if len(sentences) > 1 else ""
-    end = f"; and {len(sentences) - _MAX_SHOWN} more" if len(sentences) > _MAX_SHOWN else ""
-    return start + "; ".join(sentences[:_MAX_SHOWN]) + end
+    end = f"; and {len(sentences) - _MAX_LISTED} more" if len(sentences) > _MAX_LISTED else ""
+    return start + "; ".join(sentences[:_MAX_LISTED]) + end
 
 
 def _restore_nulls(value: object, key: Key) -> object:
@@ -265,18 +279,18 @@ def _restore_nulls(value: object, key: Key) -> object:
     if isinstance(value, dict):
         section = cast(Tree, value)
         return {name: _restore_nulls(item, (*key, name)) for name, item in section.items()}
-    return None if value == "null" and may_be_null(name_of(key)) else value
+    return None if value == "null" and is_nullable(name_of(key)) else value
 
 
-def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
+def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
     """Make the paths in a value absolute."""
     if isinstance(value, dict):
         section = cast(Tree, value)
-        return {name: _resolve(item, (*key, name), folder, report) for name, item in section.items()}
+        return {name: _resolve_paths(item, (*key, name), folder, report) for name, item in section.items()}
     if isinstance(value, list):
         entries = enumerate(cast(list[object], value))
-        return [_resolve(item, (*key, i), folder, report) for i, item in entries]
-    if isinstance(value, str) and is_path(name_of(key)):
+        return [_resolve_paths(item, (*key, i), folder, report) for i, item in entries]
+    if isinstance(value, str):
         try:
             return resolve_path(name_of(key), value, folder)
         except ValueError as error:
@@ -284,59 +298,43 @@ def _resolve(value: object, key: Key, folder: Path, report: Report) -> object:
     return value
 
 
-def merge(under: Tree, over: Tree, key: Key = ()) -> Tree:
+def merge(base: Tree, layer: Tree, key: Key = ()) -> Tree:
     """Lay one tree over another, both at `key`: sections are merged, everything else is replaced."""
-    kind = KINDS.get(key)
-    if kind in over and over[kind] != under.get(kind, "muon" if key == ("optimizer",) else over[kind]):
-        return over
+    if (kind := DISCRIMINATORS.get(key)) in layer:
+        default = "muon" if key == ("optimizer",) else layer[kind]
+        if layer[kind] != base.get(kind, default):
+            return layer
     for section, names in _ALTERNATIVES:
-        if key == section and any(map(over.get, names)):
-            under = {name: value for name, value in under.items() if name not in names}
-    merged = {**under, **over}
-    for name in under.keys() & over.keys():
-        if isinstance(under[name], dict) and isinstance(over[name], dict):
-            merged[name] = merge(under[name], over[name], (*key, name))
+        if key == section and any(map(layer.get, names)):
+            base = {name: value for name, value in base.items() if name not in names}
+    merged = {**base, **layer}
+    for name in base.keys() & layer.keys():
+        if isinstance(base[name], dict) and isinstance(layer[name], dict):
+            merged[name] = merge(base[name], layer[name], (*key, name))
     return merged
 
 
-def nested(key: Key, value: object) -> Tree:
+def tree_with(key: Key, value: object) -> Tree:
     """Return the tree that has a value at a key and nothing else."""
     for part in reversed(key):
         value = {part: value}
     return cast(Tree, value)
 
 
-def _read_override(text: str, report: Report) -> tuple[Key, object]:
-    """Split `a.b[0]=value`; the empty key if it cannot be used."""
-    name, separator, value = text.partition("=")
-    if not separator or not _OVERRIDE_KEY.fullmatch(name.strip()):
-        report((), f"{shorten(text)!r} should be KEY=VALUE, for example optimizer.learning_rate=1e-3")
-        return (), None
-    key = tuple(int(part) if part[0].isdigit() else part for part in re.findall(r"\w[\w-]*", name))
-    if len(key) > MAX_DEPTH:
-        report(key, f"nested deeper than {MAX_DEPTH} levels")
-        return (), None
-    try:
-        return key, parse_value(value.strip())
-    except ValueError as error:
-        report(key, str(error))
-        return (), None
-
-
-def _assign(node: object, key: Key, value: object, done: Key = ()) -> object:
-    """Return the tree `node`, which is at `done`, with `value` at `key` in it. Raises ValueError."""
+def _assign(node: object, key: Key, value: object, parents: Key = ()) -> object:
+    """Return the tree `node`, which is at `parents`, with `value` at `key` in it. Raises ValueError."""
     if not key:
         return value
     part, rest = key[0], key[1:]
     if isinstance(part, str):
         if not isinstance(node, dict | None):
-            raise ValueError(f"{dotted(done)} is not a section")
+            raise ValueError(f"{format_key(parents)} is not a section")
         section = cast(Tree, node or {})
-        return section | {part: _assign(section.get(part), rest, value, (*done, part))}
-    items: Any = (look_up(to_tree(RunConfig()), done) or []) if node is None else node
+        return section | {part: _assign(section.get(part), rest, value, (*parents, part))}
+    items: Any = (look_up(RunConfig().model_dump(mode="json"), parents) or []) if node is None else node
     if not isinstance(items, list):
-        raise ValueError(f"{dotted(done)} is not a list")
+        raise ValueError(f"{format_key(parents)} is not a list")
     if part > len(items):
-        raise ValueError(f"{dotted(done)} has {len(items)} entries, so the next one is [{len(items)}]")
-    new = _assign(items[part] if part < len(items) else None, rest, value, (*done, part))
+        raise ValueError(f"{format_key(parents)} has {len(items)} entries, so the next one is [{len(items)}]")
+    new = _assign(items[part] if part < len(items) else None, rest, value, (*parents, part))
     return [*items[:part], new, *items[part + 1 :]]

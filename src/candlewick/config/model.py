@@ -6,8 +6,8 @@ from pydantic import Discriminator, Field, model_validator
 
 from candlewick.config.section import Count, Fraction, Positive, Section
 
-Stretch = Annotated[float, Field(ge=1.0, le=1e6)]
-Turns = Annotated[float, Field(gt=0.0, le=1e6)]
+ScalingFactor = Annotated[float, Field(ge=1.0, le=1e6)]
+Rotations = Annotated[float, Field(gt=0.0, le=1e6)]
 _MAX_THETA = 1e30  # so that float32 can hold it
 
 
@@ -15,7 +15,7 @@ class LinearScaling(Section):
     """Position interpolation: positions are divided by a factor (arXiv:2306.15595)."""
 
     rope_type: Literal["linear"]
-    factor: Stretch
+    factor: ScalingFactor
     """How many times longer the context becomes."""
 
 
@@ -23,7 +23,7 @@ class NtkScaling(Section):
     """The base is raised, so that slow frequencies stretch and fast ones stay (arXiv:2309.00071 section 3.1)."""
 
     rope_type: Literal["ntk"]
-    alpha: Stretch
+    alpha: ScalingFactor
     """theta becomes theta * alpha^(d / (d - 2)); saved as that theta, which every reader knows."""
 
 
@@ -31,13 +31,13 @@ class YarnScaling(Section):
     """YaRN: slow frequencies are interpolated, fast ones kept, attention made sharper (arXiv:2309.00071)."""
 
     rope_type: Literal["yarn"]
-    factor: Stretch
+    factor: ScalingFactor
     """How many times longer the context becomes."""
     original_max_position_embeddings: Count
     """The context before it was stretched."""
-    beta_fast: Turns = 32.0
+    beta_fast: Rotations = 32.0
     """Turns over the original context from which on a frequency is kept."""
-    beta_slow: Turns = 1.0
+    beta_slow: Rotations = 1.0
     """Turns over the original context up to which a frequency is interpolated."""
     attention_factor: Positive | None = None
     """Multiplies cosines and sines; null: 0.1 ln(factor) + 1."""
@@ -53,13 +53,13 @@ class Llama3Scaling(Section):
     """Llama 3.1's: long wavelengths are interpolated, short ones kept, a ramp between (arXiv:2407.21783)."""
 
     rope_type: Literal["llama3"]
-    factor: Stretch
+    factor: ScalingFactor
     """How many times longer the context becomes."""
     original_max_position_embeddings: Count
     """The context before it was stretched."""
-    low_freq_factor: Turns = 1.0
+    low_freq_factor: Rotations = 1.0
     """Turns over the original context up to which a frequency is interpolated."""
-    high_freq_factor: Turns = 4.0
+    high_freq_factor: Rotations = 4.0
     """Turns over the original context from which on a frequency is kept; more than low_freq_factor."""
 
     @model_validator(mode="after")
@@ -73,7 +73,7 @@ class Llama3Scaling(Section):
 RopeScaling = Annotated[LinearScaling | NtkScaling | YarnScaling | Llama3Scaling, Discriminator("rope_type")]
 
 
-def _default_width(model: dict[str, Any]) -> int:
+def _default_intermediate_size(model: dict[str, Any]) -> int:
     """4 D; with three products 8/3 D, so that they cost what two of 4 D would, as a multiple of 64."""
     hidden = model["hidden_size"]
     return 4 * hidden if model["mlp"] == "silu" else max(64, (hidden + 12) // 24 * 64)
@@ -94,7 +94,7 @@ class ModelConfig(Section):
     """Width of one head (d); even, for the rotary positions."""
     mlp: Literal["swiglu", "silu"] = "swiglu"
     """swiglu: gated, three products; silu: `down(silu(up(x)))` with biases, two products, saved as a Llama."""
-    intermediate_size: Count = Field(default_factory=_default_width)
+    intermediate_size: Count = Field(default_factory=_default_intermediate_size)
     """Width of the MLP (F); by default 8/3 of the hidden size, without a gate 4 times."""
     vocab_size: Count | None = None
     """Rows of the embedding; null: the tokenizer's size rounded up to a multiple of 64."""

@@ -30,7 +30,7 @@ class CheckpointConfig(Section):
     """Folder of the checkpoints; null: RUN/checkpoints."""
     every_n_epochs: Count | None = None
     """Save every N epochs; null disables epoch-based saving."""
-    every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 1000)
+    every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 1000)
     """Save every N updates; null disables step-based saving. The end of the run and a stop always save."""
     max_keep: Count | None = 3
     """Newest checkpoints to keep; null: all."""
@@ -53,7 +53,7 @@ class EvaluationConfig(Section):
 
     every_n_epochs: Count | None = None
     """Evaluate every N epochs; null disables epoch-based evaluation."""
-    every_n_steps: Count | None = Field(default_factory=lambda own: None if own["every_n_epochs"] else 250)
+    every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 250)
     """Evaluate every N updates; null disables step-based evaluation. The end of the run is always evaluated."""
     max_batches: Count | None = 50
     """Maximum number of validation micro-batches; null: all. The last evaluation of a run always reads all."""
@@ -158,9 +158,9 @@ class RunConfig(Section):
                 "(model.tie_word_embeddings); scale embedding instead"
             )
         totals = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
-        given = [name for name in totals if getattr(self.scheduler, name) is not None]
-        if len(given) > 1:
+        ends = [name for name in totals if getattr(self.scheduler, name) is not None]
+        if len(ends) > 1:
             raise ValueError(
-                f"scheduler has more than one end: {', '.join(given)}; keep one, set the others to null"
+                f"scheduler has more than one end: {', '.join(ends)}; keep one, set the others to null"
             )
         return self

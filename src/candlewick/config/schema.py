@@ -1,7 +1,7 @@
 """The tree of settings as JSON schema, and the same in words.
 
     json_schema()   for editors: they complete and check a configuration while it is written
-    groups()        one section after another with the schema of each setting, for pages and explanations
+    sections()      one section after another with the schema of each setting, for pages and explanations
 
 The schema accepts whatever the loader accepts in YAML and JSON. As any file may leave out what its parent
 (`extends`) says, no setting is required, and which kind an optimizer is stays open as long as nothing names it.
@@ -22,7 +22,7 @@ _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SectionSchema:
     """A section, or one of its kinds."""
 
     name: str
@@ -36,31 +36,31 @@ class Group:
 
 def json_schema() -> Schema:
     """Return the schema of a configuration file (JSON schema, draft 2020-12)."""
-    schema = _full()
+    schema = _tree_schema()
     for definition in schema["$defs"].values():
-        if _kind(definition) is not None:
+        if _discriminator(definition) is not None:
             definition.pop("required", None)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Candlewick configuration"}
     return {**head, **schema}
 
 
-def _full() -> Schema:
-    schema = cast(Schema, _plain(RunConfig.model_json_schema()))
+def _tree_schema() -> Schema:
+    schema = cast(Schema, _strip_pydantic(RunConfig.model_json_schema()))
     parent: Schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
     parent["description"] = "A file or profile that this one differs from."
     schema["properties"] = {"extends": parent, **schema["properties"]}
     return schema
 
 
-def _plain(node: object) -> object:
+def _strip_pydantic(node: object) -> object:
     """Drop what only pydantic needs, and the defaults of whole sections."""
     if isinstance(node, list):
-        return [_plain(item) for item in cast("list[object]", node)]
+        return [_strip_pydantic(item) for item in cast("list[object]", node)]
     if not isinstance(node, dict):
         return node
     fields = cast(Schema, node)
     return {
-        "anyOf" if name == "oneOf" else name: _plain(value)
+        "anyOf" if name == "oneOf" else name: _strip_pydantic(value)
         for name, value in fields.items()
         if not (name == "title" and isinstance(value, str))
         and name != "discriminator"
@@ -68,23 +68,23 @@ def _plain(node: object) -> object:
     }
 
 
-def groups() -> Iterator[Group]:
+def sections() -> Iterator[SectionSchema]:
     """Yield every section, each before those inside it."""
-    schema = _full()
-    return _groups("", schema, schema["$defs"])
+    schema = _tree_schema()
+    return _sections("", schema, schema["$defs"])
 
 
-def _groups(name: str, node: Schema, definitions: Schema) -> Iterator[Group]:
+def _sections(name: str, node: Schema, definitions: Schema) -> Iterator[SectionSchema]:
     fields, required = node["properties"], node.get("required", ())
     settings = {key: {**field, "required": key in required} for key, field in fields.items()}
-    yield Group(name, _kind(node), " ".join(node.get("description", "").split()), settings)
+    yield SectionSchema(name, _discriminator(node), " ".join(node.get("description", "").split()), settings)
     for key, field in fields.items():
         inner = f"{name}.{key}".removeprefix(".") + ("[]" if field.get("type") == "array" else "")
         for reference in references(field):
-            yield from _groups(inner, definitions[reference], definitions)
+            yield from _sections(inner, definitions[reference], definitions)
 
 
-def _kind(node: Schema) -> str | None:
+def _discriminator(node: Schema) -> str | None:
     consts = ((name, field["const"]) for name, field in node["properties"].items() if "const" in field)
     return next((f"{name}: {value}" for name, value in consts), None)
 
@@ -99,13 +99,13 @@ def references(field: Schema) -> Iterator[str]:
 
 def is_section(field: Schema) -> bool:
     """Tell whether a setting is nothing but a section: neither null nor a list of them."""
-    return type_words(field) == "section"
+    return describe_type(field) == "section"
 
 
-def type_words(field: Schema) -> str:
+def describe_type(field: Schema) -> str:
     """Return the type of a setting in words, with its limits."""
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(map(type_words, field["anyOf"])))
+        return " or ".join(dict.fromkeys(map(describe_type, field["anyOf"])))
     if "$ref" in field:
         return "section"
     if "const" in field:
@@ -113,17 +113,17 @@ def type_words(field: Schema) -> str:
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":
-        inner = type_words(field["items"])
+        inner = describe_type(field["items"])
         return "list of sections" if inner == "section" else f"list of {inner}"
     if field["type"] == "object":
-        names = type_words(field["propertyNames"]) if "propertyNames" in field else "names"
-        return f"{names}, each: {type_words(field['additionalProperties'])}"
+        names = describe_type(field["propertyNames"]) if "propertyNames" in field else "names"
+        return f"{names}, each: {describe_type(field['additionalProperties'])}"
     limits = [f"{sign} {field[name]:,}".removesuffix(".0") for name, sign in _SIGNS.items() if name in field]
     word = "path" if field.get("format") == "path" else _TYPES[field["type"]]
     return word + (" " + ", ".join(limits) if limits else "")
 
 
-def default_words(field: Schema) -> str:
+def describe_default(field: Schema) -> str:
     """Return the default of a setting, as it would stand in a YAML file."""
     if field.get("required"):
         return "must be set"

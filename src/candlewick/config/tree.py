@@ -1,6 +1,6 @@
 """The tree of settings as plain values: flattened, compared, written.
 
-What `dump_*` writes holds every setting, absolute paths included, so it means the same from everywhere.
+What `dump` writes holds every setting, absolute paths included, so it means the same from everywhere.
 """
 
 from collections.abc import Iterator
@@ -9,20 +9,15 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from candlewick.config import RunConfig
-from candlewick.config.formats import write_json, write_toml
-from candlewick.config.yaml import Key, dotted, write_yaml
+from candlewick.config.formats import Format, write_json, write_toml
+from candlewick.config.yaml import Key, format_key, write_yaml
 
 Tree = dict[str, Any]
 
 
-def to_tree(config: RunConfig) -> Tree:
-    """Return every setting as plain values."""
-    return config.model_dump(mode="json")
-
-
 def flatten(config: RunConfig) -> dict[str, Any]:
     """Return every setting by its dotted key; lists are one value."""
-    return {dotted(key): value for key, value in leaves(to_tree(config), ())}
+    return {format_key(key): value for key, value in leaves(config.model_dump(mode="json"), ())}
 
 
 def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
@@ -30,14 +25,14 @@ def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
 
     A section that the other side does not have (null, say) is one value.
     """
-    sides = {"first": to_tree(first), "second": to_tree(second)}
-    return {dotted(key): values for key, values in _differences(sides, ())}
+    sides = {"first": first.model_dump(mode="json"), "second": second.model_dump(mode="json")}
+    return {format_key(key): values for key, values in _differences(sides, ())}
 
 
 def _differences(sides: Tree, key: Key) -> Iterator[tuple[Key, Tree]]:
     if len(sides) == 2 and all(isinstance(side, dict) for side in sides.values()):
         for name in dict.fromkeys(name for side in sides.values() for name in side):
-            inner = {which: side[name] for which, side in sides.items() if name in side}
+            inner = {label: side[name] for label, side in sides.items() if name in side}
             yield from _differences(inner, (*key, name))
     elif len(sides) == 1 or sides["first"] != sides["second"]:
         yield key, sides
@@ -52,19 +47,11 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
         yield key, value
 
 
-def dump_yaml(config: RunConfig) -> str:
-    """Write every setting as YAML."""
-    return write_yaml(to_tree(config))
-
-
-def dump_json(config: RunConfig) -> str:
-    """Write every setting as JSON."""
-    return write_json(to_tree(config))
-
-
-def dump_toml(config: RunConfig) -> str:
-    """Write every setting as TOML, which has no null: left out where it is the default, else the text "null"."""
-    return write_toml(_without_nulls(config))
+def dump(config: RunConfig, file_format: Format) -> str:
+    """Write every setting. TOML has no null: null is left out where it is the default, else the text "null"."""
+    if file_format == "toml":
+        return write_toml(_without_nulls(config))
+    return {"yaml": write_yaml, "json": write_json}[file_format](config.model_dump(mode="json"))
 
 
 def _without_nulls(section: BaseModel) -> Tree:

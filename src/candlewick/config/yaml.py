@@ -26,8 +26,8 @@ MAX_DEPTH = 32
 _MAX_NODES = 20_000
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_NON_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_KEYWORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 class Problem(NamedTuple):
@@ -35,30 +35,23 @@ class Problem(NamedTuple):
 
     line: int
     key: Key | None
-    what: str
+    message: str
 
 
 @dataclass
-class Parsed:
+class ParseResult:
     """A tree of mappings, lists and scalars, the line of each key, and what is wrong with the text."""
 
     tree: dict[str, Any] = field(default_factory=dict[str, Any])
     lines: dict[Key, int] = field(default_factory=dict[Key, int])
     problems: list[Problem] = field(default_factory=list[Problem])
 
-    def fail(self, line: int, key: Key | None, what: str) -> None:
+    def report(self, line: int, key: Key | None, message: str) -> None:
         """Note a problem."""
-        self.problems.append(Problem(line, key, what))
-
-    def hold(self, tree: object) -> None:
-        """Take what was read as the tree, if it is a mapping."""
-        if isinstance(tree, dict):
-            self.tree = cast("dict[str, Any]", tree)
-        elif tree is not None and not self.problems:
-            self.fail(1, None, "should hold keys with values")
+        self.problems.append(Problem(line, key, message))
 
 
-class _Stop(Exception):
+class _ReadError(Exception):
     """Reading cannot go on after this problem: a line, and what is wrong there."""
 
 
@@ -67,8 +60,8 @@ def read_scalar(text: str) -> object:
 
     Raises ValueError for numbers that are not finite or need more than 63 bits.
     """
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _KEYWORDS:
+        return _KEYWORDS[text]
     if _INT.fullmatch(text):
         digits = text.replace("_", "")
         if len(digits) > 20 or abs(int(digits)) >= 1 << 63:
@@ -76,7 +69,7 @@ def read_scalar(text: str) -> object:
         return int(digits)
     if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
-    if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
+    if _FLOAT.fullmatch(text) or _NON_FINITE.fullmatch(text):
         raise ValueError(f"{shorten(text)} is not a finite number")
     return text
 
@@ -88,13 +81,6 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def parse_yaml(text: str) -> Parsed:
-    """Read a document whose top is a mapping. Never raises: problems are in the result."""
-    parsed = Parsed()
-    parsed.hold(_parse(text, parsed))
-    return parsed
-
-
 def parse_value(text: str) -> object:
     """Read the value of an override: a scalar, or `[..]`, `{..}` or quoted text as in YAML.
 
@@ -103,99 +89,94 @@ def parse_value(text: str) -> object:
     if not text.startswith(("[", "{", '"', "'")):
         word = text.lower()
         return read_scalar(word if word in ("true", "false", "null") else text) if text else ""
-    parsed = Parsed()
-    value = _parse(text, parsed)
+    parsed = ParseResult()
+    value = read_yaml(text, parsed)
     if parsed.problems:
-        raise ValueError(parsed.problems[0].what)
+        raise ValueError(parsed.problems[0].message)
     return value
 
 
-def _parse(text: str, parsed: Parsed) -> object:
+def read_yaml(text: str, parsed: ParseResult) -> object:
+    """Return the value of a document. Its lines, and what is wrong with it, are added to `parsed`."""
     try:
-        return _Reader(parsed).document(yaml.parse(text, Loader=yaml.SafeLoader))
-    except _Stop as stop:
-        line, what = stop.args
-        parsed.fail(line, None, what)
+        return _read_document(yaml.parse(text, Loader=yaml.SafeLoader), parsed)
+    except _ReadError as error:
+        line, message = error.args
+        parsed.report(line, None, message)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.problem, error.context) if part)
-        parsed.fail(mark.line + 1 if mark else 1, None, f"not valid YAML: {shorten(what, 120)}")
+        message = " ".join(part for part in (error.problem, error.context) if part)
+        parsed.report(mark.line + 1 if mark else 1, None, f"not valid YAML: {shorten(message, 120)}")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        parsed.fail(line, None, f"not valid YAML: U+{cast(int, error.character):04X} cannot stand there")
+        parsed.report(line, None, f"not valid YAML: U+{cast(int, error.character):04X} cannot stand there")
     except (ValueError, OverflowError, RecursionError) as error:  # of the parser itself: \UFFFFFFFF
-        parsed.fail(1, None, f"not valid YAML: {shorten(str(error))}")
+        parsed.report(1, None, f"not valid YAML: {shorten(str(error))}")
     return None
 
 
-class _Reader:
-    """Events -> values. Recursion is bounded by MAX_DEPTH."""
+def _read_document(events: Iterator[yaml.Event], parsed: ParseResult) -> object:
+    value: object = None
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent) and parsed.lines:
+            raise _ReadError(_line(event), "a second document: only one is read")
+        if isinstance(event, yaml.NodeEvent):
+            value = _read_node(event, events, (), parsed)
+    return value
 
-    def __init__(self, parsed: Parsed) -> None:
-        self._parsed = parsed
-        self._nodes = 0
 
-    def document(self, events: Iterator[yaml.Event]) -> object:
-        value: object = None
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent) and self._nodes:
-                raise _Stop(_line(event), "a second document: only one is read")
-            if isinstance(event, yaml.NodeEvent):
-                value = self._node(event, events, ())
-        return value
+def _read_node(event: yaml.Event, events: Iterator[yaml.Event], key: Key, parsed: ParseResult) -> object:
+    """Read the value that begins with `event`. MAX_DEPTH bounds the recursion."""
+    line = _line(event)
+    parsed.lines.setdefault(key, line)
+    if len(key) > MAX_DEPTH:
+        raise _ReadError(line, f"nested deeper than {MAX_DEPTH} levels")
+    if len(parsed.lines) > _MAX_NODES:
+        raise _ReadError(line, f"more than {_MAX_NODES} values")
+    for part, feature in (("anchor", "anchors and aliases"), ("tag", "tags")):
+        if (name := getattr(event, part, None)) is not None:
+            raise _ReadError(line, f"{feature} ({shorten(str(name))}) are not supported: write the value out")
+    if isinstance(event, yaml.MappingStartEvent):
+        return _read_mapping(events, key, parsed)
+    if isinstance(event, yaml.SequenceStartEvent):
+        entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
+        return [_read_node(entry, events, (*key, index), parsed) for index, entry in enumerate(entries)]
+    assert isinstance(event, yaml.ScalarEvent)
+    if event.style:  # quoted or a block
+        return cast(str, event.value)
+    try:
+        return read_scalar(cast(str, event.value))
+    except ValueError as error:
+        parsed.report(line, key, str(error))
+        return None
 
-    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> object:
+
+def _read_mapping(events: Iterator[yaml.Event], key: Key, parsed: ParseResult) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
         line = _line(event)
-        self._nodes += 1
-        if len(key) > MAX_DEPTH:
-            raise _Stop(line, f"nested deeper than {MAX_DEPTH} levels")
-        if self._nodes > _MAX_NODES:
-            raise _Stop(line, f"more than {_MAX_NODES} values")
-        for part, what in (("anchor", "anchors and aliases"), ("tag", "tags")):
-            if (name := getattr(event, part, None)) is not None:
-                raise _Stop(line, f"{what} ({shorten(str(name))}) are not supported: write the value out")
-        self._parsed.lines.setdefault(key, line)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(events, key)
-        if isinstance(event, yaml.SequenceStartEvent):
-            entries = takewhile(lambda entry: not isinstance(entry, yaml.SequenceEndEvent), events)
-            return [self._node(entry, events, (*key, index)) for index, entry in enumerate(entries)]
-        assert isinstance(event, yaml.ScalarEvent)
-        if event.style:  # quoted or a block
-            return cast(str, event.value)
-        try:
-            return read_scalar(cast(str, event.value))
-        except ValueError as error:
-            self._parsed.fail(line, key, str(error))
-            return None
-
-    def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, object]:
-        values: dict[str, object] = {}
-        for event in takewhile(lambda event: not isinstance(event, yaml.MappingEndEvent), events):
-            line = _line(event)
-            if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
-                raise _Stop(line, "a key should be plain text")
-            name = cast(str, event.value)
-            inner = (*key, name)
-            first = self._parsed.lines.setdefault(inner, line)
-            if name in values:
-                self._parsed.fail(line, inner, f"given twice, first in line {first}")
-            values[name] = self._node(next(events), events, inner)
-        return values
+        if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
+            raise _ReadError(line, "a key should be plain text")
+        name = cast(str, event.value)
+        first = parsed.lines.setdefault((*key, name), line)
+        if name in values:
+            parsed.report(line, (*key, name), f"given twice, first in line {first}")
+        values[name] = _read_node(next(events), events, (*key, name), parsed)
+    return values
 
 
 def _line(event: yaml.Event) -> int:
     return cast(int, event.start_mark.line) + 1
 
 
-def dotted(key: Sequence[str | int]) -> str:
+def format_key(key: Sequence[str | int]) -> str:
     """Write a key as in an override: `a.b[0].c`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return shorten(text.removeprefix("."), 100)
 
 
 class _Writer(yaml.SafeDumper):
-    """Writes what `parse_yaml` reads back: quotes by its rules, no anchors."""
+    """Writes what `read_yaml` reads back: quotes by its rules, no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
@@ -204,10 +185,10 @@ class _Writer(yaml.SafeDumper):
 def _represent_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     try:
         # PyYAML leaves other line breaks than \n unescaped in single quotes, and reads them as spaces
-        plain = read_scalar(text) == text and text.splitlines() in ([], [text])
+        is_plain = read_scalar(text) == text and text.splitlines() in ([], [text])
     except ValueError:
-        plain = False
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+        is_plain = False
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_plain else '"')
 
 
 _Writer.add_representer(str, _represent_text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from candlewick.artifacts.manifest import json_sha256, replace_durable
 from candlewick.config import RunConfig
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
@@ -33,7 +33,7 @@ def train_prepared(prepared: Prepared, run_dir: Path) -> dict[str, Any]:
     trainer = build(plan, run_dir, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        replace_durable(run_dir / "config.yaml", dump_yaml(plan.config).encode())
+        replace_durable(run_dir / "config.yaml", dump(plan.config, "yaml").encode())
         metrics = trainer.run()
     finally:
         trainer.components.loader.close()

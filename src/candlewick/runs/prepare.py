@@ -26,7 +26,7 @@ from candlewick.artifacts.manifest import (
     write_durable,
 )
 from candlewick.config import DataConfig, RunConfig
-from candlewick.config.tree import dump_toml, dump_yaml
+from candlewick.config.tree import dump
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.pieces import SourceFile
 from candlewick.data.text.source_files import SourceFiles
@@ -193,5 +193,5 @@ def describe_run(prepared: Prepared, run_dir: Path) -> None:
     special = json.dumps(list(prepared.tokenizer.special_tokens), ensure_ascii=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     replace_durable(run_dir / "special_tokens.txt", special.encode())
-    replace_durable(run_dir / "training.yaml", dump_yaml(prepared.config).encode())
-    replace_durable(run_dir / "training.toml", dump_toml(prepared.config).encode())
+    replace_durable(run_dir / "training.yaml", dump(prepared.config, "yaml").encode())
+    replace_durable(run_dir / "training.toml", dump(prepared.config, "toml").encode())

@@ -13,7 +13,7 @@ import torch
 from candlewick.config import RuntimeConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import FlopsPerToken
-from candlewick.terminal import is_wanted
+from candlewick.terminal import progress_enabled
 from candlewick.train.monitor.display import Display
 from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
 from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
@@ -31,7 +31,7 @@ class Reporter:
     ) -> None:
         self._telemetry = telemetry
         self._loader = loader
-        self._is_shown = runtime.logging.enable_stdout and is_wanted()
+        self._is_shown = runtime.logging.enable_stdout and progress_enabled()
         self._display = Display(None, enabled=self._is_shown)
         metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
         self._trackers: list[JsonlTracker | TensorBoardTracker] = [metrics]

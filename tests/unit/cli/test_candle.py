@@ -7,7 +7,7 @@ from tests.candle import Candle
 
 from candlewick.cli.candle import streaming_overrides
 from candlewick.cli.main import main
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def run(tmp_path, tiny, tokenizer_folder):
     Candle(320, 32, 1, 64, 2).write(folder / "checkpoints")
     config = tiny(optimizer={"algorithm": "adam_w", "learning_rate": 1e-3})
     shape = {"hidden_size": 32, "num_layers": 1, "intermediate_size": 64}
-    config = config.replaced(model=shape)
-    (folder / "training.yaml").write_text(dump_yaml(config))
+    config = config.model_copy(update={"model": config.model.model_copy(update=shape)})
+    (folder / "training.yaml").write_text(dump(config, "yaml"))
     (folder / "tokenizer").symlink_to(tokenizer_folder)
     return folder
 

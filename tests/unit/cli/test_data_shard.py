@@ -96,14 +96,14 @@ def test_shard_reads_a_hub_dataset_with_the_flags_of_fineweb_sharder(tmp_path, h
     ("words", "said"),
     [
         (["--source", "a", "--dataset", "b/c"], "--source and --dataset both say what to read"),
-        (["--source", "a", "--val-ratio", "1"], "'1' is not a share from 0 to below 1"),
+        (["--source", "a", "--val-ratio", "1"], "--val-ratio 1.0 is not a share from 0 to below 1"),
         (
             ["--take", "20001"],
             "--take 20001 is more than the 20000 documents of --mode smoke (fix: give --mode prod",
         ),
         (["--source", "a", "--mode", "split", "--val-ratio", "0"], "--mode split holds out a share"),
         (["--source", "hf://a"], "hf://a names nothing on the Hub"),
-        (["--source", "a", "--val-ratio", "x"], "'x' is not a share from 0 to below 1"),
+        (["--source", "a", "--val-ratio", "x"], "--val-ratio: invalid float value: 'x'"),
     ],
 )
 def test_shard_mistakes_exit_with_a_message(words, said, capsys):

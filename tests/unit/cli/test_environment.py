@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home, cloud_roots, share_cores, use_hub
+from candlewick.cli.environment import cache_home, cloud_roots, shorten_openmp_spin, use_hub
 from candlewick.errors import MachineError
 
 
@@ -38,10 +38,10 @@ def test_cache_home_without_a_home_folder_raises_with_the_fix(monkeypatch: pytes
 
 def test_openmp_spin_count_is_shortened_unless_it_is_set(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    share_cores()
+    shorten_openmp_spin()
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    share_cores()
+    shorten_openmp_spin()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 

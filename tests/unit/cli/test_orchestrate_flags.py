@@ -35,12 +35,12 @@ def test_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
 
 @pytest.mark.parametrize("dataset", ["me/text@abc", "hf://datasets/me/text@abc"])
 def test_stream_settings_set_dataset_split_and_max_documents(dataset):
-    overrides = orchestrate_flags.stream_settings(dataset, "test", 600_000)
+    overrides = orchestrate_flags.stream_overrides(dataset, "test", 600_000)
     data = load_config("orchestrate", overrides).data
     assert data.train_shards == ("hf://datasets/me/text@abc",)
     assert (data.hub_split, data.max_documents) == ("test", 600_000)
     assert (
-        load_config("orchestrate", orchestrate_flags.stream_settings(dataset, "test", None)).data.max_documents
+        load_config("orchestrate", orchestrate_flags.stream_overrides(dataset, "test", None)).data.max_documents
         is None
     )
 
@@ -190,13 +190,13 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def test_stream_flag_becomes_the_settings_of_a_hub_dataset():
-    assert orchestrate_flags.settings(parsed("--stream")) == [
+    assert orchestrate_flags.flag_overrides(parsed("--stream")) == [
         'data.train_shards=["hf://datasets/HuggingFaceFW/fineweb"]',
         'data.hub_split="train"',
         "data.max_documents=null",
     ]
     words = "--stream --dataset me/text@abc/data --split test --max-samples 9".split()
-    assert orchestrate_flags.settings(parsed(*words)) == [
+    assert orchestrate_flags.flag_overrides(parsed(*words)) == [
         'data.train_shards=["hf://datasets/me/text@abc/data"]',
         'data.hub_split="test"',
         "data.max_documents=9",
@@ -204,7 +204,9 @@ def test_stream_flag_becomes_the_settings_of_a_hub_dataset():
 
 
 def test_tokenizer_max_lines_flag_sets_max_train_lines():
-    assert orchestrate_flags.settings(parsed("--tokenizer-max-lines", "9")) == ["tokenizer.max_train_lines=9"]
+    assert orchestrate_flags.flag_overrides(parsed("--tokenizer-max-lines", "9")) == [
+        "tokenizer.max_train_lines=9"
+    ]
 
 
 @pytest.mark.parametrize(

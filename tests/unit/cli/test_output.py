@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.output import print_json, shown, side, tell, wrote_json
+from candlewick.cli.output import emit_json, escape_for_terminal, format_side, print_json, print_note
 
 
 def test_print_json_writes_one_document_of_readable_text(capsys):
@@ -18,20 +18,20 @@ def test_print_json_writes_one_document_of_readable_text(capsys):
 
 
 def test_result_is_written_as_json_only_with_the_option(capsys):
-    assert not wrote_json(argparse.Namespace(json=False), {"a": 1})
+    assert not emit_json(argparse.Namespace(json=False), {"a": 1})
     assert capsys.readouterr().out == ""
-    assert wrote_json(argparse.Namespace(json=True), {"a": 1})
+    assert emit_json(argparse.Namespace(json=True), {"a": 1})
     assert json.loads(capsys.readouterr().out) == {"a": 1}
 
 
 @pytest.mark.parametrize(("is_terminal", "said"), [(True, "\u241b[2J"), (False, "\x1b[2J")])
 def test_control_characters_are_escaped_on_a_terminal_only(is_terminal, said, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
-    assert shown("\x1b[2J") == said
+    assert escape_for_terminal("\x1b[2J") == said
 
 
 def test_notes_go_to_standard_error_and_a_missing_setting_has_a_text(capsys):
-    tell("a is read as b")
+    print_note("a is read as b")
     assert capsys.readouterr() == ("", "note: a is read as b\n")
-    assert side({"first": None}, "first") == "null"
-    assert side({"first": None}, "second") == "(no such setting)"
+    assert format_side({"first": None}, "first") == "null"
+    assert format_side({"first": None}, "second") == "(no such setting)"

@@ -5,15 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candlewick.config import MixtureSource
-from candlewick.config.formats import Format, guard, line_of, parse, write_json, write_toml
-from candlewick.config.load import load_config
+from candlewick.config.formats import Format, check_values, line_of, parse, write_json, write_toml
 
 DEEP = 33
 
 
 def problems(text: str, kind: Format) -> list[tuple[int, str]]:
-    return [(problem.line, problem.what) for problem in parse(text, kind).problems]
+    return [(problem.line, problem.message) for problem in parse(text, kind).problems]
 
 
 def test_equal_settings_in_json_toml_and_yaml_give_equal_trees():
@@ -116,7 +114,7 @@ def test_hostile_megabyte_is_parsed_to_the_end(kind, text):
 
 def test_guard_replaces_infinities_and_surrogates_with_null():
     found = []
-    value = guard({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, what: found.append(key))
+    value = check_values({"a": float("inf"), "b": [1, "\udfff", True]}, ("x",), lambda key, _: found.append(key))
     assert value == {"a": None, "b": [1, None, True]}
     assert found == [("x", "a"), ("x", "b", 1)]
 

@@ -9,20 +9,19 @@ from candlewick.config import RunConfig
 from candlewick.config.keys import (
     find_nearest,
     find_problems,
-    is_path,
+    is_nullable,
     key_types,
     look_up,
-    may_be_null,
     name_of,
     resolve_path,
 )
-from candlewick.config.yaml import dotted
+from candlewick.config.yaml import format_key
 
 
 def problems(tree: dict) -> dict[str, str]:
     with pytest.raises(ValidationError) as caught:
         RunConfig.model_validate_json(json.dumps(tree))
-    return {dotted(key): what for key, what in find_problems(caught.value, tree)}
+    return {format_key(key): what for key, what in find_problems(caught.value, tree)}
 
 
 def test_key_types_lists_sections_leaves_and_every_variant():
@@ -36,16 +35,11 @@ def test_key_types_lists_sections_leaves_and_every_variant():
     assert types["runtime", "logging", "tensorboard"] == {bool, Path}
 
 
-def test_keys_know_whether_null_paths_or_list_entries_are_allowed():
-    assert may_be_null(("model", "vocab_size"))
-    assert may_be_null(("runtime", "sample"))
-    assert not may_be_null(("model", "hidden_size"))
-    assert not may_be_null(("no", "such", "key"))
-    assert is_path(("tokenizer", "tokenizer_json"))
-    assert is_path(("data", "train_shards"))
-    assert not is_path(("data", "text_field"))
-    assert is_path(("data", "mixture", "shards"))
-    assert is_path(name_of(("data", "validation_sets", "web", 0)))
+def test_what_may_be_null_or_is_a_list_entry():
+    assert is_nullable(("model", "vocab_size"))
+    assert is_nullable(("runtime", "sample"))
+    assert not is_nullable(("model", "hidden_size"))
+    assert not is_nullable(("no", "such", "key"))
     assert name_of(("data", "train_shards", 3)) == ("data", "train_shards")
     assert name_of(("data", "mixture", 1, "shards", 0)) == ("data", "mixture", "shards")
 
@@ -185,6 +179,9 @@ def test_suggestions_stop_after_many_unknown_keys():
         ("data.train_shards", "/abs/a", "/abs/a"),
         ("data.train_shards", "stdlib://", "stdlib://"),
         ("data.train_shards", "hf://datasets/a/b@main", "hf://datasets/a/b@main"),
+        ("data.mixture.shards", "a.txt", "/base/a.txt"),
+        ("data.validation_sets.*", "a.txt", "/base/a.txt"),
+        ("data.text_field", "a.txt", "a.txt"),
         ("data.cache_dir", "~/cache", str(Path.home() / "cache")),
         ("runtime.logging.tensorboard", "runs/tb", "/base/runs/tb"),
     ],

@@ -7,8 +7,7 @@ from jsonschema import Draft202012Validator
 from candlewick.config import RunConfig
 from candlewick.config.formats import parse
 from candlewick.config.load import profiles
-from candlewick.config.schema import default_words, groups, json_schema, references, type_words
-from candlewick.config.tree import to_tree
+from candlewick.config.schema import describe_default, describe_type, json_schema, references, sections
 
 VALIDATOR = Draft202012Validator(json_schema())
 
@@ -30,7 +29,7 @@ def test_every_profile_validates_against_the_schema(name):
 @pytest.mark.parametrize(
     "tree",
     [
-        to_tree(RunConfig()),
+        RunConfig().model_dump(mode="json"),
         {},
         {"extends": "local", "optimizer": {"nesterov": True}},
         {"optimizer": {"learning_rate": 1}},
@@ -78,7 +77,7 @@ def test_schema_uses_no_keywords_of_pydantic():
 
 
 def test_groups_list_every_section_and_variant():
-    found = {(group.name, group.kind) for group in groups()}
+    found = {(group.name, group.kind) for group in sections()}
     assert {("", None), ("optimizer", "algorithm: lion"), ("model.rope_scaling", "rope_type: ntk"),
             ("data.mixture[]", None), ("runtime.evaluation.best", None)} <= found  # fmt: skip
 
@@ -103,12 +102,12 @@ def test_groups_list_every_section_and_variant():
     ],
 )
 def test_type_and_default_of_a_setting_are_described_in_words(name, key, words, default):
-    field = next(group for group in groups() if group.name == name).settings[key]
-    assert (type_words(field), default_words(field)) == (words, default)
+    field = next(group for group in sections() if group.name == name).settings[key]
+    assert (describe_type(field), describe_default(field)) == (words, default)
 
 
 def test_references_lists_the_sections_of_a_setting():
-    settings = next(group for group in groups() if group.name == "model").settings
+    settings = next(group for group in sections() if group.name == "model").settings
     assert list(references(settings["rope_scaling"])) == [
         "LinearScaling", "NtkScaling", "YarnScaling", "Llama3Scaling",
     ]  # fmt: skip

@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from candlewick.config import RunConfig
+from candlewick.config.formats import Format
 from candlewick.config.load import load_config
-from candlewick.config.tree import dump_json, dump_toml, dump_yaml, flatten
+from candlewick.config.tree import dump, flatten
 
-DUMPS = {".yaml": dump_yaml, ".toml": dump_toml, ".json": dump_json}
+KINDS: tuple[Format, ...] = ("yaml", "toml", "json")
 text = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["null", "010", "1e5", "yes", "~"])
 
 
@@ -60,30 +61,30 @@ configs = some(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", DUMPS)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(configs)
-def test_the_resolved_tree_rebuilds_the_configuration(tmp_path_factory, suffix, tree):
+def test_the_resolved_tree_rebuilds_the_configuration(tmp_path_factory, kind, tree):
     config = RunConfig.model_validate_json(json.dumps(tree))
-    path = tmp_path_factory.getbasetemp() / f"resolved{suffix}"
-    path.write_text(DUMPS[suffix](config), encoding="utf-8")
+    path = tmp_path_factory.getbasetemp() / f"resolved.{kind}"
+    path.write_text(dump(config, kind), encoding="utf-8")
     assert load_config(path) == config
 
 
-@pytest.mark.parametrize("suffix", DUMPS)
-def test_resolved_tree_loads_equal_from_any_working_directory(suffix, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_resolved_tree_loads_equal_from_any_working_directory(kind, tmp_path, monkeypatch):
     for folder in ("a", "elsewhere"):
         (tmp_path / folder).mkdir()
     (tmp_path / "a/c.yaml").write_text("data: {train_shards: [t.txt]}\ntokenizer: {tokenizer_json: tok}\n")
     monkeypatch.chdir(tmp_path)
     config = load_config("a/c.yaml", ["runtime.sample=null"])
-    (tmp_path / f"elsewhere/run{suffix}").write_text(DUMPS[suffix](config), encoding="utf-8")
+    (tmp_path / f"elsewhere/run.{kind}").write_text(dump(config, kind), encoding="utf-8")
     monkeypatch.chdir("/")
-    assert load_config(tmp_path / f"elsewhere/run{suffix}") == config
+    assert load_config(tmp_path / f"elsewhere/run.{kind}") == config
 
 
 def test_dump_toml_writes_null_only_where_the_default_is_not_null():
-    text = dump_toml(load_config(None, ["runtime.sample=null", "runtime.evaluation.every_n_steps=null"]))
+    text = dump(load_config(None, ["runtime.sample=null", "runtime.evaluation.every_n_steps=null"]), "toml")
     assert [line for line in text.splitlines() if "null" in line] == ['sample = "null"', 'every_n_steps = "null"']
     assert "vocab_size = 32000" in text
     assert "num_workers" not in text

@@ -34,8 +34,8 @@ from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
 
 OPTIMIZER_JSON = "optimizer.json"
-_STEP = re.compile(r"step_\d+_global_\d+")
-_PLAIN = {
+_STEP_FOLDER = re.compile(r"step_\d+_global_\d+")
+_RENAMED = {
     r"embedding\.weight": "model.embed_tokens.weight",
     r"final_norm\.weight": "model.norm.weight",
     r"blocks\.(\d+)\.norm_attn\.weight": r"model.layers.\1.input_layernorm.weight",
@@ -50,7 +50,6 @@ _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of earl
 _RUST_DEFAULTS = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
-_FIX_RECOPY = "copy the checkpoint again, or import an older one"
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
     """
     if weights_only and (path / "model.safetensors").is_file() and not (path / "manifest.json").is_file():
         return CandleCheckpoint(path, _read_tensors(path), 0)
-    if _STEP.fullmatch(path.name) or (path / "model.safetensors").is_file():
+    if _STEP_FOLDER.fullmatch(path.name) or (path / "model.safetensors").is_file():
         return _open(path, weights_only=weights_only)
     steps = _steps(path)
     for folder in reversed(steps):
@@ -88,21 +87,25 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
             return _open(folder, weights_only=weights_only)
         except CheckpointError as error:
             logger.warning("%s is rejected: %s", folder.name, error.problem)
-    found = f"{len(steps)} rejected" if steps else "none there"
+    count = f"{len(steps)} rejected" if steps else "none there"
     raise CheckpointError(
-        f"{path} holds no whole checkpoint of transformer_candle ({found})",
+        f"{path} holds no whole checkpoint of transformer_candle ({count})",
         "give a step_* folder, or the folder that has them",
     )
 
 
+def _damaged(problem: str) -> CheckpointError:
+    return CheckpointError(problem, "copy the checkpoint again, or import an older one")
+
+
 def holds_candle(path: Path) -> bool:
     """Return whether a folder is a checkpoint of transformer_candle, or holds some, itself or in `checkpoints`."""
-    return _STEP.fullmatch(path.name) is not None or bool(_steps(path))
+    return _STEP_FOLDER.fullmatch(path.name) is not None or bool(_steps(path))
 
 
 def _steps(path: Path) -> list[Path]:
-    places = (path, path / "checkpoints")
-    return sorted(f for place in places if place.is_dir() for f in place.iterdir() if _STEP.fullmatch(f.name))
+    parents = [folder for folder in (path, path / "checkpoints") if folder.is_dir()]
+    return sorted(f for parent in parents for f in parent.iterdir() if _STEP_FOLDER.fullmatch(f.name))
 
 
 def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
@@ -110,19 +113,19 @@ def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     try:
         raw: dict[str, Any] = json.loads(path.read_bytes())
         if raw["version"] != 1:
-            raise CheckpointError(f"{path} has version {raw['version']}, transformer_candle wrote 1", _FIX_RECOPY)
-        named = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
-        entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in named]
+            raise _damaged(f"{path} has version {raw['version']}, transformer_candle wrote 1")
+        files = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]
+        entries = [(folder / Path(e["filename"]).name, int(e["bytes"]), str(e["sha256"])) for e in files]
         step = int(raw["progress"]["optimizer_step"])
         if not 0 <= step < 10**9:
             raise ValueError(f"optimizer_step {step}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no manifest of transformer_candle: {error!r}", _FIX_RECOPY) from None
+        raise _damaged(f"{path} is no manifest of transformer_candle: {error!r}") from None
     for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing", _FIX_RECOPY)
+            raise _damaged(f"{file} is missing")
         if file.stat().st_size != size or file_sha256(file) != sha256:
-            raise CheckpointError(f"{file} is not what its manifest says: cut short or changed", _FIX_RECOPY)
+            raise _damaged(f"{file} is not what its manifest says: cut short or changed")
     return CandleCheckpoint(folder, _read_tensors(folder), step)
 
 
@@ -135,18 +138,18 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             f"{path} has {norms[0]}: a model with LayerNorm, which candlewick does not have",
             "only RMSNorm is read",
         )
-    if lacking := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
+    if missing := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
         raise CheckpointError(
-            f"{path} has no {min(lacking)}: it is no model of transformer_candle", "try `import hf`"
+            f"{path} has no {min(missing)}: it is no model of transformer_candle", "try `import hf`"
         )
     if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
-        raise CheckpointError(f"{path} holds no matrices where transformer_candle has them", _FIX_RECOPY)
+        raise _damaged(f"{path} holds no matrices where transformer_candle has them")
     expected = _shapes(CandleCheckpoint(folder, tensors, 0).shape)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | shapes.keys()):
-        found, wanted = shapes.get(name, "nothing"), expected.get(name, "nothing")
-        if found != wanted:
-            raise CheckpointError(f"{path}: {name} is {found}, a model of its shape has {wanted}", _FIX_RECOPY)
+        if shapes.get(name) != expected.get(name):
+            actual, right = shapes.get(name, "nothing"), expected.get(name, "nothing")
+            raise _damaged(f"{path}: {name} is {actual}, a model of its shape has {right}")
     return tensors
 
 
@@ -162,14 +165,14 @@ def _shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return {"embedding.weight": (shape["vocab_size"], width), "final_norm.weight": (width,), **blocks}
 
 
-def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads: int | None) -> ModelConfig:
+def model_config(checkpoint: CandleCheckpoint, config: ModelConfig | None, heads: int | None) -> ModelConfig:
     """Return the shape of the model: sizes from the tensors, heads, context and the rest from the run's settings.
 
     Raises CheckpointError if nobody says how many heads there are, or the settings say another size.
     """
     shape, width = checkpoint.shape, checkpoint.shape["hidden_size"]
-    written = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
-    heads = heads or written.get("num_attention_heads")
+    settings = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
+    heads = heads or settings.get("num_attention_heads")
     if heads is None:
         likely = max(1, width // (32 if width == 256 else 64))
         raise CheckpointError(
@@ -177,12 +180,12 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
             "give the run's --config, or --heads N: transformer_candle's profiles had heads of 64, of 32 with 256 "
             f"channels, which makes {likely}",
         )
-    if written.get("num_attention_heads", heads) != heads:
+    if settings.get("num_attention_heads", heads) != heads:
         raise CheckpointError(f"--heads {heads} and model.num_attention_heads differ", "leave --heads out")
     for name, size in shape.items():
-        if written.get(name) not in (None, size, _RUST_DEFAULTS.get(name)):
+        if settings.get(name) not in (None, size, _RUST_DEFAULTS.get(name)):
             raise CheckpointError(
-                f"the settings say model.{name}={written[name]}, the weights in {checkpoint.folder} say {size}",
+                f"the settings say model.{name}={settings[name]}, the weights in {checkpoint.folder} say {size}",
                 "give the configuration that the run was made with",
             )
     if width % heads or (width // heads) % 2:
@@ -190,14 +193,14 @@ def model_config(checkpoint: CandleCheckpoint, given: ModelConfig | None, heads:
             f"{heads} heads do not divide {width} channels into even parts", "give the right --heads"
         )
     for name, value in (("num_key_value_heads", heads), ("rope_theta", 10_000.0)):
-        if written.get(name, value) != value:
+        if settings.get(name, value) != value:
             logger.warning(
-                "model.%s=%s: transformer_candle ignored it and trained with %s", name, written[name], value
+                "model.%s=%s: transformer_candle ignored it and trained with %s", name, settings[name], value
             )
-    free = ("max_position_embeddings", "rope_mode", "attn_dropout", "residual_dropout")
+    kept = ("max_position_embeddings", "rope_mode", "attn_dropout", "residual_dropout")
     block = {"mlp": "silu", "qk_norm": False, "attention_bias": True, "rms_norm_eps": 1e-5}
-    free_settings = {name: written[name] for name in free if name in written}
-    return ModelConfig.model_validate({**shape, **free_settings, "num_attention_heads": heads, **block})
+    kept_settings = {name: settings[name] for name in kept if name in settings}
+    return ModelConfig.model_validate({**shape, **kept_settings, "num_attention_heads": heads, **block})
 
 
 def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
@@ -208,8 +211,8 @@ def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
         return {
             f"model.layers.{packed[1]}.self_attn.{part}_proj.{packed[2]}": rows for part, rows in parts.items()
         }
-    ours = next(re.sub(pattern, new, name) for pattern, new in _PLAIN.items() if re.fullmatch(pattern, name))
-    return {ours: tensor}
+    target = next(re.sub(pattern, new, name) for pattern, new in _RENAMED.items() if re.fullmatch(pattern, name))
+    return {target: tensor}
 
 
 def _half_split(rows: Tensor, heads: int) -> Tensor:
@@ -235,24 +238,20 @@ def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Te
     for raw_name, values in parameters:
         name = _COUNTER.sub("", raw_name)
         if name not in checkpoint.tensors:
-            raise CheckpointError(f"{path} has {raw_name}, which the weights do not have", _FIX_RECOPY)
+            raise _damaged(f"{path} has {raw_name}, which the weights do not have")
         shape = checkpoint.tensors[name].shape
         for kind, flat in values.items():
             if flat.numel() != shape.numel():
-                raise CheckpointError(
-                    f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}", _FIX_RECOPY
-                )
-            for ours, part in to_native(name, flat.reshape(shape), heads).items():
+                raise _damaged(f"{path}: {kind} of {raw_name} has {flat.numel()} numbers, not {shape.numel()}")
+            for target, part in to_native(name, flat.reshape(shape), heads).items():
                 if kind == "master":
-                    masters[ours] = part
+                    masters[target] = part
                 else:
-                    state[f"{ours}.{_MOMENTS[kind]}"] = part
-                    state[f"{ours}.step"] = torch.tensor(float(steps))
-    wanted = {ours for name, t in checkpoint.tensors.items() for ours in to_native(name, t, heads)}
-    if lacking := sorted(name for name in wanted if any(f"{name}.{m}" not in state for m in _MOMENTS.values())):
-        raise CheckpointError(
-            f"{path} has no moments of {len(lacking)} parameters, {lacking[0]} for one", _FIX_RECOPY
-        )
+                    state[f"{target}.{_MOMENTS[kind]}"] = part
+                    state[f"{target}.step"] = torch.tensor(float(steps))
+    targets = {target for name, t in checkpoint.tensors.items() for target in to_native(name, t, heads)}
+    if missing := sorted(t for t in targets if any(f"{t}.{moment}" not in state for moment in _MOMENTS.values())):
+        raise _damaged(f"{path} has no moments of {len(missing)} parameters, {missing[0]} for one")
     return state, masters
 
 
@@ -265,42 +264,42 @@ def read_optimizer(path: Path) -> tuple[int, Iterator[tuple[str, dict[str, Tenso
         with path.open("rb") as file:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", _FIX_RECOPY) from None
-    found = _FIELD.search(text)
-    digits = re.compile(rb"\d+").match(text, found.end()) if found and found[1] == b"step" else None
-    if found is None or digits is None:
-        raise CheckpointError(f"{path} does not begin with the number of updates", _FIX_RECOPY)
+        raise _damaged(f"{path} cannot be read: {error}") from None
+    match = _FIELD.search(text)
+    digits = re.compile(rb"\d+").match(text, match.end()) if match and match[1] == b"step" else None
+    if match is None or digits is None:
+        raise _damaged(f"{path} does not begin with the number of updates")
     return int(digits[0]), _parameters(path, text, digits.end())
 
 
-def _parameters(path: Path, text: mmap.mmap, place: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _parameters(path: Path, text: mmap.mmap, position: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
     name, values = "", dict[str, Tensor]()
-    while (found := _FIELD.search(text, place)) is not None:
-        kind, place = found[1].decode(), found.end()
+    while (match := _FIELD.search(text, position)) is not None:
+        kind, position = match[1].decode(), match.end()
         if kind == "name":
             if name:
                 yield name, values
-            end = text.find(b'"', place + 1)
-            name, values = text[place + 1 : end].decode(errors="replace"), {}
-            place = end
-        elif text[place : place + 1] == b"[":
-            end = text.find(b"]", place)
+            end = text.find(b'"', position + 1)
+            name, values = text[position + 1 : end].decode(errors="replace"), {}
+            position = end
+        elif text[position : position + 1] == b"[":
+            end = text.find(b"]", position)
             if end < 0:
-                raise CheckpointError(f"{path} ends inside of {kind} of {name}: it is cut short", _FIX_RECOPY)
+                raise _damaged(f"{path} ends inside of {kind} of {name}: it is cut short")
             if kind != "shape":
-                values[kind] = _numbers(path, text[place + 1 : end], f"{kind} of {name}")
-            place = end
+                values[kind] = _numbers(path, text[position + 1 : end], f"{kind} of {name}")
+            position = end
     if name:
         yield name, values
     if text[-64:].rstrip()[-1:] != b"}":
-        raise CheckpointError(f"{path} has no end: it is cut short", _FIX_RECOPY)
+        raise _damaged(f"{path} has no end: it is cut short")
 
 
-def _numbers(path: Path, text: bytes, what: str) -> Tensor:
+def _numbers(path: Path, text: bytes, name: str) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # how numpy says that it stopped at something else
         try:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
         except (DeprecationWarning, RuntimeWarning, ValueError):
             bad = "null, which stands for what is not finite" if b"null" in text else "something else"
-            raise CheckpointError(f"{path}: {what} holds {bad} among its numbers", _FIX_RECOPY) from None
+            raise _damaged(f"{path}: {name} holds {bad} among its numbers") from None

@@ -20,7 +20,7 @@ from candlewick.checkpoint.safetensors import MODEL
 from candlewick.checkpoint.save import Snapshot, save, write_checkpoint
 from candlewick.compat.candle.checkpoint import model_config, native_state, native_weights, open_candle
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 from candlewick.errors import ConfigError
 from candlewick.runs.import_hf import Imported, require_rows
 from candlewick.runs.sources import open_tokenizer
@@ -41,7 +41,7 @@ def fetch_candle(source: str) -> Path:
 
 def find_config(folder: Path) -> Path | None:
     """Return the configuration that lies beside a checkpoint."""
-    paths = (place / f"training.{kind}" for place in _around(folder) for kind in ("yaml", "toml"))
+    paths = (candidate / f"training.{kind}" for candidate in _search_folders(folder) for kind in ("yaml", "toml"))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -49,15 +49,15 @@ def find_tokenizer(config: RunConfig | None, folder: Path, path: Path | None) ->
     """Return the tokenizer at `path`, else the configuration's, else one beside the folder. Raises ConfigError."""
     if path is not None:
         return Tokenizer.load(path)
-    if config is not None and (named := open_tokenizer(config.tokenizer)) is not None:
-        return named
-    for place in (place / name for place in _around(folder) for name in ("", "tokenizer")):
-        if any((place / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            return Tokenizer.load(place)
+    if config is not None and (configured := open_tokenizer(config.tokenizer)) is not None:
+        return configured
+    for candidate in (candidate / name for candidate in _search_folders(folder) for name in ("", "tokenizer")):
+        if any((candidate / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            return Tokenizer.load(candidate)
     raise ConfigError(f"no tokenizer is named, and none lies in {folder}", "give --tokenizer PATH")
 
 
-def _around(folder: Path) -> Iterator[Path]:
+def _search_folders(folder: Path) -> Iterator[Path]:
     """Yield a folder, and of a step or the folder of all steps the one of the run."""
     yield folder
     if folder.name.startswith("step_"):
@@ -89,7 +89,7 @@ def import_candle(
     if weights_only:
         write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
         return Imported(output, model, rows, count, None)
-    config = _config_of_run(config or RunConfig(), model, output)
+    config = _run_config(config or RunConfig(), model, output)
     optimizer, masters = native_state(checkpoint, heads)
     state = {
         "version": STATE_VERSION,
@@ -101,13 +101,13 @@ def import_candle(
     }
     make_directory(output / "tokenizer")
     tokenizer.write(output / "tokenizer")
-    replace_durable(output / "config.yaml", dump_yaml(config).encode())
+    replace_durable(output / "config.yaml", dump(config, "yaml").encode())
     snapshot = Snapshot(checkpoint.step, weights | masters, optimizer, state, model, rows, tokenizer, inputs)
     save(output / "checkpoints", snapshot, max_keep=1)
     return Imported(output, model, rows, count, checkpoint.step)
 
 
-def _config_of_run(config: RunConfig, model: ModelConfig, output: Path) -> RunConfig:
+def _run_config(config: RunConfig, model: ModelConfig, output: Path) -> RunConfig:
     if type(config.optimizer) is not AdamWConfig:
         raise ConfigError(
             f"the checkpoint has AdamW's state, the settings say optimizer.algorithm={config.optimizer.algorithm}",

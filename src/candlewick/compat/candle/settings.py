@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.config.formats import Report
+from candlewick.config.formats import ProblemCallback
 from candlewick.config.keys import look_up
-from candlewick.config.load import Dialect, merge, nested
+from candlewick.config.load import Dialect, merge, tree_with
 from candlewick.config.tree import Tree
-from candlewick.config.yaml import Key, dotted
+from candlewick.config.yaml import Key, format_key
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
-_MAX_LR: Key = ("scheduler", "max_lr")
-_ROPE_MODE: Key = ("model", "rope_mode")
-_ONLY: tuple[Key, ...] = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
+_MAX_LR = ("scheduler", "max_lr")
+_ROPE_MODE = ("model", "rope_mode")
+_CANDLE_KEYS = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
 _RENAMED: dict[Key, Key] = {
     _MAX_LR: ("optimizer", "learning_rate"),
     ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
@@ -48,7 +48,7 @@ _DEFAULTS: Tree = {
     },
 }
 _STREAMING = ("dataset", "split", "max_samples", "stream_batch_size")
-_MEANINGS = (
+_FILE_NOTE = (
     "is read as a configuration of transformer_candle: what it leaves out is AdamW with decay on all tensors and "
     "no clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
 )
@@ -66,28 +66,28 @@ class CandleDialect(Dialect):
         self._batch: int | None = None
         self._passes: int | None = None
 
-    def translate(self, tree: Tree, where: str, report: Report) -> Tree:
+    def translate(self, tree: Tree, where: str, report: ProblemCallback) -> Tree:
         """Return the tree of a file with our keys, over transformer_candle's defaults if the file is its."""
         is_candle, self._is_candle = self._is_candle, False  # what extends a file is ours
         if is_candle is None:
-            is_candle = any(_has(tree, key) for key in _ONLY)
+            is_candle = any(name in _section(tree, section) for section, name in _CANDLE_KEYS)
         if is_candle:
             tree = _without_nulls(tree)  # which transformer_candle wrote for everything that was not set
-        for old, new in _RENAMED.items():
-            if not _has(tree, old):
+        for candle_key, native_key in _RENAMED.items():
+            if candle_key[1] not in _section(tree, str(candle_key[0])):
                 continue
-            tree, value = _without(tree, old)
-            hint = " (the power of polynomial is scheduler.power)" if old == _MAX_LR else ""
-            if (given := look_up(tree, new)) not in (None, value):
-                report(new, f"is {given}, and {dotted(old)} is {value}: keep one{hint}")
-            self._notes.append(f"{dotted(old)}={value} is read as {dotted(new)}{hint}")
-            tree = merge(tree, nested(new, value))
+            tree, value = _pop(tree, candle_key)
+            hint = " (the power of polynomial is scheduler.power)" if candle_key == _MAX_LR else ""
+            if (native_value := look_up(tree, native_key)) not in (None, value):
+                report(native_key, f"is {native_value}, and {format_key(candle_key)} is {value}: keep one{hint}")
+            self._notes.append(f"{format_key(candle_key)}={value} is read as {format_key(native_key)}{hint}")
+            tree = merge(tree, tree_with(native_key, value))
         if (mode := look_up(tree, _ROPE_MODE)) is not None:
-            tree = merge(tree, nested(*self.translate_override(_ROPE_MODE, mode)))
+            tree = merge(tree, tree_with(*self.translate_override(_ROPE_MODE, mode)))
         if not is_candle:
             return tree
-        self._notes.append(f"{where} {_MEANINGS}")
-        return merge(_defaults(tree), self._without_idle(tree))
+        self._notes.append(f"{where} {_FILE_NOTE}")
+        return merge(_defaults(tree), self._drop_ignored(tree))
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
         """Return our key and our value of an override."""
@@ -95,29 +95,29 @@ class CandleDialect(Dialect):
             value = _ROPE_MODES.get(value.lower(), value)
         return _RENAMED.get(key, key), value
 
-    def _without_idle(self, tree: Tree) -> Tree:
+    def _drop_ignored(self, tree: Tree) -> Tree:
         """Take away what transformer_candle accepted and did nothing with."""
         scheduler = _section(tree, "scheduler")
-        idle: list[tuple[Key, str]] = []
+        ignored: list[tuple[Key, str]] = []
         if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
-            idle.append((("scheduler", "min_lr"), "a constant rate does not fall"))
+            ignored.append((("scheduler", "min_lr"), "a constant rate does not fall"))
         if {"total_steps", "total_epochs"} <= scheduler.keys():
-            idle.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
+            ignored.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
         if look_up(tree, ("optimizer", "algorithm")) == "sgd":
             betas = _ADAM.keys() & _section(tree, "optimizer").keys()
-            idle += [(("optimizer", name), "sgd has no such setting") for name in sorted(betas)]
-        for key, reason in idle:
-            tree, _ = _without(tree, key)
-            self._notes.append(f"{dotted(key)} is left out: {reason}")
+            ignored += [(("optimizer", name), "sgd has no such setting") for name in sorted(betas)]
+        for key, reason in ignored:
+            tree, _ = _pop(tree, key)
+            self._notes.append(f"{format_key(key)} is left out: {reason}")
         return tree
 
-    def settle(self, tree: Tree, layer: Tree, report: Report) -> Tree:
+    def translate_merged(self, tree: Tree, layer: Tree, report: ProblemCallback) -> Tree:
         """Return the tree with transformer_candle's batch sizes, if `layer` has any, turned into ours.
 
         `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
         reads. What is not given follows from the sizes below; what the same layer says in our keys stays.
         """
-        data, given = dict(_section(tree, "data")), _section(layer, "data")
+        data, layer_data = dict(_section(tree, "data")), _section(layer, "data")
         sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
         if not sizes:
             return tree
@@ -131,14 +131,14 @@ class CandleDialect(Dialect):
             self._batch, self._passes = rows, max(1, rows // micro)
         self._batch = batch = sizes.get(_BATCH, self._batch or 8)
         self._passes = passes = sizes.get(_ACCUMULATION, self._passes or 1)
-        ours = {"global_batch_size": batch, "micro_batch_size": batch // passes}
+        native = {"global_batch_size": batch, "micro_batch_size": batch // passes}
         if batch % passes:
-            ours = {"global_batch_size": batch * passes, "micro_batch_size": batch}
-        if "global_batch_tokens" in given:
-            del ours["global_batch_size"]
+            native = {"global_batch_size": batch * passes, "micro_batch_size": batch}
+        if "global_batch_tokens" in layer_data:
+            del native["global_batch_size"]
         else:
             data.pop("global_batch_tokens", None)
-        return tree | {"data": data | {name: size for name, size in ours.items() if name not in given}}
+        return tree | {"data": data | {name: size for name, size in native.items() if name not in layer_data}}
 
     def notes(self, config: RunConfig) -> list[str]:
         """Return how files and batch sizes were read, and how large the model becomes."""
@@ -161,14 +161,14 @@ def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
     if not (config.is_file() and path.is_file()):
         return None
     try:
-        given: Tree = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
+        content: Tree = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
     except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
-    if given.keys() - set(_STREAMING) or not given.get("dataset"):
+    if content.keys() - set(_STREAMING) or not content.get("dataset"):
         raise ConfigError(
             f"{path} should have a dataset, and no keys but {', '.join(_STREAMING)}", "correct or remove it"
         )
-    return path, given
+    return path, content
 
 
 def _section(tree: Tree, name: str) -> Tree:
@@ -204,13 +204,8 @@ def _describe_width(model: ModelConfig) -> str:
     )
 
 
-def _has(tree: Tree, key: Key) -> bool:
-    around = look_up(tree, key[:-1])
-    return isinstance(around, dict) and key[-1] in around
-
-
-def _without(tree: Tree, key: Key) -> tuple[Tree, Any]:
+def _pop(tree: Tree, key: Key) -> tuple[Tree, Any]:
     """Return the tree without a key that it has, and its value; a section that becomes empty goes too."""
     name = str(key[0])
-    inner, value = _without(tree[name], key[1:]) if key[1:] else ({}, tree[name])
+    inner, value = _pop(tree[name], key[1:]) if key[1:] else ({}, tree[name])
     return {k: inner if k == name else v for k, v in tree.items() if k != name or inner}, value

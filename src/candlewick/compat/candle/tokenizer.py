@@ -18,8 +18,8 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, line_of, parse
+from candlewick.config.load import join_problems
 from candlewick.config.section import Count, Fraction, Section, Steps
-from candlewick.config.yaml import dotted
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON
@@ -105,10 +105,10 @@ _KEYS = [name for section in _SECTIONS for name in section.model_fields]
 def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
     """Return the configuration in a file, None if it is no such file. Raises ConfigError for a wrong one."""
     path = Path(source or "").expanduser()
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
+    file_format = SUFFIXES.get(path.suffix.lower())
+    if file_format is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
         return None
-    parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), kind)
+    parsed = parse(path.read_bytes().decode("utf-8-sig", errors="replace"), file_format)
     if not parsed.tree.keys() & {"artifacts", "pretokenizer", "postprocessor"}:
         return None
     config = None
@@ -116,14 +116,14 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
         config = CandleTokenizerConfig.model_validate_json(json.dumps(parsed.tree))
     except ValidationError as error:
         for detail in error.errors():
-            key, what = detail["loc"], detail["msg"].removeprefix("Value error, ")
+            key, message = detail["loc"], detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(str(key[-1]), _KEYS, 1)
-                what = f"unknown key{f', did you mean {near[0]}?' if near else ''}"
-            parsed.fail(line_of(parsed.lines, key), key, what)
+                matches = difflib.get_close_matches(str(key[-1]), _KEYS, 1)
+                message = f"unknown key{f', did you mean {matches[0]}?' if matches else ''}"
+            parsed.report(line_of(parsed.lines, key), key, message)
     if config is None or parsed.problems:
-        named = (f"{path}:{p.line}: {f'{dotted(p.key)}: ' if p.key else ''}{p.what}" for p in parsed.problems)
-        raise ConfigError("; ".join(named), "correct the file")
+        problems = [(f"{path}:{line}", key or (), message) for line, key, message in parsed.problems]
+        raise ConfigError(join_problems(problems), "correct the file")
     folder, artifacts, training = path.absolute().parent, config.artifacts, config.training
     artifacts = artifacts.replaced(dir=folder / artifacts.dir.expanduser())
     if training is not None:
@@ -138,15 +138,15 @@ def open_candle_tokenizer(config: CandleTokenizerConfig, folder: Path | None = N
     Raises TokenizerError if it cannot be used, or is not what the configuration describes.
     """
     folder = folder or config.artifacts.dir
-    whole, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)
-    special, spaced = config.model.special_tokens, config.pretokenizer.add_prefix_space
-    if whole.exists() or not vocab.exists():
-        tokenizer = Tokenizer.load(whole)
+    tokenizer_json, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)
+    special, prefix_space = config.model.special_tokens, config.pretokenizer.add_prefix_space
+    if tokenizer_json.exists() or not vocab.exists():
+        tokenizer = Tokenizer.load(tokenizer_json)
     else:
-        tokenizer = Tokenizer.from_files(vocab, merges, special, add_prefix_space=spaced)
+        tokenizer = Tokenizer.from_files(vocab, merges, special, add_prefix_space=prefix_space)
     missing = [f"it lacks {name}" for name in special if name not in tokenizer.special_tokens]
-    if (size := tokenizer.vocab_size) > (most := config.model.vocab_size + len(special)):
-        missing.append(f"it has {size} tokens, more than {most}")
+    if (size := tokenizer.vocab_size) > (limit := config.model.vocab_size + len(special)):
+        missing.append(f"it has {size} tokens, more than {limit}")
     if missing:
         raise TokenizerError(f"{folder} is not what the configuration describes: {missing[0]}", "train it again")
     return tokenizer

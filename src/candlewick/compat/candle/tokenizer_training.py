@@ -72,11 +72,12 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
     for name, copy in names.items():
         _write(folder / copy, (folder / FILES[name]).read_bytes())
     open_candle_tokenizer(config, folder)
-    described = folder / (config.artifacts.manifest or MANIFEST)
-    described = described.with_name(CANDLE_MANIFEST) if described.name == MANIFEST else described
-    if not reused or not described.exists():
+    candle_manifest = folder / (config.artifacts.manifest or MANIFEST)
+    if candle_manifest.name == MANIFEST:
+        candle_manifest = candle_manifest.with_name(CANDLE_MANIFEST)
+    if not reused or not candle_manifest.exists():
         paths = [folder / names.get(name, default) for name, default in FILES.items()]
-        _write(described, canonical_json(_describe(config, corpus, paths, manifest)))
+        _write(candle_manifest, canonical_json(_describe(config, corpus, paths, manifest)))
     return manifest, reused
 
 
@@ -86,30 +87,30 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _fit(config: CandleTokenizerConfig, training: TokenizerTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
-    wanted, options, around = config.model, config.pretokenizer, config.postprocessor
-    model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
-    rust = byte_level(model, **options.model_dump())
-    rust.add_special_tokens(list(wanted.special_tokens))
-    if around is not None and any(around.tokens):
-        put_around(rust, *around.tokens, pair=around.pair_template)
-    lines = _lines(corpus, training, MAX_TRAIN_BYTES if options.use_regex else MAX_RUN_CHARS)
-    sizes = {"vocab_size": wanted.vocab_size, "min_frequency": wanted.min_frequency}
+    model_config, pretokenizer, postprocessor = config.model, config.pretokenizer, config.postprocessor
+    model = models.BPE(dropout=model_config.dropout, byte_fallback=model_config.byte_fallback_on_decode)
+    tokenizer_model = byte_level(model, **pretokenizer.model_dump())
+    tokenizer_model.add_special_tokens(list(model_config.special_tokens))
+    if postprocessor is not None and any(postprocessor.tokens):
+        put_around(tokenizer_model, *postprocessor.tokens, pair=postprocessor.pair_template)
+    lines = _lines(corpus, training, MAX_TRAIN_BYTES if pretokenizer.use_regex else MAX_RUN_CHARS)
+    sizes = {"vocab_size": model_config.vocab_size, "min_frequency": model_config.min_frequency}
     reader = TrainingText(MAX_TRAIN_BYTES, None, None)
-    tokenizer, report = fit(rust, reader, lines, **sizes, special=wanted.special_tokens)
+    tokenizer, report = fit(tokenizer_model, reader, lines, **sizes, special=model_config.special_tokens)
     return tokenizer.json_bytes, report
 
 
-def _lines(corpus: Corpus, training: TokenizerTraining, longest: int) -> Iterator[str]:
+def _lines(corpus: Corpus, training: TokenizerTraining, max_chars: int) -> Iterator[str]:
     """Yield the lines in the order of transformer_candle, in pieces of at most `longest`."""
-    files, choose = list(corpus.files), random.Random(training.seed)
+    files, generator = list(corpus.files), random.Random(training.seed)
     if training.shuffle:
-        choose.shuffle(files)
+        generator.shuffle(files)
     documents = first_documents(Corpus(tuple(files), corpus.config), training.max_lines)
     for chunk in batched((document.text for document in documents), len, _CHUNK_CHARS, _CHUNK_LINES):
         if training.shuffle:
-            choose.shuffle(chunk)
+            generator.shuffle(chunk)
         for line in chunk:
-            yield from (line[at : at + longest] for at in range(0, len(line), longest))
+            yield from (line[at : at + max_chars] for at in range(0, len(line), max_chars))
 
 
 def _describe(config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest) -> Tree:

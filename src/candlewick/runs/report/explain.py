@@ -10,9 +10,9 @@ from typing import Any
 import candlewick
 from candlewick.config import RunConfig
 from candlewick.config.keys import Name, find_nearest, key_types, name_of
-from candlewick.config.schema import Group, default_words, groups, is_section, type_words
+from candlewick.config.schema import SectionSchema, describe_default, describe_type, is_section, sections
 from candlewick.config.tree import flatten
-from candlewick.config.yaml import dotted
+from candlewick.config.yaml import format_key
 from candlewick.errors import ConfigError
 
 _PACKAGE = Path(candlewick.__file__).parent
@@ -31,11 +31,11 @@ def explain(word: str, config: RunConfig, origins: dict[str, str]) -> list[dict[
         name = name[:-1]  # the user chooses the names in this setting
     matching = {name} if name in key_types() else {key for key in key_types() if key[-1:] == name}
     if not matching:
-        near = " or ".join(dotted(key) for key in find_nearest(name or ("",), 3))
+        near = " or ".join(format_key(key) for key in find_nearest(name or ("",), 3))
         raise ConfigError(
             f"there is no key {word[:80]!r}", f"did you mean {near}?" if near else "see docs/config.md"
         )
-    entries = [entry for group in groups() for entry in _entries(group) if _name(entry["key"]) in matching]
+    entries = [entry for group in sections() for entry in _entries(group) if _name(entry["key"]) in matching]
     values = flatten(config)
     for entry in entries:
         key, (kind, _, chosen) = entry["key"], (entry["kind"] or "").partition(": ")
@@ -51,7 +51,7 @@ def _name(key: str) -> Name:
     return tuple(key.replace("[]", "").split("."))
 
 
-def _entries(group: Group) -> Iterator[dict[str, Any]]:
+def _entries(group: SectionSchema) -> Iterator[dict[str, Any]]:
     if group.name:
         yield {"key": group.name, "kind": group.kind, "meaning": group.meaning, "keys": list(group.settings)}
     for name, field in group.settings.items():
@@ -60,8 +60,8 @@ def _entries(group: Group) -> Iterator[dict[str, Any]]:
                 "key": f"{group.name}.{name}".removeprefix("."),
                 "kind": group.kind,
                 "meaning": " ".join(field.get("description", "").split()),
-                "type": type_words(field).replace("`", ""),
-                "default": default_words(field).replace("`", ""),
+                "type": describe_type(field).replace("`", ""),
+                "default": describe_default(field).replace("`", ""),
             }
 
 

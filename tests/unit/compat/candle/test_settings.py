@@ -30,7 +30,7 @@ def settle(data):
     def report(key, what):
         raise AssertionError((key, what))
 
-    return CandleDialect().settle({"data": data}, {"data": data}, report)["data"]
+    return CandleDialect().translate_merged({"data": data}, {"data": data}, report)["data"]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_file_of_candlewick_is_left_unchanged():
     tree = {"model": {"hidden_size": 3}, "data": {"micro_batch_size": 2}}
     dialect = CandleDialect()
     assert dialect.translate(tree, "x.yaml", lambda *_: None) == tree
-    assert dialect.settle(tree, tree, lambda *_: None) == tree
+    assert dialect.translate_merged(tree, tree, lambda *_: None) == tree
     assert dialect.notes(RunConfig()) == []
 
 

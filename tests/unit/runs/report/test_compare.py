@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from candlewick.config import RunConfig
-from candlewick.config.tree import dump_yaml
+from candlewick.config.tree import dump
 from candlewick.errors import ConfigError, DataError
 from candlewick.runs.report.compare import compare_runs
 
@@ -17,7 +17,7 @@ def run(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         config = RunConfig.model_validate_json(json.dumps(sections))
-        (folder / "config.yaml").write_text(dump_yaml(config))
+        (folder / "config.yaml").write_text(dump(config, "yaml"))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return folder
 

@@ -2,7 +2,7 @@ import pytest
 
 from candlewick.config.keys import key_types
 from candlewick.config.load import load_with_origins
-from candlewick.config.schema import groups
+from candlewick.config.schema import sections
 from candlewick.errors import ConfigError
 from candlewick.runs.report.explain import _entries, readers
 from candlewick.runs.report.explain import explain as explain_in
@@ -69,7 +69,7 @@ def test_explain_of_an_unknown_key_suggests_near_ones(word, said):
 
 def test_explain_covers_every_key():
     explained = {
-        tuple(entry["key"].replace("[]", "").split(".")) for group in groups() for entry in _entries(group)
+        tuple(entry["key"].replace("[]", "").split(".")) for group in sections() for entry in _entries(group)
     }
     names = {name for name in key_types() if dict not in key_types().get(name[:-1], ())}
     assert names <= explained
@@ -113,7 +113,7 @@ def test_readers_of_a_setting_exclude_namesakes(word, reader, other):
 def test_every_setting_has_a_reader():
     unread = {
         entry["key"]
-        for group in groups()
+        for group in sections()
         for entry in _entries(group)
         if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
     }
