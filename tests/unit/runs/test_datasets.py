@@ -84,7 +84,7 @@ def test_outputs_that_share_a_cache_download_into_folders_of_their_own(monkeypat
     folders = []
 
     def shard(sources, outputs, *_, **__):
-        folders.append(outputs.fetched)
+        folders.append(outputs.downloads)
         return [], False
 
     monkeypatch.setattr("candlewick.runs.datasets.shard", shard)

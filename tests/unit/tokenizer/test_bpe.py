@@ -333,7 +333,7 @@ def test_a_part_that_is_only_a_name_is_refused(tokenizer, part, name):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 349)))
 def test_a_part_of_a_text_is_decoded_as_a_text_alone(tokenizer, ids):
-    assert tokenizer.decode_part(ids) == tokenizer.decode(ids)
+    assert tokenizer.decode_continuation(ids) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
@@ -408,14 +408,14 @@ def test_our_own_convention(tokenizer):
     assert (tokenizer.end_id, tokenizer.stop_ids, tokenizer.missing_bytes) == (None, (0,), 0)
     assert tokenizer.is_lossless
     assert tokenizer.changes == ()
-    assert tokenizer.going_on_json is None
+    assert tokenizer.continuation_json is None
     assert tokenizer.encoder_json is tokenizer.json_bytes
     assert tokenizer.with_chat_tokens().stop_ids == (351, 0)
 
 
 def test_a_lossy_tokenizer_warns_once_with_the_remedy(tmp_path, caplog):
     foreign.write("candle", tmp_path)
-    bpe._warn.cache_clear()
+    bpe._warn_once.cache_clear()
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
             found = Tokenizer.load(tmp_path)
@@ -440,8 +440,8 @@ def test_bytes_that_become_the_unknown_token_are_named(tmp_path):
 def test_a_text_that_goes_on_gets_no_space_before_it(kind, tmp_path):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
-    assert found.going_on_json is not None
-    going_on = ReferenceEncoder(found.going_on_json)
+    assert found.continuation_json is not None
+    going_on = ReferenceEncoder(found.continuation_json)
     text = "Hello the word of the import"
     for cut in (5, 9, 14):
         ids = found.encode(text[:cut]) + going_on.encode([text[cut:]])[0].tolist()
@@ -455,10 +455,12 @@ def test_the_parts_of_a_written_text_are_the_text(kind, tmp_path):
     found = Tokenizer.load(tmp_path)
     ids = found.encode("the of naïve 日本 \U0001f600 x")
     whole = found.decode(ids)
-    assert "".join(found.decode_part([i]) for i in ids if i not in found.stop_ids).strip("\ufffd ")
-    assert found.decode_part(ids[:2]) + found.decode_part(ids[2:]) == found.decode_part(ids)
-    assert found.decode_part(ids).removeprefix(" ") == whole.removeprefix(" ")
-    assert found.decode_part([found.delimiter_id]) == ""
+    assert "".join(found.decode_continuation([i]) for i in ids if i not in found.stop_ids).strip("\ufffd ")
+    assert found.decode_continuation(ids[:2]) + found.decode_continuation(ids[2:]) == found.decode_continuation(
+        ids
+    )
+    assert found.decode_continuation(ids).removeprefix(" ") == whole.removeprefix(" ")
+    assert found.decode_continuation([found.delimiter_id]) == ""
 
 
 def test_dropout_is_kept_in_the_file_and_encodes_without_chance(tmp_path):

@@ -6,7 +6,15 @@ import pytest
 from tests import foreign
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import BYTE_OF, check, library, load_rust, parse_object, steps_of, without_prefix
+from candlewick.tokenizer.check import (
+    BYTE_OF,
+    load_rust,
+    parse_object,
+    pipeline_steps,
+    tokenizers_errors,
+    validate_tokenizer,
+    without_prefix_space,
+)
 
 
 def tree_of(kind: str) -> dict:
@@ -26,7 +34,7 @@ def tree_of(kind: str) -> dict:
     ],
 )
 def test_what_a_file_says(kind, pattern, is_byte_level, adds_space):
-    facts = check(tree_of(kind), "it")
+    facts = validate_tokenizer(tree_of(kind), "it")
     assert (facts.pattern, facts.is_byte_level, facts.adds_space) == (pattern, is_byte_level, adds_space)
 
 
@@ -34,9 +42,9 @@ def test_digits_one_by_one_before_the_pattern_of_gpt2_are_known():
     tree = tree_of("candle_plain")
     digits = {"type": "Digits", "individual_digits": True}
     tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, tree["pre_tokenizer"]]}
-    assert check(tree, "it").pattern == "digits+gpt2"
+    assert validate_tokenizer(tree, "it").pattern == "digits+gpt2"
     del tree["pre_tokenizer"]["pretokenizers"][1]["use_regex"]  # as older versions wrote it
-    assert check(tree, "it").pattern == "digits+gpt2"
+    assert validate_tokenizer(tree, "it").pattern == "digits+gpt2"
 
 
 def test_the_table_of_bytes_is_the_librarys():
@@ -50,9 +58,9 @@ def test_the_table_of_bytes_is_the_librarys():
 @pytest.mark.parametrize("kind", foreign.KINDS)
 def test_without_a_prefix_a_tree_changes_nothing_else(kind):
     tree = tree_of(kind)
-    plain = without_prefix(tree)
-    assert without_prefix(plain) == plain
-    assert (plain == tree) == (not check(tree, "it").adds_space)
+    plain = without_prefix_space(tree)
+    assert without_prefix_space(plain) == plain
+    assert (plain == tree) == (not validate_tokenizer(tree, "it").adds_space)
     assert {name: part for name, part in plain.items() if part != tree[name]}.keys() <= {
         "pre_tokenizer",
         "normalizer",
@@ -61,17 +69,17 @@ def test_without_a_prefix_a_tree_changes_nothing_else(kind):
 
 def test_a_metaspace_of_an_older_version_loses_its_prefix_too():
     tree = {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}
-    step = steps_of(without_prefix(tree), "pre_tokenizer")[0]
+    step = pipeline_steps(without_prefix_space(tree), "pre_tokenizer")[0]
     assert isinstance(step, dict)
     assert step["add_prefix_space"] is False
 
 
 def test_errors_of_the_library_and_panics_name_the_file():
     for error in (ValueError("bad"), type("Panic", (BaseException,), {})("bad")):
-        with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), library("it"):
+        with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), tokenizers_errors("it"):
             raise error
     for error in (KeyboardInterrupt(), MemoryError(), TokenizerError("as it is", "leave it")):
-        with pytest.raises(type(error)), library("it"):
+        with pytest.raises(type(error)), tokenizers_errors("it"):
             raise error
 
 

@@ -91,7 +91,7 @@ def test_time_is_counted_in_rows_when_updates_grow():
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])
 @pytest.mark.parametrize(("step", "samples"), [(0, 0), (7, 21), (30, 34), (3, 600)])
 def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, samples):
-    course = plan.resumed(step, samples)
+    course = plan.resume_at(step, samples)
     assert course.rows_after(step) == samples
     assert course.steps_for(samples) == step
     for wanted in (samples + 10, samples + 12, samples + 255):
@@ -106,4 +106,4 @@ def test_a_run_goes_on_with_another_plan_from_where_it_stands(plan, step, sample
 
 def test_a_run_that_is_longer_than_its_end_is_at_its_end():
     settings = {"sequence_length": 10, "epoch_rows": 100}
-    assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resumed(3, 700), **settings) == 1
+    assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resume_at(3, 700), **settings) == 1

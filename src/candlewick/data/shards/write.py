@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from candlewick.artifacts.build import ProgressCallback, Recipe, alone, find, stoppable
+from candlewick.artifacts.build import ProgressCallback, Recipe, exclusive_build, find_built, interruptible
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
@@ -39,17 +39,17 @@ from candlewick.artifacts.manifest import (
 from candlewick.config import DataConfig
 from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
 from candlewick.data.shards.writer import ShardWriter
-from candlewick.data.text.corpus import field_of
-from candlewick.data.text.documents import BadText, Document, read
-from candlewick.data.text.holdout import split_of
-from candlewick.data.text.pieces import Piece
+from candlewick.data.text.corpus import content_field
+from candlewick.data.text.documents import Document, TextDefects, read_documents
+from candlewick.data.text.file_ranges import FileRange
+from candlewick.data.text.holdout import document_split
 from candlewick.data.text.source_files import SourceFiles, open_sources
 from candlewick.errors import ArtifactError, ConfigError, DataError
 
 KIND, VERSION = "text", 1
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class Outputs:
 
     train: Path
     validation: Path
-    fetched: Path | None = None
+    downloads: Path | None = None
 
 
-def shard(
+def write_text_shards(
     sources: Sequence[str],
     outputs: Outputs,
     settings: ShardSettings,
@@ -98,21 +98,23 @@ def shard(
     recipes = {side: _recipe(side, files, settings) for side in wanted}
 
     def look() -> dict[str, Manifest]:
-        return {s: found for s, folder in wanted.items() if (found := find(folder, recipes[s], hashes=False))}
+        return {
+            s: found for s, folder in wanted.items() if (found := find_built(folder, recipes[s], hashes=False))
+        }
 
     if len(there := look()) == len(wanted):
         return list(there.values()), True
     for folder in wanted.values():
         require_replaceable(folder, KIND)
     partial = outputs.train.with_name(outputs.train.name + ".partial")
-    fetched = outputs.fetched or outputs.train.with_name(outputs.train.name + ".fetched")
+    fetched = outputs.downloads or outputs.train.with_name(outputs.train.name + ".fetched")
     with ExitStack() as stack:
-        folders = {side: stack.enter_context(alone(folder)) for side, folder in wanted.items()}
-        stack.enter_context(stoppable(partial))
+        folders = {side: stack.enter_context(exclusive_build(folder)) for side, folder in wanted.items()}
+        stack.enter_context(interruptible(partial))
         if len(there := look()) == len(wanted):  # another process was faster
             return list(there.values()), True
         key = json_sha256([asdict(recipe) for recipe in recipes.values()])
-        work = _Work(files, settings, folders, key, set(there))
+        work = _ShardJob(files, settings, folders, key, set(there))
         for side in work.sides.values():
             stack.callback(side.close)
         work.run(fetched, ahead, progress)
@@ -126,14 +128,14 @@ def shard(
 
 def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
     config = files.config
-    reading = {"field": field_of(config), "documents": config.documents, "bad_utf8": config.bad_utf8}
+    reading = {"field": content_field(config), "documents": config.documents, "bad_utf8": config.bad_utf8}
     own = asdict(settings)
     del own["mode"]
     return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **own, **reading}, VERSION)
 
 
 @dataclass(slots=True)
-class _Place:
+class _Cursor:
     """How far the sources are read, and what was met on the way."""
 
     file: int = 0
@@ -146,7 +148,7 @@ class _Place:
 
 
 @dataclass
-class _Work:
+class _ShardJob:
     """The sources on their way into shards, from where a former process left them."""
 
     files: SourceFiles
@@ -157,7 +159,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.state_path = self.folders["train"] / _STATE
-        self.sides, self.place, self.bad = self._restored() or (self._writers(), _Place(), BadText())
+        self.sides, self.cursor, self.bad_utf8 = self._restore() or (self._writers(), _Cursor(), TextDefects())
         for side in self.sides.values():
             side.sweep(_STATE)
 
@@ -165,82 +167,86 @@ class _Work:
         form = ".txt" if self.settings.format == "text" else ".jsonl", self.settings.gzip
         return {name: ShardWriter(folder, name, *form) for name, folder in self.folders.items()}
 
-    def _restored(self) -> tuple[dict[str, ShardWriter], _Place, BadText] | None:
+    def _restore(self) -> tuple[dict[str, ShardWriter], _Cursor, TextDefects] | None:
         """Return what a former process noted, if that was of the same work and its files are there."""
         try:
             state: dict[str, Any] = json.loads(self.state_path.read_bytes())
             if state["key"] != self.key:
-                _log.info("%s is of other text or settings: the shards are begun anew", self.state_path)
+                logger.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
-            place = TypeAdapter(_Place).validate_python(state["place"])
-            bad, writers = BadText(**state["bad"]), self._writers()
+            place = TypeAdapter(_Cursor).validate_python(state["place"])
+            bad, writers = TextDefects(**state["bad"]), self._writers()
             for name, writer in writers.items():
                 if name not in self.published:
                     writer.restore(state["sides"][name])
         except FileNotFoundError as error:
             if self.state_path.exists():  # it is a shard that is gone
-                _log.warning("%s: the shards are begun anew", error)
+                logger.warning("%s: the shards are begun anew", error)
             return None
         except (ValueError, KeyError, TypeError) as error:
-            _log.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
+            logger.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
             return None
-        _log.info("going on after %d documents, in source file %d", place.taken, place.file + 1)
+        logger.info("going on after %d documents, in source file %d", place.taken, place.file + 1)
         return writers, place, bad
 
-    def _note(self, file: int, skip: int, bad: BadText) -> None:
+    def _save_state(self, file: int, skip: int, bad: TextDefects) -> None:
         """Make what is done durable: a later process goes on after `skip` documents of `file`."""
-        self.place.file, self.place.skip = file, skip
+        self.cursor.file, self.cursor.skip = file, skip
         sides = {name: side.sync() for name, side in self.sides.items()}
-        state = {"key": self.key, "sides": sides, "place": asdict(self.place), "bad": asdict(bad)}
+        state = {"key": self.key, "sides": sides, "place": asdict(self.cursor), "bad": asdict(bad)}
         replace_durable(self.state_path, canonical_json(state))
         for side in self.sides.values():
             side.sweep(_STATE)
 
     def run(self, fetched: Path, ahead: int, progress: ProgressCallback | None) -> None:
         """Read all that is left. The bad UTF-8 of a file that is read again is counted once."""
-        place, total = self.place, sum(file.bytes for file in self.files.files)
+        place, total = self.cursor, sum(file.bytes for file in self.files.files)
         done = sum(file.bytes for file in self.files.files[: place.file])
         config = self.files.config
-        for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
-            before, skip, began = self.bad, place.skip, place.text_bytes
-            self.bad = replace(before)
-            documents = _join_parts(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
+        for number, file in self.files.iter_downloaded(place.file, fetched, ahead, self._wants_more):
+            before, skip, began = self.bad_utf8, place.skip, place.text_bytes
+            self.bad_utf8 = replace(before)
+            documents = _join_parts(
+                read_documents(FileRange(file), content_field(config), config.bad_utf8, self.bad_utf8)
+            )
             for row, text in enumerate(documents):
                 if row < skip:
                     continue
-                if self._take(text):
-                    self._note(number, row + 1, before)
-                if not self._goes_on(0):
+                if self._write_document(text):
+                    self._save_state(number, row + 1, before)
+                if not self._wants_more(0):
                     break
                 if progress and row % _DOCUMENTS_PER_REPORT == 0:
                     self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
             done += file.bytes
-            self._note(number + 1, 0, self.bad)
+            self._save_state(number + 1, 0, self.bad_utf8)
             if progress:
                 self._report(progress, done, total)
         for side in self.sides.values():
             side.finish()
-        self._note(len(self.files.files), 0, self.bad)
+        self._save_state(len(self.files.files), 0, self.bad_utf8)
 
     def _report(self, progress: ProgressCallback, done: int, total: int) -> None:
         """Tell bytes of the source files; with `take`, bytes of text, of about so many in all."""
-        take, place = self.settings.take, self.place
+        take, place = self.settings.take, self.cursor
         if take is not None and place.taken:
             done, total = place.text_bytes, place.text_bytes * take // place.taken
         progress(done, total)
 
-    def _goes_on(self, rows: int) -> bool:
-        return self.settings.take is None or self.place.taken + rows < self.settings.take
+    def _wants_more(self, rows: int) -> bool:
+        return self.settings.take is None or self.cursor.taken + rows < self.settings.take
 
-    def _take(self, text: str) -> bool:
+    def _write_document(self, text: str) -> bool:
         """Write a document; return whether a shard became full."""
-        line = self._line(text)
+        line = self._format_line(text)
         if line is None:
             return False
-        held_out = split_of(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
+        held_out = (
+            document_split(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
+        )
         side = self.sides["val" if held_out else "train"]
-        self.place.taken += 1
-        self.place.text_bytes += len(line)
+        self.cursor.taken += 1
+        self.cursor.text_bytes += len(line)
         if side.name in self.published:
             return False
         side.add(line)
@@ -249,9 +255,9 @@ class _Work:
             side.finish()
         return is_full
 
-    def _line(self, raw: str) -> bytes | None:
+    def _format_line(self, raw: str) -> bytes | None:
         cleaning = self.settings.cleaning
-        text = raw if cleaning is None else clean(raw, cleaning, self.place.cleaned)
+        text = raw if cleaning is None else clean(raw, cleaning, self.cursor.cleaned)
         if text is None:
             return None
         if self.settings.format == "jsonl":
@@ -259,14 +265,14 @@ class _Work:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         flat = " ".join(lines)
         if not flat.strip():
-            self.place.blank += 1
+            self.cursor.blank += 1
             return None
-        self.place.newlines += len(lines) - 1
+        self.cursor.newlines += len(lines) - 1
         return flat.encode() + b"\n"
 
     def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        side, settings, place = self.sides[name], self.settings, self.place
-        if not side.finished:
+        side, settings, place = self.sides[name], self.settings, self.cursor
+        if not side.shards:
             raise DataError(
                 f"no {'validation' if name == 'val' else 'training'} document came out of {dataset}",
                 "give more text"
@@ -276,48 +282,48 @@ class _Work:
                 ),
             )
         if name == "train":
-            self._tell()
+            self._warn()
             self.state_path.unlink(missing_ok=True)
         details = {
             "dataset": dataset,
             **{name: getattr(settings, name) for name in ("split", "mode", "seed", "gzip")},
             "lines_per_shard": settings.documents_per_shard,
-            "total_shards": len(side.finished),
-            "total_lines": sum(shard["lines"] for shard in side.finished),
-            "total_bytes": sum(shard["bytes"] for shard in side.finished),
+            "total_shards": len(side.shards),
+            "total_lines": sum(shard["lines"] for shard in side.shards),
+            "total_bytes": sum(shard["bytes"] for shard in side.shards),
             "newlines_replaced": place.newlines,
             "blank_left_out": place.blank,
             **({} if settings.cleaning is None else {"cleaning": asdict(place.cleaned)}),
-            "bad_utf8": {"documents": self.bad.documents, "sequences": self.bad.sequences},
-            "shards": side.finished,
+            "bad_utf8": {"documents": self.bad_utf8.documents, "sequences": self.bad_utf8.sequences},
+            "shards": side.shards,
         }
-        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in side.finished)
+        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in side.shards)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, entries, details, provenance())
         return publish(side.folder, folder, manifest)
 
-    def _tell(self) -> None:
-        place, take = self.place, self.settings.take
+    def _warn(self) -> None:
+        place, take = self.cursor, self.settings.take
         if take is not None and place.taken < take:
-            _log.warning("there are %d documents, fewer than the %d to take", place.taken, take)
+            logger.warning("there are %d documents, fewer than the %d to take", place.taken, take)
         if place.newlines or place.blank:
-            _log.warning(
+            logger.warning(
                 "%d line ends inside of documents became spaces, %d blank documents are left out; "
                 "--format jsonl keeps them",
                 *(place.newlines, place.blank),
             )
-        self.bad.warn()
+        self.bad_utf8.warn()
 
 
 def _join_parts(documents: Iterable[Document]) -> Iterator[str]:
     parts: list[str] = []
     for document in documents:
         parts.append(document.text)
-        if document.ends:
+        if document.ends_document:
             yield "".join(parts)
             parts = []
 
 
-def verify_text(folder: Path) -> tuple[int, int]:
+def verify_text_shards(folder: Path) -> tuple[int, int]:
     """Read every byte of a folder of text shards; return how many files and bytes it has.
 
     A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError.
@@ -330,7 +336,7 @@ def verify_text(folder: Path) -> tuple[int, int]:
             shards = [
                 (Path(shard["path"]).name, int(shard["bytes"]), str(shard["sha256"])) for shard in raw["shards"]
             ]
-            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*shard) for shard in shards))
+            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*shard) for shard in shards), {}, {})
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -29,7 +29,7 @@ def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) 
         total,
         4 * total,
         delimiter_id=DELIMITER,
-        ends=tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans),
+        document_ends=tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans),
         masks=masks and tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
     )
 
@@ -60,7 +60,7 @@ DOCUMENTS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 @settings(max_examples=40, deadline=None)
 def test_every_token_predicts_the_next_one_once(documents, cuts, length, group):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_GROUP_DOCUMENTS", group)
+        patch.setattr(packing, "_BUCKET_DOCUMENTS", group)
         view = PackedRows(make_split(documents, cuts), length)
     rows = view.read(np.arange(view.num_rows), 0)
     counted = rows.targets != -100
@@ -125,7 +125,7 @@ def test_the_plan_is_the_same_every_time_and_rows_are_shuffled():
 @pytest.mark.parametrize("ends", [[3, 8], []])
 def test_a_last_document_without_an_end_is_an_error(ends):
     split = TokenSplit(
-        "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, ends=(np.array(ends, np.uint64),)
+        "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, document_ends=(np.array(ends, np.uint64),)
     )
     with pytest.raises(DataError, match="the last document of train has no end"):
         PackedRows(split, 4)
