@@ -30,7 +30,7 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.errors import ArtifactError, RunInterrupted
 
-ProgressCallback = Callable[[int, int], None]  # is told what is done and what there is in all, about
+ProgressCallback = Callable[[int, int], None]  # called with the work done and the total, both about
 logger = logging.getLogger(__name__)
 
 

@@ -49,7 +49,7 @@ def make_dataset(folder: Path, sizes=(10, 1, 25), vocab_size=VOCAB, **details) -
             **details,
         }
         content |= {"bad_utf8": {"sequences": 0, "examples": []}, "splits": {}}
-        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content))
+        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content, {}))
     return TokenDataset.open(folder)
 
 
