@@ -34,7 +34,7 @@ from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import dump_json, dump_toml, to_tree
-from candlewick.data.text.corpus import content_field
+from candlewick.data.text.documents import content_field
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
 from candlewick.runs.complete import complete_plan, make_sampler

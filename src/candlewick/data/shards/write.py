@@ -39,8 +39,7 @@ from candlewick.artifacts.manifest import (
 from candlewick.config import DataConfig
 from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
 from candlewick.data.shards.writer import ShardWriter
-from candlewick.data.text.corpus import content_field
-from candlewick.data.text.documents import Document, TextDefects, read_documents
+from candlewick.data.text.documents import Document, TextDefects, content_field, read_documents
 from candlewick.data.text.file_ranges import FileRange
 from candlewick.data.text.holdout import document_split
 from candlewick.data.text.source_files import SourceFiles, open_sources
@@ -206,9 +205,7 @@ class _ShardJob:
         for number, file in self.files.iter_downloaded(place.file, fetched, ahead, self._wants_more):
             before, skip, began = self.bad_utf8, place.skip, place.text_bytes
             self.bad_utf8 = replace(before)
-            documents = _join_parts(
-                read_documents(FileRange(file), content_field(config), config.bad_utf8, self.bad_utf8)
-            )
+            documents = _join_parts(read_documents(FileRange(file), config, self.bad_utf8))
             for row, text in enumerate(documents):
                 if row < skip:
                     continue

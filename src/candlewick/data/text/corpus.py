@@ -58,17 +58,7 @@ class Corpus:
     def documents(self, bad: TextDefects | None = None) -> Iterator[Document]:
         """Yield the documents in order; see `read`."""
         for file in self.files:
-            yield from read_documents(
-                FileRange(file),
-                content_field(self.config),
-                self.config.bad_utf8,
-                TextDefects() if bad is None else bad,
-            )
-
-
-def content_field(config: DataConfig) -> str:
-    """Return the key of the text, or of a chat's messages, in a row."""
-    return config.messages_field if config.format == "chat" else config.text_field
+            yield from read_documents(FileRange(file), self.config, TextDefects() if bad is None else bad)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -15,18 +15,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
+from candlewick.config import DataConfig
 from candlewick.data.text.chat import Message, chat_sha256, has_answer, parse_messages
 from candlewick.data.text.file_ranges import BOM, PART_BYTES, FileRange, cut_into_parts
 from candlewick.data.text.parquet import read_column, row_groups
 from candlewick.errors import DataError
 from candlewick.tokenizer.chat import Role, message_text
 
-Utf8Policy = Literal["error", "replace", "skip"]
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _MAX_EXAMPLES = 5
@@ -68,21 +68,26 @@ class TextDefects:
             logger.warning("%d bad UTF-8 sequences in %d documents, the first: %s", *about)
 
 
-def read_documents(piece: FileRange, field: str, policy: Utf8Policy, bad: TextDefects) -> Iterator[Document]:
+def content_field(config: DataConfig) -> str:
+    """Return the key of the text, or of a chat's messages, in a row."""
+    return config.messages_field if config.format == "chat" else config.text_field
+
+
+def read_documents(piece: FileRange, config: DataConfig, bad: TextDefects) -> Iterator[Document]:
     """Return the documents of a piece in order. Counts bad UTF-8 in `bad`. Raises DataError with file and row."""
-    reader = _DocumentReader(piece, field, policy, bad)
+    reader = _DocumentReader(piece, config, bad)
     kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
     documents = kinds.get(piece.file.kind, reader.json)()
     dropped = frozenset(piece.duplicates)
     return (document for document in documents if document.position not in dropped) if dropped else documents
 
 
-def count_documents(piece: FileRange, text_field: str, limit: int | None = None) -> int:
+def count_documents(piece: FileRange, config: DataConfig, limit: int | None = None) -> int:
     """Count the rows that may be documents; of lines at most `limit`."""
     if piece.file.kind == "text":
         return 1
     if piece.file.kind == "parquet":
-        return sum(rows for rows, _ in row_groups(piece.file, text_field))
+        return sum(rows for rows, _ in row_groups(piece.file, config.text_field))
     lines = (line for _, block in piece.read_lines() for line in block.split(b"\n") if line.strip())
     return sum(1 for _ in islice(lines, limit))
 
@@ -90,13 +95,12 @@ def count_documents(piece: FileRange, text_field: str, limit: int | None = None)
 @dataclass(frozen=True, slots=True)
 class _DocumentReader:
     piece: FileRange
-    field: str
-    policy: Utf8Policy
+    config: DataConfig
     bad: TextDefects
 
     def text(self) -> Iterator[Document]:
         piece = self.piece
-        if self.policy == "skip" and not self._is_utf8():
+        if self.config.bad_utf8 == "skip" and not self._is_utf8():
             return
         offset, begins = piece.start, piece.starts_document
         for raw, is_last in cut_into_parts(piece.read_blocks(PART_BYTES)):
@@ -111,7 +115,7 @@ class _DocumentReader:
     def _is_utf8(self) -> bool:
         # of the whole file: one bad byte anywhere takes out the document that it is
         found = TextDefects()
-        whole, offset = _DocumentReader(FileRange(self.piece.file), "", "skip", found), 0
+        whole, offset = _DocumentReader(FileRange(self.piece.file), self.config, found), 0
         for raw, _ in cut_into_parts(whole.piece.read_blocks(PART_BYTES)):
             whole._decode(raw, lambda at, first=offset: f"byte {first + at}")
             if found.documents:
@@ -126,11 +130,11 @@ class _DocumentReader:
             yield from self._split_long(line, place)
 
     def json(self) -> Iterator[Document]:
-        is_chat = self.piece.file.kind == "chat"
+        is_chat, field = self.piece.file.kind == "chat", content_field(self.config)
         for place, line in self._lines():
             try:
                 record: object = json.loads(line)
-                found = parse_messages(record, self.field) if is_chat else self._get_text(record)
+                found = parse_messages(record, field) if is_chat else _get_text(record, field)
             except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{self.piece.file.path}, row {self._line_number(place)}: {error}",
@@ -157,7 +161,7 @@ class _DocumentReader:
             yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
 
     def parquet(self) -> Iterator[Document]:
-        for first, column in read_column(self.piece, self.field):
+        for first, column in read_column(self.piece, self.config.text_field):
             for number, text in enumerate(self._decode_column(first, column), first):
                 if text:
                     yield from self._split_long(text, number)
@@ -176,17 +180,6 @@ class _DocumentReader:
             for place, line in zip(places, lines, strict=True):
                 if line and not line.isspace():
                     yield place, line.removesuffix("\r")
-
-    def _get_text(self, record: object) -> str | None:
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        fields = cast("dict[str, object]", record)
-        if self.field not in fields:
-            raise ValueError(f"no field {self.field!r}, only {', '.join(fields)[:200] or 'none'}")
-        text = fields[self.field]
-        if not isinstance(text, str | None):
-            raise ValueError(f"field {self.field!r} is {str(text)[:40]!r}, not text")
-        return text
 
     def _line_number(self, place: int) -> int:
         before = FileRange(self.piece.file, 0, place).read_blocks() if place else ()
@@ -217,13 +210,13 @@ class _DocumentReader:
         return self._apply_policy(mended, halves, f"the row at byte {place}") if halves else text
 
     def _apply_policy(self, mended: str, sequences: int, place: str) -> str | None:
-        if self.policy == "error":
+        if self.config.bad_utf8 == "error":
             raise DataError(
                 f"{self.piece.file.path}, {place}: not UTF-8",
                 "convert the file, or set data.bad_utf8 to replace or skip",
             )
         self.bad.merge(TextDefects(1, sequences, [f"{self.piece.file.name}, {place}"]))
-        return mended if self.policy == "replace" else None
+        return mended if self.config.bad_utf8 == "replace" else None
 
     def _split_long(self, text: str, place: int) -> Iterator[Document]:
         if len(text) <= PART_BYTES:
@@ -233,3 +226,15 @@ class _DocumentReader:
         blocks = (whole[i : i + PART_BYTES] for i in range(0, len(whole), PART_BYTES))
         for number, (raw, is_last) in enumerate(cut_into_parts(blocks)):
             yield Document(raw.decode(), self.piece.file.name, place, number == 0, is_last)
+
+
+def _get_text(record: object, field: str) -> str | None:
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    fields = cast("dict[str, object]", record)
+    if field not in fields:
+        raise ValueError(f"no field {field!r}, only {', '.join(fields)[:200] or 'none'}")
+    text = fields[field]
+    if not isinstance(text, str | None):
+        raise ValueError(f"field {field!r} is {str(text)[:40]!r}, not text")
+    return text

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import Literal
 
-from candlewick.data.text.corpus import Corpus, content_field
+from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile, Split, character_start
 
@@ -34,10 +34,10 @@ def hash_split(sha256: str, share: float) -> Split:
 
 def choose_holdout(corpus: Corpus) -> Literal["hash", "tails"]:
     """Return how validation is held out of a corpus that is alone."""
-    found, field = 0, content_field(corpus.config)
+    found = 0
     for file in corpus.files:
         dropped = len(corpus.duplicates.get(file, ()))
-        found += count_documents(FileRange(file), field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
+        found += count_documents(FileRange(file), corpus.config, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
         if found >= MIN_HASHED_DOCUMENTS:
             return "hash"
     return "tails"
@@ -69,7 +69,7 @@ def _hold_tails(corpus: Corpus) -> Iterator[FileRange]:
                 due_bytes -= size - cut
         else:
             dropped = frozenset(corpus.duplicates.get(file, ()))
-            rows = count_documents(FileRange(file), content_field(corpus.config)) - len(dropped)
+            rows = count_documents(FileRange(file), corpus.config) - len(dropped)
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held

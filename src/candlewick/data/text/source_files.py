@@ -16,7 +16,7 @@ from threading import Thread
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus, content_field, describe_file, open_corpus
+from candlewick.data.text.corpus import Corpus, describe_file, open_corpus
 from candlewick.data.text.documents import count_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.data.text.hub_files import choose_files
@@ -76,9 +76,8 @@ class SourceFiles:
             if not goes_on(0):
                 break
             file = (waiting.pop(number, None) or self._start_download(number, folder)).result()
-            if goes_on(
-                count_documents(FileRange(file), content_field(self.config)) if file.kind == "parquet" else 0
-            ):
+            rows = count_documents(FileRange(file), self.config) if file.kind == "parquet" else 0
+            if goes_on(rows):
                 for wanted in range(number + 1, min(number + 1 + ahead, len(self.files))):
                     waiting[wanted] = waiting.get(wanted) or self._start_download(wanted, folder)
             yield number, file

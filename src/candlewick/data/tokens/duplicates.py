@@ -7,7 +7,7 @@ Memory: 24 bytes per document, and 24 to sort. What repeats a document of the *o
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -15,30 +15,30 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.text.corpus import Corpus, content_field
-from candlewick.data.text.documents import Document, TextDefects, Utf8Policy, read_documents
+from candlewick.config import DataConfig
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile
+from candlewick.data.tokens.plan import group_documents
 from candlewick.data.tokens.workers import map_in_processes
 
 logger = logging.getLogger(__name__)
 
 
 def hash_documents(
-    field: str, policy: Utf8Policy, pieces: tuple[FileRange, ...]
+    config: DataConfig, pieces: tuple[FileRange, ...]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
     """Return of each piece the places of its documents (n,) and their hashes (n, 2)."""
     found: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
     for piece in pieces:
-        rows = [
-            (part.position, digest)
-            for part, digest in _hash_each(read_documents(piece, field, policy, TextDefects()))
-        ]
+        rows = list(_hash_each(read_documents(piece, config, TextDefects())))
         hashes = np.frombuffer(b"".join(digest for _, digest in rows), np.uint64).reshape(-1, 2)
         found.append((np.array([place for place, _ in rows], np.int64), hashes))
     return found
 
 
-def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[Document, bytes]]:
+def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[int, bytes]]:
+    """Yield the position of each document and the hash of its text; `parts` may be parts of documents."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         if part.starts_document:
@@ -48,7 +48,7 @@ def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[Document, bytes]]:
         elif part.chat_sha256 is not None:
             state.update(part.chat_sha256.encode())
         if part.ends_document:
-            yield part, state.digest()
+            yield part.position, state.digest()
 
 
 def find_repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -58,9 +58,11 @@ def find_repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.sort(order[1:][(ordered[1:] == ordered[:-1]).all(axis=1)])
 
 
-def remove_duplicates(corpus: Corpus, groups: Sequence[tuple[FileRange, ...]], workers: int) -> Corpus:
-    """Return the corpus with the places of its duplicates; `groups` are all of it, cut between documents only."""
-    hashing = partial(hash_documents, content_field(corpus.config), corpus.config.bad_utf8)
+def remove_duplicates(corpus: Corpus, workers: int) -> Corpus:
+    """Return the corpus with the positions of its duplicates, if `data.deduplicate` asks for it."""
+    if not corpus.config.deduplicate:
+        return corpus
+    groups, hashing = group_documents(corpus), partial(hash_documents, corpus.config)
     by_number = dict(map_in_processes(hashing, groups, workers))
     found = [item for number in range(len(groups)) for item in by_number[number]]
     files = [piece.file for group in groups for piece in group]

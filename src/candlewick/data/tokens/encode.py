@@ -7,23 +7,25 @@
 A task is all that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import FileEntry, canonical_json, file_sha256, replace_durable
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import content_field
 from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import SPLITS, FileRange, Split
 from candlewick.data.text.holdout import document_split
 from candlewick.data.tokens.dataset import Shard, Tokens, token_dtype, write_shard
+from candlewick.data.tokens.workers import map_in_processes
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
@@ -34,6 +36,7 @@ _BATCH_DOCUMENTS = 1 << 15
 _SELF_CHECK_CHARACTERS = 512
 _SELF_CHECK_SHARE = 0.03
 _SELF_CHECKS_PER_BATCH = 32
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +146,51 @@ def _receipt_path(folder: Path, task: Task) -> Path:
     return folder / "shards" / f"{task.index:05d}.json"
 
 
+def run_tasks(
+    tasks: Sequence[Task], target: TokenOutput, workers: int, progress: ProgressCallback | None = None
+) -> tuple[list[Receipt], str]:
+    """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
+    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
+    if receipts:
+        logger.info("%d of %d tasks were finished before", len(receipts), len(tasks))
+    todo = [task for task in tasks if task.index not in receipts]
+    total = sum(task.text_bytes for task in tasks)
+    done = total - sum(task.text_bytes for task in todo)
+    backend = "none: all shards were there"
+
+    def report(text_bytes: int) -> None:
+        nonlocal done
+        done += text_bytes
+        if progress:
+            progress(min(done, total), total)
+
+    report(0)
+    if len(todo) == 1:  # a process would take longer to start than most such tasks to run
+        maker = ShardMaker(target)
+        receipts[todo[0].index] = maker.run(todo[0], report)
+        backend = maker.backend
+    else:
+        for number, (receipt, backend) in map_in_processes(partial(_run_task, target), todo, workers):  # noqa: B007
+            receipts[todo[number].index] = receipt
+            report(todo[number].text_bytes)
+        if backend == ReferenceEncoder.name:
+            logger.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
+    return [receipts[task.index] for task in tasks], backend
+
+
+def _run_task(target: TokenOutput, task: Task) -> tuple[Receipt, str]:
+    maker = _shard_maker(target)
+    return maker.run(task), maker.backend
+
+
+_shard_maker = lru_cache(maxsize=1)(ShardMaker)
+
+
 def _read_task(task: Task, bad: TextDefects) -> Iterator[tuple[Split, Document]]:
     config = task.config
     for piece in task.pieces:
         split: Split = piece.split or "train"
-        for document in read_documents(piece, content_field(config), config.bad_utf8, bad):
+        for document in read_documents(piece, config, bad):
             if piece.split is None and document.starts_document:
                 split = document_split(document.text, config.validation_fraction, document.chat_sha256)
             yield split, document

@@ -15,7 +15,8 @@ from typing import Any
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus, content_field
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import content_field
 from candlewick.data.text.file_ranges import MAX_PART_BYTES, FileRange, SourceFile, character_start, find_last_cut
 from candlewick.data.text.holdout import Holdout, assign_splits, choose_holdout
 from candlewick.data.text.parquet import row_groups
@@ -124,7 +125,7 @@ def _divide_range(piece: FileRange, config: DataConfig) -> Iterator[tuple[FileRa
     """Cut a piece that is too large; yield (piece, bytes of its text, about)."""
     file, wanted = piece.file, config.shard_text_bytes
     if file.kind == "parquet":
-        yield from _divide_rows(piece, row_groups(file, content_field(config)), wanted)
+        yield from _divide_rows(piece, row_groups(file, config.text_field), wanted)
     elif file.compression is not None:
         yield piece, file.bytes * _EXPANSION
     else:

@@ -9,9 +9,8 @@ tasks that have none, and ends in the same dataset: its id depends on text, sett
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from candlewick.artifacts.build import ProgressCallback, Recipe, build_once, interruptible
 from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, provenance, publish
@@ -23,13 +22,12 @@ from candlewick.data.text.holdout import Holdout
 from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
 from candlewick.data.tokens.duplicates import remove_duplicates
-from candlewick.data.tokens.encode import Receipt, ShardMaker, Task, TokenOutput, read_receipt, receipt_entry
-from candlewick.data.tokens.plan import dataset_settings, group_documents, plan_tasks
+from candlewick.data.tokens.encode import Receipt, TokenOutput, receipt_entry, run_tasks
+from candlewick.data.tokens.plan import dataset_settings, plan_tasks
 from candlewick.data.tokens.stream import StreamPreparation, TaskResults
-from candlewick.data.tokens.workers import count_cores, map_in_processes
+from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER
 
 logger = logging.getLogger(__name__)
@@ -93,13 +91,6 @@ class EncodeJob:
             )
         return True
 
-    def deduplicated(self, side: Corpus | SourceFiles | None) -> Corpus | None:
-        """Return a side of this disk without its duplicates, if that is wanted."""
-        assert not isinstance(side, SourceFiles), "text of the Hub is streamed"
-        if side is None or not side.config.deduplicate:
-            return side
-        return remove_duplicates(side, group_documents(side), self.workers)
-
 
 def prepare_tokens(
     job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None
@@ -138,11 +129,14 @@ def _encode(
     target = TokenOutput(folder, own.vocab_size, own.delimiter_id, own.end_id)
     duplicates = 0
     if job.needs_streaming:
-        holdout, tasks, receipts, backend = _encode_streams(job, target, identity, progress)
+        holdout, results = _encode_streams(job, target, identity, progress)
+        tasks, receipts, backend = results.tasks, results.receipts, results.backend
     else:
-        train, validation = job.deduplicated(job.train), job.deduplicated(job.validation)
+        train, validation = (
+            side and remove_duplicates(cast(Corpus, side), job.workers) for side in (job.train, job.validation)
+        )
         holdout, tasks = plan_tasks(train, validation, identity, job.config, hold_out=job.hold_out)
-        receipts, backend = _run_tasks(tasks, target, job.workers, progress)
+        receipts, backend = run_tasks(tasks, target, job.workers, progress)
         duplicates = sum(
             len(places) for side in (train, validation) if side for places in side.duplicates.values()
         )
@@ -157,58 +151,16 @@ def _encode(
 
 def _encode_streams(
     job: EncodeJob, target: TokenOutput, identity: str, progress: ProgressCallback | None
-) -> tuple[Holdout, list[Task], list[Receipt], str]:
-    """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
-    done, run = TaskResults(), partial(_run_tasks, target=target, workers=job.workers, progress=None)
+) -> tuple[Holdout, TaskResults]:
+    """Encode text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
+    results = TaskResults()
     sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
-    for side, files in sides.items():
-        if files is not None:
-            opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
-            wave = 2 * job.workers
-            StreamPreparation(
-                opened, side, done, target.folder, identity, job.hold_out, run, wave, progress
-            ).prepare()
-    return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, done.backend
-
-
-def _run_tasks(
-    tasks: Sequence[Task], target: TokenOutput, workers: int, progress: ProgressCallback | None
-) -> tuple[list[Receipt], str]:
-    """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
-    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
-    if receipts:
-        logger.info("%d of %d tasks were finished before", len(receipts), len(tasks))
-    todo = [task for task in tasks if task.index not in receipts]
-    total = sum(task.text_bytes for task in tasks)
-    done = total - sum(task.text_bytes for task in todo)
-    backend = "none: all shards were there"
-
-    def report(text_bytes: int) -> None:
-        nonlocal done
-        done += text_bytes
-        if progress:
-            progress(min(done, total), total)
-
-    report(0)
-    if len(todo) == 1:  # a process would take longer to start than most such tasks to run
-        maker = ShardMaker(target)
-        receipts[todo[0].index] = maker.run(todo[0], report)
-        backend = maker.backend
-    else:
-        for number, (receipt, backend) in map_in_processes(partial(_run_task, target), todo, workers):  # noqa: B007
-            receipts[todo[number].index] = receipt
-            report(todo[number].text_bytes)
-        if backend == ReferenceEncoder.name:
-            logger.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
-    return [receipts[task.index] for task in tasks], backend
-
-
-def _run_task(target: TokenOutput, task: Task) -> tuple[Receipt, str]:
-    maker = _shard_maker(target)
-    return maker.run(task), maker.backend
-
-
-_shard_maker = lru_cache(maxsize=1)(ShardMaker)
+    for side, text in sides.items():
+        if text is not None:
+            files = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
+            stream = StreamPreparation(files, side, results, target, identity, job.hold_out, job.workers, progress)
+            stream.prepare()
+    return ("hash" if job.hold_out else "given"), results
 
 
 def _describe_tokens(

@@ -10,22 +10,20 @@ dataset.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import canonical_json, json_sha256, replace_durable
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus, content_field
+from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile, Split
 from candlewick.data.text.holdout import assign_splits, row_offset
 from candlewick.data.text.source_files import SourceFiles
-from candlewick.data.tokens.encode import Receipt, Task, read_receipt
+from candlewick.data.tokens.encode import Receipt, Task, TokenOutput, read_receipt, run_tasks
 from candlewick.data.tokens.plan import dataset_settings, group_ranges, make_tasks
 
-RunTasks = Callable[[Sequence[Task]], tuple[list[Receipt], str]]
 logger = logging.getLogger(__name__)
 
 
@@ -51,16 +49,15 @@ class TaskResults:
 
 @dataclass
 class StreamPreparation:
-    """Prepares the files of one side into `done`; the tasks of a file are run a `wave` at a time."""
+    """Prepares the files of one side into `done`; the tasks of a file are run two per worker at a time."""
 
     files: SourceFiles
     side: Split
     results: TaskResults
-    folder: Path
+    output: TokenOutput
     identity: str
     hold_out: bool
-    run_tasks: RunTasks
-    tasks_per_wave: int
+    workers: int
     progress: ProgressCallback | None = None
 
     def __post_init__(self) -> None:
@@ -71,12 +68,11 @@ class StreamPreparation:
 
     def prepare(self) -> None:
         """Prepare the files that are not finished, until there is enough."""
-        done, notes, fetched = self.results, self.folder / f"{self.side}-stream.json", self.folder / "fetched"
+        done, folder = self.results, self.output.folder
+        notes, fetched = folder / f"{self.side}-stream.json", folder / "fetched"
         # of all that decides what the files become
-        settings, limits = (
-            dataset_settings(self.config, hold_out=self.hold_out),
-            [self.config.max_tokens, self.config.max_documents],
-        )
+        settings = dataset_settings(self.config, hold_out=self.hold_out)
+        limits = [self.config.max_tokens, self.config.max_documents]
         key = json_sha256([self.identity, self.files.fingerprint, settings, limits, done.next_index])
         finished = self._restore(notes, key)
         sizes = [file.bytes for file in self.files.files]
@@ -104,7 +100,7 @@ class StreamPreparation:
             raw = json.loads(notes.read_bytes())
             for noted in raw["files"] if raw["key"] == key else ():
                 tasks = [Task(index, (), 0, key, self.config) for index, key in noted["tasks"]]
-                receipts = [read_receipt(self.folder, task) for task in tasks]
+                receipts = [read_receipt(self.output.folder, task) for task in tasks]
                 if None in receipts:
                     break
                 self.results.tasks += tasks
@@ -120,9 +116,9 @@ class StreamPreparation:
         groups = list(group_ranges([self._file_range(corpus)], corpus))
         hashes = {file: corpus.hashes[0]}
         tasks = make_tasks(groups, hashes, self.identity, self.config, self.hold_out, first=done.next_index)
-        for start in range(0, len(tasks), self.tasks_per_wave):
-            wave = tasks[start : start + self.tasks_per_wave]
-            receipts, done.backend = self.run_tasks(wave)
+        for start in range(0, len(tasks), 2 * self.workers):
+            wave = tasks[start : start + 2 * self.workers]
+            receipts, done.backend = run_tasks(wave, self.output, self.workers)
             for task, receipt in zip(wave, receipts, strict=True):
                 if self._reached_max_tokens():
                     return  # the rest of the wave is swept
@@ -137,7 +133,7 @@ class StreamPreparation:
         stop = None
         if self.max_documents is not None:
             left = self.max_documents - self.results.documents
-            rows = count_documents(FileRange(file), content_field(self.config), left + 1)
+            rows = count_documents(FileRange(file), self.config, left + 1)
             if rows > left and file.kind != "text":
                 rows, stop = left, row_offset(file, left, frozenset())
             self.results.documents += rows

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from candlewick.config import DataConfig
 from candlewick.data.text import documents, file_ranges
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.documents import TextDefects, Utf8Policy, count_documents, read_documents
+from candlewick.data.text.documents import TextDefects, count_documents, read_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.errors import DataError
 
 BAD = b"fine\nbad \xff\xfe here\nend \xe4\xb8"
 
 
-def texts(file: SourceFile, policy: Utf8Policy = "replace", bad=None, **piece) -> list[str]:
-    return [d.text for d in read_documents(FileRange(file, **piece), "text", policy, bad or TextDefects())]
+def texts(file: SourceFile, policy="replace", bad=None, **piece) -> list[str]:
+    config = DataConfig.model_validate({"bad_utf8": policy})
+    return [d.text for d in read_documents(FileRange(file, **piece), config, bad or TextDefects())]
 
 
 @pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
@@ -29,9 +30,9 @@ def test_a_text_file_is_one_document_to_the_byte(source, extension):
 def test_lines_are_documents_but_for_blank_ones(source):
     file = source("a.txt", "one\n\n  \t\r\ntwo\r\n three \nfour\u2028more", documents="line")
     assert texts(file) == ["one", "two", " three ", "four\u2028more"]
-    assert [d.position for d in read_documents(FileRange(file), "text", "error", TextDefects())] == [0, 10, 15, 23]
-    assert count_documents(FileRange(file), "text") == 4
-    assert count_documents(FileRange(file), "text", 2) == 2
+    assert [d.position for d in read_documents(FileRange(file), DataConfig(), TextDefects())] == [0, 10, 15, 23]
+    assert count_documents(FileRange(file), DataConfig()) == 4
+    assert count_documents(FileRange(file), DataConfig(), 2) == 2
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
@@ -39,15 +40,15 @@ def test_rows_are_documents_but_for_empty_ones(source, name):
     rows = ["one", "", "two\nlines", None, " ", "中文\U0001f600"]
     file = source(name, rows)
     assert texts(file) == ["one", "two\nlines", " ", "中文\U0001f600"]
-    assert count_documents(FileRange(file), "text") == 6
-    places = [d.position for d in read_documents(FileRange(file), "text", "error", TextDefects())]
+    assert count_documents(FileRange(file), DataConfig()) == 6
+    places = [d.position for d in read_documents(FileRange(file), DataConfig(), TextDefects())]
     lines = [len(json.dumps({"text": row})) + 1 for row in rows]
     starts = range(6) if name.endswith("parquet") else [sum(lines[:i]) for i in range(6)]
     assert places == [starts[i] for i in (0, 2, 4, 5)]
 
 
 def test_a_text_file_counts_as_one(source):
-    assert count_documents(FileRange(source("a.txt", "a\nb\n")), "text") == 1
+    assert count_documents(FileRange(source("a.txt", "a\nb\n")), DataConfig()) == 1
 
 
 @pytest.mark.parametrize("documents", ["file", "line"])
@@ -173,7 +174,7 @@ def test_long_documents_come_in_parts(source, name, monkeypatch):
     monkeypatch.setattr(documents, "PART_BYTES", 64)
     long = "some words and more 中文\n" * 30
     file = source(name, long if name == "a.txt" else [long, "short", long])
-    found = list(read_documents(FileRange(file), "text", "error", TextDefects()))
+    found = list(read_documents(FileRange(file), DataConfig(), TextDefects()))
     assert all(len(d.text.encode()) <= 64 for d in found)
     whole: list[str] = []
     for document in found:
@@ -189,12 +190,12 @@ def test_pieces_of_a_long_document_begin_and_end_only_once(source):
     file = source("a.txt", "one two three")
     first = list(
         read_documents(
-            FileRange(file, 0, 7, starts_document=True, ends_document=False), "text", "error", TextDefects()
+            FileRange(file, 0, 7, starts_document=True, ends_document=False), DataConfig(), TextDefects()
         )
     )
     last = list(
         read_documents(
-            FileRange(file, 7, None, starts_document=False, ends_document=True), "text", "error", TextDefects()
+            FileRange(file, 7, None, starts_document=False, ends_document=True), DataConfig(), TextDefects()
         )
     )
     assert [(d.text, d.starts_document, d.ends_document) for d in first + last] == [

@@ -14,7 +14,7 @@ def held(path, **config) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {"train": [], "validation": []}
     for piece in assign_splits(corpus, choose_holdout(corpus)):
         assert piece.split is not None
-        out[piece.split] += [d.text for d in read_documents(piece, "text", "error", TextDefects())]
+        out[piece.split] += [d.text for d in read_documents(piece, corpus.config, TextDefects())]
     return out
 
 

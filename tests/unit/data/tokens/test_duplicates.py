@@ -10,13 +10,12 @@ from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.data.text.documents import TextDefects, read_documents
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.duplicates import find_repeats, remove_duplicates
-from candlewick.data.tokens.plan import group_documents, plan_tasks
+from candlewick.data.tokens.plan import plan_tasks
 
 
 def unique(folder, **settings) -> Corpus:
     config = DataConfig(deduplicate=True, **settings)
-    corpus = open_corpus([str(folder)], config)
-    return remove_duplicates(corpus, group_documents(corpus), 1)
+    return remove_duplicates(open_corpus([str(folder)], config), 1)
 
 
 def kept(corpus: Corpus) -> list[str]:
@@ -24,7 +23,7 @@ def kept(corpus: Corpus) -> list[str]:
     whole: list[str] = []
     for task in plan_tasks(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
         for piece in task.pieces:
-            for document in read_documents(piece, "text", "replace", TextDefects()):
+            for document in read_documents(piece, corpus.config, TextDefects()):
                 whole += [""] * document.starts_document
                 whole[-1] += document.text
     return whole

@@ -24,7 +24,7 @@ def text_of(tasks) -> str:
         for piece in task.pieces:
             out += (
                 "<" * document.starts_document + document.text + ">" * document.ends_document
-                for document in read_documents(piece, "text", "error", TextDefects())
+                for document in read_documents(piece, task.config, TextDefects())
             )
     return "".join(out)
 

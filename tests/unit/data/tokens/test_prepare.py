@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import Split
+from candlewick.data.tokens import encode
 from candlewick.data.tokens import prepare as module
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError, RunInterrupted, TokenizerError
@@ -124,7 +125,7 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
             made.append(task.index)
             yield number, work(task)
 
-    monkeypatch.setattr(module, "map_in_processes", run_here)
+    monkeypatch.setattr(encode, "map_in_processes", run_here)
     with pytest.raises(RunInterrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
@@ -138,7 +139,7 @@ def test_finished_shards_are_not_made_again(write, tmp_path, tokenizer_dir, monk
     manifest, _ = prepare(config, tokenizer_dir, out)  # the one that is left runs in this process
     monkeypatch.undo()
     assert manifest.id == prepare(config, tokenizer_dir, tmp_path / "other")[0].id
-    module._shard_maker.cache_clear()
+    encode._shard_maker.cache_clear()
 
 
 def test_validation_text_is_the_validation_split(write, tmp_path, tokenizer, tokenizer_dir):
@@ -206,7 +207,7 @@ def test_an_error_in_a_worker_is_the_error(write, tmp_path, tokenizer_dir):
 def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir, monkeypatch):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
     entered, waits, go, results = threading.Event(), threading.Event(), threading.Event(), []
-    original, lock = module._run_tasks, fcntl.flock
+    original, lock = module.run_tasks, fcntl.flock
 
     def slow(*args):
         entered.set()
@@ -218,7 +219,7 @@ def test_a_second_process_waits_and_finds_it_done(write, tmp_path, tokenizer_dir
             waits.set()
         return lock(file, operation)
 
-    monkeypatch.setattr(module, "_run_tasks", slow)
+    monkeypatch.setattr(module, "run_tasks", slow)
     monkeypatch.setattr(fcntl, "flock", flock)
     threads = [
         threading.Thread(target=lambda: results.append(prepare(config, tokenizer_dir, out))) for _ in range(2)

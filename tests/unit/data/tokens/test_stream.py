@@ -17,7 +17,7 @@ from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import Split
-from candlewick.data.tokens import prepare as prepare_module
+from candlewick.data.tokens import stream as stream_module
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, MachineError
 
@@ -126,7 +126,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", [1, 2, 3, 5, 8])
 def test_a_kill_at_any_moment_changes_nothing(hub, make, monkeypatch, moment):
     expected = make("clean").id
-    real, calls = prepare_module._run_tasks, []
+    real, calls = stream_module.run_tasks, []
 
     def run(*args, **kwargs):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_a_kill_at_any_moment_changes_nothing(hub, make, monkeypatch, moment):
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_run_tasks", run)
+        patch.setattr(stream_module, "run_tasks", run)
         with suppress(Killed):
             make("killed")
     hub.requests.clear()
