@@ -34,11 +34,9 @@ _URI = re.compile(
 _COMMIT = re.compile("[0-9a-f]{40}")
 _QUERY = re.compile(r"\?\S+")  # of an address: it may carry a signature, so it is never logged
 # reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
-_PERMANENT = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
-_PERMANENT_IN_DOWNLOADS = re.compile(
-    rf"{_PERMANENT.pattern}|HTTP 4|\w*Timeout"
-)  # huggingface_hub repeats such a GET
-_PERMANENT_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
+_FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
+_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats such a GET
+_FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 _Result = TypeVar("_Result")
 logger = logging.getLogger(__name__)
@@ -114,11 +112,11 @@ def open_repo(uri: str | HubUri) -> HubRepo:
     # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
     # without `expand` the answer names every file
     ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
-    info = _request_with_retries(str(wanted), ask, _PERMANENT)
+    info = _request_with_retries(str(wanted), ask, _FINAL)
     if not _COMMIT.fullmatch(info.sha or ""):
         raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
     pinned = replace(wanted, revision=info.sha)
-    files = _request_with_retries(str(pinned), lambda: _list_files(api, pinned), _PERMANENT_IN_LISTINGS)
+    files = _request_with_retries(str(pinned), lambda: _list_files(api, pinned), _FINAL_IN_LISTINGS)
     if pinned != wanted:
         logger.info("%s is commit %s now: write @%s to have the same files again", wanted, info.sha, info.sha)
     return HubRepo(pinned, files)
@@ -161,7 +159,7 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
         )
         return _verify_download(Path(path), file)
 
-    return _request_with_retries(str(replace(repo.uri, path=file.path)), download, _PERMANENT_IN_DOWNLOADS)
+    return _request_with_retries(str(replace(repo.uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
 
 
 def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
@@ -241,7 +239,7 @@ def _error_for_user(what: str, error: BaseException) -> CandlewickError:
     if isinstance(error, _WrongBytes):
         fix = "something between here and the Hub changes bytes: try another network"
         return DataError(f"{what}: {error}", fix)
-    if _PERMANENT.match(reason) and "Connect" not in reason:
+    if _FINAL.match(reason) and "Connect" not in reason:
         page = what.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
         fix = (
             f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"

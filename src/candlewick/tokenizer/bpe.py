@@ -29,10 +29,10 @@ from candlewick.tokenizer.check import (
     load_rust,
     parse_object,
     validate_tokenizer,
-    without_prefix_space,
+    without_prefix,
 )
 from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
-from candlewick.tokenizer.files import TOKENIZER_JSON, AddedTokens, read_files, read_vocab_and_merges
+from candlewick.tokenizer.files import TOKENIZER_JSON, AddedTokens, read_files, read_vocab_files
 from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_tokens
 
 _CHAT_TEMPLATE = (
@@ -91,13 +91,13 @@ class Tokenizer:
         `special_tokens` are names, or a file of them (`files.read_special_tokens`); else known names are special.
         """
         return _warn_if_lossy(
-            cls(*read_vocab_and_merges(vocab, merges, special_tokens, add_prefix_space=add_prefix_space))
+            cls(*read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space))
         )
 
     @cached_property
     def continuation_json(self) -> bytes | None:
         """What encodes a text that goes on; None if that is no different, else without a space before it."""
-        return json.dumps(without_prefix_space(self._tree)).encode() if self._properties.adds_space else None
+        return json.dumps(without_prefix(self._tree)).encode() if self._properties.adds_space else None
 
     @property
     def template(self) -> list[str]:

@@ -90,13 +90,13 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
 
     require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
     for part in ("normalizer", "post_processor"):
-        known = all(_is_known(step, _KNOWN_STEPS[part]) for step in pipeline_steps(tree, part))
+        known = all(_is_known(step, _KNOWN_STEPS[part]) for step in find_steps(tree, part))
         require(known, f"its {part} is none of {', '.join(sorted(_KNOWN_STEPS[part]))}")
     is_byte_level = step_type(tree.get("decoder")) == "ByteLevel"
-    decoders = pipeline_steps(tree, "decoder")
+    decoders = find_steps(tree, "decoder")
     is_pieces = bool(decoders) and all(_is_known(step, _KNOWN_STEPS["decoder"]) for step in decoders)
     require(is_byte_level or is_pieces, "its decoder is not ByteLevel, nor that of SentencePiece")
-    pattern = _find_pattern(pipeline_steps(tree, "pre_tokenizer"), is_byte_level)
+    pattern = _find_pattern(find_steps(tree, "pre_tokenizer"), is_byte_level)
     require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
     require(step_type(tree.get("model")) == "BPE", "its model is not BPE")
     bpe = cast(Json, tree["model"])
@@ -125,7 +125,7 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     size = max(numbers, default=-1) + 1
     require(size <= 2 * len(ids), f"its {len(ids)} ids go up to {size - 1}: more than half are missing")
     missing = _count_missing_bytes(bpe, is_byte_level)
-    adds_space = tree != without_prefix_space(tree)
+    adds_space = tree != without_prefix(tree)
     changes = tuple(_describe_changes(tree, is_byte_level, adds_space, missing))
     return TokenizerProperties(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
 
@@ -136,7 +136,7 @@ def step_type(part: object) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def pipeline_steps(tree: Json, name: str) -> list[object]:
+def find_steps(tree: Json, name: str) -> list[object]:
     """Return what a part does one after another."""
     part: object = tree.get(name)
     if step_type(part) == "Sequence":
@@ -178,11 +178,11 @@ def _count_missing_bytes(bpe: Json, is_byte_level: bool) -> int:
     return 256 - len(plain)
 
 
-def without_prefix_space(tree: Json) -> Json:
+def without_prefix(tree: Json) -> Json:
     """Return the tokenizer of a text that goes on: one that adds no space before it."""
     never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
     for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
-        steps = cast("list[Json]", pipeline_steps(tree, name))
+        steps = cast("list[Json]", find_steps(tree, name))
         others = [step for step in steps if step_type(step) != "Prepend"]
         kept = [step | {option: never[option] for option in never.keys() & step.keys()} for step in others]
         if kept != steps:
@@ -191,7 +191,7 @@ def without_prefix_space(tree: Json) -> Json:
 
 
 def _describe_changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> Iterator[str]:
-    kinds = [step_type(step) or "" for step in pipeline_steps(tree, "normalizer")]
+    kinds = [step_type(step) or "" for step in find_steps(tree, "normalizer")]
     kinds = [kind for kind in kinds if is_byte_level or kind not in ("Prepend", "Replace")]
     if missing:
         unknown = tree["model"].get("unk_token")

@@ -39,11 +39,11 @@ def read_files(path: Path) -> TokenizerFiles:
     folder, file = (path, path / TOKENIZER_JSON) if path.is_dir() else (path.parent, path)
     if path.is_dir() and not file.exists() and (path / VOCAB_JSON).exists():
         listed = path / SPECIAL_TOKENS_TXT
-        return read_vocab_and_merges(path / VOCAB_JSON, path / MERGES_TXT, listed if listed.exists() else None)
+        return read_vocab_files(path / VOCAB_JSON, path / MERGES_TXT, listed if listed.exists() else None)
     return _read_bytes(file), str(file), _read_config(folder)
 
 
-def read_vocab_and_merges(
+def read_vocab_files(
     vocab: Path, merges: Path, special: AddedTokens = None, *, add_prefix_space: bool = True
 ) -> TokenizerFiles:
     """Read a vocabulary and merges as one tokenizer. Raises TokenizerError."""

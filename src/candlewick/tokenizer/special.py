@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import Json, pipeline_steps, step_type
+from candlewick.tokenizer.check import Json, find_steps, step_type
 
 DELIMITER = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -20,7 +20,7 @@ MESSAGE_END = "<|im_end|>"
 CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
 PAIRS = {"<bos>": "<eos>", "<s>": "</s>", "<|begin_of_text|>": "<|end_of_text|>", "<|startoftext|>": DELIMITER}
 PADDINGS = (PADDING, "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
-_MESSAGE_TOKENS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
+_TURNS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
 _ROLE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -48,11 +48,7 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
     bos, eos = names.get("bos_token"), names.get("eos_token")
     known = [begin for begin, end in PAIRS.items() if {begin, end} <= special.keys()]
-    own = [
-        token
-        for token in (bos, DELIMITER)
-        if token is not None and token in special and token not in _MESSAGE_TOKENS
-    ]
+    own = [token for token in (bos, DELIMITER) if token is not None and token in special and token not in _TURNS]
     found = [*first, *own, *known, *last, *([eos] if eos else [])]
     if not found or found[0] not in special or max(len(first), len(last)) > 1:
         raise TokenizerError(
@@ -64,7 +60,7 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     delimiter = found[0]
     ends = [
         *last,
-        eos if delimiter in (*first, bos) and eos not in _MESSAGE_TOKENS else None,
+        eos if delimiter in (*first, bos) and eos not in _TURNS else None,
         PAIRS.get(delimiter),
     ]
     end = next((token for token in ends if token in special), None)
@@ -80,8 +76,6 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
 
 def template_tokens(tree: Json) -> list[str]:
     """Return what a template makes of a text, which is $A: its tokens in order, of a tokenizer that was loaded."""
-    templates = [
-        cast(Json, step) for step in pipeline_steps(tree, "post_processor") if step_type(step) != "ByteLevel"
-    ]
+    templates = [cast(Json, step) for step in find_steps(tree, "post_processor") if step_type(step) != "ByteLevel"]
     pieces = templates[0]["single"] if templates else []
     return [piece["SpecialToken"]["id"] if "SpecialToken" in piece else "$A" for piece in pieces]

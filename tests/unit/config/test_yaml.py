@@ -5,15 +5,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from candlewick.config.yaml import (
-    Problem,
-    dotted,
-    parse_value,
-    parse_yaml,
-    read_scalar,
-    shorten,
-    write_yaml,
-)
+from candlewick.config.yaml import Problem, dotted, parse_value, parse_yaml, read_scalar, shorten, write_yaml
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from tests import foreign
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import (
     BYTE_OF,
+    find_steps,
     load_rust,
     parse_object,
-    pipeline_steps,
     tokenizers_errors,
     validate_tokenizer,
-    without_prefix_space,
+    without_prefix,
 )
 
 
@@ -58,8 +58,8 @@ def test_the_table_of_bytes_is_the_librarys():
 @pytest.mark.parametrize("kind", foreign.KINDS)
 def test_without_a_prefix_a_tree_changes_nothing_else(kind):
     tree = tree_of(kind)
-    plain = without_prefix_space(tree)
-    assert without_prefix_space(plain) == plain
+    plain = without_prefix(tree)
+    assert without_prefix(plain) == plain
     assert (plain == tree) == (not validate_tokenizer(tree, "it").adds_space)
     assert {name: part for name, part in plain.items() if part != tree[name]}.keys() <= {
         "pre_tokenizer",
@@ -69,7 +69,7 @@ def test_without_a_prefix_a_tree_changes_nothing_else(kind):
 
 def test_a_metaspace_of_an_older_version_loses_its_prefix_too():
     tree = {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}
-    step = pipeline_steps(without_prefix_space(tree), "pre_tokenizer")[0]
+    step = find_steps(without_prefix(tree), "pre_tokenizer")[0]
     assert isinstance(step, dict)
     assert step["add_prefix_space"] is False
 

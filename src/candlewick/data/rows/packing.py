@@ -75,13 +75,11 @@ class PackedRows:
                 at = end
 
 
-def _pack_documents(
-    ends: NDArray[np.int64], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+def _pack_documents(ends: Indices, length: int) -> tuple[Indices, NDArray[np.int32], Indices]:
     """Pack documents by their ends; return first token and tokens of each piece, and each row's first piece."""
-    starts: list[NDArray[np.int64]] = []
+    starts: list[Indices] = []
     tokens: list[NDArray[np.int32]] = []
-    counts: list[NDArray[np.int64]] = []  # pieces of each row
+    counts: list[Indices] = []  # pieces of each row
     begin = 0
     for low in range(0, ends.size, _BUCKET_DOCUMENTS):
         own = ends[low : low + _BUCKET_DOCUMENTS]
@@ -98,9 +96,7 @@ def _pack_documents(
     return np.concatenate(starts), np.concatenate(tokens), first
 
 
-def _cut_documents(
-    begin: int, ends: NDArray[np.int64], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _cut_documents(begin: int, ends: Indices, length: int) -> tuple[Indices, NDArray[np.int32]]:
     """Return first token and tokens of the pieces of documents that lie one after another from `begin` on."""
     begins = np.concatenate(([begin], ends[:-1]))
     parts = (ends - begins + length - 1) // length
@@ -109,13 +105,13 @@ def _cut_documents(
     return starts, np.minimum(np.repeat(ends, parts) - starts, length).astype(np.int32)
 
 
-def pack(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:
+def pack(lengths: NDArray[np.int32], capacity: int) -> Indices:
     """Return the row of each piece, of 1..capacity tokens, by best fit decreasing; rows are numbered as opened."""
     row_of = np.empty(lengths.size, np.int64)
     # a short type, which numpy sorts by counting
     order = np.argsort((capacity - lengths).astype(np.min_scalar_type(capacity)), kind="stable")
     bounds = np.cumsum(np.bincount(capacity - lengths, minlength=capacity)).tolist()
-    open_rows: dict[int, NDArray[np.int64]] = {}  # by the room that they have left
+    open_rows: dict[int, Indices] = {}  # by the room that they have left
     rooms = 0  # bit r: there are rows with room r
     num_rows = 0
     for length, begin, end in zip(range(capacity, 0, -1), [0, *bounds], bounds, strict=False):

@@ -90,47 +90,45 @@ def write_text_shards(
     there already. Raises DataError for text that cannot be used, ArtifactError if something else is at an output,
     MachineError when the network stays away, RunInterrupted when it is stopped: the same call then goes on.
     """
-    wanted = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
-    if len({folder.resolve() for folder in wanted.values()}) < len(wanted):
+    folders = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
     files = open_sources(sources, settings.split, config)
-    recipes = {side: _recipe(side, files, settings) for side in wanted}
+    recipes = {side: _recipe(side, files, settings) for side in folders}
 
-    def look() -> dict[str, Manifest]:
-        return {
-            s: found for s, folder in wanted.items() if (found := find_built(folder, recipes[s], hashes=False))
-        }
+    def find_shards() -> dict[str, Manifest]:
+        manifests = {side: find_built(folder, recipes[side], hashes=False) for side, folder in folders.items()}
+        return {side: manifest for side, manifest in manifests.items() if manifest is not None}
 
-    if len(there := look()) == len(wanted):
-        return list(there.values()), True
-    for folder in wanted.values():
+    if len(built := find_shards()) == len(folders):
+        return list(built.values()), True
+    for folder in folders.values():
         require_replaceable(folder, KIND)
     partial = outputs.train.with_name(outputs.train.name + ".partial")
-    fetched = outputs.downloads or outputs.train.with_name(outputs.train.name + ".fetched")
+    downloads = outputs.downloads or outputs.train.with_name(outputs.train.name + ".fetched")
     with ExitStack() as stack:
-        folders = {side: stack.enter_context(exclusive_build(folder)) for side, folder in wanted.items()}
+        partials = {side: stack.enter_context(exclusive_build(folder)) for side, folder in folders.items()}
         stack.enter_context(interruptible(partial))
-        if len(there := look()) == len(wanted):  # another process was faster
-            return list(there.values()), True
+        if len(built := find_shards()) == len(folders):  # another process was faster
+            return list(built.values()), True
         key = json_sha256([asdict(recipe) for recipe in recipes.values()])
-        work = _ShardJob(files, settings, folders, key, set(there))
-        for side in work.sides.values():
-            stack.callback(side.close)
-        work.run(fetched, ahead, progress)
-        shutil.rmtree(fetched, ignore_errors=True)
-        for side in reversed(wanted):  # train last: the state lies with it
-            if side not in there:
-                there[side] = work.publish(side, wanted[side], recipes[side], " ".join(sources))
+        job = _ShardJob(files, settings, partials, key, set(built))
+        for writer in job.writers.values():
+            stack.callback(writer.close)
+        job.run(downloads, ahead, progress)
+        shutil.rmtree(downloads, ignore_errors=True)
+        for side in reversed(folders):  # train last: the state lies with it
+            if side not in built:
+                built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources))
         shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
-    return [there[side] for side in wanted], False
+    return [built[side] for side in folders], False
 
 
 def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
-    config = files.config
-    reading = {"field": content_field(config), "documents": config.documents, "bad_utf8": config.bad_utf8}
-    own = asdict(settings)
-    del own["mode"]
-    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **own, **reading}, VERSION)
+    reading = files.config.model_dump(include={"documents", "bad_utf8"}) | {"field": content_field(files.config)}
+    shaping = asdict(settings)
+    del shaping["mode"]
+    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **shaping, **reading}, VERSION)
 
 
 @dataclass(slots=True)
@@ -158,26 +156,25 @@ class _ShardJob:
 
     def __post_init__(self) -> None:
         self.state_path = self.folders["train"] / _STATE
-        self.sides, self.cursor, self.bad_utf8 = self._restore() or (self._writers(), _Cursor(), TextDefects())
-        for side in self.sides.values():
-            side.sweep(_STATE)
+        restored = self._restore()
+        self.writers, self.cursor, self.defects = restored or (self._new_writers(), _Cursor(), TextDefects())
+        self._sweep()
 
-    def _writers(self) -> dict[str, ShardWriter]:
-        form = ".txt" if self.settings.format == "text" else ".jsonl", self.settings.gzip
-        return {name: ShardWriter(folder, name, *form) for name, folder in self.folders.items()}
+    def _new_writers(self) -> dict[str, ShardWriter]:
+        settings, extension = self.settings, ".txt" if self.settings.format == "text" else ".jsonl"
+        return {side: ShardWriter(path, side, extension, settings.gzip) for side, path in self.folders.items()}
 
     def _restore(self) -> tuple[dict[str, ShardWriter], _Cursor, TextDefects] | None:
-        """Return what a former process noted, if that was of the same work and its files are there."""
+        """Return the saved state of a former process, if that is of the same work and its files are there."""
         try:
             state: dict[str, Any] = json.loads(self.state_path.read_bytes())
             if state["key"] != self.key:
                 logger.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
-            place = TypeAdapter(_Cursor).validate_python(state["place"])
-            bad, writers = TextDefects(**state["bad"]), self._writers()
-            for name, writer in writers.items():
-                if name not in self.published:
-                    writer.restore(state["sides"][name])
+            cursor, defects = TypeAdapter(_Cursor).validate_python(state["place"]), TextDefects(**state["bad"])
+            writers = self._new_writers()
+            for side in writers.keys() - self.published:
+                writers[side].restore(state["sides"][side])
         except FileNotFoundError as error:
             if self.state_path.exists():  # it is a shard that is gone
                 logger.warning("%s: the shards are begun anew", error)
@@ -185,27 +182,29 @@ class _ShardJob:
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
             return None
-        logger.info("going on after %d documents, in source file %d", place.taken, place.file + 1)
-        return writers, place, bad
+        logger.info("going on after %d documents, in source file %d", cursor.taken, cursor.file + 1)
+        return writers, cursor, defects
 
-    def _save_state(self, file: int, skip: int, bad: TextDefects) -> None:
-        """Make what is done durable: a later process goes on after `skip` documents of `file`."""
+    def _save_state(self, file: int, skip: int, defects: TextDefects) -> None:
+        """Make the shards durable: a later process goes on after `skip` documents of `file`."""
         self.cursor.file, self.cursor.skip = file, skip
-        sides = {name: side.sync() for name, side in self.sides.items()}
-        state = {"key": self.key, "sides": sides, "place": asdict(self.cursor), "bad": asdict(bad)}
+        sides = {side: writer.sync() for side, writer in self.writers.items()}
+        state = {"key": self.key, "sides": sides, "place": asdict(self.cursor), "bad": asdict(defects)}
         replace_durable(self.state_path, canonical_json(state))
-        for side in self.sides.values():
-            side.sweep(_STATE)
+        self._sweep()
 
-    def run(self, fetched: Path, ahead: int, progress: ProgressCallback | None) -> None:
-        """Read all that is left. The bad UTF-8 of a file that is read again is counted once."""
-        place, total = self.cursor, sum(file.bytes for file in self.files.files)
-        done = sum(file.bytes for file in self.files.files[: place.file])
-        config = self.files.config
-        for number, file in self.files.iter_downloaded(place.file, fetched, ahead, self._wants_more):
-            before, skip, began = self.bad_utf8, place.skip, place.text_bytes
-            self.bad_utf8 = replace(before)
-            documents = _join_parts(read_documents(FileRange(file), config, self.bad_utf8))
+    def _sweep(self) -> None:
+        for writer in self.writers.values():
+            writer.sweep(_STATE)
+
+    def run(self, downloads: Path, ahead: int, progress: ProgressCallback | None) -> None:
+        """Write the documents that are left. Defects of a file that is read again are counted once."""
+        files, cursor = self.files.files, self.cursor
+        total, done = sum(file.bytes for file in files), sum(file.bytes for file in files[: cursor.file])
+        for number, file in self.files.iter_downloaded(cursor.file, downloads, ahead, self._wants_more):
+            before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
+            self.defects = replace(before)
+            documents = _join_parts(read_documents(FileRange(file), self.files.config, self.defects))
             for row, text in enumerate(documents):
                 if row < skip:
                     continue
@@ -214,20 +213,20 @@ class _ShardJob:
                 if not self._wants_more(0):
                     break
                 if progress and row % _DOCUMENTS_PER_REPORT == 0:
-                    self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
+                    self._report(progress, done + min(cursor.text_bytes - first_byte, file.bytes), total)
             done += file.bytes
-            self._save_state(number + 1, 0, self.bad_utf8)
+            self._save_state(number + 1, 0, self.defects)
             if progress:
                 self._report(progress, done, total)
-        for side in self.sides.values():
-            side.finish()
-        self._save_state(len(self.files.files), 0, self.bad_utf8)
+        for writer in self.writers.values():
+            writer.finish()
+        self._save_state(len(files), 0, self.defects)
 
     def _report(self, progress: ProgressCallback, done: int, total: int) -> None:
-        """Tell bytes of the source files; with `take`, bytes of text, of about so many in all."""
-        take, place = self.settings.take, self.cursor
-        if take is not None and place.taken:
-            done, total = place.text_bytes, place.text_bytes * take // place.taken
+        """Report bytes of the source files; with `take`, bytes of text, of about so many in all."""
+        take, cursor = self.settings.take, self.cursor
+        if take is not None and cursor.taken:
+            done, total = cursor.text_bytes, cursor.text_bytes * take // cursor.taken
         progress(done, total)
 
     def _wants_more(self, rows: int) -> bool:
@@ -238,18 +237,17 @@ class _ShardJob:
         line = self._format_line(text)
         if line is None:
             return False
-        held_out = (
-            document_split(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
-        )
-        side = self.sides["val" if held_out else "train"]
+        split = document_split(f"{self.settings.seed}\n{text}", self.settings.validation_fraction)
+        side = "val" if split == "validation" else "train"
         self.cursor.taken += 1
         self.cursor.text_bytes += len(line)
-        if side.name in self.published:
+        if side in self.published:
             return False
-        side.add(line)
-        is_full = side.lines >= self.settings.documents_per_shard
+        writer = self.writers[side]
+        writer.add(line)
+        is_full = writer.lines >= self.settings.documents_per_shard
         if is_full:
-            side.finish()
+            writer.finish()
         return is_full
 
     def _format_line(self, raw: str) -> bytes | None:
@@ -267,48 +265,49 @@ class _ShardJob:
         self.cursor.newlines += len(lines) - 1
         return flat.encode() + b"\n"
 
-    def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        side, settings, place = self.sides[name], self.settings, self.cursor
-        if not side.shards:
-            raise DataError(
-                f"no {'validation' if name == 'val' else 'training'} document came out of {dataset}",
-                "give more text"
-                + (
-                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
-                    * (name == "val")
+    def publish(self, side: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
+        """Publish the shards of a side as `folder`. Raises DataError if there are none."""
+        shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
+        if not shards:
+            kind, fix = {
+                "train": ("training", ""),
+                "val": (
+                    "validation",
+                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)",
                 ),
-            )
-        if name == "train":
+            }[side]
+            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
+        if side == "train":
             self._warn()
             self.state_path.unlink(missing_ok=True)
         details = {
             "dataset": dataset,
             **{name: getattr(settings, name) for name in ("split", "mode", "seed", "gzip")},
             "lines_per_shard": settings.documents_per_shard,
-            "total_shards": len(side.shards),
-            "total_lines": sum(shard["lines"] for shard in side.shards),
-            "total_bytes": sum(shard["bytes"] for shard in side.shards),
-            "newlines_replaced": place.newlines,
-            "blank_left_out": place.blank,
-            **({} if settings.cleaning is None else {"cleaning": asdict(place.cleaned)}),
-            "bad_utf8": {"documents": self.bad_utf8.documents, "sequences": self.bad_utf8.sequences},
-            "shards": side.shards,
+            "total_shards": len(shards),
+            "total_lines": sum(shard["lines"] for shard in shards),
+            "total_bytes": sum(shard["bytes"] for shard in shards),
+            "newlines_replaced": cursor.newlines,
+            "blank_left_out": cursor.blank,
+            **({} if settings.cleaning is None else {"cleaning": asdict(cursor.cleaned)}),
+            "bad_utf8": {"documents": self.defects.documents, "sequences": self.defects.sequences},
+            "shards": shards,
         }
-        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in side.shards)
+        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in shards)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, entries, details, provenance())
-        return publish(side.folder, folder, manifest)
+        return publish(self.folders[side], folder, manifest)
 
     def _warn(self) -> None:
-        place, take = self.cursor, self.settings.take
-        if take is not None and place.taken < take:
-            logger.warning("there are %d documents, fewer than the %d to take", place.taken, take)
-        if place.newlines or place.blank:
+        cursor, take = self.cursor, self.settings.take
+        if take is not None and cursor.taken < take:
+            logger.warning("there are %d documents, fewer than the %d to take", cursor.taken, take)
+        if cursor.newlines or cursor.blank:
             logger.warning(
                 "%d line ends inside of documents became spaces, %d blank documents are left out; "
                 "--format jsonl keeps them",
-                *(place.newlines, place.blank),
+                *(cursor.newlines, cursor.blank),
             )
-        self.bad_utf8.warn()
+        self.defects.warn()
 
 
 def _join_parts(documents: Iterable[Document]) -> Iterator[str]:
@@ -330,10 +329,8 @@ def verify_text_shards(folder: Path) -> tuple[int, int]:
         if "kind" in raw:
             manifest = read_manifest(folder, KIND, VERSION)
         else:
-            shards = [
-                (Path(shard["path"]).name, int(shard["bytes"]), str(shard["sha256"])) for shard in raw["shards"]
-            ]
-            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*shard) for shard in shards), {}, {})
+            listed = [(Path(row["path"]).name, int(row["bytes"]), str(row["sha256"])) for row in raw["shards"]]
+            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*row) for row in listed), {}, {})
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -16,7 +16,7 @@ from typing import cast
 import yaml
 
 from candlewick.errors import DataError
-from candlewick.hub import HubFile, HubRepo, fetch_file
+from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"
@@ -32,14 +32,10 @@ def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
     """Return the text files at the repository's path, or without one of a split. Raises DataError for none."""
     texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
     if path := repo.uri.path:
-        chosen = _match_patterns(texts, [path, f"{path}/**"])
+        chosen = _match_globs(texts, [path, f"{path}/**"])
     else:
         patterns = _read_card(repo, split)
-        chosen = (
-            _match_split_name(texts, split, str(repo.uri))
-            if patterns is None
-            else _match_patterns(texts, patterns)
-        )
+        chosen = _match_name(texts, split, repo.uri) if patterns is None else _match_globs(texts, patterns)
     if not chosen:
         folders = sorted({file.path.rpartition("/")[0] or file.path for file in texts})
         raise DataError(
@@ -50,7 +46,7 @@ def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
     return chosen
 
 
-def _match_patterns(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
+def _match_globs(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
     """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one of these."""
     wild = re.compile("|".join([*map(re.escape, _WILDCARDS), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
 
@@ -109,7 +105,7 @@ def _list(value: object) -> list[object]:
     return [] if value is None else cast("list[object]", value) if isinstance(value, list) else [value]
 
 
-def _match_split_name(texts: tuple[HubFile, ...], split: str, name: str) -> tuple[HubFile, ...]:
+def _match_name(texts: tuple[HubFile, ...], split: str, uri: HubUri) -> tuple[HubFile, ...]:
     """Return the files with the split in their path; for `train` else those with no other split in it."""
     words = {file: set(re.split(r"[^a-z0-9]+", file.path.lower())) for file in texts}
     names = _VALIDATION if split == "validation" else {split}
@@ -120,6 +116,6 @@ def _match_split_name(texts: tuple[HubFile, ...], split: str, name: str) -> tupl
     if len(kinds) > 1:
         logger.warning(
             "%s has the split %r in several formats (%s), maybe the same text twice: %s/*.%s would be one of them",
-            *(name, split, ", ".join(sorted(kinds)), name, min(kinds)),
+            *(uri, split, ", ".join(sorted(kinds)), uri, min(kinds)),
         )
     return chosen

@@ -81,7 +81,7 @@ class ShardMaker:
         is_checked = not isinstance(self._encoder, ReferenceEncoder)
         self._self_check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
         self.backend = self._encoder.name
-        self._continuation_encoder = self._encoder if going_on is None else make_encoder(going_on)
+        self._continuation = self._encoder if going_on is None else make_encoder(going_on)
 
     @cached_property
     def _chat(self) -> ChatTokens:
@@ -113,16 +113,13 @@ class ShardMaker:
     def _encode(self, documents: list[Document], *, is_chat: bool) -> Encoded:
         if self._self_check is not None:
             self._self_check.run(documents)
-        if (
-            is_chat
-            or self._continuation_encoder is self._encoder
-            or all(document.starts_document for document in documents)
-        ):
+        is_plain = is_chat or self._continuation is self._encoder
+        if is_plain or all(document.starts_document for document in documents):
             return self._encoder.encode([document.text for document in documents])
-        encoders = (
-            self._encoder if document.starts_document else self._continuation_encoder for document in documents
-        )
-        encoded = [own.encode([document.text]) for own, document in zip(encoders, documents, strict=True)]
+        encoded = [
+            (self._encoder if document.starts_document else self._continuation).encode([document.text])
+            for document in documents
+        ]
         return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])
 
 

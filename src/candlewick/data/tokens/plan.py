@@ -80,11 +80,8 @@ def group_documents(corpus: Corpus) -> list[tuple[FileRange, ...]]:
     """Return all of a corpus in groups of about the wanted size, in order, and no document cut."""
     parts: list[tuple[FileRange, int]] = []
     for file in corpus.files:
-        parts += (
-            [(FileRange(file), file.bytes)]
-            if file.kind == "text"
-            else _divide_range(FileRange(file), corpus.config)
-        )
+        whole = FileRange(file)
+        parts += [(whole, file.bytes)] if file.kind == "text" else _divide_range(whole, corpus.config)
     return [pieces for pieces, _ in _join_ranges(parts, corpus.config.shard_text_bytes)]
 
 

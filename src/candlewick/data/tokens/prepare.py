@@ -142,7 +142,7 @@ def _encode(
         )
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _describe_tokens(target, holdout, receipts, duplicates)
+    details = _describe(target, holdout, receipts, duplicates)
     details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
     if own.roles.end is not None:
         details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
@@ -163,7 +163,7 @@ def _encode_streams(
     return ("hash" if job.hold_out else "given"), results
 
 
-def _describe_tokens(
+def _describe(
     target: TokenOutput, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
 ) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
