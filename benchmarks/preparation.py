@@ -30,7 +30,7 @@ from tokenizers import Tokenizer as PlainTokenizer
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.tokens.prepare import EncodeJob, prepare
+from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 
@@ -63,7 +63,7 @@ def cpu_seconds() -> float:
 
 def ours(path: Path, tokenizer: Path, output: Path) -> int:
     job = EncodeJob.from_config(DataConfig(train_shards=(str(path),)), Tokenizer.load(tokenizer))
-    manifest, reused = prepare(job, output)
+    manifest, reused = prepare_tokens(job, output)
     assert not reused
     return sum(split["tokens"] for split in manifest.details["splits"].values())
 

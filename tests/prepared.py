@@ -8,7 +8,7 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.data.tokens.prepare import EncodeJob
-from candlewick.data.tokens.prepare import prepare as prepare_job
+from candlewick.data.tokens.prepare import prepare_tokens as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
 from candlewick.runs.prepare import Prepared, prepare_run
 from candlewick.runs.resolve import Request, resolve

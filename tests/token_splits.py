@@ -16,7 +16,7 @@ def count_up(bounds: Sequence[int], masks: Sequence[int] | None = None, **fields
         name="train",
         dataset_id=fields.pop("dataset_id", "id"),
         shards=tuple(np.arange(low, high, dtype=np.uint16) for low, high in spans),
-        starts=tuple(bounds[:-1]),
+        shard_starts=tuple(bounds[:-1]),
         num_tokens=bounds[-1],
         num_bytes=4 * bounds[-1],
         masks=None if masks is None else tuple(np.array(masks[low:high], np.uint8) for low, high in spans),

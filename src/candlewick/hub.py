@@ -39,7 +39,7 @@ _FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # hugg
 _FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 _Result = TypeVar("_Result")
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +107,22 @@ def open_repo(uri: str | HubUri) -> HubRepo:
     Raises DataError if it is not there or not for this user, MachineError if the Hub cannot be reached.
     """
     wanted = parse_uri(uri) if isinstance(uri, str) else uri
-    _set_up()
+    _configure_library()
     api = huggingface_hub.HfApi()
     # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
     # without `expand` the answer names every file
     ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
-    info = _ask(str(wanted), ask, _FINAL)
+    info = _request_with_retries(str(wanted), ask, _FINAL)
     if not _COMMIT.fullmatch(info.sha or ""):
         raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
     pinned = replace(wanted, revision=info.sha)
-    files = _ask(str(pinned), lambda: _list(api, pinned), _FINAL_IN_LISTINGS)
+    files = _request_with_retries(str(pinned), lambda: _list_files(api, pinned), _FINAL_IN_LISTINGS)
     if pinned != wanted:
-        _log.info("%s is commit %s now: write @%s to have the same files again", wanted, info.sha, info.sha)
+        logger.info("%s is commit %s now: write @%s to have the same files again", wanted, info.sha, info.sha)
     return HubRepo(pinned, files)
 
 
-def _list(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
+def _list_files(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
 
     tree = partial(api.list_repo_tree, uri.name, revision=uri.revision, repo_type=uri.kind)
@@ -157,9 +157,9 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
             local_dir=folder,
             cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
         )
-        return _verified(Path(path), file)
+        return _verify_download(Path(path), file)
 
-    return _ask(str(replace(repo.uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
+    return _request_with_retries(str(replace(repo.uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
 
 
 def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
@@ -176,7 +176,7 @@ def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
         for file in repo.files
         if file.path.startswith(prefix)
         and not file.path.endswith(_UNSAFE_SUFFIXES)
-        and any(_is_named(file.path.removeprefix(prefix), pattern) for pattern in allow)
+        and any(_matches_pattern(file.path.removeprefix(prefix), pattern) for pattern in allow)
     ]
     if not chosen:
         names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
@@ -187,11 +187,11 @@ def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
     return paths[0].parents[chosen[0].path.removeprefix(prefix).count("/")]
 
 
-def _is_named(path: str, pattern: str) -> bool:
+def _matches_pattern(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a * stays in its folder
 
 
-def _verified(path: Path, file: HubFile) -> Path:
+def _verify_download(path: Path, file: HubFile) -> Path:
     """Return the path. Removes a file that is not what the listing says, and raises _WrongBytes."""
     size, expected = path.stat().st_size, file.sha256 or file.blob_id
     if file.sha256:
@@ -207,7 +207,7 @@ def _verified(path: Path, file: HubFile) -> Path:
     )
 
 
-def _ask(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
+def _request_with_retries(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
     """Return the answer; unless the reason why there is none matches `final`, try again after `WAIT_SECONDS`."""
     from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
@@ -222,18 +222,18 @@ def _ask(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Resu
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
                 raise  # the disk, not the network
-            reason, pause = _reason(error), next(pauses, None)
+            reason, pause = _describe_error(error), next(pauses, None)
             if pause is None or final.match(reason):
-                raise _explain(what, error) from None
+                raise _error_for_user(what, error) from None
             asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "0")
-        _log.warning("%s: %s; trying again", what, reason)
+        logger.warning("%s: %s; trying again", what, reason)
         time.sleep(max(pause, float(asked)))
 
 
-def _explain(what: str, error: BaseException) -> CandlewickError:
+def _error_for_user(what: str, error: BaseException) -> CandlewickError:
     if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: it is not in the cache either
         error = error.__cause__ or error
-    reason = _reason(error)
+    reason = _describe_error(error)
     if reason == "HTTP 404":
         return DataError(f"{what} is not on the Hub (HTTP 404)", "check the name, the revision and the path")
     if isinstance(error, _WrongBytes):
@@ -251,7 +251,7 @@ def _explain(what: str, error: BaseException) -> CandlewickError:
     )
 
 
-def _reason(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     """Return one line without the query of an address and without the token."""
     if response := getattr(error, "response", None):
         return f"HTTP {response.status_code}"
@@ -262,7 +262,7 @@ def _reason(error: BaseException) -> str:
 
 
 @cache
-def _set_up() -> None:
+def _configure_library() -> None:
     """Bound every wait of `huggingface_hub` (a listing has no time-out); keep queries out of its log; no bars."""
     from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415

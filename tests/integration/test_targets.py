@@ -39,7 +39,7 @@ def make_split(first: int, *documents: int, mask=None) -> TokenSplit:
         total,
         4 * total,
         delimiter_id=DELIMITER,
-        ends=(ends[ends <= cut].astype(np.uint64), (ends[ends > cut] - cut).astype(np.uint64)),
+        document_ends=(ends[ends <= cut].astype(np.uint64), (ends[ends > cut] - cut).astype(np.uint64)),
         masks=None if masks is None else (masks[:cut], masks[cut:]),
         masked_tokens=0 if masks is None else int((masks == 0).sum()),
     )
@@ -110,7 +110,7 @@ def test_update_with_ignored_targets_equals_weights_of_zero_and_one(case, micro_
         optimizer = build_optimizer(model, SGDConfig(learning_rate=0.1, momentum=0.0, weight_decay=0.0))
         batch = loader.next()
         result = train_step(objective, optimizer, batch, None)
-        places = order.places(update * ROWS, ROWS)
+        places = order.positions(update * ROWS, ROWS)
         rows = torch.from_numpy(order.read(places).tokens).long()
         total, count = torch.zeros((), dtype=torch.float64), 0.0
         for (source, row, _), tokens in zip(places.T.tolist(), rows, strict=True):

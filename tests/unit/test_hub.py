@@ -283,7 +283,7 @@ def test_token_opens_a_gated_repository_and_goes_to_the_hub_only(server, waits, 
     for file in repo.files:
         fetch_file(repo, file, tmp_path / "to")
     assert all(request.authorization is None for request in server.requests if request.host == "localhost")
-    reason = module._reason(RuntimeError(f"GET http://x/y?signature=1 with {TOKEN}"))
+    reason = module._describe_error(RuntimeError(f"GET http://x/y?signature=1 with {TOKEN}"))
     assert reason == "RuntimeError: GET http://x/y?... with ***"
     assert TOKEN not in caplog.text
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]

@@ -30,8 +30,8 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.errors import ArtifactError, RunInterrupted
 
-ProgressCallback = Callable[[int, int], None]  # is told what is done and what there is in all, about
-_log = logging.getLogger(__name__)
+ProgressCallback = Callable[[int, int], None]  # called with the work done and the total, both about
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Recipe:
     version: int = 1
 
 
-def find(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | None:
+def find_built(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | None:
     """Return the manifest in `folder` if it is whole and made by this recipe; `hashes`: read every byte."""
     if not (folder / MANIFEST).is_file():
         return None
@@ -54,24 +54,24 @@ def find(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | Non
             return None
         verify(folder, manifest, hashes=hashes)
     except ArtifactError as error:
-        _log.warning("%s; it is made again", error.problem)
+        logger.warning("%s; it is made again", error.problem)
         return None
     _sweep(folder, "old")
     return manifest
 
 
-def once(
+def build_once(
     output: Path, recipe: Recipe, make: Callable[[Path], Manifest], *, hashes: bool = True
 ) -> tuple[Manifest, bool]:
     """Return the artifact at `output` and whether it was there; else `make` makes it in `output`.partial, alone.
 
     Raises ArtifactError if something else is at `output`.
     """
-    if (found := find(output, recipe, hashes=hashes)) is not None:
+    if (found := find_built(output, recipe, hashes=hashes)) is not None:
         return found, True
     require_replaceable(output, recipe.kind)
-    with alone(output) as partial:
-        found = find(output, recipe, hashes=hashes)  # another process may have been faster
+    with exclusive_build(output) as partial:
+        found = find_built(output, recipe, hashes=hashes)  # another process may have been faster
         return (make(partial), False) if found is None else (found, True)
 
 
@@ -82,15 +82,15 @@ def build_json_once(path: Path, recipe: Recipe, compute: Callable[[], object]) -
         content = json.dumps(compute(), indent=1, ensure_ascii=False).encode()
         with staging(path.parent) as aside:
             files = (write_durable(aside / path.name, content),)
-            manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files)
+            manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files, {}, {})
             return publish(aside, path.parent, manifest)
 
-    _, reused = once(path.parent, recipe, write)
+    _, reused = build_once(path.parent, recipe, write)
     return json.loads(path.read_bytes()), reused
 
 
 @contextmanager
-def alone(output: Path) -> Generator[Path]:
+def exclusive_build(output: Path) -> Generator[Path]:
     """Hold `output`.partial, a folder, locked; the kernel lets go of it when this process ends, however it ends.
 
     A second process waits here. What killed ones left beside `output` is removed; the folder too if it is empty.
@@ -103,7 +103,7 @@ def alone(output: Path) -> Generator[Path]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _log.info("another process works on %s: waiting for it", partial)
+                logger.info("another process works on %s: waiting for it", partial)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             # what was locked may have been published, that is renamed, in the meantime
             if _is_open_at(descriptor, partial):
@@ -120,7 +120,7 @@ def alone(output: Path) -> Generator[Path]:
 
 
 @contextmanager
-def stoppable(partial: Path) -> Generator[None]:
+def interruptible(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into `RunInterrupted`, which names the folder that is gone on with."""
 
     is_main = threading.current_thread() is threading.main_thread()

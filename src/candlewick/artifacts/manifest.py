@@ -11,21 +11,22 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick import __version__
 from candlewick.errors import ArtifactError
 
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?")
+_FILE_NAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$"
 _MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -33,22 +34,26 @@ _MAX_MANIFEST_BYTES = 64 << 20
 class FileEntry:
     """One file of an artifact: name relative to the folder (at most one subfolder), size, content hash."""
 
-    name: str
-    bytes: int
-    sha256: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(pattern=_FILE_NAME)]
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What `manifest.json` says."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     kind: str
     version: int
     inputs: Mapping[str, Any]
     config: Mapping[str, Any]
     files: tuple[FileEntry, ...]
-    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    details: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
     @property
     def id(self) -> str:
@@ -170,16 +175,22 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes", "make it again")
-        raw: object = json.loads(path.read_bytes())
-        canonical_json(raw)  # refuses what has no id: numbers that are not finite, half surrogate pairs
+        # refuses values without an id: numbers that are not finite, half surrogate pairs
+        content = canonical_json(json.loads(path.read_bytes()))
+        manifest = TypeAdapter(Manifest).validate_json(content, strict=True)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} has no {MANIFEST}: it is not a finished {kind or 'artifact'}",
             "give the folder that holds it, or make it again",
         ) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"])) or "all of it"
+        raise ArtifactError(
+            f"{path} is not an artifact manifest: {key}: {first['msg']}", "make it again"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
-    manifest = _parse(path, raw)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, expected {kind!r}", "name another folder")
     if version is not None and manifest.version != version:
@@ -188,35 +199,6 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
             "make it again with this version",
         )
     return manifest
-
-
-def _parse(path: Path, raw: object) -> Manifest:
-    def fail(why: str) -> ArtifactError:
-        return ArtifactError(f"{path} is not an artifact manifest: {why}", "make it again")
-
-    if not isinstance(raw, dict):
-        raise fail("it is not an object")
-    fields, keys = cast("dict[str, Any]", raw), Manifest.__dataclass_fields__.keys()
-    if fields.keys() != keys:
-        raise fail(f"keys {sorted(fields)} instead of {sorted(keys)}")
-    if not isinstance(fields["kind"], str) or not isinstance(fields["version"], int):
-        raise fail("`kind` or `version` has a wrong type")
-    if not isinstance(fields["files"], list):
-        raise fail("`files` is not a list")
-    if not all(isinstance(fields[key], dict) for key in ("inputs", "config", "details", "provenance")):
-        raise fail("`inputs`, `config`, `details` and `provenance` must be objects")
-    entries: list[FileEntry] = []
-    for item in cast(list[object], fields["files"]):
-        match item:
-            case {"name": str(name), "bytes": int(size), "sha256": str(sha), **rest} if not rest:
-                pass
-            case _:
-                raise fail(f"bad file entry {str(item)[:80]}")
-        if not _NAME.fullmatch(name) or size < 0 or not re.fullmatch("[0-9a-f]{64}", sha):
-            raise fail(f"unsafe file entry {name[:80]!r}")
-        entries.append(FileEntry(name, size, sha))
-    fields["files"] = tuple(entries)
-    return Manifest(**fields)
 
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:

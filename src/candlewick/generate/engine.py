@@ -99,7 +99,9 @@ def eval_mode(model: nn.Module) -> Generator[None]:
 def make_text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
     """Make the stream that decodes the tokens of a text up to a special token or a stop text."""
     return TextStream(
-        tokenizer.decode_part, stop_ids={*tokenizer.stop_ids, *(tokenizer.chat_ids or ())}, stops=config.stop
+        tokenizer.decode_continuation,
+        stop_ids={*tokenizer.stop_ids, *(tokenizer.chat_ids or ())},
+        stops=config.stop,
     )
 
 

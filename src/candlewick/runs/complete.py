@@ -62,7 +62,7 @@ def complete_plan(prepared: Prepared) -> RunPlan:
     if isinstance(start, Resume):
         saved = start.checkpoint.state
         state = TrainState.from_json(saved["counters"])
-        batches = batches.resumed(state.step, _rows_read(saved["loader"]))
+        batches = batches.resume_at(state.step, _rows_read(saved["loader"]))
         # a time budget became a number of steps when the run was young; another budget is read anew
         if saved["config"].get("scheduler", {}).get("total_seconds") == config.scheduler.total_seconds:
             saved_steps = state.total_steps

@@ -14,16 +14,16 @@ from typing import Any, Literal
 from candlewick.artifacts.manifest import MANIFEST, Manifest
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.shards.clean import Cleaning
-from candlewick.data.shards.fetch import NAMED, Fetched, fetch, find_datasets
-from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
+from candlewick.data.shards.fetch import DATASETS, FetchResult, download_datasets, find_datasets
+from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
 from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
-from candlewick.data.tokens.prepare import EncodeJob, prepare
+from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError, DataError
 from candlewick.runs.sources import open_tokenizer
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 
-KNOWN_DATASETS = {name: dataset.source for name, dataset in NAMED.items()}
+KNOWN_DATASETS = {name: dataset.source for name, dataset in DATASETS.items()}
 """Addresses of the datasets that `fetch_datasets` knows by name."""
 
 
@@ -40,7 +40,7 @@ def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> 
     if loaded is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
     with bytes_progress("data") as progress:
-        manifest, reused = prepare(EncodeJob.from_config(config.data, loaded), output, progress=progress)
+        manifest, reused = prepare_tokens(EncodeJob.from_config(config.data, loaded), output, progress=progress)
     return {"output": str(output), "reused": reused, **_summary(manifest)}
 
 
@@ -51,7 +51,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 def verify_dataset(folder: Path) -> dict[str, Any]:
     """Read every byte of a token dataset or of text shards. Raises ArtifactError that names the damaged file."""
     if not is_token_dataset(folder):
-        count, size = verify_text(folder)
+        count, size = verify_text_shards(folder)
         return {"dataset": str(folder), "ok": True, "files": count, "bytes": size}
     dataset = TokenDataset.open(folder, rehash=True)
     verify_shards(dataset)
@@ -65,7 +65,7 @@ def inspect_dataset(folder: Path, num_tokens: int) -> dict[str, Any]:
     dataset = TokenDataset.open(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     split = dataset.split("train" if dataset.manifest.details["splits"]["train"]["tokens"] else "validation")
-    ids = split.window(0, min(num_tokens, split.num_tokens)).tolist()
+    ids = split.read_tokens(0, min(num_tokens, split.num_tokens)).tolist()
     decoded = {"ids": ids, "text": tokenizer.decode(ids, skip_special=False)} if ids else {}
     return {**_summary(dataset.manifest), **decoded}
 
@@ -86,18 +86,18 @@ def write_shards(
     """
     if cache is not None:  # two commands may share a cache, so each output has its folder
         key = hashlib.sha256(str(outputs.train.absolute()).encode()).hexdigest()[:16]
-        outputs = replace(outputs, fetched=cache / f"candlewick-shards-{key}")
+        outputs = replace(outputs, downloads=cache / f"candlewick-shards-{key}")
     with bytes_progress("shards") as progress:
-        manifests, reused = shard(sources, outputs, settings, config, ahead=workers, progress=progress)
+        manifests, reused = write_text_shards(sources, outputs, settings, config, ahead=workers, progress=progress)
     folders = zip((outputs.train, outputs.validation), manifests, strict=False)
     return {"reused": reused, "outputs": [{"output": str(f), "id": m.id, **m.details} for f, m in folders]}
 
 
-def fetch_datasets(words: Sequence[str], output: Path, workers: int) -> list[Fetched]:
+def fetch_datasets(words: Sequence[str], output: Path, workers: int) -> list[FetchResult]:
     """Download datasets by name, by address or by list file. Raises ConfigError and RunInterrupted."""
     datasets = find_datasets(words)
     with bytes_progress("fetch") as progress:
-        return fetch(datasets, output, ahead=workers, progress=progress)
+        return download_datasets(datasets, output, ahead=workers, progress=progress)
 
 
 def preprocess_corpora(
@@ -119,7 +119,9 @@ def preprocess_corpora(
     for name, folders in _corpora(folder, which).items():
         outputs = Outputs(output / name, output / "val")  # nothing is held out
         with bytes_progress(name) as progress:
-            manifests, _ = shard([str(path) for path in folders], outputs, settings, config, progress=progress)
+            manifests, _ = write_text_shards(
+                [str(path) for path in folders], outputs, settings, config, progress=progress
+            )
         details[name] = dict(manifests[0].details)
     return details
 

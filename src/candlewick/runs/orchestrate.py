@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts.build import Recipe, build_json_once, find
+from candlewick.artifacts.build import Recipe, build_json_once, find_built
 from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, remove_leftovers
@@ -68,7 +68,7 @@ def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Sa
     inputs = {**tokens, **({} if parent is None else {"parent": parent})}
     recipe = Recipe("result", inputs, result_settings(config))
     folder = run_dir / "result"
-    if find(folder, recipe) is not None:
+    if find_built(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
         if checkpoint.is_dir():
             say(f"training   reused, up to date: {checkpoint}")

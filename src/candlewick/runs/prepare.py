@@ -28,11 +28,11 @@ from candlewick.artifacts.manifest import (
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config.tree import dump
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.pieces import SourceFile
+from candlewick.data.text.file_ranges import SourceFile
 from candlewick.data.text.source_files import SourceFiles
 from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.data.tokens.prepare import EncodeJob, prepare
+from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError
 from candlewick.runs.resolve import PreparePlan, Say, Text, open_texts
 from candlewick.runs.sources import all_sources, training_sources, with_datasets
@@ -66,7 +66,7 @@ def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
             job = _job(plan, name, tokenizer)
             folder = plan.folders[name] if plan.folders else _cached(plan.config.data, job.recipe())
             with bytes_progress(name) as progress:
-                manifest, reused = prepare(job, folder, progress=progress)
+                manifest, reused = prepare_tokens(job, folder, progress=progress)
             tokens = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
             counts = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
             say_stage(say, name, folder, reused, counts)
@@ -159,7 +159,7 @@ def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path | No
                 write_durable(aside / entry.name, (source / entry.name).read_bytes())
         else:
             files = tuple(tokenizer.write(aside))
-            manifest = Manifest(KIND, VERSION, {"tokenizer": tokenizer.sha256}, {}, files)
+            manifest = Manifest(KIND, VERSION, {"tokenizer": tokenizer.sha256}, {}, files, {}, {})
         publish(aside, target, manifest)
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 
 from candlewick.artifacts.manifest import MANIFEST
 from candlewick.config import DataConfig
-from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
-from candlewick.data.text.corpus import holds_text
+from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
+from candlewick.data.text.corpus import is_text_artifact
 from candlewick.errors import ConfigError, DataError
 from candlewick.hub import SCHEME
 from candlewick.runs.sources import token_dataset
@@ -63,7 +63,9 @@ def shard_text(config: DataConfig, sharding: Sharding, say: Say) -> DataConfig:
             split = config.hub_split if side == "train" else side
             settings = ShardSettings(sharding.documents[side], take, fraction, split=split)
             with bytes_progress("shards") as progress:
-                made, _ = shard(list(uris), Outputs(folder, validation), settings, config, progress=progress)
+                made, _ = write_text_shards(
+                    list(uris), Outputs(folder, validation), settings, config, progress=progress
+                )
             for output, manifest, name in zip(outputs, made, (side, "validation"), strict=False):
                 say(f"shards     made: {output} ({manifest.details['total_lines']:,} documents)")
                 update[f"{name}_shards"] = (str(output),)
@@ -82,7 +84,7 @@ def _check(folder: Path) -> str:
             raise DataError(f"the shard {path} is empty", "give --force-reshard, or restore it")
     if not (folder / MANIFEST).is_file():
         return "there are no hashes to check"
-    count, size = verify_text(folder)
+    count, size = verify_text_shards(folder)
     return f"{count} files, {size:,} bytes, all hashes match"
 
 
@@ -94,7 +96,7 @@ def _make_way(folder: Path, uris: tuple[str, ...], existing: str) -> None:
     why = None
     if any(Path(uri).resolve().is_relative_to(folder.resolve()) for uri in uris if "://" not in uri):
         why = "it is read from"
-    elif not ((folder / MANIFEST).is_file() and holds_text(folder)):
+    elif not ((folder / MANIFEST).is_file() and is_text_artifact(folder)):
         why = "it has no manifest of shards"
     elif strange is not None:
         why = f"{strange} is no shard"

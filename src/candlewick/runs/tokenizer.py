@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from candlewick.artifacts.build import ProgressCallback, Recipe, once
+from candlewick.artifacts.build import ProgressCallback, Recipe, build_once
 from candlewick.artifacts.manifest import Manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.text.corpus import Corpus
@@ -19,7 +19,7 @@ from candlewick.data.text.documents import Document
 from candlewick.data.text.source_files import SourceFiles
 from candlewick.errors import ConfigError
 from candlewick.tokenizer.artifact import KIND, write_artifact
-from candlewick.tokenizer.train import PATTERN, PIECE_CHARS, split_text, train_tokenizer
+from candlewick.tokenizer.train import CHUNK_CHARS, PATTERN, split_text, train_tokenizer
 
 _EVERY = 100
 _MAX_HELDOUT = 200
@@ -49,7 +49,7 @@ def make_tokenizer(
         with _at_hand(text, partial / "fetched") as corpus:
             return _make(corpus, config, recipe, output, progress)
 
-    return once(output, recipe, make)
+    return build_once(output, recipe, make)
 
 
 def _first_files(text: Corpus | SourceFiles, max_bytes: int) -> Corpus | SourceFiles:
@@ -68,7 +68,7 @@ def _at_hand(text: Corpus | SourceFiles, folder: Path) -> Generator[Corpus]:
         yield text
         return
     try:
-        yield text.fetch(folder)
+        yield text.download_all(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,7 +108,7 @@ def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:
     """Yield the first documents of a corpus, each with all its parts; None: all."""
     begun = 0
     for document in corpus.documents():
-        begun += document.begins
+        begun += document.starts_document
         if limit is not None and begun > limit:
             return
         yield document
@@ -117,13 +117,13 @@ def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:
 def _count(corpus: Corpus, limit: int | None) -> tuple[int, int]:
     documents = size = 0
     for document in first_documents(corpus, limit):
-        documents += document.begins
+        documents += document.starts_document
         size += len(document.text) if document.text.isascii() else len(document.text.encode())
     return documents, size
 
 
 def _pieces(corpus: Corpus, num_bytes: int, limit: int | None) -> Iterator[str]:
-    length = min(max(num_bytes // _EVERY, _MIN_PIECE_CHARS), PIECE_CHARS)
+    length = min(max(num_bytes // _EVERY, _MIN_PIECE_CHARS), CHUNK_CHARS)
     for document in first_documents(corpus, limit):
         yield from split_text(document.text, length)
 

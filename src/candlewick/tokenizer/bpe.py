@@ -22,10 +22,18 @@ from typing import Any, cast
 
 from candlewick.artifacts.manifest import FileEntry, write_durable
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import BYTE_OF, SPACE, Json, check, load_rust, parse_object, without_prefix
+from candlewick.tokenizer.check import (
+    BYTE_OF,
+    SPACE,
+    Json,
+    load_rust,
+    parse_object,
+    validate_tokenizer,
+    without_prefix,
+)
 from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
-from candlewick.tokenizer.files import TOKENIZER_JSON, Listed, join_files, read_files
-from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_of
+from candlewick.tokenizer.files import TOKENIZER_JSON, AddedTokens, read_files, read_vocab_files
+from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_tokens
 
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -33,7 +41,7 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Tokenizer:
@@ -44,7 +52,7 @@ class Tokenizer:
     ) -> None:
         """Read a tokenizer.json, and a tokenizer_config.json. Raises TokenizerError, which calls it `where`."""
         tree = parse_object(json_bytes, where)
-        self._facts = facts = check(tree, where)
+        self._properties = facts = validate_tokenizer(tree, where)
         if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
             tree["model"]["dropout"] = None
         self._rust = load_rust(tree, where)
@@ -72,32 +80,34 @@ class Tokenizer:
 
         Raises TokenizerError if it cannot be used. Warns, once, of bytes that it cannot say.
         """
-        return _warned(cls(*read_files(path)))
+        return _warn_if_lossy(cls(*read_files(path)))
 
     @classmethod
     def from_files(
-        cls, vocab: Path, merges: Path, special_tokens: Listed = None, *, add_prefix_space: bool = True
+        cls, vocab: Path, merges: Path, special_tokens: AddedTokens = None, *, add_prefix_space: bool = True
     ) -> "Tokenizer":
         """Load the two files of a byte-level BPE. Raises and warns as `load` does.
 
         `special_tokens` are names, or a file of them (`files.read_special_tokens`); else known names are special.
         """
-        return _warned(cls(*join_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space)))
+        return _warn_if_lossy(
+            cls(*read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space))
+        )
 
     @cached_property
-    def going_on_json(self) -> bytes | None:
+    def continuation_json(self) -> bytes | None:
         """What encodes a text that goes on; None if that is no different, else without a space before it."""
-        return json.dumps(without_prefix(self._tree)).encode() if self._facts.adds_space else None
+        return json.dumps(without_prefix(self._tree)).encode() if self._properties.adds_space else None
 
     @property
     def template(self) -> list[str]:
         """What the library makes of a text, $A, if it is asked to add special tokens; empty: nothing."""
-        return template_of(self._tree)
+        return template_tokens(self._tree)
 
     @property
     def special_tokens(self) -> dict[str, int]:
         """Every special token and its id."""
-        return dict(self._facts.special)
+        return dict(self._properties.special)
 
     def with_chat_tokens(self) -> "Tokenizer":
         """Return this tokenizer if it has the tokens of a chat, else one with the missing ones as its last ids."""
@@ -129,18 +139,18 @@ class Tokenizer:
             raise TokenizerError(f"there is no token {wrong}", f"ids are 0 to {self.vocab_size - 1}")
         return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
-    def decode_part(self, ids: Sequence[int]) -> str:
+    def decode_continuation(self, ids: Sequence[int]) -> str:
         """Return the text of ids that others precede, without special tokens: no space goes at its beginning."""
         return b"".join(self.token_bytes(i) for i in ids if i not in self._special_ids).decode(errors="replace")
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._facts.special.values())
+        return frozenset(self._properties.special.values())
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that a token stands for; of a special token, its name; of an id without one, none."""
         text = self._rust.id_to_token(token) or ""
-        if self._facts.is_byte_level:
+        if self._properties.is_byte_level:
             return bytes(BYTE_OF[char] for char in text) if set(text) <= BYTE_OF.keys() else text.encode()
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes.fromhex(text[3:5])
@@ -151,7 +161,7 @@ class Tokenizer:
         # without this class, readers build their own tokenizer from the model's type, with other ids
         config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= self.roles.names
-        if self._facts.adds_space and self._facts.is_byte_level:
+        if self._properties.adds_space and self._properties.is_byte_level:
             config["add_prefix_space"] = True  # older readers set it to what stands here
         if self._template is not None or self.chat_ids is not None:
             config["chat_template"] = self._template or self._chat_template()
@@ -171,17 +181,17 @@ class Tokenizer:
         return _CHAT_TEMPLATE.replace("bos_token", begin).removesuffix("{% endif %}") + own + "{% endif %}"
 
 
-def _warned(tokenizer: Tokenizer) -> Tokenizer:
+def _warn_if_lossy(tokenizer: Tokenizer) -> Tokenizer:
     if tokenizer.missing_bytes:
-        _warn(tokenizer.sha256, tokenizer.changes[0])
+        _warn_once(tokenizer.sha256, tokenizer.changes[0])
     elif tokenizer.changes:
-        _log.debug("with this tokenizer, %s", "; ".join(tokenizer.changes))
+        logger.debug("with this tokenizer, %s", "; ".join(tokenizer.changes))
     return tokenizer
 
 
 @lru_cache(maxsize=64)
-def _warn(_sha256: str, change: str) -> None:
-    _log.warning(
+def _warn_once(_sha256: str, change: str) -> None:
+    logger.warning(
         "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only "
         "for a model that was trained with it",
         change,

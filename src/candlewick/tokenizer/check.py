@@ -26,14 +26,14 @@ PATTERNS = {
     "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
     "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # that of Llama 3, too
 }
-_CUTS: Mapping[str, object] = {
+_PRE_TOKENIZERS: Mapping[str, object] = {
     name: {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
     for name, regex in PATTERNS.items()
 } | {"digits": {"type": "Digits", "individual_digits": True}}
 SPACE = "\u2581"  # what stands for a space in pieces
 MAX_BYTES = 64 << 20
 
-_KINDS = {
+_KNOWN_STEPS = {
     "normalizer": {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace"},
     "post_processor": {"ByteLevel", "TemplateProcessing"},
     "decoder": {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"},
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TokenizerProperties:
     """What a checked file says."""
 
     pattern: str  # names of the patterns, joined by +; "none" cuts nowhere
@@ -79,7 +79,7 @@ def parse_object(content: bytes, where: str) -> Json:
     return cast(Json, tree)
 
 
-def check(tree: Json, where: str) -> Facts:
+def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     """Return what a tokenizer is. Raises TokenizerError for what this program cannot use."""
 
     def require(condition: bool, what: str) -> None:
@@ -90,15 +90,15 @@ def check(tree: Json, where: str) -> Facts:
 
     require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
     for part in ("normalizer", "post_processor"):
-        known = all(_is_known(step, _KINDS[part]) for step in steps_of(tree, part))
-        require(known, f"its {part} is none of {', '.join(sorted(_KINDS[part]))}")
-    is_byte_level = kind_of(tree.get("decoder")) == "ByteLevel"
-    decoders = steps_of(tree, "decoder")
-    is_pieces = bool(decoders) and all(_is_known(step, _KINDS["decoder"]) for step in decoders)
+        known = all(_is_known(step, _KNOWN_STEPS[part]) for step in find_steps(tree, part))
+        require(known, f"its {part} is none of {', '.join(sorted(_KNOWN_STEPS[part]))}")
+    is_byte_level = step_type(tree.get("decoder")) == "ByteLevel"
+    decoders = find_steps(tree, "decoder")
+    is_pieces = bool(decoders) and all(_is_known(step, _KNOWN_STEPS["decoder"]) for step in decoders)
     require(is_byte_level or is_pieces, "its decoder is not ByteLevel, nor that of SentencePiece")
-    pattern = _find_pattern(steps_of(tree, "pre_tokenizer"), is_byte_level)
+    pattern = _find_pattern(find_steps(tree, "pre_tokenizer"), is_byte_level)
     require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
-    require(kind_of(tree.get("model")) == "BPE", "its model is not BPE")
+    require(step_type(tree.get("model")) == "BPE", "its model is not BPE")
     bpe = cast(Json, tree["model"])
     off = [name for name in ("continuing_subword_prefix", "end_of_word_suffix") if bpe.get(name)]
     require(not off, f"its model sets {', '.join(off)}")
@@ -124,22 +124,22 @@ def check(tree: Json, where: str) -> Facts:
     require(len(numbers) == len(ids), f"its {len(ids)} ids are not whole numbers from 0 on, each once")
     size = max(numbers, default=-1) + 1
     require(size <= 2 * len(ids), f"its {len(ids)} ids go up to {size - 1}: more than half are missing")
-    missing = _missing_bytes(bpe, is_byte_level)
+    missing = _count_missing_bytes(bpe, is_byte_level)
     adds_space = tree != without_prefix(tree)
-    changes = tuple(_changes(tree, is_byte_level, adds_space, missing))
-    return Facts(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
+    changes = tuple(_describe_changes(tree, is_byte_level, adds_space, missing))
+    return TokenizerProperties(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
 
 
-def kind_of(part: object) -> str | None:
+def step_type(part: object) -> str | None:
     """Return the type of a part, None for what is no part."""
     kind = cast(Json, part).get("type") if isinstance(part, dict) else None
     return kind if isinstance(kind, str) else None
 
 
-def steps_of(tree: Json, name: str) -> list[object]:
+def find_steps(tree: Json, name: str) -> list[object]:
     """Return what a part does one after another."""
     part: object = tree.get(name)
-    if kind_of(part) == "Sequence":
+    if step_type(part) == "Sequence":
         lists = [value for value in cast(Json, part).values() if isinstance(value, list)]
         return lists[0] if len(lists) == 1 else [part]
     return [] if part is None else [part]
@@ -151,7 +151,7 @@ def _is_known(step: object, kinds: set[str]) -> bool:
         case {"type": "Replace", "pattern": {"Regex": _}}:
             return False
         case _:
-            return kind_of(step) in kinds and len(json.dumps(step)) <= 1000
+            return step_type(step) in kinds and len(json.dumps(step)) <= 1000
 
 
 def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
@@ -159,7 +159,7 @@ def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
     match steps:
         case [*cuts, {"type": "ByteLevel", "add_prefix_space": bool()}] if is_byte_level:
             uses_regex = cast(Json, steps[-1]).get("use_regex", True)
-            names = [next((name for name, known in _CUTS.items() if known == cut), None) for cut in cuts]
+            names = [next((name for name, known in _PRE_TOKENIZERS.items() if known == cut), None) for cut in cuts]
             known = [name for name in (*names, "gpt2" if uses_regex else "") if name is not None]
             return "+".join(filter(None, known)) or "none" if len(known) > len(cuts) else None
         case [] | [{"type": "Metaspace"}] if not is_byte_level:
@@ -168,7 +168,7 @@ def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
             return None
 
 
-def _missing_bytes(bpe: Json, is_byte_level: bool) -> int:
+def _count_missing_bytes(bpe: Json, is_byte_level: bool) -> int:
     vocab = cast(Json, bpe["vocab"])
     if is_byte_level:
         return len(BYTE_OF.keys() - vocab.keys())
@@ -182,16 +182,16 @@ def without_prefix(tree: Json) -> Json:
     """Return the tokenizer of a text that goes on: one that adds no space before it."""
     never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
     for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
-        steps = cast("list[Json]", steps_of(tree, name))
-        others = [step for step in steps if kind_of(step) != "Prepend"]
+        steps = cast("list[Json]", find_steps(tree, name))
+        others = [step for step in steps if step_type(step) != "Prepend"]
         kept = [step | {option: never[option] for option in never.keys() & step.keys()} for step in others]
         if kept != steps:
             changed[name] = {"type": "Sequence", key: kept}
     return changed
 
 
-def _changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> Iterator[str]:
-    kinds = [kind_of(step) or "" for step in steps_of(tree, "normalizer")]
+def _describe_changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) -> Iterator[str]:
+    kinds = [step_type(step) or "" for step in find_steps(tree, "normalizer")]
     kinds = [kind for kind in kinds if is_byte_level or kind not in ("Prepend", "Replace")]
     if missing:
         unknown = tree["model"].get("unk_token")
@@ -205,7 +205,7 @@ def _changes(tree: Json, is_byte_level: bool, adds_space: bool, missing: int) ->
 
 
 @contextmanager
-def library(where: str) -> Generator[None]:
+def tokenizers_errors(where: str) -> Generator[None]:
     """Raise TokenizerError for what the library says against a file."""
     try:
         yield
@@ -217,7 +217,7 @@ def library(where: str) -> Generator[None]:
 
 def load_rust(tree: Json, where: str) -> RustTokenizer:
     """Hand over what was checked. Raises TokenizerError if the library reads it otherwise, or not at all."""
-    with library(where):
+    with tokenizers_errors(where):
         rust = RustTokenizer.from_str(json.dumps(tree))
     for name, number in ((token["content"], token["id"]) for token in tree["added_tokens"]):
         if (found := rust.token_to_id(name)) != number:

@@ -33,7 +33,7 @@ _PROBES: list[str] = re.split(
 Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
 Item = TypeVar("Item")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
@@ -44,7 +44,7 @@ def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
         if not all(map(np.array_equal, fast.encode(_PROBES), reference.encode(_PROBES))):
             raise MachineError("fastokens gives other ids with this tokenizer", "use tokenizers")
     except MachineError as fault:
-        _log.warning("encoding with the reference, which is some 40 times slower: %s", fault)
+        logger.warning("encoding with the reference, which is some 40 times slower: %s", fault)
         return reference
     return fast
 

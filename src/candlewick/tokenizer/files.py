@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import pre_tokenizers as pre
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import MAX_BYTES, PATTERNS, Json, library, parse_object
+from candlewick.tokenizer.check import MAX_BYTES, PATTERNS, Json, parse_object, tokenizers_errors
 from candlewick.tokenizer.special import CHAT_TOKENS, PADDINGS, PAIRS
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -26,36 +26,38 @@ VOCAB_JSON = "vocab.json"
 MERGES_TXT = "merges.txt"
 SPECIAL_TOKENS_TXT = "special_tokens.txt"
 
-_KNOWN = {*PAIRS, *PAIRS.values(), *PADDINGS, *CHAT_TOKENS, "<unk>"}
+_KNOWN_SPECIAL_TOKENS = {*PAIRS, *PAIRS.values(), *PADDINGS, *CHAT_TOKENS, "<unk>"}
 
-Listed = Path | Sequence[str] | None
+AddedTokens = Path | Sequence[str] | None
 """Special tokens: a file of them, or their names; None: those that are known by name."""
-Layout = tuple[bytes, str, Json]
+TokenizerFiles = tuple[bytes, str, Json]
 """The content of a tokenizer.json, what messages call it, and the content of its tokenizer_config.json."""
 
 
-def read_files(path: Path) -> Layout:
+def read_files(path: Path) -> TokenizerFiles:
     """Read a tokenizer.json, or the tokenizer in a folder. Raises TokenizerError."""
     folder, file = (path, path / TOKENIZER_JSON) if path.is_dir() else (path.parent, path)
     if path.is_dir() and not file.exists() and (path / VOCAB_JSON).exists():
         listed = path / SPECIAL_TOKENS_TXT
-        return join_files(path / VOCAB_JSON, path / MERGES_TXT, listed if listed.exists() else None)
-    return _read(file), str(file), _settings(folder)
+        return read_vocab_files(path / VOCAB_JSON, path / MERGES_TXT, listed if listed.exists() else None)
+    return _read_bytes(file), str(file), _read_config(folder)
 
 
-def join_files(vocab: Path, merges: Path, special: Listed = None, *, add_prefix_space: bool = True) -> Layout:
+def read_vocab_files(
+    vocab: Path, merges: Path, special: AddedTokens = None, *, add_prefix_space: bool = True
+) -> TokenizerFiles:
     """Read a vocabulary and merges as one tokenizer. Raises TokenizerError."""
     where = f"{vocab} with {merges}"
-    ids = parse_object(_read(vocab), str(vocab))
-    lines = [line.rstrip("\r") for line in _text(merges).split("\n") if not line.startswith("#version")]
+    ids = parse_object(_read_bytes(vocab), str(vocab))
+    lines = [line.rstrip("\r") for line in _read_text(merges).split("\n") if not line.startswith("#version")]
     pairs = cast("list[tuple[str, str]]", [tuple(line.split(" ")) for line in lines if line])
-    settings = _settings(vocab.parent)
+    settings = _read_config(vocab.parent)
     if settings:
         add_prefix_space = bool(settings.get("add_prefix_space", False))
-    listed = special or [name for name in ids if name in _KNOWN]
+    listed = special or [name for name in ids if name in _KNOWN_SPECIAL_TOKENS]
     if isinstance(listed, Path):
         listed = read_special_tokens(listed, ids)
-    with library(where):
+    with tokenizers_errors(where):
         is_qwen = str(settings.get("tokenizer_class")).startswith("Qwen2")
         options = {"add_prefix_space": add_prefix_space, "use_regex": not is_qwen}
         rust = byte_level(models.BPE(ids, pairs), PATTERNS["qwen2"] if is_qwen else None, **options)
@@ -63,7 +65,7 @@ def join_files(vocab: Path, merges: Path, special: Listed = None, *, add_prefix_
             rust.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
         rust.add_special_tokens(list(listed))
         if {"<bos>", "<eos>"} <= set(listed):
-            put_around(rust, "<bos>", "<eos>")
+            set_post_processor(rust, "<bos>", "<eos>")
     return rust.to_str(pretty=True).encode(), where, settings
 
 
@@ -77,7 +79,7 @@ def byte_level(model: models.BPE, pattern: str | None = None, **options: bool) -
     return rust
 
 
-def put_around(rust: RustTokenizer, begin: str | None, end: str | None, *, pair: bool = True) -> None:
+def set_post_processor(rust: RustTokenizer, begin: str | None, end: str | None, *, pair: bool = True) -> None:
     """Set a template with special tokens around a text; with `pair` around the second of two as well."""
     single = " ".join(filter(None, (begin, "$A", end)))
     special = [(name, cast(int, rust.token_to_id(name))) for name in (begin, end) if name]
@@ -91,7 +93,7 @@ def read_special_tokens(path: Path, known: Container[str]) -> list[str]:
 
     Raises TokenizerError for what is no list of names, and for a name that is not `known`.
     """
-    text = _text(path)
+    text = _read_text(path)
     if text.lstrip().startswith("["):
         found = parse_object(b'{"names": %s}' % text.encode(), str(path))["names"]
     else:
@@ -111,19 +113,19 @@ def read_special_tokens(path: Path, known: Container[str]) -> list[str]:
     return names
 
 
-def _settings(folder: Path) -> Json:
+def _read_config(folder: Path) -> Json:
     file = folder / TOKENIZER_CONFIG_JSON
-    return parse_object(_read(file), str(file)) if file.exists() else {}
+    return parse_object(_read_bytes(file), str(file)) if file.exists() else {}
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        return _read(path).decode()
+        return _read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path}: byte {error.start} is not UTF-8", "get the file again") from None
 
 
-def _read(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

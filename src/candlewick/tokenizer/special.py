@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import Json, kind_of, steps_of
+from candlewick.tokenizer.check import Json, find_steps, step_type
 
 DELIMITER = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -21,7 +21,7 @@ CHAT_TOKENS = (MESSAGE_START, MESSAGE_END)
 PAIRS = {"<bos>": "<eos>", "<s>": "</s>", "<|begin_of_text|>": "<|end_of_text|>", "<|startoftext|>": DELIMITER}
 PADDINGS = (PADDING, "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 _TURNS = {*CHAT_TOKENS, "<|eot_id|>", "<|end|>", "<end_of_turn>"}
-_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_ROLE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
 
     Raises TokenizerError if nothing begins a document, and for a template of several before or after.
     """
-    template = template_of(tree)
+    template = template_tokens(tree)
     at = template.index("$A") if "$A" in template else 0
     first, last = template[:at], template[at + 1 :]
-    given = {name: settings[name] for name in _NAMES if name in settings}  # text, or an object around it
+    given = {name: settings[name] for name in _ROLE_NAMES if name in settings}  # text, or an object around it
     given = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
     names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
     bos, eos = names.get("bos_token"), names.get("eos_token")
@@ -58,7 +58,11 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
             "put a tokenizer_config.json with a bos_token beside it",
         )
     delimiter = found[0]
-    ends = [*last, eos if delimiter in (*first, bos) and eos not in _TURNS else None, PAIRS.get(delimiter)]
+    ends = [
+        *last,
+        eos if delimiter in (*first, bos) and eos not in _TURNS else None,
+        PAIRS.get(delimiter),
+    ]
     end = next((token for token in ends if token in special), None)
     end = None if end == delimiter else end
     padding = next((token for token in (names.get("pad_token"), *PADDINGS) if token in special), None)
@@ -70,8 +74,8 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     return Roles(delimiter, end, padding, cast("tuple[str, ...]", stops), names)
 
 
-def template_of(tree: Json) -> list[str]:
+def template_tokens(tree: Json) -> list[str]:
     """Return what a template makes of a text, which is $A: its tokens in order, of a tokenizer that was loaded."""
-    templates = [cast(Json, step) for step in steps_of(tree, "post_processor") if kind_of(step) != "ByteLevel"]
+    templates = [cast(Json, step) for step in find_steps(tree, "post_processor") if step_type(step) != "ByteLevel"]
     pieces = templates[0]["single"] if templates else []
     return [piece["SpecialToken"]["id"] if "SpecialToken" in piece else "$A" for piece in pieces]

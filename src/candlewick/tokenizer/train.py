@@ -27,17 +27,17 @@ from candlewick.tokenizer.files import byte_level
 from candlewick.tokenizer.special import DELIMITER, PADDING
 
 PATTERN = "qwen2"
-PIECE_CHARS = 1 << 16
+CHUNK_CHARS = 1 << 16
 MAX_TRAIN_BYTES = (1 << 31) - 1
 MAX_RUN_CHARS = 512
-_TELL_BYTES = 1 << 20
+_REPORT_BYTES = 1 << 20
 
 # places where the pattern always cuts: after a line end before something visible, and between a word and a space
 _CUT = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
 _LONG_SPACE = re.compile(rf"\s{{{MAX_RUN_CHARS}}}")
 _LONG_RUN = re.compile(rf"[^\W\d_]{{{MAX_RUN_CHARS}}}|(?:[^\w\s]|_){{{MAX_RUN_CHARS}}}|\s{{{MAX_RUN_CHARS}}}")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ def train_tokenizer(
     reader = TrainingText(max_train_bytes, total_bytes, progress)
     rust = byte_level(models.BPE(), PATTERNS[PATTERN], add_prefix_space=False, use_regex=False)
     special = (DELIMITER, PADDING)
-    return fit(rust, reader, texts, vocab_size=vocab_size, min_frequency=min_frequency, special=special)
+    return train_bpe(rust, reader, texts, vocab_size=vocab_size, min_frequency=min_frequency, special=special)
 
 
-def fit(
+def train_bpe(
     rust: RustTokenizer,
     reader: "TrainingText",
     texts: Iterable[str],
@@ -113,7 +113,7 @@ def fit(
     size, seconds = tokenizer.vocab_size, time.monotonic() - start
     report = TrainReport(vocab_size, size, reader.texts, reader.bytes, reader.digest.hexdigest(), seconds)
     if report.too_small:
-        _log.warning(
+        logger.warning(
             "the text is too small for %d tokens: only %d pairs occur at least %d times, the vocabulary has %d",
             *(vocab_size, tokenizer.vocab_size - always, min_frequency, tokenizer.vocab_size),
         )
@@ -131,41 +131,41 @@ class TrainingText:
     def read(self, texts: Iterable[str]) -> Iterator[str]:
         """Yield the pieces to train on. Raises TokenizerError for half a surrogate pair in a text."""
         seen = 0
-        for piece in self._pieces(texts):
+        for piece in self._chunks(texts):
             try:
                 raw = piece.encode()
             except UnicodeEncodeError:
                 raise surrogate_error([piece]) from None
             # after any part of the corpus, the same share of it has been taken
             if self._total is None or self.bytes * self._total <= seen * self._limit:
-                yield self._take(raw)
+                yield self._keep(raw)
             if self._limit - self.bytes < 4:  # there may be no room for another character
                 break
             seen += len(raw)
-        self._tell(self._limit)
+        self._report_progress(self._limit)
 
-    def _pieces(self, texts: Iterable[str]) -> Iterator[str]:
+    def _chunks(self, texts: Iterable[str]) -> Iterator[str]:
         told = 0
         for text in texts:
             self.texts += 1
             yield from split_text(text)
-            if self.bytes >= told + _TELL_BYTES:
+            if self.bytes >= told + _REPORT_BYTES:
                 told = self.bytes
-                self._tell(told)
+                self._report_progress(told)
 
-    def _take(self, raw: bytes) -> str:
+    def _keep(self, raw: bytes) -> str:
         text = raw[: self._limit - self.bytes].decode(errors="ignore")
         raw = text.encode()
         self.bytes += len(raw)
         self.digest.update(len(raw).to_bytes(8, "little") + raw)
         return text
 
-    def _tell(self, done: int) -> None:
+    def _report_progress(self, done: int) -> None:
         if self._progress is not None:
             self._progress(done)
 
 
-def split_text(text: str, limit: int = PIECE_CHARS) -> Iterator[str]:
+def split_text(text: str, limit: int = CHUNK_CHARS) -> Iterator[str]:
     """Cut a text into pieces of at most `limit` characters, where the pattern cuts too if such a place is near."""
     start = 0
     while len(text) - start > limit:

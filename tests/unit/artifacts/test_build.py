@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from candlewick.artifacts.build import Recipe, alone, build_json_once, find
+from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
 
 RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
@@ -14,28 +14,28 @@ def thing(tmp_path):
     folder = tmp_path / "thing"
     with staging(folder) as aside:
         files = (write_durable(aside / "x", b"1"),)
-        manifest = publish(aside, folder, Manifest(RECIPE.kind, 1, RECIPE.inputs, RECIPE.config, files))
+        manifest = publish(aside, folder, Manifest(RECIPE.kind, 1, RECIPE.inputs, RECIPE.config, files, {}, {}))
     return folder, manifest
 
 
 def test_find_returns_a_build_of_the_same_recipe_only(thing):
     folder, manifest = thing
-    assert find(folder, RECIPE) == manifest
+    assert find_built(folder, RECIPE) == manifest
     for other in (
         Recipe("other", RECIPE.inputs, RECIPE.config),
         Recipe("thing", {"tokens": "b" * 64}, RECIPE.config),
         Recipe("thing", RECIPE.inputs, {"seed": 2}),
         Recipe("thing", RECIPE.inputs, RECIPE.config, version=2),
     ):
-        assert find(folder, other) is None
-    assert find(folder.parent, RECIPE) is None
+        assert find_built(folder, other) is None
+    assert find_built(folder.parent, RECIPE) is None
 
 
 def test_find_rejects_a_damaged_build_and_logs_the_file(thing, caplog):
     folder, manifest = thing
     (folder / "x").write_bytes(b"2")
-    assert find(folder, RECIPE, hashes=False) == manifest
-    assert find(folder, RECIPE) is None
+    assert find_built(folder, RECIPE, hashes=False) == manifest
+    assert find_built(folder, RECIPE) is None
     assert "x has sha256" in caplog.text
     assert "it is made again" in caplog.text
 
@@ -52,11 +52,11 @@ def test_second_builder_waits_for_the_first_and_sees_its_files(tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "flock", flock)
 
     def second() -> None:
-        with alone(tmp_path / "out") as partial:
+        with exclusive_build(tmp_path / "out") as partial:
             order.append("second")
             assert partial.is_dir()
 
-    with alone(tmp_path / "out") as partial:
+    with exclusive_build(tmp_path / "out") as partial:
         waiting = threading.Thread(target=second)
         waiting.start()
         assert waits.wait(20)
@@ -68,10 +68,10 @@ def test_second_builder_waits_for_the_first_and_sees_its_files(tmp_path, monkeyp
 
 
 def test_interrupted_build_keeps_its_partial_files(tmp_path):
-    with pytest.raises(KeyboardInterrupt), alone(tmp_path / "out") as partial:
+    with pytest.raises(KeyboardInterrupt), exclusive_build(tmp_path / "out") as partial:
         (partial / "shard").write_bytes(b"1")
         raise KeyboardInterrupt
-    with alone(tmp_path / "out") as partial:
+    with exclusive_build(tmp_path / "out") as partial:
         assert (partial / "shard").read_bytes() == b"1"
 
 
@@ -81,9 +81,9 @@ def test_leftovers_of_a_killed_build_are_removed_and_other_folders_kept(thing):
     paths = [folder.parent / name for name in names]
     for path in paths:
         path.mkdir()
-    assert find(folder, RECIPE) is not None
+    assert find_built(folder, RECIPE) is not None
     assert [path.exists() for path in paths] == [False, True, True]  # somebody may be writing .tmp
-    with alone(folder):
+    with exclusive_build(folder):
         pass
     assert [path.exists() for path in paths] == [False, False, True]
 
@@ -111,9 +111,9 @@ def test_build_json_once_recomputes_for_another_recipe_or_damaged_file(tmp_path)
         Recipe("thing", {"tokens": "b" * 64}, JSON_RECIPE.config),
         Recipe("thing", JSON_RECIPE.inputs, {"seed": 2}),
     ):
-        assert find(tmp_path / "thing", other) is None
-    assert find(tmp_path / "nowhere", JSON_RECIPE) is None
+        assert find_built(tmp_path / "thing", other) is None
+    assert find_built(tmp_path / "nowhere", JSON_RECIPE) is None
     path.write_bytes(b"2")
-    assert find(tmp_path / "thing", JSON_RECIPE) is None
+    assert find_built(tmp_path / "thing", JSON_RECIPE) is None
     assert build_json_once(path, JSON_RECIPE, lambda: 3) == (3, False)
-    assert find(tmp_path / "thing", JSON_RECIPE) is not None
+    assert find_built(tmp_path / "thing", JSON_RECIPE) is not None

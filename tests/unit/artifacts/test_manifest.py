@@ -193,18 +193,19 @@ def test_staging_syncs_files_and_folders_before_the_rename(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: f.pop("details"), "keys"),
-        (lambda f: f.update(extra=1), "keys"),
-        (lambda f: f.update(kind=3), "wrong type"),
-        (lambda f: f.update(version="1"), "wrong type"),
-        (lambda f: f.update(files={}), "`files` is not a list"),
-        (lambda f: f.update(inputs=[]), "must be objects"),
-        (lambda f: f["files"].append("a"), "bad file entry"),
-        (lambda f: f["files"][0].update(size=3), "bad file entry"),
-        (lambda f: f["files"][0].update(bytes=-1), "unsafe file entry"),
-        (lambda f: f["files"][0].update(sha256="0" * 63), "unsafe file entry"),
+        (lambda f: f.pop("details"), "details: Field required"),
+        (lambda f: f.update(extra=1), "extra: Unexpected keyword argument"),
+        (lambda f: f.update(kind=3), "kind: Input should be a valid string"),
+        (lambda f: f.update(version="1"), "version: Input should be a valid integer"),
+        (lambda f: f.update(version=True), "version: Input should be a valid integer"),
+        (lambda f: f.update(files={}), "files: Input should be a valid (array|tuple)"),
+        (lambda f: f.update(inputs=[]), "inputs: Input should be"),
+        (lambda f: f["files"].append("a"), r"files\.2: Input should be"),
+        (lambda f: f["files"][0].update(size=3), r"files\.0\.size: Unexpected keyword argument"),
+        (lambda f: f["files"][0].update(bytes=-1), r"files\.0\.bytes: Input should be greater"),
+        (lambda f: f["files"][0].update(sha256="0" * 63), r"files\.0\.sha256: String should match"),
         *[
-            (lambda f, name=name: f["files"][0].update(name=name), "unsafe file entry")
+            (lambda f, name=name: f["files"][0].update(name=name), r"files\.0\.name: String should match")
             for name in (
                 "../a",
                 "/etc/passwd",

@@ -20,7 +20,7 @@ def _checkpoint(directory, step, version=1):
     target = step_folder(directory, step)
     with staging(target) as aside:
         entry = write_durable(aside / "state.json", b'{"step": %d}' % step)
-        publish(aside, target, Manifest("checkpoint", version, {}, {}, (entry,)))
+        publish(aside, target, Manifest("checkpoint", version, {}, {}, (entry,), {}, {}))
     return target
 
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from candlewick.config import MixtureSource
 from candlewick.config.formats import Format, check_values, line_of, parse, write_json, write_toml
+from candlewick.config.load import load_config
 
 DEEP = 33
 

@@ -11,7 +11,7 @@ import pytest
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.pieces import SourceFile
+from candlewick.data.text.file_ranges import SourceFile
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 

@@ -82,7 +82,7 @@ def test_shard_runs_with_a_common_cache_download_into_separate_folders(monkeypat
     folders = []
 
     def shard(sources, outputs, *_, **__):
-        folders.append(outputs.fetched)
+        folders.append(outputs.downloads)
         return [], False
 
     monkeypatch.setattr("candlewick.runs.datasets.shard", shard)

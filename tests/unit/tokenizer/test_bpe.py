@@ -133,7 +133,7 @@ def test_transformers_encodes_to_the_same_ids(tokenizer, tmp_path, odd_texts, mo
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 349)))
 def test_decode_part_equals_decode_for_candlewick_tokenizers(tokenizer, ids):
-    assert tokenizer.decode_part(ids) == tokenizer.decode(ids)
+    assert tokenizer.decode_continuation(ids) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("kind", foreign.KINDS)
@@ -210,14 +210,14 @@ def test_candlewick_tokenizer_has_a_delimiter_and_no_end_token(tokenizer):
     assert (tokenizer.end_id, tokenizer.stop_ids, tokenizer.missing_bytes) == (None, (0,), 0)
     assert tokenizer.is_lossless
     assert tokenizer.changes == ()
-    assert tokenizer.going_on_json is None
+    assert tokenizer.continuation_json is None
     assert tokenizer.encoder_json is tokenizer.json_bytes
     assert tokenizer.with_chat_tokens().stop_ids == (351, 0)
 
 
 def test_a_lossy_tokenizer_warns_once_with_the_remedy(tmp_path, caplog):
     foreign.write("candle", tmp_path)
-    bpe._warn.cache_clear()
+    bpe._warn_once.cache_clear()
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
             found = Tokenizer.load(tmp_path)
@@ -242,8 +242,8 @@ def test_bytes_that_become_the_unknown_token_are_reported(tmp_path):
 def test_continued_text_gets_no_prefix_space(kind, tmp_path):
     foreign.write(kind, tmp_path)
     found = Tokenizer.load(tmp_path)
-    assert found.going_on_json is not None
-    going_on = ReferenceEncoder(found.going_on_json)
+    assert found.continuation_json is not None
+    going_on = ReferenceEncoder(found.continuation_json)
     text = "Hello the word of the import"
     for cut in (5, 9, 14):
         ids = found.encode(text[:cut]) + going_on.encode([text[cut:]])[0].tolist()
@@ -257,10 +257,12 @@ def test_decoded_parts_join_to_the_decoded_text(kind, tmp_path):
     found = Tokenizer.load(tmp_path)
     ids = found.encode("the of naïve 日本 \U0001f600 x")
     whole = found.decode(ids)
-    assert "".join(found.decode_part([i]) for i in ids if i not in found.stop_ids).strip("\ufffd ")
-    assert found.decode_part(ids[:2]) + found.decode_part(ids[2:]) == found.decode_part(ids)
-    assert found.decode_part(ids).removeprefix(" ") == whole.removeprefix(" ")
-    assert found.decode_part([found.delimiter_id]) == ""
+    assert "".join(found.decode_continuation([i]) for i in ids if i not in found.stop_ids).strip("\ufffd ")
+    assert found.decode_continuation(ids[:2]) + found.decode_continuation(ids[2:]) == found.decode_continuation(
+        ids
+    )
+    assert found.decode_continuation(ids).removeprefix(" ") == whole.removeprefix(" ")
+    assert found.decode_continuation([found.delimiter_id]) == ""
 
 
 def test_dropout_is_kept_in_the_file_and_not_applied(tmp_path):

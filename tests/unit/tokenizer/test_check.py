@@ -12,11 +12,11 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.check import (
     BYTE_OF,
     PATTERNS,
-    check,
-    library,
+    find_steps,
     load_rust,
     parse_object,
-    steps_of,
+    tokenizers_errors,
+    validate_tokenizer,
     without_prefix,
 )
 from candlewick.tokenizer.special import DELIMITER, PADDING
@@ -39,7 +39,7 @@ def tree_of(kind: str) -> dict:
     ],
 )
 def test_check_reads_pattern_byte_level_and_prefix_space(kind, pattern, is_byte_level, adds_space):
-    facts = check(tree_of(kind), "it")
+    facts = validate_tokenizer(tree_of(kind), "it")
     assert (facts.pattern, facts.is_byte_level, facts.adds_space) == (pattern, is_byte_level, adds_space)
 
 
@@ -47,9 +47,9 @@ def test_check_knows_single_digits_before_the_gpt2_pattern():
     tree = tree_of("candle_plain")
     digits = {"type": "Digits", "individual_digits": True}
     tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, tree["pre_tokenizer"]]}
-    assert check(tree, "it").pattern == "digits+gpt2"
+    assert validate_tokenizer(tree, "it").pattern == "digits+gpt2"
     del tree["pre_tokenizer"]["pretokenizers"][1]["use_regex"]  # as older versions wrote it
-    assert check(tree, "it").pattern == "digits+gpt2"
+    assert validate_tokenizer(tree, "it").pattern == "digits+gpt2"
 
 
 def test_byte_table_equals_that_of_the_library():
@@ -65,7 +65,7 @@ def test_without_prefix_changes_only_the_prefix_space(kind):
     tree = tree_of(kind)
     plain = without_prefix(tree)
     assert without_prefix(plain) == plain
-    assert (plain == tree) == (not check(tree, "it").adds_space)
+    assert (plain == tree) == (not validate_tokenizer(tree, "it").adds_space)
     assert {name: part for name, part in plain.items() if part != tree[name]}.keys() <= {
         "pre_tokenizer",
         "normalizer",
@@ -74,17 +74,17 @@ def test_without_prefix_changes_only_the_prefix_space(kind):
 
 def test_without_prefix_handles_metaspace_of_older_versions():
     tree = {"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}
-    step = steps_of(without_prefix(tree), "pre_tokenizer")[0]
+    step = find_steps(without_prefix(tree), "pre_tokenizer")[0]
     assert isinstance(step, dict)
     assert step["add_prefix_space"] is False
 
 
 def test_library_errors_and_panics_name_the_file():
     for error in (ValueError("bad"), type("Panic", (BaseException,), {})("bad")):
-        with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), library("it"):
+        with pytest.raises(TokenizerError, match="it is not a tokenizer: bad"), tokenizers_errors("it"):
             raise error
     for error in (KeyboardInterrupt(), MemoryError(), TokenizerError("as it is", "leave it")):
-        with pytest.raises(type(error)), library("it"):
+        with pytest.raises(type(error)), tokenizers_errors("it"):
             raise error
 
 

@@ -7,7 +7,7 @@ from tokenizers import models
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer import files
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.tokenizer.files import byte_level, put_around, read_special_tokens
+from candlewick.tokenizer.files import byte_level, read_special_tokens, set_post_processor
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_truncated_list_of_special_tokens_is_refused(tmp_path):
 def test_template_puts_special_tokens_around_a_text(around, pair, expected):
     rust = byte_level(models.BPE({"x": 9, "y": 8, "<bos>": 1, "<eos>": 2}, []), add_prefix_space=False)
     rust.add_special_tokens(["<bos>", "<eos>"])
-    put_around(rust, *around, pair=pair)
+    set_post_processor(rust, *around, pair=pair)
     assert (rust.encode("x").ids, rust.encode("x", "y").ids) == expected
 
 

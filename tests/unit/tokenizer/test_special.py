@@ -4,8 +4,8 @@ import pytest
 from tests import foreign
 
 from candlewick.errors import TokenizerError
-from candlewick.tokenizer.check import check
-from candlewick.tokenizer.special import DELIMITER, find_roles, template_of
+from candlewick.tokenizer.check import validate_tokenizer
+from candlewick.tokenizer.special import DELIMITER, find_roles, template_tokens
 
 
 def roles(*special: str, template: str | None = None, **settings):
@@ -76,5 +76,5 @@ def test_tokenizer_without_a_begin_token_is_refused(special, settings, said):
 def test_template_of_reads_the_postprocessor():
     for kind, expected in {"candle": "<bos> $A <eos>", "qwen2": "", "llama3": "<|begin_of_text|> $A"}.items():
         tree = json.loads(foreign.KINDS[kind]().to_str())
-        assert " ".join(template_of(tree)) == expected
-        assert check(tree, "it").special
+        assert " ".join(template_tokens(tree)) == expected
+        assert validate_tokenizer(tree, "it").special

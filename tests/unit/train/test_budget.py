@@ -91,7 +91,7 @@ def test_time_budget_with_a_batch_ramp_is_counted_in_rows():
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])
 @pytest.mark.parametrize(("step", "samples"), [(0, 0), (7, 21), (30, 34), (3, 600)])
 def test_batch_schedule_resumed_continues_from_step_and_rows(plan, step, samples):
-    course = plan.resumed(step, samples)
+    course = plan.resume_at(step, samples)
     assert course.rows_after(step) == samples
     assert course.steps_for(samples) == step
     for wanted in (samples + 10, samples + 12, samples + 255):
@@ -106,4 +106,4 @@ def test_batch_schedule_resumed_continues_from_step_and_rows(plan, step, samples
 
 def test_planned_steps_of_a_run_beyond_its_end_is_its_present_step():
     settings = {"sequence_length": 10, "epoch_rows": 100}
-    assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resumed(3, 700), **settings) == 1
+    assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resume_at(3, 700), **settings) == 1

@@ -81,7 +81,7 @@ class Stage:
             saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
-        batches = BatchSchedule(rows=10).resumed(self.state.step, self.rows_read)
+        batches = BatchSchedule(rows=10).resume_at(self.state.step, self.rows_read)
         return SimpleNamespace(
             plan=SimpleNamespace(config=config, order=self, batches=batches, max_steps=self.max_steps),
             state=self.state,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tokenizers import models
 
-from candlewick.artifacts.build import Recipe, once
+from candlewick.artifacts.build import Recipe, build_once
 from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, make_directory, replace_durable
 from candlewick.compat.candle.tokenizer import (
     FILES,
@@ -37,8 +37,8 @@ from candlewick.runs.tokenizer import first_documents
 from candlewick.tokenizer.artifact import KIND, write_artifact
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import batched
-from candlewick.tokenizer.files import byte_level, put_around
-from candlewick.tokenizer.train import MAX_RUN_CHARS, MAX_TRAIN_BYTES, TrainingText, TrainReport, fit
+from candlewick.tokenizer.files import byte_level, set_post_processor
+from candlewick.tokenizer.train import MAX_RUN_CHARS, MAX_TRAIN_BYTES, TrainingText, TrainReport, train_bpe
 
 CANDLE_MANIFEST = "seed_manifest.json"
 _CHUNK_LINES = 2048
@@ -67,7 +67,7 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
         return write_artifact(Tokenizer(content), report, (), folder, inputs=recipe.inputs, config=recipe.config)
 
     recipe = Recipe(KIND, {"corpus": corpus.fingerprint}, settings)
-    manifest, reused = once(folder, recipe, make)
+    manifest, reused = build_once(folder, recipe, make)
     names = config.artifacts.model_dump(include=set(FILES), exclude_none=True)
     for name, copy in names.items():
         _write(folder / copy, (folder / FILES[name]).read_bytes())
@@ -87,16 +87,16 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _fit(config: CandleTokenizerConfig, training: TokenizerTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
-    model_config, pretokenizer, postprocessor = config.model, config.pretokenizer, config.postprocessor
-    model = models.BPE(dropout=model_config.dropout, byte_fallback=model_config.byte_fallback_on_decode)
-    tokenizer_model = byte_level(model, **pretokenizer.model_dump())
-    tokenizer_model.add_special_tokens(list(model_config.special_tokens))
-    if postprocessor is not None and any(postprocessor.tokens):
-        put_around(tokenizer_model, *postprocessor.tokens, pair=postprocessor.pair_template)
-    lines = _lines(corpus, training, MAX_TRAIN_BYTES if pretokenizer.use_regex else MAX_RUN_CHARS)
-    sizes = {"vocab_size": model_config.vocab_size, "min_frequency": model_config.min_frequency}
+    wanted, options, around = config.model, config.pretokenizer, config.postprocessor
+    model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
+    rust = byte_level(model, **options.model_dump())
+    rust.add_special_tokens(list(wanted.special_tokens))
+    if around is not None and any(around.tokens):
+        set_post_processor(rust, *around.tokens, pair=around.pair_template)
+    lines = _lines(corpus, training, MAX_TRAIN_BYTES if options.use_regex else MAX_RUN_CHARS)
+    sizes = {"vocab_size": wanted.vocab_size, "min_frequency": wanted.min_frequency}
     reader = TrainingText(MAX_TRAIN_BYTES, None, None)
-    tokenizer, report = fit(tokenizer_model, reader, lines, **sizes, special=model_config.special_tokens)
+    tokenizer, report = train_bpe(rust, reader, lines, **sizes, special=wanted.special_tokens)
     return tokenizer.json_bytes, report
 
 

@@ -48,7 +48,7 @@ class BatchSchedule:
                 )
         return cls(rows, data.batch_ramp)
 
-    def resumed(self, step: int, rows_read: int) -> Self:
+    def resume_at(self, step: int, rows_read: int) -> Self:
         """Return the schedule of a run that has made `step` updates, which read so many rows."""
         return replace(self, step=step, rows_read=rows_read)
 

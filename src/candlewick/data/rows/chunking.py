@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from candlewick.data.tokens.dataset import Tokens, TokenSplit
 
-Numbers = NDArray[np.int64]
+Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 IGNORE_INDEX = -100  # as in torch's cross_entropy
 
@@ -31,7 +31,7 @@ class Rows:
     starts: Mask | None  # where documents begin, if that was asked for
 
     @classmethod
-    def masked(
+    def from_mask(
         cls, tokens: NDArray[np.int32], targets: NDArray[np.int32], loss_mask: Mask | None, starts: Mask | None
     ) -> Self:
         """Make rows of which only the targets count that the mask is true for. Writes into `targets`."""
@@ -44,7 +44,7 @@ class Rows:
         return cls(tokens, targets, int(np.count_nonzero(loss_mask)), starts)
 
 
-def masks_of(split: TokenSplit) -> TokenSplit | None:
+def mask_split(split: TokenSplit) -> TokenSplit | None:
     """Return the masks of a split as a split whose tokens they are: 1, this token counts as a target, or 0."""
     if split.masks is None:
         return None
@@ -60,22 +60,22 @@ class ChunkedRows:
         self.num_rows = -(-split.num_tokens // sequence_length)
         self.last_row_tokens = split.num_tokens - (self.num_rows - 1) * sequence_length
         self._needs_starts = needs_starts
-        self._starts = np.array(split.starts, np.int64)
+        self._starts = np.array(split.shard_starts, np.int64)
         width = sequence_length + 1
         # indexing these views copies only the rows asked for; np.take would copy the file
         self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
-        masks = masks_of(split)
+        masks = mask_split(split)
         self._masks = None if masks is None else ChunkedRows(masks, sequence_length)
 
-    def read(self, rows: Numbers, offsets: Numbers | int) -> Rows:
+    def read(self, rows: Indices, offsets: Indices | int) -> Rows:
         """Return rows of the grid that begins at `offsets` (one, or one per row; 0 <= offset < T)."""
         found = self.gather(rows, offsets)
         # copies of their own, as targets are written to; 32 bits: int64 on the CPU costs more than the reading
         tokens, targets = found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32)
         starts = tokens == self.split.delimiter_id if self._needs_starts else None
-        return Rows.masked(tokens, targets, self.loss_mask(rows, offsets), starts)
+        return Rows.from_mask(tokens, targets, self.loss_mask(rows, offsets), starts)
 
-    def gather(self, rows: Numbers, offsets: Numbers | int) -> Tokens:
+    def gather(self, rows: Indices, offsets: Indices | int) -> Tokens:
         """Return the T + 1 tokens of each row: (rows, T + 1), a copy."""
         width = self.sequence_length + 1
         positions = (offsets + rows * self.sequence_length) % self.split.num_tokens
@@ -89,10 +89,10 @@ class ChunkedRows:
             if view is not None and fits.any():
                 out[chosen[fits]] = view[local[fits]]
             for i in chosen[~fits]:
-                out[i] = self.split.window(int(positions[i]), width)
+                out[i] = self.split.read_tokens(int(positions[i]), width)
         return out
 
-    def loss_mask(self, rows: Numbers, offsets: Numbers | int) -> Mask | None:
+    def loss_mask(self, rows: Indices, offsets: Indices | int) -> Mask | None:
         """Return which targets count, (rows, T), or None if all do. Reads no tokens."""
         is_last = rows == self.num_rows - 1
         if self._masks is not None:

@@ -27,7 +27,7 @@ from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
 
 STATE_VERSION = 2
-_PREFETCHED = 2  # updates
+_PREFETCH_UPDATES = 2  # updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._coming: deque[Future[GlobalBatch]] = deque()
+        self._pending: deque[Future[GlobalBatch]] = deque()
         self._next_row = self.rows_read  # that the thread has not been asked for yet
 
     @property
@@ -82,11 +82,11 @@ class Loader:
 
     def next(self) -> GlobalBatch:
         """Return the next global batch, the part of this rank. Raises what went wrong in reading it."""
-        while len(self._coming) < 1 + _PREFETCHED:
-            self._coming.append(self._thread.submit(self._read, self._next_row))
+        while len(self._pending) < 1 + _PREFETCH_UPDATES:
+            self._pending.append(self._thread.submit(self._read, self._next_row))
             self._next_row += self.batches.rows_at(self._next_row)
         began = time.perf_counter()
-        batch = self._coming.popleft().result()
+        batch = self._pending.popleft().result()
         self.wait_seconds += time.perf_counter() - began
         self.rows_read += self.batches.rows_at(self.rows_read)
         return batch
@@ -119,7 +119,7 @@ class Loader:
 
     def _read(self, first: int) -> GlobalBatch:
         rows, size = self.batches.rows_at(first), self.micro_batch_size
-        places = self.order.places(first, rows)
+        places = self.order.positions(first, rows)
         own = rows // self.world_size
         found = [
             self.order.read(places[:, low : low + size])
@@ -127,10 +127,10 @@ class Loader:
         ]
         # what is at hand need not be read again
         in_all = self.order.num_targets(places) if self.world_size > 1 else sum(rows.num_targets for rows in found)
-        return GlobalBatch(tuple(map(_batch, found)), in_all)
+        return GlobalBatch(tuple(map(_to_batch, found)), in_all)
 
 
-def _batch(rows: Rows) -> Batch:
+def _to_batch(rows: Rows) -> Batch:
     return Batch(
         torch.from_numpy(rows.tokens),
         torch.from_numpy(rows.targets),
@@ -155,4 +155,4 @@ def validation_batches(
         rows = np.arange(i * size, (i + 1) * size)
         found = view.read(np.minimum(rows, view.num_rows - 1), 0)
         found.targets[rows >= view.num_rows] = IGNORE_INDEX
-        yield _batch(found)
+        yield _to_batch(found)

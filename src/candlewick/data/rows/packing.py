@@ -16,12 +16,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.rows.chunking import Mask, Numbers, Rows, masks_of
+from candlewick.data.rows.chunking import Indices, Mask, Rows, mask_split
 from candlewick.data.rows.permutation import permute
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
-_GROUP_DOCUMENTS = 1 << 18
+_BUCKET_DOCUMENTS = 1 << 18
 
 
 class PackedRows:
@@ -31,59 +31,59 @@ class PackedRows:
         self.split = split
         self.sequence_length = sequence_length
         self._needs_starts = needs_starts
-        self._masks = masks_of(split)
-        shards = zip(split.starts, split.ends, strict=True)
+        self._masks = mask_split(split)
+        shards = zip(split.shard_starts, split.document_ends, strict=True)
         ends = np.concatenate([start + own.astype(np.int64) for start, own in shards])
         if not ends.size or ends[-1] != split.num_tokens:
             raise DataError(f"the last document of {split.name} has no end", "prepare the dataset again")
         # pieces in the order of their rows: those of row i are from first[i] to first[i + 1]
-        self._piece_starts, self._piece_tokens, self._first = _plan(ends, sequence_length)
-        self._row_tokens = np.add.reduceat(self._piece_tokens, self._first[:-1])
+        self._segment_starts, self._segment_tokens, self._first_segments = _pack_documents(ends, sequence_length)
+        self._row_tokens = np.add.reduceat(self._segment_tokens, self._first_segments[:-1])
         self.num_rows = self._row_tokens.size
 
-    def read(self, rows: Numbers, _offsets: Numbers | int) -> Rows:
+    def read(self, rows: Indices, _offsets: Indices | int) -> Rows:
         """Return rows; they lie on no grid that could be moved by the offsets."""
         tokens = np.full((len(rows), self.sequence_length), self.split.delimiter_id, np.int32)
         targets, starts = tokens.copy(), np.zeros(tokens.shape, np.bool_)
-        for i, place, begin in self._pieces(rows):
-            found = self.split.window(begin, place.stop - place.start + 1)
+        for i, place, begin in self._segments(rows):
+            found = self.split.read_tokens(begin, place.stop - place.start + 1)
             tokens[i, place], targets[i, place] = found[:-1], found[1:]
             starts[i, place.start] = True
         used = self._row_tokens[rows]
         padded = np.flatnonzero(used < self.sequence_length)
         starts[padded, used[padded]] = True
         mask = self.loss_mask(rows, _offsets)
-        return Rows.masked(tokens, targets, mask, starts if self._needs_starts else None)
+        return Rows.from_mask(tokens, targets, mask, starts if self._needs_starts else None)
 
-    def loss_mask(self, rows: Numbers, _offsets: Numbers | int) -> Mask | None:
+    def loss_mask(self, rows: Indices, _offsets: Indices | int) -> Mask | None:
         """Return which targets count, (rows, T), or None if all do. Reads no tokens."""
         used = self._row_tokens[rows, None]
         if self._masks is None:
             return None if (used == self.sequence_length).all() else np.arange(self.sequence_length) < used
         mask = np.zeros((len(rows), self.sequence_length), np.bool_)
-        for i, place, begin in self._pieces(rows):
-            mask[i, place] = self._masks.window(begin + 1, place.stop - place.start)
+        for i, place, begin in self._segments(rows):
+            mask[i, place] = self._masks.read_tokens(begin + 1, place.stop - place.start)
         return mask
 
-    def _pieces(self, rows: Numbers) -> Iterator[tuple[int, slice, int]]:
+    def _segments(self, rows: Indices) -> Iterator[tuple[int, slice, int]]:
         """Yield (index in `rows`, place in the row, first token in the split) of every piece."""
         for i, row in enumerate(rows.tolist()):
             at = 0
-            for piece in range(self._first[row], self._first[row + 1]):
-                end = at + int(self._piece_tokens[piece])
-                yield i, slice(at, end), int(self._piece_starts[piece])
+            for piece in range(self._first_segments[row], self._first_segments[row + 1]):
+                end = at + int(self._segment_tokens[piece])
+                yield i, slice(at, end), int(self._segment_starts[piece])
                 at = end
 
 
-def _plan(ends: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+def _pack_documents(ends: Indices, length: int) -> tuple[Indices, NDArray[np.int32], Indices]:
     """Pack documents by their ends; return first token and tokens of each piece, and each row's first piece."""
-    starts: list[NDArray[np.int64]] = []
+    starts: list[Indices] = []
     tokens: list[NDArray[np.int32]] = []
-    counts: list[NDArray[np.int64]] = []  # pieces of each row
+    counts: list[Indices] = []  # pieces of each row
     begin = 0
-    for low in range(0, ends.size, _GROUP_DOCUMENTS):
-        own = ends[low : low + _GROUP_DOCUMENTS]
-        piece_starts, piece_tokens = _cut(begin, own, length)
+    for low in range(0, ends.size, _BUCKET_DOCUMENTS):
+        own = ends[low : low + _BUCKET_DOCUMENTS]
+        piece_starts, piece_tokens = _cut_documents(begin, own, length)
         rows = pack(piece_tokens, length)
         num_rows = int(rows.max()) + 1
         rows = permute(np.arange(num_rows), num_rows, low)[rows]
@@ -96,7 +96,7 @@ def _plan(ends: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDAr
     return np.concatenate(starts), np.concatenate(tokens), first
 
 
-def _cut(begin: int, ends: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _cut_documents(begin: int, ends: Indices, length: int) -> tuple[Indices, NDArray[np.int32]]:
     """Return first token and tokens of the pieces of documents that lie one after another from `begin` on."""
     begins = np.concatenate(([begin], ends[:-1]))
     parts = (ends - begins + length - 1) // length
@@ -105,13 +105,13 @@ def _cut(begin: int, ends: NDArray[np.int64], length: int) -> tuple[NDArray[np.i
     return starts, np.minimum(np.repeat(ends, parts) - starts, length).astype(np.int32)
 
 
-def pack(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:
+def pack(lengths: NDArray[np.int32], capacity: int) -> Indices:
     """Return the row of each piece, of 1..capacity tokens, by best fit decreasing; rows are numbered as opened."""
     row_of = np.empty(lengths.size, np.int64)
     # a short type, which numpy sorts by counting
     order = np.argsort((capacity - lengths).astype(np.min_scalar_type(capacity)), kind="stable")
     bounds = np.cumsum(np.bincount(capacity - lengths, minlength=capacity)).tolist()
-    open_rows: dict[int, NDArray[np.int64]] = {}  # by the room that they have left
+    open_rows: dict[int, Indices] = {}  # by the room that they have left
     rooms = 0  # bit r: there are rows with room r
     num_rows = 0
     for length, begin, end in zip(range(capacity, 0, -1), [0, *bounds], bounds, strict=False):

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.rows.chunking import ChunkedRows, Numbers, Rows
+from candlewick.data.rows.chunking import ChunkedRows, Indices, Rows
 from candlewick.data.rows.mixture import Mixture
 from candlewick.data.rows.packing import PackedRows
 from candlewick.data.rows.permutation import permute, permute_in_windows, stateless_hash
 from candlewick.data.tokens.dataset import TokenSplit
 
-Places = NDArray[np.int64]  # (3, rows): source, row in it, offset of the grid of its rows
+RowPositions = NDArray[np.int64]  # (3, rows): source, row in it, offset of the grid of its rows
 _WINDOW_ROWS = 65_536
 _BLOCK = 4096  # places of a permutation that are computed at a time
 
@@ -44,7 +44,7 @@ class RowOrder:
         if len(sources) != len(self._mixture.weights):
             raise ValueError(f"{len(sources)} sources for {len(self._mixture.weights)} weights")
         self._window = None if config.order == "global" else config.shuffle_buffer_size or _WINDOW_ROWS
-        self._block = lru_cache(2 * len(sources))(_permuted_block)  # two each, as a batch may lie on a seam
+        self._block = lru_cache(2 * len(sources))(_permute_block)  # two each, as a batch may lie on a seam
         self.num_rows = sum(view.num_rows for view in self._views)
         # all that decides the order, in values that JSON keeps
         self.identity: dict[str, Any] = {
@@ -62,17 +62,17 @@ class RowOrder:
         counts = self._mixture.counts(rows)
         return tuple(count / view.num_rows for count, view in zip(counts, self._views, strict=True))
 
-    def places(self, first: int, count: int) -> Places:
+    def positions(self, first: int, count: int) -> RowPositions:
         """Return where rows [first, first + count) of the run lie."""
         places = np.zeros((3, count), np.int64)
         if len(self._views) > 1:
             places[0] = self._mixture.sources(first, count)
         begins = self._mixture.counts(first)
         for source, own in self._by_source(places):
-            places[1:, own] = self._rows(source, begins[source], places[0, own].size)
+            places[1:, own] = self._source_rows(source, begins[source], places[0, own].size)
         return places
 
-    def read(self, places: Places) -> Rows:
+    def read(self, places: RowPositions) -> Rows:
         """Return the rows at some places, in their order."""
         if len(self._views) == 1:
             return self._views[0].read(places[1], places[2])
@@ -88,7 +88,7 @@ class RowOrder:
                 starts[own] = part.starts
         return Rows(tokens, targets, num_targets, starts)
 
-    def num_targets(self, places: Places) -> int:
+    def num_targets(self, places: RowPositions) -> int:
         """Return how many targets count at some places, without reading tokens."""
         total = 0
         for source, own in self._by_source(places):
@@ -97,13 +97,13 @@ class RowOrder:
             total += rows.size * self.sequence_length if mask is None else int(np.count_nonzero(mask))
         return total
 
-    def _by_source(self, places: Places) -> list[tuple[int, Numbers | slice]]:
+    def _by_source(self, places: RowPositions) -> list[tuple[int, Indices | slice]]:
         """Return each source that is there and which of the places are its own."""
         if len(self._views) == 1:
             return [(0, slice(None))]
         return [(source, np.flatnonzero(places[0] == source)) for source in np.unique(places[0]).tolist()]
 
-    def _rows(self, source: int, first: int, count: int) -> NDArray[np.int64]:
+    def _source_rows(self, source: int, first: int, count: int) -> NDArray[np.int64]:
         """Return row and grid offset, (2, count), of rows [first, first + count) that are read of one source."""
         n, dataset_id = self._views[source].num_rows, self._ids[source]
         out = np.empty((2, count), np.int64)
@@ -119,6 +119,6 @@ class RowOrder:
         return out
 
 
-def _permuted_block(n: int, key: int, window: int | None, number: int) -> NDArray[np.int64]:
+def _permute_block(n: int, key: int, window: int | None, number: int) -> NDArray[np.int64]:
     places = np.arange(number * _BLOCK, min(n, (number + 1) * _BLOCK))
     return permute(places, n, key) if window is None else permute_in_windows(places, n, window, key)

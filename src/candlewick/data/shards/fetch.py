@@ -19,11 +19,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from candlewick.artifacts.build import ProgressCallback
 from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
-from candlewick.data.shards.write import Outputs, ShardSettings, shard
+from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
 from candlewick.hub import SCHEME, parse_uri
 
-DOWNLOADS = "download_manifest.json"
+DOWNLOAD_MANIFEST = "download_manifest.json"
 
 
 class Dataset(Section):
@@ -36,7 +36,7 @@ class Dataset(Section):
     take: Annotated[int, Field(ge=1)] | None = None  # documents at most; null: all
 
 
-NAMED = {
+DATASETS = {
     "fineweb": Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
     "fineweb-edu": Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
     "openwebtext": Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
@@ -56,7 +56,7 @@ NAMED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchResult:
     """What became of one dataset: its folder's manifest, or why there is none."""
 
     dataset: Dataset
@@ -69,8 +69,8 @@ def find_datasets(words: Sequence[str]) -> list[Dataset]:
     """Return the datasets that names, addresses and list files name. Raises ConfigError for what is none."""
     datasets: list[Dataset] = []
     for word in words:
-        if word in NAMED:
-            datasets.append(NAMED[word])
+        if word in DATASETS:
+            datasets.append(DATASETS[word])
         elif word.startswith(SCHEME):
             address = parse_uri(word)
             name = address.name.rpartition("/")[2].lstrip("._-") or "dataset"
@@ -85,7 +85,7 @@ def find_datasets(words: Sequence[str]) -> list[Dataset]:
 
 def _read_list(path: Path) -> list[Dataset]:
     if not path.is_file():
-        known = ", ".join(NAMED)
+        known = ", ".join(DATASETS)
         raise ConfigError(f"{path} is no file, no address and no known dataset", f"known ones are {known}")
     try:
         return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
@@ -100,23 +100,25 @@ def _read_list(path: Path) -> list[Dataset]:
         ) from None
 
 
-def fetch(
+def download_datasets(
     datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: ProgressCallback | None = None
-) -> list[Fetched]:
+) -> list[FetchResult]:
     """Fetch all datasets into folders below `output`; write its download manifest. Raises RunInterrupted."""
-    results: list[Fetched] = []
+    results: list[FetchResult] = []
     for dataset in datasets:
         config = DataConfig(text_field=dataset.text_field, documents="line")
         settings = ShardSettings(take=dataset.take, split=dataset.split)
         outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
         try:
-            manifests, reused = shard([dataset.source], outputs, settings, config, ahead=ahead, progress=progress)
-            results.append(Fetched(dataset, manifests[0], reused))
+            manifests, reused = write_text_shards(
+                [dataset.source], outputs, settings, config, ahead=ahead, progress=progress
+            )
+            results.append(FetchResult(dataset, manifests[0], reused))
         except RunInterrupted:
             raise
         except CandlewickError as error:
-            results.append(Fetched(dataset, None, problem=str(error)))
-    rows = {row["name"]: row for row in _downloaded(output)}
+            results.append(FetchResult(dataset, None, problem=str(error)))
+    rows = {row["name"]: row for row in _read_downloads(output)}
     for name, manifest in ((result.dataset.name, result.manifest) for result in results):
         if manifest is not None:
             rows.pop(name, None)  # it goes to the end
@@ -134,14 +136,14 @@ def fetch(
         "output_directory": str(output.absolute()),
     }
     make_directory(output)
-    replace_durable(output / DOWNLOADS, json.dumps(downloads, indent=1).encode())
+    replace_durable(output / DOWNLOAD_MANIFEST, json.dumps(downloads, indent=1).encode())
     return results
 
 
-def _downloaded(output: Path) -> list[dict[str, Any]]:
+def _read_downloads(output: Path) -> list[dict[str, Any]]:
     """Return what the download manifest says of datasets that are still there."""
     try:
-        rows = json.loads((output / DOWNLOADS).read_bytes())["datasets"]
+        rows = json.loads((output / DOWNLOAD_MANIFEST).read_bytes())["datasets"]
         return [row for row in rows if row["files"] >= 0 and (output / row["name"] / MANIFEST).is_file()]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from candlewick.artifacts.build import ProgressCallback, Recipe, alone, find, stoppable
+from candlewick.artifacts.build import ProgressCallback, Recipe, exclusive_build, find_built, interruptible
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
@@ -39,17 +39,16 @@ from candlewick.artifacts.manifest import (
 from candlewick.config import DataConfig
 from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
 from candlewick.data.shards.writer import ShardWriter
-from candlewick.data.text.corpus import field_of
-from candlewick.data.text.documents import BadText, Document, read
-from candlewick.data.text.holdout import split_of
-from candlewick.data.text.pieces import Piece
+from candlewick.data.text.documents import Document, TextDefects, content_field, read_documents
+from candlewick.data.text.file_ranges import FileRange
+from candlewick.data.text.holdout import document_split
 from candlewick.data.text.source_files import SourceFiles, open_sources
 from candlewick.errors import ArtifactError, ConfigError, DataError
 
 KIND, VERSION = "text", 1
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,10 @@ class Outputs:
 
     train: Path
     validation: Path
-    fetched: Path | None = None
+    downloads: Path | None = None
 
 
-def shard(
+def write_text_shards(
     sources: Sequence[str],
     outputs: Outputs,
     settings: ShardSettings,
@@ -91,49 +90,49 @@ def shard(
     there already. Raises DataError for text that cannot be used, ArtifactError if something else is at an output,
     MachineError when the network stays away, RunInterrupted when it is stopped: the same call then goes on.
     """
-    wanted = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
-    if len({folder.resolve() for folder in wanted.values()}) < len(wanted):
+    folders = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
     files = open_sources(sources, settings.split, config)
-    recipes = {side: _recipe(side, files, settings) for side in wanted}
+    recipes = {side: _recipe(side, files, settings) for side in folders}
 
-    def look() -> dict[str, Manifest]:
-        return {s: found for s, folder in wanted.items() if (found := find(folder, recipes[s], hashes=False))}
+    def find_shards() -> dict[str, Manifest]:
+        manifests = {side: find_built(folder, recipes[side], hashes=False) for side, folder in folders.items()}
+        return {side: manifest for side, manifest in manifests.items() if manifest is not None}
 
-    if len(there := look()) == len(wanted):
-        return list(there.values()), True
-    for folder in wanted.values():
+    if len(built := find_shards()) == len(folders):
+        return list(built.values()), True
+    for folder in folders.values():
         require_replaceable(folder, KIND)
     partial = outputs.train.with_name(outputs.train.name + ".partial")
-    fetched = outputs.fetched or outputs.train.with_name(outputs.train.name + ".fetched")
+    downloads = outputs.downloads or outputs.train.with_name(outputs.train.name + ".fetched")
     with ExitStack() as stack:
-        folders = {side: stack.enter_context(alone(folder)) for side, folder in wanted.items()}
-        stack.enter_context(stoppable(partial))
-        if len(there := look()) == len(wanted):  # another process was faster
-            return list(there.values()), True
+        partials = {side: stack.enter_context(exclusive_build(folder)) for side, folder in folders.items()}
+        stack.enter_context(interruptible(partial))
+        if len(built := find_shards()) == len(folders):  # another process was faster
+            return list(built.values()), True
         key = json_sha256([asdict(recipe) for recipe in recipes.values()])
-        work = _Work(files, settings, folders, key, set(there))
-        for side in work.sides.values():
-            stack.callback(side.close)
-        work.run(fetched, ahead, progress)
-        shutil.rmtree(fetched, ignore_errors=True)
-        for side in reversed(wanted):  # train last: the state lies with it
-            if side not in there:
-                there[side] = work.publish(side, wanted[side], recipes[side], " ".join(sources))
+        job = _ShardJob(files, settings, partials, key, set(built))
+        for writer in job.writers.values():
+            stack.callback(writer.close)
+        job.run(downloads, ahead, progress)
+        shutil.rmtree(downloads, ignore_errors=True)
+        for side in reversed(folders):  # train last: the state lies with it
+            if side not in built:
+                built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources))
         shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
-    return [there[side] for side in wanted], False
+    return [built[side] for side in folders], False
 
 
 def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
-    config = files.config
-    reading = {"field": field_of(config), "documents": config.documents, "bad_utf8": config.bad_utf8}
-    own = asdict(settings)
-    del own["mode"]
-    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **own, **reading}, VERSION)
+    reading = files.config.model_dump(include={"documents", "bad_utf8"}) | {"field": content_field(files.config)}
+    shaping = asdict(settings)
+    del shaping["mode"]
+    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **shaping, **reading}, VERSION)
 
 
 @dataclass(slots=True)
-class _Place:
+class _Cursor:
     """How far the sources are read, and what was met on the way."""
 
     file: int = 0
@@ -146,7 +145,7 @@ class _Place:
 
 
 @dataclass
-class _Work:
+class _ShardJob:
     """The sources on their way into shards, from where a former process left them."""
 
     files: SourceFiles
@@ -157,101 +156,103 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.state_path = self.folders["train"] / _STATE
-        self.sides, self.place, self.bad = self._restored() or (self._writers(), _Place(), BadText())
-        for side in self.sides.values():
-            side.sweep(_STATE)
+        restored = self._restore()
+        self.writers, self.cursor, self.defects = restored or (self._new_writers(), _Cursor(), TextDefects())
+        self._sweep()
 
-    def _writers(self) -> dict[str, ShardWriter]:
-        form = ".txt" if self.settings.format == "text" else ".jsonl", self.settings.gzip
-        return {name: ShardWriter(folder, name, *form) for name, folder in self.folders.items()}
+    def _new_writers(self) -> dict[str, ShardWriter]:
+        settings, extension = self.settings, ".txt" if self.settings.format == "text" else ".jsonl"
+        return {side: ShardWriter(path, side, extension, settings.gzip) for side, path in self.folders.items()}
 
-    def _restored(self) -> tuple[dict[str, ShardWriter], _Place, BadText] | None:
-        """Return what a former process noted, if that was of the same work and its files are there."""
+    def _restore(self) -> tuple[dict[str, ShardWriter], _Cursor, TextDefects] | None:
+        """Return the saved state of a former process, if that is of the same work and its files are there."""
         try:
             state: dict[str, Any] = json.loads(self.state_path.read_bytes())
             if state["key"] != self.key:
-                _log.info("%s is of other text or settings: the shards are begun anew", self.state_path)
+                logger.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
-            place = TypeAdapter(_Place).validate_python(state["place"])
-            bad, writers = BadText(**state["bad"]), self._writers()
-            for name, writer in writers.items():
-                if name not in self.published:
-                    writer.restore(state["sides"][name])
+            cursor, defects = TypeAdapter(_Cursor).validate_python(state["place"]), TextDefects(**state["bad"])
+            writers = self._new_writers()
+            for side in writers.keys() - self.published:
+                writers[side].restore(state["sides"][side])
         except FileNotFoundError as error:
             if self.state_path.exists():  # it is a shard that is gone
-                _log.warning("%s: the shards are begun anew", error)
+                logger.warning("%s: the shards are begun anew", error)
             return None
         except (ValueError, KeyError, TypeError) as error:
-            _log.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
+            logger.warning("%s cannot be read (%s): the shards are begun anew", self.state_path, error)
             return None
-        _log.info("going on after %d documents, in source file %d", place.taken, place.file + 1)
-        return writers, place, bad
+        logger.info("going on after %d documents, in source file %d", cursor.taken, cursor.file + 1)
+        return writers, cursor, defects
 
-    def _note(self, file: int, skip: int, bad: BadText) -> None:
-        """Make what is done durable: a later process goes on after `skip` documents of `file`."""
-        self.place.file, self.place.skip = file, skip
-        sides = {name: side.sync() for name, side in self.sides.items()}
-        state = {"key": self.key, "sides": sides, "place": asdict(self.place), "bad": asdict(bad)}
+    def _save_state(self, file: int, skip: int, defects: TextDefects) -> None:
+        """Make the shards durable: a later process goes on after `skip` documents of `file`."""
+        self.cursor.file, self.cursor.skip = file, skip
+        sides = {side: writer.sync() for side, writer in self.writers.items()}
+        state = {"key": self.key, "sides": sides, "place": asdict(self.cursor), "bad": asdict(defects)}
         replace_durable(self.state_path, canonical_json(state))
-        for side in self.sides.values():
-            side.sweep(_STATE)
+        self._sweep()
 
-    def run(self, fetched: Path, ahead: int, progress: ProgressCallback | None) -> None:
-        """Read all that is left. The bad UTF-8 of a file that is read again is counted once."""
-        place, total = self.place, sum(file.bytes for file in self.files.files)
-        done = sum(file.bytes for file in self.files.files[: place.file])
-        config = self.files.config
-        for number, file in self.files.at_hand(place.file, fetched, ahead, self._goes_on):
-            before, skip, began = self.bad, place.skip, place.text_bytes
-            self.bad = replace(before)
-            documents = _join_parts(read(Piece(file), field_of(config), config.bad_utf8, self.bad))
+    def _sweep(self) -> None:
+        for writer in self.writers.values():
+            writer.sweep(_STATE)
+
+    def run(self, downloads: Path, ahead: int, progress: ProgressCallback | None) -> None:
+        """Write the documents that are left. Defects of a file that is read again are counted once."""
+        files, cursor = self.files.files, self.cursor
+        total, done = sum(file.bytes for file in files), sum(file.bytes for file in files[: cursor.file])
+        for number, file in self.files.iter_downloaded(cursor.file, downloads, ahead, self._wants_more):
+            before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
+            self.defects = replace(before)
+            documents = _join_parts(read_documents(FileRange(file), self.files.config, self.defects))
             for row, text in enumerate(documents):
                 if row < skip:
                     continue
-                if self._take(text):
-                    self._note(number, row + 1, before)
-                if not self._goes_on(0):
+                if self._write_document(text):
+                    self._save_state(number, row + 1, before)
+                if not self._wants_more(0):
                     break
                 if progress and row % _DOCUMENTS_PER_REPORT == 0:
-                    self._report(progress, done + min(place.text_bytes - began, file.bytes), total)
+                    self._report(progress, done + min(cursor.text_bytes - first_byte, file.bytes), total)
             done += file.bytes
-            self._note(number + 1, 0, self.bad)
+            self._save_state(number + 1, 0, self.defects)
             if progress:
                 self._report(progress, done, total)
-        for side in self.sides.values():
-            side.finish()
-        self._note(len(self.files.files), 0, self.bad)
+        for writer in self.writers.values():
+            writer.finish()
+        self._save_state(len(files), 0, self.defects)
 
     def _report(self, progress: ProgressCallback, done: int, total: int) -> None:
-        """Tell bytes of the source files; with `take`, bytes of text, of about so many in all."""
-        take, place = self.settings.take, self.place
-        if take is not None and place.taken:
-            done, total = place.text_bytes, place.text_bytes * take // place.taken
+        """Report bytes of the source files; with `take`, bytes of text, of about so many in all."""
+        take, cursor = self.settings.take, self.cursor
+        if take is not None and cursor.taken:
+            done, total = cursor.text_bytes, cursor.text_bytes * take // cursor.taken
         progress(done, total)
 
-    def _goes_on(self, rows: int) -> bool:
-        return self.settings.take is None or self.place.taken + rows < self.settings.take
+    def _wants_more(self, rows: int) -> bool:
+        return self.settings.take is None or self.cursor.taken + rows < self.settings.take
 
-    def _take(self, text: str) -> bool:
+    def _write_document(self, text: str) -> bool:
         """Write a document; return whether a shard became full."""
-        line = self._line(text)
+        line = self._format_line(text)
         if line is None:
             return False
-        held_out = split_of(f"{self.settings.seed}\n{text}", self.settings.validation_fraction) == "validation"
-        side = self.sides["val" if held_out else "train"]
-        self.place.taken += 1
-        self.place.text_bytes += len(line)
-        if side.name in self.published:
+        split = document_split(f"{self.settings.seed}\n{text}", self.settings.validation_fraction)
+        side = "val" if split == "validation" else "train"
+        self.cursor.taken += 1
+        self.cursor.text_bytes += len(line)
+        if side in self.published:
             return False
-        side.add(line)
-        is_full = side.lines >= self.settings.documents_per_shard
+        writer = self.writers[side]
+        writer.add(line)
+        is_full = writer.lines >= self.settings.documents_per_shard
         if is_full:
-            side.finish()
+            writer.finish()
         return is_full
 
-    def _line(self, raw: str) -> bytes | None:
+    def _format_line(self, raw: str) -> bytes | None:
         cleaning = self.settings.cleaning
-        text = raw if cleaning is None else clean(raw, cleaning, self.place.cleaned)
+        text = raw if cleaning is None else clean(raw, cleaning, self.cursor.cleaned)
         if text is None:
             return None
         if self.settings.format == "jsonl":
@@ -259,65 +260,66 @@ class _Work:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         flat = " ".join(lines)
         if not flat.strip():
-            self.place.blank += 1
+            self.cursor.blank += 1
             return None
-        self.place.newlines += len(lines) - 1
+        self.cursor.newlines += len(lines) - 1
         return flat.encode() + b"\n"
 
-    def publish(self, name: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        side, settings, place = self.sides[name], self.settings, self.place
-        if not side.finished:
-            raise DataError(
-                f"no {'validation' if name == 'val' else 'training'} document came out of {dataset}",
-                "give more text"
-                + (
-                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
-                    * (name == "val")
+    def publish(self, side: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
+        """Publish the shards of a side as `folder`. Raises DataError if there are none."""
+        shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
+        if not shards:
+            kind, fix = {
+                "train": ("training", ""),
+                "val": (
+                    "validation",
+                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)",
                 ),
-            )
-        if name == "train":
-            self._tell()
+            }[side]
+            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
+        if side == "train":
+            self._warn()
             self.state_path.unlink(missing_ok=True)
         details = {
             "dataset": dataset,
             **{name: getattr(settings, name) for name in ("split", "mode", "seed", "gzip")},
             "lines_per_shard": settings.documents_per_shard,
-            "total_shards": len(side.finished),
-            "total_lines": sum(shard["lines"] for shard in side.finished),
-            "total_bytes": sum(shard["bytes"] for shard in side.finished),
-            "newlines_replaced": place.newlines,
-            "blank_left_out": place.blank,
-            **({} if settings.cleaning is None else {"cleaning": asdict(place.cleaned)}),
-            "bad_utf8": {"documents": self.bad.documents, "sequences": self.bad.sequences},
-            "shards": side.finished,
+            "total_shards": len(shards),
+            "total_lines": sum(shard["lines"] for shard in shards),
+            "total_bytes": sum(shard["bytes"] for shard in shards),
+            "newlines_replaced": cursor.newlines,
+            "blank_left_out": cursor.blank,
+            **({} if settings.cleaning is None else {"cleaning": asdict(cursor.cleaned)}),
+            "bad_utf8": {"documents": self.defects.documents, "sequences": self.defects.sequences},
+            "shards": shards,
         }
-        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in side.finished)
+        entries = tuple(FileEntry(shard["path"], shard["bytes"], shard["sha256"]) for shard in shards)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, entries, details, provenance())
-        return publish(side.folder, folder, manifest)
+        return publish(self.folders[side], folder, manifest)
 
-    def _tell(self) -> None:
-        place, take = self.place, self.settings.take
-        if take is not None and place.taken < take:
-            _log.warning("there are %d documents, fewer than the %d to take", place.taken, take)
-        if place.newlines or place.blank:
-            _log.warning(
+    def _warn(self) -> None:
+        cursor, take = self.cursor, self.settings.take
+        if take is not None and cursor.taken < take:
+            logger.warning("there are %d documents, fewer than the %d to take", cursor.taken, take)
+        if cursor.newlines or cursor.blank:
+            logger.warning(
                 "%d line ends inside of documents became spaces, %d blank documents are left out; "
                 "--format jsonl keeps them",
-                *(place.newlines, place.blank),
+                *(cursor.newlines, cursor.blank),
             )
-        self.bad.warn()
+        self.defects.warn()
 
 
 def _join_parts(documents: Iterable[Document]) -> Iterator[str]:
     parts: list[str] = []
     for document in documents:
         parts.append(document.text)
-        if document.ends:
+        if document.ends_document:
             yield "".join(parts)
             parts = []
 
 
-def verify_text(folder: Path) -> tuple[int, int]:
+def verify_text_shards(folder: Path) -> tuple[int, int]:
     """Read every byte of a folder of text shards; return how many files and bytes it has.
 
     A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError.
@@ -327,10 +329,8 @@ def verify_text(folder: Path) -> tuple[int, int]:
         if "kind" in raw:
             manifest = read_manifest(folder, KIND, VERSION)
         else:
-            shards = [
-                (Path(shard["path"]).name, int(shard["bytes"]), str(shard["sha256"])) for shard in raw["shards"]
-            ]
-            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*shard) for shard in shards))
+            listed = [(Path(row["path"]).name, int(row["bytes"]), str(row["sha256"])) for row in raw["shards"]]
+            manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*row) for row in listed), {}, {})
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

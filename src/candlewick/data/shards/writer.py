@@ -25,7 +25,7 @@ class ShardWriter:
     name: str
     extension: str
     compress: bool
-    finished: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    shards: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     lines: int = 0  # in the open file
     size: int = 0  # of it, in bytes
     stream: BinaryIO | None = None
@@ -33,20 +33,20 @@ class ShardWriter:
     @property
     def path(self) -> Path:
         """Where the open file is."""
-        return self.folder / f"{self.name}_{len(self.finished):04d}{self.extension}"
+        return self.folder / f"{self.name}_{len(self.shards):04d}{self.extension}"
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `sync` said. Raises OSError if a file is gone or too short."""
         for shard in state["finished"]:
             _require_bytes(self.folder / shard["path"], shard["bytes"], exactly=True)
-        self.finished, self.lines, self.size = list(state["finished"]), state["lines"], state["size"]
+        self.shards, self.lines, self.size = list(state["finished"]), state["lines"], state["size"]
         if self.size:
             _require_bytes(self.path, self.size)
             os.truncate(self.path, self.size)
 
     def add(self, line: bytes) -> None:
         """Append a line."""
-        self._opened().write(line)
+        self._open_stream().write(line)
         self.lines += 1
         self.size += len(line)
 
@@ -54,7 +54,7 @@ class ShardWriter:
         """End the open file, if it has a line."""
         if not self.lines:
             return
-        self._opened()
+        self._open_stream()
         self.sync()
         self.close()
         path = self.path
@@ -62,7 +62,7 @@ class ShardWriter:
         if self.compress:
             entry = write_durable(path.with_name(path.name + ".gz"), _compressed(path))
         shard = {"path": entry.name, "lines": self.lines, "bytes": entry.bytes, "sha256": entry.sha256}
-        self.finished.append(shard)
+        self.shards.append(shard)
         self.lines = self.size = 0
 
     def sync(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class ShardWriter:
             self.stream.flush()
             os.fsync(self.stream.fileno())
             fsync_directory(self.folder)
-        return {"finished": self.finished, "lines": self.lines, "size": self.size}
+        return {"finished": self.shards, "lines": self.lines, "size": self.size}
 
     def close(self) -> None:
         """Let go of the open file."""
@@ -81,14 +81,14 @@ class ShardWriter:
 
     def sweep(self, *keep: str) -> None:
         """Remove what belongs to no state: uncompressed twins, and what came after the last one."""
-        known = {*(shard["path"] for shard in self.finished), *keep}
+        known = {*(shard["path"] for shard in self.shards), *keep}
         if self.size:
             known.add(self.path.name)
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in known:
                 path.unlink()
 
-    def _opened(self) -> BinaryIO:
+    def _open_stream(self) -> BinaryIO:
         if self.stream is None:
             self.stream = self.path.open("ab" if self.size else "wb")
         return self.stream

@@ -37,11 +37,11 @@ def parse_messages(record: object, field: str) -> list[Message]:
     return messages
 
 
-def is_answered(messages: list[Message]) -> bool:
+def has_answer(messages: list[Message]) -> bool:
     """Say whether there is something to learn in a conversation."""
     return any(message.role == ANSWER and message.content for message in messages)
 
 
-def digest(messages: list[Message]) -> str:
+def chat_sha256(messages: list[Message]) -> str:
     """Return the SHA-256 of a conversation in hex."""
     return hashlib.sha256(canonical_json(messages)).hexdigest()

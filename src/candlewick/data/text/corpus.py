@@ -21,8 +21,8 @@ from typing import cast
 
 from candlewick.artifacts.manifest import MANIFEST, file_sha256, json_sha256, read_manifest
 from candlewick.config import DataConfig
-from candlewick.data.text.documents import BadText, Document, read
-from candlewick.data.text.pieces import Compression, Kind, Piece, SourceFile
+from candlewick.data.text.documents import Document, TextDefects, read_documents
+from candlewick.data.text.file_ranges import Compression, FileRange, Kind, SourceFile
 from candlewick.errors import ArtifactError, DataError
 
 STDLIB = "stdlib://"
@@ -31,8 +31,8 @@ _EXTENSIONS = {
     "chat": ".jsonl (also as .gz or .zst)",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
-_log = logging.getLogger(__name__)
+_EXCLUDED_MODULES = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Corpus:
     files: tuple[SourceFile, ...]
     config: DataConfig
     # places of documents that are left out (`data.tokens.duplicates`)
-    dropped: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
+    duplicates: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
@@ -55,17 +55,10 @@ class Corpus:
         pairs = zip(self.files, self.hashes, strict=True)
         return json_sha256([[file.name, file.bytes, content] for file, content in pairs])
 
-    def documents(self, bad: BadText | None = None) -> Iterator[Document]:
+    def documents(self, bad: TextDefects | None = None) -> Iterator[Document]:
         """Yield the documents in order; see `read`."""
         for file in self.files:
-            yield from read(
-                Piece(file), field_of(self.config), self.config.bad_utf8, BadText() if bad is None else bad
-            )
-
-
-def field_of(config: DataConfig) -> str:
-    """Return the key of the text, or of a chat's messages, in a row."""
-    return config.messages_field if config.format == "chat" else config.text_field
+            yield from read_documents(FileRange(file), self.config, TextDefects() if bad is None else bad)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -79,7 +72,7 @@ def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
     """Find the files that the URIs name. Raises DataError for what is missing, empty or not text."""
     if not uris:
         raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
-    files = [file for uri in uris for file in _find(uri, config)]
+    files = [file for uri in uris for file in _find_files(uri, config)]
     seen: set[Path] = set()
     for file in files:
         if file.path in seen:
@@ -88,7 +81,7 @@ def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
     return Corpus(tuple(files), config)
 
 
-def _find(uri: str, config: DataConfig) -> list[SourceFile]:
+def _find_files(uri: str, config: DataConfig) -> list[SourceFile]:
     if uri == STDLIB and config.format == "text":
         return _find_stdlib()
     if "://" in uri:
@@ -110,7 +103,7 @@ def _find(uri: str, config: DataConfig) -> list[SourceFile]:
 
 def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
     if (folder / MANIFEST).exists():
-        if not holds_text(folder):
+        if not is_text_artifact(folder):
             raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
         config = config.replaced(documents="line")  # of shards, whatever the config says of other text
     found: list[SourceFile | None] = []
@@ -123,11 +116,11 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
             f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
         )
     if others:
-        _log.info("%s: %d files with other extensions are left out", folder, others)
+        logger.info("%s: %d files with other extensions are left out", folder, others)
     return files
 
 
-def holds_text(folder: Path) -> bool:
+def is_text_artifact(folder: Path) -> bool:
     """Return whether a folder with a manifest holds shards of text: an artifact, or a plain list of `shards`."""
     try:
         return read_manifest(folder).kind == "text"
@@ -165,11 +158,11 @@ def _source_file(path: Path, name: str, kind: Kind, compression: Compression | N
 def _find_stdlib() -> list[SourceFile]:
     library = Path(sysconfig.get_path("stdlib"))
     files: list[SourceFile] = []
-    for module in sorted(sys.stdlib_module_names - _LEFT_OUT):
+    for module in sorted(sys.stdlib_module_names - _EXCLUDED_MODULES):
         for path in sorted([library / f"{module}.py", *(library / module).rglob("*.py")]):
             parts = path.relative_to(library).parts
             is_source = path.is_file() and not module.startswith("_sysconfigdata")
-            if is_source and not _LEFT_OUT.intersection(parts) and path.stat().st_size:
+            if is_source and not _EXCLUDED_MODULES.intersection(parts) and path.stat().st_size:
                 files.append(_source_file(path, STDLIB + "/".join(parts), "text"))
     if not files:
         raise DataError(

@@ -6,7 +6,7 @@
     chats      the messages in each line of .jsonl (`data.text.chat`): one document, in a part for each message
     empty text is no document; a byte order mark at a file's start is dropped
 
-A very long document comes in parts (`data.text.pieces`). What is not UTF-8 is treated as `data.bad_utf8` says.
+A very long document comes in parts (`data.text.file_ranges`). Bytes that are not UTF-8 follow `data.bad_utf8`.
 """
 
 import json
@@ -15,22 +15,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
-from candlewick.data.text.chat import Message, digest, is_answered, parse_messages
-from candlewick.data.text.parquet import columns, row_groups
-from candlewick.data.text.pieces import BOM, PART_BYTES, Piece, parts
+from candlewick.config import DataConfig
+from candlewick.data.text.chat import Message, chat_sha256, has_answer, parse_messages
+from candlewick.data.text.file_ranges import BOM, PART_BYTES, FileRange, cut_into_parts
+from candlewick.data.text.parquet import read_column, row_groups
 from candlewick.errors import DataError
 from candlewick.tokenizer.chat import Role, message_text
 
-Policy = Literal["error", "replace", "skip"]
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _MAX_EXAMPLES = 5
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
@@ -38,15 +38,15 @@ class Document(NamedTuple):
 
     text: str
     source: str  # the file's name in the corpus
-    place: int  # where it begins in the file: a row of a .parquet, else a byte of its text
-    begins: bool = True  # False: it goes on from the item before
-    ends: bool = True  # False: it goes on in the next item
+    position: int  # where it begins in the file: a row of a .parquet, else a byte of its text
+    starts_document: bool = True  # False: it goes on from the item before
+    ends_document: bool = True  # False: it goes on in the next item
     role: Role | None = None  # of a chat's message: who speaks; the text is `message_text`
-    digest: str | None = None  # of a chat's first message: the hash of the conversation
+    chat_sha256: str | None = None  # of a chat's first message: the hash of the conversation
 
 
 @dataclass(slots=True)
-class BadText:
+class TextDefects:
     """What was not UTF-8: how many sequences in how many documents, and where the first are; idle chats."""
 
     documents: int = 0
@@ -54,7 +54,7 @@ class BadText:
     examples: list[str] = field(default_factory=list[str])
     unanswered: int = 0  # conversations that are left out because nobody answers in them
 
-    def merge(self, other: "BadText") -> None:
+    def merge(self, other: "TextDefects") -> None:
         """Add another count to this one."""
         self.documents += other.documents
         self.sequences += other.sequences
@@ -65,54 +65,58 @@ class BadText:
         """Log how much was not UTF-8, if anything."""
         if self.documents:
             about = self.sequences, self.documents, self.examples[0]
-            _log.warning("%d bad UTF-8 sequences in %d documents, the first: %s", *about)
+            logger.warning("%d bad UTF-8 sequences in %d documents, the first: %s", *about)
 
 
-def read(piece: Piece, field: str, policy: Policy, bad: BadText) -> Iterator[Document]:
+def content_field(config: DataConfig) -> str:
+    """Return the key of the text, or of a chat's messages, in a row."""
+    return config.messages_field if config.format == "chat" else config.text_field
+
+
+def read_documents(piece: FileRange, config: DataConfig, bad: TextDefects) -> Iterator[Document]:
     """Return the documents of a piece in order. Counts bad UTF-8 in `bad`. Raises DataError with file and row."""
-    reader = _Reader(piece, field, policy, bad)
+    reader = _DocumentReader(piece, config, bad)
     kinds = {"text": reader.text, "lines": reader.lines, "parquet": reader.parquet}
     documents = kinds.get(piece.file.kind, reader.json)()
-    dropped = frozenset(piece.dropped)
-    return (document for document in documents if document.place not in dropped) if dropped else documents
+    dropped = frozenset(piece.duplicates)
+    return (document for document in documents if document.position not in dropped) if dropped else documents
 
 
-def count_documents(piece: Piece, text_field: str, limit: int | None = None) -> int:
+def count_documents(piece: FileRange, config: DataConfig, limit: int | None = None) -> int:
     """Count the rows that may be documents; of lines at most `limit`."""
     if piece.file.kind == "text":
         return 1
     if piece.file.kind == "parquet":
-        return sum(rows for rows, _ in row_groups(piece.file, text_field))
-    lines = (line for _, block in piece.lines() for line in block.split(b"\n") if line.strip())
+        return sum(rows for rows, _ in row_groups(piece.file, config.text_field))
+    lines = (line for _, block in piece.read_lines() for line in block.split(b"\n") if line.strip())
     return sum(1 for _ in islice(lines, limit))
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    piece: Piece
-    field: str
-    policy: Policy
-    bad: BadText
+class _DocumentReader:
+    piece: FileRange
+    config: DataConfig
+    bad: TextDefects
 
     def text(self) -> Iterator[Document]:
         piece = self.piece
-        if self.policy == "skip" and not self._is_utf8():
+        if self.config.bad_utf8 == "skip" and not self._is_utf8():
             return
-        offset, begins = piece.start, piece.begins
-        for raw, is_last in parts(piece.blocks(PART_BYTES)):
+        offset, begins = piece.start, piece.starts_document
+        for raw, is_last in cut_into_parts(piece.read_blocks(PART_BYTES)):
             body = raw.removeprefix(BOM) if offset == 0 else raw
             first = offset + len(raw) - len(body)
             text = self._decode(body, lambda at, first=first: f"byte {first + at}")
             if text:
-                yield Document(text, piece.file.name, piece.start, begins, is_last and piece.ends)
+                yield Document(text, piece.file.name, piece.start, begins, is_last and piece.ends_document)
                 begins = False
             offset += len(raw)
 
     def _is_utf8(self) -> bool:
         # of the whole file: one bad byte anywhere takes out the document that it is
-        found = BadText()
-        whole, offset = _Reader(Piece(self.piece.file), "", "skip", found), 0
-        for raw, _ in parts(whole.piece.blocks(PART_BYTES)):
+        found = TextDefects()
+        whole, offset = _DocumentReader(FileRange(self.piece.file), self.config, found), 0
+        for raw, _ in cut_into_parts(whole.piece.read_blocks(PART_BYTES)):
             whole._decode(raw, lambda at, first=offset: f"byte {first + at}")
             if found.documents:
                 if self.piece.start == 0:  # else another piece counts it
@@ -123,48 +127,48 @@ class _Reader:
 
     def lines(self) -> Iterator[Document]:
         for place, line in self._lines():
-            yield from self._bounded(line, place)
+            yield from self._split_long(line, place)
 
     def json(self) -> Iterator[Document]:
-        is_chat = self.piece.file.kind == "chat"
+        is_chat, field = self.piece.file.kind == "chat", content_field(self.config)
         for place, line in self._lines():
             try:
                 record: object = json.loads(line)
-                found = parse_messages(record, self.field) if is_chat else self._text_of(record)
+                found = parse_messages(record, field) if is_chat else _get_text(record, field)
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{self.piece.file.path}, row {self._row_in_file(place)}: {error}",
+                    f"{self.piece.file.path}, row {self._line_number(place)}: {error}",
                     f"mend the row, or set data.{'messages' if is_chat else 'text'}_field to the name in it",
                 ) from None
             if isinstance(found, list):
-                yield from self._conversation(found, place, may_be_bad="\\u" in line)
-            elif found and (text := self._mend(found, place) if "\\u" in line else found):
-                yield from self._bounded(text, place)
+                yield from self._read_chat(found, place, may_be_bad="\\u" in line)
+            elif found and (text := self._replace_half_pairs(found, place) if "\\u" in line else found):
+                yield from self._split_long(text, place)
 
-    def _conversation(self, messages: list[Message], place: int, *, may_be_bad: bool) -> Iterator[Document]:
+    def _read_chat(self, messages: list[Message], place: int, *, may_be_bad: bool) -> Iterator[Document]:
         if may_be_bad:
-            mended = [(message, self._mend(message.content, place)) for message in messages]
+            mended = [(message, self._replace_half_pairs(message.content, place)) for message in messages]
             messages = [message._replace(content=content) for message, content in mended if content is not None]
             if len(messages) < len(mended):
                 return
-        if not is_answered(messages):
+        if not has_answer(messages):
             self.bad.unanswered += 1
             return
         last = len(messages) - 1
         for number, (role, content) in enumerate(messages):
-            own = digest(messages) if number == 0 else None
+            own = chat_sha256(messages) if number == 0 else None
             text = message_text(role, content)
             yield Document(text, self.piece.file.name, place, number == 0, number == last, role, own)
 
     def parquet(self) -> Iterator[Document]:
-        for first, column in columns(self.piece, self.field):
-            for number, text in enumerate(self._texts(first, column), first):
+        for first, column in read_column(self.piece, self.config.text_field):
+            for number, text in enumerate(self._decode_column(first, column), first):
                 if text:
-                    yield from self._bounded(text, number)
+                    yield from self._split_long(text, number)
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield (place, text) of the lines that are neither blank nor left out."""
-        for offset, raw in self.piece.lines():
+        for offset, raw in self.piece.read_lines():
             breaks = np.flatnonzero(np.frombuffer(raw, np.uint8) == ord("\n"))
             places: list[int] = [offset, *(breaks + (offset + 1)).tolist()]
             try:
@@ -177,22 +181,11 @@ class _Reader:
                 if line and not line.isspace():
                     yield place, line.removesuffix("\r")
 
-    def _text_of(self, record: object) -> str | None:
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        fields = cast("dict[str, object]", record)
-        if self.field not in fields:
-            raise ValueError(f"no field {self.field!r}, only {', '.join(fields)[:200] or 'none'}")
-        text = fields[self.field]
-        if not isinstance(text, str | None):
-            raise ValueError(f"field {self.field!r} is {str(text)[:40]!r}, not text")
-        return text
-
-    def _row_in_file(self, place: int) -> int:
-        before = Piece(self.piece.file, 0, place).blocks() if place else ()
+    def _line_number(self, place: int) -> int:
+        before = FileRange(self.piece.file, 0, place).read_blocks() if place else ()
         return sum(block.count(b"\n") for block in before) + 1
 
-    def _texts(self, first: int, column: Any) -> Iterable[str | None]:
+    def _decode_column(self, first: int, column: Any) -> Iterable[str | None]:
         if column.type in (pa.string(), pa.large_string()):
             try:
                 return column.to_numpy(zero_copy_only=False)  # many times faster than `to_pylist`
@@ -210,26 +203,38 @@ class _Reader:
         except UnicodeDecodeError as error:
             place = where(error.start)
         text = raw.decode(errors="replace")
-        return self._by_policy(text, text.count(_REPLACEMENT) - raw.count(_REPLACEMENT.encode()), place)
+        return self._apply_policy(text, text.count(_REPLACEMENT) - raw.count(_REPLACEMENT.encode()), place)
 
-    def _mend(self, text: str, place: int) -> str | None:
+    def _replace_half_pairs(self, text: str, place: int) -> str | None:
         mended, halves = _HALF_PAIR.subn(_REPLACEMENT, text)
-        return self._by_policy(mended, halves, f"the row at byte {place}") if halves else text
+        return self._apply_policy(mended, halves, f"the row at byte {place}") if halves else text
 
-    def _by_policy(self, mended: str, sequences: int, place: str) -> str | None:
-        if self.policy == "error":
+    def _apply_policy(self, mended: str, sequences: int, place: str) -> str | None:
+        if self.config.bad_utf8 == "error":
             raise DataError(
                 f"{self.piece.file.path}, {place}: not UTF-8",
                 "convert the file, or set data.bad_utf8 to replace or skip",
             )
-        self.bad.merge(BadText(1, sequences, [f"{self.piece.file.name}, {place}"]))
-        return mended if self.policy == "replace" else None
+        self.bad.merge(TextDefects(1, sequences, [f"{self.piece.file.name}, {place}"]))
+        return mended if self.config.bad_utf8 == "replace" else None
 
-    def _bounded(self, text: str, place: int) -> Iterator[Document]:
+    def _split_long(self, text: str, place: int) -> Iterator[Document]:
         if len(text) <= PART_BYTES:
             yield Document(text, self.piece.file.name, place)
             return
         whole = text.encode()
         blocks = (whole[i : i + PART_BYTES] for i in range(0, len(whole), PART_BYTES))
-        for number, (raw, is_last) in enumerate(parts(blocks)):
+        for number, (raw, is_last) in enumerate(cut_into_parts(blocks)):
             yield Document(raw.decode(), self.piece.file.name, place, number == 0, is_last)
+
+
+def _get_text(record: object, field: str) -> str | None:
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    fields = cast("dict[str, object]", record)
+    if field not in fields:
+        raise ValueError(f"no field {field!r}, only {', '.join(fields)[:200] or 'none'}")
+    text = fields[field]
+    if not isinstance(text, str | None):
+        raise ValueError(f"field {field!r} is {str(text)[:40]!r}, not text")
+    return text

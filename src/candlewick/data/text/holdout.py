@@ -12,48 +12,48 @@ from collections.abc import Iterator
 from itertools import count, islice
 from typing import Literal
 
-from candlewick.data.text.corpus import Corpus, field_of
+from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents
-from candlewick.data.text.pieces import Piece, SourceFile, Split, character_cut
+from candlewick.data.text.file_ranges import FileRange, SourceFile, Split, character_start
 
 Holdout = Literal["given", "hash", "tails"]
 MIN_HASHED_DOCUMENTS = 1000
 MIN_TAIL_BYTES = 2048
 
 
-def split_of(text: str, share: float, digest: str | None = None) -> Split:
+def document_split(text: str, share: float, digest: str | None = None) -> Split:
     """Return the split of a document by its digest, else by that of its length and its first 1,024 characters."""
     head = f"{len(text)}\n{text[:1024]}".encode()
-    return split_of_hash(digest or hashlib.sha256(head).hexdigest(), share)
+    return hash_split(digest or hashlib.sha256(head).hexdigest(), share)
 
 
-def split_of_hash(sha256: str, share: float) -> Split:
+def hash_split(sha256: str, share: float) -> Split:
     """Return the split that a hash in hex stands for: validation for about `share` of all hashes."""
     return "validation" if int(sha256[:16], 16) < share * 2.0**64 else "train"
 
 
-def choose(corpus: Corpus) -> Literal["hash", "tails"]:
+def choose_holdout(corpus: Corpus) -> Literal["hash", "tails"]:
     """Return how validation is held out of a corpus that is alone."""
-    found, field = 0, field_of(corpus.config)
+    found = 0
     for file in corpus.files:
-        dropped = len(corpus.dropped.get(file, ()))
-        found += count_documents(Piece(file), field, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
+        dropped = len(corpus.duplicates.get(file, ()))
+        found += count_documents(FileRange(file), corpus.config, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
         if found >= MIN_HASHED_DOCUMENTS:
             return "hash"
     return "tails"
 
 
-def assign(corpus: Corpus, holdout: Holdout) -> Iterator[Piece]:
+def assign_splits(corpus: Corpus, holdout: Holdout) -> Iterator[FileRange]:
     """Yield every file as pieces that belong to a split; for rows by hash that is decided while reading."""
     if holdout == "tails":
         yield from _hold_tails(corpus)
         return
     for file, sha256 in zip(corpus.files, corpus.hashes, strict=True):
-        by_hash = split_of_hash(sha256, corpus.config.validation_fraction) if file.kind == "text" else None
-        yield Piece(file, split="train" if holdout == "given" else by_hash)
+        by_hash = hash_split(sha256, corpus.config.validation_fraction) if file.kind == "text" else None
+        yield FileRange(file, split="train" if holdout == "given" else by_hash)
 
 
-def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
+def _hold_tails(corpus: Corpus) -> Iterator[FileRange]:
     share = corpus.config.validation_fraction
     due_bytes, due_rows = 0.0, 0.0
     last_text = next((file for file in reversed(corpus.files) if file.kind == "text"), None)
@@ -61,46 +61,46 @@ def _hold_tails(corpus: Corpus) -> Iterator[Piece]:
     for file in corpus.files:
         cut = None
         if file.kind == "text":
-            size = file.bytes if file.compression is None else sum(map(len, Piece(file).blocks()))
+            size = file.bytes if file.compression is None else sum(map(len, FileRange(file).read_blocks()))
             due_bytes += share * size
             tail = min(math.ceil(due_bytes), size // 2)
             if tail >= MIN_TAIL_BYTES or (tail and is_owing and file is last_text):
                 cut = _cut_near(file, size - tail)
                 due_bytes -= size - cut
         else:
-            dropped = frozenset(corpus.dropped.get(file, ()))
-            rows = count_documents(Piece(file), field_of(corpus.config)) - len(dropped)
+            dropped = frozenset(corpus.duplicates.get(file, ()))
+            rows = count_documents(FileRange(file), corpus.config) - len(dropped)
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held
             cut = row_offset(file, rows - held, dropped) if held else None
         is_owing &= cut is None
         if cut != 0:
-            yield Piece(file, 0, cut, split="train")
+            yield FileRange(file, 0, cut, split="train")
         if cut is not None:
-            yield Piece(file, cut, None, split="validation")
+            yield FileRange(file, cut, None, split="validation")
 
 
 def _cut_near(file: SourceFile, target: int) -> int:
     """Return the place after the newline that is nearest to a byte of a text, or the start of its character."""
     low = max(0, target - MIN_TAIL_BYTES // 2)
-    window = b"".join(Piece(file, low, target + MIN_TAIL_BYTES // 2).blocks())
+    window = b"".join(FileRange(file, low, target + MIN_TAIL_BYTES // 2).read_blocks())
     at = target - low
     places = [window.rfind(b"\n", 0, at) + 1, window.find(b"\n", at) + 1]
     good = [place for place in places if 0 < place < len(window)]
     if not good:
-        return low + character_cut(window, at)
+        return low + character_start(window, at)
     return low + min(good, key=lambda place: abs(place - at))
 
 
 def row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
     """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
-    offsets = count() if file.kind == "parquet" else _offsets(file)
+    offsets = count() if file.kind == "parquet" else _row_offsets(file)
     return next(islice((offset for offset in offsets if offset not in dropped), row, None), None)
 
 
-def _offsets(file: SourceFile) -> Iterator[int]:
-    for offset, block in Piece(file).lines():
+def _row_offsets(file: SourceFile) -> Iterator[int]:
+    for offset, block in FileRange(file).read_lines():
         for line in block.split(b"\n"):
             if line.strip():
                 yield offset

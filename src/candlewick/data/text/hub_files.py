@@ -16,26 +16,26 @@ from typing import cast
 import yaml
 
 from candlewick.errors import DataError
-from candlewick.hub import HubFile, HubRepo, fetch_file
+from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
 _SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
 _KINDS = ("parquet", "jsonl", "txt")
 _VALIDATION = {"validation", "valid", "val", "dev"}
 _SPLITS = {"train", "test", "eval", *_VALIDATION}
-_WILD = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
+_WILDCARDS = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 
 
 def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
     """Return the text files at the repository's path, or without one of a split. Raises DataError for none."""
     texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
     if path := repo.uri.path:
-        chosen = _matching(texts, [path, f"{path}/**"])
+        chosen = _match_globs(texts, [path, f"{path}/**"])
     else:
-        patterns = _patterns(repo, split)
-        chosen = _by_name(texts, split, str(repo.uri)) if patterns is None else _matching(texts, patterns)
+        patterns = _read_card(repo, split)
+        chosen = _match_name(texts, split, repo.uri) if patterns is None else _match_globs(texts, patterns)
     if not chosen:
         folders = sorted({file.path.rpartition("/")[0] or file.path for file in texts})
         raise DataError(
@@ -46,19 +46,19 @@ def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
     return chosen
 
 
-def _matching(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
+def _match_globs(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
     """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one of these."""
-    wild = re.compile("|".join([*map(re.escape, _WILD), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
+    wild = re.compile("|".join([*map(re.escape, _WILDCARDS), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
 
     def regex(found: re.Match[str]) -> str:
-        return "[" + found["set"].replace("\\", "") + "]" if found["set"] else _WILD[found[0]]
+        return "[" + found["set"].replace("\\", "") + "]" if found["set"] else _WILDCARDS[found[0]]
 
     escaped = [re.escape(pattern.removeprefix("./")) for pattern in patterns]
     expressions = [re.compile(wild.sub(regex, pattern)) for pattern in escaped]
     return tuple(file for file in files if any(e.fullmatch(file.path) for e in expressions))
 
 
-def _patterns(repo: HubRepo, split: str) -> list[str] | None:
+def _read_card(repo: HubRepo, split: str) -> list[str] | None:
     """Return what the card says about a split; None: it names no files."""
     card = next((file for file in repo.files if file.path == _CARD and file.bytes <= _MAX_CARD_BYTES), None)
     if card is None:
@@ -105,7 +105,7 @@ def _list(value: object) -> list[object]:
     return [] if value is None else cast("list[object]", value) if isinstance(value, list) else [value]
 
 
-def _by_name(texts: tuple[HubFile, ...], split: str, name: str) -> tuple[HubFile, ...]:
+def _match_name(texts: tuple[HubFile, ...], split: str, uri: HubUri) -> tuple[HubFile, ...]:
     """Return the files with the split in their path; for `train` else those with no other split in it."""
     words = {file: set(re.split(r"[^a-z0-9]+", file.path.lower())) for file in texts}
     names = _VALIDATION if split == "validation" else {split}
@@ -114,8 +114,8 @@ def _by_name(texts: tuple[HubFile, ...], split: str, name: str) -> tuple[HubFile
         chosen = tuple(file for file in texts if not words[file] & _SPLITS)
     kinds = {next(kind for kind in _KINDS if f".{kind}" in file.path) for file in chosen}
     if len(kinds) > 1:
-        _log.warning(
+        logger.warning(
             "%s has the split %r in several formats (%s), maybe the same text twice: %s/*.%s would be one of them",
-            *(name, split, ", ".join(sorted(kinds)), name, min(kinds)),
+            *(uri, split, ", ".join(sorted(kinds)), uri, min(kinds)),
         )
     return chosen

@@ -9,21 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from candlewick.data.text.pieces import BLOCK_BYTES, Piece, SourceFile
+from candlewick.data.text.file_ranges import BLOCK_BYTES, FileRange, SourceFile
 from candlewick.errors import DataError
 
 
 def row_groups(file: SourceFile, text_field: str) -> list[tuple[int, int]]:
     """Return (rows, bytes of text, about) of each row group. Raises DataError without such a text column."""
-    with _open(file, text_field) as parquet:
+    with _open_parquet(file, text_field) as parquet:
         return _row_groups(parquet, text_field)
 
 
-def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
+def read_column(piece: FileRange, text_field: str) -> Iterator[tuple[int, Any]]:
     """Yield (number of the first row, Arrow array of text or bytes). Raises DataError if the file is damaged."""
     first = 0
     try:
-        with _open(piece.file, text_field) as parquet:
+        with _open_parquet(piece.file, text_field) as parquet:
             stop = parquet.metadata.num_rows if piece.stop is None else piece.stop
             for group, (rows, size) in enumerate(_row_groups(parquet, text_field)):
                 if first < stop and first + rows > piece.start:
@@ -41,7 +41,7 @@ def columns(piece: Piece, text_field: str) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{piece.file.path} cannot be read: {error}", "it is damaged: get it again") from None
 
 
-def _open(file: SourceFile, text_field: str) -> pq.ParquetFile:
+def _open_parquet(file: SourceFile, text_field: str) -> pq.ParquetFile:
     file.require_unchanged()
     try:
         # buffered reads: otherwise the whole column of a row group is read at once

@@ -16,15 +16,15 @@ from threading import Thread
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus, describe_file, field_of, open_corpus
+from candlewick.data.text.corpus import Corpus, describe_file, open_corpus
 from candlewick.data.text.documents import count_documents
+from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.data.text.hub_files import choose_files
-from candlewick.data.text.pieces import Piece, SourceFile
 from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubFile, HubRepo, HubUri, fetch_file, open_repo, parse_uri
 
 OpenRepo = Callable[[HubUri], HubRepo]
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class SourceFiles:
                 rows.append([f"{file.repo.uri.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
         return json_sha256(rows)
 
-    def at_hand(
+    def iter_downloaded(
         self, start: int, folder: Path, ahead: int, goes_on: Callable[[int], bool] = lambda _: True
     ) -> Generator[tuple[int, SourceFile]]:
         """Yield (number, file here or in `folder`) from `start` on, while the next `ahead` are being fetched.
@@ -75,33 +75,34 @@ class SourceFiles:
         for number in range(start, len(self.files)):
             if not goes_on(0):
                 break
-            file = (waiting.pop(number, None) or self._begin(number, folder)).result()
-            if goes_on(count_documents(Piece(file), field_of(self.config)) if file.kind == "parquet" else 0):
+            file = (waiting.pop(number, None) or self._start_download(number, folder)).result()
+            rows = count_documents(FileRange(file), self.config) if file.kind == "parquet" else 0
+            if goes_on(rows):
                 for wanted in range(number + 1, min(number + 1 + ahead, len(self.files))):
-                    waiting[wanted] = waiting.get(wanted) or self._begin(wanted, folder)
+                    waiting[wanted] = waiting.get(wanted) or self._start_download(wanted, folder)
             yield number, file
             shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
         if waiting:  # they would come into a folder that is taken for empty
-            _log.info("waiting for %d files that were fetched ahead", len(waiting))
+            logger.info("waiting for %d files that were fetched ahead", len(waiting))
             wait(waiting.values())
 
-    def fetch(self, folder: Path) -> Corpus:
+    def download_all(self, folder: Path) -> Corpus:
         """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
-        return Corpus(tuple(self._bring(number, folder) for number in range(len(self.files))), self.config)
+        return Corpus(tuple(self._download(number, folder) for number in range(len(self.files))), self.config)
 
-    def _begin(self, number: int, folder: Path) -> Future[SourceFile]:
+    def _start_download(self, number: int, folder: Path) -> Future[SourceFile]:
         future: Future[SourceFile] = Future()
 
         def bring() -> None:
             try:
-                future.set_result(self._bring(number, folder))
+                future.set_result(self._download(number, folder))
             except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
                 future.set_exception(error)
 
         Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
         return future
 
-    def _bring(self, number: int, folder: Path) -> SourceFile:
+    def _download(self, number: int, folder: Path) -> SourceFile:
         file = self.files[number]
         if isinstance(file, SourceFile):
             return file

@@ -14,13 +14,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-_KINDS = ("tokens-", "tokenizer-")
-_log = logging.getLogger(__name__)
+_PREFIXES = ("tokens-", "tokenizer-")
+logger = logging.getLogger(__name__)
 
 
 def is_cached(folder: Path) -> bool:
     """Say whether a folder has the name of one in a cache."""
-    return folder.name.startswith(_KINDS)
+    return folder.name.startswith(_PREFIXES)
 
 
 def touch(folder: Path) -> None:
@@ -44,10 +44,10 @@ def trim(cache: Path, max_bytes: int, used: Collection[Path]) -> None:
         if total <= max_bytes:
             break
         if folder.resolve() not in kept and _remove(folder):
-            _log.info("%s is removed from the cache, it was not used for the longest time", folder)
+            logger.info("%s is removed from the cache, it was not used for the longest time", folder)
             total -= size
     if total > max_bytes:
-        _log.warning("%s has %d bytes in use, more than data.cache_max_bytes=%d", cache, total, max_bytes)
+        logger.warning("%s has %d bytes in use, more than data.cache_max_bytes=%d", cache, total, max_bytes)
 
 
 def _remove(folder: Path) -> bool:

@@ -37,7 +37,7 @@ from candlewick.artifacts.manifest import (
     replace_durable,
     verify,
 )
-from candlewick.data.text.pieces import SPLITS, Split
+from candlewick.data.text.file_ranges import SPLITS, Split
 from candlewick.errors import ArtifactError, DataError
 
 KIND = "tokens"
@@ -45,7 +45,7 @@ VERSION = 1
 _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 Tokens = NDArray[np.uint16 | np.uint32]
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
@@ -105,7 +105,7 @@ def is_token_dataset(path: Path) -> bool:
     try:
         return read_manifest(path).kind == KIND
     except ArtifactError as error:
-        _log.info("%s is taken for text: %s", path, error.problem)
+        logger.info("%s is taken for text: %s", path, error.problem)
         return False
 
 
@@ -116,11 +116,11 @@ class TokenSplit:
     name: str
     dataset_id: str
     shards: tuple[Tokens, ...]
-    starts: tuple[int, ...]  # of each shard in the whole
+    shard_starts: tuple[int, ...]  # of each shard in the whole
     num_tokens: int
     num_bytes: int  # of UTF-8 text; of a chat, of its answers
     delimiter_id: int = 0
-    ends: tuple[NDArray[np.uint64], ...] = ()  # of each shard: exclusive ends of documents, in its own tokens
+    document_ends: tuple[NDArray[np.uint64], ...] = ()  # of each shard, exclusive, from the start of the shard
     masks: tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
     masked_tokens: int = 0  # that do not count as targets
 
@@ -129,14 +129,14 @@ class TokenSplit:
         """Tokens that count as targets; `num_bytes` is the text that they stand for."""
         return self.num_tokens - self.masked_tokens
 
-    def window(self, start: int, length: int) -> Tokens:
+    def read_tokens(self, start: int, length: int) -> Tokens:
         """Return a copy of `length` tokens from `start` on; after the last token comes the first."""
         out = np.empty(length, self.shards[0].dtype)
         filled = 0
         while filled < length:
             position = (start + filled) % self.num_tokens
-            number = bisect_right(self.starts, position) - 1
-            part = self.shards[number][position - self.starts[number] :][: length - filled]
+            number = bisect_right(self.shard_starts, position) - 1
+            part = self.shards[number][position - self.shard_starts[number] :][: length - filled]
             out[filled : filled + len(part)] = part
             filled += len(part)
         return out
@@ -167,7 +167,7 @@ class TokenDataset:
                 f"{folder} was prepared with tokenizer {str(found)[:12]}, not with {tokenizer_sha256[:12]}",
                 "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
             )
-        _verify(folder, manifest, rehash=rehash)
+        _verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, str(found), shards, splits)
@@ -184,10 +184,10 @@ def verify_shards(dataset: TokenDataset) -> None:
     """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
     for shard in dataset.shards:
         path = dataset.folder / f"shards/{shard.name}.bin"
-        tokens = _map(path, token_dtype(dataset.vocab_size))
+        tokens = _map_file(path, token_dtype(dataset.vocab_size))
         ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
         if shard.targets is not None:
-            mask = _map(path.with_suffix(".msk"), np.uint8)
+            mask = _map_file(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
                 raise ArtifactError(
                     f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0", _FIX
@@ -242,7 +242,7 @@ def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest
     own = [shard for shard in shards if shard.split == name]
 
     def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
-        return tuple(_map(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
+        return tuple(_map_file(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
 
     bounds = [0, *accumulate(shard.tokens for shard in own)]
     is_masked = any(shard.targets is not None for shard in own)
@@ -254,13 +254,13 @@ def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest
         num_tokens=bounds[-1],
         num_bytes=sum(shard.text_bytes for shard in own),
         delimiter_id=manifest.details["delimiter"]["id"],
-        ends=map_all("idx", "<u8"),
+        document_ends=map_all("idx", "<u8"),
         masks=map_all("msk", np.uint8) if is_masked else None,
         masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in own) if is_masked else 0,
     )
 
 
-def _map(path: Path, dtype: Any) -> NDArray[Any]:
+def _map_file(path: Path, dtype: Any) -> NDArray[Any]:
     """Map a file into memory and share its lock for as long as the mapping lives, which keeps the file open."""
     if not path.stat().st_size:
         return np.empty(0, dtype)
@@ -270,7 +270,7 @@ def _map(path: Path, dtype: Any) -> NDArray[Any]:
         return np.memmap(file, dtype, "r").view(np.ndarray)
 
 
-def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
+def _verify_once(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
     """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
     try:
         checked = Path.home() / ".cache" / "candlewick" / "verified"
@@ -286,10 +286,10 @@ def _verify(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
     stamp = checked / f"{state}.json"
     if stamp.exists():
         return
-    _log.info("checking the hashes of %s, once on this machine", folder)
+    logger.info("checking the hashes of %s, once on this machine", folder)
     verify(folder, manifest)
     try:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         replace_durable(stamp, canonical_json({"folder": str(folder.resolve()), "id": manifest.id}))
     except OSError as error:
-        _log.warning("%s cannot be written (%s): the hashes are checked again next time", stamp, error)
+        logger.warning("%s cannot be written (%s): the hashes are checked again next time", stamp, error)

@@ -9,30 +9,28 @@ tasks that have none, and ends in the same dataset: its id depends on text, sett
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from candlewick.artifacts.build import ProgressCallback, Recipe, once, stoppable
+from candlewick.artifacts.build import ProgressCallback, Recipe, build_once, interruptible
 from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, provenance, publish
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.documents import BadText
+from candlewick.data.text.documents import TextDefects
+from candlewick.data.text.file_ranges import SPLITS, Split
 from candlewick.data.text.holdout import Holdout
-from candlewick.data.text.pieces import SPLITS, Split
 from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
-from candlewick.data.tokens.duplicates import without_duplicates
-from candlewick.data.tokens.encode import Receipt, ShardMaker, Target, Task, read_receipt, receipt_entry
-from candlewick.data.tokens.plan import plan, settings_of, whole_documents
-from candlewick.data.tokens.stream import Stream, Streamed
-from candlewick.data.tokens.workers import count_cores, in_processes
+from candlewick.data.tokens.duplicates import remove_duplicates
+from candlewick.data.tokens.encode import Receipt, TokenOutput, receipt_entry, run_tasks
+from candlewick.data.tokens.plan import dataset_settings, plan_tasks
+from candlewick.data.tokens.stream import StreamPreparation, TaskResults
+from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.tokenizer.encoder import ReferenceEncoder
 from candlewick.tokenizer.special import DELIMITER
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +67,20 @@ class EncodeJob:
             "tokenizer": self.tokenizer.sha256,
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
-        settings = settings_of(self.config, hold_out=self.hold_out)
+        settings = dataset_settings(self.config, hold_out=self.hold_out)
         if isinstance(self.train, SourceFiles):
             settings |= self.config.model_dump(include={"max_tokens", "max_documents"})
-        return Recipe(KIND, inputs, settings | self.convention, VERSION)
+        return Recipe(KIND, inputs, settings | self.delimiter_settings, VERSION)
 
     @property
-    def convention(self) -> dict[str, Any]:
+    def delimiter_settings(self) -> dict[str, Any]:
         """Return what stands around a document, where that is not our own delimiter alone."""
         own = self.tokenizer
         is_ours = own.end_id is None and own.delimiter == DELIMITER
         return {} if is_ours else {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
 
     @property
-    def is_streamed(self) -> bool:
+    def needs_streaming(self) -> bool:
         """Whether any of it comes from the Hub. Raises ConfigError for settings that need all text at once."""
         if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
             return False
@@ -93,15 +91,10 @@ class EncodeJob:
             )
         return True
 
-    def deduplicated(self, side: Corpus | SourceFiles | None) -> Corpus | None:
-        """Return a side of this disk without its duplicates, if that is wanted."""
-        assert not isinstance(side, SourceFiles), "text of the Hub is streamed"
-        if side is None or not side.config.deduplicate:
-            return side
-        return without_duplicates(side, whole_documents(side), self.workers)
 
-
-def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None) -> tuple[Manifest, bool]:
+def prepare_tokens(
+    job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None
+) -> tuple[Manifest, bool]:
     """Make the token dataset `output` of opened text; return its manifest, and whether it was there already.
 
     Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted.
@@ -109,7 +102,7 @@ def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None =
     recipe = job.recipe()
 
     def make(folder: Path) -> Manifest:
-        with stoppable(folder):
+        with interruptible(folder):
             files, details, backend = _encode(job, folder, progress)
         _require_text(job, details)
         known = {folder / entry.name for entry in files}
@@ -120,7 +113,7 @@ def prepare(job: EncodeJob, output: Path, *, progress: ProgressCallback | None =
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
         return publish(folder, output, manifest)
 
-    return once(output, recipe, make, hashes=False)
+    return build_once(output, recipe, make, hashes=False)
 
 
 def _encode(
@@ -131,87 +124,54 @@ def _encode(
         (folder / name).mkdir(exist_ok=True)
     written = job.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
-    own, convention = job.tokenizer, job.convention
+    own, convention = job.tokenizer, job.delimiter_settings
     identity = json_sha256([own.sha256, convention]) if convention else own.sha256
-    target = Target(folder, own.vocab_size, own.delimiter_id, own.end_id)
+    target = TokenOutput(folder, own.vocab_size, own.delimiter_id, own.end_id)
     duplicates = 0
-    if job.is_streamed:
-        holdout, tasks, receipts, backend = _stream(job, target, identity, progress)
+    if job.needs_streaming:
+        holdout, results = _encode_streams(job, target, identity, progress)
+        tasks, receipts, backend = results.tasks, results.receipts, results.backend
     else:
-        train, validation = job.deduplicated(job.train), job.deduplicated(job.validation)
-        holdout, tasks = plan(train, validation, identity, job.config, hold_out=job.hold_out)
-        receipts, backend = _run(tasks, target, job.workers, progress)
-        duplicates = sum(len(places) for side in (train, validation) if side for places in side.dropped.values())
+        train, validation = (
+            side and remove_duplicates(cast(Corpus, side), job.workers) for side in (job.train, job.validation)
+        )
+        holdout, tasks = plan_tasks(train, validation, identity, job.config, hold_out=job.hold_out)
+        receipts, backend = run_tasks(tasks, target, job.workers, progress)
+        duplicates = sum(
+            len(places) for side in (train, validation) if side for places in side.duplicates.values()
+        )
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _details(target, holdout, receipts, duplicates)
+    details = _describe(target, holdout, receipts, duplicates)
     details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
     if own.roles.end is not None:
         details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
     return files, details, backend
 
 
-def _stream(
-    job: EncodeJob, target: Target, identity: str, progress: ProgressCallback | None
-) -> tuple[Holdout, list[Task], list[Receipt], str]:
-    """Prepare text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
-    done, run = Streamed(), partial(_run, target=target, workers=job.workers, progress=None)
+def _encode_streams(
+    job: EncodeJob, target: TokenOutput, identity: str, progress: ProgressCallback | None
+) -> tuple[Holdout, TaskResults]:
+    """Encode text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
+    results = TaskResults()
     sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
-    for side, files in sides.items():
-        if files is not None:
-            opened = files if isinstance(files, SourceFiles) else SourceFiles(files.files, files.config)
-            wave = 2 * job.workers
-            Stream(opened, side, done, target.folder, identity, job.hold_out, run, wave, progress).prepare()
-    return ("hash" if job.hold_out else "given"), done.tasks, done.receipts, done.backend
+    for side, text in sides.items():
+        if text is not None:
+            files = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
+            stream = StreamPreparation(files, side, results, target, identity, job.hold_out, job.workers, progress)
+            stream.prepare()
+    return ("hash" if job.hold_out else "given"), results
 
 
-def _run(
-    tasks: Sequence[Task], target: Target, workers: int, progress: ProgressCallback | None
-) -> tuple[list[Receipt], str]:
-    """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
-    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
-    if receipts:
-        _log.info("%d of %d tasks were finished before", len(receipts), len(tasks))
-    todo = [task for task in tasks if task.index not in receipts]
-    total = sum(task.text_bytes for task in tasks)
-    done = total - sum(task.text_bytes for task in todo)
-    backend = "none: all shards were there"
-
-    def report(text_bytes: int) -> None:
-        nonlocal done
-        done += text_bytes
-        if progress:
-            progress(min(done, total), total)
-
-    report(0)
-    if len(todo) == 1:  # a process would take longer to start than most such tasks to run
-        maker = ShardMaker(target)
-        receipts[todo[0].index] = maker.run(todo[0], report)
-        backend = maker.backend
-    else:
-        for number, (receipt, backend) in in_processes(partial(_work, target), todo, workers):  # noqa: B007
-            receipts[todo[number].index] = receipt
-            report(todo[number].text_bytes)
-        if backend == ReferenceEncoder.name:
-            _log.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
-    return [receipts[task.index] for task in tasks], backend
-
-
-def _work(target: Target, task: Task) -> tuple[Receipt, str]:
-    maker = _maker(target)
-    return maker.run(task), maker.backend
-
-
-_maker = lru_cache(maxsize=1)(ShardMaker)
-
-
-def _details(target: Target, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:
+def _describe(
+    target: TokenOutput, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
+) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
-    bad = BadText()
+    bad = TextDefects()
     for receipt in receipts:
         bad.merge(receipt.bad_utf8)
     if bad.unanswered:
-        _log.warning("%d conversations without an answer are left out", bad.unanswered)
+        logger.warning("%d conversations without an answer are left out", bad.unanswered)
     bad.warn()
     counted = ("tokens", "documents", "text_bytes")
     splits = {
@@ -236,16 +196,16 @@ def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
 
     if job.train is not None and is_empty("train"):
         raise DataError(
-            f"no training text came out of {_names(job.train)}",
+            f"no training text came out of {_file_names(job.train)}",
             "give more text, or text that is not empty or left out",
         )
     side = job.train if job.hold_out else job.validation
     if side is not None and is_empty("validation"):
         raise DataError(
-            f"no validation text came out of {_names(side)}",
+            f"no validation text came out of {_file_names(side)}",
             "give more text, raise data.validation_fraction, or set data.validation_shards",
         )
 
 
-def _names(side: Corpus | SourceFiles) -> str:
+def _file_names(side: Corpus | SourceFiles) -> str:
     return ", ".join(file.name for file in side.files)[:200]

@@ -25,7 +25,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_processes(
+def map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[int, Result]]:
     """Yield (number of the item, what the function returns) as they come. Raises MachineError."""

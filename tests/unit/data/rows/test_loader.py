@@ -23,7 +23,7 @@ from candlewick.model.documents import Documents
 def make_split(*sizes: int, masks=None, **fields) -> TokenSplit:
     """Tokens 0, 1, 2, ... in shards of these sizes; each is one document."""
     ends = tuple(np.array([size], np.uint64) for size in sizes)
-    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=60_000, ends=ends, **fields)
+    return count_up([0, *itertools.accumulate(sizes)], masks, delimiter_id=60_000, document_ends=ends, **fields)
 
 
 SPLIT = make_split(50, 3, 100, 47)  # 200 tokens

@@ -23,7 +23,7 @@ def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) 
     bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
     spans = itertools.pairwise(bounds)
     ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
-    return count_up(bounds, masks, delimiter_id=DELIMITER, ends=ends_of_shards)
+    return count_up(bounds, masks, delimiter_id=DELIMITER, document_ends=ends_of_shards)
 
 
 def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:
@@ -52,7 +52,7 @@ DOCUMENTS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 @settings(max_examples=40, deadline=None)
 def test_packed_rows_predict_every_next_token_once(documents, cuts, length, group):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_GROUP_DOCUMENTS", group)
+        patch.setattr(packing, "_BUCKET_DOCUMENTS", group)
         view = PackedRows(make_split(documents, cuts), length)
     rows = view.read(np.arange(view.num_rows), 0)
     counted = rows.targets != -100
@@ -117,7 +117,7 @@ def test_packing_is_deterministic_and_shuffles_rows():
 @pytest.mark.parametrize("ends", [[3, 8], []])
 def test_packing_refuses_a_last_document_without_an_end(ends):
     split = TokenSplit(
-        "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, ends=(np.array(ends, np.uint64),)
+        "train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9, document_ends=(np.array(ends, np.uint64),)
     )
     with pytest.raises(DataError, match="the last document of train has no end"):
         PackedRows(split, 4)

@@ -39,7 +39,7 @@ MIXED = mixture(3, 1, 2)
 )
 def test_row_order_has_every_row_once_per_epoch_in_another_order(data):
     found = make_order(B, **data)
-    epochs = [found.places(epoch * 38, 38) for epoch in range(3)]
+    epochs = [found.positions(epoch * 38, 38) for epoch in range(3)]
     assert all(sorted(places[1].tolist()) == list(range(38)) for places in epochs)
     assert len({tuple(places[1].tolist()) for places in epochs}) == 3
     assert [np.unique(places[2]).size for places in epochs] == [1, 1, 1]
@@ -47,7 +47,7 @@ def test_row_order_has_every_row_once_per_epoch_in_another_order(data):
 
 
 def test_shuffle_window_is_read_before_the_next_one():
-    rows = make_order(B, shuffle_buffer_size=5).places(0, 35)[1]  # the last 3 of 38 rows fill no window
+    rows = make_order(B, shuffle_buffer_size=5).positions(0, 35)[1]  # the last 3 of 38 rows fill no window
     for low in range(0, 35, 5):
         own = set(rows[low : low + 5].tolist())
         assert any(own == {(first + i) % 38 for i in range(5)} for first in own)
@@ -58,21 +58,21 @@ def test_shuffle_window_is_read_before_the_next_one():
 def test_row_order_does_not_depend_on_how_a_range_is_cut(cuts, data):
     found = make_order(*([A, B, C] if data else [A]), **data)
     bounds = [0, *itertools.accumulate(cuts)]
-    parts = [found.places(low, high - low) for low, high in itertools.pairwise(bounds)]
-    assert np.array_equal(np.concatenate(parts, axis=1), found.places(0, bounds[-1]))
+    parts = [found.positions(low, high - low) for low, high in itertools.pairwise(bounds)]
+    assert np.array_equal(np.concatenate(parts, axis=1), found.positions(0, bounds[-1]))
 
 
 def test_row_order_is_continuous_across_permutation_blocks(monkeypatch):
-    base = make_order(A, B, C, mixture=MIXED).places(0, 500)
+    base = make_order(A, B, C, mixture=MIXED).positions(0, 500)
     monkeypatch.setattr(row_order_module, "_BLOCK", 7)
-    assert np.array_equal(make_order(A, B, C, mixture=MIXED).places(0, 500), base)
+    assert np.array_equal(make_order(A, B, C, mixture=MIXED).positions(0, 500), base)
 
 
 def test_source_of_a_mixture_is_read_in_the_order_of_a_single_source():
-    places = make_order(A, B, C, mixture=MIXED).places(0, 600)
+    places = make_order(A, B, C, mixture=MIXED).positions(0, 600)
     for number, source in enumerate((A, B, C)):
         own = places[1:, places[0] == number]
-        assert np.array_equal(own, make_order(source).places(0, own.shape[1])[1:])
+        assert np.array_equal(own, make_order(source).positions(0, own.shape[1])[1:])
 
 
 @pytest.mark.parametrize("packing", ["chunk", "bfd"])
@@ -80,7 +80,7 @@ def test_mixture_rows_equal_the_rows_of_its_sources(packing):
     data = {"packing": packing, "document_mask": True}
     masked = make_split(2000, 40, "c", masks=(np.arange(40, dtype=np.uint8) % 2,))
     found = make_order(A, B, masked, mixture=MIXED, **data)
-    places = found.places(40, 60)
+    places = found.positions(40, 60)
     rows = found.read(places)
     assert rows.starts is not None
     total = 0
@@ -101,7 +101,7 @@ def test_mixture_rows_equal_the_rows_of_its_sources(packing):
 def test_targets_are_counted_without_reading_tokens(packing, masks):
     source = make_split(0, 83, "a", masks=masks)
     order = make_order(source, packing=packing)
-    places = order.places(5, 40)
+    places = order.positions(5, 40)
     without_tokens = make_order(replace(source, shards=()), packing=packing)
     assert without_tokens.num_targets(places) == order.read(places).num_targets < 40 * T
 

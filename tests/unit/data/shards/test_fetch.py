@@ -6,7 +6,7 @@ import pytest
 from tests.hub_server import HubServer
 
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.data.shards.fetch import DOWNLOADS, NAMED, fetch, find_datasets
+from candlewick.data.shards.fetch import DATASETS, DOWNLOAD_MANIFEST, download_datasets, find_datasets
 from candlewick.errors import ConfigError
 
 
@@ -51,39 +51,39 @@ def test_find_datasets_refuses_unknown_and_duplicate_names():
         find_datasets(["finewab"])
     with pytest.raises(ConfigError, match="two datasets are called 'pg19'"):
         find_datasets(["pg19", "pg19"])
-    assert all(name == dataset.name for name, dataset in NAMED.items())
+    assert all(name == dataset.name for name, dataset in DATASETS.items())
 
 
 def test_fetch_writes_all_datasets_and_lists_them(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/a", "hf://datasets/me/b"])
     datasets[1] = datasets[1].replaced(text_field="content", take=7)
     hub.fail("GET .*train.jsonl", "cut")
-    results = fetch(datasets, tmp_path)
+    results = download_datasets(datasets, tmp_path)
     assert [result.problem for result in results] == [None, None]
     lines = (tmp_path / "b" / "train_0000.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"text": f"code {i}"} for i in range(7)]
-    downloads = json.loads((tmp_path / DOWNLOADS).read_text())
+    downloads = json.loads((tmp_path / DOWNLOAD_MANIFEST).read_text())
     assert (downloads["total_files"], downloads["output_directory"]) == (2, str(tmp_path))
     assert [d["documents"] for d in downloads["datasets"]] == [20, 7]
     assert downloads["datasets"][0]["id"] == read_manifest(tmp_path / "a").id
     hub.requests.clear()
-    assert all(result.reused for result in fetch(datasets, tmp_path))
+    assert all(result.reused for result in download_datasets(datasets, tmp_path))
     assert not hub.asked("resolve")
 
 
 def test_fetch_keeps_earlier_datasets_in_the_list(hub, tmp_path):
     for name in ("a", "b", "a"):
-        fetch(find_datasets([f"hf://datasets/me/{name}"]), tmp_path)
-    downloads = json.loads((tmp_path / DOWNLOADS).read_text())
+        download_datasets(find_datasets([f"hf://datasets/me/{name}"]), tmp_path)
+    downloads = json.loads((tmp_path / DOWNLOAD_MANIFEST).read_text())
     assert [dataset["name"] for dataset in downloads["datasets"]] == ["b", "a"]
-    (tmp_path / DOWNLOADS).write_text('{"datasets": [3]}')
-    fetch(find_datasets(["hf://datasets/me/a"]), tmp_path)
-    assert len(json.loads((tmp_path / DOWNLOADS).read_text())["datasets"]) == 1
+    (tmp_path / DOWNLOAD_MANIFEST).write_text('{"datasets": [3]}')
+    download_datasets(find_datasets(["hf://datasets/me/a"]), tmp_path)
+    assert len(json.loads((tmp_path / DOWNLOAD_MANIFEST).read_text())["datasets"]) == 1
 
 
 def test_fetch_continues_after_a_failed_dataset(hub, tmp_path):
     datasets = find_datasets(["hf://datasets/me/gone", "hf://datasets/me/a"])
-    failed, came = fetch(datasets, tmp_path)
+    failed, came = download_datasets(datasets, tmp_path)
     assert "is not on the Hub" in (failed.problem or "")
     assert came.manifest is not None
-    assert json.loads((tmp_path / DOWNLOADS).read_text())["total_files"] == 1
+    assert json.loads((tmp_path / DOWNLOAD_MANIFEST).read_text())["total_files"] == 1

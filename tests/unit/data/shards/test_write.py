@@ -16,9 +16,9 @@ from candlewick.artifacts import build as recipe
 from candlewick.artifacts.manifest import Manifest, file_sha256, publish, read_manifest, staging, verify
 from candlewick.config import DataConfig
 from candlewick.data.shards import write as text_shards
-from candlewick.data.shards.write import Outputs, ShardSettings, shard, verify_text
+from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.holdout import split_of
+from candlewick.data.text.holdout import document_split
 from candlewick.errors import ArtifactError, ConfigError, DataError, RunInterrupted
 
 CONFIG = DataConfig(documents="line")
@@ -54,7 +54,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_text_shards_hold_every_document(text, tmp_path, compress):
-    made, reused = shard(text, outputs(tmp_path), ShardSettings(60, gzip=compress), CONFIG)
+    made, reused = write_text_shards(text, outputs(tmp_path), ShardSettings(60, gzip=compress), CONFIG)
     assert not reused
     assert len(made) == 1
     assert not (tmp_path / "val").exists()
@@ -67,7 +67,7 @@ def test_text_shards_hold_every_document(text, tmp_path, compress):
 
 def test_shard_manifest_has_the_fields_of_transformer_candle(text, tmp_path):
     config = ShardSettings(60, validation_fraction=0.2, mode="split", seed=3, take=150)
-    made, _ = shard(text, outputs(tmp_path), config, CONFIG)
+    made, _ = write_text_shards(text, outputs(tmp_path), config, CONFIG)
     details = made[0].details
     assert {key: details[key] for key in ("dataset", "split", "mode", "seed", "lines_per_shard", "gzip")} == {
         "dataset": text[0],
@@ -95,7 +95,7 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
     found = []
     for seed in (17, 17, 18):
         folder = tmp_path / f"{len(found)}"
-        shard([uri], outputs(folder), ShardSettings(validation_fraction=0.3, seed=seed), CONFIG)
+        write_text_shards([uri], outputs(folder), ShardSettings(validation_fraction=0.3, seed=seed), CONFIG)
         train, val = set(lines(folder / "train")), set(lines(folder / "val"))
         assert not train & val
         assert len(train | val) == len(TEXTS)
@@ -103,7 +103,7 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
         assert val == {
             json.dumps({"text": t}, ensure_ascii=False)
             for t in TEXTS
-            if split_of(f"{seed}\n{t}", 0.3) == "validation"
+            if document_split(f"{seed}\n{t}", 0.3) == "validation"
         }
         found.append(val)
     assert found[0] == found[1] != found[2]
@@ -111,18 +111,18 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
 
 @pytest.mark.parametrize("take", [1, 79, 80, 81, 199, 200])
 def test_take_writes_exactly_that_many_documents(text, tmp_path, take):
-    shard(text, outputs(tmp_path), ShardSettings(50, take=take), CONFIG)
+    write_text_shards(text, outputs(tmp_path), ShardSettings(50, take=take), CONFIG)
     assert len(lines(tmp_path / "train")) == take
 
 
 def test_take_of_more_documents_than_exist_warns(text, tmp_path, caplog):
-    shard(text, outputs(tmp_path), ShardSettings(take=201), CONFIG)
+    write_text_shards(text, outputs(tmp_path), ShardSettings(take=201), CONFIG)
     assert "there are 200 documents, fewer than the 201 to take" in caplog.text
 
 
 def test_text_format_replaces_and_counts_line_ends_inside_documents(write, tmp_path, caplog):
     uri = str(write("in/a.jsonl", ["a\nb\r\nc\rd\n", " \n ", "plain", "é\u2028x"]))
-    made, _ = shard([uri], outputs(tmp_path), ShardSettings(format="text"), CONFIG)
+    made, _ = write_text_shards([uri], outputs(tmp_path), ShardSettings(format="text"), CONFIG)
     assert (tmp_path / "train" / "train_0000.txt").read_text() == "a b c d \nplain\né\u2028x\n"
     assert (made[0].details["newlines_replaced"], made[0].details["blank_left_out"]) == (4, 1)
     assert "4 line ends inside of documents became spaces, 1 blank documents are left out" in caplog.text
@@ -132,34 +132,34 @@ def test_text_format_replaces_and_counts_line_ends_inside_documents(write, tmp_p
 
 def test_bad_utf8_is_counted_and_logged(write, tmp_path, caplog):
     uri = str(write("in/a.txt", b"good\nb\xffd\n"))
-    made, _ = shard([uri], outputs(tmp_path), ShardSettings(), CONFIG)
+    made, _ = write_text_shards([uri], outputs(tmp_path), ShardSettings(), CONFIG)
     assert made[0].details["bad_utf8"] == {"documents": 1, "sequences": 1}
     assert "1 bad UTF-8 sequences in 1 documents, the first: a.txt, byte 6" in caplog.text
 
 
 def test_document_larger_than_a_part_is_written_as_one_line(write, tmp_path):
     long = "word " * (3 << 18)
-    shard([str(write("a.jsonl", [long, "b"]))], outputs(tmp_path), ShardSettings(), CONFIG)
+    write_text_shards([str(write("a.jsonl", [long, "b"]))], outputs(tmp_path), ShardSettings(), CONFIG)
     assert [json.loads(line)["text"] for line in lines(tmp_path / "train")] == [long, "b"]
 
 
 def test_shards_of_the_same_settings_are_reused(text, tmp_path):
     config = ShardSettings(validation_fraction=0.2)
-    first, _ = shard(text, outputs(tmp_path), config, CONFIG)
-    again, reused = shard(text, outputs(tmp_path), config, CONFIG)
+    first, _ = write_text_shards(text, outputs(tmp_path), config, CONFIG)
+    again, reused = write_text_shards(text, outputs(tmp_path), config, CONFIG)
     assert reused
     assert again == first
-    _, reused = shard(text, outputs(tmp_path), ShardSettings(validation_fraction=0.3), CONFIG)
+    _, reused = write_text_shards(text, outputs(tmp_path), ShardSettings(validation_fraction=0.3), CONFIG)
     assert not reused
 
 
 def test_shards_that_another_process_finished_first_are_reused(text, tmp_path, monkeypatch):
     config = ShardSettings(validation_fraction=0.2)
-    first, _ = shard(text, outputs(tmp_path), config, CONFIG)
+    first, _ = write_text_shards(text, outputs(tmp_path), config, CONFIG)
     answers = iter([None, None])
-    find = recipe.find
-    monkeypatch.setattr(text_shards, "find", lambda *a, **k: next(answers, find(*a, **k)))
-    assert shard(text, outputs(tmp_path), config, CONFIG) == (first, True)
+    find = recipe.find_built
+    monkeypatch.setattr(text_shards, "find_built", lambda *a, **k: next(answers, find(*a, **k)))
+    assert write_text_shards(text, outputs(tmp_path), config, CONFIG) == (first, True)
 
 
 class Killed(BaseException):
@@ -191,7 +191,7 @@ def kill_after(monkeypatch, count: int):
 @pytest.mark.parametrize("compress", [False, True])
 def test_killed_sharder_continues_to_the_same_bytes(text, tmp_path, compress):
     config = ShardSettings(23, validation_fraction=0.3, gzip=compress, take=180)
-    shard(text, outputs(tmp_path / "clean"), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path / "clean"), config, CONFIG)
     expected = hashes(tmp_path / "clean")
     kills = count = 0
     while True:
@@ -200,11 +200,11 @@ def test_killed_sharder_continues_to_the_same_bytes(text, tmp_path, compress):
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, count)
             try:
-                shard(text, outputs(folder), config, CONFIG)
+                write_text_shards(text, outputs(folder), config, CONFIG)
                 break
             except Killed:
                 kills += 1
-        shard(text, outputs(folder), config, CONFIG)
+        write_text_shards(text, outputs(folder), config, CONFIG)
         assert hashes(folder) == expected
         assert sorted(path.name for path in folder.iterdir()) == ["train", "val"]
         shutil.rmtree(folder)
@@ -213,7 +213,7 @@ def test_killed_sharder_continues_to_the_same_bytes(text, tmp_path, compress):
 
 def test_interrupted_sharder_keeps_finished_shards_and_continues(text, tmp_path, monkeypatch, caplog):
     config = ShardSettings(23)
-    shard(text, outputs(tmp_path / "clean"), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path / "clean"), config, CONFIG)
     rows: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -222,10 +222,10 @@ def test_interrupted_sharder_keeps_finished_shards_and_continues(text, tmp_path,
             raise KeyboardInterrupt
 
     with pytest.raises(RunInterrupted, match=r"what is finished is kept in .*train\.partial"):
-        shard(text, outputs(tmp_path), config, CONFIG, progress=stop)
+        write_text_shards(text, outputs(tmp_path), config, CONFIG, progress=stop)
     assert (tmp_path / "train.partial" / "train_0000.jsonl").exists()
     caplog.set_level(logging.INFO)
-    shard(text, outputs(tmp_path), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path), config, CONFIG)
     assert "going on after 80 documents, in source file 2" in caplog.text
     assert hashes(tmp_path / "train") == hashes(tmp_path / "clean" / "train")
 
@@ -241,11 +241,11 @@ def test_interrupted_sharder_keeps_finished_shards_and_continues(text, tmp_path,
 )
 def test_damaged_partial_shards_are_written_again(text, tmp_path, caplog, damage, message):
     config = ShardSettings(23)
-    shard(text, outputs(tmp_path / "clean"), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path / "clean"), config, CONFIG)
     with pytest.raises(RunInterrupted):
-        shard(text, outputs(tmp_path), config, CONFIG, progress=interrupt)
+        write_text_shards(text, outputs(tmp_path), config, CONFIG, progress=interrupt)
     damage(tmp_path / "train.partial")
-    shard(text, outputs(tmp_path), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path), config, CONFIG)
     assert hashes(tmp_path / "train") == hashes(tmp_path / "clean" / "train")
     assert bool(message) == bool([r for r in caplog.records if "begun anew" in r.getMessage()])
     assert not (tmp_path / "train" / "junk.txt").exists()
@@ -258,9 +258,9 @@ def interrupt(done: int, total: int) -> None:
 
 def test_partial_shards_of_other_settings_are_discarded(text, tmp_path, caplog):
     with pytest.raises(RunInterrupted):
-        shard(text, outputs(tmp_path), ShardSettings(23), CONFIG, progress=interrupt)
+        write_text_shards(text, outputs(tmp_path), ShardSettings(23), CONFIG, progress=interrupt)
     caplog.set_level(logging.INFO)
-    shard(text, outputs(tmp_path), ShardSettings(24), CONFIG)
+    write_text_shards(text, outputs(tmp_path), ShardSettings(24), CONFIG)
     assert "is of other text or settings: the shards are begun anew" in caplog.text
     assert len(lines(tmp_path / "train")) == 200
 
@@ -268,11 +268,11 @@ def test_partial_shards_of_other_settings_are_discarded(text, tmp_path, caplog):
 def test_hub_and_local_text_give_the_same_shards(text, hub, tmp_path):
     files = {path.name: path.read_bytes() for path in Path(text[0]).iterdir()}
     config = ShardSettings(23, validation_fraction=0.3)
-    shard(text, outputs(tmp_path / "local"), config, CONFIG)
+    write_text_shards(text, outputs(tmp_path / "local"), config, CONFIG)
     hub.commit("datasets/o/n", files)
     fetched = tmp_path / "cache"
     own = Outputs(tmp_path / "hub" / "train", tmp_path / "hub" / "val", fetched)
-    made, _ = shard(["hf://datasets/o/n"], own, config, CONFIG, ahead=2)
+    made, _ = write_text_shards(["hf://datasets/o/n"], own, config, CONFIG, ahead=2)
     assert made[0].details["dataset"] == "hf://datasets/o/n"
     assert hashes(tmp_path / "hub") == hashes(tmp_path / "local")
     assert not fetched.exists()
@@ -280,18 +280,20 @@ def test_hub_and_local_text_give_the_same_shards(text, hub, tmp_path):
 
 def test_take_from_the_hub_fetches_only_a_few_files_ahead(text, hub, tmp_path):
     hub.commit("datasets/o/n", {f"{n}.txt": b"line\n" * 10 for n in range(9)})
-    shard(["hf://datasets/o/n"], outputs(tmp_path), ShardSettings(take=15), CONFIG)
+    write_text_shards(["hf://datasets/o/n"], outputs(tmp_path), ShardSettings(take=15), CONFIG)
     assert hub.asked("GET .*/resolve/") <= 3
     assert len(lines(tmp_path / "train")) == 15
 
 
 def test_sharding_progress_ends_at_its_total(text, tmp_path):
     seen: list[tuple[int, int]] = []
-    shard(text, outputs(tmp_path), ShardSettings(50), CONFIG, progress=lambda *a: seen.append(a))
+    write_text_shards(text, outputs(tmp_path), ShardSettings(50), CONFIG, progress=lambda *a: seen.append(a))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
     seen.clear()
-    shard(text, outputs(tmp_path), ShardSettings(50, take=100), CONFIG, progress=lambda *a: seen.append(a))
+    write_text_shards(
+        text, outputs(tmp_path), ShardSettings(50, take=100), CONFIG, progress=lambda *a: seen.append(a)
+    )
     assert seen[-1][0] == seen[-1][1]
 
 
@@ -307,23 +309,23 @@ def test_sharding_progress_ends_at_its_total(text, tmp_path):
 )
 def test_split_without_documents_is_refused(text, tmp_path, config, message):
     with pytest.raises(DataError, match=message):
-        shard(text, outputs(tmp_path), config, CONFIG)
+        write_text_shards(text, outputs(tmp_path), config, CONFIG)
 
 
 def test_folder_of_something_else_at_an_output_is_not_replaced(text, tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "mine").write_text("x")
     with pytest.raises(ArtifactError, match="val exists and is a folder of something else"):
-        shard(text, outputs(tmp_path), ShardSettings(validation_fraction=0.1), CONFIG)
+        write_text_shards(text, outputs(tmp_path), ShardSettings(validation_fraction=0.1), CONFIG)
     with pytest.raises(ConfigError, match="both go to"):
         same = Outputs(tmp_path / "x", tmp_path / "y" / ".." / "x")
-        shard(text, same, ShardSettings(validation_fraction=0.1), CONFIG)
+        write_text_shards(text, same, ShardSettings(validation_fraction=0.1), CONFIG)
 
 
 def test_bad_row_is_refused_with_file_and_row(write, tmp_path):
     uri = str(write("in/a.jsonl", '{"text": "a"}\n{"text": 3}\n'))
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: field 'text' is '3', not text"):
-        shard([uri], outputs(tmp_path), ShardSettings(), CONFIG)
+        write_text_shards([uri], outputs(tmp_path), ShardSettings(), CONFIG)
     assert not (tmp_path / "train").exists()
 
 
@@ -332,7 +334,7 @@ def test_bad_row_is_refused_with_file_and_row(write, tmp_path):
 def test_text_shards_keep_any_text_without_loss(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, "end"]))
-    shard([str(folder / "a.jsonl")], outputs(folder), ShardSettings(3), CONFIG)
+    write_text_shards([str(folder / "a.jsonl")], outputs(folder), ShardSettings(3), CONFIG)
     found = [document.text for document in open_corpus([str(folder / "train")], CONFIG).documents()]
     assert found == [t for t in [*texts, "end"] if t]
 
@@ -350,25 +352,25 @@ def candle_shards(tmp_path) -> Path:
 def test_shards_of_transformer_candle_are_read_and_verified(candle_shards):
     documents = open_corpus([str(candle_shards)], DataConfig()).documents()
     assert [document.text for document in documents] == ["one", "two", "three"]
-    assert verify_text(candle_shards) == (2, 14)
+    assert verify_text_shards(candle_shards) == (2, 14)
     (candle_shards / "train_0001.txt").write_bytes(b"Three\n")
     with pytest.raises(ArtifactError, match=r"train_0001.txt has sha256 .* its content changed"):
-        verify_text(candle_shards)
+        verify_text_shards(candle_shards)
     (candle_shards / "train_0000.txt").write_bytes(b"one\n")
     with pytest.raises(ArtifactError, match=r"train_0000.txt has 4 bytes, its manifest says 8"):
-        verify_text(candle_shards)
+        verify_text_shards(candle_shards)
     (candle_shards / "train_0000.txt").unlink()
     with pytest.raises(ArtifactError, match=r"train_0000.txt is missing"):
-        verify_text(candle_shards)
+        verify_text_shards(candle_shards)
 
 
 def test_verify_text_checks_shards_of_candlewick(text, tmp_path):
-    made, _ = shard(text, outputs(tmp_path), ShardSettings(60), CONFIG)
-    assert verify_text(tmp_path / "train") == (4, made[0].details["total_bytes"])
+    made, _ = write_text_shards(text, outputs(tmp_path), ShardSettings(60), CONFIG)
+    assert verify_text_shards(tmp_path / "train") == (4, made[0].details["total_bytes"])
     path = tmp_path / "train" / "train_0002.jsonl"
     path.write_bytes(path.read_bytes().replace(b"document", b"Document", 1))
     with pytest.raises(ArtifactError, match=r"train_0002.jsonl has sha256"):
-        verify_text(tmp_path / "train")
+        verify_text_shards(tmp_path / "train")
 
 
 @pytest.mark.parametrize(
@@ -377,13 +379,13 @@ def test_verify_text_checks_shards_of_candlewick(text, tmp_path):
 def test_verify_text_refuses_a_manifest_of_other_content(tmp_path, raw):
     (tmp_path / "manifest.json").write_text(raw)
     with pytest.raises(ArtifactError, match=r"manifest.json is no manifest of shards"):
-        verify_text(tmp_path)
+        verify_text_shards(tmp_path)
 
 
 def test_verify_text_refuses_an_artifact_of_another_kind(tokenizer_dir, tmp_path):
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
-        verify_text(tokenizer_dir)
+        verify_text_shards(tokenizer_dir)
     with staging(tmp_path / "other") as aside:
-        publish(aside, tmp_path / "other", Manifest("tokenizer", 1, {}, {}, ()))
+        publish(aside, tmp_path / "other", Manifest("tokenizer", 1, {}, {}, (), {}, {}))
     with pytest.raises(ArtifactError, match="expected 'text'"):
-        verify_text(tmp_path / "other")
+        verify_text_shards(tmp_path / "other")

@@ -20,7 +20,7 @@ def write(folder, lines, compress=False) -> list[dict]:
             writer.finish()
     writer.finish()
     writer.finish()  # nothing is open: nothing happens
-    return writer.finished
+    return writer.shards
 
 
 def content(path) -> bytes:
@@ -72,7 +72,7 @@ def test_restored_writer_writes_the_same_bytes(tmp_path, compress, noted, beyond
             second.finish()
     second.finish()
     second.sweep()
-    assert second.finished == expected
+    assert second.shards == expected
     for path in (tmp_path / "whole").iterdir():
         if path.name.endswith(".gz") or not compress:
             assert (tmp_path / "stopped" / path.name).read_bytes() == path.read_bytes()

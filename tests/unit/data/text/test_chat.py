@@ -6,9 +6,9 @@ import pytest
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
-from candlewick.data.text.chat import Message, digest, is_answered, parse_messages
-from candlewick.data.text.holdout import split_of_hash
-from candlewick.data.text.pieces import Split
+from candlewick.data.text.chat import Message, chat_sha256, has_answer, parse_messages
+from candlewick.data.text.file_ranges import Split
+from candlewick.data.text.holdout import hash_split
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
@@ -43,10 +43,12 @@ def read_back(folder, split: Split) -> tuple[list[int], list[int], list[int]]:
     """Ids, masks and document ends of a split."""
     own = TokenDataset.open(folder).split(split)
     assert own.masks is not None
-    ends = [int(end) + start for start, part in zip(own.starts, own.ends, strict=True) for end in part]
+    ends = [
+        int(end) + start for start, part in zip(own.shard_starts, own.document_ends, strict=True) for end in part
+    ]
     masks = [int(value) for mask in own.masks for value in mask]
     assert own.num_targets == sum(masks)
-    return own.window(0, own.num_tokens).tolist(), masks, ends
+    return own.read_tokens(0, own.num_tokens).tolist(), masks, ends
 
 
 def expected(tokenizer, chats) -> tuple[list[int], list[int], list[int]]:
@@ -88,8 +90,8 @@ def test_chat_holdout_is_by_the_hash_of_the_conversation(write, tmp_path, tokeni
         tmp_path / "ds",
     )
     own = Tokenizer.load(tmp_path / "ds" / "tokenizer")
-    hashes = [digest([Message(turn["role"], turn["content"]) for turn in chat]) for chat in chats]
-    sides = [split_of_hash(found, 0.2) for found in hashes]
+    hashes = [chat_sha256([Message(turn["role"], turn["content"]) for turn in chat]) for chat in chats]
+    sides = [hash_split(found, 0.2) for found in hashes]
     for name in ("train", "validation"):
         wanted = [chat for chat, side in zip(chats, sides, strict=True) if side == name]
         assert len(wanted) > 200
@@ -169,6 +171,6 @@ def test_parse_messages_keeps_role_and_content():
     row = {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]}
     messages = parse_messages(row, "messages")
     assert messages == [Message("user", "a"), Message("assistant", "c")]
-    assert is_answered(messages)
-    assert not is_answered(messages[:1])
-    assert digest(messages) != digest([Message("user", "ac"), Message("assistant", "")])
+    assert has_answer(messages)
+    assert not has_answer(messages[:1])
+    assert chat_sha256(messages) != chat_sha256([Message("user", "ac"), Message("assistant", "")])

@@ -7,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candlewick.config import DataConfig
-from candlewick.data.text import documents, pieces
+from candlewick.data.text import documents, file_ranges
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.documents import BadText, Policy, count_documents, read
-from candlewick.data.text.pieces import Piece, SourceFile
+from candlewick.data.text.documents import TextDefects, count_documents, read_documents
+from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.errors import DataError
 
 BAD = b"fine\nbad \xff\xfe here\nend \xe4\xb8"
 
 
-def texts(file: SourceFile, policy: Policy = "replace", bad=None, **piece) -> list[str]:
-    return [d.text for d in read(Piece(file, **piece), "text", policy, bad or BadText())]
+def texts(file: SourceFile, policy="replace", bad=None, **piece) -> list[str]:
+    config = DataConfig.model_validate({"bad_utf8": policy})
+    return [d.text for d in read_documents(FileRange(file, **piece), config, bad or TextDefects())]
 
 
 @pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
@@ -29,9 +30,9 @@ def test_text_file_is_one_document_with_every_byte(source, extension):
 def test_lines_that_are_not_blank_are_documents(source):
     file = source("a.txt", "one\n\n  \t\r\ntwo\r\n three \nfour\u2028more", documents="line")
     assert texts(file) == ["one", "two", " three ", "four\u2028more"]
-    assert [d.place for d in read(Piece(file), "text", "error", BadText())] == [0, 10, 15, 23]
-    assert count_documents(Piece(file), "text") == 4
-    assert count_documents(Piece(file), "text", 2) == 2
+    assert [d.position for d in read_documents(FileRange(file), DataConfig(), TextDefects())] == [0, 10, 15, 23]
+    assert count_documents(FileRange(file), DataConfig()) == 4
+    assert count_documents(FileRange(file), DataConfig(), 2) == 2
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
@@ -39,15 +40,15 @@ def test_rows_that_are_not_empty_are_documents(source, name):
     rows = ["one", "", "two\nlines", None, " ", "中文\U0001f600"]
     file = source(name, rows)
     assert texts(file) == ["one", "two\nlines", " ", "中文\U0001f600"]
-    assert count_documents(Piece(file), "text") == 6
-    places = [d.place for d in read(Piece(file), "text", "error", BadText())]
+    assert count_documents(FileRange(file), DataConfig()) == 6
+    places = [d.position for d in read_documents(FileRange(file), DataConfig(), TextDefects())]
     lines = [len(json.dumps({"text": row})) + 1 for row in rows]
     starts = range(6) if name.endswith("parquet") else [sum(lines[:i]) for i in range(6)]
     assert places == [starts[i] for i in (0, 2, 4, 5)]
 
 
 def test_count_documents_counts_a_text_file_as_one(source):
-    assert count_documents(Piece(source("a.txt", "a\nb\n")), "text") == 1
+    assert count_documents(FileRange(source("a.txt", "a\nb\n")), DataConfig()) == 1
 
 
 @pytest.mark.parametrize("documents", ["file", "line"])
@@ -81,7 +82,7 @@ FIRST = {"file": "byte 9", "line": "byte 9", "parquet": "row 3, byte 4", "binary
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_bytes_are_replaced_and_counted(source, kind):
-    bad = BadText()
+    bad = TextDefects()
     found = "\n".join(texts(KINDS[kind](source), bad=bad))
     assert found == "fine\nbad \ufffd\ufffd here\nend \ufffd"
     assert bad.sequences == 3
@@ -92,7 +93,7 @@ def test_bad_bytes_are_replaced_and_counted(source, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_with_bad_bytes_are_skipped_and_counted(source, kind):
-    bad = BadText()
+    bad = TextDefects()
     assert texts(KINDS[kind](source), "skip", bad) == ([] if kind == "file" else ["fine"])
     assert bad.documents == (1 if kind == "file" else 2)
 
@@ -104,15 +105,15 @@ def test_bad_bytes_are_an_error_with_file_and_offset(source, kind):
 
 
 def test_replacement_characters_in_the_text_are_not_counted(source):
-    bad = BadText()
+    bad = TextDefects()
     assert texts(source("a.txt", "\ufffd".encode() + b"\xff"), bad=bad) == ["\ufffd\ufffd"]
     assert bad.sequences == 1
 
 
 def test_skip_drops_all_pieces_of_a_document_with_a_bad_byte(source, monkeypatch):
-    monkeypatch.setattr(pieces, "PART_BYTES", 16)
+    monkeypatch.setattr(file_ranges, "PART_BYTES", 16)
     file = source("a.txt", b"good words " * 20 + b"\xff" + b" more words" * 20)
-    bad = BadText()
+    bad = TextDefects()
     assert texts(file, "skip", bad, start=0, stop=120) == []
     assert texts(file, "skip", bad, start=120) == []
     assert (bad.documents, bad.sequences) == (1, 1)
@@ -122,7 +123,7 @@ def test_skip_drops_all_pieces_of_a_document_with_a_bad_byte(source, monkeypatch
     ("policy", "expected", "count"), [("replace", ["a\ufffdb", "\U0001f600"], 1), ("skip", ["\U0001f600"], 1)]
 )
 def test_half_surrogate_pairs_in_json_are_bad_text(source, policy, expected, count):
-    bad = BadText()
+    bad = TextDefects()
     file = source("a.jsonl", '{"text": "a\\ud83db"}\n{"text": "\\ud83d\\ude00"}\n')
     assert texts(file, policy, bad) == expected
     assert bad.documents == count
@@ -169,34 +170,42 @@ def test_json_rows_are_read_unchanged(rows, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_long_documents_are_read_in_parts(source, name, monkeypatch):
-    monkeypatch.setattr(pieces, "PART_BYTES", 64)
+    monkeypatch.setattr(file_ranges, "PART_BYTES", 64)
     monkeypatch.setattr(documents, "PART_BYTES", 64)
     long = "some words and more 中文\n" * 30
     file = source(name, long if name == "a.txt" else [long, "short", long])
-    found = list(read(Piece(file), "text", "error", BadText()))
+    found = list(read_documents(FileRange(file), DataConfig(), TextDefects()))
     assert all(len(d.text.encode()) <= 64 for d in found)
     whole: list[str] = []
     for document in found:
-        if document.begins:
+        if document.starts_document:
             whole.append("")
         whole[-1] += document.text
-        if document.ends:
+        if document.ends_document:
             whole[-1] += "END"
     assert whole == [t + "END" for t in ([long] if name == "a.txt" else [long, "short", long])]
 
 
 def test_pieces_of_a_long_document_begin_and_end_only_once(source):
     file = source("a.txt", "one two three")
-    first = list(read(Piece(file, 0, 7, begins=True, ends=False), "text", "error", BadText()))
-    last = list(read(Piece(file, 7, None, begins=False, ends=True), "text", "error", BadText()))
-    assert [(d.text, d.begins, d.ends) for d in first + last] == [
+    first = list(
+        read_documents(
+            FileRange(file, 0, 7, starts_document=True, ends_document=False), DataConfig(), TextDefects()
+        )
+    )
+    last = list(
+        read_documents(
+            FileRange(file, 7, None, starts_document=False, ends_document=True), DataConfig(), TextDefects()
+        )
+    )
+    assert [(d.text, d.starts_document, d.ends_document) for d in first + last] == [
         ("one two", True, False),
         (" three", False, True),
     ]
 
 
 def test_bad_text_keeps_only_the_first_examples():
-    bad = BadText()
+    bad = TextDefects()
     for i in range(20):
-        bad.merge(BadText(1, 2, [f"place {i}"]))
+        bad.merge(TextDefects(1, 2, [f"place {i}"]))
     assert (bad.documents, bad.sequences, len(bad.examples)) == (20, 40, 5)

@@ -4,49 +4,49 @@ from hypothesis import strategies as st
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.documents import BadText, read
-from candlewick.data.text.holdout import MIN_TAIL_BYTES, assign, choose, split_of, split_of_hash
+from candlewick.data.text.documents import TextDefects, read_documents
+from candlewick.data.text.holdout import MIN_TAIL_BYTES, assign_splits, choose_holdout, document_split, hash_split
 
 
 def held(path, **config) -> dict[str, list[str]]:
     """Which text each split gets."""
     corpus = open_corpus([str(path)], DataConfig(**config))
     out: dict[str, list[str]] = {"train": [], "validation": []}
-    for piece in assign(corpus, choose(corpus)):
+    for piece in assign_splits(corpus, choose_holdout(corpus)):
         assert piece.split is not None
-        out[piece.split] += [d.text for d in read(piece, "text", "error", BadText())]
+        out[piece.split] += [d.text for d in read_documents(piece, corpus.config, TextDefects())]
     return out
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
 def test_split_of_a_document_depends_on_its_hash(text):
-    assert split_of(text, 0.5) == split_of(text, 0.5)
-    assert split_of(text, 1e-9) == "train"
-    assert split_of(text, 1 - 1e-9) == "validation"
+    assert document_split(text, 0.5) == document_split(text, 0.5)
+    assert document_split(text, 1e-9) == "train"
+    assert document_split(text, 1 - 1e-9) == "validation"
 
 
 def test_split_of_holds_out_the_configured_share():
     n = 4000
-    found = sum(split_of(f"document {i}", 0.1) == "validation" for i in range(n))
+    found = sum(document_split(f"document {i}", 0.1) == "validation" for i in range(n))
     assert abs(found - 400) < 5 * (n * 0.1 * 0.9) ** 0.5
-    assert split_of_hash("0" * 64, 0.001) == "validation"
-    assert split_of_hash("f" * 64, 0.999) == "train"
+    assert hash_split("0" * 64, 0.001) == "validation"
+    assert hash_split("f" * 64, 0.999) == "train"
 
 
 def test_larger_share_holds_out_a_superset():
     texts = [f"document {i}" for i in range(500)]
-    small = {t for t in texts if split_of(t, 0.05) == "validation"}
-    large = {t for t in texts if split_of(t, 0.2) == "validation"}
+    small = {t for t in texts if document_split(t, 0.05) == "validation"}
+    large = {t for t in texts if document_split(t, 0.2) == "validation"}
     assert small < large
 
 
 def test_holdout_is_by_tails_below_a_thousand_documents_and_by_hash_from_there(write, tmp_path):
     write("rows.jsonl", [f"row {i}" for i in range(999)])
     corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose(corpus) == "tails"
+    assert choose_holdout(corpus) == "tails"
     write("one.txt", "the thousandth")
     corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose(corpus) == "hash"
+    assert choose_holdout(corpus) == "hash"
 
 
 def test_hash_holdout_assigns_files_first_and_rows_while_reading(write, tmp_path):
@@ -54,13 +54,13 @@ def test_hash_holdout_assigns_files_first_and_rows_while_reading(write, tmp_path
         write(f"{i}.txt", f"text {i}")
     write("rows.jsonl", ["x"])
     corpus = open_corpus([str(tmp_path)], DataConfig(validation_fraction=0.5))
-    found = {piece.file.name: piece.split for piece in assign(corpus, "hash")}
+    found = {piece.file.name: piece.split for piece in assign_splits(corpus, "hash")}
     assert found.pop("rows.jsonl") is None
     assert set(found.values()) == {"train", "validation"}
-    again = {piece.file.name: piece.split for piece in assign(corpus, "hash")}
+    again = {piece.file.name: piece.split for piece in assign_splits(corpus, "hash")}
     again.pop("rows.jsonl")
     assert again == found
-    assert {piece.split for piece in assign(corpus, "given")} == {"train"}
+    assert {piece.split for piece in assign_splits(corpus, "given")} == {"train"}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])

@@ -5,8 +5,8 @@ import pytest
 from candlewick.config import DataConfig
 from candlewick.data.text import parquet
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.parquet import columns, row_groups
-from candlewick.data.text.pieces import Piece
+from candlewick.data.text.file_ranges import FileRange
+from candlewick.data.text.parquet import read_column, row_groups
 from candlewick.errors import DataError
 
 ROWS = [f"row {i} " * (i % 5 + 1) for i in range(40)]
@@ -24,7 +24,7 @@ def test_columns_returns_any_range_of_rows(source, block, monkeypatch):
     file = source("a.parquet", ROWS)
     for start, stop in [(0, None), (0, 7), (3, 12), (7, 14), (20, None), (39, 40), (13, 14), (5, 5), (40, None)]:
         found = []
-        for first, column in columns(Piece(file, start, stop), "text"):
+        for first, column in read_column(FileRange(file, start, stop), "text"):
             assert first == start + len(found)
             found += column.to_pylist()
         assert found == ROWS[start:stop]
@@ -53,7 +53,7 @@ def test_damaged_parquet_page_is_refused_by_name(source, tmp_path):
     path.write_bytes(raw)
     file = open_corpus([str(path)], DataConfig()).files[0]
     with pytest.raises(DataError, match=r"(?s)a\.parquet cannot be read: .*it is damaged"):
-        list(columns(Piece(file), "text"))
+        list(read_column(FileRange(file), "text"))
 
 
 def test_missing_rows_of_a_row_group_are_refused(source, monkeypatch):
@@ -66,4 +66,4 @@ def test_missing_rows_of_a_row_group_are_refused(source, monkeypatch):
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
     with pytest.raises(DataError, match=r"a\.parquet cannot be read: row group 2 has 6 rows, its metadata say 7"):
-        list(columns(Piece(source("a.parquet", ROWS)), "text"))
+        list(read_column(FileRange(source("a.parquet", ROWS)), "text"))

@@ -26,7 +26,7 @@ def hub(hub: HubServer) -> HubServer:
 def test_hub_files_are_fetched_in_order_and_deleted_after_use(hub, tmp_path, ahead, start):
     files = open_sources(["hf://datasets/o/n"], "train", CONFIG)
     seen = []
-    for number, file in files.at_hand(start, tmp_path / "to", ahead):
+    for number, file in files.iter_downloaded(start, tmp_path / "to", ahead):
         assert file.path.read_bytes() == FILES[f"data/{number + 1}.txt"]
         assert file.name == files.files[number].name
         assert file.kind == "lines"
@@ -41,7 +41,10 @@ def test_local_and_hub_files_may_be_mixed(hub, tmp_path):
     local.write_text("local\n")
     files = open_sources([str(local), "hf://datasets/o/n/data/2.txt"], "train", CONFIG)
     assert [type(file) for file in files.files] == [type(open_corpus([str(local)], CONFIG).files[0]), HubSource]
-    assert [file.path.read_text()[:5] for _, file in files.at_hand(0, tmp_path / "to", 1)] == ["local", "text "]
+    assert [file.path.read_text()[:5] for _, file in files.iter_downloaded(0, tmp_path / "to", 1)] == [
+        "local",
+        "text ",
+    ]
     assert local.exists()
 
 
@@ -65,7 +68,7 @@ def test_failed_download_raises_when_the_file_is_needed(hub, tmp_path):
     hub.plan = lambda request: "503" if "3.txt" in request.path else None
     seen = []
     with pytest.raises(MachineError, match=r"data/3.txt could not be read from the Hub: HTTP 503"):
-        for number, _ in files.at_hand(0, tmp_path / "to", 2):
+        for number, _ in files.iter_downloaded(0, tmp_path / "to", 2):
             seen.append(number)
     assert seen == [0, 1]
 
@@ -85,7 +88,7 @@ def test_running_download_is_awaited_when_reading_stops(hub, tmp_path, caplog):
     hub.fail("GET .*/2.txt", "stall", "stall", "stall")
     hub.stall_seconds = 2
     wanted = iter([True, True, False])
-    seen = [n for n, _ in files.at_hand(0, tmp_path / "to", 1, lambda rows: next(wanted))]
+    seen = [n for n, _ in files.iter_downloaded(0, tmp_path / "to", 1, lambda rows: next(wanted))]
     assert seen == [0]
     assert "waiting for 1 files that were fetched ahead" in caplog.text
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
@@ -99,14 +102,14 @@ def test_fetching_stops_at_the_file_with_enough_rows(write, hub, tmp_path):
     for enough, fetched in ((10, 1), (11, 2)):
         hub.requests.clear()
         read = 0
-        for _ in files.at_hand(0, tmp_path / "to", 2, lambda rows: read + rows < enough):  # noqa: B023
+        for _ in files.iter_downloaded(0, tmp_path / "to", 2, lambda rows: read + rows < enough):  # noqa: B023
             read += 10
         assert len({request.path for request in hub.requests if "GET" in request.method}) >= fetched
         assert bool(hub.asked("2.parquet")) == (enough > 10)
 
 
 def test_fetch_returns_a_corpus_of_all_files(hub, tmp_path):
-    corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).fetch(tmp_path / "to")
+    corpus = open_sources(["hf://datasets/o/n"], "train", CONFIG).download_all(tmp_path / "to")
     assert [file.path.read_bytes() for file in corpus.files] == list(FILES.values())
 
 

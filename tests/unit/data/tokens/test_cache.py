@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.prepared import prepare_tokens as prepare
 
-from candlewick.artifacts.build import alone
+from candlewick.artifacts.build import exclusive_build
 from candlewick.config import DataConfig
 from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
@@ -48,14 +48,14 @@ def test_trim_keeps_folders_of_this_run_and_warns_above_the_limit(folders, caplo
 def test_trim_keeps_folders_that_another_process_uses(folders):
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from candlewick.data.tokens.dataset import _map\n"
-        "held = _map(Path(sys.argv[1]), np.uint8); print('held', flush=True); sys.stdin.read()"
+        "from candlewick.data.tokens.dataset import _map_file\n"
+        "held = _map_file(Path(sys.argv[1]), np.uint8); print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", code, str(folders[0] / "shards" / "train-00000.bin")]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
-    with alone(folders[0].parent / "tokens-e") as partial:
+    with exclusive_build(folders[0].parent / "tokens-e") as partial:
         trim(folders[0].parent, 1, set())
         assert left(folders) == ["mine", "tokens-a", partial.name]
     process.communicate(b"")

@@ -49,7 +49,7 @@ def make_dataset(folder: Path, sizes=(10, 1, 25), vocab_size=VOCAB, **details) -
             **details,
         }
         content |= {"bad_utf8": {"sequences": 0, "examples": []}, "splits": {}}
-        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content))
+        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content, {}))
     return TokenDataset.open(folder)
 
 
@@ -68,10 +68,10 @@ def test_dataset_reads_the_written_tokens(tmp_path):
     dataset = make_dataset(tmp_path / "ds")
     split = dataset.split("train")
     assert (split.num_tokens, split.num_bytes) == (36, 144)
-    assert split.starts == (0, 10, 11)
+    assert split.shard_starts == (0, 10, 11)
     assert split.dataset_id == dataset.id == read_manifest(tmp_path / "ds").id
-    assert split.window(0, 36).tolist() == list(range(36))
-    assert dataset.split("validation").window(0, 7).tolist() == list(range(36, 43))
+    assert split.read_tokens(0, 36).tolist() == list(range(36))
+    assert dataset.split("validation").read_tokens(0, 7).tolist() == list(range(36, 43))
     assert [shard.tokens for shard in dataset.shards] == [10, 1, 25, 7]
     assert not list((tmp_path / "ds" / "shards").glob("*.tmp"))
 
@@ -88,14 +88,14 @@ def test_dataset_stores_large_vocabularies_in_four_bytes(tmp_path):
     assert token_dtype((1 << 16) + 1) == np.dtype("<u4")
     dataset = make_dataset(tmp_path / "ds", vocab_size=70_000)
     assert (tmp_path / "ds" / "shards" / "train-00001.bin").read_bytes() == b"\x0a\x00\x00\x00"
-    assert dataset.split("train").window(0, 3).dtype == np.uint32
+    assert dataset.split("train").read_tokens(0, 3).dtype == np.uint32
 
 
 @given(start=st.integers(0, 200), length=st.integers(0, 120))
 def test_window_wraps_around_the_end_of_a_split(start, length):
     shards = tuple(np.arange(a, b, dtype=np.uint16) for a, b in [(0, 10), (10, 11), (11, 36)])
     split = TokenSplit("train", "id", shards, (0, 10, 11), 36, 1)
-    assert split.window(start, length).tolist() == [(start + i) % 36 for i in range(length)]
+    assert split.read_tokens(start, length).tolist() == [(start + i) % 36 for i in range(length)]
 
 
 def test_open_refuses_another_tokenizer_with_both_hashes(tmp_path):

@@ -5,27 +5,26 @@ import pytest
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
-from candlewick.data.text import documents, pieces
+from candlewick.data.text import documents, file_ranges
 from candlewick.data.text.corpus import Corpus, open_corpus
-from candlewick.data.text.documents import BadText, read
+from candlewick.data.text.documents import TextDefects, read_documents
 from candlewick.data.tokens.dataset import TokenDataset
-from candlewick.data.tokens.duplicates import repeated, without_duplicates
-from candlewick.data.tokens.plan import plan, whole_documents
+from candlewick.data.tokens.duplicates import find_repeats, remove_duplicates
+from candlewick.data.tokens.plan import plan_tasks
 
 
 def unique(folder, **settings) -> Corpus:
     config = DataConfig(deduplicate=True, **settings)
-    corpus = open_corpus([str(folder)], config)
-    return without_duplicates(corpus, whole_documents(corpus), 1)
+    return remove_duplicates(open_corpus([str(folder)], config), 1)
 
 
 def kept(corpus: Corpus) -> list[str]:
     """The documents that the plan's tasks read, in order, joined from their parts."""
     whole: list[str] = []
-    for task in plan(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
+    for task in plan_tasks(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
         for piece in task.pieces:
-            for document in read(piece, "text", "replace", BadText()):
-                whole += [""] * document.begins
+            for document in read_documents(piece, corpus.config, TextDefects()):
+                whole += [""] * document.starts_document
                 whole[-1] += document.text
     return whole
 
@@ -35,8 +34,8 @@ def test_first_of_equal_hashes_is_kept():
     hashes = rng.integers(0, 3, (500, 2)).astype(np.uint64)
     seen: set[tuple[int, ...]] = set()
     expected = [i for i, row in enumerate(hashes.tolist()) if tuple(row) in seen or seen.add(tuple(row))]
-    assert repeated(hashes).tolist() == expected
-    assert repeated(hashes[:0]).tolist() == []
+    assert find_repeats(hashes).tolist() == expected
+    assert find_repeats(hashes[:0]).tolist() == []
 
 
 def test_deduplication_keeps_each_document_once(write, tmp_path, core_row):
@@ -58,7 +57,7 @@ def test_deduplication_keeps_each_document_once(write, tmp_path, core_row):
 
 
 def test_long_documents_are_compared_over_their_full_length(write, tmp_path, monkeypatch):
-    for module in (pieces, documents):
+    for module in (file_ranges, documents):
         monkeypatch.setattr(module, "PART_BYTES", 1 << 8)
     long = "some words and more\n" * 200
     write("in/a.jsonl", [long, long + "x", "short", long, long + "x"])
@@ -81,7 +80,7 @@ def test_held_out_rows_are_counted_without_duplicates(write, tmp_path, tokenizer
     assert manifest.details["left_out"] == {"duplicates": 10, "unanswered": 0}
     dataset = TokenDataset.open(tmp_path / "ds")
     held = dataset.split("validation")
-    assert tokenizer.decode(held.window(0, held.num_tokens).tolist()) == "row 18row 19"
+    assert tokenizer.decode(held.read_tokens(0, held.num_tokens).tolist()) == "row 18row 19"
     assert manifest.details["splits"]["train"]["documents"] == 18
     assert prepare(config, tokenizer_dir, tmp_path / "ds")[1]
     plain = config.replaced(deduplicate=False)

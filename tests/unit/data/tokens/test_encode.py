@@ -7,31 +7,31 @@ from tests import foreign
 
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.config import DataConfig
-from candlewick.data.text import documents, pieces
+from candlewick.data.text import documents, file_ranges
 from candlewick.data.text.corpus import open_corpus
 from candlewick.data.tokens import encode
-from candlewick.data.tokens.encode import ShardMaker, Target, Task, read_receipt, receipt_entry
-from candlewick.data.tokens.plan import plan
+from candlewick.data.tokens.encode import ShardMaker, Task, TokenOutput, read_receipt, receipt_entry
+from candlewick.data.tokens.plan import plan_tasks
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
 
 
 @pytest.fixture
-def target(tmp_path, tokenizer) -> Target:
+def target(tmp_path, tokenizer) -> TokenOutput:
     folder = tmp_path / "out"
     for name in ("shards", "tokenizer"):
         (folder / name).mkdir(parents=True)
     tokenizer.write(folder / "tokenizer")
-    return Target(folder, tokenizer.vocab_size, tokenizer.delimiter_id)
+    return TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id)
 
 
 def tasks_of(path, **config) -> list[Task]:
     settings = DataConfig(**config)
-    return plan(open_corpus([str(path)], settings), None, "0" * 64, settings)[1]
+    return plan_tasks(open_corpus([str(path)], settings), None, "0" * 64, settings)[1]
 
 
-def read_back(target: Target, split: str) -> tuple[list[int], list[int]]:
+def read_back(target: TokenOutput, split: str) -> tuple[list[int], list[int]]:
     """All tokens and document ends of a split, as if it were one shard."""
     tokens, ends = [], []
     for path in sorted((target.folder / "shards").glob(f"{split}-*.bin")):
@@ -77,7 +77,7 @@ def test_rows_are_assigned_to_splits_by_their_hash(write, target, tokenizer):
     for task in tasks_of(write("in/a.jsonl", rows), validation_fraction=0.3):
         ShardMaker(target).run(task)
     train, validation = (tokenizer.decode(read_back(target, split)[0]) for split in ("train", "validation"))
-    held = [row for row in rows if encode.split_of(row, 0.3) == "validation"]
+    held = [row for row in rows if encode.document_split(row, 0.3) == "validation"]
     assert validation == "".join(held)
     assert train == "".join(row for row in rows if row not in set(held))
 
@@ -91,7 +91,7 @@ def test_delimiter_inside_a_text_is_encoded_as_plain_text(write, target, tokeniz
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_document_in_parts_has_the_ids_of_the_undivided_text(write, target, tokenizer, name, monkeypatch):
-    monkeypatch.setattr(pieces, "PART_BYTES", 1 << 10)
+    monkeypatch.setattr(file_ranges, "PART_BYTES", 1 << 10)
     monkeypatch.setattr("candlewick.data.text.documents.PART_BYTES", 1 << 10)
     monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
     text = "".join(f"line {i} with words,\n  and 中文 {i * 7}\r\n" for i in range(9000))
@@ -116,7 +116,7 @@ def test_long_compressed_file_becomes_several_shards(write, target, tokenizer, m
     names = [shard.name for shard in receipt.shards if shard.split == "train"]
     assert names[:3] == ["train-00000", "train-00000_001", "train-00000_002"]
     assert sum(shard.documents for shard in receipt.shards) == 20_000
-    train = [row for row in rows if encode.split_of(row, 0.01) == "train"]
+    train = [row for row in rows if encode.document_split(row, 0.01) == "train"]
     assert sorted(read_back(target, "train")[0]) == sorted(expected(tokenizer, train)[0])
 
 
@@ -129,14 +129,14 @@ def test_compressed_chats_with_short_answers_become_several_shards(write, tmp_pa
     chat.write(tmp_path / "out" / "tokenizer")
     path = write("in/a.jsonl.gz", f"{json.dumps({'messages': talk})}\n" * 2000)
     (task,) = tasks_of(path, format="chat", shard_text_bytes=1 << 16)
-    receipt = ShardMaker(Target(tmp_path / "out", chat.vocab_size, chat.delimiter_id)).run(task)
+    receipt = ShardMaker(TokenOutput(tmp_path / "out", chat.vocab_size, chat.delimiter_id)).run(task)
     assert len(receipt.shards) > 2
     assert sum(shard.text_bytes for shard in receipt.shards) == 2 * 2000
 
 
 def test_shards_of_large_vocabularies_use_four_bytes(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
-    large = Target(target.folder, 1 << 17, 0)
+    large = TokenOutput(target.folder, 1 << 17, 0)
     receipt = ShardMaker(large).run(task)
     assert receipt.files[0].bytes == receipt.shards[0].tokens * 4
 
@@ -144,7 +144,7 @@ def test_shards_of_large_vocabularies_use_four_bytes(write, target):
 def test_ids_outside_the_vocabulary_are_refused(write, target):
     (task,) = tasks_of(write("in/a.jsonl", TEXTS))
     with pytest.raises(DataError, match=r"the encoder gave id \d+, the tokenizer has 50 ids"):
-        ShardMaker(Target(target.folder, 50, 0)).run(task)
+        ShardMaker(TokenOutput(target.folder, 50, 0)).run(task)
 
 
 def test_encoding_progress_counts_the_bytes_of_text(write, target):
@@ -213,9 +213,9 @@ class TestSelfCheck:
                 ids, lengths = right(texts)
                 return ids ^ np.uint32(1), lengths
 
-        assert maker._check is not None
+        assert maker._self_check is not None
         wrong: Any = Wrong()
-        maker._encoder = maker._check._encoder = wrong
+        maker._encoder = maker._self_check._encoder = wrong
         with pytest.raises(
             DataError, match=r"a\.jsonl, document at 0: encoder wrong gives other ids .*'document 0"
         ):
@@ -224,9 +224,9 @@ class TestSelfCheck:
 
     def test_encoder_check_keeps_to_its_share_of_the_time(self, write, target, monkeypatch):
         (task,) = tasks_of(write("in/a.jsonl", TEXTS))
-        check = ShardMaker(target)._check
+        check = ShardMaker(target)._self_check
         assert check is not None
-        documents = [document for _, document in encode._documents(task, encode.BadText())]
+        documents = [document for _, document in encode._read_task(task, encode.TextDefects())]
         clock, checked = [0.0], []
 
         class Reference:
@@ -249,10 +249,10 @@ class TestSelfCheck:
 
     def test_encoder_check_always_checks_the_first_batch(self, write, target):
         (task,) = tasks_of(write("in/a.jsonl", TEXTS))
-        check = ShardMaker(target)._check
+        check = ShardMaker(target)._self_check
         assert check is not None
         check._spent = 1e9
-        check.run([document for _, document in encode._documents(task, encode.BadText())][:1])
+        check.run([document for _, document in encode._read_task(task, encode.TextDefects())][:1])
         assert not check._is_first
 
 
@@ -260,14 +260,14 @@ class TestSelfCheck:
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_documents_get_the_begin_and_end_tokens_of_a_foreign_tokenizer(write, tmp_path, kind, is_cut, monkeypatch):
     if is_cut:  # parts, and several shards
-        monkeypatch.setattr(pieces, "PART_BYTES", 200)
+        monkeypatch.setattr(file_ranges, "PART_BYTES", 200)
         monkeypatch.setattr(documents, "PART_BYTES", 200)
-        monkeypatch.setattr(pieces, "MAX_PART_BYTES", 400)
+        monkeypatch.setattr(file_ranges, "MAX_PART_BYTES", 400)
         monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1000)
     foreign.write(kind, tmp_path / "out" / "tokenizer")
     (tmp_path / "out" / "shards").mkdir()
     own = Tokenizer.load(tmp_path / "out" / "tokenizer")
-    target = Target(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id)
+    target = TokenOutput(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id)
     texts = [text.replace("\n", " ").replace("\r", "") for text in foreign.texts(4, 30)]
     maker = ShardMaker(target)
     for task in tasks_of(write("in/a.jsonl", texts), validation_fraction=0.2):
@@ -288,11 +288,11 @@ def test_document_across_shards_has_one_end_token(write, tmp_path):
     text = " ".join(foreign.texts(6, 300)).replace("\n", " ").replace("\r", "")
     tasks = tasks_of(write("in/a.txt", text), shard_text_bytes=1 << 16)
     assert len(tasks) > 1
-    maker = ShardMaker(Target(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id))
+    maker = ShardMaker(TokenOutput(tmp_path / "out", own.vocab_size, own.delimiter_id, own.end_id))
     for task in tasks:
         maker.run(task)
     for split in ("train", "validation"):  # the tail of the file is held out
-        own_tokens, own_ends = read_back(maker.target, split)
+        own_tokens, own_ends = read_back(maker.output, split)
         assert own_ends == [len(own_tokens)]
         assert (own_tokens.count(1), own_tokens.count(2)) == (1, 1)
         assert (own_tokens[0], own_tokens[-1]) == (1, 2)

@@ -5,8 +5,8 @@ import pytest
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.documents import BadText, read
-from candlewick.data.tokens.plan import plan, settings_of
+from candlewick.data.text.documents import TextDefects, read_documents
+from candlewick.data.tokens.plan import dataset_settings, plan_tasks
 
 SHA = "0" * 64
 
@@ -15,7 +15,7 @@ def tasks_of(*paths, sha256=SHA, validation=None, **config):
     config = DataConfig(**{"shard_text_bytes": 1 << 16, **config})
     corpus = open_corpus([str(path) for path in paths], config)
     other = open_corpus([str(validation)], config) if validation else None
-    return plan(corpus, other, sha256, config, hold_out=validation is None)
+    return plan_tasks(corpus, other, sha256, config, hold_out=validation is None)
 
 
 def text_of(tasks) -> str:
@@ -23,8 +23,8 @@ def text_of(tasks) -> str:
     for task in tasks:
         for piece in task.pieces:
             out += (
-                "<" * document.begins + document.text + ">" * document.ends
-                for document in read(piece, "text", "error", BadText())
+                "<" * document.starts_document + document.text + ">" * document.ends_document
+                for document in read_documents(piece, task.config, TextDefects())
             )
     return "".join(out)
 
@@ -64,8 +64,8 @@ def test_held_out_tail_and_shard_cuts_join_to_the_text(write):
     assert splits == sorted(splits)
     assert set(splits) == {"train", "validation"}
     pieces = [piece for task in tasks for piece in task.pieces]
-    assert [p.begins for p in pieces].count(True) == 2
-    assert [p.ends for p in pieces].count(True) == 2
+    assert [p.starts_document for p in pieces].count(True) == 2
+    assert [p.ends_document for p in pieces].count(True) == 2
     assert text_of(tasks).replace("><", "") == "<" + "some words\n" * 40_000 + ">"
 
 
@@ -106,10 +106,10 @@ def test_task_key_covers_every_setting_of_the_content(write):
 
 
 def test_settings_of_returns_the_settings_of_the_content_only():
-    found = settings_of(DataConfig(documents="line", format="chat", num_workers=3))
+    found = dataset_settings(DataConfig(documents="line", format="chat", num_workers=3))
     assert (found["documents"], found["field"], found["validation_fraction"]) == ("line", "messages", 0.01)
     assert "num_workers" not in found
-    assert settings_of(DataConfig(), hold_out=False)["validation_fraction"] is None
+    assert dataset_settings(DataConfig(), hold_out=False)["validation_fraction"] is None
 
 
 def test_text_in_both_splits_warns(write, caplog):

@@ -15,7 +15,8 @@ from tests.waiting import wait_until
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
-from candlewick.data.text.pieces import Split
+from candlewick.data.text.file_ranges import Split
+from candlewick.data.tokens import encode
 from candlewick.data.tokens import prepare as module
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError, RunInterrupted, TokenizerError
@@ -29,7 +30,7 @@ def config_of(*paths, **settings) -> DataConfig:
 
 def text_of(dataset: TokenDataset, split: Split, tokenizer) -> str:
     own = dataset.split(split)
-    return tokenizer.decode(own.window(0, own.num_tokens).tolist(), skip_special=False)
+    return tokenizer.decode(own.read_tokens(0, own.num_tokens).tolist(), skip_special=False)
 
 
 def test_prepared_dataset_decodes_to_the_text(text_dir, tmp_path, tokenizer, tokenizer_dir):
@@ -126,7 +127,7 @@ def test_prepare_reuses_finished_shards(write, tmp_path, tokenizer_dir, monkeypa
             made.append(task.index)
             yield number, work(task)
 
-    monkeypatch.setattr(module, "in_processes", run_here)
+    monkeypatch.setattr(encode, "map_in_processes", run_here)
     with pytest.raises(RunInterrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
@@ -140,7 +141,7 @@ def test_prepare_reuses_finished_shards(write, tmp_path, tokenizer_dir, monkeypa
     manifest, _ = prepare(config, tokenizer_dir, out)  # the one that is left runs in this process
     monkeypatch.undo()
     assert manifest.id == prepare(config, tokenizer_dir, tmp_path / "other")[0].id
-    module._maker.cache_clear()
+    encode._shard_maker.cache_clear()
 
 
 def test_validation_text_becomes_the_validation_split(write, tmp_path, tokenizer, tokenizer_dir):
@@ -208,7 +209,7 @@ def test_error_in_a_worker_reaches_the_caller(write, tmp_path, tokenizer_dir):
 def test_second_prepare_waits_and_reuses_the_dataset(write, tmp_path, tokenizer_dir, monkeypatch):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
     entered, waits, go, results = threading.Event(), threading.Event(), threading.Event(), []
-    original, lock = module._run, fcntl.flock
+    original, lock = module.run_tasks, fcntl.flock
 
     def slow(*args):
         entered.set()
@@ -220,7 +221,7 @@ def test_second_prepare_waits_and_reuses_the_dataset(write, tmp_path, tokenizer_
             waits.set()
         return lock(file, operation)
 
-    monkeypatch.setattr(module, "_run", slow)
+    monkeypatch.setattr(module, "run_tasks", slow)
     monkeypatch.setattr(fcntl, "flock", flock)
     threads = [
         threading.Thread(target=lambda: results.append(prepare(config, tokenizer_dir, out))) for _ in range(2)
@@ -339,7 +340,7 @@ def test_manifest_names_the_begin_and_end_tokens_of_a_document(text_dir, tmp_pat
     assert not ours.config.keys() & {"delimiter_id", "end_id"}
     split = TokenDataset.open(tmp_path / "ds").split("train")
     assert split.delimiter_id == 1
-    found = split.window(0, split.num_tokens).tolist()
+    found = split.read_tokens(0, split.num_tokens).tolist()
     assert found.count(1) == found.count(2) == seeds.details["splits"]["train"]["documents"]
 
 

@@ -16,8 +16,8 @@ from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
-from candlewick.data.text.pieces import Split
-from candlewick.data.tokens import prepare as prepare_module
+from candlewick.data.text.file_ranges import Split
+from candlewick.data.tokens import stream as stream_module
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, MachineError
 
@@ -71,7 +71,7 @@ def fetched(hub) -> list[str]:
 
 def documents(folder: Path, split: Split) -> list[tuple[int, ...]]:
     own = TokenDataset.open(folder).split(split)
-    ids = own.window(0, own.num_tokens).tolist()
+    ids = own.read_tokens(0, own.num_tokens).tolist()
     starts = [place for place, token in enumerate(ids) if token == 0] + [len(ids)]
     return [tuple(ids[a:b]) for a, b in pairwise(starts)]
 
@@ -126,7 +126,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moment", [1, 2, 3, 5, 8])
 def test_killed_stream_continues_to_the_same_dataset(hub, make, monkeypatch, moment):
     expected = make("clean").id
-    real, calls = prepare_module._run, []
+    real, calls = stream_module.run_tasks, []
 
     def run(*args, **kwargs):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_killed_stream_continues_to_the_same_dataset(hub, make, monkeypatch, mom
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_run", run)
+        patch.setattr(stream_module, "run_tasks", run)
         with suppress(Killed):
             make("killed")
     hub.requests.clear()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from candlewick.data.text import pieces
-from candlewick.data.text.pieces import Piece, character_cut, last_cut, parts
+from candlewick.data.text import file_ranges
+from candlewick.data.text.file_ranges import FileRange, character_start, cut_into_parts, find_last_cut
 from candlewick.errors import DataError
 
 # letters, digits, marks, and every kind of white space and line end
@@ -30,7 +30,7 @@ def pre_tokens(tokenizer, text):
 @example("a\n\u3000b")
 def test_last_cut_keeps_every_pre_token_and_id(tokenizer, text):
     raw = text.encode()
-    while cut := last_cut(raw):
+    while cut := find_last_cut(raw):
         left, right = raw[:cut].decode(), raw[cut:].decode()
         assert pre_tokens(tokenizer, left) + pre_tokens(tokenizer, right) == pre_tokens(tokenizer, left + right)
         assert tokenizer.encode(left) + tokenizer.encode(right) == tokenizer.encode(left + right)
@@ -43,7 +43,7 @@ def test_pre_tokens_split_after_a_newline_and_before_a_space(tokenizer):
         for code in range(first, first + 64):
             for text in (f"a \n\n{chr(code)} b", f"x\n{chr(code)}b"):
                 raw = text.encode()
-                for cut in [i for i in range(1, len(raw)) if any(p.match(raw, i) for p in pieces._PLACES)]:
+                for cut in [i for i in range(1, len(raw)) if any(p.match(raw, i) for p in file_ranges._SAFE_CUTS)]:
                     left, right = raw[:cut].decode(), raw[cut:].decode()
                     assert pre_tokens(tokenizer, left) + pre_tokens(tokenizer, right) == pre_tokens(
                         tokenizer, text
@@ -51,16 +51,16 @@ def test_pre_tokens_split_after_a_newline_and_before_a_space(tokenizer):
 
 
 def test_last_cut_prefers_spaces_to_newlines():
-    assert last_cut(b"ab cd\nef") == 2
-    assert last_cut("中文\n中文".encode()) == 7
-    assert last_cut("中文\n\u3000中文".encode()) == 0
-    assert last_cut(b"abc") == 0
-    assert last_cut(b" a") == 0
-    assert last_cut(b"") == 0
+    assert find_last_cut(b"ab cd\nef") == 2
+    assert find_last_cut("中文\n中文".encode()) == 7
+    assert find_last_cut("中文\n\u3000中文".encode()) == 0
+    assert find_last_cut(b"abc") == 0
+    assert find_last_cut(b" a") == 0
+    assert find_last_cut(b"") == 0
 
 
 def test_last_cut_finds_a_position_far_from_the_end():
-    assert last_cut(b"a b" + b"x" * 100_000) == 1
+    assert find_last_cut(b"a b" + b"x" * 100_000) == 1
 
 
 @given(
@@ -70,9 +70,9 @@ def test_last_cut_finds_a_position_far_from_the_end():
 def test_parts_join_to_the_text_and_are_bounded(text, block):
     raw = text.encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "PART_BYTES", 16)
-        patch.setattr(pieces, "MAX_PART_BYTES", 40)
-        found = list(parts(raw[i : i + block] for i in range(0, len(raw), block)))
+        patch.setattr(file_ranges, "PART_BYTES", 16)
+        patch.setattr(file_ranges, "MAX_PART_BYTES", 40)
+        found = list(cut_into_parts(raw[i : i + block] for i in range(0, len(raw), block)))
     assert b"".join(part for part, _ in found) == raw
     assert [is_last for _, is_last in found] == [False] * (len(found) - 1) + [True] * bool(found)
     assert all(0 < len(part) <= 40 for part, _ in found)
@@ -84,16 +84,16 @@ def test_parts_join_to_the_text_and_are_bounded(text, block):
 def test_parts_encode_to_the_ids_of_the_text(tokenizer, text):
     text = (text + "a word\n") * 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "PART_BYTES", 32)
-        found = [part.decode() for part, _ in parts(iter([text.encode()]))]
+        patch.setattr(file_ranges, "PART_BYTES", 32)
+        found = [part.decode() for part, _ in cut_into_parts(iter([text.encode()]))]
     assert len(found) > 1
     assert [i for part in found for i in tokenizer.encode(part)] == tokenizer.encode(text)
 
 
 def test_character_cut_never_divides_a_character():
     raw = "a中b".encode()
-    assert [character_cut(raw, i) for i in range(1, 5)] == [1, 1, 1, 4]
-    assert character_cut(b"\x80" * 10, 8) == 8  # not UTF-8 at all
+    assert [character_start(raw, i) for i in range(1, 5)] == [1, 1, 1, 4]
+    assert character_start(b"\x80" * 10, 8) == 8  # not UTF-8 at all
 
 
 @pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
@@ -101,35 +101,35 @@ def test_blocks_join_to_any_range_of_a_file(source, extension):
     raw = bytes(range(256)) * 20
     file = source(f"a.txt{extension}", raw)
     for start, stop in [(0, None), (0, 10), (7, 4000), (5000, None), (5119, 5120), (30, 30), (6000, None)]:
-        assert b"".join(Piece(file, start, stop).blocks(100)) == raw[start:stop]
+        assert b"".join(FileRange(file, start, stop).read_blocks(100)) == raw[start:stop]
 
 
 def test_lines_of_a_piece_are_complete_and_have_offsets(source, monkeypatch):
-    monkeypatch.setattr(pieces, "BLOCK_BYTES", 10)
-    monkeypatch.setattr(Piece.blocks, "__defaults__", (10,))
+    monkeypatch.setattr(file_ranges, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(FileRange.read_blocks, "__defaults__", (10,))
     raw = b"one\ntwo\na very long line that is longer than a block\n\nlast"
     file = source("a.txt", raw)
-    found = list(Piece(file).lines())
+    found = list(FileRange(file).read_lines())
     assert b"".join(block for _, block in found) == raw
     for offset, block in found:
         assert raw[offset : offset + len(block)] == block
         assert block.endswith((b"\n", b"last"))
-    assert list(Piece(file, 4, 8).lines()) == [(4, b"two\n")]
+    assert list(FileRange(file, 4, 8).read_lines()) == [(4, b"two\n")]
 
 
 def test_lines_omit_a_byte_order_mark(source):
-    assert list(Piece(source("a.txt", b"\xef\xbb\xbfone\n")).lines()) == [(3, b"one\n")]
-    assert list(Piece(source("b.txt", b"\xef\xbb\xbfone")).lines()) == [(3, b"one")]
+    assert list(FileRange(source("a.txt", b"\xef\xbb\xbfone\n")).read_lines()) == [(3, b"one\n")]
+    assert list(FileRange(source("b.txt", b"\xef\xbb\xbfone")).read_lines()) == [(3, b"one")]
 
 
 def test_changed_or_missing_file_is_refused_while_reading(source):
     file = source("a.txt", "text")
     os.utime(file.path, ns=(1, 1))
     with pytest.raises(DataError, match="changed while it was being used"):
-        list(Piece(file).blocks())
+        list(FileRange(file).read_blocks())
     file.path.unlink()
     with pytest.raises(DataError, match=r"a\.txt cannot be read: No such file"):
-        list(Piece(file).blocks())
+        list(FileRange(file).read_blocks())
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
@@ -139,18 +139,18 @@ def test_truncated_compressed_file_is_refused_by_name(source, name):
     status = file.path.stat()
     file = type(file)(file.path, file.name, "text", file.compression, status.st_size, status.st_mtime_ns)
     with pytest.raises(DataError, match=r"a\.txt\..* cannot be read: .*it is damaged or cut short"):
-        list(Piece(file).blocks())
+        list(FileRange(file).read_blocks())
 
 
 def test_part_of_the_largest_size_is_cut_at_a_safe_position(monkeypatch):
-    monkeypatch.setattr(pieces, "PART_BYTES", 4)
-    monkeypatch.setattr(pieces, "MAX_PART_BYTES", 8)
-    cut = last_cut(b"aaaaa bb")
+    monkeypatch.setattr(file_ranges, "PART_BYTES", 4)
+    monkeypatch.setattr(file_ranges, "MAX_PART_BYTES", 8)
+    cut = find_last_cut(b"aaaaa bb")
     assert 4 < cut < 8
-    assert list(parts(iter([b"aaaaa bb"]))) == [(b"aaaaa bb"[:cut], False), (b"aaaaa bb"[cut:], True)]
+    assert list(cut_into_parts(iter([b"aaaaa bb"]))) == [(b"aaaaa bb"[:cut], False), (b"aaaaa bb"[cut:], True)]
 
 
 def test_compression_of_a_piece_does_not_depend_on_the_file_name(source):
     file = source("a.txt.gz", "text")
     unnamed = file.path.rename(file.path.with_name("blob"))
-    assert b"".join(Piece(replace(file, path=unnamed)).blocks()) == b"text"
+    assert b"".join(FileRange(replace(file, path=unnamed)).read_blocks()) == b"text"

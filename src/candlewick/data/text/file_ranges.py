@@ -26,7 +26,7 @@ PART_BYTES = 1 << 20
 MAX_PART_BYTES = 2 << 20
 BLOCK_BYTES = 2 << 20
 BOM = b"\xef\xbb\xbf"
-_PLACES = (
+_SAFE_CUTS = (
     re.compile(rb"(?<=[!-~])(?= )"),
     # lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
     re.compile(rb"(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])"),
@@ -59,29 +59,29 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class FileRange:
     """Part of a file: bytes of its (decompressed) text, or rows of a .parquet; `stop` None is the end."""
 
     file: SourceFile
     start: int = 0
     stop: int | None = None
-    begins: bool = True  # `text` only: a document begins here,
-    ends: bool = True  # and ends here; a long document has several pieces
+    starts_document: bool = True  # `text` only: a document begins here,
+    ends_document: bool = True  # and ends here; a long document has several pieces
     split: Split | None = None  # None: each document's hash decides
-    dropped: tuple[int, ...] = ()  # places of documents in it that are left out
+    duplicates: tuple[int, ...] = ()  # places of documents in it that are left out
 
-    def blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    def read_blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
         """Yield the bytes of the piece in blocks. Raises DataError for what cannot be read."""
         self.file.require_unchanged()
         try:
             with pa.input_stream(str(self.file.path), compression=self.file.compression) as stream:
-                yield from self._slice(stream, size)
+                yield from self._read_range(stream, size)
         except OSError as error:
             raise DataError(
                 f"{self.file.path} cannot be read: {error}", "it is damaged or cut short: get it again"
             ) from None
 
-    def _slice(self, stream: Any, size: int) -> Iterator[bytes]:
+    def _read_range(self, stream: Any, size: int) -> Iterator[bytes]:
         if self.file.compression is None:
             stream.seek(self.start)
         else:
@@ -93,54 +93,54 @@ class Piece:
             yield block
             left -= len(block)
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
+    def read_lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield (offset of its first byte in the file, block of whole lines), without a byte order mark."""
         offset, rest = self.start, [b""]
-        for block in self.blocks():
+        for block in self.read_blocks():
             cut = block.rfind(b"\n") + 1
             if not cut:
                 rest.append(block)
                 continue
             lines = b"".join((*rest, block[:cut]))
-            yield _without_mark(offset, lines)
+            yield _strip_bom(offset, lines)
             offset += len(lines)
             rest = [block[cut:]]
         if last := b"".join(rest):
-            yield _without_mark(offset, last)
+            yield _strip_bom(offset, last)
 
 
-def parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+def cut_into_parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Cut a stream of bytes at safe places into (part, whether it is the last); memory stays bounded."""
     buffer = b""
     for block in blocks:
         buffer += block
         while len(buffer) > PART_BYTES:
-            cut = last_cut(buffer[: PART_BYTES + 1])
+            cut = find_last_cut(buffer[: PART_BYTES + 1])
             if not cut and len(buffer) <= MAX_PART_BYTES:
-                cut = last_cut(buffer)
+                cut = find_last_cut(buffer)
                 if not cut:
                     break
-            cut = cut or character_cut(buffer, MAX_PART_BYTES)
+            cut = cut or character_start(buffer, MAX_PART_BYTES)
             yield buffer[:cut], False
             buffer = buffer[cut:]
     if buffer:
         yield buffer, True
 
 
-def last_cut(raw: bytes) -> int:
+def find_last_cut(raw: bytes) -> int:
     """Return the last safe place to cut strictly inside of `raw`, or 0."""
     for window in (1 << 12, 1 << 16, len(raw)):
-        for pattern in _PLACES:
+        for pattern in _SAFE_CUTS:
             places = [place.start() for place in pattern.finditer(raw, max(1, len(raw) - window))]
             if places:
                 return places[-1]
     return 0
 
 
-def character_cut(raw: bytes, target: int) -> int:
+def character_start(raw: bytes, target: int) -> int:
     """Return the start of the UTF-8 character that `target` lies in."""
     return next((cut for cut in range(target, max(target - 4, 0), -1) if raw[cut] & 0xC0 != 0x80), target)
 
 
-def _without_mark(offset: int, raw: bytes) -> tuple[int, bytes]:
+def _strip_bom(offset: int, raw: bytes) -> tuple[int, bytes]:
     return (len(BOM), raw[len(BOM) :]) if offset == 0 and raw.startswith(BOM) else (offset, raw)
