@@ -184,11 +184,7 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
             "give the folder that holds it, or make it again",
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"])) or "all of it"
-        raise ArtifactError(
-            f"{path} is not an artifact manifest: {key}: {first['msg']}", "make it again"
-        ) from None
+        raise ArtifactError(f"{path} is no artifact manifest: {first_problem(error)}", "make it again") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
     if kind is not None and manifest.kind != kind:
@@ -199,6 +195,12 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
             "make it again with this version",
         )
     return manifest
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the key and the message of the first problem that pydantic found."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'all of it'}: {problem['msg']}"
 
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:

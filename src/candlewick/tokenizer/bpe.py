@@ -58,6 +58,9 @@ class Tokenizer:
         self._rust = load_rust(tree, where)
         self.roles = roles = find_roles(tree, facts.special, settings or {}, where)
         self._tree, self._template = tree, (settings or {}).get("chat_template")
+        self.template = template_tokens(tree)
+        """The tokens of a text, $A, with special tokens around it; empty: none."""
+        self.special_tokens = dict(facts.special)
         self.json_bytes = json_bytes
         self.encoder_json = json.dumps(tree).encode() if dropout else json_bytes
         """What encoders read: without dropout."""
@@ -69,7 +72,7 @@ class Tokenizer:
         self.padding_id = None if roles.padding is None else facts.special[roles.padding]
         self.stop_ids = tuple(facts.special[token] for token in roles.stops)
         """What ends a text that a model writes."""
-        self.missing_bytes, self.changes, self.is_lossless = facts.missing_bytes, facts.changes, not facts.changes
+        self.missing_bytes, self.changes = facts.missing_bytes, facts.changes
         self.chat_ids: tuple[int, int] | None = None  # of CHAT_TOKENS
         if facts.special.keys() >= set(CHAT_TOKENS):
             self.chat_ids = cast("tuple[int, int]", tuple(map(facts.special.get, CHAT_TOKENS)))
@@ -98,16 +101,6 @@ class Tokenizer:
     def continuation_json(self) -> bytes | None:
         """What encodes a text that goes on; None if that is no different, else without a space before it."""
         return json.dumps(without_prefix(self._tree)).encode() if self._properties.adds_space else None
-
-    @property
-    def template(self) -> list[str]:
-        """What the library makes of a text, $A, if it is asked to add special tokens; empty: nothing."""
-        return template_tokens(self._tree)
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Every special token and its id."""
-        return dict(self._properties.special)
 
     def with_chat_tokens(self) -> "Tokenizer":
         """Return this tokenizer if it has the tokens of a chat, else one with the missing ones as its last ids."""
@@ -141,11 +134,8 @@ class Tokenizer:
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
         """Return the text of ids that others precede, without special tokens: no space goes at its beginning."""
-        return b"".join(self.token_bytes(i) for i in ids if i not in self._special_ids).decode(errors="replace")
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._properties.special.values())
+        special = set(self.special_tokens.values())
+        return b"".join(self.token_bytes(i) for i in ids if i not in special).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that a token stands for; of a special token, its name; of an id without one, none."""

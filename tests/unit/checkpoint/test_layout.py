@@ -84,7 +84,7 @@ def test_a_folder_of_something_else_is_named_in_the_error(tmp_path):
     for find, folder, said in (
         (candidates, "empty", "holds no finished checkpoint"),
         (newest_checkpoint, "empty", "no checkpoint in"),
-        (candidates, "other", "checkpoint rejected: .* is not an artifact manifest"),
+        (candidates, "other", "checkpoint rejected: .* is no artifact manifest"),
     ):
         with pytest.raises(CheckpointError, match=said) as raised:
             find(tmp_path / folder)

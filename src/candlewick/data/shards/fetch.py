@@ -17,7 +17,7 @@ import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.build import ProgressCallback
-from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
+from candlewick.artifacts.manifest import MANIFEST, Manifest, first_problem, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
 from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
@@ -36,21 +36,21 @@ class Dataset(Section):
     take: Annotated[int, Field(ge=1)] | None = None  # documents at most; null: all
 
 
+_STACK = "hf://datasets/bigcode/the-stack-dedup/data"
 DATASETS = {
-    "fineweb": Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
-    "fineweb-edu": Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
-    "openwebtext": Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
-    "wikipedia": Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
-    "pg19": Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
-    "tinystories": Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
-    **{
-        f"the-stack-{language}": Dataset(
-            name=f"the-stack-{language}",
-            source=f"hf://datasets/bigcode/the-stack-dedup/data/{language}",
-            text_field="content",
-        )
-        for language in ("python", "rust", "javascript", "java", "go")
-    },
+    dataset.name: dataset
+    for dataset in (
+        Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
+        Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
+        Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
+        Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
+        Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
+        Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
+        *(
+            Dataset(name=f"the-stack-{language}", source=f"{_STACK}/{language}", text_field="content")
+            for language in ("python", "rust", "javascript", "java", "go")
+        ),
+    )
 }
 """Datasets of the Hub by name. The Stack asks for its terms to be accepted first."""
 
@@ -90,9 +90,7 @@ def _read_list(path: Path) -> list[Dataset]:
     try:
         return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place or 'all of it'}: {first['msg']}", "write name and source") from None
+        raise ConfigError(f"{path}: {first_problem(error)}", "write name and source") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}",

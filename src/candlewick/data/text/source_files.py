@@ -33,16 +33,8 @@ class HubSource:
 
     repo: HubRepo
     file: HubFile
-
-    @property
-    def name(self) -> str:
-        """Its address, at the commit."""
-        return str(replace(self.repo.uri, path=self.file.path))
-
-    @property
-    def bytes(self) -> int:
-        """Its size there."""
-        return self.file.bytes
+    name: str  # its address, at the commit
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,8 @@ def open_sources(
         if wanted.kind != "dataset":
             raise DataError(f"{uri} is a model, not a dataset", "write hf://datasets/OWNER/NAME@REVISION")
         repo = open_repo(wanted)
-        files += [HubSource(repo, file) for file in choose_files(repo, split)]
+        for file in choose_files(repo, split):
+            files.append(HubSource(repo, file, str(replace(repo.uri, path=file.path)), file.bytes))
     seen: set[Path | tuple[str, str]] = set()
     for file in files:
         place = (file.repo.uri.name, file.file.path) if isinstance(file, HubSource) else file.path

@@ -22,16 +22,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,
     canonical_json,
+    first_problem,
     json_sha256,
     read_manifest,
     replace_durable,
@@ -44,6 +46,7 @@ KIND = "tokens"
 VERSION = 1
 _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
+_Count = Annotated[int, Field(strict=True, ge=0)]
 Tokens = NDArray[np.uint16 | np.uint32]
 logger = logging.getLogger(__name__)
 
@@ -55,24 +58,17 @@ def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What the manifest says of one shard. Raises ValueError for what no shard can have."""
+    """One shard in the manifest of its dataset."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     split: Split
-    tokens: int
-    documents: int  # that end in it
-    text_bytes: int  # of a chat: of its answers
-    max_id: int
-    targets: int | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: split={self.split!r}")
-        least = {"tokens": 1, "documents": 0, "text_bytes": 1, "max_id": 0}
-        for name, lowest in (least if self.targets is None else least | {"text_bytes": 0, "targets": 0}).items():
-            value = getattr(self, name)
-            if type(value) is not int or value < lowest:
-                raise ValueError(f"{self.name}: {name}={value!r}")
+    tokens: Annotated[int, Field(strict=True, ge=1)]
+    documents: _Count  # that end in the shard
+    text_bytes: _Count  # of a chat: of its answers
+    max_id: _Count
+    targets: _Count | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
 
     def file_bytes(self, item_bytes: int) -> dict[str, int]:
         """Return the size of each of its files by extension; `item_bytes` is that of a token."""
@@ -203,13 +199,15 @@ def verify_shards(dataset: TokenDataset) -> None:
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
     try:
         vocab_size = int(manifest.details["vocab_size"])
-        shards = [Shard(**item) for item in manifest.details["shards"]]
+        shards = TypeAdapter(list[Shard]).validate_python(manifest.details["shards"])
         _require_shown(manifest.details)
         if len({shard.targets is None for shard in shards}) > 1:
             raise ValueError("some shards have masks, some have none")
         sizes = {entry.name: entry.bytes for entry in manifest.files}
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
+            if shard.targets is None and not shard.text_bytes:
+                raise ValueError(f"{shard.name}: text_bytes=0")
             for extension, size in shard.file_bytes(item_bytes).items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
@@ -221,6 +219,8 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
                     f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",
                     _FIX,
                 )
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / MANIFEST}: details.shards.{first_problem(error)}", _FIX) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is not that of a token dataset: {error!r}", _FIX) from None
     return vocab_size, shards

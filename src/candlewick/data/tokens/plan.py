@@ -71,7 +71,15 @@ def make_tasks(
     """Return a task for each group; they are numbered from `first` on."""
     tasks, settings = list[Task](), dataset_settings(config, hold_out=hold_out)
     for i, (pieces, text_bytes) in enumerate(groups, first):
-        inputs = [VERSION, i, identity, settings, [_range_identity(p, hashes) for p in pieces]]
+        contents = [
+            [
+                *(piece.file.name, hashes[piece.file], piece.file.kind, piece.file.compression),
+                *(piece.start, piece.stop, piece.starts_document, piece.ends_document),
+                *(piece.split, piece.duplicates),
+            ]
+            for piece in pieces
+        ]
+        inputs = [VERSION, i, identity, settings, contents]
         tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), config))
     return tasks
 
@@ -83,14 +91,6 @@ def group_documents(corpus: Corpus) -> list[tuple[FileRange, ...]]:
         whole = FileRange(file)
         parts += [(whole, file.bytes)] if file.kind == "text" else _divide_range(whole, corpus.config)
     return [pieces for pieces, _ in _join_ranges(parts, corpus.config.shard_text_bytes)]
-
-
-def _range_identity(piece: FileRange, hashes: Mapping[SourceFile, str]) -> list[object]:
-    file = piece.file
-    return [
-        *(file.name, hashes[file], file.kind, file.compression),
-        *(piece.start, piece.stop, piece.starts_document, piece.ends_document, piece.split, piece.duplicates),
-    ]
 
 
 def group_ranges(pieces: Iterable[FileRange], corpus: Corpus) -> Iterator[RangeGroup]:

@@ -41,11 +41,6 @@ class TaskResults:
         """Tokens to train on."""
         return sum(s.tokens for receipt in self.receipts for s in receipt.shards if s.split == "train")
 
-    @property
-    def next_index(self) -> int:
-        """The number of the task that comes next."""
-        return self.tasks[-1].index + 1 if self.tasks else 0
-
 
 @dataclass
 class StreamPreparation:
@@ -73,7 +68,7 @@ class StreamPreparation:
         # of all that decides what the files become
         settings = dataset_settings(self.config, hold_out=self.hold_out)
         limits = [self.config.max_tokens, self.config.max_documents]
-        key = json_sha256([self.identity, self.files.fingerprint, settings, limits, done.next_index])
+        key = json_sha256([self.identity, self.files.fingerprint, settings, limits, len(done.tasks)])
         finished = self._restore(notes, key)
         sizes = [file.bytes for file in self.files.files]
         is_bounded = (self.max_tokens or self.max_documents) is not None
@@ -115,7 +110,7 @@ class StreamPreparation:
         done, corpus = self.results, Corpus((file,), self.config)
         groups = list(group_ranges([self._file_range(corpus)], corpus))
         hashes = {file: corpus.hashes[0]}
-        tasks = make_tasks(groups, hashes, self.identity, self.config, self.hold_out, first=done.next_index)
+        tasks = make_tasks(groups, hashes, self.identity, self.config, self.hold_out, first=len(done.tasks))
         for start in range(0, len(tasks), 2 * self.workers):
             wave = tasks[start : start + 2 * self.workers]
             receipts, done.backend = run_tasks(wave, self.output, self.workers)
