@@ -87,7 +87,7 @@ def test_outputs_that_share_a_cache_download_into_folders_of_their_own(monkeypat
         folders.append(outputs.downloads)
         return [], False
 
-    monkeypatch.setattr("candlewick.runs.datasets.shard", shard)
+    monkeypatch.setattr("candlewick.runs.datasets.write_text_shards", shard)
     for name in ("one", "two"):
         outputs = Outputs(tmp_path / name, tmp_path / "val")
         write_shards([], outputs, ShardSettings(), DataConfig(), cache=tmp_path / "cache")
