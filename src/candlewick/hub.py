@@ -1,11 +1,11 @@
-"""Files of the Hugging Face Hub: listed once at a pinned commit, fetched whole, verified by hash.
+"""Files of the Hugging Face Hub are listed once at a pinned commit, downloaded and verified by hash.
 
-    hf://datasets/OWNER/NAME@REVISION/path     a dataset, or what lies under a path in it
+    hf://datasets/OWNER/NAME@REVISION/path     a dataset, or the files under a path in it
     hf://OWNER/NAME@REVISION                   a model
 
 `huggingface_hub` reads HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_DOWNLOAD_TIMEOUT, and repeats listings, HEAD
-requests and streams that break off. Tried again here are the request for the commit, a GET that ends in 5xx, wrong
-bytes. What cannot pass by itself (no network, 401, 403, 404) fails at once. A token is in no message.
+requests and streams that break off. This module repeats the request for the commit, a GET that ends in 5xx, and
+downloads with wrong bytes. Permanent errors (no network, 401, 403, 404) fail at once. No message has a token.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import huggingface_hub  # which loads its parts when they are used: most runs need none
+import huggingface_hub  # loads its modules on first use: most runs need none
 
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.errors import CandlewickError, DataError, MachineError
 
 SCHEME = "hf://"
-WAIT_SECONDS = (1.0, 4.0, 16.0)  # before each further try
-LONGEST_WAIT_SECONDS = 300  # no server makes us wait longer
+WAIT_SECONDS = (1.0, 4.0, 16.0)  # before each repetition
+LONGEST_WAIT_SECONDS = 300  # the upper bound for Retry-After of a server
 _URI = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(@(?P<revision>refs/(pr|convert)/[\w.-]+|[^/@]+))?(/(?P<path>.*))?"
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
-_QUERY = re.compile(r"\?\S+")  # of an address: it may carry a signature, so it is never logged
-# reasons why another try is of no use; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
+_QUERY = re.compile(r"\?\S+")  # the query of an address may carry a signature: it is never logged
+# errors that a repetition cannot mend; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
 _FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
-_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats such a GET
-_FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but an answer that is cut short: the others it repeats
+_FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats this GET
+_FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but a truncated answer: huggingface_hub repeats the others
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 _Result = TypeVar("_Result")
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HubUri:
-    """What a URI names; `revision` None is the default branch, `path` "" the whole repository."""
+    """A parsed URI; `revision` None is the default branch, `path` "" the repository."""
 
     kind: Literal["dataset", "model"]
     name: str
@@ -53,7 +53,7 @@ class HubUri:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the revision is a commit, which always stands for the same files."""
+        """Whether the revision is a commit, which always has the same files."""
         return _COMMIT.fullmatch(self.revision or "") is not None
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class HubUri:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file in a repository; `sha256` is known for large ones, `blob_id` (git's SHA-1) for all."""
+    """A file in a repository; large files have a `sha256`, all have a `blob_id` (git's SHA-1)."""
 
     path: str
     bytes: int
@@ -74,23 +74,23 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """A repository at one commit, as far as the path of its address goes."""
+    """A repository at one commit, with the files at the path of its address."""
 
     uri: HubUri  # with the commit as the revision
     files: tuple[HubFile, ...]  # at and below the path
 
     @property
     def commit(self) -> str:
-        """The 40 hex digits."""
+        """The commit in 40 hex digits."""
         return self.uri.revision or ""
 
 
 class _WrongBytes(OSError):
-    """What came is not what the listing says."""
+    """A download differs from the listing."""
 
 
 def parse_uri(uri: str) -> HubUri:
-    """Read `hf://...`. Raises DataError if it is none, or its path leads out of the repository."""
+    """Parse `hf://...`. Raises DataError for another address, or a path that leads out of the repository."""
     match = _URI.fullmatch(uri)
     path = (match["path"] or "").strip("/") if match else ""
     if match is None or ".." in path.split("/"):
@@ -102,23 +102,23 @@ def parse_uri(uri: str) -> HubUri:
 
 
 def open_repo(uri: str | HubUri) -> HubRepo:
-    """List what lies at a path (before its wildcards) of a repository, at the commit of its revision now.
+    """List the files at a path (before its wildcards) of a repository, at the current commit of its revision.
 
-    Raises DataError if it is not there or not for this user, MachineError if the Hub cannot be reached.
+    Raises DataError if it is missing or the user has no access, MachineError if the Hub cannot be reached.
     """
-    wanted = parse_uri(uri) if isinstance(uri, str) else uri
+    address = parse_uri(uri) if isinstance(uri, str) else uri
     _configure_library()
     api = huggingface_hub.HfApi()
     # also for a commit: without a network this fails at once, a listing after half a minute of repetitions;
     # without `expand` the answer names every file
-    ask = partial(api.repo_info, wanted.name, revision=wanted.revision, repo_type=wanted.kind, expand="sha")
-    info = _request_with_retries(str(wanted), ask, _FINAL)
+    ask = partial(api.repo_info, address.name, revision=address.revision, repo_type=address.kind, expand="sha")
+    info = _request_with_retries(str(address), ask, _FINAL)
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise DataError(f"{wanted}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
-    pinned = replace(wanted, revision=info.sha)
+        raise DataError(f"{address}: the server names no commit: {str(info.sha)[:40]!r}", "check HF_ENDPOINT")
+    pinned = replace(address, revision=info.sha)
     files = _request_with_retries(str(pinned), lambda: _list_files(api, pinned), _FINAL_IN_LISTINGS)
-    if pinned != wanted:
-        logger.info("%s is commit %s now: write @%s to have the same files again", wanted, info.sha, info.sha)
+    if pinned != address:
+        logger.info("%s is commit %s now: write @%s to have the same files again", address, info.sha, info.sha)
     return HubRepo(pinned, files)
 
 
@@ -129,7 +129,7 @@ def _list_files(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     folder = re.split(r"(?:^|/)[^/]*[*?\[]", uri.path)[0]
     try:
         entries = list(tree(folder, recursive=True))
-    except EntryNotFoundError:  # it is a file, or nothing
+    except EntryNotFoundError:  # the path is a file, or nothing
         siblings = list(tree(folder.rpartition("/")[0]))
         entries = [entry for entry in siblings if entry.path == folder]
         if not entries:
@@ -144,7 +144,7 @@ def _list_files(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
 
 
 def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
-    """Bring one file into `folder`, or the Hub's cache, and verify it. Raises DataError, MachineError."""
+    """Download a file into `folder`, or the Hub's cache, and verify it. Raises DataError, MachineError."""
     if file.path.startswith("/") or ".." in file.path.split("/"):
         raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
 
@@ -155,7 +155,7 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
             repo_type=repo.uri.kind,
             revision=repo.commit,
             local_dir=folder,
-            cache_dir=folder,  # an empty one: a damaged file in the user's own would be copied again and again
+            cache_dir=folder,  # a damaged file in the user's cache would be copied again and again
         )
         return _verify_download(Path(path), file)
 
@@ -163,9 +163,9 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
 
 
 def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
-    """Bring a model's files that match a pattern in `allow` into the Hub's cache; return their folder.
+    """Download the files of a model that match a pattern in `allow` into the Hub's cache; return their folder.
 
-    Code and pickles are never brought, whatever `allow` says. Raises DataError if no file matches.
+    Code and pickles are never downloaded. Raises DataError if no file matches, MachineError as `fetch_file`.
     """
     uri = repo.uri
     if uri.kind != "model":
@@ -192,7 +192,7 @@ def _matches_pattern(path: str, pattern: str) -> bool:
 
 
 def _verify_download(path: Path, file: HubFile) -> Path:
-    """Return the path. Removes a file that is not what the listing says, and raises _WrongBytes."""
+    """Return the path. Removes a file that differs from the listing, and raises _WrongBytes."""
     size, expected = path.stat().st_size, file.sha256 or file.blob_id
     if file.sha256:
         sha = file_sha256(path)
@@ -207,52 +207,52 @@ def _verify_download(path: Path, file: HubFile) -> Path:
     )
 
 
-def _request_with_retries(what: str, ask: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
-    """Return the answer; unless the reason why there is none matches `final`, try again after `WAIT_SECONDS`."""
+def _request_with_retries(address: str, request: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
+    """Return the answer; after an error that `final` does not match, try again after `WAIT_SECONDS`."""
     from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
     if constants.HF_HUB_OFFLINE:
-        raise MachineError(f"{what}: HF_HUB_OFFLINE is set", "unset it, or give local files")
+        raise MachineError(f"{address}: HF_HUB_OFFLINE is set", "unset it, or give local files")
     pauses = iter(WAIT_SECONDS)
     while True:
         try:
-            return ask()
-        # hf_xet raises RuntimeError for its network's troubles; an answer that is no JSON is a ValueError
+            return request()
+        # hf_xet raises RuntimeError for network errors; an answer that is no JSON is a ValueError
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             if getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError):
                 raise  # the disk, not the network
             reason, pause = _describe_error(error), next(pauses, None)
             if pause is None or final.match(reason):
-                raise _error_for_user(what, error) from None
+                raise _error_for_user(address, error) from None
             asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "0")
-        logger.warning("%s: %s; trying again", what, reason)
+        logger.warning("%s: %s; trying again", address, reason)
         time.sleep(max(pause, float(asked)))
 
 
-def _error_for_user(what: str, error: BaseException) -> CandlewickError:
-    if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: it is not in the cache either
+def _error_for_user(address: str, error: BaseException) -> CandlewickError:
+    if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: the file is not in the cache either
         error = error.__cause__ or error
     reason = _describe_error(error)
     if reason == "HTTP 404":
-        return DataError(f"{what} is not on the Hub (HTTP 404)", "check the name, the revision and the path")
+        return DataError(f"{address} is not on the Hub (HTTP 404)", "check the name, the revision and the path")
     if isinstance(error, _WrongBytes):
         fix = "something between here and the Hub changes bytes: try another network"
-        return DataError(f"{what}: {error}", fix)
+        return DataError(f"{address}: {error}", fix)
     if _FINAL.match(reason) and "Connect" not in reason:
-        page = what.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
+        page = address.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
         fix = (
             f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"
         )
-        return DataError(f"{what}: the Hub refuses access ({reason})", fix)
+        return DataError(f"{address}: the Hub refuses access ({reason})", fix)
     return MachineError(
-        f"{what} could not be read from the Hub: {reason}",
+        f"{address} could not be read from the Hub: {reason}",
         "check the network and run it again: what is finished is kept",
     )
 
 
 def _describe_error(error: BaseException) -> str:
-    """Return one line without the query of an address and without the token."""
+    """Return the error on one line, without queries of addresses and without the token."""
     if response := getattr(error, "response", None):
         return f"HTTP {response.status_code}"
     text = " ".join(f"{type(error).__name__.strip('_')}: {error}".split())[:200]
@@ -263,7 +263,7 @@ def _describe_error(error: BaseException) -> str:
 
 @cache
 def _configure_library() -> None:
-    """Bound every wait of `huggingface_hub` (a listing has no time-out); keep queries out of its log; no bars."""
+    """Bound every wait of `huggingface_hub`, keep queries of addresses out of its log, and hide its bars."""
     from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
 
@@ -272,15 +272,15 @@ def _configure_library() -> None:
         return True
 
     disable_progress_bars()
-    session = huggingface_hub.get_session()  # loads what makes the handlers of its log
+    session = huggingface_hub.get_session()  # loads the module that makes the handlers of its log
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(without_query)
     client, hooks = type(session), session.event_hooks["request"]
 
     def limit(request: Any) -> None:
-        given = request.extensions.get("timeout", {})
+        timeouts = request.extensions.get("timeout", {})
         request.extensions["timeout"] = {
-            name: given.get(name) or constants.HF_HUB_DOWNLOAD_TIMEOUT
+            name: timeouts.get(name) or constants.HF_HUB_DOWNLOAD_TIMEOUT
             for name in ("connect", "read", "write", "pool")
         }
 

@@ -1,7 +1,7 @@
-"""Making an artifact, unless the manifest in place says that it is there: one process at a time makes it.
+"""Build an artifact unless its manifest is there already; one process at a time builds it.
 
-OUTPUT.partial     locked by who makes OUTPUT; holds what can be gone on with after a stop
-.tmp-OUTPUT-*      being written beside it; .old-OUTPUT-*: being removed. After a kill they are swept
+OUTPUT.partial     locked by the process that builds OUTPUT; keeps finished work after a stop
+.tmp-OUTPUT-*      being written beside it; .old-OUTPUT-*: being removed. After a kill the next build removes both
 """
 
 import fcntl
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is going to be made, known beforehand."""
+    """The identity of an artifact, known before it is built."""
 
     kind: str
     inputs: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Recipe:
 
 
 def find_built(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest | None:
-    """Return the manifest in `folder` if it is whole and made by this recipe; `hashes`: read every byte."""
+    """Return the manifest in `folder` if its recipe is this one and its files are whole; `hashes` reads them."""
     if not (folder / MANIFEST).is_file():
         return None
     try:
@@ -61,39 +61,39 @@ def find_built(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest
 
 
 def build_once(
-    output: Path, recipe: Recipe, make: Callable[[Path], Manifest], *, hashes: bool = True
+    output: Path, recipe: Recipe, build: Callable[[Path], Manifest], *, hashes: bool = True
 ) -> tuple[Manifest, bool]:
-    """Return the artifact at `output` and whether it was there; else `make` makes it in `output`.partial, alone.
+    """Return the manifest at `output`, and whether it was there; else `build` makes it in `output`.partial.
 
-    Raises ArtifactError if something else is at `output`.
+    Only one process builds at a time. Raises ArtifactError if something else is at `output`.
     """
-    if (found := find_built(output, recipe, hashes=hashes)) is not None:
-        return found, True
+    if (manifest := find_built(output, recipe, hashes=hashes)) is not None:
+        return manifest, True
     require_replaceable(output, recipe.kind)
     with exclusive_build(output) as partial:
-        found = find_built(output, recipe, hashes=hashes)  # another process may have been faster
-        return (make(partial), False) if found is None else (found, True)
+        manifest = find_built(output, recipe, hashes=hashes)  # another process may have been faster
+        return (build(partial), False) if manifest is None else (manifest, True)
 
 
 def build_json_once(path: Path, recipe: Recipe, compute: Callable[[], object]) -> tuple[Any, bool]:
-    """Return the content of an artifact of one JSON file, `path`, and whether it was there; else `compute` it."""
+    """Return the content of the JSON file `path`, an artifact, and whether it was there; else `compute` it."""
 
-    def write(_: Path) -> Manifest:
+    def build(_: Path) -> Manifest:
         content = json.dumps(compute(), indent=1, ensure_ascii=False).encode()
-        with staging(path.parent) as aside:
-            files = (write_durable(aside / path.name, content),)
+        with staging(path.parent) as folder:
+            files = (write_durable(folder / path.name, content),)
             manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files, {}, {})
-            return publish(aside, path.parent, manifest)
+            return publish(folder, path.parent, manifest)
 
-    _, reused = build_once(path.parent, recipe, write)
+    _, reused = build_once(path.parent, recipe, build)
     return json.loads(path.read_bytes()), reused
 
 
 @contextmanager
 def exclusive_build(output: Path) -> Generator[Path]:
-    """Hold `output`.partial, a folder, locked; the kernel lets go of it when this process ends, however it ends.
+    """Lock the folder `output`.partial for the block; the kernel unlocks it when this process ends.
 
-    A second process waits here. What killed ones left beside `output` is removed; the folder too if it is empty.
+    A second process waits. Folders that killed processes left beside `output`, and an empty .partial, are removed.
     """
     partial = output.with_name(output.name + ".partial")
     while True:
@@ -112,7 +112,7 @@ def exclusive_build(output: Path) -> Generator[Path]:
                     yield partial
                 finally:
                     if _is_open_at(descriptor, partial):
-                        with suppress(OSError):  # not empty: the next process goes on with it
+                        with suppress(OSError):  # not empty: the next process continues it
                             partial.rmdir()
                 return
         finally:
@@ -121,10 +121,10 @@ def exclusive_build(output: Path) -> Generator[Path]:
 
 @contextmanager
 def interruptible(partial: Path) -> Generator[None]:
-    """Turn SIGINT and SIGTERM into `RunInterrupted`, which names the folder that is gone on with."""
+    """Turn SIGINT and SIGTERM into RunInterrupted, which names the folder of the finished work."""
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:
         yield
     except KeyboardInterrupt:
@@ -133,7 +133,7 @@ def interruptible(partial: Path) -> Generator[None]:
         ) from None
     finally:
         if is_main:
-            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
 
 
 def _is_open_at(descriptor: int, path: Path) -> bool:
@@ -142,5 +142,5 @@ def _is_open_at(descriptor: int, path: Path) -> bool:
 
 def _sweep(output: Path, *prefixes: str) -> None:
     for prefix in prefixes:
-        for left in output.parent.glob(f".{prefix}-{escape(output.name)}-????????"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in output.parent.glob(f".{prefix}-{escape(output.name)}-????????"):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One run folder, one process: a lock that the kernel drops when its holder dies."""
+"""A lock keeps a run folder to one process; the kernel drops it when the process ends."""
 
 import fcntl
 import json

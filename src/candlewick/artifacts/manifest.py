@@ -2,9 +2,9 @@
 
     {"kind", "version", "inputs", "config", "files": [{"name", "bytes", "sha256"}], "details", "provenance"}
 
-`inputs` holds the ids of what it was made from, `config` the settings that shaped it, `details` what a reader
-wants to know, `provenance` who, when, where: it is not in the id. A folder is written beside its place, fsynced
-and renamed, so that it appears whole or not at all.
+`inputs` holds the ids of the artifacts it was made from, `config` the settings that shaped it, `details` facts for
+readers. `provenance`, that is program, time and machine, is not in the id. A folder is written beside its target,
+fsynced and renamed, so that it appears whole or not at all.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `manifest.json` says."""
+    """The content of a `manifest.json`."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -57,7 +57,7 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """SHA-256 over everything but the provenance: the same on every machine."""
+        """The SHA-256 over everything but the provenance: the same on every machine."""
         content = asdict(self)
         del content["provenance"]
         return json_sha256(content)
@@ -80,7 +80,7 @@ def file_sha256(path: Path) -> str:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the file names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,7 +89,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a folder and those above it, durably."""
+    """Make a folder and its parents, durably."""
     if not path.is_dir():
         make_directory(path.parent)
         path.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def make_directory(path: Path) -> None:
 
 
 def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
-    """Write a file, hash it on the way, and fsync it. `name` is what the manifest calls it."""
+    """Write a file, hash it on the way, and fsync it. `name` is its name in the manifest."""
     digest, size = hashlib.sha256(), 0
     try:
         with path.open("wb") as file:
@@ -108,69 +108,69 @@ def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None 
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which
+        error.filename = error.filename or str(path)  # a full disk names no file
         raise
     return FileEntry(name or path.name, size, digest.hexdigest())
 
 
 def replace_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
-    """Write a single file so that a reader finds the old content or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file so that a reader finds the old content or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        entry = write_durable(aside, chunks, name or path.name)
-        aside.replace(path)
+        entry = write_durable(temporary, chunks, name or path.name)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
     return entry
 
 
 @contextmanager
 def staging(target: Path) -> Generator[Path]:
-    """Yield an empty folder beside `target` to build the artifact in; it is removed if the block fails."""
+    """Yield an empty folder beside `target` to build the artifact in; remove it if the block fails."""
     make_directory(target.parent)
-    aside = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
+    folder = target.with_name(f".tmp-{target.name}-{uuid.uuid4().hex[:8]}")
+    folder.mkdir()
     try:
-        yield aside
+        yield folder
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(aside: Path, target: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest into `aside`, whose files are durable; it takes the place of its kind at `target`."""
-    write_durable(aside / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
-    for folder in {aside, *(aside / Path(entry.name).parent for entry in manifest.files)}:
-        fsync_directory(folder)
-    old = None
+def publish(folder: Path, target: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest into `folder`, whose files are durable, and rename it to `target`; replaces its kind."""
+    write_durable(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
+    for directory in {folder, *(folder / Path(entry.name).parent for entry in manifest.files)}:
+        fsync_directory(directory)
+    previous = None
     if target.exists():
         require_replaceable(target, manifest.kind)
-        old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
-        target.rename(old)
-    aside.rename(target)
+        previous = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
+        target.rename(previous)
+    folder.rename(target)
     fsync_directory(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    if previous is not None:
+        shutil.rmtree(previous, ignore_errors=True)
     return manifest
 
 
 def require_replaceable(target: Path, kind: str) -> None:
-    """Raise ArtifactError if an artifact of this kind at `target` would destroy anything but an older one."""
+    """Raise ArtifactError if `target` holds anything but an artifact of this kind."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        found = read_manifest(target).kind
+        existing = read_manifest(target).kind
     except ArtifactError:
-        found = "folder of something else" if target.is_dir() else "file"
-    if found != kind:
+        existing = "folder of something else" if target.is_dir() else "file"
+    if existing != kind:
         raise ArtifactError(
-            f"{target} exists and is a {found}, so it is not replaced by the new {kind}",
+            f"{target} exists and is a {existing}, so it is not replaced by the new {kind}",
             "choose another --output, or move it away",
         )
 
 
 def read_manifest(folder: Path, kind: str | None = None, version: int | None = None) -> Manifest:
-    """Return what `manifest.json` of a folder says. Raises ArtifactError if it is missing, wrong or foreign."""
+    """Return the manifest of a folder. Raises ArtifactError if it is missing, wrong, or of another kind."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -184,11 +184,7 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
             "give the folder that holds it, or make it again",
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"])) or "all of it"
-        raise ArtifactError(
-            f"{path} is not an artifact manifest: {key}: {first['msg']}", "make it again"
-        ) from None
+        raise ArtifactError(f"{path} is not an artifact manifest: {first_problem(error)}", "make it again") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
     if kind is not None and manifest.kind != kind:
@@ -201,8 +197,14 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
     return manifest
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return the key and the message of the first problem that pydantic found."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'all of it'}: {problem['msg']}"
+
+
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
-    """Raise ArtifactError, naming the first, if a file is missing or has another size (or, by default, hash)."""
+    """Raise ArtifactError for the first file that is missing or has another size (or, with `hashes`, hash)."""
     for entry in manifest.files:
         path = folder / entry.name
         if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():
@@ -213,15 +215,15 @@ def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
                 f"{path} has {size} bytes, its manifest says {entry.bytes}: truncated or changed",
                 "make it again or restore it",
             )
-        if hashes and (found := file_sha256(path)) != entry.sha256:
+        if hashes and (sha256 := file_sha256(path)) != entry.sha256:
             raise ArtifactError(
-                f"{path} has sha256 {found[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
+                f"{path} has sha256 {sha256[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
                 "make it again or restore it",
             )
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Return who made an artifact, where and when: what is not part of its id."""
+    """Return program, machine and time of an artifact, which are not part of its id."""
     return {
         "tool": f"candlewick {__version__}",
         "python": platform.python_version(),

@@ -82,7 +82,7 @@ def write_shards(
     """Write text as shards, unless they are there; return "reused", and the id and details of each folder.
 
     Files of the Hub lie in `cache` while they are read; `workers` of them are downloaded ahead. Raises
-    ConfigError, DataError, ArtifactError, MachineError or RunInterrupted: see `shard`.
+    ConfigError, DataError, ArtifactError, MachineError or RunInterrupted: see `write_text_shards`.
     """
     if cache is not None:  # two commands may share a cache, so each output has its folder
         key = hashlib.sha256(str(outputs.train.absolute()).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Text to token ids and back: byte-level BPE."""
+"""Tokenizers: byte-level BPE, from text to token ids and back."""

@@ -1,4 +1,4 @@
-"""A tokenizer as an artifact: a folder that Hugging Face readers load, with a manifest of how it was made.
+"""A tokenizer artifact is a folder that Hugging Face readers load, with a manifest of its training.
 
 tokenizer.json  tokenizer_config.json  vocab.json  merges.txt  manifest.json (kind "tokenizer", version 1)
 """
@@ -32,32 +32,32 @@ def write_artifact(
 ) -> Manifest:
     """Measure a trained tokenizer on held-out texts and write it as an artifact at `output`.
 
-    Raises TokenizerError if a text does not survive it, ArtifactError if `output` is a folder of something else.
+    Raises TokenizerError if it changes a text, ArtifactError if something else is at `output`.
     """
-    measured = measure(tokenizer, heldout)
-    if changed := measured["changed_texts"]:
+    measurement = measure(tokenizer, heldout)
+    if changed := measurement["changed_texts"]:
         raise TokenizerError(
-            f"{changed} of {measured['texts']} texts do not survive the tokenizer",
+            f"{changed} of {measurement['texts']} texts do not survive the tokenizer",
             "report this with the text: a byte-level tokenizer loses none",
         )
-    trained = asdict(report)
-    seconds = trained.pop("seconds")
+    training = asdict(report)
+    seconds = training.pop("seconds")
     details = {
-        **trained,
+        **training,
         "too_small": report.too_small,
         "pattern": tokenizer.pattern,
         "delimiter_id": tokenizer.delimiter_id,
         "padding_id": tokenizer.padding_id,
-        "heldout": measured,
+        "heldout": measurement,
     }
-    made = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
-    with staging(output) as aside:
-        files = (*tokenizer.write(aside), *write_vocabulary(tokenizer, aside))
-        return publish(aside, output, Manifest(KIND, VERSION, inputs, config, files, details, made))
+    origin = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
+    with staging(output) as folder:
+        files = (*tokenizer.write(folder), *write_vocabulary(tokenizer, folder))
+        return publish(folder, output, Manifest(KIND, VERSION, inputs, config, files, details, origin))
 
 
 def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[FileEntry]:
-    """Write the two files that older readers know, of a byte-level tokenizer: no token holds a space."""
+    """Write vocab.json and merges.txt of a byte-level tokenizer, for older readers: no token holds a space."""
     model = json.loads(tokenizer.json_bytes)["model"]
     merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
     vocab = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))

@@ -1,14 +1,14 @@
-"""Text <-> ids: byte-level BPE without loss, and the tokenizers of others as they are.
+"""A tokenizer maps text to ids and back: lossless byte-level BPE, and tokenizers of others unchanged.
 
     text --pattern--> pre-tokens --UTF-8 bytes--> 256 base tokens --merges--> ids
 
-Ours has no normalizer, and all 256 bytes are tokens, so nothing is lost or unknown. Merges never cross the borders
-that the pattern draws: it is that of Qwen2, since readers such as llama.cpp know patterns by name and refuse new
-ones. `<|endoftext|>` (id 0) goes before each document; the same letters in a text become ordinary tokens.
+Candlewick's has no normalizer, and all 256 bytes are tokens, so no text is lost. Merges never cross the borders of
+the pattern, which is Qwen2's, since readers such as llama.cpp know patterns by name and refuse new ones.
+`<|endoftext|>` (id 0) goes before each document; the same letters in a text become ordinary tokens.
 
-On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json`. One from elsewhere is checked before
-use (`tokenizer.check`), keeps every byte of its file, and says itself what begins and ends a document
-(`tokenizer.special`). It may lose text: `changes` says what. For chats there are two more special tokens
+On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json`. A foreign tokenizer is validated
+(`tokenizer.check`), keeps every byte of its file, and names the tokens that begin and end a document
+(`tokenizer.special`). It may change text: `changes` names how. For chats there are two more special tokens
 (`tokenizer.chat`); a tokenizer without them gets them as its last ids.
 """
 
@@ -45,40 +45,43 @@ logger = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """A checked tokenizer. Ids are 0 to `vocab_size` - 1; a foreign one may lack some of them."""
+    """A validated tokenizer. Ids are 0 to `vocab_size` - 1; a foreign tokenizer may lack some of them."""
 
     def __init__(
         self, json_bytes: bytes, where: str = "the tokenizer", settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Read a tokenizer.json, and a tokenizer_config.json. Raises TokenizerError, which calls it `where`."""
+        """Read a tokenizer.json and a tokenizer_config.json. Raises TokenizerError with the name `where`."""
         tree = parse_object(json_bytes, where)
-        self._properties = facts = validate_tokenizer(tree, where)
+        self._properties = properties = validate_tokenizer(tree, where)
         if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
             tree["model"]["dropout"] = None
         self._rust = load_rust(tree, where)
-        self.roles = roles = find_roles(tree, facts.special, settings or {}, where)
+        self.roles = roles = find_roles(tree, properties.special, settings or {}, where)
         self._tree, self._template = tree, (settings or {}).get("chat_template")
+        self.template = template_tokens(tree)
+        """The tokens of a text, $A, with special tokens around it; empty: none."""
+        self.special_tokens = dict(properties.special)
         self.json_bytes = json_bytes
         self.encoder_json = json.dumps(tree).encode() if dropout else json_bytes
-        """What encoders read: without dropout."""
+        """The JSON for encoders: without dropout."""
         self.sha256 = hashlib.sha256(json_bytes).hexdigest()
-        self.pattern, self.vocab_size = facts.pattern, facts.size
-        self.delimiter, self.delimiter_id = roles.delimiter, facts.special[roles.delimiter]
-        self.end_id = None if roles.end is None else facts.special[roles.end]
-        """What ends each document; None in our own convention, where nothing does."""
-        self.padding_id = None if roles.padding is None else facts.special[roles.padding]
-        self.stop_ids = tuple(facts.special[token] for token in roles.stops)
-        """What ends a text that a model writes."""
-        self.missing_bytes, self.changes, self.is_lossless = facts.missing_bytes, facts.changes, not facts.changes
+        self.pattern, self.vocab_size = properties.pattern, properties.size
+        self.delimiter, self.delimiter_id = roles.delimiter, properties.special[roles.delimiter]
+        self.end_id = None if roles.end is None else properties.special[roles.end]
+        """The token after each document; None for Candlewick's tokenizers, which have none."""
+        self.padding_id = None if roles.padding is None else properties.special[roles.padding]
+        self.stop_ids = tuple(properties.special[token] for token in roles.stops)
+        """The tokens that end a generated text."""
+        self.missing_bytes, self.changes = properties.missing_bytes, properties.changes
         self.chat_ids: tuple[int, int] | None = None  # of CHAT_TOKENS
-        if facts.special.keys() >= set(CHAT_TOKENS):
-            self.chat_ids = cast("tuple[int, int]", tuple(map(facts.special.get, CHAT_TOKENS)))
+        if properties.special.keys() >= set(CHAT_TOKENS):
+            self.chat_ids = cast("tuple[int, int]", tuple(map(properties.special.get, CHAT_TOKENS)))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Load a tokenizer.json, or what lies in a folder: that, else vocab.json and merges.txt.
+        """Load a tokenizer.json, or from a folder that file, else vocab.json and merges.txt.
 
-        Raises TokenizerError if it cannot be used. Warns, once, of bytes that it cannot say.
+        Raises TokenizerError if it cannot be used. Warns, once, of bytes without a token.
         """
         return _warn_if_lossy(cls(*read_files(path)))
 
@@ -86,9 +89,9 @@ class Tokenizer:
     def from_files(
         cls, vocab: Path, merges: Path, special_tokens: AddedTokens = None, *, add_prefix_space: bool = True
     ) -> "Tokenizer":
-        """Load the two files of a byte-level BPE. Raises and warns as `load` does.
+        """Load vocab.json and merges.txt of a byte-level BPE. Raises TokenizerError; warns as `load`.
 
-        `special_tokens` are names, or a file of them (`files.read_special_tokens`); else known names are special.
+        `special_tokens` are names, or a file of names (`files.read_special_tokens`); None: the known names.
         """
         return _warn_if_lossy(
             cls(*read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space))
@@ -96,29 +99,19 @@ class Tokenizer:
 
     @cached_property
     def continuation_json(self) -> bytes | None:
-        """What encodes a text that goes on; None if that is no different, else without a space before it."""
+        """The JSON for a continued text, without a space before it; None if there is no difference."""
         return json.dumps(without_prefix(self._tree)).encode() if self._properties.adds_space else None
 
-    @property
-    def template(self) -> list[str]:
-        """What the library makes of a text, $A, if it is asked to add special tokens; empty: nothing."""
-        return template_tokens(self._tree)
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Every special token and its id."""
-        return dict(self._properties.special)
-
     def with_chat_tokens(self) -> "Tokenizer":
-        """Return this tokenizer if it has the tokens of a chat, else one with the missing ones as its last ids."""
+        """Return this tokenizer if it has the chat tokens, else a copy with the missing tokens as its last ids."""
         names = self.roles.names
         if self.chat_ids is not None:
             return self if self._template is None else Tokenizer(self.json_bytes, settings=names)
         tree = json.loads(self.json_bytes)
-        known = {token["content"] for token in tree["added_tokens"]}
+        existing = {token["content"] for token in tree["added_tokens"]}
         next_id = self.vocab_size
         for content in CHAT_TOKENS:
-            if content not in known:
+            if content not in existing:
                 number = tree["model"]["vocab"].get(content, next_id)
                 next_id += number == next_id
                 token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -126,29 +119,26 @@ class Tokenizer:
         return Tokenizer(json.dumps(tree, indent=2, ensure_ascii=False).encode(), settings=names)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; nothing is added. Raises TokenizerError for half a surrogate pair in it."""
+        """Return the ids of a text, without special tokens. Raises TokenizerError for half a surrogate pair."""
         try:
             return self._rust.encode(text, add_special_tokens=False).ids
         except TypeError:
             raise surrogate_error([text]) from None
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Return the text of ids; bytes that are no UTF-8 become U+FFFD. Raises TokenizerError for a wrong id."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for a wrong id."""
         wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise TokenizerError(f"there is no token {wrong}", f"ids are 0 to {self.vocab_size - 1}")
         return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
-        """Return the text of ids that others precede, without special tokens: no space goes at its beginning."""
-        return b"".join(self.token_bytes(i) for i in ids if i not in self._special_ids).decode(errors="replace")
-
-    @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(self._properties.special.values())
+        """Return the text of ids that continue a text, without special tokens; a first space stays."""
+        special = set(self.special_tokens.values())
+        return b"".join(self.token_bytes(i) for i in ids if i not in special).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; of a special token, its name; of an id without one, none."""
+        """Return the bytes of a token: of a special token its name, of an id without a token none."""
         text = self._rust.id_to_token(token) or ""
         if self._properties.is_byte_level:
             return bytes(BYTE_OF[char] for char in text) if set(text) <= BYTE_OF.keys() else text.encode()
@@ -158,11 +148,11 @@ class Tokenizer:
 
     def write(self, folder: Path, *, model_max_length: int | None = None) -> list[FileEntry]:
         """Write tokenizer.json and tokenizer_config.json into `folder`, durably."""
-        # without this class, readers build their own tokenizer from the model's type, with other ids
+        # without this class, readers build a tokenizer from the model's type, with other ids
         config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= self.roles.names
         if self._properties.adds_space and self._properties.is_byte_level:
-            config["add_prefix_space"] = True  # older readers set it to what stands here
+            config["add_prefix_space"] = True  # older readers take it from here
         if self._template is not None or self.chat_ids is not None:
             config["chat_template"] = self._template or self._chat_template()
         if model_max_length is not None:
@@ -174,11 +164,11 @@ class Tokenizer:
         ]
 
     def _chat_template(self) -> str:
-        """Return what makes Hugging Face readers give the ids of `tokenizer.chat`."""
+        """Return the template with which Hugging Face readers give the ids of `tokenizer.chat`."""
         roles = self.roles
-        own = "" if roles.end is None else f"{{% else %}}{{{{ {roles.end!r} }}}}"
-        begin = "bos_token" if roles.names["bos_token"] == roles.delimiter else repr(roles.delimiter)
-        return _CHAT_TEMPLATE.replace("bos_token", begin).removesuffix("{% endif %}") + own + "{% endif %}"
+        ending = "" if roles.end is None else f"{{% else %}}{{{{ {roles.end!r} }}}}"
+        start = "bos_token" if roles.names["bos_token"] == roles.delimiter else repr(roles.delimiter)
+        return _CHAT_TEMPLATE.replace("bos_token", start).removesuffix("{% endif %}") + ending + "{% endif %}"
 
 
 def _warn_if_lossy(tokenizer: Tokenizer) -> Tokenizer:
@@ -199,13 +189,13 @@ def _warn_once(_sha256: str, change: str) -> None:
 
 
 def surrogate_error(texts: Sequence[str]) -> TokenizerError:
-    """Say which text has no UTF-8 form, and where."""
+    """Return the error for the first text without a UTF-8 form, with its position."""
     for number, text in enumerate(texts):
-        at = next((i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
-        if at is not None:
-            which = f"text {number}" if len(texts) > 1 else "the text"
+        index = next((i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
+        if index is not None:
+            name, char = f"text {number}" if len(texts) > 1 else "the text", f"U+{ord(text[index]):04X}"
             return TokenizerError(
-                f"{which} has half a surrogate pair (U+{ord(text[at]):04X}) at character {at}, so no UTF-8 form",
+                f"{name} has half a surrogate pair ({char}) at character {index}, so no UTF-8 form",
                 "remove or replace it",
             )
     return TokenizerError("the input is not text", "give strings")

@@ -1,11 +1,11 @@
-r"""Conversations as tokens, in the form that is known as ChatML, and which of the tokens are learned.
+r"""Chats are encoded as ChatML; the mask marks the tokens that are learned.
 
     <|endoftext|> <|im_start|> user\nHow are you? <|im_end|> \n <|im_start|> assistant\nFine. <|im_end|> \n
           0             0              0               0      0       0           0     1        1       0
 
-Role, line end and content are encoded as one text, as the chat template does it. A token that goes over from the
-line end into the content is not learned: when the model answers, the prompt ends with the line end. The names of
-special tokens in a content are plain text; a template cannot do that.
+Role, line end and content are encoded as one text, as by the chat template. A token across line end and content is
+not learned: when the model answers, the prompt ends with the line end. Names of special tokens in a content are
+plain text, which a template cannot do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ ANSWER: Role = "assistant"
 
 
 class ChatTokens:
-    """The ids around messages, and where in the ids of a message its content begins. Raises TokenizerError."""
+    """Knows the ids around messages and the header of a message. Raises TokenizerError without chat tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         if tokenizer.chat_ids is None:
@@ -48,23 +48,23 @@ class ChatTokens:
 
 
 def message_text(role: str, content: str) -> str:
-    """Return what is encoded as one text between the two special tokens."""
+    """Return the text of a message between the two special tokens."""
     return f"{role}\n{content}"
 
 
 def encode_chat(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of a conversation, and 1 for each that is learned, else 0. Raises TokenizerError."""
+    """Return the ids of a conversation and its mask, 1 for learned ids, else 0. Raises TokenizerError."""
     chat = ChatTokens(tokenizer)
     ids, mask = [tokenizer.delimiter_id], [0]
     for message in messages:
-        own = tokenizer.encode(message_text(message["role"], message["content"]))
-        ids += [chat.start_id, *own, chat.end_id, chat.newline_id]
+        message_ids = tokenizer.encode(message_text(message["role"], message["content"]))
+        ids += [chat.start_id, *message_ids, chat.end_id, chat.newline_id]
         learned = 0
         if message["role"] == ANSWER:
-            learned = len(own) - chat.header_tokens(np.array(own), ANSWER) + 1
-        mask += [0] * (len(own) + 2 - learned) + [1] * learned + [0]
+            learned = len(message_ids) - chat.header_tokens(np.array(message_ids), ANSWER) + 1
+        mask += [0] * (len(message_ids) + 2 - learned) + [1] * learned + [0]
     if add_generation_prompt:
         prompt = [chat.start_id, *tokenizer.encode(message_text(ANSWER, ""))]
         ids, mask = ids + prompt, mask + [0] * len(prompt)

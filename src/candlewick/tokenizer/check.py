@@ -1,4 +1,4 @@
-"""A tokenizer.json -> what is known about it, or why it cannot be used.
+"""Validation of a tokenizer.json: its properties, or the reason why it cannot be used.
 
                  normalizer          pre-tokenizer                     decoder
     byte level   none, NFC, ...      known patterns, then ByteLevel    ByteLevel      ours, GPT-2's, Llama 3's,
@@ -7,7 +7,7 @@
                                                                                       is bytes, tokens <0xNN>
 
 The model is BPE in all of them. A file from elsewhere may hang or kill the process, so regular expressions must be
-known to the letter; two JSON readers may differ on odd input, so what was checked is handed over, not the file.
+known to the letter; two JSON readers may differ on odd input, so the library gets the validated tree.
 """
 
 import json
@@ -24,13 +24,13 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = {
     "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
-    "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # that of Llama 3, too
+    "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # of Llama 3, too
 }
 _PRE_TOKENIZERS: Mapping[str, object] = {
     name: {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
     for name, regex in PATTERNS.items()
 } | {"digits": {"type": "Digits", "individual_digits": True}}
-SPACE = "\u2581"  # what stands for a space in pieces
+SPACE = "\u2581"  # stands for a space in SentencePiece tokens
 MAX_BYTES = 64 << 20
 
 _KNOWN_STEPS = {
@@ -44,13 +44,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TokenizerProperties:
-    """What a checked file says."""
+    """The properties of a validated file."""
 
     pattern: str  # names of the patterns, joined by +; "none" cuts nowhere
     is_byte_level: bool
     adds_space: bool  # before a text that does not begin with one
-    missing_bytes: int  # of 256: no token can say them
-    changes: tuple[str, ...]  # what of a text does not come back as it was, in words
+    missing_bytes: int  # bytes of 256 that no token covers
+    changes: tuple[str, ...]  # how decoding differs from the text, in words
     size: int  # the largest id + 1
     special: Mapping[str, int]
 
@@ -62,7 +62,7 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, 
 
 
 def parse_object(content: bytes, where: str) -> Json:
-    """Read a JSON object. Raises TokenizerError, also for a key that is there twice."""
+    """Parse a JSON object. Raises TokenizerError, also for a repeated key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> Json:
         section = dict(pairs)
@@ -80,18 +80,18 @@ def parse_object(content: bytes, where: str) -> Json:
 
 
 def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
-    """Return what a tokenizer is. Raises TokenizerError for what this program cannot use."""
+    """Return the properties of a tokenizer. Raises TokenizerError for one that this program cannot use."""
 
-    def require(condition: bool, what: str) -> None:
+    def require(condition: bool, problem: str) -> None:
         if not condition:
             raise TokenizerError(
-                f"{where} cannot be used: {what}", "use a tokenizer made by `candlewick tokenizer`"
+                f"{where} cannot be used: {problem}", "use a tokenizer made by `candlewick tokenizer`"
             )
 
     require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
-    for part in ("normalizer", "post_processor"):
-        known = all(_is_known(step, _KNOWN_STEPS[part]) for step in find_steps(tree, part))
-        require(known, f"its {part} is none of {', '.join(sorted(_KNOWN_STEPS[part]))}")
+    for name in ("normalizer", "post_processor"):
+        is_known = all(_is_known(step, _KNOWN_STEPS[name]) for step in find_steps(tree, name))
+        require(is_known, f"its {name} is none of {', '.join(sorted(_KNOWN_STEPS[name]))}")
     is_byte_level = step_type(tree.get("decoder")) == "ByteLevel"
     decoders = find_steps(tree, "decoder")
     is_pieces = bool(decoders) and all(_is_known(step, _KNOWN_STEPS["decoder"]) for step in decoders)
@@ -100,8 +100,8 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
     require(step_type(tree.get("model")) == "BPE", "its model is not BPE")
     bpe = cast(Json, tree["model"])
-    off = [name for name in ("continuing_subword_prefix", "end_of_word_suffix") if bpe.get(name)]
-    require(not off, f"its model sets {', '.join(off)}")
+    affixes = [name for name in ("continuing_subword_prefix", "end_of_word_suffix") if bpe.get(name)]
+    require(not affixes, f"its model sets {', '.join(affixes)}")
     vocab, merges = bpe.get("vocab"), bpe.get("merges")
     require(isinstance(vocab, dict) and isinstance(merges, list), "it has no vocabulary or no merges")
     unknown = bpe.get("unk_token")
@@ -130,23 +130,23 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     return TokenizerProperties(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
 
 
-def step_type(part: object) -> str | None:
-    """Return the type of a part, None for what is no part."""
-    kind = cast(Json, part).get("type") if isinstance(part, dict) else None
+def step_type(step: object) -> str | None:
+    """Return the type of a step, None if it is no step."""
+    kind = cast(Json, step).get("type") if isinstance(step, dict) else None
     return kind if isinstance(kind, str) else None
 
 
 def find_steps(tree: Json, name: str) -> list[object]:
-    """Return what a part does one after another."""
-    part: object = tree.get(name)
-    if step_type(part) == "Sequence":
-        lists = [value for value in cast(Json, part).values() if isinstance(value, list)]
-        return lists[0] if len(lists) == 1 else [part]
-    return [] if part is None else [part]
+    """Return the steps of a normalizer, pre-tokenizer, decoder or post-processor in order."""
+    step: object = tree.get(name)
+    if step_type(step) == "Sequence":
+        lists = [value for value in cast(Json, step).values() if isinstance(value, list)]
+        return lists[0] if len(lists) == 1 else [step]
+    return [] if step is None else [step]
 
 
 def _is_known(step: object, kinds: set[str]) -> bool:
-    """Tell whether a step is of a known kind, short, and without a regular expression."""
+    """Return whether a step is of a known type, short, and without a regular expression."""
     match step:
         case {"type": "Replace", "pattern": {"Regex": _}}:
             return False
@@ -155,7 +155,7 @@ def _is_known(step: object, kinds: set[str]) -> bool:
 
 
 def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
-    """Name the pre-tokenizer, if it is a known one to the letter."""
+    """Return the name of the pre-tokenizer if it is known to the letter, else None."""
     match steps:
         case [*cuts, {"type": "ByteLevel", "add_prefix_space": bool()}] if is_byte_level:
             uses_regex = cast(Json, steps[-1]).get("use_regex", True)
@@ -179,14 +179,14 @@ def _count_missing_bytes(bpe: Json, is_byte_level: bool) -> int:
 
 
 def without_prefix(tree: Json) -> Json:
-    """Return the tokenizer of a text that goes on: one that adds no space before it."""
+    """Return the tokenizer of a continued text, which adds no space before it."""
     never, changed = {"add_prefix_space": False, "prepend_scheme": "never"}, dict(tree)
     for name, key in (("pre_tokenizer", "pretokenizers"), ("normalizer", "normalizers")):
         steps = cast("list[Json]", find_steps(tree, name))
         others = [step for step in steps if step_type(step) != "Prepend"]
-        kept = [step | {option: never[option] for option in never.keys() & step.keys()} for step in others]
-        if kept != steps:
-            changed[name] = {"type": "Sequence", key: kept}
+        remaining = [step | {option: never[option] for option in never.keys() & step.keys()} for step in others]
+        if remaining != steps:
+            changed[name] = {"type": "Sequence", key: remaining}
     return changed
 
 
@@ -206,7 +206,7 @@ def _describe_changes(tree: Json, is_byte_level: bool, adds_space: bool, missing
 
 @contextmanager
 def tokenizers_errors(where: str) -> Generator[None]:
-    """Raise TokenizerError for what the library says against a file."""
+    """Turn errors of the tokenizers library about a file into TokenizerError."""
     try:
         yield
     except BaseException as error:  # a panic in Rust derives from BaseException alone
@@ -216,12 +216,12 @@ def tokenizers_errors(where: str) -> Generator[None]:
 
 
 def load_rust(tree: Json, where: str) -> RustTokenizer:
-    """Hand over what was checked. Raises TokenizerError if the library reads it otherwise, or not at all."""
+    """Load a validated tree. Raises TokenizerError if the library refuses it or reads other ids."""
     with tokenizers_errors(where):
         rust = RustTokenizer.from_str(json.dumps(tree))
     for name, number in ((token["content"], token["id"]) for token in tree["added_tokens"]):
-        if (found := rust.token_to_id(name)) != number:
-            problem = f"{name[:40]!r} has id {number}, which the library reads as {found}"
+        if (library_id := rust.token_to_id(name)) != number:
+            problem = f"{name[:40]!r} has id {number}, which the library reads as {library_id}"
             raise TokenizerError(f"{where} cannot be used: {problem}", "give the added tokens ids without gaps")
     rust.encode_special_tokens = True  # in text they are plain text
     return rust

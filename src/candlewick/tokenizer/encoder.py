@@ -1,8 +1,8 @@
-"""Many texts -> one flat array of ids: the bulk encoder behind data preparation, fast or reference.
+"""A bulk encoder turns many texts into one flat array of ids: fast, or the reference.
 
     ["ab c", "", "d"]  ->  ids [x y z w] uint32, lengths [3 0 1] int64
 
-`tokenizers` is the reference. `fastokens` gives the same ids some 40 times faster and is used when it is there.
+`tokenizers` is the reference. `fastokens` gives the same ids some 40 times faster and is used if installed.
 In both, special tokens in a text are plain text, and nothing is added.
 """
 
@@ -22,7 +22,7 @@ from candlewick.tokenizer.bpe import surrogate_error
 # the reference makes some 100 bytes of objects per byte of text
 _BATCH_CHARS = 1 << 18
 _BATCH_TEXTS = 1 << 10
-# what tokenizers do differently: spaces at the ends, marks, compatibility forms, scripts, names of tokens
+# texts on which encoders differ: spaces at the ends, marks, compatibility forms, scripts, names of tokens
 _PROBES: list[str] = re.split(
     r"\|",
     "| |a| a b  c\n\n d\t|It's 1234\r\n x|e\u0301 \ufb01 \uff21 \u0130\u00c5 \u212b|\u2581a \u2581|\u65e5\u672c"
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
-    """Return the fastest encoder that there is for the content of a checked tokenizer.json."""
+    """Return the fastest encoder for the content of a validated tokenizer.json."""
     reference = ReferenceEncoder(tokenizer_json)
     try:
         fast = FastEncoder(tokenizer_json)
@@ -50,7 +50,7 @@ def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
 
 
 class ReferenceEncoder:
-    """What every other encoder has to agree with."""
+    """Encodes by `tokenizers`; every other encoder has to give the same ids."""
 
     name = "tokenizers"
 
@@ -59,7 +59,7 @@ class ReferenceEncoder:
         self._rust.encode_special_tokens = True
 
     def encode(self, texts: list[str]) -> Encoded:
-        """Return the ids of all texts, and how many each has. Raises TokenizerError for half a surrogate pair."""
+        """Return the ids of all texts, and the count of each. Raises TokenizerError for half a surrogate pair."""
         ids: list[NDArray[np.uint32]] = []
         lengths: list[int] = []
         for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):
@@ -75,7 +75,7 @@ class ReferenceEncoder:
 
 
 def batched(items: Iterable[Item], size_of: Callable[[Item], int], size: int, count: int) -> Iterator[list[Item]]:
-    """Yield the items in lists that end with the one that reaches the size or the count."""
+    """Yield the items in lists; a list ends with the item that reaches the size or the count."""
     batch: list[Item] = []
     total = 0
     for item in items:
@@ -89,7 +89,7 @@ def batched(items: Iterable[Item], size_of: Callable[[Item], int], size: int, co
 
 
 class FastEncoder:
-    """Raises MachineError if the package is missing, or cannot use the tokenizer."""
+    """Encodes by `fastokens`. Raises MachineError if it is missing or cannot use the tokenizer."""
 
     name = "fastokens"
 

@@ -1,11 +1,11 @@
-"""How well a tokenizer fits a text: bytes per token, and whether every text comes back as it was.
+"""Measures of a tokenizer on a text: bytes per token, and whether decoding restores every text.
 
-    bytes_per_token    what a token is worth: the loss per token divided by it compares across tokenizers
+    bytes_per_token    the loss per token divided by it compares across tokenizers
     tokens_per_text    the delimiter not counted
     coverage           share of the vocabulary that occurs
-    changed_texts      did not come back as they were
+    changed_texts      texts that decoding does not restore
 
-Measured on text that the tokenizer was not trained on, else it flatters. A ratio of nothing is null.
+Text that the tokenizer was trained on would flatter it. A ratio of nothing is null.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 
 def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float | None]:
-    """Encode and decode each text. Raises TokenizerError for text that has no UTF-8 form."""
+    """Return the measures of a tokenizer on texts. Raises TokenizerError for text without a UTF-8 form."""
     count = num_bytes = num_tokens = changed = 0
     used: set[int] = set()
     for text in texts:

@@ -1,6 +1,6 @@
-"""Which special token does what: begins a document, ends one, ends what a model writes, fills up rows.
+"""Roles of special tokens: they begin a document, end it, end a generated text, or pad rows.
 
-    ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document and nothing ends one
+    ours, GPT-2, Qwen      <|endoftext|> text <|endoftext|> text     it begins each document; no token ends it
     Llama, and others      <bos> text <eos> <bos> text <eos>
 
 The template in a file's post-processor comes first, then tokenizer_config.json, then names that are known.
@@ -26,7 +26,7 @@ _ROLE_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What special tokens are for; `names` are those that Hugging Face readers know."""
+    """The special token of each role; `names` are the keys of tokenizer_config.json."""
 
     delimiter: str
     end: str | None
@@ -36,28 +36,32 @@ class Roles:
 
 
 def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, Any], where: str) -> Roles:
-    """Return the roles; `settings` is tokenizer_config.json.
+    """Return the roles of special tokens; `settings` is tokenizer_config.json.
 
-    Raises TokenizerError if nothing begins a document, and for a template of several before or after.
+    Raises TokenizerError if no token begins a document, and for a template with several before or after.
     """
     template = template_tokens(tree)
-    at = template.index("$A") if "$A" in template else 0
-    first, last = template[:at], template[at + 1 :]
-    given = {name: settings[name] for name in _ROLE_NAMES if name in settings}  # text, or an object around it
-    given = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
-    names = {name: token if isinstance(token, str) and token in special else None for name, token in given.items()}
+    middle = template.index("$A") if "$A" in template else 0
+    first, last = template[:middle], template[middle + 1 :]
+    values = {name: settings[name] for name in _ROLE_NAMES if name in settings}  # a name, or an object with it
+    values = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
+    names = {
+        name: value if isinstance(value, str) and value in special else None for name, value in values.items()
+    }
     bos, eos = names.get("bos_token"), names.get("eos_token")
-    known = [begin for begin, end in PAIRS.items() if {begin, end} <= special.keys()]
-    own = [token for token in (bos, DELIMITER) if token is not None and token in special and token not in _TURNS]
-    found = [*first, *own, *known, *last, *([eos] if eos else [])]
-    if not found or found[0] not in special or max(len(first), len(last)) > 1:
+    pair_starts = [start for start, end in PAIRS.items() if {start, end} <= special.keys()]
+    starts = [
+        token for token in (bos, DELIMITER) if token is not None and token in special and token not in _TURNS
+    ]
+    candidates = [*first, *starts, *pair_starts, *last, *([eos] if eos else [])]
+    if not candidates or candidates[0] not in special or max(len(first), len(last)) > 1:
         raise TokenizerError(
             f"{where} cannot be used: it has no document delimiter {DELIMITER}, and neither its template "
             f"({' '.join(template)[:80] or 'none'}) nor its special tokens ({', '.join(special)[:80] or 'none'}) "
             "name one token that begins a text",
             "put a tokenizer_config.json with a bos_token beside it",
         )
-    delimiter = found[0]
+    delimiter = candidates[0]
     ends = [
         *last,
         eos if delimiter in (*first, bos) and eos not in _TURNS else None,
@@ -75,7 +79,7 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
 
 
 def template_tokens(tree: Json) -> list[str]:
-    """Return what a template makes of a text, which is $A: its tokens in order, of a tokenizer that was loaded."""
+    """Return the tokens of the template of a loaded tokenizer in order; $A is the text."""
     templates = [cast(Json, step) for step in find_steps(tree, "post_processor") if step_type(step) != "ByteLevel"]
-    pieces = templates[0]["single"] if templates else []
-    return [piece["SpecialToken"]["id"] if "SpecialToken" in piece else "$A" for piece in pieces]
+    items = templates[0]["single"] if templates else []
+    return [item["SpecialToken"]["id"] if "SpecialToken" in item else "$A" for item in items]

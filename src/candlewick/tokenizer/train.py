@@ -1,11 +1,11 @@
-"""A stream of texts -> a byte-level BPE tokenizer. The same texts and settings give the same bytes.
+"""Training of a byte-level BPE tokenizer on a stream of texts. Equal texts and settings give equal bytes.
 
-    texts -> pieces of at most 64 KiB -> counts of pre-tokens (Rust) -> merges, most frequent pair first
-             (cut where the pattern cuts, so a piece has the pre-tokens of the whole)
+    texts -> chunks of at most 64 KiB -> counts of pre-tokens (Rust) -> merges, most frequent pair first
+             (cut where the pattern cuts, so the chunks have the pre-tokens of the text)
 
-Memory is bounded: the trainer reads ahead 256 pieces and keeps counts, never text. Its time grows with the square
+Memory is bounded: the trainer reads ahead 256 chunks and keeps counts, never text. Its time grows with the square
 of a pre-token's length, so runs of more than 512 letters (a genome) are cut as well. It counts pairs in 32 bits,
-which 2 GiB of text cannot overflow, so more is refused. Of a larger corpus, pieces are taken evenly.
+which 2 GiB of text cannot overflow, so more is refused. Of a larger corpus, chunks are taken evenly.
 arXiv:1508.07909.
 """
 
@@ -32,7 +32,7 @@ MAX_TRAIN_BYTES = (1 << 31) - 1
 MAX_RUN_CHARS = 512
 _REPORT_BYTES = 1 << 20
 
-# places where the pattern always cuts: after a line end before something visible, and between a word and a space
+# the pattern always cuts after a line end before something visible, and between a word and a space
 _CUT = re.compile(r"(?<=\n)(?=\S)|(?<=\S)(?= )")
 _LONG_SPACE = re.compile(rf"\s{{{MAX_RUN_CHARS}}}")
 _LONG_RUN = re.compile(rf"[^\W\d_]{{{MAX_RUN_CHARS}}}|(?:[^\w\s]|_){{{MAX_RUN_CHARS}}}|\s{{{MAX_RUN_CHARS}}}")
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What a tokenizer was trained on, and what came out."""
+    """The text of a training, and the size of the vocabulary."""
 
     requested_vocab_size: int
     vocab_size: int
@@ -66,11 +66,11 @@ def train_tokenizer(
     total_bytes: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tokenizer, TrainReport]:
-    """Train on at most `max_train_bytes` of UTF-8: evenly of `total_bytes` if that is given, else the first.
+    """Train on at most `max_train_bytes` of UTF-8: evenly of `total_bytes`, or the first if that is None.
 
     `progress` is called with the bytes read so far, and with `max_train_bytes` when the merging begins. Raises
-    ConfigError for sizes that cannot be, TokenizerError if there is no text. A text too small for the vocabulary
-    is in the report, and a warning.
+    ConfigError for sizes out of range, TokenizerError without text. Too small a text for the vocabulary is in the
+    report, with a warning.
     """
     if not 0 < max_train_bytes <= MAX_TRAIN_BYTES:
         raise ConfigError(
@@ -92,7 +92,7 @@ def train_bpe(
     min_frequency: int,
     special: Sequence[str],
 ) -> tuple[Tokenizer, TrainReport]:
-    """Train a byte-level tokenizer on what `reader` takes of the texts; see `train_tokenizer`."""
+    """Train a byte-level tokenizer on the chunks that `reader` takes of the texts; see `train_tokenizer`."""
     start, always = time.monotonic(), 256 + len(special)
     if vocab_size < always:
         raise ConfigError(
@@ -121,7 +121,7 @@ def train_bpe(
 
 
 class TrainingText:
-    """What of a stream of texts is trained on; counts it and hashes it."""
+    """Takes chunks to train on from a stream of texts; counts and hashes them."""
 
     def __init__(self, limit: int, total: int | None, progress: Callable[[int], None] | None) -> None:
         self._limit, self._total, self._progress = limit, total, progress
@@ -129,13 +129,13 @@ class TrainingText:
         self.digest = hashlib.sha256()
 
     def read(self, texts: Iterable[str]) -> Iterator[str]:
-        """Yield the pieces to train on. Raises TokenizerError for half a surrogate pair in a text."""
+        """Yield the chunks to train on. Raises TokenizerError for half a surrogate pair in a text."""
         seen = 0
-        for piece in self._chunks(texts):
+        for chunk in self._chunks(texts):
             try:
-                raw = piece.encode()
+                raw = chunk.encode()
             except UnicodeEncodeError:
-                raise surrogate_error([piece]) from None
+                raise surrogate_error([chunk]) from None
             # after any part of the corpus, the same share of it has been taken
             if self._total is None or self.bytes * self._total <= seen * self._limit:
                 yield self._keep(raw)
@@ -145,13 +145,13 @@ class TrainingText:
         self._report_progress(self._limit)
 
     def _chunks(self, texts: Iterable[str]) -> Iterator[str]:
-        told = 0
+        reported = 0
         for text in texts:
             self.texts += 1
             yield from split_text(text)
-            if self.bytes >= told + _REPORT_BYTES:
-                told = self.bytes
-                self._report_progress(told)
+            if self.bytes >= reported + _REPORT_BYTES:
+                reported = self.bytes
+                self._report_progress(reported)
 
     def _keep(self, raw: bytes) -> str:
         text = raw[: self._limit - self.bytes].decode(errors="ignore")
@@ -166,23 +166,23 @@ class TrainingText:
 
 
 def split_text(text: str, limit: int = CHUNK_CHARS) -> Iterator[str]:
-    """Cut a text into pieces of at most `limit` characters, where the pattern cuts too if such a place is near."""
+    """Cut a text into chunks of at most `limit` characters, near the end where the pattern cuts too."""
     start = 0
     while len(text) - start > limit:
-        # looked for from the middle on, so that a piece is never short
-        places = [match.start() for match in _CUT.finditer(text, start + max(limit // 2, 1), start + limit)]
-        stop = places[-1] if places else start + limit
+        # cuts are searched from the middle on, so that a chunk is never short
+        cuts = [match.start() for match in _CUT.finditer(text, start + max(limit // 2, 1), start + limit)]
+        stop = cuts[-1] if cuts else start + limit
         yield from _split_runs(text[start:stop])
         start = stop
     yield from _split_runs(text[start:])
 
 
-def _split_runs(piece: str) -> Iterator[str]:
+def _split_runs(chunk: str) -> Iterator[str]:
     start = 0
-    longest = max(map(len, piece.split()), default=0)
-    if longest >= MAX_RUN_CHARS or _LONG_SPACE.search(piece):  # much faster than to look for runs in all text
-        for match in _LONG_RUN.finditer(piece):
-            yield piece[start : match.end()]
+    longest = max(map(len, chunk.split()), default=0)
+    if longest >= MAX_RUN_CHARS or _LONG_SPACE.search(chunk):  # much faster than searching runs in all text
+        for match in _LONG_RUN.finditer(chunk):
+            yield chunk[start : match.end()]
             start = match.end()
-    if start < len(piece):
-        yield piece[start:]
+    if start < len(chunk):
+        yield chunk[start:]

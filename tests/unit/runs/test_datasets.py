@@ -85,7 +85,7 @@ def test_shard_runs_with_a_common_cache_download_into_separate_folders(monkeypat
         folders.append(outputs.downloads)
         return [], False
 
-    monkeypatch.setattr("candlewick.runs.datasets.shard", shard)
+    monkeypatch.setattr("candlewick.runs.datasets.write_text_shards", shard)
     for name in ("one", "two"):
         outputs = Outputs(tmp_path / name, tmp_path / "val")
         write_shards([], outputs, ShardSettings(), DataConfig(), cache=tmp_path / "cache")

@@ -19,8 +19,8 @@ class BatchSchedule:
 
     rows: int
     stages: tuple[BatchStage, ...] = ()
-    step: int = 0  # updates that were made before, perhaps by another schedule
-    rows_read: int = 0  # by them
+    step: int = 0  # earlier updates, perhaps by another schedule
+    rows_read: int = 0  # by the earlier updates
 
     @classmethod
     def from_config(cls, data: DataConfig, sequence_length: int, world_size: int) -> Self:
@@ -49,11 +49,11 @@ class BatchSchedule:
         return cls(rows, data.batch_ramp)
 
     def resume_at(self, step: int, rows_read: int) -> Self:
-        """Return the schedule of a run that has made `step` updates, which read so many rows."""
+        """Return the schedule of a run whose first `step` updates have read `rows_read` rows."""
         return replace(self, step=step, rows_read=rows_read)
 
     def rows_at(self, rows_read: int) -> int:
-        """Return the rows of the update that begins when so many rows were read."""
+        """Return the rows of the update that follows the first `rows_read` rows."""
         for stage in self.stages:
             rows_read -= stage.steps * stage.global_batch_size
             if rows_read < 0:
@@ -67,7 +67,7 @@ class BatchSchedule:
         return self.rows_read + ahead
 
     def steps_for(self, rows: int) -> int:
-        """Return the least number of updates of the run that have read at least so many rows."""
+        """Return the least number of updates that read at least `rows` rows."""
         passed = self._steps_from_start(self.rows_read)
         ahead = rows - self.rows_read + self._rows_from_start(passed)
         return self.step + self._steps_from_start(ahead) - passed

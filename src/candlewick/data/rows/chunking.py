@@ -4,7 +4,7 @@
     offset 3, T = 4       . . . a a a a b b b   c c x x      n = ceil(N / T) = 3 rows; x counts for nothing
 
 Over the n rows every token is a target exactly once: of the last row only the first N - (n - 1) T targets count.
-The offset is another at every epoch. Targets that do not count, as masks say, are replaced by `IGNORE_INDEX`.
+The offset changes with the epoch. Targets that do not count, as masks say, are replaced by `IGNORE_INDEX`.
 """
 
 from dataclasses import dataclass, replace
@@ -28,13 +28,13 @@ class Rows:
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]  # the token after each; IGNORE_INDEX: it does not count
     num_targets: int  # that count
-    starts: Mask | None  # where documents begin, if that was asked for
+    starts: Mask | None  # where documents begin, if `needs_starts`
 
     @classmethod
     def from_mask(
         cls, tokens: NDArray[np.int32], targets: NDArray[np.int32], loss_mask: Mask | None, starts: Mask | None
     ) -> Self:
-        """Make rows of which only the targets count that the mask is true for. Writes into `targets`."""
+        """Make rows in which a target counts where `loss_mask` is true; None: all count. Writes into `targets`."""
         if loss_mask is None:
             return cls(tokens, targets, targets.size, starts)
         # IGNORE_INDEX where the mask is false: arithmetic is many times faster than choosing
@@ -45,14 +45,14 @@ class Rows:
 
 
 def mask_split(split: TokenSplit) -> TokenSplit | None:
-    """Return the masks of a split as a split whose tokens they are: 1, this token counts as a target, or 0."""
+    """Return a split whose tokens are the masks of `split`: 1 if the token counts as a target, else 0."""
     if split.masks is None:
         return None
     return replace(split, shards=cast("tuple[Tokens, ...]", split.masks), masks=None)
 
 
 class ChunkedRows:
-    """Reads rows of a split. All positions are token numbers in the split."""
+    """Reads rows of a split on a grid of T tokens. All positions are token numbers in the split."""
 
     def __init__(self, split: TokenSplit, sequence_length: int, *, needs_starts: bool = False) -> None:
         self.split = split
@@ -62,16 +62,16 @@ class ChunkedRows:
         self._needs_starts = needs_starts
         self._starts = np.array(split.shard_starts, np.int64)
         width = sequence_length + 1
-        # indexing these views copies only the rows asked for; np.take would copy the file
+        # indexing these views copies only the wanted rows; np.take would copy the file
         self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
         masks = mask_split(split)
         self._masks = None if masks is None else ChunkedRows(masks, sequence_length)
 
     def read(self, rows: Indices, offsets: Indices | int) -> Rows:
         """Return rows of the grid that begins at `offsets` (one, or one per row; 0 <= offset < T)."""
-        found = self.gather(rows, offsets)
-        # copies of their own, as targets are written to; 32 bits: int64 on the CPU costs more than the reading
-        tokens, targets = found[:, :-1].astype(np.int32), found[:, 1:].astype(np.int32)
+        windows = self.gather(rows, offsets)
+        # two copies, as targets are written to; 32 bits: int64 on the CPU costs more than the reading
+        tokens, targets = windows[:, :-1].astype(np.int32), windows[:, 1:].astype(np.int32)
         starts = tokens == self.split.delimiter_id if self._needs_starts else None
         return Rows.from_mask(tokens, targets, self.loss_mask(rows, offsets), starts)
 

@@ -4,7 +4,7 @@
     update               rows [g, g + G), with G of the batch schedule; rank r of W takes the r-th of W equal
                          slices of them, in micro-batches of B rows
 
-The state is the number of rows handed out: a run can go on with other ranks, B or G and sees the same tokens.
+The state is the number of rows read: a run can continue with other ranks, B or G and sees the same tokens.
 """
 
 import time
@@ -32,11 +32,11 @@ _PREFETCH_UPDATES = 2  # updates
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows for one forward pass."""
+    """The rows of one forward pass."""
 
     tokens: Tensor  # (B, T) int32
     targets: Tensor  # (B, T) int32, the token after each; IGNORE_INDEX: it does not count
-    documents: Documents | None = None  # with data.document_mask: where they lie
+    documents: Documents | None = None  # with data.document_mask: their bounds
 
     def to(self, device: torch.device) -> Self:
         """Return the batch on a device."""
@@ -46,15 +46,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class GlobalBatch:
-    """The part of one rank of what an update reads, in micro-batches."""
+    """The rows that one rank reads for one update, in micro-batches."""
 
     micro_batches: tuple[Batch, ...]
-    num_targets: int  # of the global batch, over all ranks, that count
+    num_targets: int  # that count, of the global batch over all ranks
 
 
 @dataclass
 class Loader:
-    """Hands out global batches without end. The schedule `batches` is for `world_size` ranks."""
+    """Yields global batches without end. The schedule `batches` is for `world_size` ranks."""
 
     order: RowOrder
     batches: BatchSchedule
@@ -63,12 +63,12 @@ class Loader:
     rank: int = 0
     world_size: int = 1
     rows_read: int = 0  # by all ranks together
-    wait_seconds: float = field(default=0.0, init=False)  # that `next` had to wait for the thread
+    wait_seconds: float = field(default=0.0, init=False)  # that `next` waited for the thread
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "loader")
         self._pending: deque[Future[GlobalBatch]] = deque()
-        self._next_row = self.rows_read  # that the thread has not been asked for yet
+        self._next_row = self.rows_read  # the first row that no read was submitted for
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +81,7 @@ class Loader:
         return self.rows_read / self.num_rows
 
     def next(self) -> GlobalBatch:
-        """Return the next global batch, the part of this rank. Raises what went wrong in reading it."""
+        """Return the next global batch of this rank. Raises OSError if a shard cannot be read."""
         while len(self._pending) < 1 + _PREFETCH_UPDATES:
             self._pending.append(self._thread.submit(self._read, self._next_row))
             self._next_row += self.batches.rows_at(self._next_row)
@@ -92,11 +92,11 @@ class Loader:
         return batch
 
     def state(self) -> dict[str, Any]:
-        """Return the place in the data, after what was handed out."""
+        """Return the position in the data after the last batch that `next` returned."""
         return {"version": STATE_VERSION, **self.order.identity, "samples": self.rows_read}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state stands, before any `next`. Raises DataError if it is of other data, naming both."""
+        """Continue from a state, before any `next`. Raises DataError, with both values, for other data."""
         if state.get("version") != STATE_VERSION:
             raise DataError(
                 f"the loader's state has version {state.get('version')}, this program reads {STATE_VERSION}",
@@ -119,15 +119,15 @@ class Loader:
 
     def _read(self, first: int) -> GlobalBatch:
         rows, size = self.batches.rows_at(first), self.micro_batch_size
-        places = self.order.positions(first, rows)
-        own = rows // self.world_size
-        found = [
-            self.order.read(places[:, low : low + size])
-            for low in range(self.rank * own, (self.rank + 1) * own, size)
+        positions = self.order.positions(first, rows)
+        rank_rows = rows // self.world_size
+        batches = [
+            self.order.read(positions[:, low : low + size])
+            for low in range(self.rank * rank_rows, (self.rank + 1) * rank_rows, size)
         ]
-        # what is at hand need not be read again
-        in_all = self.order.num_targets(places) if self.world_size > 1 else sum(rows.num_targets for rows in found)
-        return GlobalBatch(tuple(map(_to_batch, found)), in_all)
+        # rows that were read need not be read again
+        total = self.order.num_targets(positions) if self.world_size > 1 else sum(b.num_targets for b in batches)
+        return GlobalBatch(tuple(map(_to_batch, batches)), total)
 
 
 def _to_batch(rows: Rows) -> Batch:
@@ -149,10 +149,10 @@ def validation_batches(
     view = open_rows(split, config, sequence_length)
     size = config.micro_batch_size
     count = -(-view.num_rows // size)
-    wanted = count if max_batches is None else min(max_batches, count)
-    for number in range(wanted):
-        i = number * count // wanted
+    num_batches = count if max_batches is None else min(max_batches, count)
+    for index in range(num_batches):
+        i = index * count // num_batches
         rows = np.arange(i * size, (i + 1) * size)
-        found = view.read(np.minimum(rows, view.num_rows - 1), 0)
-        found.targets[rows >= view.num_rows] = IGNORE_INDEX
-        yield _to_batch(found)
+        batch_rows = view.read(np.minimum(rows, view.num_rows - 1), 0)
+        batch_rows.targets[rows >= view.num_rows] = IGNORE_INDEX
+        yield _to_batch(batch_rows)

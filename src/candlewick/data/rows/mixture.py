@@ -16,7 +16,7 @@ from candlewick.data.rows.permutation import stateless_hash
 
 
 class Mixture:
-    """Deals the rows of a run to sources by integer `weights`, each below 2^32."""
+    """Assigns the rows of a run to sources by integer `weights`, each below 2^32."""
 
     def __init__(self, weights: Sequence[int], seed: int) -> None:
         self.weights = tuple(weights)
@@ -35,11 +35,11 @@ class Mixture:
     def sources(self, first: int, count: int) -> NDArray[np.int64]:
         """Return the sources of rows [first, first + count)."""
         sources = np.empty(count, np.int64)
-        left = np.arange(count)  # not dealt yet; of what a source is offered the numbers have no gaps
-        for source, (weight, rest, phase) in enumerate(self._deals):
-            before, part = divmod(first * weight + phase, rest)
-            own = np.diff((part + np.arange(left.size + 1) * weight) // rest) > 0
-            sources[left[own]] = source
-            left = left[~own]
-            first -= before
+        numbers = np.arange(count)  # not dealt yet; numbers offered to a source have no gaps
+        for source, (weight, rest, start) in enumerate(self._deals):
+            dealt, phase = divmod(first * weight + start, rest)
+            is_dealt = np.diff((phase + np.arange(numbers.size + 1) * weight) // rest) > 0
+            sources[numbers[is_dealt]] = source
+            numbers = numbers[~is_dealt]
+            first -= dealt
         return sources

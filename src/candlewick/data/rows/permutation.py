@@ -1,6 +1,6 @@
 """The order of the data: a keyed permutation of 0..n-1 that is computed, never stored.
 
-    number --> L | R --6 Feistel rounds--> below n? --> place
+    number --> L | R --6 Feistel rounds--> below n? --> position
                 ^                            | no
                 `---------- again <----------'           (cycle walking)
 
@@ -24,16 +24,16 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def stateless_hash(*parts: int | str) -> int:
-    """Return 64 bits that depend on the parts and on nothing else."""
-    text = "\x1f".join(str(part) for part in parts)
+def stateless_hash(*values: int | str) -> int:
+    """Return 64 bits that depend on the values and on nothing else."""
+    text = "\x1f".join(str(value) for value in values)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the place of each of `numbers` in the permutation of 0..n-1 of a 64-bit `key`, or of one for each.
+    """Return the position of each number in the permutation of 0..n-1 by a 64-bit `key`, or by one key per number.
 
-    Raises ValueError for numbers outside.
+    Raises ValueError for numbers outside of 0..n-1.
     """
     if n < 1 or n > 1 << 62:
         raise ValueError(f"a permutation of {n} numbers")
@@ -44,28 +44,28 @@ def permute(numbers: NDArray[np.integer], n: int, key: int | NDArray[np.uint64])
     bits = max(_MIN_BITS, (n - 1).bit_length())
     flat = numbers.astype(np.uint64).reshape(-1)
     keys = np.broadcast_to(np.asarray(key, np.uint64).reshape(-1), flat.shape)
-    places = _feistel(flat, bits, keys)
-    outside = np.flatnonzero(places >= np.uint64(n))
+    positions = _feistel(flat, bits, keys)
+    outside = np.flatnonzero(positions >= np.uint64(n))
     while outside.size:
-        places[outside] = _feistel(places[outside], bits, keys[outside])
-        outside = outside[places[outside] >= np.uint64(n)]
-    return places.astype(np.int64).reshape(numbers.shape)
+        positions[outside] = _feistel(positions[outside], bits, keys[outside])
+        outside = outside[positions[outside] >= np.uint64(n)]
+    return positions.astype(np.int64).reshape(numbers.shape)
 
 
 def permute_in_windows(numbers: NDArray[np.integer], n: int, window: int, key: int) -> NDArray[np.int64]:
-    """Return the places of `numbers` (1-D) in an order of 0..n-1 that reads windows of the circle one by one."""
+    """Return the positions of `numbers` (1-D) in an order of 0..n-1 that reads one window at a time."""
     window = min(window, n)
-    whole = n // window * window  # places in full windows
-    places = np.empty(numbers.shape, np.int64)
-    inside = numbers < whole
-    number, place = np.divmod(numbers[inside], window)
-    number = permute(number, n // window, key)
+    num_full = n // window * window  # positions in full windows
+    positions = np.empty(numbers.shape, np.int64)
+    inside = numbers < num_full
+    window_number, position = np.divmod(numbers[inside], window)
+    window_number = permute(window_number, n // window, key)
     # the keys of windows are the stream of splitmix64 that begins at `key`
-    keys = _mix((number.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(key))
-    places[inside] = number * window + permute(place, window, keys)
+    keys = _mix((window_number.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(key))
+    positions[inside] = window_number * window + permute(position, window, keys)
     if not inside.all():
-        places[~inside] = whole + permute(numbers[~inside] - whole, n - whole, key)
-    return (places + key % n) % n
+        positions[~inside] = num_full + permute(numbers[~inside] - num_full, n - num_full, key)
+    return (positions + key % n) % n
 
 
 def _feistel(numbers: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,9 +1,9 @@
-r"""Cleaning of text, document by document, with counts of all that it drops.
+r"""Cleaning removes noise from a document and counts all that it drops.
 
 each line    control characters out, runs of white space to one space, none at the ends
-short lines  of fewer than `min_line_bytes` bytes of UTF-8: out; blank ones stay as the ends of paragraphs
+short lines  of fewer than `min_line_bytes` bytes of UTF-8: out; blank lines stay as the ends of paragraphs
 paragraphs   one blank line between two of them, none at the ends of a document
-documents    in which nothing is left: out
+documents    that are empty then: out
 """
 
 import re
@@ -16,20 +16,20 @@ _LINE_ENDS = re.compile(r"\r\n|[\r\n\x0b\x0c\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """How to clean."""
+    """The rules of cleaning."""
 
-    min_line_bytes: int = 10  # shorter lines go; 0: none does
+    min_line_bytes: int = 10  # shorter lines are dropped; 0: none
     drop_control: bool = True
     collapse_spaces: bool = True
 
 
 @dataclass(slots=True)
 class CleaningReport:
-    """What was read, and what went."""
+    """Counts of the text that was read and of the text that was dropped."""
 
     documents: int = 0
     empty_documents: int = 0  # dropped
-    lines: int = 0  # that are not blank
+    lines: int = 0  # not blank
     short_lines: int = 0  # dropped
     control_characters: int = 0  # dropped
     bytes_before: int = 0
@@ -37,7 +37,7 @@ class CleaningReport:
 
 
 def clean(text: str, cleaning: Cleaning, report: CleaningReport) -> str | None:
-    """Return the cleaned document, or None if nothing is left. Counts in `report`."""
+    """Return the cleaned document, or None if it is empty then. Counts in `report`."""
     report.documents += 1
     report.bytes_before += len(text.encode())
     lines: list[str] = []

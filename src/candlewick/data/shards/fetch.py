@@ -1,9 +1,9 @@
-"""Corpora by name or in a list: which datasets of the Hub to fetch, and fetching them one after another.
+"""Named or listed datasets of the Hub are downloaded one after another, each as text shards.
 
     - {name: wiki, source: "hf://datasets/wikimedia/wikipedia@main/20231101.en", take: 100000}
     - {name: code, source: "hf://datasets/bigcode/the-stack-dedup/data/python", text_field: content}
 
-Each becomes OUTPUT/name (`data.shards.write`), unless it is there; OUTPUT/download_manifest.json names all.
+Each becomes OUTPUT/name (`data.shards.write`), unless it is there; OUTPUT/download_manifest.json lists all.
 """
 
 import json
@@ -17,7 +17,7 @@ import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.build import ProgressCallback
-from candlewick.artifacts.manifest import MANIFEST, Manifest, make_directory, replace_durable
+from candlewick.artifacts.manifest import MANIFEST, Manifest, first_problem, make_directory, replace_durable
 from candlewick.config import DataConfig, Section
 from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
@@ -27,37 +27,37 @@ DOWNLOAD_MANIFEST = "download_manifest.json"
 
 
 class Dataset(Section):
-    """One dataset to fetch."""
+    """A dataset to download."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # of its folder
     source: str  # hf://datasets/OWNER/NAME@REVISION/path, or files of this machine
     split: str = "train"
     text_field: str = "text"
-    take: Annotated[int, Field(ge=1)] | None = None  # documents at most; null: all
+    take: Annotated[int, Field(ge=1)] | None = None  # at most so many documents; null: all
 
 
+_STACK = "hf://datasets/bigcode/the-stack-dedup/data"
 DATASETS = {
-    "fineweb": Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
-    "fineweb-edu": Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
-    "openwebtext": Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
-    "wikipedia": Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
-    "pg19": Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
-    "tinystories": Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
-    **{
-        f"the-stack-{language}": Dataset(
-            name=f"the-stack-{language}",
-            source=f"hf://datasets/bigcode/the-stack-dedup/data/{language}",
-            text_field="content",
-        )
-        for language in ("python", "rust", "javascript", "java", "go")
-    },
+    dataset.name: dataset
+    for dataset in (
+        Dataset(name="fineweb", source="hf://datasets/HuggingFaceFW/fineweb/sample/10BT"),
+        Dataset(name="fineweb-edu", source="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"),
+        Dataset(name="openwebtext", source="hf://datasets/Skylion007/openwebtext"),
+        Dataset(name="wikipedia", source="hf://datasets/wikimedia/wikipedia/20231101.en"),
+        Dataset(name="pg19", source="hf://datasets/emozilla/pg19"),
+        Dataset(name="tinystories", source="hf://datasets/roneneldan/TinyStories/data/train-*"),
+        *(
+            Dataset(name=f"the-stack-{language}", source=f"{_STACK}/{language}", text_field="content")
+            for language in ("python", "rust", "javascript", "java", "go")
+        ),
+    )
 }
 """Datasets of the Hub by name. The Stack asks for its terms to be accepted first."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What became of one dataset: its folder's manifest, or why there is none."""
+    """The result of one download: the manifest of its folder, or the problem."""
 
     dataset: Dataset
     manifest: Manifest | None
@@ -65,34 +65,32 @@ class FetchResult:
     problem: str | None = None
 
 
-def find_datasets(words: Sequence[str]) -> list[Dataset]:
-    """Return the datasets that names, addresses and list files name. Raises ConfigError for what is none."""
+def find_datasets(sources: Sequence[str]) -> list[Dataset]:
+    """Return the datasets of names, addresses and list files. Raises ConfigError for anything else."""
     datasets: list[Dataset] = []
-    for word in words:
-        if word in DATASETS:
-            datasets.append(DATASETS[word])
-        elif word.startswith(SCHEME):
-            address = parse_uri(word)
+    for source in sources:
+        if source in DATASETS:
+            datasets.append(DATASETS[source])
+        elif source.startswith(SCHEME):
+            address = parse_uri(source)
             name = address.name.rpartition("/")[2].lstrip("._-") or "dataset"
-            datasets.append(Dataset(name=name, source=word))
+            datasets.append(Dataset(name=name, source=source))
         else:
-            datasets += _read_list(Path(word))
+            datasets += _read_list(Path(source))
     names = [dataset.name for dataset in datasets]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two datasets are called {double[0]!r}", "give each a name of its own")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two datasets are called {repeated[0]!r}", "give each a name of its own")
     return datasets
 
 
 def _read_list(path: Path) -> list[Dataset]:
     if not path.is_file():
-        known = ", ".join(DATASETS)
-        raise ConfigError(f"{path} is no file, no address and no known dataset", f"known ones are {known}")
+        names = ", ".join(DATASETS)
+        raise ConfigError(f"{path} is no file, no address and no known dataset", f"known ones are {names}")
     try:
         return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place or 'all of it'}: {first['msg']}", "write name and source") from None
+        raise ConfigError(f"{path}: {first_problem(error)}", "write name and source") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}",
@@ -103,7 +101,7 @@ def _read_list(path: Path) -> list[Dataset]:
 def download_datasets(
     datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: ProgressCallback | None = None
 ) -> list[FetchResult]:
-    """Fetch all datasets into folders below `output`; write its download manifest. Raises RunInterrupted."""
+    """Download all datasets into folders below `output`; write the download manifest. Raises RunInterrupted."""
     results: list[FetchResult] = []
     for dataset in datasets:
         config = DataConfig(text_field=dataset.text_field, documents="line")
@@ -121,7 +119,7 @@ def download_datasets(
     rows = {row["name"]: row for row in _read_downloads(output)}
     for name, manifest in ((result.dataset.name, result.manifest) for result in results):
         if manifest is not None:
-            rows.pop(name, None)  # it goes to the end
+            rows.pop(name, None)  # moves to the end
             rows[name] = {
                 "name": name,
                 "source": manifest.details["dataset"],
@@ -141,7 +139,7 @@ def download_datasets(
 
 
 def _read_downloads(output: Path) -> list[dict[str, Any]]:
-    """Return what the download manifest says of datasets that are still there."""
+    """Return the rows of the download manifest whose datasets are still there."""
     try:
         rows = json.loads((output / DOWNLOAD_MANIFEST).read_bytes())["datasets"]
         return [row for row in rows if row["files"] >= 0 and (output / row["name"] / MANIFEST).is_file()]

@@ -6,9 +6,9 @@
 With `format: text` line ends inside of a document become spaces, and blank documents are left out; both are
 counted.
 
-While the shards grow they lie in TRAIN.partial and VAL.partial, files of the Hub in TRAIN.fetched. `state.json`
-notes the place in the sources and the size of what is open, after each shard and source file. Work that was
-stopped, by `kill -9` too, cuts the open files there and goes on: the bytes are the same as without the stop.
+Growing shards lie in TRAIN.partial and VAL.partial, files of the Hub in TRAIN.fetched. `state.json` holds the
+cursor in the sources and the size of the open files, after each shard and source file. After a stop, by `kill -9`
+too, the next process truncates the open files and continues: the bytes are the same as without the stop.
 """
 
 import json
@@ -53,22 +53,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
-    """What decides the shards besides the text."""
+    """The settings that decide the shards, besides the text."""
 
     documents_per_shard: int = 200_000
-    take: int | None = None  # documents to write at most; None: all
+    take: int | None = None  # at most so many documents; None: all
     validation_fraction: float = 0.0
     seed: int = 17  # decides which documents are held out
     format: Literal["jsonl", "text"] = "jsonl"
     gzip: bool = False
     split: str = "train"  # of a dataset on the Hub
-    mode: str = "prod"  # where the settings come from; for the manifest alone
-    cleaning: Cleaning | None = None  # None: every document stays what it is
+    mode: str = "prod"  # named in the manifest; decides nothing
+    cleaning: Cleaning | None = None  # None: documents stay unchanged
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where the shards go. `validation` is not written to if nothing is held out, `fetched` is for Hub files."""
+    """The folders of the shards. Without held-out text `validation` stays unused; `downloads` is for Hub files."""
 
     train: Path
     validation: Path
@@ -86,9 +86,9 @@ def write_text_shards(
 ) -> tuple[list[Manifest], bool]:
     """Write the text of `sources` (files, folders, stdlib://, hf://datasets/...) as shards.
 
-    `ahead` files of the Hub are fetched while one is read. Returns the manifests, train first, and whether all was
-    there already. Raises DataError for text that cannot be used, ArtifactError if something else is at an output,
-    MachineError when the network stays away, RunInterrupted when it is stopped: the same call then goes on.
+    `ahead` files of the Hub are downloaded while one is read. Returns the manifests, train first, and whether all
+    were there already. Raises ConfigError for equal outputs, DataError for text that cannot be used, ArtifactError
+    if something else is at an output, MachineError without a network, RunInterrupted: the same call continues.
     """
     folders = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
@@ -133,10 +133,10 @@ def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
 
 @dataclass(slots=True)
 class _Cursor:
-    """How far the sources are read, and what was met on the way."""
+    """The position in the sources, and counts of the text before it."""
 
     file: int = 0
-    skip: int = 0  # documents of that file that are done
+    skip: int = 0  # documents of the file that are written
     taken: int = 0
     newlines: int = 0
     blank: int = 0
@@ -146,13 +146,13 @@ class _Cursor:
 
 @dataclass
 class _ShardJob:
-    """The sources on their way into shards, from where a former process left them."""
+    """Writes the sources as shards, from the saved state of a former process on."""
 
     files: SourceFiles
     settings: ShardSettings
     folders: dict[str, Path]
     key: str
-    published: set[str]  # by a process that was killed before it published the rest
+    published: set[str]  # sides that a killed process published before the rest
 
     def __post_init__(self) -> None:
         self.state_path = self.folders["train"] / _STATE
@@ -311,18 +311,18 @@ class _ShardJob:
 
 
 def _join_parts(documents: Iterable[Document]) -> Iterator[str]:
-    parts: list[str] = []
+    texts: list[str] = []
     for document in documents:
-        parts.append(document.text)
+        texts.append(document.text)
         if document.ends_document:
-            yield "".join(parts)
-            parts = []
+            yield "".join(texts)
+            texts = []
 
 
 def verify_text_shards(folder: Path) -> tuple[int, int]:
-    """Read every byte of a folder of text shards; return how many files and bytes it has.
+    """Read every byte of a folder of text shards; return its number of files and of bytes.
 
-    A manifest of another program will do if it lists `shards` as `details` of ours do. Raises ArtifactError.
+    A manifest of another program is read if it lists `shards` with path, bytes and sha256. Raises ArtifactError.
     """
     try:
         raw: Any = json.loads((folder / MANIFEST).read_bytes())

@@ -1,7 +1,7 @@
-"""The text shards of one side while they grow: finished ones, and one that is open.
+"""A writer of text shards keeps finished shards and one open file.
 
 train_0000.jsonl.gz   finished: size and hash are known
-train_0001.jsonl      open: lines are appended; compressed, if that is wanted, when it is full
+train_0001.jsonl      open: lines are appended; compressed, if `compress`, when it is full
 """
 
 import gzip
@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 
 @dataclass
 class ShardWriter:
-    """Writes NAME_0000.EXTENSION and so on in a folder."""
+    """Writes the shards NAME_0000.EXTENSION and so on into a folder."""
 
     folder: Path
     name: str
@@ -27,16 +27,16 @@ class ShardWriter:
     compress: bool
     shards: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     lines: int = 0  # in the open file
-    size: int = 0  # of it, in bytes
+    size: int = 0  # of the open file, in bytes
     stream: BinaryIO | None = None
 
     @property
     def path(self) -> Path:
-        """Where the open file is."""
+        """The path of the open file."""
         return self.folder / f"{self.name}_{len(self.shards):04d}{self.extension}"
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to what `sync` said. Raises OSError if a file is gone or too short."""
+        """Return to a state from `sync`. Raises OSError if a file is gone or too short."""
         for shard in state["finished"]:
             _require_bytes(self.folder / shard["path"], shard["bytes"], exactly=True)
         self.shards, self.lines, self.size = list(state["finished"]), state["lines"], state["size"]
@@ -51,7 +51,7 @@ class ShardWriter:
         self.size += len(line)
 
     def finish(self) -> None:
-        """End the open file, if it has a line."""
+        """Finish the open file, if it has a line."""
         if not self.lines:
             return
         self._open_stream()
@@ -66,7 +66,7 @@ class ShardWriter:
         self.lines = self.size = 0
 
     def sync(self) -> dict[str, Any]:
-        """Bring everything to the disk; return what `restore` needs."""
+        """Write everything to the disk; return the state for `restore`."""
         if self.stream is not None:
             self.stream.flush()
             os.fsync(self.stream.fileno())
@@ -74,18 +74,18 @@ class ShardWriter:
         return {"finished": self.shards, "lines": self.lines, "size": self.size}
 
     def close(self) -> None:
-        """Let go of the open file."""
+        """Close the open file."""
         if self.stream is not None:
             self.stream.close()
             self.stream = None
 
     def sweep(self, *keep: str) -> None:
-        """Remove what belongs to no state: uncompressed twins, and what came after the last one."""
-        known = {*(shard["path"] for shard in self.shards), *keep}
+        """Remove files that are not in the state: uncompressed twins, and files written after the last `sync`."""
+        kept_names = {*(shard["path"] for shard in self.shards), *keep}
         if self.size:
-            known.add(self.path.name)
+            kept_names.add(self.path.name)
         for path in self.folder.iterdir():
-            if path.is_file() and path.name not in known:
+            if path.is_file() and path.name not in kept_names:
                 path.unlink()
 
     def _open_stream(self) -> BinaryIO:
@@ -95,13 +95,13 @@ class ShardWriter:
 
 
 def _require_bytes(path: Path, size: int, *, exactly: bool = False) -> None:
-    found = path.stat().st_size
-    if found < size or (exactly and found != size):
-        raise FileNotFoundError(f"{path} has {found} bytes, {size} were written")
+    actual = path.stat().st_size
+    if actual < size or (exactly and actual != size):
+        raise FileNotFoundError(f"{path} has {actual} bytes, {size} were written")
 
 
 def _compressed(path: Path) -> Iterator[bytes]:
-    """Yield a file compressed, without name and time in it, so that the same text gives the same bytes."""
+    """Yield the gzip of a file, without name and time, so that equal text gives equal bytes."""
     buffer = io.BytesIO()
     with gzip.GzipFile("", "wb", 6, buffer, mtime=0) as packer, path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""A row of JSON lines -> the messages of a conversation.
+"""Parser of chats: a row of JSON lines -> the messages of a conversation.
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
@@ -13,20 +13,20 @@ from candlewick.tokenizer.chat import ANSWER, ROLES, Role
 
 
 class Message(NamedTuple):
-    """Who says what."""
+    """A speaker and a text."""
 
     role: Role
     content: str
 
 
 def parse_messages(record: object, field: str) -> list[Message]:
-    """Return the messages of a row. Raises ValueError that says what is wrong with it."""
+    """Return the messages of a row. Raises ValueError that names the first problem of the row."""
     fields = cast("dict[str, object]", record) if isinstance(record, dict) else {}
-    found = fields.get(field)
-    if not isinstance(found, list) or not found:
+    turns = fields.get(field)
+    if not isinstance(turns, list) or not turns:
         raise ValueError(f"no list of messages under {field!r}, only {', '.join(fields)[:200] or 'none'}")
     messages: list[Message] = []
-    for number, item in enumerate(cast("list[object]", found), 1):
+    for number, item in enumerate(cast("list[object]", turns), 1):
         match item:
             case {"role": str(role), "content": str(content)}:
                 if role not in ROLES:
@@ -38,7 +38,7 @@ def parse_messages(record: object, field: str) -> list[Message]:
 
 
 def has_answer(messages: list[Message]) -> bool:
-    """Say whether there is something to learn in a conversation."""
+    """Return whether the assistant says anything in a conversation."""
     return any(message.role == ANSWER and message.content for message in messages)
 
 

@@ -1,11 +1,11 @@
-"""Where text comes from: URIs -> a corpus, a list of files in a fixed order with a fingerprint.
+"""A corpus is a list of text files in a fixed order, with a fingerprint; URIs name the files.
 
     stdlib://            the standard library of the running interpreter: real text on every machine
     notes.txt            a file: .txt, .jsonl or .parquet; .txt and .jsonl also as .gz or .zst
     chats.jsonl          of `data.format: chat`, .jsonl alone
-    corpus/              a folder: every such file in it, at any depth, by name; hidden ones are left out
+    corpus/              a folder: every such file in it, at any depth, by name; hidden files are left out
 
-The order is that of the URIs, then of the names, which are relative to what was given.
+The order is that of the URIs, then of the names, which are relative to the URI.
 """
 
 import json
@@ -41,7 +41,7 @@ class Corpus:
 
     files: tuple[SourceFile, ...]
     config: DataConfig
-    # places of documents that are left out (`data.tokens.duplicates`)
+    # positions of the documents that are left out (`data.tokens.duplicates`)
     duplicates: Mapping[SourceFile, tuple[int, ...]] = field(default_factory=dict[SourceFile, tuple[int, ...]])
 
     @cached_property
@@ -55,21 +55,21 @@ class Corpus:
         pairs = zip(self.files, self.hashes, strict=True)
         return json_sha256([[file.name, file.bytes, content] for file, content in pairs])
 
-    def documents(self, bad: TextDefects | None = None) -> Iterator[Document]:
+    def documents(self, defects: TextDefects | None = None) -> Iterator[Document]:
         """Yield the documents in order; see `read`."""
         for file in self.files:
-            yield from read_documents(FileRange(file), self.config, TextDefects() if bad is None else bad)
+            yield from read_documents(FileRange(file), self.config, TextDefects() if defects is None else defects)
 
 
 @lru_cache(maxsize=1 << 16)
 def _content_sha256(file: SourceFile) -> str:
-    """Hash a file as it was found; several stages want to know."""
+    """Return the SHA-256 of a file, computed once for all stages."""
     file.require_unchanged()
     return file_sha256(file.path)
 
 
 def open_corpus(uris: Sequence[str], config: DataConfig) -> Corpus:
-    """Find the files that the URIs name. Raises DataError for what is missing, empty or not text."""
+    """Return the files that the URIs name. Raises DataError for a file that is missing, empty or not text."""
     if not uris:
         raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
     files = [file for uri in uris for file in _find_files(uri, config)]
@@ -106,11 +106,11 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
         if not is_text_artifact(folder):
             raise DataError(f"{folder} is an artifact ({MANIFEST} lies in it), not text", "give a folder of text")
         config = config.replaced(documents="line")  # of shards, whatever the config says of other text
-    found: list[SourceFile | None] = []
-    for parts, path in sorted((path.relative_to(folder).parts, path) for path in folder.rglob("*")):
-        if not any(part.startswith(".") for part in parts) and not path.is_dir():
-            found.append(describe_file(path, "/".join(parts), config))
-    files, others = [file for file in found if file is not None and file.bytes], found.count(None)
+    described: list[SourceFile | None] = []
+    for names, path in sorted((path.relative_to(folder).parts, path) for path in folder.rglob("*")):
+        if not any(name.startswith(".") for name in names) and not path.is_dir():
+            described.append(describe_file(path, "/".join(names), config))
+    files, others = [file for file in described if file is not None and file.bytes], described.count(None)
     if not files:
         raise DataError(
             f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
@@ -126,14 +126,14 @@ def is_text_artifact(folder: Path) -> bool:
         return read_manifest(folder).kind == "text"
     except ArtifactError:
         try:
-            found: object = json.loads((folder / MANIFEST).read_bytes())
+            content: object = json.loads((folder / MANIFEST).read_bytes())
         except (OSError, ValueError, RecursionError):
             return False
-        return isinstance(found, dict) and {"shards", "total_lines"} <= cast("dict[str, object]", found).keys()
+        return isinstance(content, dict) and {"shards", "total_lines"} <= cast("dict[str, object]", content).keys()
 
 
 def describe_file(path: Path, name: str, config: DataConfig) -> SourceFile | None:
-    """Return a file that may be text under its name in the corpus; None for other kinds of files."""
+    """Return a text file under its name in the corpus, or None if the extension is not one of text."""
     compression = _COMPRESSIONS.get(path.suffix)
     extension = Path(path.stem).suffix if compression else path.suffix
     match extension, compression:
@@ -160,10 +160,10 @@ def _find_stdlib() -> list[SourceFile]:
     files: list[SourceFile] = []
     for module in sorted(sys.stdlib_module_names - _EXCLUDED_MODULES):
         for path in sorted([library / f"{module}.py", *(library / module).rglob("*.py")]):
-            parts = path.relative_to(library).parts
+            names = path.relative_to(library).parts
             is_source = path.is_file() and not module.startswith("_sysconfigdata")
-            if is_source and not _EXCLUDED_MODULES.intersection(parts) and path.stat().st_size:
-                files.append(_source_file(path, STDLIB + "/".join(parts), "text"))
+            if is_source and not _EXCLUDED_MODULES.intersection(names) and path.stat().st_size:
+                files.append(_source_file(path, STDLIB + "/".join(names), "text"))
     if not files:
         raise DataError(
             f"{STDLIB}: this interpreter has no source files in {library}",

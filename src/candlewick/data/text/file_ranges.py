@@ -1,9 +1,9 @@
-"""A piece of a text file, the unit of work, and the places where a long text may be cut.
+"""A range of a text file is the unit of work; long documents are cut into parts at safe positions.
 
-    file     |aaaaaaaaaaaa|bbbbbbbbbbb|cccccc|     pieces: [start, stop) in bytes of text, or rows of a .parquet
+    file     |aaaaaaaaaaaa|bbbbbbbbbbb|cccccc|     ranges: [start, stop) in bytes of text, or rows of a .parquet
     document |part|part|part|part|part|part|       parts: at most a few MiB of text each, so that memory is bounded
 
-Cut at a border that its pre-tokenizer draws, a text has the same ids as whole in byte-level BPE. Two are sure:
+Cut at a border that its pre-tokenizer draws, a text keeps its ids in byte-level BPE. Two borders are safe:
 
     ...word| word...      before a space that follows a visible ASCII character
     ...\\n|word...         after a newline that a visible character follows, as `\\s*[\\r\\n]+` of GPT-4 and later
@@ -39,7 +39,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of text: where it is, what a corpus calls it, how to read it, and how to see that it changed."""
+    """A text file: path, name in its corpus, format, and the size and time that show a change."""
 
     path: Path
     name: str
@@ -49,7 +49,7 @@ class SourceFile:
     modified_ns: int
 
     def require_unchanged(self) -> None:
-        """Raise DataError if the file is gone or is not the one that was found first."""
+        """Raise DataError if the file is gone, or has another size or time than at first."""
         try:
             status = self.path.stat()
         except OSError as error:
@@ -60,18 +60,23 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """Part of a file: bytes of its (decompressed) text, or rows of a .parquet; `stop` None is the end."""
+    """A range of a file: bytes of its (decompressed) text, or rows of a .parquet; `stop` None is the end."""
 
     file: SourceFile
     start: int = 0
     stop: int | None = None
-    starts_document: bool = True  # `text` only: a document begins here,
-    ends_document: bool = True  # and ends here; a long document has several pieces
-    split: Split | None = None  # None: each document's hash decides
-    duplicates: tuple[int, ...] = ()  # places of documents in it that are left out
+    starts_document: bool = True  # `text` only: the document begins in this range
+    ends_document: bool = True  # and ends in it; a long document has several ranges
+    split: Split | None = None  # None: decided by the hash of each document
+    duplicates: tuple[int, ...] = ()  # positions of its documents that are left out
+
+    def identity(self, content_sha256: str) -> list[object]:
+        """Return all that decides the text of the range, for the key of its task."""
+        file, bounds = self.file, (self.start, self.stop, self.starts_document, self.ends_document)
+        return [file.name, content_sha256, file.kind, file.compression, *bounds, self.split, self.duplicates]
 
     def read_blocks(self, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-        """Yield the bytes of the piece in blocks. Raises DataError for what cannot be read."""
+        """Yield the bytes of the range in blocks. Raises DataError if the file cannot be read."""
         self.file.require_unchanged()
         try:
             with pa.input_stream(str(self.file.path), compression=self.file.compression) as stream:
@@ -88,13 +93,13 @@ class FileRange:
             skip = self.start
             while skip and (block := stream.read(min(skip, BLOCK_BYTES))):
                 skip -= len(block)
-        left = (sys.maxsize if self.stop is None else self.stop) - self.start
-        while left and (block := stream.read(min(size, left))):
+        remaining = (sys.maxsize if self.stop is None else self.stop) - self.start
+        while remaining and (block := stream.read(min(size, remaining))):
             yield block
-            left -= len(block)
+            remaining -= len(block)
 
     def read_lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset of its first byte in the file, block of whole lines), without a byte order mark."""
+        """Yield (offset in the file, block of whole lines), without a byte order mark."""
         offset, rest = self.start, [b""]
         for block in self.read_blocks():
             cut = block.rfind(b"\n") + 1
@@ -110,7 +115,7 @@ class FileRange:
 
 
 def cut_into_parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Cut a stream of bytes at safe places into (part, whether it is the last); memory stays bounded."""
+    """Cut a stream of bytes at safe positions into (part, whether it is the last); memory stays bounded."""
     buffer = b""
     for block in blocks:
         buffer += block
@@ -128,12 +133,12 @@ def cut_into_parts(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def find_last_cut(raw: bytes) -> int:
-    """Return the last safe place to cut strictly inside of `raw`, or 0."""
-    for window in (1 << 12, 1 << 16, len(raw)):
+    """Return the last safe position to cut strictly inside of `raw`, or 0."""
+    for length in (1 << 12, 1 << 16, len(raw)):
         for pattern in _SAFE_CUTS:
-            places = [place.start() for place in pattern.finditer(raw, max(1, len(raw) - window))]
-            if places:
-                return places[-1]
+            cuts = [match.start() for match in pattern.finditer(raw, max(1, len(raw) - length))]
+            if cuts:
+                return cuts[-1]
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What is held out for validation, decided per document: never by the layout of the work.
+"""Validation text is held out per document, never by the layout of the work.
 
 given      nothing of the training text is held out: there is a validation corpus, or none is wanted
-hash       1,000 documents or more: a document is held out if its hash falls into the wanted share, so that
+hash       1,000 documents or more: a document is held out if its hash falls into the share, so that
            copies of a text are all on the same side, and added files move nothing
 tails      fewer documents: the tails of files, cut after a newline, or whole rows at a file's end
 """
@@ -33,18 +33,19 @@ def hash_split(sha256: str, share: float) -> Split:
 
 
 def choose_holdout(corpus: Corpus) -> Literal["hash", "tails"]:
-    """Return how validation is held out of a corpus that is alone."""
-    found = 0
+    """Return how validation text is held out of a corpus, by its number of documents."""
+    num_documents = 0
     for file in corpus.files:
-        dropped = len(corpus.duplicates.get(file, ()))
-        found += count_documents(FileRange(file), corpus.config, MIN_HASHED_DOCUMENTS - found + dropped) - dropped
-        if found >= MIN_HASHED_DOCUMENTS:
+        num_duplicates = len(corpus.duplicates.get(file, ()))
+        limit = MIN_HASHED_DOCUMENTS - num_documents + num_duplicates
+        num_documents += count_documents(FileRange(file), corpus.config, limit) - num_duplicates
+        if num_documents >= MIN_HASHED_DOCUMENTS:
             return "hash"
     return "tails"
 
 
 def assign_splits(corpus: Corpus, holdout: Holdout) -> Iterator[FileRange]:
-    """Yield every file as pieces that belong to a split; for rows by hash that is decided while reading."""
+    """Yield every file as ranges with a split; rows held out by hash get theirs while they are read."""
     if holdout == "tails":
         yield from _hold_tails(corpus)
         return
@@ -57,7 +58,7 @@ def _hold_tails(corpus: Corpus) -> Iterator[FileRange]:
     share = corpus.config.validation_fraction
     due_bytes, due_rows = 0.0, 0.0
     last_text = next((file for file in reversed(corpus.files) if file.kind == "text"), None)
-    is_owing = True  # nothing is held out yet
+    is_owing = True  # until something is held out
     for file in corpus.files:
         cut = None
         if file.kind == "text":
@@ -68,12 +69,12 @@ def _hold_tails(corpus: Corpus) -> Iterator[FileRange]:
                 cut = _cut_near(file, size - tail)
                 due_bytes -= size - cut
         else:
-            dropped = frozenset(corpus.duplicates.get(file, ()))
-            rows = count_documents(FileRange(file), corpus.config) - len(dropped)
+            duplicates = frozenset(corpus.duplicates.get(file, ()))
+            rows = count_documents(FileRange(file), corpus.config) - len(duplicates)
             due_rows += share * rows
             held = min(math.ceil(due_rows), rows)
             due_rows -= held
-            cut = row_offset(file, rows - held, dropped) if held else None
+            cut = row_offset(file, rows - held, duplicates) if held else None
         is_owing &= cut is None
         if cut != 0:
             yield FileRange(file, 0, cut, split="train")
@@ -82,21 +83,21 @@ def _hold_tails(corpus: Corpus) -> Iterator[FileRange]:
 
 
 def _cut_near(file: SourceFile, target: int) -> int:
-    """Return the place after the newline that is nearest to a byte of a text, or the start of its character."""
+    """Return the position after the newline nearest to byte `target`, or the start of the character there."""
     low = max(0, target - MIN_TAIL_BYTES // 2)
-    window = b"".join(FileRange(file, low, target + MIN_TAIL_BYTES // 2).read_blocks())
-    at = target - low
-    places = [window.rfind(b"\n", 0, at) + 1, window.find(b"\n", at) + 1]
-    good = [place for place in places if 0 < place < len(window)]
-    if not good:
-        return low + character_start(window, at)
-    return low + min(good, key=lambda place: abs(place - at))
+    nearby = b"".join(FileRange(file, low, target + MIN_TAIL_BYTES // 2).read_blocks())
+    middle = target - low
+    cuts = [nearby.rfind(b"\n", 0, middle) + 1, nearby.find(b"\n", middle) + 1]
+    inner = [cut for cut in cuts if 0 < cut < len(nearby)]
+    if not inner:
+        return low + character_start(nearby, middle)
+    return low + min(inner, key=lambda cut: abs(cut - middle))
 
 
-def row_offset(file: SourceFile, row: int, dropped: frozenset[int]) -> int | None:
-    """Turn the number of a row, the dropped ones not counted, into where a piece that begins with it starts."""
+def row_offset(file: SourceFile, row: int, duplicates: frozenset[int]) -> int | None:
+    """Return the start of the range that begins with row number `row`, `duplicates` not counted."""
     offsets = count() if file.kind == "parquet" else _row_offsets(file)
-    return next(islice((offset for offset in offsets if offset not in dropped), row, None), None)
+    return next(islice((offset for offset in offsets if offset not in duplicates), row, None), None)
 
 
 def _row_offsets(file: SourceFile) -> Iterator[int]:

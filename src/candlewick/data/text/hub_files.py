@@ -1,7 +1,7 @@
-"""Which files of a dataset on the Hub are meant.
+"""An address on the Hub names files of a dataset, by path or by split.
 
-    hf://datasets/OWNER/NAME@REVISION/path    those at or below the path, or that it matches: whatever their split
-    hf://datasets/OWNER/NAME@REVISION         those of the split, as the dataset's card says, else their names
+    hf://datasets/OWNER/NAME@REVISION/path    the files at or below the path, or that match it, of any split
+    hf://datasets/OWNER/NAME@REVISION         the files of the split, by the dataset's card, else by their names
 
 A card is the repository's README.md. Its YAML header may have `configs`, each with `data_files`: patterns of
 paths, by split or for `train`. The configuration that is the default is taken, or the only one.
@@ -29,7 +29,7 @@ _WILDCARDS = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 
 
 def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
-    """Return the text files at the repository's path, or without one of a split. Raises DataError for none."""
+    """Return the text files at the repository's path, or without a path of `split`. Raises DataError for none."""
     texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
     if path := repo.uri.path:
         chosen = _match_globs(texts, [path, f"{path}/**"])
@@ -47,11 +47,11 @@ def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
 
 
 def _match_globs(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
-    """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one of these."""
+    """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one character."""
     wild = re.compile("|".join([*map(re.escape, _WILDCARDS), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
 
-    def regex(found: re.Match[str]) -> str:
-        return "[" + found["set"].replace("\\", "") + "]" if found["set"] else _WILDCARDS[found[0]]
+    def regex(match: re.Match[str]) -> str:
+        return "[" + match["set"].replace("\\", "") + "]" if match["set"] else _WILDCARDS[match[0]]
 
     escaped = [re.escape(pattern.removeprefix("./")) for pattern in patterns]
     expressions = [re.compile(wild.sub(regex, pattern)) for pattern in escaped]
@@ -59,7 +59,7 @@ def _match_globs(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFi
 
 
 def _read_card(repo: HubRepo, split: str) -> list[str] | None:
-    """Return what the card says about a split; None: it names no files."""
+    """Return the patterns of a split's files in the card; None: the card names no files."""
     card = next((file for file in repo.files if file.path == _CARD and file.bytes <= _MAX_CARD_BYTES), None)
     if card is None:
         return None
@@ -91,8 +91,10 @@ def card_patterns(card: str, split: str, name: str) -> list[str] | None:
         )
     patterns: list[str] = []
     for entry in _list(_get(chosen[0], "data_files")):
-        own, paths = (_get(entry, "split"), _get(entry, "path")) if isinstance(entry, dict) else ("train", entry)
-        if (own or "train") == split:
+        entry_split, paths = (
+            (_get(entry, "split"), _get(entry, "path")) if isinstance(entry, dict) else ("train", entry)
+        )
+        if (entry_split or "train") == split:
             patterns += map(str, _list(paths))
     return patterns
 
@@ -107,11 +109,11 @@ def _list(value: object) -> list[object]:
 
 def _match_name(texts: tuple[HubFile, ...], split: str, uri: HubUri) -> tuple[HubFile, ...]:
     """Return the files with the split in their path; for `train` else those with no other split in it."""
-    words = {file: set(re.split(r"[^a-z0-9]+", file.path.lower())) for file in texts}
+    path_words = {file: set(re.split(r"[^a-z0-9]+", file.path.lower())) for file in texts}
     names = _VALIDATION if split == "validation" else {split}
-    chosen = tuple(file for file in texts if words[file] & names)
+    chosen = tuple(file for file in texts if path_words[file] & names)
     if not chosen and split == "train":
-        chosen = tuple(file for file in texts if not words[file] & _SPLITS)
+        chosen = tuple(file for file in texts if not path_words[file] & _SPLITS)
     kinds = {next(kind for kind in _KINDS if f".{kind}" in file.path) for file in chosen}
     if len(kinds) > 1:
         logger.warning(

@@ -14,23 +14,23 @@ from candlewick.errors import DataError
 
 
 def row_groups(file: SourceFile, text_field: str) -> list[tuple[int, int]]:
-    """Return (rows, bytes of text, about) of each row group. Raises DataError without such a text column."""
+    """Return (rows, bytes of text, about) of each row group. Raises DataError without the text column."""
     with _open_parquet(file, text_field) as parquet:
         return _row_groups(parquet, text_field)
 
 
-def read_column(piece: FileRange, text_field: str) -> Iterator[tuple[int, Any]]:
+def read_column(file_range: FileRange, text_field: str) -> Iterator[tuple[int, Any]]:
     """Yield (number of the first row, Arrow array of text or bytes). Raises DataError if the file is damaged."""
     first = 0
     try:
-        with _open_parquet(piece.file, text_field) as parquet:
-            stop = parquet.metadata.num_rows if piece.stop is None else piece.stop
+        with _open_parquet(file_range.file, text_field) as parquet:
+            stop = parquet.metadata.num_rows if file_range.stop is None else file_range.stop
             for group, (rows, size) in enumerate(_row_groups(parquet, text_field)):
-                if first < stop and first + rows > piece.start:
+                if first < stop and first + rows > file_range.start:
                     batch_rows = max(1, rows * BLOCK_BYTES // max(size, 1))
                     row = first
                     for batch in parquet.iter_batches(batch_rows, [group], [text_field], use_threads=False):
-                        low, high = max(piece.start - row, 0), min(stop - row, len(batch))
+                        low, high = max(file_range.start - row, 0), min(stop - row, len(batch))
                         if low < high:
                             yield row + low, batch.column(0).slice(low, high - low)
                         row += len(batch)
@@ -38,7 +38,7 @@ def read_column(piece: FileRange, text_field: str) -> Iterator[tuple[int, Any]]:
                         raise OSError(f"row group {group} has {row - first} rows, its metadata say {rows}")
                 first += rows
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{piece.file.path} cannot be read: {error}", "it is damaged: get it again") from None
+        raise DataError(f"{file_range.file.path} cannot be read: {error}", "it is damaged: get it again") from None
 
 
 def _open_parquet(file: SourceFile, text_field: str) -> pq.ParquetFile:

@@ -1,6 +1,6 @@
-"""The files that are read one after another: those of this machine as they are, those of the Hub fetched ahead.
+"""Source files are read one after another: local files as they are, files of the Hub downloaded ahead.
 
-    |file 7, read|file 8, fetched|file 9, being fetched|  ...      with `ahead` = 2
+    |file 7, read|file 8, downloaded|file 9, downloading|  ...      with `ahead` = 2
 
 A file of the Hub is on the disk from shortly before it is read until the next one is.
 """
@@ -29,20 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A file of text on the Hub."""
+    """A text file on the Hub."""
 
     repo: HubRepo
     file: HubFile
-
-    @property
-    def name(self) -> str:
-        """Its address, at the commit."""
-        return str(replace(self.repo.uri, path=self.file.path))
-
-    @property
-    def bytes(self) -> int:
-        """Its size there."""
-        return self.file.bytes
+    name: str  # the address, at the commit
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,40 +46,40 @@ class SourceFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, sizes and hashes; reads every local byte once."""
+        """The SHA-256 over names, sizes and hashes; reads every local byte once."""
         rows: list[list[str | int]] = []
         for file in self.files:
             if isinstance(file, SourceFile):
                 rows.append([file.name, file.bytes, Corpus((file,), self.config).hashes[0]])
             else:  # the commit is left out: the same files in a later one are the same
-                own = file.file
-                rows.append([f"{file.repo.uri.name}/{own.path}", own.bytes, own.sha256 or own.blob_id])
+                listed = file.file
+                rows.append([f"{file.repo.uri.name}/{listed.path}", listed.bytes, listed.sha256 or listed.blob_id])
         return json_sha256(rows)
 
     def iter_downloaded(
-        self, start: int, folder: Path, ahead: int, goes_on: Callable[[int], bool] = lambda _: True
+        self, start: int, folder: Path, ahead: int, should_continue: Callable[[int], bool] = lambda _: True
     ) -> Generator[tuple[int, SourceFile]]:
-        """Yield (number, file here or in `folder`) from `start` on, while the next `ahead` are being fetched.
+        """Yield (number, local file) from `start` on; download the next `ahead` files into `folder` meanwhile.
 
-        `goes_on` says whether another file is wanted after so many more rows.
+        `should_continue` returns whether another file is wanted after that many more rows.
         """
         waiting: dict[int, Future[SourceFile]] = {}
         for number in range(start, len(self.files)):
-            if not goes_on(0):
+            if not should_continue(0):
                 break
             file = (waiting.pop(number, None) or self._start_download(number, folder)).result()
             rows = count_documents(FileRange(file), self.config) if file.kind == "parquet" else 0
-            if goes_on(rows):
-                for wanted in range(number + 1, min(number + 1 + ahead, len(self.files))):
-                    waiting[wanted] = waiting.get(wanted) or self._start_download(wanted, folder)
+            if should_continue(rows):
+                for ahead_number in range(number + 1, min(number + 1 + ahead, len(self.files))):
+                    waiting[ahead_number] = waiting.get(ahead_number) or self._start_download(ahead_number, folder)
             yield number, file
             shutil.rmtree(folder / f"{number:06d}", ignore_errors=True)
-        if waiting:  # they would come into a folder that is taken for empty
-            logger.info("waiting for %d files that were fetched ahead", len(waiting))
+        if waiting:  # they would write into a folder that its user removes
+            logger.info("waiting for %d downloads", len(waiting))
             wait(waiting.values())
 
     def download_all(self, folder: Path) -> Corpus:
-        """Return all files as a corpus of this disk; what comes from the Hub lies in `folder`."""
+        """Return all files as a local corpus; files of the Hub are downloaded into `folder`."""
         return Corpus(tuple(self._download(number, folder) for number in range(len(self.files))), self.config)
 
     def _start_download(self, number: int, folder: Path) -> Future[SourceFile]:
@@ -96,7 +88,7 @@ class SourceFiles:
         def bring() -> None:
             try:
                 future.set_result(self._download(number, folder))
-            except BaseException as error:  # noqa: BLE001 - raised where the file is waited for
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the file
                 future.set_exception(error)
 
         Thread(target=bring, name="fetch", daemon=True).start()  # a daemon, so that Ctrl-C waits for no network
@@ -107,15 +99,15 @@ class SourceFiles:
         if isinstance(file, SourceFile):
             return file
         path = fetch_file(file.repo, file.file, folder / f"{number:06d}")
-        found = describe_file(path, file.name, self.config)
-        assert found is not None, "choose_files takes the same extensions"
-        return found
+        described = describe_file(path, file.name, self.config)
+        assert described is not None, "choose_files takes the same extensions"
+        return described
 
 
 def open_text(
     uris: Sequence[str], config: DataConfig, split: str | None = None, open_repo: OpenRepo = open_repo
 ) -> Corpus | SourceFiles:
-    """Find the files of `uris`; of the Hub those of `split`, by default `data.hub_split`, to be fetched later."""
+    """Return the files of `uris`; of the Hub those of `split`, by default `data.hub_split`, not yet downloaded."""
     if any(uri.startswith(SCHEME) for uri in uris):
         return open_sources(uris, split or config.hub_split, config, open_repo)
     return open_corpus(uris, config)
@@ -124,21 +116,22 @@ def open_text(
 def open_sources(
     uris: Sequence[str], split: str, config: DataConfig, open_repo: OpenRepo = open_repo
 ) -> SourceFiles:
-    """Find the files of `uris`; of hf://datasets/... those of `split`. Raises DataError, MachineError."""
+    """Return the files of `uris`; of hf://datasets/... those of `split`. Raises DataError, MachineError."""
     files: list[SourceFile | HubSource] = []
     for uri in uris:
         if not uri.startswith(SCHEME):
             files += open_corpus([uri], config).files
             continue
-        wanted = parse_uri(uri)
-        if wanted.kind != "dataset":
+        address = parse_uri(uri)
+        if address.kind != "dataset":
             raise DataError(f"{uri} is a model, not a dataset", "write hf://datasets/OWNER/NAME@REVISION")
-        repo = open_repo(wanted)
-        files += [HubSource(repo, file) for file in choose_files(repo, split)]
+        repo = open_repo(address)
+        for file in choose_files(repo, split):
+            files.append(HubSource(repo, file, str(replace(repo.uri, path=file.path)), file.bytes))
     seen: set[Path | tuple[str, str]] = set()
     for file in files:
-        place = (file.repo.uri.name, file.file.path) if isinstance(file, HubSource) else file.path
-        if place in seen:
+        key = (file.repo.uri.name, file.file.path) if isinstance(file, HubSource) else file.path
+        if key in seen:
             raise DataError(f"{file.name} is given twice", "name each file once, or the folder alone")
-        seen.add(place)
+        seen.add(key)
     return SourceFiles(tuple(files), config)

@@ -1,4 +1,4 @@
-"""The folder of what was prepared on the way: least recently used first out, and nothing that is in use.
+"""The cache of token datasets and tokenizers drops the least recently used folder first, none in use.
 
     CACHE/tokens-0123456789abcdef/   CACHE/tokenizer-.../   CACHE/tokens-....partial/
 
@@ -19,31 +19,31 @@ logger = logging.getLogger(__name__)
 
 
 def is_cached(folder: Path) -> bool:
-    """Say whether a folder has the name of one in a cache."""
+    """Return whether a folder has the name of a folder in a cache."""
     return folder.name.startswith(_PREFIXES)
 
 
 def touch(folder: Path) -> None:
-    """Note that a folder is used now, if it is one of a cache."""
+    """Set the time of a folder in a cache to now."""
     if is_cached(folder):
-        with suppress(OSError):  # a cache that cannot be written to is not trimmed either
+        with suppress(OSError):  # a cache without write access is not trimmed either
             os.utime(folder)
 
 
 def trim(cache: Path, max_bytes: int, used: Collection[Path]) -> None:
-    """Remove what was not used for the longest time until at most `max_bytes` are left, but nothing in use."""
-    for left in cache.glob(".del-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    found: list[tuple[int, int, Path]] = []
+    """Remove the least recently used folders that are not in use, until at most `max_bytes` are left."""
+    for leftover in cache.glob(".del-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folders: list[tuple[int, int, Path]] = []
     for folder in filter(is_cached, cache.iterdir()):
         with suppress(OSError):  # another process removes or makes it
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append((folder.stat().st_mtime_ns, size, folder))
-    total, kept = sum(size for _, size, _ in found), {path.resolve() for path in used}
-    for _, size, folder in sorted(found):
+            folders.append((folder.stat().st_mtime_ns, size, folder))
+    total, used_paths = sum(size for _, size, _ in folders), {path.resolve() for path in used}
+    for _, size, folder in sorted(folders):
         if total <= max_bytes:
             break
-        if folder.resolve() not in kept and _remove(folder):
+        if folder.resolve() not in used_paths and _remove(folder):
             logger.info("%s is removed from the cache, it was not used for the longest time", folder)
             total -= size
     if total > max_bytes:
@@ -51,18 +51,18 @@ def trim(cache: Path, max_bytes: int, used: Collection[Path]) -> None:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a folder unless some process holds it; nobody can begin to before it has its other name."""
+    """Remove a folder unless a process holds it; the lock keeps others out until it has its other name."""
     locks: list[int] = []
     try:
         for path in (folder, *folder.glob("shards/*.bin")):
             locks.append(os.open(path, os.O_RDONLY))
             fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        doomed = folder.with_name(f".del-{folder.name}-{uuid.uuid4().hex[:8]}")
-        folder.rename(doomed)
+        renamed = folder.with_name(f".del-{folder.name}-{uuid.uuid4().hex[:8]}")
+        folder.rename(renamed)
     except OSError:  # held, or gone already
         return False
     finally:
         for descriptor in locks:
             os.close(descriptor)
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(renamed, ignore_errors=True)
     return True

@@ -22,16 +22,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
     Manifest,
     canonical_json,
+    first_problem,
     json_sha256,
     read_manifest,
     replace_durable,
@@ -44,38 +46,32 @@ KIND = "tokens"
 VERSION = 1
 _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
+_Count = Annotated[int, Field(strict=True, ge=0)]
 Tokens = NDArray[np.uint16 | np.uint32]
 logger = logging.getLogger(__name__)
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.uint16 | np.uint32]:
-    """Return the type that ids below `vocab_size` are stored in."""
+    """Return the stored type of ids below `vocab_size`."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What the manifest says of one shard. Raises ValueError for what no shard can have."""
+    """One shard in the manifest of its dataset."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     split: Split
-    tokens: int
-    documents: int  # that end in it
-    text_bytes: int  # of a chat: of its answers
-    max_id: int
-    targets: int | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: split={self.split!r}")
-        least = {"tokens": 1, "documents": 0, "text_bytes": 1, "max_id": 0}
-        for name, lowest in (least if self.targets is None else least | {"text_bytes": 0, "targets": 0}).items():
-            value = getattr(self, name)
-            if type(value) is not int or value < lowest:
-                raise ValueError(f"{self.name}: {name}={value!r}")
+    tokens: Annotated[int, Field(strict=True, ge=1)]
+    documents: _Count  # that end in the shard
+    text_bytes: _Count  # of a chat: of its answers
+    max_id: _Count
+    targets: _Count | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
 
     def file_bytes(self, item_bytes: int) -> dict[str, int]:
-        """Return the size of each of its files by extension; `item_bytes` is that of a token."""
+        """Return the size of each file of the shard by extension; a token has `item_bytes` bytes."""
         sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}
         return sizes if self.targets is None else {**sizes, "msk": self.tokens}
 
@@ -84,11 +80,11 @@ def write_shard(
     folder: Path,
     shard: Shard,
     tokens: Iterable[Tokens],
-    ends: NDArray[np.uint64],
+    document_ends: NDArray[np.uint64],
     masks: Iterable[NDArray[np.uint8]] = (),
 ) -> list[FileEntry]:
-    """Write the shard's files into `folder`/shards, durably; a reader never sees a part of one."""
-    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [ends.astype("<u8")]}
+    """Write the shard's files into `folder`/shards, durably; a reader never sees an incomplete file."""
+    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [document_ends.astype("<u8")]}
     if shard.targets is not None:
         contents["msk"] = masks
     entries: list[FileEntry] = []
@@ -99,7 +95,7 @@ def write_shard(
 
 
 def is_token_dataset(path: Path) -> bool:
-    """Say whether a folder holds prepared tokens rather than text."""
+    """Return whether a folder holds prepared tokens, not text."""
     if not (path / MANIFEST).is_file():
         return False
     try:
@@ -116,7 +112,7 @@ class TokenSplit:
     name: str
     dataset_id: str
     shards: tuple[Tokens, ...]
-    shard_starts: tuple[int, ...]  # of each shard in the whole
+    shard_starts: tuple[int, ...]  # of each shard in the split
     num_tokens: int
     num_bytes: int  # of UTF-8 text; of a chat, of its answers
     delimiter_id: int = 0
@@ -126,7 +122,7 @@ class TokenSplit:
 
     @property
     def num_targets(self) -> int:
-        """Tokens that count as targets; `num_bytes` is the text that they stand for."""
+        """The number of tokens that count as targets; they stand for `num_bytes` of text."""
         return self.num_tokens - self.masked_tokens
 
     def read_tokens(self, start: int, length: int) -> Tokens:
@@ -136,15 +132,15 @@ class TokenSplit:
         while filled < length:
             position = (start + filled) % self.num_tokens
             number = bisect_right(self.shard_starts, position) - 1
-            part = self.shards[number][position - self.shard_starts[number] :][: length - filled]
-            out[filled : filled + len(part)] = part
-            filled += len(part)
+            tokens = self.shards[number][position - self.shard_starts[number] :][: length - filled]
+            out[filled : filled + len(tokens)] = tokens
+            filled += len(tokens)
         return out
 
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """A prepared text: its splits, and the tokenizer that made it."""
+    """A text as tokens: its splits, and the tokenizer that encoded it."""
 
     folder: Path
     id: str
@@ -156,21 +152,21 @@ class TokenDataset:
 
     @classmethod
     def open(cls, folder: Path, *, tokenizer_sha256: str | None = None, rehash: bool = False) -> Self:
-        """Open a dataset after checking it; `rehash` reads every byte even of a large one that was checked before.
+        """Verify and open a dataset; `rehash` reads every byte, even of a large dataset that was verified before.
 
         Raises ArtifactError for a file that is missing, changed or foreign, DataError for another tokenizer.
         """
         manifest = read_manifest(folder, KIND, VERSION)
-        found = manifest.inputs.get("tokenizer")
-        if tokenizer_sha256 is not None and found != tokenizer_sha256:
+        sha256 = manifest.inputs.get("tokenizer")
+        if tokenizer_sha256 is not None and sha256 != tokenizer_sha256:
             raise DataError(
-                f"{folder} was prepared with tokenizer {str(found)[:12]}, not with {tokenizer_sha256[:12]}",
+                f"{folder} was prepared with tokenizer {str(sha256)[:12]}, not with {tokenizer_sha256[:12]}",
                 "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
             )
         _verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
-        return cls(folder, manifest.id, manifest, vocab_size, str(found), shards, splits)
+        return cls(folder, manifest.id, manifest, vocab_size, str(sha256), shards, splits)
 
     def split(self, name: Split) -> TokenSplit:
         """Return a split. Raises DataError if it holds no tokens."""
@@ -185,7 +181,7 @@ def verify_shards(dataset: TokenDataset) -> None:
     for shard in dataset.shards:
         path = dataset.folder / f"shards/{shard.name}.bin"
         tokens = _map_file(path, token_dtype(dataset.vocab_size))
-        ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
+        document_ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
         if shard.targets is not None:
             mask = _map_file(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
@@ -196,20 +192,22 @@ def verify_shards(dataset: TokenDataset) -> None:
             raise ArtifactError(
                 f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}", _FIX
             )
-        if (np.diff(ends, prepend=0) <= 0).any() or (ends > shard.tokens).any():
+        if (np.diff(document_ends, prepend=0) <= 0).any() or (document_ends > shard.tokens).any():
             raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order", _FIX)
 
 
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
     try:
         vocab_size = int(manifest.details["vocab_size"])
-        shards = [Shard(**item) for item in manifest.details["shards"]]
+        shards = TypeAdapter(list[Shard]).validate_python(manifest.details["shards"])
         _require_shown(manifest.details)
         if len({shard.targets is None for shard in shards}) > 1:
             raise ValueError("some shards have masks, some have none")
         sizes = {entry.name: entry.bytes for entry in manifest.files}
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
+            if shard.targets is None and not shard.text_bytes:
+                raise ValueError(f"{shard.name}: text_bytes=0")
             for extension, size in shard.file_bytes(item_bytes).items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
@@ -221,47 +219,49 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
                     f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",
                     _FIX,
                 )
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / MANIFEST}: details.shards.{first_problem(error)}", _FIX) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is not that of a token dataset: {error!r}", _FIX) from None
     return vocab_size, shards
 
 
 def _require_shown(details: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError unless the details that only `data inspect` reads are there."""
-    bad, splits = details["bad_utf8"], details["splits"]
+    """Raise KeyError or TypeError unless the details have what `data inspect` shows."""
+    bad_utf8, splits = details["bad_utf8"], details["splits"]
     counted = ("tokens", "documents", "text_bytes")
     numbers = [splits[name][key] for name in splits for key in counted]
-    numbers += [details["delimiter"]["id"], bad["sequences"]]
+    numbers += [details["delimiter"]["id"], bad_utf8["sequences"]]
     numbers += details.get("left_out", {}).values()
-    texts = [details["holdout"], *bad["examples"]]
+    texts = [details["holdout"], *bad_utf8["examples"]]
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
         raise TypeError("bad_utf8, holdout or splits")
 
 
 def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:
-    own = [shard for shard in shards if shard.split == name]
+    split_shards = [shard for shard in shards if shard.split == name]
 
     def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
-        return tuple(_map_file(folder / f"shards/{shard.name}.{extension}", dtype) for shard in own)
+        return tuple(_map_file(folder / f"shards/{shard.name}.{extension}", dtype) for shard in split_shards)
 
-    bounds = [0, *accumulate(shard.tokens for shard in own)]
-    is_masked = any(shard.targets is not None for shard in own)
+    bounds = [0, *accumulate(shard.tokens for shard in split_shards)]
+    is_masked = any(shard.targets is not None for shard in split_shards)
     return TokenSplit(
         name,
         manifest.id,
         map_all("bin", token_dtype(manifest.details["vocab_size"])),
         tuple(bounds[:-1]),
         num_tokens=bounds[-1],
-        num_bytes=sum(shard.text_bytes for shard in own),
+        num_bytes=sum(shard.text_bytes for shard in split_shards),
         delimiter_id=manifest.details["delimiter"]["id"],
         document_ends=map_all("idx", "<u8"),
         masks=map_all("msk", np.uint8) if is_masked else None,
-        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in own) if is_masked else 0,
+        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in split_shards) if is_masked else 0,
     )
 
 
 def _map_file(path: Path, dtype: Any) -> NDArray[Any]:
-    """Map a file into memory and share its lock for as long as the mapping lives, which keeps the file open."""
+    """Map a file into memory under a shared lock; the mapping keeps the file open, and so the lock."""
     if not path.stat().st_size:
         return np.empty(0, dtype)
     with path.open("rb") as file:
@@ -271,17 +271,17 @@ def _map_file(path: Path, dtype: Any) -> NDArray[Any]:
 
 
 def _verify_once(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
-    """Check sizes always; hashes always if that is quick, else once per machine and state of the files."""
+    """Verify sizes; verify hashes too if the dataset is small, else once per machine and state of the files."""
     try:
         checked = Path.home() / ".cache" / "candlewick" / "verified"
-    except RuntimeError:  # no home to remember it in
+    except RuntimeError:  # no home for the stamp
         checked = None
     if rehash or checked is None or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
         verify(folder, manifest)
         return
     verify(folder, manifest, hashes=False)
-    status = [(folder / entry.name).stat() for entry in manifest.files]
-    files = [[found.st_ino, found.st_size, found.st_mtime_ns] for found in status]
+    statuses = [(folder / entry.name).stat() for entry in manifest.files]
+    files = [[status.st_ino, status.st_size, status.st_mtime_ns] for status in statuses]
     state = json_sha256([manifest.id, str(folder.resolve()), files])
     stamp = checked / f"{state}.json"
     if stamp.exists():

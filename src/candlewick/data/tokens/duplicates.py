@@ -1,8 +1,8 @@
-"""Exact duplicates: documents whose text stands earlier in the corpus already. The first of them stays.
+"""Exact duplicates are documents whose text occurs earlier in the corpus; the first occurrence stays.
 
-    corpus --in processes--> hash of each document (128 bits) --one sort--> places to leave out
+    corpus --in processes--> hash of each document (128 bits) --one sort--> positions to leave out
 
-Memory: 24 bytes per document, and 24 to sort. What repeats a document of the *other* side stays.
+Memory: 24 bytes per document, and 24 to sort. A copy of a document of the *other* split stays.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def hash_documents(
-    config: DataConfig, pieces: tuple[FileRange, ...]
+    config: DataConfig, file_ranges: tuple[FileRange, ...]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Return of each piece the places of its documents (n,) and their hashes (n, 2)."""
-    found: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
-    for piece in pieces:
-        rows = list(_hash_each(read_documents(piece, config, TextDefects())))
+    """Return, for each range, the positions of its documents (n,) and their hashes (n, 2)."""
+    hashes_of_ranges: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
+    for file_range in file_ranges:
+        rows = list(_hash_each(read_documents(file_range, config, TextDefects())))
         hashes = np.frombuffer(b"".join(digest for _, digest in rows), np.uint64).reshape(-1, 2)
-        found.append((np.array([place for place, _ in rows], np.int64), hashes))
-    return found
+        hashes_of_ranges.append((np.array([position for position, _ in rows], np.int64), hashes))
+    return hashes_of_ranges
 
 
 def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[int, bytes]]:
@@ -52,7 +52,7 @@ def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[int, bytes]]:
 
 
 def find_repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return which of n hashes, (n, 2), stand earlier already, in order."""
+    """Return the indices of the hashes, of (n, 2), that occur earlier already, in order."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: of equal ones the first comes first
     ordered = hashes[order]
     return np.sort(order[1:][(ordered[1:] == ordered[:-1]).all(axis=1)])
@@ -62,17 +62,17 @@ def remove_duplicates(corpus: Corpus, workers: int) -> Corpus:
     """Return the corpus with the positions of its duplicates, if `data.deduplicate` asks for it."""
     if not corpus.config.deduplicate:
         return corpus
-    groups, hashing = group_documents(corpus), partial(hash_documents, corpus.config)
-    by_number = dict(map_in_processes(hashing, groups, workers))
-    found = [item for number in range(len(groups)) for item in by_number[number]]
-    files = [piece.file for group in groups for piece in group]
-    doubles = find_repeats(np.concatenate([hashes for _, hashes in found]))
-    places = np.concatenate([places for places, _ in found])[doubles].tolist()
-    owners = np.searchsorted(np.cumsum([len(places) for places, _ in found]), doubles, "right").tolist()
+    range_groups, hashing = group_documents(corpus), partial(hash_documents, corpus.config)
+    by_number = dict(map_in_processes(hashing, range_groups, workers))
+    results = [item for number in range(len(range_groups)) for item in by_number[number]]
+    files = [file_range.file for range_group in range_groups for file_range in range_group]
+    repeats = find_repeats(np.concatenate([hashes for _, hashes in results]))
+    positions = np.concatenate([positions for positions, _ in results])[repeats].tolist()
+    owners = np.searchsorted(np.cumsum([len(positions) for positions, _ in results]), repeats, "right").tolist()
     dropped: dict[SourceFile, tuple[int, ...]] = {}
-    for file, own in groupby(zip(owners, places, strict=True), lambda item: files[item[0]]):
-        dropped[file] = tuple(place for _, place in own)
-    gone = {file for file in dropped if file.kind == "text"}
-    kept = tuple(file for file in corpus.files if file not in gone)
-    logger.info("%d documents are duplicates and are left out", len(doubles))
+    for file, items in groupby(zip(owners, positions, strict=True), lambda item: files[item[0]]):
+        dropped[file] = tuple(position for _, position in items)
+    dropped_files = {file for file in dropped if file.kind == "text"}
+    kept = tuple(file for file in corpus.files if file not in dropped_files)
+    logger.info("%d documents are duplicates and are left out", len(repeats))
     return replace(corpus, files=kept, duplicates=dropped)

@@ -1,10 +1,10 @@
-"""One task of a preparation: pieces of text in, token shards and a receipt out. Runs in a worker process.
+"""A task encodes ranges of files into token shards and a receipt; it runs in a worker process.
 
-    pieces --read--> documents --batches of a few MiB--> ids --delimiters in--> train-00007.bin .idx
+    ranges --read--> documents --batches of a few MiB--> ids --delimiters in--> train-00007.bin .idx
                                                                                 validation-00007.bin .idx
                                                                                 00007.json, the receipt, last
 
-A task is all that its shards depend on: any process on any machine writes the same bytes. No torch is imported.
+The shards depend on the task alone: any process on any machine writes the same bytes. No torch is imported.
 """
 
 import logging
@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What becomes one shard per split. The key is the hash of all that decides its content."""
+    """The text of one shard per split. The key is the hash of all that decides the shards."""
 
     index: int
-    pieces: tuple[FileRange, ...]
+    file_ranges: tuple[FileRange, ...]
     text_bytes: int  # about
     key: str
     config: DataConfig
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a finished task wrote; lies beside its shards so that they are not made twice."""
+    """The files of a finished task; a receipt beside the shards keeps them from being made twice."""
 
     key: str
     shards: tuple[Shard, ...]
@@ -62,7 +62,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
-    """Where shards go and what their ids mean. `folder`/tokenizer/tokenizer.json is the tokenizer."""
+    """The folder of the shards and the special ids in them. The tokenizer lies in `folder`/tokenizer."""
 
     folder: Path
     vocab_size: int
@@ -71,7 +71,7 @@ class TokenOutput:
 
 
 class ShardMaker:
-    """Runs tasks one after another with one encoder, whose cache grows with the text."""
+    """Encodes tasks one after another with one encoder, whose cache grows with the text."""
 
     def __init__(self, target: TokenOutput) -> None:
         self.output = target
@@ -88,25 +88,25 @@ class ShardMaker:
         return ChatTokens(self._tokenizer)
 
     def run(self, task: Task, on_bytes: Callable[[int], None] | None = None) -> Receipt:
-        """Write the shards of a task and return the receipt. Raises DataError for text that cannot be used."""
-        bad = TextDefects()
+        """Write the shards and the receipt of a task. Raises DataError for text that cannot be used."""
+        defects = TextDefects()
         shards: list[Shard] = []
         files: list[FileEntry] = []
         chat = self._chat if task.config.format == "chat" else None
         open_shards = {split: _OpenShard(self.output, split, chat) for split in SPLITS}
-        documents = _read_task(task, bad)
+        documents = _read_task(task, defects)
         for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
-            for split, own in open_shards.items():
-                if mine := [document for place, document in batch if place == split]:
-                    own.add(mine, *self._encode(mine, is_chat=chat is not None))
-                # a compressed file, of unknown length; of a chat the text is that of the answers alone
-                if max(own.text_bytes, own.tokens) > 2 * task.config.shard_text_bytes:
-                    own.write(task.index, shards, files)
+            for split, shard in open_shards.items():
+                if chosen := [document for name, document in batch if name == split]:
+                    shard.add(chosen, *self._encode(chosen, is_chat=chat is not None))
+                # the length of a compressed file is unknown; of a chat, text_bytes counts the answers only
+                if max(shard.text_bytes, shard.tokens) > 2 * task.config.shard_text_bytes:
+                    shard.write(task.index, shards, files)
             if on_bytes:
                 on_bytes(sum(len(document.text) for _, document in batch))
-        for own in open_shards.values():
-            own.write(task.index, shards, files)
-        receipt = Receipt(task.key, tuple(shards), tuple(files), bad)
+        for shard in open_shards.values():
+            shard.write(task.index, shards, files)
+        receipt = Receipt(task.key, tuple(shards), tuple(files), defects)
         replace_durable(_receipt_path(self.output.folder, task), canonical_json(asdict(receipt)))
         return receipt
 
@@ -124,7 +124,7 @@ class ShardMaker:
 
 
 def read_receipt(folder: Path, task: Task) -> Receipt | None:
-    """Return the receipt of a task if it was finished before and its files are whole, else None."""
+    """Return the receipt of a task if it is finished and its files are whole, else None."""
     try:
         receipt = TypeAdapter(Receipt).validate_json(_receipt_path(folder, task).read_bytes())
         is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
@@ -144,58 +144,58 @@ def _receipt_path(folder: Path, task: Task) -> Path:
 
 
 def run_tasks(
-    tasks: Sequence[Task], target: TokenOutput, workers: int, progress: ProgressCallback | None = None
+    tasks: Sequence[Task], output: TokenOutput, workers: int, progress: ProgressCallback | None = None
 ) -> tuple[list[Receipt], str]:
-    """Run the tasks that have no receipt yet; return all receipts in order, and the name of the encoder."""
-    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(target.folder, task))}
+    """Run the tasks without a receipt; return all receipts in order, and the name of the encoder."""
+    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(output.folder, task))}
     if receipts:
         logger.info("%d of %d tasks were finished before", len(receipts), len(tasks))
-    todo = [task for task in tasks if task.index not in receipts]
+    remaining = [task for task in tasks if task.index not in receipts]
     total = sum(task.text_bytes for task in tasks)
-    done = total - sum(task.text_bytes for task in todo)
+    done_bytes = total - sum(task.text_bytes for task in remaining)
     backend = "none: all shards were there"
 
     def report(text_bytes: int) -> None:
-        nonlocal done
-        done += text_bytes
+        nonlocal done_bytes
+        done_bytes += text_bytes
         if progress:
-            progress(min(done, total), total)
+            progress(min(done_bytes, total), total)
 
     report(0)
-    if len(todo) == 1:  # a process would take longer to start than most such tasks to run
-        maker = ShardMaker(target)
-        receipts[todo[0].index] = maker.run(todo[0], report)
+    if len(remaining) == 1:  # a process would take longer to start than most such tasks to run
+        maker = ShardMaker(output)
+        receipts[remaining[0].index] = maker.run(remaining[0], report)
         backend = maker.backend
     else:
-        for number, (receipt, backend) in map_in_processes(partial(_run_task, target), todo, workers):  # noqa: B007
-            receipts[todo[number].index] = receipt
-            report(todo[number].text_bytes)
+        for number, (receipt, backend) in map_in_processes(partial(_run_task, output), remaining, workers):  # noqa: B007
+            receipts[remaining[number].index] = receipt
+            report(remaining[number].text_bytes)
         if backend == ReferenceEncoder.name:
             logger.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
     return [receipts[task.index] for task in tasks], backend
 
 
-def _run_task(target: TokenOutput, task: Task) -> tuple[Receipt, str]:
-    maker = _shard_maker(target)
+def _run_task(output: TokenOutput, task: Task) -> tuple[Receipt, str]:
+    maker = _shard_maker(output)
     return maker.run(task), maker.backend
 
 
 _shard_maker = lru_cache(maxsize=1)(ShardMaker)
 
 
-def _read_task(task: Task, bad: TextDefects) -> Iterator[tuple[Split, Document]]:
+def _read_task(task: Task, defects: TextDefects) -> Iterator[tuple[Split, Document]]:
     config = task.config
-    for piece in task.pieces:
-        split: Split = piece.split or "train"
-        for document in read_documents(piece, config, bad):
-            if piece.split is None and document.starts_document:
+    for file_range in task.file_ranges:
+        split: Split = file_range.split or "train"
+        for document in read_documents(file_range, config, defects):
+            if file_range.split is None and document.starts_document:
                 split = document_split(document.text, config.validation_fraction, document.chat_sha256)
             yield split, document
 
 
 @dataclass
 class _OpenShard:
-    """The tokens of a shard while it grows; in memory, as it is written at once with its hash."""
+    """Holds the tokens of a growing shard in memory, as the shard is written at once with its hash."""
 
     output: TokenOutput
     split: Split
@@ -209,25 +209,26 @@ class _OpenShard:
     num_written: int = 0
 
     def add(self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]) -> None:
-        """Append documents: `ids` of all of them, one after another, with the `lengths` of each."""
-        begins = np.fromiter((document.starts_document for document in documents), bool, len(documents))
-        ends = np.fromiter((document.ends_document for document in documents), bool, len(documents))
-        around = 0 if self.chat is None else 3  # <|im_start|> before a message, <|im_end|> and a line end after it
+        """Append documents: `ids` (tokens,) of all documents in order, `lengths` (documents,) of each."""
+        starts_document = np.fromiter((document.starts_document for document in documents), bool, len(documents))
+        ends_document = np.fromiter((document.ends_document for document in documents), bool, len(documents))
+        # <|im_start|> before a message, <|im_end|> and a line end after it
+        num_chat = 0 if self.chat is None else 3
         end_id = self.output.end_id
-        after = np.zeros_like(ends) if end_id is None else ends  # an end token after the text
-        stops = np.cumsum(lengths + begins + around + after)
-        firsts = stops - lengths - begins - around - after
-        special = {self.output.delimiter_id: firsts[begins]}
+        has_end = np.zeros_like(ends_document) if end_id is None else ends_document  # an end token after the text
+        stops = np.cumsum(lengths + starts_document + num_chat + has_end)
+        starts = stops - lengths - starts_document - num_chat - has_end
+        special = {self.output.delimiter_id: starts[starts_document]}
         if end_id is not None:
-            special[end_id] = stops[after] - 1
+            special[end_id] = stops[has_end] - 1
         if self.chat is not None:
-            special[self.chat.start_id] = firsts + begins
-            special |= {self.chat.end_id: stops - after - 2, self.chat.newline_id: stops - after - 1}
+            special[self.chat.start_id] = starts + starts_document
+            special |= {self.chat.end_id: stops - has_end - 2, self.chat.newline_id: stops - has_end - 1}
         out = np.empty(stops[-1], token_dtype(self.output.vocab_size))
         is_text = np.ones(out.size, bool)
-        for token, places in special.items():
-            out[places] = token
-            is_text[places] = False
+        for token, positions in special.items():
+            out[positions] = token
+            is_text[positions] = False
         out[is_text] = ids
         self.max_id = max(self.max_id, int(ids.max(initial=0)), *special)
         if self.max_id >= self.output.vocab_size:
@@ -236,17 +237,17 @@ class _OpenShard:
                 "report this with the tokenizer",
             )
         self.token_arrays.append(out)
-        self.document_ends.append(self.tokens + stops[ends])
+        self.document_ends.append(self.tokens + stops[ends_document])
         self.tokens += out.size
         if self.chat is None:
             self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
         else:
-            self._mask(documents, out, stops - after - 2 - lengths, stops - after - 2)
+            self._mask(documents, out, stops - has_end - 2 - lengths, stops - has_end - 2)
 
     def _mask(
         self, documents: Sequence[Document], out: Tokens, starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> None:
-        """Append which tokens are learned: of answers the contents, and the <|im_end|> where a text stops."""
+        """Append the mask of learned tokens: the contents of answers, and the <|im_end|> after them."""
         assert self.chat is not None
         mask = np.zeros(out.size, np.uint8)
         for document, start, stop in zip(documents, starts.tolist(), stops.tolist(), strict=True):
@@ -256,15 +257,15 @@ class _OpenShard:
         self.mask_arrays.append(mask)
 
     def write(self, number: int, shards: list[Shard], files: list[FileEntry]) -> None:
-        """Write what there is, append to the two lists, and start anew."""
+        """Write the tokens as a shard, append it to the two lists, and start the next shard."""
         if not self.tokens:
             return
-        suffix = f"_{self.num_written:03d}" if self.num_written else ""  # sorts behind the first
-        ends = np.concatenate(self.document_ends).astype(np.uint64)
+        suffix = f"_{self.num_written:03d}" if self.num_written else ""  # sorts after the first
+        document_ends = np.concatenate(self.document_ends).astype(np.uint64)
         name = f"{self.split}-{number:05d}{suffix}"
         targets = None if self.chat is None else sum(int(mask.sum()) for mask in self.mask_arrays)
-        shard = Shard(name, self.split, self.tokens, ends.size, self.text_bytes, self.max_id, targets)
-        files += write_shard(self.output.folder, shard, self.token_arrays, ends, self.mask_arrays)
+        shard = Shard(name, self.split, self.tokens, document_ends.size, self.text_bytes, self.max_id, targets)
+        files += write_shard(self.output.folder, shard, self.token_arrays, document_ends, self.mask_arrays)
         shards.append(shard)
         self.token_arrays, self.mask_arrays, self.document_ends = [], [], []
         self.tokens = self.text_bytes = self.max_id = 0
@@ -276,7 +277,7 @@ def _utf8_bytes(text: str) -> int:
 
 
 class _SelfCheck:
-    """Compares an encoder with the reference on beginnings of documents, within a share of the time."""
+    """Compares an encoder with the reference on beginnings of documents, for a share of the time."""
 
     def __init__(self, encoder: ReferenceEncoder | FastEncoder, tokenizer_json: bytes) -> None:
         self._began = time.process_time()
@@ -286,15 +287,15 @@ class _SelfCheck:
         self._is_first = True
 
     def run(self, documents: list[Document]) -> None:
-        """Check as many of the documents as there is time for. Raises DataError if one is encoded otherwise."""
+        """Compare as many documents as time allows. Raises DataError for different ids."""
         for document in documents[:: max(1, len(documents) // _SELF_CHECKS_PER_BATCH)]:
             now = time.process_time()
             if self._spent > _SELF_CHECK_SHARE * (now - self._began) and not self._is_first:
                 return
             self._is_first = False
             beginning = [document.text[:_SELF_CHECK_CHARACTERS]]
-            found, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
-            if not np.array_equal(found, expected):
+            ids, expected = self._encoder.encode(beginning)[0], self._reference.encode(beginning)[0]
+            if not np.array_equal(ids, expected):
                 raise DataError(
                     f"{document.source}, document at {document.position}: encoder {self._encoder.name} gives "
                     f"other ids than the reference for {beginning[0][:40]!r}",

@@ -1,10 +1,10 @@
-"""The plan of a preparation: pieces of files grouped into tasks, each of which becomes a token shard per split.
+"""A plan groups ranges of files into tasks, each of which becomes a token shard per split.
 
     a.txt b.txt c.txt | d.jsonl [0, 64M) | d.jsonl [64M, 128M) | e.parquet rows [0, 9000) | ...
     -----task 0------   -----task 1-----   ------task 2-------   --------task 3--------
 
-Files in order are grouped until they hold `data.shard_text_bytes` of text; larger ones are cut, unless they are
-compressed. The plan depends on text and settings alone; a task's key is the hash of all that.
+Files in order are grouped until they hold `data.shard_text_bytes` of text; larger files are cut, unless they are
+compressed. The plan depends on text and settings only; a task's key is the hash of its text and settings.
 """
 
 import logging
@@ -23,13 +23,13 @@ from candlewick.data.text.parquet import row_groups
 from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import Task
 
-RangeGroup = tuple[tuple[FileRange, ...], int]  # consecutive pieces, and about how many bytes of text they have
+RangeGroup = tuple[tuple[FileRange, ...], int]  # consecutive ranges, and about how many bytes of text they have
 _EXPANSION = 4  # bytes of text per byte of a compressed file, about
 logger = logging.getLogger(__name__)
 
 
 def dataset_settings(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
-    """Return the settings that shape a token dataset. Without `hold_out` all of the text is trained on."""
+    """Return the settings that shape a token dataset. Without `hold_out` all text is for training."""
     return {
         **config.model_dump(include={"format", "documents", "bad_utf8", "deduplicate", "shard_text_bytes"}),
         "field": content_field(config),
@@ -40,7 +40,7 @@ def dataset_settings(config: DataConfig, *, hold_out: bool = True) -> dict[str, 
 def plan_tasks(
     corpus: Corpus | None, validation: Corpus | None, identity: str, config: DataConfig, *, hold_out: bool = True
 ) -> tuple[Holdout, list[Task]]:
-    """Return how validation is held out, and the tasks in order. `identity` is the hash of the tokenizer."""
+    """Return the way of holding out, and the tasks in order. `identity` is the hash of the tokenizer."""
     holdout: Holdout = "given"
     groups: list[RangeGroup] = []
     hashes: dict[SourceFile, str] = {}
@@ -49,12 +49,12 @@ def plan_tasks(
         groups += group_ranges(assign_splits(corpus, holdout), corpus)
         hashes |= zip(corpus.files, corpus.hashes, strict=True)
     if validation is not None:
-        if corpus is not None and validation.fingerprint != corpus.fingerprint:  # the same text is on purpose
-            known = set(corpus.hashes)
+        if corpus is not None and validation.fingerprint != corpus.fingerprint:  # equal text is on purpose
+            training_hashes = set(corpus.hashes)
             pairs = zip(validation.files, validation.hashes, strict=True)
-            if copies := [file.name for file, sha256 in pairs if sha256 in known]:
-                about = len(copies), copies[0]
-                logger.warning("%d files are in the training and the validation text: %s", *about)
+            if copies := [file.name for file, sha256 in pairs if sha256 in training_hashes]:
+                counts = len(copies), copies[0]
+                logger.warning("%d files are in the training and the validation text: %s", *counts)
         groups += group_ranges((FileRange(file, split="validation") for file in validation.files), validation)
         hashes |= zip(validation.files, validation.hashes, strict=True)
     return holdout, make_tasks(groups, hashes, identity, config, hold_out)
@@ -68,98 +68,97 @@ def make_tasks(
     hold_out: bool,
     first: int = 0,
 ) -> list[Task]:
-    """Return a task for each group; they are numbered from `first` on."""
+    """Return a task for each group, numbered from `first` on."""
     tasks, settings = list[Task](), dataset_settings(config, hold_out=hold_out)
-    for i, (pieces, text_bytes) in enumerate(groups, first):
-        inputs = [VERSION, i, identity, settings, [_range_identity(p, hashes) for p in pieces]]
-        tasks.append(Task(i, pieces, text_bytes, json_sha256(inputs), config))
+    for i, (file_ranges, text_bytes) in enumerate(groups, first):
+        inputs = [VERSION, i, identity, settings, [r.identity(hashes[r.file]) for r in file_ranges]]
+        tasks.append(Task(i, file_ranges, text_bytes, json_sha256(inputs), config))
     return tasks
 
 
 def group_documents(corpus: Corpus) -> list[tuple[FileRange, ...]]:
-    """Return all of a corpus in groups of about the wanted size, in order, and no document cut."""
-    parts: list[tuple[FileRange, int]] = []
+    """Return a corpus in groups of about `data.shard_text_bytes`, in order, without cutting documents."""
+    file_ranges: list[tuple[FileRange, int]] = []
     for file in corpus.files:
         whole = FileRange(file)
-        parts += [(whole, file.bytes)] if file.kind == "text" else _divide_range(whole, corpus.config)
-    return [pieces for pieces, _ in _join_ranges(parts, corpus.config.shard_text_bytes)]
+        file_ranges += [(whole, file.bytes)] if file.kind == "text" else _divide_range(whole, corpus.config)
+    return [group for group, _ in _join_ranges(file_ranges, corpus.config.shard_text_bytes)]
 
 
-def _range_identity(piece: FileRange, hashes: Mapping[SourceFile, str]) -> list[object]:
-    file = piece.file
-    return [
-        *(file.name, hashes[file], file.kind, file.compression),
-        *(piece.start, piece.stop, piece.starts_document, piece.ends_document, piece.split, piece.duplicates),
-    ]
+def group_ranges(file_ranges: Iterable[FileRange], corpus: Corpus) -> Iterator[RangeGroup]:
+    """Cut and group ranges, each with the positions of its duplicates."""
+    divided = (smaller for file_range in file_ranges for smaller in _divide_range(file_range, corpus.config))
+    for group, size in _join_ranges(divided, corpus.config.shard_text_bytes):
+        ranges = (_with_duplicates(r, corpus.duplicates.get(r.file, ())) for r in group)
+        yield tuple(ranges), size
 
 
-def group_ranges(pieces: Iterable[FileRange], corpus: Corpus) -> Iterator[RangeGroup]:
-    """Cut and group pieces, each with the places in it that the corpus drops."""
-    parts = (part for piece in pieces for part in _divide_range(piece, corpus.config))
-    for group, size in _join_ranges(parts, corpus.config.shard_text_bytes):
-        yield tuple(_with_duplicates(piece, corpus.duplicates.get(piece.file, ())) for piece in group), size
+def _with_duplicates(file_range: FileRange, positions: tuple[int, ...]) -> FileRange:
+    stop = len(positions) if file_range.stop is None else bisect_left(positions, file_range.stop)
+    return replace(file_range, duplicates=positions[bisect_left(positions, file_range.start) : stop])
 
 
-def _with_duplicates(piece: FileRange, places: tuple[int, ...]) -> FileRange:
-    stop = len(places) if piece.stop is None else bisect_left(places, piece.stop)
-    return replace(piece, duplicates=places[bisect_left(places, piece.start) : stop])
-
-
-def _join_ranges(parts: Iterable[tuple[FileRange, int]], wanted: int) -> Iterator[RangeGroup]:
-    """Join consecutive (piece, bytes of its text) to about the wanted size."""
+def _join_ranges(file_ranges: Iterable[tuple[FileRange, int]], group_bytes: int) -> Iterator[RangeGroup]:
+    """Join consecutive (range, bytes of text) to groups of about `group_bytes`."""
     group, total = list[FileRange](), 0
-    for part, size in parts:
-        if group and total + size > wanted:
+    for file_range, size in file_ranges:
+        if group and total + size > group_bytes:
             yield tuple(group), total
             group, total = [], 0
-        group.append(part)
+        group.append(file_range)
         total += size
     if group:
         yield tuple(group), total
 
 
-def _divide_range(piece: FileRange, config: DataConfig) -> Iterator[tuple[FileRange, int]]:
-    """Cut a piece that is too large; yield (piece, bytes of its text, about)."""
-    file, wanted = piece.file, config.shard_text_bytes
+def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[FileRange, int]]:
+    """Cut a range that is too large; yield (range, bytes of text, about)."""
+    file, shard_bytes = file_range.file, config.shard_text_bytes
     if file.kind == "parquet":
-        yield from _divide_rows(piece, row_groups(file, config.text_field), wanted)
+        yield from _divide_rows(file_range, row_groups(file, config.text_field), shard_bytes)
     elif file.compression is not None:
-        yield piece, file.bytes * _EXPANSION
+        yield file_range, file.bytes * _EXPANSION
     else:
-        stop = file.bytes if piece.stop is None else piece.stop
-        count = -(-(stop - piece.start) // wanted)
-        targets = [piece.start + i * (stop - piece.start) // count for i in range(1, count)]
-        cuts = sorted({_cut_before(file, piece.start, target) for target in targets} - {piece.start})
-        for low, high in zip([piece.start, *cuts], [*cuts, stop], strict=True):
-            begins, ends = piece.starts_document and low == piece.start, piece.ends_document and high == stop
-            yield replace(piece, start=low, stop=high, starts_document=begins, ends_document=ends), high - low
+        start, stop = file_range.start, file.bytes if file_range.stop is None else file_range.stop
+        count = -(-(stop - start) // shard_bytes)
+        targets = [start + i * (stop - start) // count for i in range(1, count)]
+        cuts = sorted({_cut_before(file, start, target) for target in targets} - {start})
+        for low, high in zip([start, *cuts], [*cuts, stop], strict=True):
+            is_start, is_end = (
+                file_range.starts_document and low == start,
+                file_range.ends_document and high == stop,
+            )
+            part = replace(file_range, start=low, stop=high, starts_document=is_start, ends_document=is_end)
+            yield part, high - low
 
 
 def _cut_before(file: SourceFile, start: int, target: int) -> int:
-    """Return the last place before `target` to cut a text, or the end of a line of rows, or else `start`."""
-    window = 1 << 16
+    """Return the last safe cut before `target`: of rows the end of a line; `start` if there is none."""
+    length = 1 << 16
     while True:
-        low = max(start, target - window)
+        low = max(start, target - length)
         raw = b"".join(FileRange(file, low, target).read_blocks())
         cut = find_last_cut(raw) if file.kind == "text" else raw.rfind(b"\n") + 1
         if cut:
             return low + cut
-        if file.kind == "text" and window >= MAX_PART_BYTES:
+        if file.kind == "text" and length >= MAX_PART_BYTES:
             return low + character_start(raw, len(raw) - 1)
         if low == start:
             return start
-        window *= 8
+        length *= 8
 
 
-def _divide_rows(piece: FileRange, groups: list[tuple[int, int]], wanted: int) -> Iterator[tuple[FileRange, int]]:
-    """Cut rows [start, stop) between row groups. A group that is partly inside counts as a whole."""
-    stop = sum(rows for rows, _ in groups) if piece.stop is None else piece.stop
-    low, first, total = piece.start, 0, 0
-    for rows, size in groups:
-        if piece.start < first + rows and first < stop:
-            if total and total + size > wanted and first > low:
-                yield replace(piece, start=low, stop=first), total
+def _divide_rows(
+    file_range: FileRange, row_groups: list[tuple[int, int]], shard_bytes: int
+) -> Iterator[tuple[FileRange, int]]:
+    """Cut rows [start, stop) between row groups. A row group that is partly inside counts fully."""
+    stop = sum(rows for rows, _ in row_groups) if file_range.stop is None else file_range.stop
+    low, first, total = file_range.start, 0, 0
+    for rows, size in row_groups:
+        if file_range.start < first + rows and first < stop:
+            if total and total + size > shard_bytes and first > low:
+                yield replace(file_range, start=low, stop=first), total
                 low, total = first, 0
             total += size
         first += rows
-    yield replace(piece, start=low, stop=stop), total
+    yield replace(file_range, start=low, stop=stop), total

@@ -1,9 +1,9 @@
-"""Text + tokenizer -> a token dataset: in parallel, restartable, and not again if it is up to date.
+"""Encode a text into a token dataset: in parallel, restartable, and only if it is not up to date.
 
     corpus --plan--> tasks --worker processes--> OUTPUT.partial/shards/ --manifest, rename--> OUTPUT/
 
-A task that finished leaves a receipt, so work that was stopped at any moment, `kill -9` included, goes on with the
-tasks that have none, and ends in the same dataset: its id depends on text, settings and tokenizer only.
+A finished task leaves a receipt. After a stop at any moment, `kill -9` included, the next process runs the tasks
+without a receipt and ends in the same dataset: its id depends on text, settings and tokenizer only.
 """
 
 import logging
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """Opened text, and the tokenizer that encodes it; either side of the text may be missing."""
+    """Training and validation text, either of which may be missing, and the tokenizer to encode them."""
 
     train: Corpus | SourceFiles | None
     validation: Corpus | SourceFiles | None
     tokenizer: Tokenizer
     config: DataConfig
-    hold_out: bool  # a part of the training text for validation
+    hold_out: bool  # hold out a part of the training text for validation
 
     @classmethod
     def from_config(cls, config: DataConfig, tokenizer: Tokenizer, *, hold_out: bool = True) -> Self:
-        """Open the text of a config. Without training text all is for validation; see `prepare`."""
+        """Open the text of a config. Raises DataError, ConfigError or MachineError, as `open_text` does."""
         train, validation = config.train_shards, config.validation_shards
         return cls(
             None if validation and not train else open_text(train, config),
@@ -57,11 +57,11 @@ class EncodeJob:
 
     @property
     def workers(self) -> int:
-        """Processes to encode it in."""
+        """The number of worker processes."""
         return self.config.num_workers or count_cores()
 
     def recipe(self) -> Recipe:
-        """Return what the dataset is made from."""
+        """Return the inputs and settings of the dataset."""
         inputs = {
             "corpus": None if self.train is None else self.train.fingerprint,
             "tokenizer": self.tokenizer.sha256,
@@ -74,14 +74,14 @@ class EncodeJob:
 
     @property
     def delimiter_settings(self) -> dict[str, Any]:
-        """Return what stands around a document, where that is not our own delimiter alone."""
-        own = self.tokenizer
-        is_ours = own.end_id is None and own.delimiter == DELIMITER
-        return {} if is_ours else {"delimiter_id": own.delimiter_id, "end_id": own.end_id}
+        """Return the ids around a document; nothing if only Candlewick's delimiter begins it."""
+        tokenizer = self.tokenizer
+        is_ours = tokenizer.end_id is None and tokenizer.delimiter == DELIMITER
+        return {} if is_ours else {"delimiter_id": tokenizer.delimiter_id, "end_id": tokenizer.end_id}
 
     @property
     def needs_streaming(self) -> bool:
-        """Whether any of it comes from the Hub. Raises ConfigError for settings that need all text at once."""
+        """Whether any text comes from the Hub. Raises ConfigError for settings that need all text at once."""
         if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
             return False
         if self.config.deduplicate:
@@ -95,25 +95,25 @@ class EncodeJob:
 def prepare_tokens(
     job: EncodeJob, output: Path, *, progress: ProgressCallback | None = None
 ) -> tuple[Manifest, bool]:
-    """Make the token dataset `output` of opened text; return its manifest, and whether it was there already.
+    """Build the token dataset `output`; return its manifest, and whether it was there already.
 
-    Raises DataError for text of no use, ArtifactError if something else stands at `output`, RunInterrupted.
+    Raises DataError for text that cannot be used, ArtifactError if something else is at `output`, RunInterrupted.
     """
     recipe = job.recipe()
 
-    def make(folder: Path) -> Manifest:
+    def build(folder: Path) -> Manifest:
         with interruptible(folder):
             files, details, backend = _encode(job, folder, progress)
         _require_text(job, details)
-        known = {folder / entry.name for entry in files}
-        for path in folder.rglob("*"):  # runs with other settings, or killed ones, left it behind
-            if path.is_file() and path not in known:
+        names = {folder / entry.name for entry in files}
+        for path in folder.rglob("*"):  # left by killed runs, or by runs with other settings
+            if path.is_file() and path not in names:
                 path.unlink()
         made = provenance(encoder=backend, workers=job.workers)
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
         return publish(folder, output, manifest)
 
-    return build_once(output, recipe, make, hashes=False)
+    return build_once(output, recipe, build, hashes=False)
 
 
 def _encode(
@@ -122,35 +122,35 @@ def _encode(
     """Write the dataset's files; return them, the manifest's details and the name of the encoder."""
     for name in ("shards", "tokenizer"):
         (folder / name).mkdir(exist_ok=True)
-    written = job.tokenizer.write(folder / "tokenizer")
-    files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in written]
-    own, convention = job.tokenizer, job.delimiter_settings
-    identity = json_sha256([own.sha256, convention]) if convention else own.sha256
-    target = TokenOutput(folder, own.vocab_size, own.delimiter_id, own.end_id)
+    entries = job.tokenizer.write(folder / "tokenizer")
+    files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in entries]
+    tokenizer, delimiters = job.tokenizer, job.delimiter_settings
+    identity = json_sha256([tokenizer.sha256, delimiters]) if delimiters else tokenizer.sha256
+    output = TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id, tokenizer.end_id)
     duplicates = 0
     if job.needs_streaming:
-        holdout, results = _encode_streams(job, target, identity, progress)
+        holdout, results = _encode_streams(job, output, identity, progress)
         tasks, receipts, backend = results.tasks, results.receipts, results.backend
     else:
         train, validation = (
             side and remove_duplicates(cast(Corpus, side), job.workers) for side in (job.train, job.validation)
         )
         holdout, tasks = plan_tasks(train, validation, identity, job.config, hold_out=job.hold_out)
-        receipts, backend = run_tasks(tasks, target, job.workers, progress)
+        receipts, backend = run_tasks(tasks, output, job.workers, progress)
         duplicates = sum(
             len(places) for side in (train, validation) if side for places in side.duplicates.values()
         )
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _describe(target, holdout, receipts, duplicates)
-    details["delimiter"] = {"id": own.delimiter_id, "token": own.delimiter, "where": "doc_start"}
-    if own.roles.end is not None:
-        details["end"] = {"id": own.end_id, "token": own.roles.end, "where": "doc_end"}
+    details = _describe(output, holdout, receipts, duplicates)
+    details["delimiter"] = {"id": tokenizer.delimiter_id, "token": tokenizer.delimiter, "where": "doc_start"}
+    if tokenizer.roles.end is not None:
+        details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
     return files, details, backend
 
 
 def _encode_streams(
-    job: EncodeJob, target: TokenOutput, identity: str, progress: ProgressCallback | None
+    job: EncodeJob, output: TokenOutput, identity: str, progress: ProgressCallback | None
 ) -> tuple[Holdout, TaskResults]:
     """Encode text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
     results = TaskResults()
@@ -158,33 +158,33 @@ def _encode_streams(
     for side, text in sides.items():
         if text is not None:
             files = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
-            stream = StreamPreparation(files, side, results, target, identity, job.hold_out, job.workers, progress)
+            stream = StreamPreparation(files, side, results, output, identity, job.hold_out, job.workers, progress)
             stream.prepare()
     return ("hash" if job.hold_out else "given"), results
 
 
 def _describe(
-    target: TokenOutput, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
+    output: TokenOutput, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
 ) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
-    bad = TextDefects()
+    defects = TextDefects()
     for receipt in receipts:
-        bad.merge(receipt.bad_utf8)
-    if bad.unanswered:
-        logger.warning("%d conversations without an answer are left out", bad.unanswered)
-    bad.warn()
+        defects.merge(receipt.bad_utf8)
+    if defects.unanswered:
+        logger.warning("%d conversations without an answer are left out", defects.unanswered)
+    defects.warn()
     counted = ("tokens", "documents", "text_bytes")
     splits = {
         split: {name: sum(getattr(shard, name) for shard in shards if shard.split == split) for name in counted}
         for split in SPLITS
     }
     return {
-        "dtype": token_dtype(target.vocab_size).str,
-        "vocab_size": target.vocab_size,
+        "dtype": token_dtype(output.vocab_size).str,
+        "vocab_size": output.vocab_size,
         "specials_in_text": "plain",
         "holdout": holdout,
-        "bad_utf8": {"documents": bad.documents, "sequences": bad.sequences, "examples": bad.examples},
-        "left_out": {"duplicates": duplicates, "unanswered": bad.unanswered},
+        "bad_utf8": {"documents": defects.documents, "sequences": defects.sequences, "examples": defects.examples},
+        "left_out": {"duplicates": duplicates, "unanswered": defects.unanswered},
         "splits": splits,
         "shards": [asdict(shard) for shard in shards],
     }

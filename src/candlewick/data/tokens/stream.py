@@ -1,10 +1,9 @@
-"""Text on the Hub -> token shards, file after file, until there is enough: what is not needed is never fetched.
+"""Stream text of the Hub into token shards, file after file, until there is enough; the rest is not downloaded.
 
-    listing -> file 0 -> tasks -> shards, file 0 goes; file 1, fetched meanwhile -> tasks -> shards ... -> sealed
+    listing -> file 0 -> tasks -> shards, file 0 removed; file 1, downloaded meanwhile -> tasks -> shards ...
 
-Whole tasks are taken in their order until `data.max_tokens` tokens to train on are there; `data.max_documents`
-cuts at a row. Work that was stopped fetches no file again that `train-stream.json` notes, and ends in the same
-dataset.
+Tasks are run in their order until `data.max_tokens` training tokens are there; `data.max_documents` cuts at a row.
+After a stop the next process downloads no file again that `train-stream.json` lists, and ends in the same dataset.
 """
 
 import json
@@ -29,27 +28,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TaskResults:
-    """What is prepared so far: finished tasks in their order, with what each wrote."""
+    """The finished tasks in their order, with their receipts."""
 
     tasks: list[Task] = field(default_factory=list[Task])
     receipts: list[Receipt] = field(default_factory=list[Receipt])
-    documents: int = 0  # rows that were read, of text for training
+    documents: int = 0  # rows of training text that were read
     backend: str = ""  # the name of the encoder
 
     @property
     def tokens(self) -> int:
-        """Tokens to train on."""
+        """The number of training tokens."""
         return sum(s.tokens for receipt in self.receipts for s in receipt.shards if s.split == "train")
-
-    @property
-    def next_index(self) -> int:
-        """The number of the task that comes next."""
-        return self.tasks[-1].index + 1 if self.tasks else 0
 
 
 @dataclass
 class StreamPreparation:
-    """Prepares the files of one side into `done`; the tasks of a file are run two per worker at a time."""
+    """Encodes the files of one side into `results`; the tasks of a file run two per worker at a time."""
 
     files: SourceFiles
     side: Split
@@ -62,85 +56,85 @@ class StreamPreparation:
 
     def __post_init__(self) -> None:
         self.config: DataConfig = self.files.config
-        is_bounded = self.side == "train"  # all is read for validation
+        is_bounded = self.side == "train"  # validation text is read to the end
         self.max_tokens = self.config.max_tokens if is_bounded else None
         self.max_documents = self.config.max_documents if is_bounded else None
 
     def prepare(self) -> None:
-        """Prepare the files that are not finished, until there is enough."""
-        done, folder = self.results, self.output.folder
-        notes, fetched = folder / f"{self.side}-stream.json", folder / "fetched"
-        # of all that decides what the files become
+        """Encode the files that are not finished, until a limit is reached."""
+        results, folder = self.results, self.output.folder
+        state_path, downloads = folder / f"{self.side}-stream.json", folder / "fetched"
+        # the key covers all that decides the shards
         settings = dataset_settings(self.config, hold_out=self.hold_out)
         limits = [self.config.max_tokens, self.config.max_documents]
-        key = json_sha256([self.identity, self.files.fingerprint, settings, limits, done.next_index])
-        finished = self._restore(notes, key)
+        key = json_sha256([self.identity, self.files.fingerprint, settings, limits, len(results.tasks)])
+        finished_files = self._restore(state_path, key)
         sizes = [file.bytes for file in self.files.files]
         is_bounded = (self.max_tokens or self.max_documents) is not None
         if not self._reached_limit():
-            for number, file in self.files.iter_downloaded(len(finished), fetched, 0 if is_bounded else 1):
-                first, before = len(done.tasks), done.documents
+            for number, file in self.files.iter_downloaded(len(finished_files), downloads, 0 if is_bounded else 1):
+                first, num_documents = len(results.tasks), results.documents
                 self._prepare_file(file)
-                keys = [[task.index, task.key] for task in done.tasks[first:]]
-                finished.append({"tasks": keys, "documents": done.documents - before})
-                replace_durable(notes, canonical_json({"key": key, "files": finished}))
+                keys = [[task.index, task.key] for task in results.tasks[first:]]
+                finished_files.append({"tasks": keys, "documents": results.documents - num_documents})
+                replace_durable(state_path, canonical_json({"key": key, "files": finished_files}))
                 if self.progress and self.config.max_tokens is None:
                     self.progress(sum(sizes[: number + 1]), sum(sizes))
                 if self._reached_limit():
                     break
-        shutil.rmtree(fetched, ignore_errors=True)
+        shutil.rmtree(downloads, ignore_errors=True)
         if self.max_tokens is not None and not self._reached_limit():
-            about = done.tokens, self.max_tokens
-            logger.warning("the source has %d tokens to train on, fewer than the %d wanted", *about)
+            counts = results.tokens, self.max_tokens
+            logger.warning("the source has %d tokens to train on, fewer than the %d wanted", *counts)
 
-    def _restore(self, notes: Path, key: str) -> list[dict[str, object]]:
-        """Take over the files that a former process has finished; stops at the first whose shards are damaged."""
-        finished: list[dict[str, object]] = []
+    def _restore(self, state_path: Path, key: str) -> list[dict[str, object]]:
+        """Return the entries of files that a former process finished, up to the first with a damaged shard."""
+        finished_files: list[dict[str, object]] = []
         try:
-            raw = json.loads(notes.read_bytes())
-            for noted in raw["files"] if raw["key"] == key else ():
-                tasks = [Task(index, (), 0, key, self.config) for index, key in noted["tasks"]]
+            state = json.loads(state_path.read_bytes())
+            for entry in state["files"] if state["key"] == key else ():
+                tasks = [Task(index, (), 0, key, self.config) for index, key in entry["tasks"]]
                 receipts = [read_receipt(self.output.folder, task) for task in tasks]
                 if None in receipts:
                     break
                 self.results.tasks += tasks
                 self.results.receipts += [receipt for receipt in receipts if receipt is not None]
-                self.results.documents += noted["documents"]
-                finished.append(noted)
+                self.results.documents += entry["documents"]
+                finished_files.append(entry)
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # what is noted before counts
-        return finished
+            pass  # the entries before it count
+        return finished_files
 
     def _prepare_file(self, file: SourceFile) -> None:
-        done, corpus = self.results, Corpus((file,), self.config)
+        results, corpus = self.results, Corpus((file,), self.config)
         groups = list(group_ranges([self._file_range(corpus)], corpus))
         hashes = {file: corpus.hashes[0]}
-        tasks = make_tasks(groups, hashes, self.identity, self.config, self.hold_out, first=done.next_index)
+        tasks = make_tasks(groups, hashes, self.identity, self.config, self.hold_out, first=len(results.tasks))
         for start in range(0, len(tasks), 2 * self.workers):
             wave = tasks[start : start + 2 * self.workers]
-            receipts, done.backend = run_tasks(wave, self.output, self.workers)
+            receipts, results.backend = run_tasks(wave, self.output, self.workers)
             for task, receipt in zip(wave, receipts, strict=True):
                 if self._reached_max_tokens():
-                    return  # the rest of the wave is swept
-                done.tasks.append(task)
-                done.receipts.append(receipt)
+                    return  # the files of the other tasks are removed later
+                results.tasks.append(task)
+                results.receipts.append(receipt)
             if self.progress and self.max_tokens is not None:
-                self.progress(min(done.tokens, self.max_tokens), self.max_tokens)
+                self.progress(min(results.tokens, self.max_tokens), self.max_tokens)
 
     def _file_range(self, corpus: Corpus) -> FileRange:
-        """Return the file of a corpus, cut where there are enough rows."""
+        """Return the range of a one-file corpus, cut where there are enough rows."""
         (file,) = corpus.files
         stop = None
         if self.max_documents is not None:
-            left = self.max_documents - self.results.documents
-            rows = count_documents(FileRange(file), self.config, left + 1)
-            if rows > left and file.kind != "text":
-                rows, stop = left, row_offset(file, left, frozenset())
+            remaining = self.max_documents - self.results.documents
+            rows = count_documents(FileRange(file), self.config, remaining + 1)
+            if rows > remaining and file.kind != "text":
+                rows, stop = remaining, row_offset(file, remaining, frozenset())
             self.results.documents += rows
         if self.side == "validation":
             return FileRange(file, split="validation")
-        (piece,) = assign_splits(corpus, "hash" if self.hold_out else "given")
-        return replace(piece, stop=stop)
+        (file_range,) = assign_splits(corpus, "hash" if self.hold_out else "given")
+        return replace(file_range, stop=stop)
 
     def _reached_max_tokens(self) -> bool:
         return self.max_tokens is not None and self.results.tokens >= self.max_tokens

@@ -1,4 +1,4 @@
-"""A function over many items in processes: spawned, never forked, without torch; they end with their parent."""
+"""Worker processes map a function over items: spawned, never forked, without torch; they end with their parent."""
 
 import logging
 import multiprocessing
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,18 +28,18 @@ def count_cores() -> int:
 def map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yield (number of the item, what the function returns) as they come. Raises MachineError."""
+    """Yield (number of the item, result) in order of completion. Raises MachineError for a killed worker."""
     if len(items) == 1:  # a process would take longer to start than most such items to do
         yield 0, function(items[0])
         return
     wave = workers * _ITEMS_PER_WORKER
     for first in range(0, len(items), wave):
-        own = range(first, min(first + wave, len(items)))
+        numbers = range(first, min(first + wave, len(items)))
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(own)), context, start_worker)
+        pool = ProcessPoolExecutor(min(workers, len(numbers)), context, start_worker)
         others = set(multiprocessing.active_children())
         try:
-            futures = {pool.submit(function, items[number]): number for number in own}
+            futures = {pool.submit(function, items[number]): number for number in numbers}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
@@ -48,7 +48,7 @@ def map_in_processes(
                 "run it again to go on, with fewer --workers or a smaller data.shard_text_bytes",
             ) from None
         except BaseException:
-            # what they were writing has no receipt yet, so they need not be waited for
+            # their tasks have no receipts yet, so there is nothing to wait for
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise

@@ -90,7 +90,7 @@ def test_running_download_is_awaited_when_reading_stops(hub, tmp_path, caplog):
     wanted = iter([True, True, False])
     seen = [n for n, _ in files.iter_downloaded(0, tmp_path / "to", 1, lambda rows: next(wanted))]
     assert seen == [0]
-    assert "waiting for 1 files that were fetched ahead" in caplog.text
+    assert "waiting for 1 downloads" in caplog.text
     assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
     assert (tmp_path / "to" / "000001" / "data" / "2.txt").read_bytes() == FILES["data/2.txt"]
 

@@ -22,7 +22,7 @@ def kept(corpus: Corpus) -> list[str]:
     """The documents that the plan's tasks read, in order, joined from their parts."""
     whole: list[str] = []
     for task in plan_tasks(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
-        for piece in task.pieces:
+        for piece in task.file_ranges:
             for document in read_documents(piece, corpus.config, TextDefects()):
                 whole += [""] * document.starts_document
                 whole[-1] += document.text

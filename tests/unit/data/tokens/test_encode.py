@@ -171,7 +171,7 @@ class TestReceipt:
 
     def test_receipt_of_another_task_is_none(self, task, target):
         receipt = ShardMaker(target).run(task)
-        other = Task(task.index, task.pieces, task.text_bytes, "f" * 64, task.config)
+        other = Task(task.index, task.file_ranges, task.text_bytes, "f" * 64, task.config)
         assert receipt.key == task.key
         assert read_receipt(target.folder, other) is None
 

@@ -21,7 +21,7 @@ def tasks_of(*paths, sha256=SHA, validation=None, **config):
 def text_of(tasks) -> str:
     out: list[str] = []
     for task in tasks:
-        for piece in task.pieces:
+        for piece in task.file_ranges:
             out += (
                 "<" * document.starts_document + document.text + ">" * document.ends_document
                 for document in read_documents(piece, task.config, TextDefects())
@@ -52,7 +52,7 @@ def test_large_file_is_cut_without_loss(write, name, documents):
     assert len(tasks) > 4
     whole = "<" + content + ">" if (name, documents) == ("a.txt", "file") else "".join(f"<{row}>" for row in rows)
     assert text_of(tasks) == whole
-    bounds = [(p.start, p.stop) for task in tasks for p in task.pieces]
+    bounds = [(p.start, p.stop) for task in tasks for p in task.file_ranges]
     assert bounds[0][0] == 0
     assert all(high == low for (_, high), (low, _) in pairwise(bounds))
 
@@ -60,10 +60,10 @@ def test_large_file_is_cut_without_loss(write, name, documents):
 def test_held_out_tail_and_shard_cuts_join_to_the_text(write):
     path = write("a.txt", "some words\n" * 40_000)
     _, tasks = tasks_of(path, validation_fraction=0.3)
-    splits = [piece.split or "" for task in tasks for piece in task.pieces]
+    splits = [piece.split or "" for task in tasks for piece in task.file_ranges]
     assert splits == sorted(splits)
     assert set(splits) == {"train", "validation"}
-    pieces = [piece for task in tasks for piece in task.pieces]
+    pieces = [piece for task in tasks for piece in task.file_ranges]
     assert [p.starts_document for p in pieces].count(True) == 2
     assert [p.ends_document for p in pieces].count(True) == 2
     assert text_of(tasks).replace("><", "") == "<" + "some words\n" * 40_000 + ">"
@@ -87,7 +87,7 @@ def test_line_longer_than_a_shard_is_not_cut(write):
 def test_compressed_file_is_one_piece(write):
     path = write("a.txt.gz", "some words\n" * 100_000)
     _, tasks = tasks_of(path, validation=write("v.txt", "x"))
-    assert [piece.stop for task in tasks for piece in task.pieces] == [None, 2 - 1]
+    assert [piece.stop for task in tasks for piece in task.file_ranges] == [None, 2 - 1]
 
 
 def test_task_key_covers_every_setting_of_the_content(write):
