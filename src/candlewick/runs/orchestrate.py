@@ -23,7 +23,8 @@ from candlewick.parallel.device import find_device
 from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
-from candlewick.runs.resolve import Request, Say, resolve, result_settings
+from candlewick.runs.resolve import Request, Say, resolve
+from candlewick.runs.resume import result_settings
 from candlewick.runs.train import log_file
 from candlewick.train.plan import Resume
 

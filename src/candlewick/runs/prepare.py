@@ -35,7 +35,7 @@ from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare
 from candlewick.errors import ConfigError
 from candlewick.runs.resolve import PreparePlan, Say, Text, open_texts
-from candlewick.runs.sources import all_sources, training_sources, with_datasets
+from candlewick.runs.sources import all_sources, encoding_tokenizer, training_sources, with_datasets
 from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.artifact import KIND, VERSION
@@ -60,8 +60,7 @@ def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
     tokenizer, source, folders, made = plan.tokenizer.tokenizer, plan.tokenizer.source, dict[str, Path](), False
     if plan.texts:
         tokenizer, source, made = _make_tokenizer(plan, say)
-        if plan.config.data.format == "chat":
-            tokenizer = tokenizer.with_chat_tokens()
+        tokenizer = encoding_tokenizer(tokenizer, plan.config.data)
         for name in plan.texts:
             job = _job(plan, name, tokenizer)
             folder = plan.folders[name] if plan.folders else _cached(plan.config.data, job.recipe())

@@ -4,13 +4,14 @@
 
 Nothing is written but shards of text, if those are asked for. Files are opened once. No torch is imported.
 
-A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the run
-folder, from a folder that several runs share; else it is trained. Those of the two folders are only taken if a
-request says so: one that was trained with other settings is then an error.
+A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the
+checkpoint that a run starts from, from the run folder, from a folder that several runs share; else it is trained.
+With a checkpoint it has to be the checkpoint's. Those of the two folders are only taken if a request says so: one
+that was trained with other settings is then an error.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,26 +20,28 @@ from typing import Literal
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
-from candlewick.config import DataConfig, RunConfig
+from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
+from candlewick.runs.resume import require_same_settings, resume_run
 from candlewick.runs.sharding import Sharding, shard_text
 from candlewick.runs.sources import (
     dataset_tokenizer,
+    encoding_tokenizer,
     open_tokenizer,
     text_sources,
     training_sources,
     with_datasets,
 )
-from candlewick.runs.start import require_same_model, resolve_start
+from candlewick.runs.start import inherit_model, open_parent
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps
-from candlewick.train.plan import Resume, Start
+from candlewick.train.plan import Fresh, InitFrom, Resume, Start
 
 Say = Callable[[str], None]
 Text = Corpus | SourceFiles
@@ -98,7 +101,17 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
     """
     directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
     newest = _find_newest(directory, run_dir, request)
-    config, start, tokenizer = resolve_start(config, newest)
+    parent = config.runtime.checkpoint.init_from
+    if newest is not None:
+        config, start = resume_run(config, newest)
+    elif parent is not None:
+        config, start = open_parent(config, parent)
+    else:
+        start = Fresh()
+    tokenizer = _resolve_tokenizer(config, start, run_dir, request)
+    if parent is not None and not isinstance(start, Fresh):
+        assert tokenizer.tokenizer is not None, "a checkpoint has one"
+        config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
     length = config.sequence_length
     batches = BatchSchedule.from_config(config.data, length, read_ranks().world_size)
     # a run without an end would stop as soon as its text is prepared
@@ -113,12 +126,11 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
             "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
         )
     config = _with_token_budget(config, batches)
-    texts, choice = open_texts(config.data), _resolve_tokenizer(config, tokenizer, run_dir, request)
-    plan = PreparePlan(config, run_dir, start, texts, choice, request.keeps_data)
-    if isinstance(start, Resume):
-        if request.keeps_data:
-            require_same_run(plan, start.checkpoint)
-        require_same_model(config, start.checkpoint)
+    plan = PreparePlan(config, run_dir, start, open_texts(config.data), tokenizer, request.keeps_data)
+    if newest is not None:
+        config = with_datasets(config, plan.folders) if plan.folders else config
+        require_same_settings(config, newest, all_sections=request.keeps_data)
+        _require_same_text(plan, newest)
     return plan
 
 
@@ -130,6 +142,18 @@ def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint
     if request.resume == "required" or (request.resume == "if_available" and is_there):
         return Checkpoint.newest(directory, need={"weights", "optimizer"})
     return None
+
+
+def _require_same_text(plan: PreparePlan, newest: Checkpoint) -> None:
+    """Raise ConfigError if datasets in the run folder were made of other text than the plan's."""
+    for name, folder in (plan.folders or {}).items():
+        if (folder / MANIFEST).is_file():
+            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
+            if read_manifest(folder).inputs.get(side) != plan.texts[name].fingerprint:
+                raise ConfigError(
+                    f"{newest.folder.parent} holds a run on other text",
+                    "choose another --run-dir, or delete that folder",
+                )
 
 
 def rows_per_update(config: RunConfig) -> int:
@@ -176,59 +200,69 @@ def _with_token_budget(config: RunConfig, batches: BatchSchedule) -> RunConfig:
     return config.replaced(data={"max_tokens": tokens})
 
 
-def _resolve_tokenizer(
-    config: RunConfig, inherited: Tokenizer | None, run_dir: Path, request: Request
-) -> TokenizerPlan:
-    """Choose the tokenizer. Raises ConfigError for requests that contradict what is there."""
-    own, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
-    places = [place for place in (own if request.keeps_data else None, shared) if place is not None]
-    if settings.tokenizer_json in places:  # not a given one, but where it is going to be
+def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: Request) -> TokenizerPlan:
+    """Choose the tokenizer. Raises ConfigError for settings or a request that contradict what is there."""
+    run_folder, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
+    folders = [folder for folder in (run_folder if request.keeps_data else None, shared) if folder is not None]
+    if settings.tokenizer_json in folders:  # it names where the tokenizer is going to be
         settings = settings.replaced(tokenizer_json=None)
-    copy_to = None if shared is None else own
-    path = settings.tokenizer_json or settings.vocab or dataset_tokenizer(config.data)
-    if path is not None:
-        if request.retrain_tokenizer:
-            raise ConfigError(f"--force-retrain-tokenizer, but {path} is given", "leave one of them out")
-        tokenizer = inherited or open_tokenizer(settings) or Tokenizer.load(path)
-        return TokenizerPlan(tokenizer, "given", path, copy_to)
+    copy_to = None if shared is None else run_folder
+    dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
+    if path := settings.tokenizer_json or settings.vocab or dataset:
+        tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
+        _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
+        plan = TokenizerPlan(tokenizer, "given", path, copy_to)
+    elif isinstance(start, Resume):
+        checkpoint = start.checkpoint
+        copy_to = run_folder if request.keeps_data else None
+        plan = TokenizerPlan(checkpoint.tokenizer, "found", checkpoint.folder, copy_to)
+    elif isinstance(start, InitFrom):
+        plan = TokenizerPlan(start.checkpoint.tokenizer, "given", start.checkpoint.folder, copy_to)
+    elif request.retrain_tokenizer:
+        return TokenizerPlan(None, "trained", folders[-1], copy_to, tuple(folders))
+    else:
+        target = folders[-1] if folders else None
+        return _find_tokenizer(settings, folders, request) or TokenizerPlan(None, "trained", target, copy_to)
     if request.retrain_tokenizer:
-        return TokenizerPlan(None, "trained", places[-1], copy_to, tuple(places))
-    if request.skip_tokenizer or shared is not None:
-        for place in (place for place in places if (place / "tokenizer.json").is_file()):
-            recorded = read_manifest(place, KIND).config if (place / MANIFEST).is_file() else {}
-            wanted = settings.model_dump(mode="json").items()
-            if other := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
-                raise ConfigError(f"{place} was trained with {'; '.join(other)}", "give --force-retrain-tokenizer")
-            return TokenizerPlan(Tokenizer.load(place), "found", place, own)
-        if request.skip_tokenizer:
-            where = " or ".join(map(str, places))
-            raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
-    return TokenizerPlan(None, "trained", places[-1] if places else None, copy_to)
+        raise ConfigError(
+            f"--force-retrain-tokenizer, but that of {plan.source} is given",
+            "leave one of them out, or choose another --run-dir",
+        )
+    return plan
 
 
-def result_settings(config: RunConfig) -> dict[str, object]:
-    """Return the settings that change the result: not where things are shown or how many workers help."""
-    data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
-    return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
+def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> None:
+    """Raise ConfigError if the tokenizer of `path` is not the one of the checkpoint that a run starts from."""
+    if isinstance(start, Fresh):
+        return
+    if isinstance(start, Resume):
+        allowed = [start.tokenizer_sha256]
+    else:  # the text may be chats, whose tokens come on top
+        base = start.checkpoint.tokenizer
+        allowed = [base.sha256, base.with_chat_tokens().sha256]
+    if tokenizer.sha256 not in allowed:
+        raise ConfigError(
+            f"{path} has sha256 {tokenizer.sha256[:12]}, the tokenizer of {start.checkpoint.folder} has "
+            f"{allowed[0][:12]}",
+            "leave tokenizer.tokenizer_json null, and prepare token datasets with the checkpoint's tokenizer",
+        )
 
 
-def require_same_run(plan: PreparePlan, newest: Checkpoint) -> None:
-    """Raise ConfigError if the run in the folder has other settings or other text than the plan."""
-    fix = "choose another --run-dir, or delete that folder"
-    folders = plan.folders or {}
-    trained = with_datasets(plan.config, folders) if folders else plan.config
-    saved = newest.state["config"]
-    different = [
-        f"{section}.{key}"
-        for section, values in result_settings(trained).items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value != saved.get(section, {}).get(key)
-    ]
-    if different:
-        raise ConfigError(f"{newest.folder.parent} holds a run with other settings ({', '.join(different)})", fix)
-    for name, folder in folders.items():
-        if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
-            if read_manifest(folder).inputs.get(side) != plan.texts[name].fingerprint:
-                raise ConfigError(f"{newest.folder.parent} holds a run on other text", fix)
+def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request: Request) -> TokenizerPlan | None:
+    """Return the first tokenizer that lies in the folders, if the request allows to take it.
+
+    Raises ConfigError for one that was trained with other settings, and if there has to be one and is none.
+    """
+    if not (request.skip_tokenizer or request.shared_tokenizer):
+        return None
+    for folder in (folder for folder in folders if (folder / "tokenizer.json").is_file()):
+        recorded = read_manifest(folder, KIND).config if (folder / MANIFEST).is_file() else {}
+        wanted = settings.model_dump(mode="json").items()
+        if different := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
+            problem = f"{folder} was trained with {'; '.join(different)}"
+            raise ConfigError(problem, "give --force-retrain-tokenizer")
+        return TokenizerPlan(Tokenizer.load(folder), "found", folder, folders[0])
+    if request.skip_tokenizer:
+        where = " or ".join(map(str, folders))
+        raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
+    return None

@@ -71,6 +71,11 @@ def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
     return Tokenizer.from_files(config.vocab, config.merges, config.special_tokens)
 
 
+def encoding_tokenizer(tokenizer: Tokenizer, data: DataConfig) -> Tokenizer:
+    """Return the tokenizer with which the text of a run is encoded: for chats it has their tokens."""
+    return tokenizer.with_chat_tokens() if data.format == "chat" and text_sources(data) else tokenizer
+
+
 def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
     """Return the config with token datasets, and the tokenizer of the first, in the place of text."""
     data = config.data

@@ -43,6 +43,7 @@ class Resume:
 
     checkpoint: Checkpoint
     parent: str | None  # the id of the checkpoint that the run once started from
+    tokenizer_sha256: str  # of the tokenizer that the run was trained with
 
 
 Start = Fresh | InitFrom | Resume

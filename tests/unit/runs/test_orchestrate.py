@@ -134,7 +134,7 @@ def rewrite(state, content) -> None:
 
 
 def test_other_settings_in_the_same_folder_are_refused(tiny, run_dir):
-    with pytest.raises(ConfigError, match=r"other settings \(.*runtime\.seed.*\).*another --run-dir"):
+    with pytest.raises(ConfigError, match=r"other settings: .*runtime\.seed \(was 42, is 7\).*another --run-dir"):
         orchestrate(edited(tiny, seed=7), run_dir, Said())
     assert len(list_checkpoints(run_dir / "checkpoints")) == 3
 
