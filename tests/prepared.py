@@ -45,7 +45,7 @@ def build_trainer(
     config: RunConfig, run_dir: Path, *, resume: bool = False, sampler: Sampler | None = None
 ) -> Trainer:
     """Build what `candlewick train` runs."""
-    return build(plan_run(config, run_dir, resume=resume), run_dir, sampler)
+    return build(plan_run(config, run_dir, resume=resume), sampler)
 
 
 def dataset_folder(split: TokenSplit) -> Path:

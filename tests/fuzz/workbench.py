@@ -34,6 +34,7 @@ from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import dump_json, dump_toml, to_tree
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
@@ -124,19 +125,20 @@ class Workbench:
         return folder
 
     def _run(self, config: RunConfig) -> None:
-        prepared = {
+        settings = {
             "data": config.data.model_dump(mode="json", include=_PREPARING),
             "tokenizer": config.tokenizer.model_dump(mode="json"),
             "scheduler": {"total_steps": 1},
         }
-        data = self._open(json.dumps(prepared))
+        data = self._open(json.dumps(settings))
         folders = {name: dataset.folder for name, dataset in data.datasets.items()}
-        plan = complete_plan(replace(data, config=with_datasets(config, folders)))
-        run_dir = self.folder / "run"
+        batches = BatchSchedule.from_config(config.data, config.sequence_length, world_size=1)
+        prepared = replace(data, config=with_datasets(config, folders), batches=batches)
+        plan = complete_plan(replace(prepared, run_dir=self.folder / "run"))
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
         sampler = None if is_default else make_sampler(config, data.tokenizer)
-        trainer = build(plan, run_dir, sampler)
+        trainer = build(plan, sampler)
         parts = trainer.components
         try:
             with parts.reporter.running(trainer.state):
@@ -156,7 +158,7 @@ class Workbench:
                     parts.sample()
         finally:
             parts.loader.close()
-            shutil.rmtree(run_dir)
+            shutil.rmtree(plan.run_dir)
         names = plan.data.validation_splits
         missing = [name for name in names if "/".join(filter(None, ("eval", name, "loss"))) not in metrics]
         if missing:

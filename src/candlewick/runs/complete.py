@@ -5,16 +5,18 @@
 It stands apart from `runs.train` because it needs torch.
 """
 
-from pathlib import Path
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from candlewick.artifacts.manifest import json_sha256, replace_durable
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.rows.loader import saved_rows
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
-from candlewick.errors import ConfigError, DataError
+from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
 from candlewick.runs.prepare import Prepared
@@ -26,14 +28,16 @@ from candlewick.train.components import Sampler
 from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
 from candlewick.train.state import TrainState
 
+logger = logging.getLogger(__name__)
 
-def train_prepared(prepared: Prepared, run_dir: Path) -> dict[str, Any]:
+
+def train_prepared(prepared: Prepared) -> dict[str, Any]:
     """Train a run whose text is prepared; the caller holds its lock. See `runs.train`."""
     plan = complete_plan(prepared)
-    trainer = build(plan, run_dir, make_sampler(plan.config, plan.tokenizer))
+    trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        replace_durable(run_dir / "config.yaml", dump_yaml(plan.config).encode())
+        replace_durable(plan.run_dir / "config.yaml", dump_yaml(plan.config).encode())
         metrics = trainer.run()
     finally:
         trainer.components.loader.close()
@@ -53,31 +57,45 @@ def complete_plan(prepared: Prepared) -> RunPlan:
     Raises ConfigError for a run that reads a source more often than it may and for a vocabulary that the model
     cannot hold, MachineError for a device that is not there, DataError for data without a validation split.
     """
-    config, start = prepared.config, prepared.start
-    length, data = config.sequence_length, open_training_data(prepared)
-    device = find_distributed(config.runtime)
-    batches = BatchSchedule.from_config(config.data, length, device.world_size)
+    config, length = prepared.config, prepared.config.sequence_length
+    data, device = open_training_data(prepared), find_distributed(config.runtime)
     order = RowOrder(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
-    saved_steps = None
-    if isinstance(start, Resume):
-        saved = start.checkpoint.state
-        state = TrainState.from_json(saved["counters"])
-        batches = batches.resumed(state.step, _rows_read(saved["loader"]))
-        # a time budget became a number of steps when the run was young; another budget is read anew
-        if saved["config"].get("scheduler", {}).get("total_seconds") == config.scheduler.total_seconds:
-            saved_steps = state.total_steps
+    state, batches = TrainState(), prepared.batches
+    if isinstance(prepared.start, Resume):
+        state, batches = _resume(prepared.start.checkpoint.state, config, order, batches)
     steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
-    steps = saved_steps if steps is None else steps
-    max_steps = _max_steps(config, batches, order, steps)
-    rows = embedding_rows(config.model, prepared.tokenizer)
-    return RunPlan(config, start, prepared.tokenizer, rows, data, device, order, batches, steps, max_steps)
+    state.total_steps = state.total_steps if steps is None else steps
+    return RunPlan(
+        config=config,
+        run_dir=prepared.run_dir,
+        start=prepared.start,
+        tokenizer=prepared.tokenizer,
+        vocab_size=embedding_rows(config.model, prepared.tokenizer),
+        data=data,
+        device=device,
+        order=order,
+        batches=batches,
+        state=state,
+        max_steps=_max_steps(config, batches, order, state.total_steps),
+    )
 
 
-def _rows_read(loader_state: dict[str, Any]) -> int:
-    rows = loader_state.get("samples", 0)
-    if type(rows) is not int or rows < 0:
-        raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
-    return rows
+def _resume(
+    saved: Mapping[str, Any], config: RunConfig, order: RowOrder, batches: BatchSchedule
+) -> tuple[TrainState, BatchSchedule]:
+    """Return the counters of a checkpoint's state, and the schedule of the batches from there on.
+
+    Raises CheckpointError for other counters than this version has, DataError for rows in another order.
+    """
+    state, rows = TrainState.from_json(saved["counters"]), 0
+    if saved["loader"]:
+        rows = saved_rows(saved["loader"], order)
+    else:
+        logger.info("the data begins at its first row: the checkpoint was imported")
+    # a time budget became a number of steps when the run was young; another budget is read anew
+    if saved["config"].get("scheduler", {}).get("total_seconds") != config.scheduler.total_seconds:
+        state.total_steps = None
+    return state, batches.resumed(state.step, rows)
 
 
 def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.build import Recipe, build_json_once, find
-from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, sweep
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
@@ -25,8 +24,8 @@ from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
 from candlewick.runs.resolve import Request, Say, resolve
 from candlewick.runs.resume import result_settings
-from candlewick.runs.train import log_file
-from candlewick.train.plan import Resume
+from candlewick.runs.train import hold_run, log_file
+from candlewick.train.plan import Resume, checkpoint_directories
 
 
 def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> dict[str, Any]:
@@ -35,37 +34,36 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
     With `prepare_only` none after the tokens. `say` receives one line per stage. Raises what the stages raise.
     """
     run_dir = run_dir.resolve()
-    with run_lock(run_dir):
-        sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+    with hold_run(config, run_dir):
         request = request or Request(resume="if_available", keeps_data=True)
         prepared = prepare_run(resolve(config, run_dir, request, say), say)
-        describe_run(prepared, run_dir)
+        describe_run(prepared)
         tokens = {name: dataset.id for name, dataset in prepared.datasets.items()}
         result = {"run_dir": str(run_dir), "tokens": tokens}
         if request.prepare_only:
-            return result | _preview(prepared, run_dir, say)
-        checkpoint = _train(prepared, run_dir, tokens, say)
+            return result | _preview(prepared, say)
+        checkpoint = _train(prepared, tokens, say)
         metrics = _evaluate(prepared.config, run_dir, checkpoint, tokens, say)
         samples = _sample(prepared.config, run_dir, checkpoint, say)
         return result | {"metrics": metrics, "samples": samples}
 
 
-def _preview(prepared: Prepared, run_dir: Path, say: Say) -> dict[str, Any]:
+def _preview(prepared: Prepared, say: Say) -> dict[str, Any]:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = complete_plan(prepared)
     make_sampler(plan.config, plan.tokenizer)
-    steps, parameters = plan.total_steps, plan.num_parameters
-    require_room(run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
+    steps, parameters = plan.state.total_steps, plan.num_parameters
+    require_room(plan.run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
     say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
     resume = ["--resume"] if isinstance(plan.start, Resume) else []
-    command = ["candlewick", "train", "--config", str(run_dir / "training.yaml"), *resume]
+    command = ["candlewick", "train", "--config", str(plan.run_dir / "training.yaml"), *resume]
     return {"steps": steps, "parameters": parameters, "command": command}
 
 
-def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Say) -> Path:
+def _train(prepared: Prepared, tokens: Mapping[str, str], say: Say) -> Path:
     """Train unless the run folder holds the finished run of this config and inputs; return its checkpoint."""
-    config, parent = prepared.config, prepared.start.parent
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    config, run_dir, parent = prepared.config, prepared.run_dir, prepared.start.parent
+    directory, _ = checkpoint_directories(config, run_dir)
     inputs = {**tokens, **({} if parent is None else {"parent": parent})}
     recipe = Recipe("result", inputs, result_settings(config))
     folder = run_dir / "result"
@@ -75,7 +73,7 @@ def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Sa
             say(f"training   reused, up to date: {checkpoint}")
             return checkpoint
     with log_file(run_dir):
-        outcome = train_prepared(prepared, run_dir)
+        outcome = train_prepared(prepared)
     newest = list_checkpoints(directory)[-1]
     result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
     say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")

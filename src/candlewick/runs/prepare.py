@@ -27,6 +27,7 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config.tree import dump_toml, dump_yaml
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.pieces import SourceFile
 from candlewick.data.text.source_files import SourceFiles
@@ -50,7 +51,9 @@ class Prepared:
     """A run whose tokens are there."""
 
     config: RunConfig  # names token datasets in the place of text. Nobody changes it any more.
+    run_dir: Path
     start: Start
+    batches: BatchSchedule  # as if the run were new
     tokenizer: Tokenizer
     datasets: Mapping[str, TokenDataset]  # opened and verified, by name
 
@@ -72,7 +75,8 @@ def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
             folders[name] = folder
             made |= not reused
     config = with_datasets(plan.config, folders) if folders else plan.config
-    prepared = _open(config, plan.start, tokenizer)
+    tokenizer, datasets = _open_datasets(config.data, tokenizer)
+    prepared = Prepared(config, plan.run_dir, plan.start, plan.batches, tokenizer, datasets)
     if made and not plan.keeps_data:
         _trim_cache(prepared, source)
     return prepared
@@ -162,16 +166,16 @@ def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path | No
         publish(aside, target, manifest)
 
 
-def _open(config: RunConfig, start: Start, tokenizer: Tokenizer | None) -> Prepared:
-    """Open the datasets that a config names, each once, and check that they have one tokenizer."""
-    folders = {name: Path(uris[0]) for name, uris in all_sources(config.data).items()}
+def _open_datasets(data: DataConfig, tokenizer: Tokenizer | None) -> tuple[Tokenizer, dict[str, TokenDataset]]:
+    """Open the datasets that settings name, each once; check that they have one tokenizer, and return it too."""
+    folders = {name: Path(uris[0]) for name, uris in all_sources(data).items()}
     if tokenizer is None:
         tokenizer = Tokenizer.load(next(iter(folders.values())) / "tokenizer")
     for folder in folders.values():
         touch(folder)
     sha256 = tokenizer.sha256
     opened = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
-    return Prepared(config, start, tokenizer, {name: opened[folder] for name, folder in folders.items()})
+    return tokenizer, {name: opened[folder] for name, folder in folders.items()}
 
 
 def _trim_cache(prepared: Prepared, tokenizer: Path | None) -> None:
@@ -184,11 +188,12 @@ def _trim_cache(prepared: Prepared, tokenizer: Path | None) -> None:
         trim(data.cache_dir, data.cache_max_bytes, used)
 
 
-def describe_run(prepared: Prepared, run_dir: Path) -> None:
+def describe_run(prepared: Prepared) -> None:
     """Write what `candlewick train` and readers of transformer_candle's run folders want to know.
 
     `training.yaml` and `training.toml` hold the config with absolute paths, `special_tokens.txt` a JSON array.
     """
+    run_dir = prepared.run_dir
     special = json.dumps(list(prepared.tokenizer.special_tokens), ensure_ascii=False)
     run_dir.mkdir(parents=True, exist_ok=True)
     replace_durable(run_dir / "special_tokens.txt", special.encode())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -40,8 +40,8 @@ from candlewick.runs.sources import (
 from candlewick.runs.start import inherit_model, open_parent
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import planned_steps
-from candlewick.train.plan import Fresh, InitFrom, Resume, Start
+from candlewick.train.budget import planned_steps, require_end
+from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
 
 Say = Callable[[str], None]
 Text = Corpus | SourceFiles
@@ -83,6 +83,7 @@ class PreparePlan:
     config: RunConfig
     run_dir: Path
     start: Start
+    batches: BatchSchedule  # as if the run were new
     texts: Mapping[str, Text]  # opened text by the name of the dataset that is made of it
     tokenizer: TokenizerPlan
     keeps_data: bool  # datasets lie in the run folder; else in `data.cache_dir`
@@ -99,7 +100,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
     The caller holds the run's lock. `say` receives a line per folder of shards. Raises ConfigError for settings
     that cannot be, CheckpointError, DataError and MachineError for what cannot be opened.
     """
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    directory, _ = checkpoint_directories(config, run_dir)
     newest = _find_newest(directory, run_dir, request)
     parent = config.runtime.checkpoint.init_from
     if newest is not None:
@@ -112,10 +113,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
     if parent is not None and not isinstance(start, Fresh):
         assert tokenizer.tokenizer is not None, "a checkpoint has one"
         config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
-    length = config.sequence_length
-    batches = BatchSchedule.from_config(config.data, length, read_ranks().world_size)
-    # a run without an end would stop as soon as its text is prepared
-    planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=1)
+    batches = BatchSchedule.from_config(config.data, config.sequence_length, read_ranks().world_size)
+    require_end(config.scheduler)
     if request.sharding is not None:
         if newest is not None and request.sharding.existing == "remake":
             raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
@@ -126,7 +125,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
             "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
         )
     config = _with_token_budget(config, batches)
-    plan = PreparePlan(config, run_dir, start, open_texts(config.data), tokenizer, request.keeps_data)
+    plan = PreparePlan(config, run_dir, start, batches, open_texts(config.data), tokenizer, request.keeps_data)
     if newest is not None:
         config = with_datasets(config, plan.folders) if plan.folders else config
         require_same_settings(config, newest, all_sections=request.keeps_data)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.lock import run_lock
-from candlewick.checkpoint.layout import checkpoint_directory, sweep
+from candlewick.checkpoint.layout import sweep
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.terminal import add_file
+from candlewick.train.plan import checkpoint_directories
 
 
 def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
@@ -19,13 +20,21 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
     Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
     """
-    with run_lock(run_dir), log_file(run_dir):
-        sweep(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+    with hold_run(config, run_dir), log_file(run_dir):
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
         prepared = prepare_run(plan)
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
 
-        return train_prepared(prepared, run_dir)
+        return train_prepared(prepared)
+
+
+@contextmanager
+def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
+    """Hold the lock of a run folder while the block runs; first clear what a killed save left in it."""
+    with run_lock(run_dir):
+        for directory in checkpoint_directories(config, run_dir):
+            sweep(directory)
+        yield
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """From a plan to a Trainer: every object of a run is made here, in order."""
 
 import logging
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
 from candlewick.checkpoint.huggingface import unsupported_by_transformers
-from candlewick.checkpoint.layout import checkpoint_directory, sweep
 from candlewick.checkpoint.load import load_weights, weights_for
-from candlewick.config import BestConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import flops_per_token
 from candlewick.model.initialize import initialize
@@ -22,31 +20,37 @@ from candlewick.train.components import Sampler, TrainingComponents
 from candlewick.train.guards import memory_faults
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
-from candlewick.train.plan import Fresh, Resume, RunPlan
+from candlewick.train.plan import Fresh, Resume, RunPlan, checkpoint_directories
 from candlewick.train.reporter import Reporter, build_telemetry
-from candlewick.train.state import TrainState, machine, restore_random_state
+from candlewick.train.state import machine, restore_random_state
 from candlewick.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
 @memory_faults()
-def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Trainer:
-    """Make the Trainer of a plan, which writes into `run_dir`. Raises CheckpointError, DataError, MachineError."""
+def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
+    """Make the Trainer of a plan. Raises CheckpointError and MachineError."""
     config, device = plan.config, plan.device
     configure_torch(config.runtime, device.device)
     _warn(plan)
     objective = _build_objective(plan)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    ranks = {"rank": device.rank, "world_size": device.world_size}
-    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
-    state = TrainState()
+    state = replace(plan.state)
     if isinstance(plan.start, Resume):
-        state = _restore(plan.start, optimizer, loader, device.device)
-    state.total_steps = plan.total_steps
+        _restore(plan.start, optimizer, device.device)
+    loader = Loader(
+        plan.order,
+        plan.batches,
+        micro_batch_size=config.data.micro_batch_size,
+        rank=device.rank,
+        world_size=device.world_size,
+        rows_read=plan.batches.rows_read,
+    )
     flops = flops_per_token(config.model, plan.vocab_size, config.sequence_length)
     telemetry = build_telemetry(flops, device.device, device.world_size, plan.batches.rows_after)
     resume_step = state.step if isinstance(plan.start, Resume) else None
+    checkpoints, best = checkpoint_directories(config, plan.run_dir)
     components = TrainingComponents(
         plan=plan,
         state=state,
@@ -54,13 +58,11 @@ def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Train
         optimizer=optimizer,
         loss_scale=LossScale(state, device.device) if device.compute_dtype == torch.float16 else None,
         loader=loader,
-        reporter=Reporter(config.runtime, run_dir, telemetry, loader, resume_step),
+        reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step),
         sampler=sampler,
-        checkpoints=checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
-        best=(config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best",
+        checkpoints=checkpoints,
+        best=best,
     )
-    sweep(components.checkpoints)
-    sweep(components.best)
     return Trainer(components)
 
 
@@ -84,19 +86,14 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
     return objective.train()
 
 
-def _restore(start: Resume, optimizer: Optimizer, loader: Loader, device: torch.device) -> TrainState:
-    """Put everything but the weights back; return the counters."""
+def _restore(start: Resume, optimizer: Optimizer, device: torch.device) -> None:
+    """Put the optimizer's state and the random state back, and warn of another machine."""
     checkpoint, saved = start.checkpoint, start.checkpoint.state
     optimizer.load_named_state(checkpoint.optimizer())
     restore_random_state(saved["random"], device)
-    if saved["loader"]:
-        loader.restore(saved["loader"])
-    else:
-        logger.info("the data begins at its first row: the checkpoint was imported")
     for name, value in machine(device).items():
         if (before := saved.get(name, value)) != value:
             logger.warning("the run had %s=%s, now it is %s: results may differ by rounding", name, before, value)
-    return TrainState.from_json(saved["counters"])
 
 
 def _warn(plan: RunPlan) -> None:

@@ -7,8 +7,10 @@ runs.complete      RunPlan       the device, the batches, the end: what `train.b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from candlewick.checkpoint.layout import checkpoint_directory
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -20,6 +22,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
     from candlewick.parallel.device import Distributed
+    from candlewick.train.state import TrainState
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class RunPlan:
     """A complete run."""
 
     config: RunConfig
+    run_dir: Path
     start: Start
     tokenizer: Tokenizer
     vocab_size: int
@@ -77,14 +81,22 @@ class RunPlan:
     device: "Distributed"
     order: RowOrder
     batches: BatchSchedule
-    total_steps: int | None
-    """Updates after which the run ends; None: a time budget has not become a number of updates yet."""
+    state: "TrainState"  # the counters that the run begins with; a Trainer counts in a copy
     max_steps: int | None  # updates that data.max_repetitions allows; None: any number
 
     @property
     def num_parameters(self) -> int:
         """Return the stored numbers of the model; a tied embedding counts once."""
         return model_size(self.config.model, self.vocab_size).total
+
+
+def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path]:
+    """Return the folder of a run's checkpoints, and that of its best ones."""
+    best = config.runtime.evaluation.best
+    return (
+        checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
+        (best and best.directory) or run_dir / "best",
+    )
 
 
 def embedding_rows(model: ModelConfig, tokenizer: Tokenizer) -> int:

@@ -97,11 +97,11 @@ def test_both_written_configs_train_the_same(orchestrated, tmp_path, monkeypatch
 
 
 def test_a_run_that_was_stopped_goes_on(tiny, orchestrated, tmp_path, monkeypatch):
-    def stopped(prepared, run_dir):
+    def stopped(prepared):
         monkeypatch.undo()
         config = prepared.config
-        train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})), run_dir)
-        state = newest_checkpoint(run_dir / "checkpoints") / "state.json"
+        train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})))
+        state = newest_checkpoint(prepared.run_dir / "checkpoints") / "state.json"
         # a run of the whole config that was stopped after five steps
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")

@@ -26,7 +26,7 @@ def make(config, run_dir, say, **options):
     settings: dict[str, Any] = {"resume": "if_available", "keeps_data": True, **options}
     request = Request(**settings)
     found = prepare_run(resolve(config, run_dir, request, say), say)
-    describe_run(found, run_dir)
+    describe_run(found)
     return found
 
 

@@ -27,7 +27,7 @@ def built(tmp_path):
 
     def make(config, *, run_dir=tmp_path / "run", resume=False, sampler=None, **changes):
         plan = replace(plan_run(config, run_dir, resume=resume), **changes)
-        trainers.append(build(plan, run_dir, sampler))
+        trainers.append(build(plan, sampler))
         return trainers[-1]
 
     yield make
@@ -47,13 +47,6 @@ def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
     assert not torch.equal(*(w["model.model.embed_tokens.weight"] for w in weights[1:]))
     assert first.components.sampler is None
     assert not list((tmp_path / "a").glob("checkpoints/*"))
-
-
-def test_leftovers_of_a_killed_save_are_removed(tiny, built, tmp_path):
-    for folder in ("checkpoints", "best"):
-        (tmp_path / "run" / folder / ".tmp-step_000000001-abc").mkdir(parents=True)
-    built(tiny())
-    assert not list(tmp_path.glob("run/*/.tmp-*"))
 
 
 def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):

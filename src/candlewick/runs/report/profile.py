@@ -104,7 +104,7 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="candlewick-") as folder:
         plan = complete_plan(prepare_run(resolve(config, Path(folder), Request())))
-        trainer = build(plan, Path(folder))
+        trainer = build(plan)
         try:
             with trainer.components.reporter.running(trainer.state):
                 return _watch(trainer, output, steps)
