@@ -38,8 +38,7 @@ def evaluate_checkpoint(
     # tokens of another tokenizer are refused
     tokenizer = TokenizerPlan(checkpoint.tokenizer, "given", checkpoint.folder)
     texts, batches = open_texts(config.data), BatchSchedule(config.data.micro_batch_size)
-    plan = PreparePlan(config, checkpoint.folder, Fresh(), batches, texts, tokenizer, keeps_data=False)
-    prepared = prepare_run(plan)
+    prepared = prepare_run(PreparePlan(config, checkpoint.folder, Fresh(), batches, tokenizer, texts))
     # all of a text was prepared for validation alone; of a token dataset it is what that held out
     split = prepared.datasets["validation"].split("validation") if sources else None
     return evaluate_sets(

@@ -22,8 +22,9 @@ from candlewick.parallel.device import find_device
 from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
-from candlewick.runs.resolve import Request, Say, resolve
+from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.resume import result_settings
+from candlewick.runs.sharding import Say
 from candlewick.runs.train import hold_run, log_file
 from candlewick.train.plan import Resume, checkpoint_directories
 
@@ -36,7 +37,7 @@ def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | N
     run_dir = run_dir.resolve()
     with hold_run(config, run_dir):
         request = request or Request(resume="if_available", keeps_data=True)
-        prepared = prepare_run(resolve(config, run_dir, request, say), say)
+        prepared = prepare_run(resolve(config, run_dir, request), say)
         describe_run(prepared)
         tokens = {name: dataset.id for name, dataset in prepared.datasets.items()}
         result = {"run_dir": str(run_dir), "tokens": tokens}

@@ -35,13 +35,14 @@ from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare
 from candlewick.errors import ConfigError
-from candlewick.runs.resolve import PreparePlan, Say, Text, open_texts
+from candlewick.runs.resolve import PreparePlan, Text, open_texts
+from candlewick.runs.sharding import Say, write_shards
 from candlewick.runs.sources import all_sources, encoding_tokenizer, training_sources, with_datasets
 from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.artifact import KIND, VERSION
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import Start
+from candlewick.train.plan import Resume, Start
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,22 @@ class Prepared:
 
 
 def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
-    """Make what is not there yet, and open it; `say` receives lines. Raises DataError, ArtifactError."""
-    tokenizer, source, folders, made = plan.tokenizer.tokenizer, plan.tokenizer.source, dict[str, Path](), False
-    if plan.texts:
-        tokenizer, source, made = _make_tokenizer(plan, say)
-        tokenizer = encoding_tokenizer(tokenizer, plan.config.data)
-        for name in plan.texts:
-            job = _job(plan, name, tokenizer)
-            folder = plan.folders[name] if plan.folders else _cached(plan.config.data, job.recipe())
+    """Make what is not there yet, and open it; `say` receives a line per stage.
+
+    Raises ConfigError for a run on other text, DataError and ArtifactError for text or folders of no use.
+    """
+    data, choice = plan.config.data, plan.tokenizer
+    tokenizer, source, folders, made = choice.tokenizer, choice.source, dict[str, Path](), False
+    write_shards(plan.shard_jobs, data, say)
+    texts = open_texts(data) if plan.texts is None else plan.texts
+    if isinstance(plan.start, Resume):
+        _require_same_text(plan, texts)
+    if texts:
+        tokenizer, source, made = _make_tokenizer(plan, texts, say)
+        tokenizer = encoding_tokenizer(tokenizer, data)
+        for name, text in texts.items():
+            job = _job(data, name, text, tokenizer)
+            folder = plan.folders[name] if plan.folders else _cached(data, job.recipe())
             with bytes_progress(name) as progress:
                 manifest, reused = prepare(job, folder, progress=progress)
             tokens = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
@@ -82,14 +91,24 @@ def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
     return prepared
 
 
+def _require_same_text(plan: PreparePlan, texts: Mapping[str, Text]) -> None:
+    """Raise ConfigError if datasets in the run folder were made of other text."""
+    for name, folder in (plan.folders or {}).items():
+        if (folder / MANIFEST).is_file():
+            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
+            if read_manifest(folder).inputs.get(side) != texts[name].fingerprint:
+                raise ConfigError(
+                    f"{plan.run_dir} holds a run on other text", "choose another --run-dir, or delete that folder"
+                )
+
+
 def say_stage(say: Say, name: str, folder: Path, reused: bool, counts: str) -> None:
     """Say that a stage was made, or was there."""
     say(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({counts})")
 
 
-def _job(plan: PreparePlan, name: str, tokenizer: Tokenizer) -> EncodeJob:
+def _job(data: DataConfig, name: str, text: Text, tokenizer: Tokenizer) -> EncodeJob:
     """Return the work on one source: of training text a part is held out unless there is validation text."""
-    data, text = plan.config.data, plan.texts[name]
     is_training = name in training_sources(data)
     sides: tuple[Text | None, Text | None] = (text, None) if is_training else (None, text)
     return EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
@@ -101,7 +120,7 @@ def _cached(data: DataConfig, recipe: Recipe) -> Path:
     return data.cache_dir / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
 
 
-def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None, bool]:
+def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], say: Say) -> tuple[Tokenizer, Path | None, bool]:
     """Return the run's tokenizer, trained if it has to be, where it lies, and whether it was trained now."""
     choice = plan.tokenizer
     if choice.tokenizer is not None:
@@ -116,7 +135,7 @@ def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None
         shutil.rmtree(folder, ignore_errors=True)
     data = plan.config.data
     settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
-    text = training_text(data, plan.texts)
+    text = training_text(data, texts)
     folder = choice.source or _cached(data, tokenizer_recipe(text, settings))
     with bytes_progress("tokenizer") as progress:
         manifest, reused = make_tokenizer(text, settings, folder, progress=progress)

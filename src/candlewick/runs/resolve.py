@@ -2,7 +2,7 @@
 
     config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.complete--> RunPlan
 
-Nothing is written but shards of text, if those are asked for. Files are opened once. No torch is imported.
+Nothing is written. Files are opened once. No torch is imported.
 
 A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the
 checkpoint that a run starts from, from the run folder, from a folder that several runs share; else it is trained.
@@ -11,7 +11,7 @@ that was trained with other settings is then an error.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.resume import require_same_settings, resume_run
-from candlewick.runs.sharding import Sharding, shard_text
+from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
     dataset_tokenizer,
     encoding_tokenizer,
@@ -43,7 +43,6 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
 
-Say = Callable[[str], None]
 Text = Corpus | SourceFiles
 
 logger = logging.getLogger(__name__)
@@ -84,21 +83,23 @@ class PreparePlan:
     run_dir: Path
     start: Start
     batches: BatchSchedule  # as if the run were new
-    texts: Mapping[str, Text]  # opened text by the name of the dataset that is made of it
     tokenizer: TokenizerPlan
-    keeps_data: bool  # datasets lie in the run folder; else in `data.cache_dir`
+    texts: Mapping[str, Text] | None
+    """Opened text by the name of the dataset that is made of it; None: in shards that are not written yet."""
+    shard_jobs: Sequence[ShardJob] = ()  # shards of text that are written, or verified, first
+    keeps_data: bool = False  # datasets lie in the run folder; else in `data.cache_dir`
 
     @property
     def folders(self) -> dict[str, Path] | None:
         """Return where the datasets will lie; None: in the cache, under names made from what they are made of."""
-        return {name: self.run_dir / name for name in self.texts} if self.keeps_data else None
+        return {name: self.run_dir / name for name in text_sources(self.config.data)} if self.keeps_data else None
 
 
-def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logger.info) -> PreparePlan:
+def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     """Decide everything about a run that is known before its text is prepared.
 
-    The caller holds the run's lock. `say` receives a line per folder of shards. Raises ConfigError for settings
-    that cannot be, CheckpointError, DataError and MachineError for what cannot be opened.
+    The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError and
+    MachineError for what cannot be opened.
     """
     directory, _ = checkpoint_directories(config, run_dir)
     newest = _find_newest(directory, run_dir, request)
@@ -115,21 +116,23 @@ def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logge
         config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
     batches = BatchSchedule.from_config(config.data, config.sequence_length, read_ranks().world_size)
     require_end(config.scheduler)
+    shard_jobs: tuple[ShardJob, ...] = ()
     if request.sharding is not None:
         if newest is not None and request.sharding.existing == "remake":
             raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
-        config = config.replaced(data=shard_text(config.data, request.sharding, say))
+        data, shard_jobs = plan_shards(config.data, request.sharding)
+        config = config.replaced(data=data)
     if not training_sources(config.data):
         raise ConfigError(
             "there is no text to train on",
             "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
         )
     config = _with_token_budget(config, batches)
-    plan = PreparePlan(config, run_dir, start, batches, open_texts(config.data), tokenizer, request.keeps_data)
+    texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)
+    plan = PreparePlan(config, run_dir, start, batches, tokenizer, texts, shard_jobs, request.keeps_data)
     if newest is not None:
         config = with_datasets(config, plan.folders) if plan.folders else config
         require_same_settings(config, newest, all_sections=request.keeps_data)
-        _require_same_text(plan, newest)
     return plan
 
 
@@ -141,18 +144,6 @@ def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint
     if request.resume == "required" or (request.resume == "if_available" and is_there):
         return Checkpoint.newest(directory, need={"weights", "optimizer"})
     return None
-
-
-def _require_same_text(plan: PreparePlan, newest: Checkpoint) -> None:
-    """Raise ConfigError if datasets in the run folder were made of other text than the plan's."""
-    for name, folder in (plan.folders or {}).items():
-        if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
-            if read_manifest(folder).inputs.get(side) != plan.texts[name].fingerprint:
-                raise ConfigError(
-                    f"{newest.folder.parent} holds a run on other text",
-                    "choose another --run-dir, or delete that folder",
-                )
 
 
 def rows_per_update(config: RunConfig) -> int:

@@ -25,7 +25,7 @@ def make(config, run_dir, say, **options):
     """Prepare a run as `orchestrate` does."""
     settings: dict[str, Any] = {"resume": "if_available", "keeps_data": True, **options}
     request = Request(**settings)
-    found = prepare_run(resolve(config, run_dir, request, say), say)
+    found = prepare_run(resolve(config, run_dir, request), say)
     describe_run(found)
     return found
 
