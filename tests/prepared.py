@@ -10,7 +10,7 @@ from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
-from candlewick.runs.prepare import Prepared, prepare_run
+from candlewick.runs.prepare import PreparedRun, prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import build
@@ -26,7 +26,7 @@ def newest_checkpoint(directory: Path) -> Path:
     return Checkpoint.newest(directory, need={"weights", "optimizer"}).folder
 
 
-def prepare(config: RunConfig, run_dir: Path = NOWHERE, request: Request | None = None) -> Prepared:
+def prepare(config: RunConfig, run_dir: Path = NOWHERE, request: Request | None = None) -> PreparedRun:
     """Prepare the text of a config in its cache."""
     return prepare_run(resolve(config, run_dir, request or Request()))
 

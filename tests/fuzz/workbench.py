@@ -39,7 +39,7 @@ from candlewick.data.text.corpus import field_of
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
 from candlewick.runs.complete import complete_plan, make_sampler
-from candlewick.runs.prepare import Prepared
+from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import with_datasets
 from candlewick.train.build import build
 from candlewick.train.step import train_step
@@ -165,7 +165,7 @@ class Workbench:
             raise Defect(f"the evaluation has no loss of {missing}, but {sorted(metrics)}")
 
 
-def _open(text: str) -> Prepared:
+def _open(text: str) -> PreparedRun:
     return prepare(RunConfig.model_validate_json(text))
 
 

@@ -105,7 +105,7 @@ def test_prepared_twice_made_once_then_trained(roots, small, text_dir, capsys, m
     assert "was written with other settings: runtime.seed (was 42, is 1)" in capsys.readouterr().err
     before = contents(*places)
     assert cloud(small, "--force-reshard") == 2
-    assert "has a run on the shards there are (fix: choose another --experiment)" in capsys.readouterr().err
+    assert "holds a run on the shards there are (fix: choose another --experiment)" in capsys.readouterr().err
     assert contents(*places) == before
 
 

@@ -1,6 +1,6 @@
 """From prepared data to a trained model: the plan is completed, and the Trainer runs.
 
-    Prepared --complete_plan--> RunPlan --train.build--> Trainer
+    PreparedRun --complete_plan--> RunPlan --train.build--> Trainer
 
 It stands apart from `runs.train` because it needs torch.
 """
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from candlewick.artifacts.manifest import json_sha256, replace_durable
+from candlewick.artifacts.manifest import replace_durable
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump_yaml
 from candlewick.data.rows.batches import BatchSchedule
@@ -19,7 +19,7 @@ from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
 from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
-from candlewick.runs.prepare import Prepared
+from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import max_steps_for_repetitions, planned_steps
@@ -31,7 +31,7 @@ from candlewick.train.state import TrainState
 logger = logging.getLogger(__name__)
 
 
-def train_prepared(prepared: Prepared) -> dict[str, Any]:
+def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     """Train a run whose text is prepared; the caller holds its lock. See `runs.train`."""
     plan = complete_plan(prepared)
     trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
@@ -51,7 +51,7 @@ def train_prepared(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def complete_plan(prepared: Prepared) -> RunPlan:
+def complete_plan(prepared: PreparedRun) -> RunPlan:
     """Return the complete plan of a run: on which device, in which batches, to which end.
 
     Raises ConfigError for a run that reads a source more often than it may and for a vocabulary that the model
@@ -116,7 +116,7 @@ def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total
     return most
 
 
-def open_training_data(prepared: Prepared) -> TrainingData:
+def open_training_data(prepared: PreparedRun) -> TrainingData:
     """Return the splits that a run reads.
 
     The main validation is `validation_shards`, else what the first source held out; of a mixture what each source
@@ -128,12 +128,10 @@ def open_training_data(prepared: Prepared) -> TrainingData:
     if data.mixture and "validation" not in datasets:
         sets |= {f"mixture_{number}": source.split("validation") for number, source in enumerate(sources)}
     main = datasets.get("validation")
-    ids = [source.id for source in sources]
     return TrainingData(
         train=tuple(source.split("train") for source in sources),
         validation=sources[0].split("validation") if main is None else _validation(main, sources),
         validation_sets=sets,
-        dataset_id=json_sha256(ids) if data.mixture else ids[0],
     )
 
 

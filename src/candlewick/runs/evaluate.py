@@ -36,7 +36,7 @@ def evaluate_checkpoint(
         )
     config = config.replaced(data={"cache_max_bytes": None})
     # tokens of another tokenizer are refused
-    tokenizer = TokenizerPlan(checkpoint.tokenizer, "given", checkpoint.folder)
+    tokenizer = TokenizerPlan(checkpoint.tokenizer, "named", checkpoint.folder)
     texts, batches = open_texts(config.data), BatchSchedule(config.data.micro_batch_size)
     prepared = prepare_run(PreparePlan(config, checkpoint.folder, Fresh(), batches, tokenizer, texts))
     # all of a text was prepared for validation alone; of a token dataset it is what that held out

@@ -1,6 +1,6 @@
 """A run is decided here, once: what it starts from, which text it reads, which tokenizer it uses and why.
 
-    config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.complete--> RunPlan
+    config, run folder, request --resolve--> PreparePlan --runs.prepare--> PreparedRun --runs.complete--> RunPlan
 
 Nothing is written. Files are opened once. No torch is imported.
 
@@ -54,7 +54,7 @@ class Request:
 
     resume: Literal["never", "if_available", "required"] = "never"  # never: a folder that holds a run is an error
     keeps_data: bool = False
-    """Prepared text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
+    """PreparedRun text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
     skip_tokenizer: bool = False  # train no tokenizer: take the one that is there
     retrain_tokenizer: bool = False  # train the tokenizer anew, whatever is there
     shared_tokenizer: Path | None = None
@@ -68,7 +68,7 @@ class TokenizerPlan:
     """Which tokenizer a run uses, and why."""
 
     tokenizer: Tokenizer | None  # None: one is trained
-    reason: Literal["given", "found", "trained"]
+    reason: Literal["named", "existing", "trained"]  # named: by settings, a token dataset or a checkpoint
     source: Path | None
     """Where the tokenizer lies, or is trained; None: in the cache, under a name made from what it is made of."""
     copy_to: Path | None = None  # where the run keeps its own copy
@@ -101,9 +101,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError and
     MachineError for what cannot be opened.
     """
-    directory, _ = checkpoint_directories(config, run_dir)
-    newest = _find_newest(directory, run_dir, request)
-    parent = config.runtime.checkpoint.init_from
+    parent, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
     if newest is not None:
         config, start = resume_run(config, newest)
     elif parent is not None:
@@ -111,15 +109,14 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     else:
         start = Fresh()
     tokenizer = _resolve_tokenizer(config, start, run_dir, request)
-    if parent is not None and not isinstance(start, Fresh):
-        assert tokenizer.tokenizer is not None, "a checkpoint has one"
+    if parent is not None and start.checkpoint is not None and tokenizer.tokenizer is not None:
         config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
     batches = BatchSchedule.from_config(config.data, config.sequence_length, read_ranks().world_size)
     require_end(config.scheduler)
     shard_jobs: tuple[ShardJob, ...] = ()
     if request.sharding is not None:
         if newest is not None and request.sharding.existing == "remake":
-            raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
+            raise ConfigError(f"{run_dir} holds a run on the shards there are", "choose another --experiment")
         data, shard_jobs = plan_shards(config.data, request.sharding)
         config = config.replaced(data=data)
     if not training_sources(config.data):
@@ -136,8 +133,9 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     return plan
 
 
-def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint | None:
+def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoint | None:
     """Open the checkpoint that the run goes on from, if it does. Raises ConfigError for a run in the way."""
+    directory, _ = checkpoint_directories(config, run_dir)
     is_there = bool(list_checkpoints(directory))
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
@@ -157,9 +155,9 @@ def open_texts(data: DataConfig) -> dict[str, Text]:
 
     @cache
     def open_once(uri: HubUri) -> HubRepo:
-        whole = replace(uri, path="")
-        repo = open_repo(replace(uri, revision=commits.get(whole, uri.revision)))
-        commits[whole] = repo.commit
+        repo_uri = replace(uri, path="")
+        repo = open_repo(replace(uri, revision=commits.get(repo_uri, uri.revision)))
+        commits[repo_uri] = repo.commit
         return repo
 
     training = training_sources(data)
@@ -198,27 +196,25 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
         settings = settings.replaced(tokenizer_json=None)
     copy_to = None if shared is None else run_folder
     dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
-    if path := settings.tokenizer_json or settings.vocab or dataset:
-        tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
-        _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
-        plan = TokenizerPlan(tokenizer, "given", path, copy_to)
-    elif isinstance(start, Resume):
-        checkpoint = start.checkpoint
-        copy_to = run_folder if request.keeps_data else None
-        plan = TokenizerPlan(checkpoint.tokenizer, "found", checkpoint.folder, copy_to)
-    elif isinstance(start, InitFrom):
-        plan = TokenizerPlan(start.checkpoint.tokenizer, "given", start.checkpoint.folder, copy_to)
-    elif request.retrain_tokenizer:
-        return TokenizerPlan(None, "trained", folders[-1], copy_to, tuple(folders))
-    else:
-        target = folders[-1] if folders else None
-        return _find_tokenizer(settings, folders, request) or TokenizerPlan(None, "trained", target, copy_to)
-    if request.retrain_tokenizer:
+    path = settings.tokenizer_json or settings.vocab or dataset
+    source = path or (start.checkpoint and start.checkpoint.folder)
+    if request.retrain_tokenizer and source is not None:
         raise ConfigError(
-            f"--force-retrain-tokenizer, but that of {plan.source} is given",
+            f"--force-retrain-tokenizer, but that of {source} is given",
             "leave one of them out, or choose another --run-dir",
         )
-    return plan
+    if path is not None:
+        tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
+        _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
+        return TokenizerPlan(tokenizer, "named", path, copy_to)
+    if isinstance(start, InitFrom):
+        return TokenizerPlan(start.checkpoint.tokenizer, "named", start.checkpoint.folder, copy_to)
+    if isinstance(start, Resume):
+        copy_to = run_folder if request.keeps_data else None
+        return TokenizerPlan(start.checkpoint.tokenizer, "existing", start.checkpoint.folder, copy_to)
+    retrain = tuple(folders) if request.retrain_tokenizer else ()
+    plan = None if retrain else _find_tokenizer(settings, folders, request)
+    return plan or TokenizerPlan(None, "trained", folders[-1] if folders else None, copy_to, retrain)
 
 
 def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> None:
@@ -239,9 +235,9 @@ def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> N
 
 
 def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request: Request) -> TokenizerPlan | None:
-    """Return the first tokenizer that lies in the folders, if the request allows to take it.
+    """Return the first tokenizer in the folders, if the request is to take one.
 
-    Raises ConfigError for one that was trained with other settings, and if there has to be one and is none.
+    Raises ConfigError for one that was trained with other settings, and if none may be trained and none is there.
     """
     if not (request.skip_tokenizer or request.shared_tokenizer):
         return None
@@ -251,7 +247,7 @@ def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request:
         if different := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
             problem = f"{folder} was trained with {'; '.join(different)}"
             raise ConfigError(problem, "give --force-retrain-tokenizer")
-        return TokenizerPlan(Tokenizer.load(folder), "found", folder, folders[0])
+        return TokenizerPlan(Tokenizer.load(folder), "existing", folder, folders[0])
     if request.skip_tokenizer:
         where = " or ".join(map(str, folders))
         raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")

@@ -22,7 +22,7 @@ from candlewick.terminal import bytes_progress
 
 _SHARD = re.compile(r"(train|val|validation)[-_]\d+\.(jsonl|txt)(\.gz)?|manifest\.json")
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,15 @@ def plan_shards(data: DataConfig, sharding: Sharding) -> tuple[DataConfig, tuple
     return data.replaced(**{f"{side}_shards": uris for side, uris in shards.items()}), tuple(jobs)
 
 
-def write_shards(jobs: Sequence[ShardJob], data: DataConfig, say: Say) -> None:
+def make_shards(jobs: Sequence[ShardJob], data: DataConfig, notify: Notify) -> None:
     """Do the jobs. Raises DataError and ArtifactError for text or shards that cannot be used."""
     for job in jobs:
         if job.action == "keep":
-            say(f"shards     not made of {', '.join(job.uris)[:200]}: only text is written as shards")
+            notify(f"shards     not made of {', '.join(job.uris)[:200]}: only text is written as shards")
             continue
         folder, *heldout = job.folders
         if job.action == "reuse":
-            say(f"shards     reused: {folder} ({_verify(folder)})")
+            notify(f"shards     reused: {folder} ({_verify(folder)})")
             continue
         for output in filter(_is_filled, job.folders):
             shutil.rmtree(output)
@@ -99,7 +99,7 @@ def write_shards(jobs: Sequence[ShardJob], data: DataConfig, say: Say) -> None:
         with bytes_progress("shards") as progress:
             manifests, _ = shard(job.uris, outputs, job.settings, data, progress=progress)
         for output, manifest in zip(job.folders, manifests, strict=True):
-            say(f"shards     made: {output} ({manifest.details['total_lines']:,} documents)")
+            notify(f"shards     made: {output} ({manifest.details['total_lines']:,} documents)")
 
 
 def _is_filled(folder: Path) -> bool:

@@ -17,18 +17,18 @@ from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import configure_torch
 from candlewick.parallel.precision import warn_if_emulated
 from candlewick.train.components import Sampler, TrainingComponents
-from candlewick.train.guards import memory_faults
+from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh, Resume, RunPlan, checkpoint_directories
 from candlewick.train.reporter import Reporter, build_telemetry
-from candlewick.train.state import machine, restore_random_state
+from candlewick.train.state import numerics_fingerprint, restore_random_state
 from candlewick.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-@memory_faults()
+@oom_as_machine_error()
 def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
     """Make the Trainer of a plan. Raises CheckpointError and MachineError."""
     config, device = plan.config, plan.device
@@ -91,7 +91,7 @@ def _restore(start: Resume, optimizer: Optimizer, device: torch.device) -> None:
     checkpoint, saved = start.checkpoint, start.checkpoint.state
     optimizer.load_named_state(checkpoint.optimizer())
     restore_random_state(saved["random"], device)
-    for name, value in machine(device).items():
+    for name, value in numerics_fingerprint(device).items():
         if (before := saved.get(name, value)) != value:
             logger.warning("the run had %s=%s, now it is %s: results may differ by rounding", name, before, value)
 

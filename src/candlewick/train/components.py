@@ -1,4 +1,4 @@
-"""The objects of one run, and what several of them do together: evaluate, write samples, collect a checkpoint."""
+"""The objects of one run, and the methods that need several of them: evaluate, sample, collect a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import RunPlan
 from candlewick.train.reporter import Reporter
-from candlewick.train.state import TrainState, machine, random_state
+from candlewick.train.state import TrainState, numerics_fingerprint, random_state
 
 Metrics = dict[str, float]
 Sampler = Callable[[Transformer], list[tuple[str, str]]]
@@ -33,7 +33,7 @@ class TrainingComponents:
     state: TrainState
     objective: NextTokenLoss
     optimizer: Optimizer
-    loss_scale: LossScale | None  # the loss scale of fp16
+    loss_scale: LossScale | None  # of fp16
     loader: Loader
     reporter: Reporter
     sampler: Sampler | None
@@ -41,25 +41,22 @@ class TrainingComponents:
     best: Path
 
     def evaluate(self, max_batches: int | None) -> Metrics:
-        """Evaluate on at most so many batches (None: all) of each split, with the averages if there are some."""
-        splits, data, length = (
-            self.plan.data.validation_splits,
-            self.plan.config.data,
-            self.plan.order.sequence_length,
-        )
-        # unsharded: what is saved after it are the sharded float32 weights, not the ones in the compute dtype
+        """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""
+        splits, data = self.plan.data.validation_splits, self.plan.config.data
+        length = self.plan.config.sequence_length
+        # unsharded: a save after it takes the sharded float32 weights, not those in the compute dtype
         with self.optimizer.averaged(), unsharded(self.objective):
             return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
 
     def sample(self) -> list[tuple[str, str]]:
-        """Write (prompt, text) pairs with the present weights; none if the config asks for none."""
+        """Return (prompt, text) pairs of the present weights; none if the config asks for none."""
         if self.sampler is None:
             return []
         with self.optimizer.averaged(), unsharded(self.objective):
             return self.sampler(self.objective.model)
 
     def local_tensors(self) -> dict[str, list[Tensor]]:
-        """Return what stays on this rank from step to step: "weights", "gradients" and "optimizer" state."""
+        """Return the tensors that this rank keeps between steps: "weights", "gradients" and "optimizer" state."""
         parameters = list(self.objective.parameters())
         return {
             "weights": [local_tensor(parameter) for parameter in parameters],
@@ -68,7 +65,7 @@ class TrainingComponents:
         }
 
     def snapshot(self) -> Snapshot:
-        """Collect what a checkpoint holds. Averages, if there are, are its weights."""
+        """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
         plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
         averaged = None if averages is None else {name: full_tensor(tensor) for name, tensor in averages.items()}
         device = plan.device.device
@@ -83,10 +80,10 @@ class TrainingComponents:
                 "loader": self.loader.state(),
                 "random": random_state(device),
                 "config": plan.config.model_dump(mode="json"),
-                **machine(device),
+                **numerics_fingerprint(device),
             },
             model_config=plan.config.model,
             vocab_size=model.vocab_size,
             tokenizer=plan.tokenizer,
-            inputs={"tokens": plan.data.dataset_id, "tokenizer": plan.tokenizer.sha256, **parent},
+            inputs={"tokens": plan.order.identity["dataset_id"], "tokenizer": plan.tokenizer.sha256, **parent},
         )

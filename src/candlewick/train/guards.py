@@ -46,14 +46,14 @@ class StopRequest:
 
 
 @contextmanager
-def memory_faults() -> Generator[None]:
-    """Turn what allocators say inside the block, each in its own words, into an MachineError."""
+def oom_as_machine_error() -> Generator[None]:
+    """Turn errors of allocators, which have no class in common, inside the block into a MachineError."""
     try:
         yield
     except (RuntimeError, MemoryError, TypeError) as error:
         text = str(error).partition("\n")[0]
-        known = "out of memory|allocate memory|tion overflowed|Overflow when"
-        if not isinstance(error, MemoryError) and not re.search(known, text):
+        messages = "out of memory|allocate memory|tion overflowed|Overflow when"
+        if not isinstance(error, MemoryError) and not re.search(messages, text):
             raise
         raise MachineError(
             f"there is not enough memory: {text}",
@@ -88,13 +88,13 @@ class NonFiniteGuard:
         skipped, *scale = (figure.item() for figure in self._pending)
         self._pending = []
         if skipped == 0.0:
-            state.nonfinite_in_a_row = 0
+            state.consecutive_nonfinite_steps = 0
             return
         state.skipped_steps += 1
         if scale and scale[0] > LEAST:
-            return  # how large the scale may be is found by trying; it was halved
-        state.nonfinite_in_a_row += 1
-        if state.nonfinite_in_a_row >= self.limit:
+            return  # the scale was too large, and is halved: no fault of the run
+        state.consecutive_nonfinite_steps += 1
+        if state.consecutive_nonfinite_steps >= self.limit:
             raise RunDiverged(
                 f"loss or gradients were not finite in {self.limit} updates in a row, up to step {state.step}",
                 "resume with a lower optimizer.learning_rate or a longer scheduler.warmup_steps",

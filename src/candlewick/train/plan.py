@@ -1,9 +1,4 @@
-"""A run, decided: nobody copies or edits a config after this, and everything that follows only reads.
-
-runs.resolve       PreparePlan   the text, the tokenizer, what the run starts from
-runs.prepare       Prepared      token datasets in the place of the text
-runs.complete      RunPlan       the device, the batches, the end: what `train.build` makes objects of
-"""
+"""The plan of a run, and what a run starts from: values that everything after them only reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +24,7 @@ if TYPE_CHECKING:
 class Fresh:
     """A run that starts from random weights."""
 
+    checkpoint: None = None
     parent: None = None
 
 
@@ -59,7 +55,6 @@ class TrainingData:
     train: tuple[TokenSplit, ...]  # one split, or one per entry of data.mixture
     validation: TokenSplit
     validation_sets: Mapping[str, TokenSplit]
-    dataset_id: str
 
     @property
     def validation_splits(self) -> dict[str, TokenSplit]:

@@ -10,7 +10,7 @@ from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import RunInterrupted
 from candlewick.train.budget import learning_rate_share, steps_from_time
 from candlewick.train.components import Metrics, TrainingComponents
-from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
+from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.step import StepResult, train_step
 
@@ -28,7 +28,7 @@ class Trainer:
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         self.saved_step = self.state.step if self.state.step else None
-        self.final: Metrics | None = None
+        self.final_metrics: Metrics | None = None
 
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
@@ -36,7 +36,7 @@ class Trainer:
         Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
         """
         run, state, runtime = self.components, self.state, self.runtime
-        with self.stop.listening(), run.reporter.running(state), memory_faults():
+        with self.stop.listening(), run.reporter.running(state), oom_as_machine_error():
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
@@ -47,18 +47,18 @@ class Trainer:
                 state.step += 1
                 state.tokens = run.loader.rows_read * run.plan.order.sequence_length
                 self.guard.check(state, result)
-                if state.step == 1 or self._due(runtime.log_every_n_steps):
+                if state.step == 1 or self._is_due(runtime.log_every_n_steps):
                     run.reporter.step(state, result, share * self.config.optimizer.learning_rate)
                 state.train_seconds += time.monotonic() - began
                 self._set_total_steps()
                 self._stop_if_asked()
                 self._evaluate_if_due()
-                if self._due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
+                if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                     self._save()
                 self._stop_if_asked()
             return self._finish()
 
-    def _due(self, steps: int | None, epochs: int | None = None) -> bool:
+    def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
         """Whether so many updates have passed again, or the last one completed so many passes over the rows."""
         step = self.state.step
         if steps is not None and step % steps == 0:
@@ -101,20 +101,20 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
         run, state, settings = self.components, self.state, self.runtime.evaluation
-        is_due = state.step == state.total_steps or self._due(settings.every_n_steps, settings.every_n_epochs)
+        is_due = state.step == state.total_steps or self._is_due(settings.every_n_steps, settings.every_n_epochs)
         if state.step == state.evaluated_step or not is_due:
             return
-        run.reporter.trained()
+        run.reporter.end_training_interval()
         metrics = run.evaluate(settings.max_batches)
-        self.final = metrics if settings.max_batches is None else None
-        run.reporter.evaluation(state, metrics, whole=self.final is not None)
+        self.final_metrics = metrics if settings.max_batches is None else None
+        run.reporter.evaluation(state, metrics, is_full=self.final_metrics is not None)
         state.evaluated_step = state.step
         loss = metrics["eval/loss"]
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
             state.best_loss = loss
             self._update_counters()
             folder = save(run.best, run.snapshot(), max_keep=settings.best.max_keep)
-            run.reporter.saved(state, folder)
+            run.reporter.checkpoint(state, folder)
         if run.sampler is not None:
             run.reporter.samples(state, run.sample())
 
@@ -126,17 +126,17 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint of the present step, unless this process wrote or read it."""
-        self.components.reporter.trained()
+        self.components.reporter.end_training_interval()
         self._update_counters()
         if self.saved_step != self.state.step:
             self.saved_step, run = self.state.step, self.components
             folder = save(run.checkpoints, run.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
-            run.reporter.saved(self.state, folder)
+            run.reporter.checkpoint(self.state, folder)
 
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""
         self._save()
-        if self.final is None or self.state.evaluated_step != self.state.step:
-            self.final = self.components.evaluate(None)
-            self.components.reporter.evaluation(self.state, self.final, whole=True)
-        return self.final
+        if self.final_metrics is None or self.state.evaluated_step != self.state.step:
+            self.final_metrics = self.components.evaluate(None)
+            self.components.reporter.evaluation(self.state, self.final_metrics, is_full=True)
+        return self.final_metrics

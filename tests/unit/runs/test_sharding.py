@@ -12,7 +12,7 @@ from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
 from candlewick.errors import ArtifactError, ConfigError, DataError
-from candlewick.runs.sharding import Sharding, plan_shards, write_shards
+from candlewick.runs.sharding import Sharding, make_shards, plan_shards
 
 FIVE = ["one", "two", "three", "four", "five"]
 
@@ -64,7 +64,7 @@ def config_of(*train, validation=(), **more):
 def shard_text(config, sharding, say):
     """Decide about shards and write them; return the settings that name them."""
     config, jobs = plan_shards(config, sharding)
-    write_shards(jobs, config, say)
+    make_shards(jobs, config, say)
     return config
 
 

@@ -25,7 +25,7 @@ def test_snapshot_holds_the_present_weights_and_state(components):
     assert all(torch.equal(snapshot.weights[name], tensor) for name, tensor in weights.items())
     assert (snapshot.step, snapshot.state["counters"]["step"]) == (3, 3)
     assert snapshot.inputs == {
-        "tokens": components.plan.data.dataset_id,
+        "tokens": components.plan.data.train[0].dataset_id,
         "tokenizer": components.plan.tokenizer.sha256,
     }
     json.dumps(snapshot.state, allow_nan=False)

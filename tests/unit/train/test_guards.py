@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from candlewick.errors import MachineError, RunDiverged
-from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
+from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -33,9 +33,9 @@ def test_skipped_updates_are_counted_one_late():
     guard.check(state, _result(1))
     assert state.skipped_steps == 0
     guard.check(state, _result(0))
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 1)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (1, 1)
     guard.flush(state)
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 0)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (1, 0)
     guard.flush(state)
     assert state.skipped_steps == 1
 
@@ -53,7 +53,7 @@ def test_an_overflow_that_lowers_the_loss_scale_is_no_divergence():
     for scale in (8.0, 4.0, 2.0):
         guard.check(state, _result(1, scale))
     guard.check(state, _result(1, 1.0))
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (3, 0)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (3, 0)
     guard.check(state, _result(1, 1.0))
     with pytest.raises(RunDiverged):
         guard.flush(state)
@@ -74,10 +74,10 @@ def allocate(size):
     ],
 )
 def test_too_little_memory_is_a_fault_of_the_machine(make, said):
-    with pytest.raises(MachineError, match=said), memory_faults():
+    with pytest.raises(MachineError, match=said), oom_as_machine_error():
         make()
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), oom_as_machine_error():
         torch.mm(torch.ones(1, 2), torch.ones(1, 2))

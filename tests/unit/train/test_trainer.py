@@ -75,10 +75,10 @@ class Stage:
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
             statistics=lambda step, figures: self.say(f"statistics {step} {figures}"),
-            trained=lambda: None,
-            evaluation=lambda state, metrics, *, whole: None,
+            end_training_interval=lambda: None,
+            evaluation=lambda state, metrics, *, is_full: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
-            saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
+            checkpoint=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
         batches = BatchSchedule(rows=10).resumed(self.state.step, self.rows_read)
@@ -227,7 +227,7 @@ def test_skipped_updates_are_counted_before_they_are_saved(monkeypatch):
     )
     stage.trainer.run()
     assert counted == [0, 1, 2]  # the best at step 2, checkpoints at 3 and 6
-    assert stage.state.nonfinite_in_a_row == 1
+    assert stage.state.consecutive_nonfinite_steps == 1
 
 
 def test_too_many_in_a_row_end_the_run_without_a_save(monkeypatch):

@@ -56,7 +56,7 @@ METRICS = {
 }
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class JsonlTracker:
@@ -149,7 +149,7 @@ def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     rows = list(takewhile(lambda pair: pair[0]["step"] <= resume_step, _rows(path)))
     end = rows[-1][1] if rows else 0
     if end < size:
-        _logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
+        logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
         with path.open("r+b") as file:
             file.truncate(end)
     return [row for row, _ in rows if row["step"] == resume_step]
@@ -169,7 +169,7 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 case {"step": int()}:
                     if damaged and not is_told:
                         is_told = True
-                        _logger.warning(
+                        logger.warning(
                             "%s line %d is no metrics row: the file was damaged or edited", path, damaged
                         )
                     yield cast("dict[str, Any]", row), offset
