@@ -6,7 +6,6 @@ It stands apart from `runs.train` because it needs torch.
 """
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from candlewick.artifacts.manifest import replace_durable
@@ -55,47 +54,30 @@ def complete_plan(prepared: PreparedRun) -> RunPlan:
     """Return the complete plan of a run: on which device, in which batches, to which end.
 
     Raises ConfigError for a run that reads a source more often than it may and for a vocabulary that the model
-    cannot hold, MachineError for a device that is not there, DataError for data without a validation split.
+    cannot hold, MachineError for a device that is not there, DataError for data without a validation split or of
+    another run, CheckpointError for counters of another version.
     """
     config, length = prepared.config, prepared.config.sequence_length
     data, device = open_training_data(prepared), find_distributed(config.runtime)
     order = RowOrder(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
     state, batches = TrainState(), prepared.batches
     if isinstance(prepared.start, Resume):
-        state, batches = _resume(prepared.start.checkpoint.state, config, order, batches)
+        saved = prepared.start.checkpoint.state
+        state = TrainState.from_json(saved["counters"])
+        batches = batches.resumed(state.step, saved_rows(saved["loader"], order) if saved["loader"] else 0)
+        if not saved["loader"]:
+            logger.info("the data begins at its first row: the checkpoint was imported")
+        # a time budget became a number of steps when the run was young; another budget is read anew
+        if saved["config"].get("scheduler", {}).get("total_seconds") != config.scheduler.total_seconds:
+            state.total_steps = None
     steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
     state.total_steps = state.total_steps if steps is None else steps
+    rows = embedding_rows(config.model, prepared.tokenizer)
+    max_steps = _max_steps(config, batches, order, state.total_steps)
+    start, tokenizer = prepared.start, prepared.tokenizer
     return RunPlan(
-        config=config,
-        run_dir=prepared.run_dir,
-        start=prepared.start,
-        tokenizer=prepared.tokenizer,
-        vocab_size=embedding_rows(config.model, prepared.tokenizer),
-        data=data,
-        device=device,
-        order=order,
-        batches=batches,
-        state=state,
-        max_steps=_max_steps(config, batches, order, state.total_steps),
+        config, prepared.run_dir, start, tokenizer, rows, data, device, order, batches, state, max_steps
     )
-
-
-def _resume(
-    saved: Mapping[str, Any], config: RunConfig, order: RowOrder, batches: BatchSchedule
-) -> tuple[TrainState, BatchSchedule]:
-    """Return the counters of a checkpoint's state, and the schedule of the batches from there on.
-
-    Raises CheckpointError for other counters than this version has, DataError for rows in another order.
-    """
-    state, rows = TrainState.from_json(saved["counters"]), 0
-    if saved["loader"]:
-        rows = saved_rows(saved["loader"], order)
-    else:
-        logger.info("the data begins at its first row: the checkpoint was imported")
-    # a time budget became a number of steps when the run was young; another budget is read anew
-    if saved["config"].get("scheduler", {}).get("total_seconds") != config.scheduler.total_seconds:
-        state.total_steps = None
-    return state, batches.resumed(state.step, rows)
 
 
 def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:
@@ -103,17 +85,17 @@ def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total
     limit = config.data.max_repetitions
     if limit is None:
         return None
-    most = max_steps_for_repetitions(limit, batches, order.repetitions)
-    if total_steps is not None and total_steps > most:
+    max_steps = max_steps_for_repetitions(limit, batches, order.repetitions)
+    if total_steps is not None and total_steps > max_steps:
         times = order.repetitions(batches.rows_after(total_steps))
         number = times.index(max(times))
         source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
         raise ConfigError(
             f"{source} would be read {times[number]:.4g} times in {total_steps:,} updates, "
-            f"data.max_repetitions={limit:g} allows {most:,} updates",
+            f"data.max_repetitions={limit:g} allows {max_steps:,} updates",
             "shorten the run, give more text, or raise data.max_repetitions",
         )
-    return most
+    return max_steps
 
 
 def open_training_data(prepared: PreparedRun) -> TrainingData:
@@ -136,21 +118,21 @@ def open_training_data(prepared: PreparedRun) -> TrainingData:
 
 
 def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
-    """Return what a dataset held out if it is trained on, or is no more than that; else what it would train on."""
+    """Return the split of a dataset that validates: its training split, unless that is trained on or empty."""
     is_source = any(dataset.id == source.id for source in sources)
-    has_other = dataset.manifest.details["splits"]["train"]["tokens"]
-    return dataset.split("train" if has_other and not is_source else "validation")
+    num_tokens = dataset.manifest.details["splits"]["train"]["tokens"]
+    return dataset.split("train" if num_tokens and not is_source else "validation")
 
 
 def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
-    """Return what writes the samples, None: no samples. Raises ConfigError for a prompt that is too long."""
-    settings, seed, longest = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
+    """Return the function that writes samples; None: there are none. Raises ConfigError for too long a prompt."""
+    settings, seed, context = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None
     for prompt in settings.prompts:
-        if (length := 1 + len(tokenizer.encode(prompt))) > longest:
+        if (length := 1 + len(tokenizer.encode(prompt))) > context:
             raise ConfigError(
-                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {longest}",
+                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {context}",
                 "shorten it, or raise model.max_position_embeddings",
             )
 

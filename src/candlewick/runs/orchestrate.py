@@ -34,7 +34,7 @@ def orchestrate(
 ) -> dict[str, Any]:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    With `prepare_only` none after the tokens. `notify` receives one line per stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens. `notify` receives one line per stage. Raises any CandlewickError.
     """
     run_dir = run_dir.resolve()
     with hold_run(config, run_dir):
@@ -46,9 +46,8 @@ def orchestrate(
         if request.prepare_only:
             return result | _preview(prepared, notify)
         checkpoint = _train(prepared, tokens, notify)
-        metrics = _evaluate(prepared.config, run_dir, checkpoint, tokens, notify)
-        samples = _sample(prepared.config, run_dir, checkpoint, notify)
-        return result | {"metrics": metrics, "samples": samples}
+        metrics = _evaluate(prepared, checkpoint, tokens, notify)
+        return result | {"metrics": metrics, "samples": _sample(prepared, checkpoint, notify)}
 
 
 def _preview(prepared: PreparedRun, notify: Notify) -> dict[str, Any]:
@@ -84,31 +83,32 @@ def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> 
 
 
 def _evaluate(
-    config: RunConfig, run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], notify: Notify
+    prepared: PreparedRun, checkpoint: Path, tokens: Mapping[str, str], notify: Notify
 ) -> dict[str, Any]:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
-    folder = run_dir / "evaluation"
-    evaluate = partial(evaluate_checkpoint, checkpoint, DataConfig(), device=config.runtime.device)
+    folder = prepared.run_dir / "evaluation"
+    evaluate = partial(evaluate_checkpoint, checkpoint, DataConfig(), device=prepared.config.runtime.device)
     metrics, reused = build_json_once(folder / "metrics.json", recipe, evaluate)
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
     notify_stage(notify, "evaluation", folder, reused, figures)
     return metrics
 
 
-def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, notify: Notify) -> list[dict[str, Any]]:
-    settings = config.runtime.sample
+def _sample(prepared: PreparedRun, checkpoint: Path, notify: Notify) -> list[dict[str, Any]]:
+    """Let the saved checkpoint continue the prompts of the config; return each with its text."""
+    runtime, folder = prepared.config.runtime, prepared.run_dir / "samples"
+    settings = runtime.sample
     if settings is None:
         return []
-    recorded = {**settings.model_dump(mode="json"), "seed": config.runtime.seed}
-    recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, recorded)
+    parameters = {**settings.model_dump(mode="json"), "seed": runtime.seed}
+    recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, parameters)
 
-    def write() -> list[dict[str, Any]]:
-        model, tokenizer = load_for_inference(checkpoint, find_device(config.runtime.device))
-        sample = partial(sample_text, model, tokenizer, config=settings, seed=config.runtime.seed)
+    def generate() -> list[dict[str, Any]]:
+        model, tokenizer = load_for_inference(checkpoint, find_device(runtime.device))
+        sample = partial(sample_text, model, tokenizer, config=settings, seed=runtime.seed)
         return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
 
-    folder = run_dir / "samples"
-    samples, reused = build_json_once(folder / "samples.json", recipe, write)
+    samples, reused = build_json_once(folder / "samples.json", recipe, generate)
     notify_stage(notify, "samples", folder, reused, f"{len(samples)} of them")
     return samples

@@ -39,14 +39,8 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
     state = replace(plan.state)
     if isinstance(plan.start, Resume):
         _restore(plan.start, optimizer, device.device)
-    loader = Loader(
-        plan.order,
-        plan.batches,
-        micro_batch_size=config.data.micro_batch_size,
-        rank=device.rank,
-        world_size=device.world_size,
-        rows_read=plan.batches.rows_read,
-    )
+    ranks = {"rank": device.rank, "world_size": device.world_size, "rows_read": plan.batches.rows_read}
+    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
     flops = flops_per_token(config.model, plan.vocab_size, config.sequence_length)
     telemetry = build_telemetry(flops, device.device, device.world_size, plan.batches.rows_after)
     resume_step = state.step if isinstance(plan.start, Resume) else None

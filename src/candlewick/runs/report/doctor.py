@@ -1,4 +1,4 @@
-"""What this machine has, and what a run here would use: packages, memory, disk, folders, devices.
+"""Findings about this machine: packages, memory, disk, folders, and the device that a run here would use.
 
 Packages are imported only when they are examined: this module loads where torch or numpy is broken.
 """
