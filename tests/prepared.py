@@ -14,9 +14,8 @@ from candlewick.runs.prepare import PreparedRun, prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import build
-from candlewick.train.components import Sampler
 from candlewick.train.plan import RunPlan, TrainingData
-from candlewick.train.trainer import Trainer
+from candlewick.train.trainer import Sampler, Trainer
 
 NOWHERE = Path("no-run-folder")
 

@@ -139,7 +139,7 @@ class Workbench:
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
         sampler = None if is_default else make_sampler(config, data.tokenizer)
         trainer = build(plan, sampler)
-        parts = trainer.components
+        parts = trainer
         try:
             with parts.reporter.running(trainer.state):
                 for step in range(2):

@@ -23,9 +23,9 @@ from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import max_steps_for_repetitions, planned_steps
 from candlewick.train.build import build
-from candlewick.train.components import Sampler
 from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
 from candlewick.train.state import TrainState
+from candlewick.train.trainer import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
         replace_durable(plan.run_dir / "config.yaml", dump_yaml(plan.config).encode())
         metrics = trainer.run()
     finally:
-        trainer.components.loader.close()
+        trainer.loader.close()
     state = trainer.state
     return {
         "steps": state.step,

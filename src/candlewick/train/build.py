@@ -16,14 +16,13 @@ from candlewick.optim.build import Optimizer, build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import configure_torch
 from candlewick.parallel.precision import warn_if_emulated
-from candlewick.train.components import Sampler, TrainingComponents
 from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
-from candlewick.train.plan import Fresh, Resume, RunPlan, checkpoint_directories
+from candlewick.train.plan import Fresh, Resume, RunPlan
 from candlewick.train.reporter import Reporter, build_telemetry
 from candlewick.train.state import numerics_fingerprint, restore_random_state
-from candlewick.train.trainer import Trainer
+from candlewick.train.trainer import Sampler, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,7 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
     flops = flops_per_token(config.model, plan.vocab_size, config.sequence_length)
     telemetry = build_telemetry(flops, device.device, device.world_size, plan.batches.rows_after)
     resume_step = state.step if isinstance(plan.start, Resume) else None
-    checkpoints, best = checkpoint_directories(config, plan.run_dir)
-    components = TrainingComponents(
+    return Trainer(
         plan=plan,
         state=state,
         objective=objective,
@@ -54,10 +52,7 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
         loader=loader,
         reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step),
         sampler=sampler,
-        checkpoints=checkpoints,
-        best=best,
     )
-    return Trainer(components)
 
 
 def _build_objective(plan: RunPlan) -> NextTokenLoss:

@@ -32,26 +32,26 @@ def built(tmp_path):
 
     yield make
     for trainer in trainers:
-        trainer.components.loader.close()
-        with trainer.components.reporter.running(trainer.state):
+        trainer.loader.close()
+        with trainer.reporter.running(trainer.state):
             pass
 
 
 def test_a_new_run_begins_at_nothing_with_seeded_weights(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
-    assert first.state.step == first.components.loader.rows_read == 0
+    assert first.state.step == first.loader.rows_read == 0
     assert first.state.total_steps == 12
-    weights = [dict(trainer.components.objective.named_parameters()) for trainer in (first, second, other)]
+    weights = [dict(trainer.objective.named_parameters()) for trainer in (first, second, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(*(w["model.model.embed_tokens.weight"] for w in weights[1:]))
-    assert first.components.sampler is None
+    assert first.sampler is None
     assert not list((tmp_path / "a").glob("checkpoints/*"))
 
 
 def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
     trainer = built(tiny())
-    snapshot = trainer.components.snapshot()
+    snapshot = trainer.snapshot()
     assert snapshot.step == 0
     assert snapshot.vocab_size == 320
     assert snapshot.state["config"] == prepare(tiny()).config.model_dump(mode="json")
@@ -63,7 +63,7 @@ def test_what_a_checkpoint_holds_is_what_the_objects_say(tiny, built):
 def test_a_resumed_run_stands_where_its_checkpoint_does(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
-    assert trainer.components.loader.rows_read == 12 * 4
+    assert trainer.loader.rows_read == 12 * 4
     assert trainer.saved_step == 12
     assert trainer.state.best_loss is not None
 
@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_with_larger_batches_ends_at_the_same_tokens(tiny, bu
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
     trainer = built(config, run_dir=trained_copy, resume=True)
     # 12 updates of 4 rows are behind it, 2 of 8 make 64
-    assert (trainer.state.step, trainer.components.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
+    assert (trainer.state.step, trainer.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
 
 
 def test_a_model_that_cannot_fit_is_refused_at_once(tiny, built):
@@ -169,7 +169,7 @@ def test_checkpoints_lie_where_the_config_says(tiny, tmp_path):
 
 def by_hand(trainer, updates: int) -> list[float]:
     """Make some updates without the loop around them; return their losses."""
-    parts, losses = trainer.components, []
+    parts, losses = trainer, []
     for _ in range(updates):
         result = train_step(parts.objective, parts.optimizer, parts.loader.next(), 1.0, parts.loss_scale)
         losses.append(result.loss.item())
@@ -195,10 +195,10 @@ def test_a_new_run_can_begin_with_the_weights_of_another_and_goes_on_without_it(
     )
     expected = read_tensors(newest_checkpoint(trained_copy / "checkpoints") / "model.safetensors")
     trainer = built(config)
-    assert (trainer.state.step, trainer.components.loader.rows_read) == (0, 0)
+    assert (trainer.state.step, trainer.loader.rows_read) == (0, 0)
     for found in (
-        dict(trainer.components.objective.model.named_parameters()),
-        trainer.components.optimizer.averages,
+        dict(trainer.objective.model.named_parameters()),
+        trainer.optimizer.averages,
     ):
         error = max((found[name] - tensor).abs().max().item() for name, tensor in expected.items())
         core_row("runtime.checkpoint.init_from", "the checkpoint's own weights: to the bit", error, 0.0)
@@ -216,7 +216,7 @@ def test_a_batch_that_grows_reads_the_same_rows_in_the_same_order(tiny, built, t
         config = tiny(data={**data, "batch_ramp": stages}, scheduler=settings)
         trainer = built(config, run_dir=tmp_path / name)
         assert trainer.state.total_steps == (5 if stages else 3)
-        updates = [trainer.components.loader.next() for _ in range(trainer.state.total_steps)]
+        updates = [trainer.loader.next() for _ in range(trainer.state.total_steps)]
         tokens.append(torch.cat([batch.tokens for update in updates for batch in update.micro_batches]))
         if stages:
             assert [update.num_targets for update in updates] == [64, 64, 128, 256, 256]
@@ -229,19 +229,19 @@ def test_text_may_not_be_read_more_often_than_allowed(tiny, built, tmp_path):
         data = tiny().data.model_dump(mode="json") | {"max_repetitions": limit}
         return tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, **scheduler})
 
-    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").components.plan.max_steps is not None
+    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").plan.max_steps is not None
     with pytest.raises(ConfigError, match=r"data\.train_shards would be read 3 times .*max_repetitions=2 allows"):
         built(config(2.0, total_epochs=3.0))
     timed = built(config(0.01, total_seconds=60.0), run_dir=tmp_path / "b")
     assert timed.state.total_steps is None
-    assert timed.components.plan.max_steps >= 1
+    assert timed.plan.max_steps >= 1
 
 
 def test_every_validation_set_is_evaluated(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
     sets = {"again": data.validation, "train": data.train[0]}
-    metrics = built(config, data=replace(data, validation_sets=sets)).components.evaluate(2)
+    metrics = built(config, data=replace(data, validation_sets=sets)).evaluate(2)
     main = {name: value for name, value in metrics.items() if name.count("/") == 1}
     assert len(main) == 5
     error = max(abs(metrics[name.replace("eval/", "eval/again/")] - value) for name, value in main.items())
@@ -255,7 +255,7 @@ def test_averages_are_evaluated_sampled_and_saved(tiny, built):
     trainer = built(
         tiny(optimizer={"ema_decay": 0.9}), sampler=lambda model: seen.append(model.lm_head.weight.clone()) or []
     )
-    parts = trainer.components
+    parts = trainer
     before = parts.evaluate(1)["eval/loss"]
     by_hand(trainer, 3)
     name = "model.embed_tokens.weight"
@@ -284,7 +284,7 @@ def test_what_is_slow_or_not_portable_is_told(tiny, built, caplog, monkeypatch):
     assert "model.attn_dropout: the CPU's flash attention has no dropout" in caplog.text
     assert "no Hugging Face class expresses model.partial_rotary_factor=0.5" in caplog.text
     assert "runtime.tf32: only CUDA devices have it" in caplog.text
-    assert trainer.components.loss_scale.value.item() == 2.0**15
+    assert trainer.loss_scale.value.item() == 2.0**15
 
 
 def test_documents_that_no_kernel_takes_are_told(tiny, caplog):

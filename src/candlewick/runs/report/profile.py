@@ -27,7 +27,6 @@ from candlewick.runs.complete import complete_plan
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.train.build import build
-from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
@@ -106,26 +105,25 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any
         plan = complete_plan(prepare_run(resolve(config, Path(folder), Request())))
         trainer = build(plan)
         try:
-            with trainer.components.reporter.running(trainer.state):
+            with trainer.reporter.running(trainer.state):
                 return _profile(trainer, output, steps)
         finally:
-            trainer.components.loader.close()
+            trainer.loader.close()
 
 
 def _profile(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
-    run = trainer.components
-    device, max_norm = next(run.objective.parameters()).device, trainer.config.optimizer.max_grad_norm
+    device, max_norm = next(trainer.objective.parameters()).device, trainer.config.optimizer.max_grad_norm
     stopwatch = Stopwatch(device)
 
     def update() -> None:
         stopwatch.enter("loader")
-        batch = run.loader.next()
+        batch = trainer.loader.next()
         stopwatch.leave()
-        train_step(run.objective, run.optimizer, batch, max_norm, run.loss_scale)
+        train_step(trainer.objective, trainer.optimizer, batch, max_norm, trainer.loss_scale)
         stopwatch.start("other")
 
-    activations = _activations(run, run.loader.next().micro_batches[0].to(device))
-    _attach(run, stopwatch)
+    activations = _activations(trainer, trainer.loader.next().micro_batches[0].to(device))
+    _attach(trainer, stopwatch)
     for _ in range(2):  # until memory and kernels are there
         update()
     stopwatch.seconds()
@@ -137,15 +135,15 @@ def _profile(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
         "steps": steps,
         "step_seconds": total / steps,
         "parts": [{"part": p, "seconds": s / steps, "share": s / total} for p, s in spent.items()],
-        "memory": {"activations": activations, **_memory(run, device)},
+        "memory": {"activations": activations, **_memory(trainer, device)},
         "operators": _trace(update, steps, output, device, ignored=set(spent)),
         "output": str(output),
     }
 
 
-def _attach(run: TrainingComponents, stopwatch: Stopwatch) -> None:
+def _attach(trainer: Trainer, stopwatch: Stopwatch) -> None:
     """Let every part of a step tell the stopwatch when it begins and ends."""
-    objective, optimizer = run.objective, run.optimizer
+    objective, optimizer = trainer.objective, trainer.optimizer
 
     def forward(part: str, *_: object) -> None:
         # what runs forward in the backward pass is made again
@@ -214,25 +212,25 @@ def _costliest(averages: Iterable[Any], steps: int, attribute: str, ignored: set
     ]
 
 
-def _activations(run: TrainingComponents, batch: Batch) -> int:
+def _activations(trainer: Trainer, batch: Batch) -> int:
     """Return the bytes that autograd keeps of a batch for the backward pass; parameters do not count."""
     sizes: dict[int, int] = {}  # by the address of the memory
 
     def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         # asked for each time: sharding gives the parameters other storages while a block runs
-        if storage.data_ptr() not in {w.untyped_storage().data_ptr() for w in run.local_tensors()["weights"]}:
+        if storage.data_ptr() not in {w.untyped_storage().data_ptr() for w in trainer.local_tensors()["weights"]}:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        loss: Any = run.objective(batch.tokens, batch.targets, 1.0, batch.documents)
+        loss: Any = trainer.objective(batch.tokens, batch.targets, 1.0, batch.documents)
     gradients = filter(lambda grad: grad is not None, loss.grad_fn.grads)  # made on the way forward, not saved
     # until here the loss holds on to all tensors that were recorded, so no two of them had the same memory
     return sum(sizes.values()) + sum(grad.nbytes for grad in gradients)
 
 
-def _memory(run: TrainingComponents, device: torch.device) -> dict[str, int]:
+def _memory(trainer: Trainer, device: torch.device) -> dict[str, int]:
     """Return the bytes of the tensors between steps, and the peak on CUDA, else the memory of the process."""
-    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in run.local_tensors().items()}
+    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in trainer.local_tensors().items()}
     return sizes | {"peak" if device.type == "cuda" else "process": memory_bytes(device)}
