@@ -19,13 +19,13 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What was made of a checkpoint."""
+    """The checkpoint that an import wrote."""
 
     output: Path
     model: ModelConfig
     vocab_size: int
     parameters: int
-    step: int | None  # updates that it has behind it; None: weights alone
+    step: int | None  # updates that were made before; None: it has weights alone
 
 
 def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> ImportResult:

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run whose tokens are there."""
+    """A run whose text is tokenized."""
 
     config: RunConfig  # names token datasets in the place of text. Nobody changes it any more.
     run_dir: Path
@@ -172,7 +172,7 @@ def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
 
 
 def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:
-    """Put a tokenizer into the run's folder, with the manifest of its training if there is one."""
+    """Copy a tokenizer to `target`, with the manifest of its training if there is one, unless it is there."""
     if (target / MANIFEST).is_file() and Tokenizer.load(target).sha256 == tokenizer.sha256:
         return
     with staging(target) as aside:

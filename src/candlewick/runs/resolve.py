@@ -1,4 +1,4 @@
-"""A run is decided here, once: what it starts from, which text it reads, which tokenizer it uses and why.
+"""Everything about a run that is decided before its text is prepared: start, text, tokenizer, shards.
 
     config, run folder, request --resolve--> PreparePlan --runs.prepare--> PreparedRun --runs.complete--> RunPlan
 
@@ -50,11 +50,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a command asks for besides the settings."""
+    """The options of a command that are no settings."""
 
     resume: Literal["never", "if_available", "required"] = "never"  # never: a folder that holds a run is an error
     keeps_data: bool = False
-    """PreparedRun text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
+    """Prepared text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
     skip_tokenizer: bool = False  # train no tokenizer: take the one that is there
     retrain_tokenizer: bool = False  # train the tokenizer anew, whatever is there
     shared_tokenizer: Path | None = None
@@ -65,19 +65,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPlan:
-    """Which tokenizer a run uses, and why."""
+    """The tokenizer of a run, and where it comes from."""
 
     tokenizer: Tokenizer | None  # None: one is trained
     reason: Literal["named", "existing", "trained"]  # named: by settings, a token dataset or a checkpoint
     source: Path | None
-    """Where the tokenizer lies, or is trained; None: in the cache, under a name made from what it is made of."""
+    """The folder or file of the tokenizer; None: it is trained in the cache, under a name made from its recipe."""
     copy_to: Path | None = None  # where the run keeps its own copy
     retrain: tuple[Path, ...] = ()  # folders of tokenizers that are removed first
 
 
 @dataclass(frozen=True, slots=True)
 class PreparePlan:
-    """What `runs.prepare` makes for a run."""
+    """The decisions about a run whose text is not prepared yet."""
 
     config: RunConfig
     run_dir: Path
@@ -91,7 +91,7 @@ class PreparePlan:
 
     @property
     def folders(self) -> dict[str, Path] | None:
-        """Return where the datasets will lie; None: in the cache, under names made from what they are made of."""
+        """Return the datasets' folders; None: they lie in the cache, under names made from their recipes."""
         return {name: self.run_dir / name for name in text_sources(self.config.data)} if self.keeps_data else None
 
 
@@ -243,8 +243,8 @@ def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request:
         return None
     for folder in (folder for folder in folders if (folder / "tokenizer.json").is_file()):
         recorded = read_manifest(folder, KIND).config if (folder / MANIFEST).is_file() else {}
-        wanted = settings.model_dump(mode="json").items()
-        if different := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
+        values = settings.model_dump(mode="json").items()
+        if different := [f"{k}={recorded[k]}, not {v}" for k, v in values if recorded.get(k, v) != v]:
             problem = f"{folder} was trained with {'; '.join(different)}"
             raise ConfigError(problem, "give --force-retrain-tokenizer")
         return TokenizerPlan(Tokenizer.load(folder), "existing", folder, folders[0])

@@ -1,4 +1,4 @@
-"""A run that goes on from its newest checkpoint: no setting may contradict what it went on with before."""
+"""A run that goes on from its newest checkpoint, whose settings must not contradict those of the checkpoint."""
 
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
@@ -32,9 +32,8 @@ def _is_pinned(uri: str, saved: str) -> bool:
     """Return whether `saved` is the address `uri` with the commit that its branch had when the run began."""
     if not (uri.startswith(SCHEME) and saved.startswith(SCHEME)):
         return False
-    wanted, pinned = parse_uri(uri), parse_uri(saved)
-    is_same = (wanted.kind, wanted.name, wanted.path) == (pinned.kind, pinned.name, pinned.path)
-    return is_same and pinned.is_pinned and not wanted.is_pinned
+    new, old = parse_uri(uri), parse_uri(saved)
+    return (new.kind, new.name, new.path) == (old.kind, old.name, old.path) and old.is_pinned and not new.is_pinned
 
 
 def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
@@ -44,9 +43,9 @@ def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
 
 
 def require_same_settings(config: RunConfig, newest: Checkpoint, *, all_sections: bool) -> None:
-    """Raise an error that names the settings with which the run did not go on before, with both values.
+    """Raise ConfigError that names each setting in which a run differs from its checkpoint, with both values.
 
-    With `all_sections` these are all that change the result, and it is a ConfigError; else those of the model, and
+    Settings that change no result are free. Without `all_sections` only those of the model must be the same, and
     it is a CheckpointError.
     """
     sections = result_settings(config) if all_sections else {"model": config.model.model_dump(mode="json")}

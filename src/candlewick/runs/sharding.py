@@ -27,7 +27,7 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Where shards go, and what happens to those that are there; of each side, "train" and "validation"."""
+    """Folders and sizes of shards by side, "train" and "validation", and what happens to shards that are there."""
 
     folders: Mapping[str, Path]
     documents: Mapping[str, int]  # per shard
@@ -36,7 +36,7 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """What is done with the text of one side."""
+    """The shards of one side: whether and where they are written."""
 
     action: Literal["keep", "reuse", "write"]  # keep: it is read as it is, because it cannot be shards
     uris: tuple[str, ...]
@@ -84,7 +84,7 @@ def plan_shards(data: DataConfig, sharding: Sharding) -> tuple[DataConfig, tuple
 
 
 def make_shards(jobs: Sequence[ShardJob], data: DataConfig, notify: Notify) -> None:
-    """Do the jobs. Raises DataError and ArtifactError for text or shards that cannot be used."""
+    """Write or verify shards. Raises DataError and ArtifactError for text or shards of no use."""
     for job in jobs:
         if job.action == "keep":
             notify(f"shards     not made of {', '.join(job.uris)[:200]}: only text is written as shards")

@@ -1,4 +1,4 @@
-"""What a run reads, by name: which of it is text, and which is prepared tokens.
+"""The sources of a run by name: text, and token datasets.
 
 data.train_shards    tokens                        data.validation_shards   validation
 data.mixture         tokens_0, tokens_1, ...       data.validation_sets     validation_NAME
@@ -19,21 +19,21 @@ Sources = dict[str, tuple[str, ...]]
 
 
 def training_sources(data: DataConfig) -> Sources:
-    """Name what is trained on, in order."""
+    """Return the sources of training, in order."""
     if data.mixture:
         return {f"tokens_{number}": source.shards for number, source in enumerate(data.mixture)}
     return {"tokens": data.train_shards} if data.train_shards else {}
 
 
 def all_sources(data: DataConfig) -> Sources:
-    """Name everything that a run reads."""
+    """Return every source of a run."""
     validation = {"validation": data.validation_shards} if data.validation_shards else {}
     sets = {f"validation_{name}": uris for name, uris in data.validation_sets.items()}
     return {**training_sources(data), **validation, **sets}
 
 
 def text_sources(data: DataConfig) -> Sources:
-    """Name what is text and not tokens yet."""
+    """Return the sources that are text, not tokens."""
     return {name: uris for name, uris in all_sources(data).items() if token_dataset(uris) is None}
 
 

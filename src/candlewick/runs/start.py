@@ -19,7 +19,7 @@ MODEL_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja"),
 )
-"""What is fetched of a model on the Hub; nothing in it is code."""
+"""Names of the files that are fetched of a model on the Hub; none is code."""
 _FREE_FIELDS = {
     *("attn_dropout", "residual_dropout", "vocab_size", "max_position_embeddings"),
     *("rope_theta", "rope_scaling", "sliding_window", "full_attention_every"),

@@ -18,7 +18,7 @@ from candlewick.train.plan import checkpoint_directories
 def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
     """Train in `run_dir` to the end of the schedule; return steps, tokens, seconds and the last metrics.
 
-    Raises ConfigError when the folder holds a run and `resume` was not asked for, and what training raises.
+    Raises ConfigError when the folder holds a run and `resume` is false, and any other CandlewickError.
     """
     with hold_run(config, run_dir), log_file(run_dir):
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))

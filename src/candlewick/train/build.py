@@ -76,7 +76,7 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
 
 
 def _restore(start: Resume, optimizer: Optimizer, device: torch.device) -> None:
-    """Put the optimizer's state and the random state back, and warn of another machine."""
+    """Restore the optimizer's and the random state of a checkpoint; warn if this machine rounds differently."""
     checkpoint, saved = start.checkpoint, start.checkpoint.state
     optimizer.load_named_state(checkpoint.optimizer())
     restore_random_state(saved["random"], device)
@@ -86,7 +86,7 @@ def _restore(start: Resume, optimizer: Optimizer, device: torch.device) -> None:
 
 
 def _warn(plan: RunPlan) -> None:
-    """Say what is slower than it has to be, and what only candlewick will read."""
+    """Warn of settings that are slow on this device, and of a model that only candlewick will read."""
     config, device, kind = plan.config, plan.device, plan.device.device.type
     warn_if_emulated(device, config.model.hidden_size)
     if config.model.attn_dropout > 0 and kind == "cpu":

@@ -1,4 +1,4 @@
-"""What may end a run early: a signal, too many updates that were not finite, or too little memory."""
+"""Guards that end a run early: on a signal, after too many non-finite updates, without memory."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from candlewick.train.step import StepResult
 
 
 class StopRequest:
-    """Set by SIGINT or SIGTERM: the loop finishes its step, saves and stops. A second signal stops at once."""
+    """A request by SIGINT or SIGTERM to finish the step, save and stop. A second signal stops at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -26,7 +26,7 @@ class StopRequest:
         return self.signal_name is not None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal; the second one raises KeyboardInterrupt."""
+        """Store the name of a signal; the second one raises KeyboardInterrupt."""
         del frame
         if self.signal_name is not None:
             raise KeyboardInterrupt
@@ -74,13 +74,13 @@ class NonFiniteGuard:
         self.flush(state)
         self._pending = [figure for figure in (result.skipped, result.loss_scale) if figure is not None]
         if result.skipped.is_cuda:  # pragma: cuda
-            # reading them where they lie would wait for all that the device has been told to do by then
+            # reading them on the device would wait for everything that is queued there by then
             self._pending = [figure.to("cpu", non_blocking=True) for figure in self._pending]
             self._copied = torch.cuda.Event()
             self._copied.record()
 
     def flush(self, state: TrainState) -> None:
-        """Account for the newest update too; before a save, or the counters in it would be late."""
+        """Account for the newest update too: a save calls it, so that its counters are not late."""
         if not self._pending:
             return
         if self._copied is not None:  # pragma: cuda

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A run that starts from random weights."""
+    """The start from random weights."""
 
     checkpoint: None = None
     parent: None = None
@@ -30,7 +30,7 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class InitFrom:
-    """A run that starts from the weights of another checkpoint."""
+    """The start from the weights of another checkpoint."""
 
     checkpoint: Checkpoint
     parent: str  # the id of that checkpoint
@@ -38,7 +38,7 @@ class InitFrom:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A run that goes on from its own newest checkpoint."""
+    """The start of a run that goes on from its own newest checkpoint."""
 
     checkpoint: Checkpoint
     parent: str | None  # the id of the checkpoint that the run once started from

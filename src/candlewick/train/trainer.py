@@ -85,7 +85,7 @@ class Trainer:
             return self._finish()
 
     def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
-        """Whether so many updates have passed again, or the last one completed so many passes over the rows."""
+        """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
         step = self.state.step
         if steps is not None and step % steps == 0:
             return True
@@ -95,7 +95,7 @@ class Trainer:
         return rows_after(step) // period > rows_after(step - 1) // period
 
     def _step(self, update: GlobalBatch) -> StepResult:
-        """Make one update, with an eye on the model when its statistics are due."""
+        """Make one update, and record the statistics of the model when they are due."""
         step, every = self.state.step + 1, self.runtime.logging.statistics_every_n_steps
         is_due = every is not None and step % every == 0
         with record_update_statistics(self.objective.model) if is_due else nullcontext() as figures:
@@ -145,7 +145,7 @@ class Trainer:
             self.reporter.samples(state, self.sample())
 
     def _update_counters(self) -> None:
-        """Bring the counters up to date with the device, because they are saved now."""
+        """Read what the device has counted: a save follows."""
         self.guard.flush(self.state)
         if self.loss_scale is not None:
             self.loss_scale.write_to(self.state)

@@ -17,7 +17,7 @@ from candlewick.errors import ConfigError
 
 _PACKAGE = Path(candlewick.__file__).parent
 _OWNERS = {"config", "settings", "source", "stage", "scaling"}
-"""What settings are called where they are read, besides their section's name."""
+"""Names that variables with settings have in the code, besides the name of the section."""
 
 
 def explain(word: str, config: RunConfig, origins: dict[str, str]) -> list[dict[str, Any]]:

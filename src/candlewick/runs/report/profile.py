@@ -53,7 +53,7 @@ class Stopwatch:
         self.phase = "other"
 
     def start(self, phase: str) -> None:
-        """Go over to another phase."""
+        """Begin a phase, which ends the one before it."""
         self.phase = phase
         self._mark()
 
@@ -91,7 +91,7 @@ class Stopwatch:
 
 
 def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any]:
-    """Watch `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
+    """Profile `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
 
     Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes on the way
     forward; what selective recomputation keeps is not seen. Raises the CandlewickErrors of `train`.
@@ -142,7 +142,7 @@ def _profile(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
 
 
 def _attach(trainer: Trainer, stopwatch: Stopwatch) -> None:
-    """Let every part of a step tell the stopwatch when it begins and ends."""
+    """Hook the stopwatch to the beginning and the end of every part of a step."""
     objective, optimizer = trainer.objective, trainer.optimizer
 
     def forward(part: str, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""How large weights, gradients and activations are, part by part: where a run goes wrong shows here first.
+"""Statistics of an update: sizes of weights, gradients and activations of each part of the model.
 
     stats/embedding/...   stats/layers.0/...   stats/layers.1/...   stats/head/...  (when it is not the embedding)
         weight_rms        root mean square of all weights of the part, after the update

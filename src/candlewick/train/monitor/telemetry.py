@@ -1,4 +1,4 @@
-"""How fast a run goes, how well it uses the machine, and when it will be done.
+"""Figures of the speed of a run: tokens per second, model FLOP/s utilization, memory, time left.
 
     |-- training --|-- evaluation --|-- training --|-- saving --|     a monotonic clock; no wall-clock time
                    ^ charge("training")            ^ charge("training")
