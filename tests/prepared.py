@@ -10,13 +10,12 @@ from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare_tokens as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
-from candlewick.runs.prepare import Prepared, prepare_run
+from candlewick.runs.prepare import PreparedRun, prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.build import build
-from candlewick.train.components import Sampler
 from candlewick.train.plan import RunPlan, TrainingData
-from candlewick.train.trainer import Trainer
+from candlewick.train.trainer import Sampler, Trainer
 
 NOWHERE = Path("no-run-folder")
 
@@ -26,7 +25,7 @@ def newest_checkpoint(directory: Path) -> Path:
     return Checkpoint.newest(directory, need={"weights", "optimizer"}).folder
 
 
-def prepare(config: RunConfig, run_dir: Path = NOWHERE, request: Request | None = None) -> Prepared:
+def prepare(config: RunConfig, run_dir: Path = NOWHERE, request: Request | None = None) -> PreparedRun:
     """Prepare the text of a config in its cache."""
     return prepare_run(resolve(config, run_dir, request or Request()))
 
@@ -45,7 +44,7 @@ def build_trainer(
     config: RunConfig, run_dir: Path, *, resume: bool = False, sampler: Sampler | None = None
 ) -> Trainer:
     """Build what `candlewick train` runs."""
-    return build(plan_run(config, run_dir, resume=resume), run_dir, sampler)
+    return build(plan_run(config, run_dir, resume=resume), sampler)
 
 
 def dataset_folder(split: TokenSplit) -> Path:

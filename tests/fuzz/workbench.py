@@ -34,11 +34,12 @@ from candlewick.artifacts.manifest import canonical_json, json_sha256
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import dump
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.documents import content_field
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
 from candlewick.runs.complete import complete_plan, make_sampler
-from candlewick.runs.prepare import Prepared
+from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import with_datasets
 from candlewick.train.build import build
 from candlewick.train.step import train_step
@@ -124,20 +125,21 @@ class Workbench:
         return folder
 
     def _run(self, config: RunConfig) -> None:
-        prepared = {
+        settings = {
             "data": config.data.model_dump(mode="json", include=_PREPARING),
             "tokenizer": config.tokenizer.model_dump(mode="json"),
             "scheduler": {"total_steps": 1},
         }
-        data = self._open(json.dumps(prepared))
+        data = self._open(json.dumps(settings))
         folders = {name: dataset.folder for name, dataset in data.datasets.items()}
-        plan = complete_plan(replace(data, config=with_datasets(config, folders)))
-        run_dir = self.folder / "run"
+        batches = BatchSchedule.from_config(config.data, config.sequence_length, world_size=1)
+        prepared = replace(data, config=with_datasets(config, folders), batches=batches)
+        plan = complete_plan(replace(prepared, run_dir=self.folder / "run"))
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
         sampler = None if is_default else make_sampler(config, data.tokenizer)
-        trainer = build(plan, run_dir, sampler)
-        parts = trainer.components
+        trainer = build(plan, sampler)
+        parts = trainer
         try:
             with parts.reporter.running(trainer.state):
                 for step in range(2):
@@ -156,14 +158,14 @@ class Workbench:
                     parts.sample()
         finally:
             parts.loader.close()
-            shutil.rmtree(run_dir)
+            shutil.rmtree(plan.run_dir)
         names = plan.data.validation_splits
         missing = [name for name in names if "/".join(filter(None, ("eval", name, "loss"))) not in metrics]
         if missing:
             raise Defect(f"the evaluation has no loss of {missing}, but {sorted(metrics)}")
 
 
-def _open(text: str) -> Prepared:
+def _open(text: str) -> PreparedRun:
     return prepare(RunConfig.model_validate_json(text))
 
 

@@ -128,7 +128,7 @@ def test_averages_are_saved_and_do_not_change_the_run(configure, tmp_path, preci
 def test_an_update_never_waits_for_the_device(configure, tmp_path, precision):
     config = configure(precision)
     trainer = build_trainer(config, tmp_path / "run")
-    parts = trainer.components
+    parts = trainer
     with parts.reporter.running(trainer.state):
         try:
             for step in range(4):

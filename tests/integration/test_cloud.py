@@ -102,10 +102,10 @@ def test_cloud_run_is_prepared_once_and_trained(roots, small, text_dir, capsys, 
     assert cloud(small, "--reuse-shards", "--resume") == 0
     assert capsys.readouterr().out.endswith(" --resume\n")
     assert cloud(small, "--reuse-shards", "--seed", "1") == 2
-    assert "holds a run with other settings (runtime.seed)" in capsys.readouterr().err
+    assert "was written with other settings: runtime.seed (was 42, is 1)" in capsys.readouterr().err
     before = contents(*places)
     assert cloud(small, "--force-reshard") == 2
-    assert "has a run on the shards there are (fix: choose another --experiment)" in capsys.readouterr().err
+    assert "holds a run on the shards there are (fix: choose another --experiment)" in capsys.readouterr().err
     assert contents(*places) == before
 
 

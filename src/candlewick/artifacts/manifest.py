@@ -184,7 +184,9 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
             "give the folder that holds it, or make it again",
         ) from None
     except ValidationError as error:
-        raise ArtifactError(f"{path} is not an artifact manifest: {first_problem(error)}", "make it again") from None
+        raise ArtifactError(
+            f"{path} is not an artifact manifest: {first_problem(error)}", "make it again"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
     if kind is not None and manifest.kind != kind:

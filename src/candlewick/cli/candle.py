@@ -14,7 +14,7 @@ from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from candlewick.config.load import Dialect
-    from candlewick.runs.import_hf import Imported
+    from candlewick.runs.import_hf import ImportResult
 
 
 def dialect() -> "Dialect":
@@ -88,7 +88,7 @@ def add_import(kinds: Any) -> None:
     parser.set_defaults(kind_run=_import)
 
 
-def _import(args: argparse.Namespace) -> "Imported":
+def _import(args: argparse.Namespace) -> "ImportResult":
     from candlewick.compat.candle.importing import fetch_candle, find_config, find_tokenizer, import_candle
     from candlewick.compat.candle.settings import CandleDialect
     from candlewick.config.load import load_config

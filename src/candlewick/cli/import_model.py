@@ -9,7 +9,7 @@ from candlewick.cli.arguments import add_output, add_reporting, setup_logging
 from candlewick.cli.output import emit_json
 
 if TYPE_CHECKING:
-    from candlewick.runs.import_hf import Imported
+    from candlewick.runs.import_hf import ImportResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Import, and say what came out."""
     setup_logging(args)
-    result: Imported = args.kind_run(args)
+    result: ImportResult = args.kind_run(args)
     model, names = result.model, ("output", "step", "parameters", "vocab_size")
     values = {name: getattr(result, name) for name in names}
     if emit_json(args, {**values, "model": model.model_dump(mode="json")}):
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"step {result.step:,}; go on: candlewick train --run-dir {result.output} --resume")
 
 
-def _hugging_face(args: argparse.Namespace) -> "Imported":
+def _hugging_face(args: argparse.Namespace) -> "ImportResult":
     from candlewick.runs.import_hf import import_hugging_face
 
     return import_hugging_face(args.source, args.output, args.tokenizer)

@@ -44,9 +44,9 @@ def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) ->
 
 
 def _train(args: argparse.Namespace) -> None:
-    from candlewick.runs.prepare import train_tokenizer
+    from candlewick.runs.prepare import prepare_tokenizer
 
-    manifest, reused = candle.train_tokenizer(args) or train_tokenizer(_configure_training(args), args.output)
+    manifest, reused = candle.train_tokenizer(args) or prepare_tokenizer(_configure_training(args), args.output)
     details = manifest.details
     summary = {"id": manifest.id, "details": details, "config": manifest.config}
     if emit_json(args, {"output": args.output, "reused": reused, **summary}):

@@ -1,42 +1,45 @@
 """From prepared data to a trained model: the plan is completed, and the Trainer runs.
 
-    Prepared --complete_plan--> RunPlan --train.build--> Trainer
+    PreparedRun --complete_plan--> RunPlan --train.build--> Trainer
 
 It stands apart from `runs.train` because it needs torch.
 """
 
-from pathlib import Path
+import logging
 from typing import Any
 
-from candlewick.artifacts.manifest import json_sha256, replace_durable
+from candlewick.artifacts.manifest import replace_durable
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.rows.loader import saved_rows
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
-from candlewick.errors import ConfigError, DataError
+from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
-from candlewick.runs.prepare import Prepared
+from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import max_steps_for_repetitions, planned_steps
 from candlewick.train.build import build
-from candlewick.train.components import Sampler
 from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
 from candlewick.train.state import TrainState
+from candlewick.train.trainer import Sampler
+
+logger = logging.getLogger(__name__)
 
 
-def train_prepared(prepared: Prepared, run_dir: Path) -> dict[str, Any]:
+def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     """Train a run whose text is prepared; the caller holds its lock. See `runs.train`."""
     plan = complete_plan(prepared)
-    trainer = build(plan, run_dir, make_sampler(plan.config, plan.tokenizer))
+    trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        replace_durable(run_dir / "config.yaml", dump(plan.config, "yaml").encode())
+        replace_durable(plan.run_dir / "config.yaml", dump(plan.config, "yaml").encode())
         metrics = trainer.run()
     finally:
-        trainer.components.loader.close()
+        trainer.loader.close()
     state = trainer.state
     return {
         "steps": state.step,
@@ -47,37 +50,34 @@ def train_prepared(prepared: Prepared, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def complete_plan(prepared: Prepared) -> RunPlan:
+def complete_plan(prepared: PreparedRun) -> RunPlan:
     """Return the complete plan of a run: on which device, in which batches, to which end.
 
     Raises ConfigError for a run that reads a source more often than it may and for a vocabulary that the model
-    cannot hold, MachineError for a device that is not there, DataError for data without a validation split.
+    cannot hold, MachineError for a device that is not there, DataError for data without a validation split or of
+    another run, CheckpointError for counters of another version.
     """
-    config, start = prepared.config, prepared.start
-    length, data = config.sequence_length, open_training_data(prepared)
-    device = find_distributed(config.runtime)
-    batches = BatchSchedule.from_config(config.data, length, device.world_size)
+    config, length = prepared.config, prepared.config.sequence_length
+    data, device = open_training_data(prepared), find_distributed(config.runtime)
     order = RowOrder(data.train, config.data, sequence_length=length, seed=config.runtime.seed)
-    saved_steps = None
-    if isinstance(start, Resume):
-        saved = start.checkpoint.state
+    state, batches = TrainState(), prepared.batches
+    if isinstance(prepared.start, Resume):
+        saved = prepared.start.checkpoint.state
         state = TrainState.from_json(saved["counters"])
-        batches = batches.resume_at(state.step, _rows_read(saved["loader"]))
+        batches = batches.resume_at(state.step, saved_rows(saved["loader"], order) if saved["loader"] else 0)
+        if not saved["loader"]:
+            logger.info("the data begins at its first row: the checkpoint was imported")
         # a time budget became a number of steps when the run was young; another budget is read anew
-        if saved["config"].get("scheduler", {}).get("total_seconds") == config.scheduler.total_seconds:
-            saved_steps = state.total_steps
+        if saved["config"].get("scheduler", {}).get("total_seconds") != config.scheduler.total_seconds:
+            state.total_steps = None
     steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
-    steps = saved_steps if steps is None else steps
-    max_steps = _max_steps(config, batches, order, steps)
+    state.total_steps = state.total_steps if steps is None else steps
     rows = embedding_rows(config.model, prepared.tokenizer)
-    return RunPlan(config, start, prepared.tokenizer, rows, data, device, order, batches, steps, max_steps)
-
-
-def _rows_read(loader_state: dict[str, Any]) -> int:
-    rows = loader_state.get("samples", 0)
-    if type(rows) is not int or rows < 0:
-        raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
-    return rows
+    max_steps = _max_steps(config, batches, order, state.total_steps)
+    start, tokenizer = prepared.start, prepared.tokenizer
+    return RunPlan(
+        config, prepared.run_dir, start, tokenizer, rows, data, device, order, batches, state, max_steps
+    )
 
 
 def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:
@@ -85,20 +85,20 @@ def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total
     limit = config.data.max_repetitions
     if limit is None:
         return None
-    most = max_steps_for_repetitions(limit, batches, order.repetitions)
-    if total_steps is not None and total_steps > most:
+    max_steps = max_steps_for_repetitions(limit, batches, order.repetitions)
+    if total_steps is not None and total_steps > max_steps:
         times = order.repetitions(batches.rows_after(total_steps))
         number = times.index(max(times))
         source = f"data.mixture[{number}]" if config.data.mixture else "data.train_shards"
         raise ConfigError(
             f"{source} would be read {times[number]:.4g} times in {total_steps:,} updates, "
-            f"data.max_repetitions={limit:g} allows {most:,} updates",
+            f"data.max_repetitions={limit:g} allows {max_steps:,} updates",
             "shorten the run, give more text, or raise data.max_repetitions",
         )
-    return most
+    return max_steps
 
 
-def open_training_data(prepared: Prepared) -> TrainingData:
+def open_training_data(prepared: PreparedRun) -> TrainingData:
     """Return the splits that a run reads.
 
     The main validation is `validation_shards`, else what the first source held out; of a mixture what each source
@@ -110,31 +110,29 @@ def open_training_data(prepared: Prepared) -> TrainingData:
     if data.mixture and "validation" not in datasets:
         sets |= {f"mixture_{number}": source.split("validation") for number, source in enumerate(sources)}
     main = datasets.get("validation")
-    ids = [source.id for source in sources]
     return TrainingData(
         train=tuple(source.split("train") for source in sources),
         validation=sources[0].split("validation") if main is None else _validation(main, sources),
         validation_sets=sets,
-        dataset_id=json_sha256(ids) if data.mixture else ids[0],
     )
 
 
 def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
-    """Return what a dataset held out if it is trained on, or is no more than that; else what it would train on."""
+    """Return the split of a dataset that validates: its training split, unless that is trained on or empty."""
     is_source = any(dataset.id == source.id for source in sources)
-    has_other = dataset.manifest.details["splits"]["train"]["tokens"]
-    return dataset.split("train" if has_other and not is_source else "validation")
+    num_tokens = dataset.manifest.details["splits"]["train"]["tokens"]
+    return dataset.split("train" if num_tokens and not is_source else "validation")
 
 
 def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
-    """Return what writes the samples, None: no samples. Raises ConfigError for a prompt that is too long."""
-    settings, seed, longest = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
+    """Return the function that writes samples; None: there are none. Raises ConfigError for too long a prompt."""
+    settings, seed, context = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None
     for prompt in settings.prompts:
-        if (length := 1 + len(tokenizer.encode(prompt))) > longest:
+        if (length := 1 + len(tokenizer.encode(prompt))) > context:
             raise ConfigError(
-                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {longest}",
+                f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {context}",
                 "shorten it, or raise model.max_position_embeddings",
             )
 

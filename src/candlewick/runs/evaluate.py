@@ -5,6 +5,7 @@ from pathlib import Path
 from candlewick.checkpoint.load import build_model
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import CheckpointError
 from candlewick.parallel.device import find_device
 from candlewick.runs.complete import open_training_data
@@ -35,9 +36,9 @@ def evaluate_checkpoint(
         )
     config = config.replaced(data={"cache_max_bytes": None})
     # tokens of another tokenizer are refused
-    tokenizer = TokenizerPlan(checkpoint.tokenizer, "given", checkpoint.folder)
-    texts = open_texts(config.data)
-    prepared = prepare_run(PreparePlan(config, checkpoint.folder, Fresh(), texts, tokenizer, keeps_data=False))
+    tokenizer = TokenizerPlan(checkpoint.tokenizer, "named", checkpoint.folder)
+    texts, batches = open_texts(config.data), BatchSchedule(config.data.micro_batch_size)
+    prepared = prepare_run(PreparePlan(config, checkpoint.folder, Fresh(), batches, tokenizer, texts))
     # all of a text was prepared for validation alone; of a token dataset it is what that held out
     split = prepared.datasets["validation"].split("validation") if sources else None
     return evaluate_sets(

@@ -47,11 +47,11 @@ class TextGenerator:
         cls, checkpoint: Path, device: str, *, draft: Path | None, draft_tokens: int, page_size: int | None
     ) -> Self:
         """Load a checkpoint, and a draft model. Raises CheckpointError unless both have the same tokenizer."""
-        place = find_device(device)
-        model, tokenizer = load_for_inference(checkpoint, place)
+        torch_device = find_device(device)
+        model, tokenizer = load_for_inference(checkpoint, torch_device)
         if draft is None:
             return cls(Engine(model, tokenizer.vocab_size, page_size), tokenizer)
-        draft_model, other = load_for_inference(draft, place)
+        draft_model, other = load_for_inference(draft, torch_device)
         if other.sha256 != tokenizer.sha256:
             raise CheckpointError(
                 f"{draft} has the tokenizer {other.sha256[:16]}, {checkpoint} has {tokenizer.sha256[:16]}",
@@ -90,11 +90,11 @@ class TextGenerator:
 
 
 def _in_order(results: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield numbered results, which come in any order, by their number from 0 on."""
+    """Yield numbered results, which come in any order, in the order of their numbers from 0 on."""
     waiting: dict[int, dict[str, Any]] = {}
-    number = 0
-    for place, result in results:
-        waiting[place] = result
-        while number in waiting:
-            yield number, waiting.pop(number)
-            number += 1
+    next_number = 0
+    for number, result in results:
+        waiting[number] = result
+        while next_number in waiting:
+            yield next_number, waiting.pop(next_number)
+            next_number += 1

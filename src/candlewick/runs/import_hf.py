@@ -18,17 +18,17 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """What was made of a checkpoint."""
+class ImportResult:
+    """The checkpoint that an import wrote."""
 
     output: Path
     model: ModelConfig
     vocab_size: int
     parameters: int
-    step: int | None  # updates that it has behind it; None: weights alone
+    step: int | None  # updates that were made before; None: it has weights alone
 
 
-def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> Imported:
+def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None) -> ImportResult:
     """Make a checkpoint of the weights of a Hugging Face folder or a model on the Hub. Raises CheckpointError."""
     _, folder = find_model(source)
     checkpoint = Checkpoint.open(folder, need={"weights"})
@@ -39,7 +39,7 @@ def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     inputs = {"tokenizer": loaded.sha256, "parent": parent}
     write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, loaded, inputs))
-    return Imported(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
+    return ImportResult(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
 
 
 def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.build import Recipe, build_json_once, find_built
-from candlewick.artifacts.lock import run_lock
 from candlewick.artifacts.manifest import read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints, remove_leftovers
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
@@ -22,91 +21,94 @@ from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_device
 from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
-from candlewick.runs.prepare import Prepared, describe_run, prepare_run, say_stage
-from candlewick.runs.resolve import Request, Say, resolve, result_settings
-from candlewick.runs.train import log_file
-from candlewick.train.plan import Resume
+from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
+from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.resume import result_settings
+from candlewick.runs.sharding import Notify
+from candlewick.runs.train import hold_run, log_file
+from candlewick.train.plan import Resume, checkpoint_directories
 
 
-def orchestrate(config: RunConfig, run_dir: Path, say: Say, request: Request | None = None) -> dict[str, Any]:
+def orchestrate(
+    config: RunConfig, run_dir: Path, notify: Notify, request: Request | None = None
+) -> dict[str, Any]:
     """Run every stage in `run_dir` that is not up to date; return ids, metrics and samples.
 
-    With `prepare_only` none after the tokens. `say` receives one line per stage. Raises what the stages raise.
+    With `prepare_only` none after the tokens. `notify` receives one line per stage. Raises any CandlewickError.
     """
     run_dir = run_dir.resolve()
-    with run_lock(run_dir):
-        remove_leftovers(checkpoint_directory(run_dir, config.runtime.checkpoint.directory))
+    with hold_run(config, run_dir):
         request = request or Request(resume="if_available", keeps_data=True)
-        prepared = prepare_run(resolve(config, run_dir, request, say), say)
-        describe_run(prepared, run_dir)
+        prepared = prepare_run(resolve(config, run_dir, request), notify)
+        describe_run(prepared)
         tokens = {name: dataset.id for name, dataset in prepared.datasets.items()}
         result = {"run_dir": str(run_dir), "tokens": tokens}
         if request.prepare_only:
-            return result | _preview(prepared, run_dir, say)
-        checkpoint = _train(prepared, run_dir, tokens, say)
-        metrics = _evaluate(prepared.config, run_dir, checkpoint, tokens, say)
-        samples = _sample(prepared.config, run_dir, checkpoint, say)
-        return result | {"metrics": metrics, "samples": samples}
+            return result | _preview(prepared, notify)
+        checkpoint = _train(prepared, tokens, notify)
+        metrics = _evaluate(prepared, checkpoint, tokens, notify)
+        return result | {"metrics": metrics, "samples": _sample(prepared, checkpoint, notify)}
 
 
-def _preview(prepared: Prepared, run_dir: Path, say: Say) -> dict[str, Any]:
+def _preview(prepared: PreparedRun, notify: Notify) -> dict[str, Any]:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = complete_plan(prepared)
     make_sampler(plan.config, plan.tokenizer)
-    steps, parameters = plan.total_steps, plan.num_parameters
-    require_room(run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
-    say(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
+    steps, parameters = plan.state.total_steps, plan.num_parameters
+    require_room(plan.run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
+    notify(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
     resume = ["--resume"] if isinstance(plan.start, Resume) else []
-    command = ["candlewick", "train", "--config", str(run_dir / "training.yaml"), *resume]
+    command = ["candlewick", "train", "--config", str(plan.run_dir / "training.yaml"), *resume]
     return {"steps": steps, "parameters": parameters, "command": command}
 
 
-def _train(prepared: Prepared, run_dir: Path, tokens: Mapping[str, str], say: Say) -> Path:
+def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> Path:
     """Train unless the run folder holds the finished run of this config and inputs; return its checkpoint."""
-    config, parent = prepared.config, prepared.start.parent
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
+    config, run_dir, parent = prepared.config, prepared.run_dir, prepared.start.parent
+    directory, _ = checkpoint_directories(config, run_dir)
     inputs = {**tokens, **({} if parent is None else {"parent": parent})}
     recipe = Recipe("result", inputs, result_settings(config))
     folder = run_dir / "result"
     if find_built(folder, recipe) is not None:
         checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
         if checkpoint.is_dir():
-            say(f"training   reused, up to date: {checkpoint}")
+            notify(f"training   reused, up to date: {checkpoint}")
             return checkpoint
     with log_file(run_dir):
-        outcome = train_prepared(prepared, run_dir)
+        outcome = train_prepared(prepared)
     newest = list_checkpoints(directory)[-1]
     result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
-    say(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
+    notify(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
     return newest
 
 
 def _evaluate(
-    config: RunConfig, run_dir: Path, checkpoint: Path, tokens: Mapping[str, str], say: Say
+    prepared: PreparedRun, checkpoint: Path, tokens: Mapping[str, str], notify: Notify
 ) -> dict[str, Any]:
     """Evaluate the saved checkpoint, read back from the disk, on all that was held out."""
     recipe = Recipe("evaluation", {"checkpoint": read_manifest(checkpoint).id, **tokens}, {})
-    folder = run_dir / "evaluation"
-    evaluate = partial(evaluate_checkpoint, checkpoint, DataConfig(), device=config.runtime.device)
+    folder = prepared.run_dir / "evaluation"
+    evaluate = partial(evaluate_checkpoint, checkpoint, DataConfig(), device=prepared.config.runtime.device)
     metrics, reused = build_json_once(folder / "metrics.json", recipe, evaluate)
     figures = f"{metrics['eval/bits_per_byte']:.3f} bits per byte, perplexity {metrics['eval/perplexity']:.2f}"
-    say_stage(say, "evaluation", folder, reused, figures)
+    notify_stage(notify, "evaluation", folder, reused, figures)
     return metrics
 
 
-def _sample(config: RunConfig, run_dir: Path, checkpoint: Path, say: Say) -> list[dict[str, Any]]:
-    settings = config.runtime.sample
+def _sample(prepared: PreparedRun, checkpoint: Path, notify: Notify) -> list[dict[str, Any]]:
+    """Let the saved checkpoint continue the prompts of the config; return each with its text."""
+    runtime, folder = prepared.config.runtime, prepared.run_dir / "samples"
+    settings = runtime.sample
     if settings is None:
         return []
-    recorded = {**settings.model_dump(mode="json"), "seed": config.runtime.seed}
-    recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, recorded)
+    parameters = {**settings.model_dump(mode="json"), "seed": runtime.seed}
+    recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, parameters)
 
-    def write() -> list[dict[str, Any]]:
-        model, tokenizer = load_for_inference(checkpoint, find_device(config.runtime.device))
-        sample = partial(sample_text, model, tokenizer, config=settings, seed=config.runtime.seed)
+    def generate() -> list[dict[str, Any]]:
+        model, tokenizer = load_for_inference(checkpoint, find_device(runtime.device))
+        sample = partial(sample_text, model, tokenizer, config=settings, seed=runtime.seed)
         return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
 
-    folder = run_dir / "samples"
-    samples, reused = build_json_once(folder / "samples.json", recipe, write)
-    say_stage(say, "samples", folder, reused, f"{len(samples)} of them")
+    samples, reused = build_json_once(folder / "samples.json", recipe, generate)
+    notify_stage(notify, "samples", folder, reused, f"{len(samples)} of them")
     return samples

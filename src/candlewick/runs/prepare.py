@@ -27,6 +27,7 @@ from candlewick.artifacts.manifest import (
 )
 from candlewick.config import DataConfig, RunConfig
 from candlewick.config.tree import dump
+from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import SourceFile
 from candlewick.data.text.source_files import SourceFiles
@@ -34,100 +35,124 @@ from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError
-from candlewick.runs.resolve import PreparePlan, Say, Text, open_texts
-from candlewick.runs.sources import all_sources, training_sources, with_datasets
+from candlewick.runs.resolve import PreparePlan, Text, open_texts
+from candlewick.runs.sharding import Notify, make_shards
+from candlewick.runs.sources import all_sources, encoding_tokenizer, training_sources, with_datasets
 from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.artifact import KIND, VERSION
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import Start
+from candlewick.train.plan import Resume, Start
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A run whose tokens are there."""
+class PreparedRun:
+    """A run whose text is tokenized."""
 
     config: RunConfig  # names token datasets in the place of text. Nobody changes it any more.
+    run_dir: Path
     start: Start
+    batches: BatchSchedule  # as if the run were new
     tokenizer: Tokenizer
     datasets: Mapping[str, TokenDataset]  # opened and verified, by name
 
 
-def prepare_run(plan: PreparePlan, say: Say = logger.info) -> Prepared:
-    """Make what is not there yet, and open it; `say` receives lines. Raises DataError, ArtifactError."""
-    tokenizer, source, folders, made = plan.tokenizer.tokenizer, plan.tokenizer.source, dict[str, Path](), False
-    if plan.texts:
-        tokenizer, source, made = _make_tokenizer(plan, say)
-        if plan.config.data.format == "chat":
-            tokenizer = tokenizer.with_chat_tokens()
-        for name in plan.texts:
-            job = _job(plan, name, tokenizer)
-            folder = plan.folders[name] if plan.folders else _cached(plan.config.data, job.recipe())
-            with bytes_progress(name) as progress:
-                manifest, reused = prepare_tokens(job, folder, progress=progress)
-            tokens = {split: counted["tokens"] for split, counted in manifest.details["splits"].items()}
-            counts = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
-            say_stage(say, name, folder, reused, counts)
-            folders[name] = folder
-            made |= not reused
-    config = with_datasets(plan.config, folders) if folders else plan.config
-    prepared = _open(config, plan.start, tokenizer)
-    if made and not plan.keeps_data:
-        _trim_cache(prepared, source)
-    return prepared
+def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
+    """Make what is not there yet, and open it; `notify` receives a line per stage.
+
+    Raises ConfigError for a run on other text, DataError and ArtifactError for text or folders of no use.
+    """
+    config, data = plan.config, plan.config.data
+    make_shards(plan.shard_jobs, data, notify)
+    texts = open_texts(data) if plan.texts is None else plan.texts
+    if isinstance(plan.start, Resume):
+        _require_same_text(plan, texts)
+    tokenizer, is_new, used = plan.tokenizer.tokenizer, False, set[Path]()
+    if texts:
+        tokenizer, source, is_new = _make_tokenizer(plan, texts, notify)
+        tokenizer, folders = encoding_tokenizer(tokenizer, data), dict[str, Path]()
+        for name, text in texts.items():
+            folders[name], reused = _make_dataset(plan, name, text, tokenizer, notify)
+            is_new |= not reused
+        config, used = with_datasets(config, folders), {source, *source.parents}
+    assert tokenizer is not None, "token datasets bring theirs"
+    datasets = _open_datasets(config.data, tokenizer)
+    if is_new and not plan.keeps_data and data.cache_max_bytes is not None and data.cache_dir is not None:
+        trim(data.cache_dir, data.cache_max_bytes, used | {dataset.folder for dataset in datasets.values()})
+    return PreparedRun(config, plan.run_dir, plan.start, plan.batches, tokenizer, datasets)
 
 
-def say_stage(say: Say, name: str, folder: Path, reused: bool, counts: str) -> None:
-    """Say that a stage was made, or was there."""
-    say(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({counts})")
+def _require_same_text(plan: PreparePlan, texts: Mapping[str, Text]) -> None:
+    """Raise ConfigError if datasets in the run folder were made of other text."""
+    for name, folder in (plan.folders or {}).items():
+        if (folder / MANIFEST).is_file():
+            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
+            if read_manifest(folder).inputs.get(side) != texts[name].fingerprint:
+                raise ConfigError(
+                    f"{plan.run_dir} holds a run on other text", "choose another --run-dir, or delete that folder"
+                )
 
 
-def _job(plan: PreparePlan, name: str, tokenizer: Tokenizer) -> EncodeJob:
-    """Return the work on one source: of training text a part is held out unless there is validation text."""
-    data, text = plan.config.data, plan.texts[name]
-    is_training = name in training_sources(data)
+def notify_stage(notify: Notify, name: str, folder: Path, reused: bool, figures: str) -> None:
+    """Report that a stage made its folder, or that its folder was up to date."""
+    notify(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({figures})")
+
+
+def _make_dataset(
+    plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer, notify: Notify
+) -> tuple[Path, bool]:
+    """Encode one source, unless it was; return the folder, and whether it was there.
+
+    Of training text a part is held out unless there is validation text.
+    """
+    data, is_training = plan.config.data, name in training_sources(plan.config.data)
     sides: tuple[Text | None, Text | None] = (text, None) if is_training else (None, text)
-    return EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
+    job = EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
+    folder = plan.folders[name] if plan.folders else _cache_folder(data, job.recipe())
+    with bytes_progress(name) as progress:
+        manifest, reused = prepare_tokens(job, folder, progress=progress)
+    tokens = {split: counts["tokens"] for split, counts in manifest.details["splits"].items()}
+    figures = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
+    notify_stage(notify, name, folder, reused, figures)
+    return folder, reused
 
 
-def _cached(data: DataConfig, recipe: Recipe) -> Path:
+def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:
     if data.cache_dir is None:
         raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
     return data.cache_dir / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
 
 
-def _make_tokenizer(plan: PreparePlan, say: Say) -> tuple[Tokenizer, Path | None, bool]:
-    """Return the run's tokenizer, trained if it has to be, where it lies, and whether it was trained now."""
-    choice = plan.tokenizer
-    if choice.tokenizer is not None:
-        if choice.reason == "given":
-            say(f"tokenizer  given: {choice.source}")
-        elif choice.source is not None:
-            say_stage(say, "tokenizer", choice.source, True, f"{choice.tokenizer.vocab_size:,} tokens")
-        _copy_tokenizer(choice.tokenizer, choice.source, choice.copy_to)
-        return choice.tokenizer, choice.source, False
-    for folder in choice.retrain:
-        require_replaceable(folder, KIND)
-        shutil.rmtree(folder, ignore_errors=True)
-    data = plan.config.data
-    settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
-    text = training_text(data, plan.texts)
-    folder = choice.source or _cached(data, tokenizer_recipe(text, settings))
-    with bytes_progress("tokenizer") as progress:
-        manifest, reused = make_tokenizer(text, settings, folder, progress=progress)
-    say_stage(say, "tokenizer", folder, reused, f"{manifest.details['vocab_size']:,} tokens")
-    touch(folder)
-    tokenizer = Tokenizer.load(folder)
-    _copy_tokenizer(tokenizer, folder, choice.copy_to)
+def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify) -> tuple[Tokenizer, Path, bool]:
+    """Return the run's tokenizer, trained if it has to be, its folder, and whether it was trained now."""
+    choice, data, reused = plan.tokenizer, plan.config.data, True
+    tokenizer, folder = choice.tokenizer, choice.source
+    if tokenizer is None or folder is None:
+        for folder in choice.retrain:
+            require_replaceable(folder, KIND)
+            shutil.rmtree(folder, ignore_errors=True)
+        settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
+        text = training_text(data, texts)
+        folder = choice.source or _cache_folder(data, tokenizer_recipe(text, settings))
+        with bytes_progress("tokenizer") as progress:
+            _, reused = make_tokenizer(text, settings, folder, progress=progress)
+        touch(folder)
+        tokenizer = Tokenizer.load(folder)
+    if choice.reason == "named":
+        notify(f"tokenizer  given: {folder}")
+    else:
+        notify_stage(notify, "tokenizer", folder, reused, f"{tokenizer.vocab_size:,} tokens")
+    if choice.copy_to is not None and choice.copy_to != folder:
+        _copy_tokenizer(tokenizer, folder, choice.copy_to)
     return tokenizer, folder, not reused
 
 
-def train_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
+def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
     """Train a tokenizer on a config's training text; return its manifest, and whether it was there already.
 
-    Raises ConfigError without text, and what `make_tokenizer` raises.
+    Raises ConfigError without text or for a finished tokenizer, DataError, ArtifactError: see `make_tokenizer`.
     """
     texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}))
     if not texts:
@@ -146,15 +171,12 @@ def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
     return Corpus(local, data) if len(local) == len(files) else SourceFiles(files, data)
 
 
-def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path | None) -> None:
-    """Put a tokenizer into the run's folder, if it wants one, unless it is there."""
-    if target is None or source == target:
-        return
+def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:
+    """Copy a tokenizer to `target`, with the manifest of its training if there is one, unless it is there."""
     if (target / MANIFEST).is_file() and Tokenizer.load(target).sha256 == tokenizer.sha256:
         return
     with staging(target) as aside:
-        if source is not None and (source / MANIFEST).is_file() and read_manifest(source).kind == KIND:
-            manifest = read_manifest(source)
+        if (source / MANIFEST).is_file() and (manifest := read_manifest(source)).kind == KIND:
             for entry in manifest.files:
                 write_durable(aside / entry.name, (source / entry.name).read_bytes())
         else:
@@ -163,35 +185,23 @@ def _copy_tokenizer(tokenizer: Tokenizer, source: Path | None, target: Path | No
         publish(aside, target, manifest)
 
 
-def _open(config: RunConfig, start: Start, tokenizer: Tokenizer | None) -> Prepared:
-    """Open the datasets that a config names, each once, and check that they have one tokenizer."""
-    folders = {name: Path(uris[0]) for name, uris in all_sources(config.data).items()}
-    if tokenizer is None:
-        tokenizer = Tokenizer.load(next(iter(folders.values())) / "tokenizer")
+def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDataset]:
+    """Open the datasets that settings name, each once. Raises DataError for one of another tokenizer."""
+    folders = {name: Path(uris[0]) for name, uris in all_sources(data).items()}
     for folder in folders.values():
         touch(folder)
     sha256 = tokenizer.sha256
-    opened = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
-    return Prepared(config, start, tokenizer, {name: opened[folder] for name, folder in folders.items()})
+    datasets = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
+    return {name: datasets[folder] for name, folder in folders.items()}
 
 
-def _trim_cache(prepared: Prepared, tokenizer: Path | None) -> None:
-    """Keep the cache to its size, if it has one; what this run uses stays."""
-    data = prepared.config.data
-    if data.cache_max_bytes is not None and data.cache_dir is not None:
-        used = {dataset.folder for dataset in prepared.datasets.values()}
-        if tokenizer is not None:
-            used |= {tokenizer, *tokenizer.parents}
-        trim(data.cache_dir, data.cache_max_bytes, used)
-
-
-def describe_run(prepared: Prepared, run_dir: Path) -> None:
-    """Write what `candlewick train` and readers of transformer_candle's run folders want to know.
+def describe_run(run: PreparedRun) -> None:
+    """Write the run's files for `candlewick train` and for readers of transformer_candle's run folders.
 
     `training.yaml` and `training.toml` hold the config with absolute paths, `special_tokens.txt` a JSON array.
     """
-    special = json.dumps(list(prepared.tokenizer.special_tokens), ensure_ascii=False)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    replace_durable(run_dir / "special_tokens.txt", special.encode())
-    replace_durable(run_dir / "training.yaml", dump(prepared.config, "yaml").encode())
-    replace_durable(run_dir / "training.toml", dump(prepared.config, "toml").encode())
+    special_tokens = json.dumps(list(run.tokenizer.special_tokens), ensure_ascii=False)
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    replace_durable(run.run_dir / "special_tokens.txt", special_tokens.encode())
+    replace_durable(run.run_dir / "training.yaml", dump(run.config, "yaml").encode())
+    replace_durable(run.run_dir / "training.toml", dump(run.config, "toml").encode())

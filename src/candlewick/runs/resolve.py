@@ -1,46 +1,48 @@
-"""A run is decided here, once: what it starts from, which text it reads, which tokenizer it uses and why.
+"""Everything about a run that is decided before its text is prepared: start, text, tokenizer, shards.
 
-    config, run folder, request --resolve--> PreparePlan --runs.prepare--> Prepared --runs.complete--> RunPlan
+    config, run folder, request --resolve--> PreparePlan --runs.prepare--> PreparedRun --runs.complete--> RunPlan
 
-Nothing is written but shards of text, if those are asked for. Files are opened once. No torch is imported.
+Nothing is written. Files are opened once. No torch is imported.
 
-A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the run
-folder, from a folder that several runs share; else it is trained. Those of the two folders are only taken if a
-request says so: one that was trained with other settings is then an error.
+A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the
+checkpoint that a run starts from, from the run folder, from a folder that several runs share; else it is trained.
+With a checkpoint it has to be the checkpoint's. Those of the two folders are only taken if a request says so: one
+that was trained with other settings is then an error.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
-from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
-from candlewick.config import DataConfig, RunConfig
+from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
-from candlewick.runs.sharding import Sharding, shard_text
+from candlewick.runs.resume import require_same_settings, resume_run
+from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
     dataset_tokenizer,
+    encoding_tokenizer,
     open_tokenizer,
     text_sources,
     training_sources,
     with_datasets,
 )
-from candlewick.runs.start import require_same_model, resolve_start
+from candlewick.runs.start import inherit_model, open_parent
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import planned_steps
-from candlewick.train.plan import Resume, Start
+from candlewick.train.budget import planned_steps, require_end
+from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
 
-Say = Callable[[str], None]
 Text = Corpus | SourceFiles
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a command asks for besides the settings."""
+    """The options of a command that are no settings."""
 
     resume: Literal["never", "if_available", "required"] = "never"  # never: a folder that holds a run is an error
     keeps_data: bool = False
@@ -63,67 +65,77 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerPlan:
-    """Which tokenizer a run uses, and why."""
+    """The tokenizer of a run, and where it comes from."""
 
     tokenizer: Tokenizer | None  # None: one is trained
-    reason: Literal["given", "found", "trained"]
+    reason: Literal["named", "existing", "trained"]  # named: by settings, a token dataset or a checkpoint
     source: Path | None
-    """Where the tokenizer lies, or is trained; None: in the cache, under a name made from what it is made of."""
+    """The folder or file of the tokenizer; None: it is trained in the cache, under a name made from its recipe."""
     copy_to: Path | None = None  # where the run keeps its own copy
     retrain: tuple[Path, ...] = ()  # folders of tokenizers that are removed first
 
 
 @dataclass(frozen=True, slots=True)
 class PreparePlan:
-    """What `runs.prepare` makes for a run."""
+    """The decisions about a run whose text is not prepared yet."""
 
     config: RunConfig
     run_dir: Path
     start: Start
-    texts: Mapping[str, Text]  # opened text by the name of the dataset that is made of it
+    batches: BatchSchedule  # as if the run were new
     tokenizer: TokenizerPlan
-    keeps_data: bool  # datasets lie in the run folder; else in `data.cache_dir`
+    texts: Mapping[str, Text] | None
+    """Opened text by the name of the dataset that is made of it; None: in shards that are not written yet."""
+    shard_jobs: Sequence[ShardJob] = ()  # shards of text that are written, or verified, first
+    keeps_data: bool = False  # datasets lie in the run folder; else in `data.cache_dir`
 
     @property
     def folders(self) -> dict[str, Path] | None:
-        """Return where the datasets will lie; None: in the cache, under names made from what they are made of."""
-        return {name: self.run_dir / name for name in self.texts} if self.keeps_data else None
+        """Return the datasets' folders; None: they lie in the cache, under names made from their recipes."""
+        return {name: self.run_dir / name for name in text_sources(self.config.data)} if self.keeps_data else None
 
 
-def resolve(config: RunConfig, run_dir: Path, request: Request, say: Say = logger.info) -> PreparePlan:
+def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     """Decide everything about a run that is known before its text is prepared.
 
-    The caller holds the run's lock. `say` receives a line per folder of shards. Raises ConfigError for settings
-    that cannot be, CheckpointError, DataError and MachineError for what cannot be opened.
+    The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError and
+    MachineError for what cannot be opened.
     """
-    directory = checkpoint_directory(run_dir, config.runtime.checkpoint.directory)
-    newest = _find_newest(directory, run_dir, request)
-    config, start, tokenizer = resolve_start(config, newest)
-    length = config.sequence_length
-    batches = BatchSchedule.from_config(config.data, length, read_ranks().world_size)
-    # a run without an end would stop as soon as its text is prepared
-    planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=1)
+    parent, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
+    if newest is not None:
+        config, start = resume_run(config, newest)
+    elif parent is not None:
+        config, start = open_parent(config, parent)
+    else:
+        start = Fresh()
+    tokenizer = _resolve_tokenizer(config, start, run_dir, request)
+    if parent is not None and start.checkpoint is not None and tokenizer.tokenizer is not None:
+        config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
+    batches = BatchSchedule.from_config(config.data, config.sequence_length, read_ranks().world_size)
+    require_end(config.scheduler)
+    shard_jobs: tuple[ShardJob, ...] = ()
     if request.sharding is not None:
         if newest is not None and request.sharding.existing == "remake":
-            raise ConfigError(f"{directory} has a run on the shards there are", "choose another --experiment")
-        config = config.replaced(data=shard_text(config.data, request.sharding, say))
+            raise ConfigError(f"{run_dir} holds a run on the shards there are", "choose another --experiment")
+        data, shard_jobs = plan_shards(config.data, request.sharding)
+        config = config.replaced(data=data)
     if not training_sources(config.data):
         raise ConfigError(
             "there is no text to train on",
             "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
         )
     config = _with_token_budget(config, batches)
-    texts, choice = open_texts(config.data), _resolve_tokenizer(config, tokenizer, run_dir, request)
-    plan = PreparePlan(config, run_dir, start, texts, choice, request.keeps_data)
-    if isinstance(start, Resume):
-        if request.keeps_data:
-            require_same_run(plan, start.checkpoint)
-        require_same_model(config, start.checkpoint)
+    texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)
+    plan = PreparePlan(config, run_dir, start, batches, tokenizer, texts, shard_jobs, request.keeps_data)
+    if newest is not None:
+        config = with_datasets(config, plan.folders) if plan.folders else config
+        require_same_settings(config, newest, all_sections=request.keeps_data)
     return plan
 
 
-def _find_newest(directory: Path, run_dir: Path, request: Request) -> Checkpoint | None:
+def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoint | None:
     """Open the checkpoint that the run goes on from, if it does. Raises ConfigError for a run in the way."""
+    directory, _ = checkpoint_directories(config, run_dir)
     is_there = bool(list_checkpoints(directory))
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
@@ -143,9 +155,9 @@ def open_texts(data: DataConfig) -> dict[str, Text]:
 
     @cache
     def open_once(uri: HubUri) -> HubRepo:
-        whole = replace(uri, path="")
-        repo = open_repo(replace(uri, revision=commits.get(whole, uri.revision)))
-        commits[whole] = repo.commit
+        repo_uri = replace(uri, path="")
+        repo = open_repo(replace(uri, revision=commits.get(repo_uri, uri.revision)))
+        commits[repo_uri] = repo.commit
         return repo
 
     training = training_sources(data)
@@ -176,59 +188,67 @@ def _with_token_budget(config: RunConfig, batches: BatchSchedule) -> RunConfig:
     return config.replaced(data={"max_tokens": tokens})
 
 
-def _resolve_tokenizer(
-    config: RunConfig, inherited: Tokenizer | None, run_dir: Path, request: Request
-) -> TokenizerPlan:
-    """Choose the tokenizer. Raises ConfigError for requests that contradict what is there."""
-    own, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
-    places = [place for place in (own if request.keeps_data else None, shared) if place is not None]
-    if settings.tokenizer_json in places:  # not a given one, but where it is going to be
+def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: Request) -> TokenizerPlan:
+    """Choose the tokenizer. Raises ConfigError for settings or a request that contradict what is there."""
+    run_folder, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
+    folders = [folder for folder in (run_folder if request.keeps_data else None, shared) if folder is not None]
+    if settings.tokenizer_json in folders:  # it names where the tokenizer is going to be
         settings = settings.replaced(tokenizer_json=None)
-    copy_to = None if shared is None else own
-    path = settings.tokenizer_json or settings.vocab or dataset_tokenizer(config.data)
+    copy_to = None if shared is None else run_folder
+    dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
+    path = settings.tokenizer_json or settings.vocab or dataset
+    source = path or (start.checkpoint and start.checkpoint.folder)
+    if request.retrain_tokenizer and source is not None:
+        raise ConfigError(
+            f"--force-retrain-tokenizer, but that of {source} is given",
+            "leave one of them out, or choose another --run-dir",
+        )
     if path is not None:
-        if request.retrain_tokenizer:
-            raise ConfigError(f"--force-retrain-tokenizer, but {path} is given", "leave one of them out")
-        tokenizer = inherited or open_tokenizer(settings) or Tokenizer.load(path)
-        return TokenizerPlan(tokenizer, "given", path, copy_to)
-    if request.retrain_tokenizer:
-        return TokenizerPlan(None, "trained", places[-1], copy_to, tuple(places))
-    if request.skip_tokenizer or shared is not None:
-        for place in (place for place in places if (place / "tokenizer.json").is_file()):
-            recorded = read_manifest(place, KIND).config if (place / MANIFEST).is_file() else {}
-            wanted = settings.model_dump(mode="json").items()
-            if other := [f"{k}={recorded[k]}, not {v}" for k, v in wanted if recorded.get(k, v) != v]:
-                raise ConfigError(f"{place} was trained with {'; '.join(other)}", "give --force-retrain-tokenizer")
-            return TokenizerPlan(Tokenizer.load(place), "found", place, own)
-        if request.skip_tokenizer:
-            where = " or ".join(map(str, places))
-            raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
-    return TokenizerPlan(None, "trained", places[-1] if places else None, copy_to)
+        tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
+        _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
+        return TokenizerPlan(tokenizer, "named", path, copy_to)
+    if isinstance(start, InitFrom):
+        return TokenizerPlan(start.checkpoint.tokenizer, "named", start.checkpoint.folder, copy_to)
+    if isinstance(start, Resume):
+        copy_to = run_folder if request.keeps_data else None
+        return TokenizerPlan(start.checkpoint.tokenizer, "existing", start.checkpoint.folder, copy_to)
+    retrain = tuple(folders) if request.retrain_tokenizer else ()
+    plan = None if retrain else _find_tokenizer(settings, folders, request)
+    return plan or TokenizerPlan(None, "trained", folders[-1] if folders else None, copy_to, retrain)
 
 
-def result_settings(config: RunConfig) -> dict[str, object]:
-    """Return the settings that change the result: not where things are shown or how many workers help."""
-    data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
-    return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
+def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> None:
+    """Raise ConfigError if the tokenizer of `path` is not the one of the checkpoint that a run starts from."""
+    if isinstance(start, Fresh):
+        return
+    if isinstance(start, Resume):
+        allowed = [start.tokenizer_sha256]
+    else:  # the text may be chats, whose tokens come on top
+        base = start.checkpoint.tokenizer
+        allowed = [base.sha256, base.with_chat_tokens().sha256]
+    if tokenizer.sha256 not in allowed:
+        raise ConfigError(
+            f"{path} has sha256 {tokenizer.sha256[:12]}, the tokenizer of {start.checkpoint.folder} has "
+            f"{allowed[0][:12]}",
+            "leave tokenizer.tokenizer_json null, and prepare token datasets with the checkpoint's tokenizer",
+        )
 
 
-def require_same_run(plan: PreparePlan, newest: Checkpoint) -> None:
-    """Raise ConfigError if the run in the folder has other settings or other text than the plan."""
-    fix = "choose another --run-dir, or delete that folder"
-    folders = plan.folders or {}
-    trained = with_datasets(plan.config, folders) if folders else plan.config
-    saved = newest.state["config"]
-    different = [
-        f"{section}.{key}"
-        for section, values in result_settings(trained).items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value != saved.get(section, {}).get(key)
-    ]
-    if different:
-        raise ConfigError(f"{newest.folder.parent} holds a run with other settings ({', '.join(different)})", fix)
-    for name, folder in folders.items():
-        if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
-            if read_manifest(folder).inputs.get(side) != plan.texts[name].fingerprint:
-                raise ConfigError(f"{newest.folder.parent} holds a run on other text", fix)
+def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request: Request) -> TokenizerPlan | None:
+    """Return the first tokenizer in the folders, if the request is to take one.
+
+    Raises ConfigError for one that was trained with other settings, and if none may be trained and none is there.
+    """
+    if not (request.skip_tokenizer or request.shared_tokenizer):
+        return None
+    for folder in (folder for folder in folders if (folder / "tokenizer.json").is_file()):
+        recorded = read_manifest(folder, KIND).config if (folder / MANIFEST).is_file() else {}
+        values = settings.model_dump(mode="json").items()
+        if different := [f"{k}={recorded[k]}, not {v}" for k, v in values if recorded.get(k, v) != v]:
+            problem = f"{folder} was trained with {'; '.join(different)}"
+            raise ConfigError(problem, "give --force-retrain-tokenizer")
+        return TokenizerPlan(Tokenizer.load(folder), "existing", folder, folders[0])
+    if request.skip_tokenizer:
+        where = " or ".join(map(str, folders))
+        raise ConfigError(f"--skip-tokenizer, but there is none in {where}", "give --tokenizer-json PATH")
+    return None

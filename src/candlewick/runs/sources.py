@@ -1,4 +1,4 @@
-"""What a run reads, by name: which of it is text, and which is prepared tokens.
+"""The sources of a run by name: text, and token datasets.
 
 data.train_shards    tokens                        data.validation_shards   validation
 data.mixture         tokens_0, tokens_1, ...       data.validation_sets     validation_NAME
@@ -19,21 +19,21 @@ Sources = dict[str, tuple[str, ...]]
 
 
 def training_sources(data: DataConfig) -> Sources:
-    """Name what is trained on, in order."""
+    """Return the sources of training, in order."""
     if data.mixture:
         return {f"tokens_{number}": source.shards for number, source in enumerate(data.mixture)}
     return {"tokens": data.train_shards} if data.train_shards else {}
 
 
 def all_sources(data: DataConfig) -> Sources:
-    """Name everything that a run reads."""
+    """Return every source of a run."""
     validation = {"validation": data.validation_shards} if data.validation_shards else {}
     sets = {f"validation_{name}": uris for name, uris in data.validation_sets.items()}
     return {**training_sources(data), **validation, **sets}
 
 
 def text_sources(data: DataConfig) -> Sources:
-    """Name what is text and not tokens yet."""
+    """Return the sources that are text, not tokens."""
     return {name: uris for name, uris in all_sources(data).items() if token_dataset(uris) is None}
 
 
@@ -69,6 +69,11 @@ def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
     if config.vocab is None or config.merges is None:
         return None
     return Tokenizer.from_files(config.vocab, config.merges, config.special_tokens)
+
+
+def encoding_tokenizer(tokenizer: Tokenizer, data: DataConfig) -> Tokenizer:
+    """Return the tokenizer with which the text of a run is encoded: for chats it has their tokens."""
+    return tokenizer.with_chat_tokens() if data.format == "chat" and text_sources(data) else tokenizer
 
 
 def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:

@@ -19,10 +19,17 @@ _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
 
 
+def require_end(scheduler: SchedulerConfig) -> None:
+    """Raise ConfigError for a schedule that never ends."""
+    names = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
+    if all(getattr(scheduler, name) is None for name in names):
+        raise ConfigError("the run has no end", f"set one of scheduler.{', '.join(names)}")
+
+
 def planned_steps(
     scheduler: SchedulerConfig, batches: BatchSchedule, *, sequence_length: int, epoch_rows: int
 ) -> int | None:
-    """Return the number of updates of the run, or None for a time budget. A run with no end is a ConfigError.
+    """Return the number of updates of the run, or None for a time budget.
 
     Of `total_tokens` no more than so many are read (but one update is made), of `total_epochs` no less.
     """
@@ -32,11 +39,7 @@ def planned_steps(
         return max(1, batches.steps_for(scheduler.total_tokens // sequence_length + 1) - 1)
     if scheduler.total_epochs is not None:
         return max(1, batches.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, 2.0**60))))
-    if scheduler.total_seconds is not None:
-        return None
-    raise ConfigError(
-        "the run has no end", "set one of scheduler.total_steps, total_tokens, total_epochs, total_seconds"
-    )
+    return None
 
 
 def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -> float:

@@ -1,14 +1,12 @@
 """From a plan to a Trainer: every object of a run is made here, in order."""
 
 import logging
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
 from candlewick.checkpoint.huggingface import unsupported_by_transformers
-from candlewick.checkpoint.layout import checkpoint_directory, remove_leftovers
 from candlewick.checkpoint.load import load_weights, read_resized_weights
-from candlewick.config import BestConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import flops_per_token
 from candlewick.model.initialize import initialize
@@ -18,50 +16,43 @@ from candlewick.optim.build import Optimizer, build_optimizer
 from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import configure_torch
 from candlewick.parallel.precision import warn_if_emulated
-from candlewick.train.components import Sampler, TrainingComponents
-from candlewick.train.guards import memory_faults
+from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh, Resume, RunPlan
 from candlewick.train.reporter import Reporter, build_telemetry
-from candlewick.train.state import TrainState, machine, restore_random_state
-from candlewick.train.trainer import Trainer
+from candlewick.train.state import numerics_fingerprint, restore_random_state
+from candlewick.train.trainer import Sampler, Trainer
 
 logger = logging.getLogger(__name__)
 
 
-@memory_faults()
-def build(plan: RunPlan, run_dir: Path, sampler: Sampler | None = None) -> Trainer:
-    """Make the Trainer of a plan, which writes into `run_dir`. Raises CheckpointError, DataError, MachineError."""
+@oom_as_machine_error()
+def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
+    """Make the Trainer of a plan. Raises CheckpointError and MachineError."""
     config, device = plan.config, plan.device
     configure_torch(config.runtime, device.device)
     _warn(plan)
     objective = _build_objective(plan)
     optimizer = build_optimizer(objective.model, config.optimizer)
-    ranks = {"rank": device.rank, "world_size": device.world_size}
-    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
-    state = TrainState()
+    state = replace(plan.state)
     if isinstance(plan.start, Resume):
-        state = _restore(plan.start, optimizer, loader, device.device)
-    state.total_steps = plan.total_steps
+        _restore(plan.start, optimizer, device.device)
+    ranks = {"rank": device.rank, "world_size": device.world_size, "rows_read": plan.batches.rows_read}
+    loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
     flops = flops_per_token(config.model, plan.vocab_size, config.sequence_length)
     telemetry = build_telemetry(flops, device.device, device.world_size, plan.batches.rows_after)
     resume_step = state.step if isinstance(plan.start, Resume) else None
-    components = TrainingComponents(
+    return Trainer(
         plan=plan,
         state=state,
         objective=objective,
         optimizer=optimizer,
         loss_scale=LossScale(state, device.device) if device.compute_dtype == torch.float16 else None,
         loader=loader,
-        reporter=Reporter(config.runtime, run_dir, telemetry, loader, resume_step),
+        reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step),
         sampler=sampler,
-        checkpoints=checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
-        best=(config.runtime.evaluation.best or BestConfig()).directory or run_dir / "best",
     )
-    remove_leftovers(components.checkpoints)
-    remove_leftovers(components.best)
-    return Trainer(components)
 
 
 def _build_objective(plan: RunPlan) -> NextTokenLoss:
@@ -84,23 +75,18 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
     return objective.train()
 
 
-def _restore(start: Resume, optimizer: Optimizer, loader: Loader, device: torch.device) -> TrainState:
-    """Put everything but the weights back; return the counters."""
+def _restore(start: Resume, optimizer: Optimizer, device: torch.device) -> None:
+    """Restore the optimizer's and the random state of a checkpoint; warn if this machine rounds differently."""
     checkpoint, saved = start.checkpoint, start.checkpoint.state
     optimizer.load_named_state(checkpoint.optimizer())
     restore_random_state(saved["random"], device)
-    if saved["loader"]:
-        loader.restore(saved["loader"])
-    else:
-        logger.info("the data begins at its first row: the checkpoint was imported")
-    for name, value in machine(device).items():
+    for name, value in numerics_fingerprint(device).items():
         if (before := saved.get(name, value)) != value:
             logger.warning("the run had %s=%s, now it is %s: results may differ by rounding", name, before, value)
-    return TrainState.from_json(saved["counters"])
 
 
 def _warn(plan: RunPlan) -> None:
-    """Say what is slower than it has to be, and what only candlewick will read."""
+    """Warn of settings that are slow on this device, and of a model that only candlewick will read."""
     config, device, kind = plan.config, plan.device, plan.device.device.type
     warn_if_emulated(device, config.model.hidden_size)
     if config.model.attn_dropout > 0 and kind == "cpu":

@@ -25,15 +25,15 @@ def evaluate_sets(
     max_batches: int | None,
 ) -> dict[str, float]:
     """Return eval/NAME/loss and so on of each split, of the one with the empty name eval/loss and so on."""
-    found: dict[int, dict[str, float]] = {}
+    figures: dict[int, dict[str, float]] = {}  # by split: of a mixture the first set is the main one
     metrics: dict[str, float] = {}
     for name, split in splits.items():
-        if id(split) not in found:  # of a mixture the first set is the main one
-            found[id(split)] = evaluate(
+        if (key := id(split)) not in figures:
+            figures[key] = evaluate(
                 objective, split, data, sequence_length=sequence_length, max_batches=max_batches
             )
         prefix = f"eval/{name}/" if name else "eval/"
-        metrics |= {key.replace("eval/", prefix): value for key, value in found[id(split)].items()}
+        metrics |= {figure.replace("eval/", prefix): value for figure, value in figures[key].items()}
     return metrics
 
 
@@ -48,9 +48,9 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64)
     try:
         for batch in validation_batches(split, data, sequence_length=sequence_length, max_batches=max_batches):
-            moved = batch.to(device)
-            losses, correct = objective.token_losses(moved.tokens, moved.targets, moved.documents)
-            counts = correct.sum(), (moved.targets != IGNORE_INDEX).sum()
+            batch = batch.to(device)
+            losses, correct = objective.token_losses(batch.tokens, batch.targets, batch.documents)
+            counts = correct.sum(), (batch.targets != IGNORE_INDEX).sum()
             # sums per batch are exact enough in float32; adding up many batches is not
             sums += torch.stack([losses.sum(), *counts]).cpu().double()
     finally:

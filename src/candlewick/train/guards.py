@@ -1,4 +1,4 @@
-"""What may end a run early: a signal, too many updates that were not finite, or too little memory."""
+"""Guards that end a run early: on a signal, after too many non-finite updates, without memory."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from candlewick.train.step import StepResult
 
 
 class StopRequest:
-    """Set by SIGINT or SIGTERM: the loop finishes its step, saves and stops. A second signal stops at once."""
+    """A request by SIGINT or SIGTERM to finish the step, save and stop. A second signal stops at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -26,7 +26,7 @@ class StopRequest:
         return self.signal_name is not None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal; the second one raises KeyboardInterrupt."""
+        """Store the name of a signal; the second one raises KeyboardInterrupt."""
         del frame
         if self.signal_name is not None:
             raise KeyboardInterrupt
@@ -46,14 +46,14 @@ class StopRequest:
 
 
 @contextmanager
-def memory_faults() -> Generator[None]:
-    """Turn what allocators say inside the block, each in its own words, into an MachineError."""
+def oom_as_machine_error() -> Generator[None]:
+    """Turn errors of allocators, which have no class in common, inside the block into a MachineError."""
     try:
         yield
     except (RuntimeError, MemoryError, TypeError) as error:
         text = str(error).partition("\n")[0]
-        known = "out of memory|allocate memory|tion overflowed|Overflow when"
-        if not isinstance(error, MemoryError) and not re.search(known, text):
+        messages = "out of memory|allocate memory|tion overflowed|Overflow when"
+        if not isinstance(error, MemoryError) and not re.search(messages, text):
             raise
         raise MachineError(
             f"there is not enough memory: {text}",
@@ -74,13 +74,13 @@ class NonFiniteGuard:
         self.flush(state)
         self._pending = [figure for figure in (result.skipped, result.loss_scale) if figure is not None]
         if result.skipped.is_cuda:  # pragma: cuda
-            # reading them where they lie would wait for all that the device has been told to do by then
+            # reading them on the device would wait for everything that is queued there by then
             self._pending = [figure.to("cpu", non_blocking=True) for figure in self._pending]
             self._copied = torch.cuda.Event()
             self._copied.record()
 
     def flush(self, state: TrainState) -> None:
-        """Account for the newest update too; before a save, or the counters in it would be late."""
+        """Account for the newest update too: a save calls it, so that its counters are not late."""
         if not self._pending:
             return
         if self._copied is not None:  # pragma: cuda
@@ -88,13 +88,13 @@ class NonFiniteGuard:
         skipped, *scale = (figure.item() for figure in self._pending)
         self._pending = []
         if skipped == 0.0:
-            state.nonfinite_in_a_row = 0
+            state.consecutive_nonfinite_steps = 0
             return
         state.skipped_steps += 1
         if scale and scale[0] > LEAST:
-            return  # how large the scale may be is found by trying; it was halved
-        state.nonfinite_in_a_row += 1
-        if state.nonfinite_in_a_row >= self.limit:
+            return  # the scale was too large, and is halved: no fault of the run
+        state.consecutive_nonfinite_steps += 1
+        if state.consecutive_nonfinite_steps >= self.limit:
             raise RunDiverged(
                 f"loss or gradients were not finite in {self.limit} updates in a row, up to step {state.step}",
                 "resume with a lower optimizer.learning_rate or a longer scheduler.warmup_steps",

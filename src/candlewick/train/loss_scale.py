@@ -39,6 +39,6 @@ class LossScale:
         self.clean_steps = clean.where(~grows, 0.0)
 
     def write_to(self, state: TrainState) -> None:
-        """Put both into the counters. Waits for the device."""
+        """Write the scale and the clean steps into the counters. Waits for the device."""
         state.loss_scale = self.value.item()
         state.loss_scale_clean_steps = round(self.clean_steps.item())

@@ -1,14 +1,11 @@
-"""A run, decided: nobody copies or edits a config after this, and everything that follows only reads.
-
-runs.resolve       PreparePlan   the text, the tokenizer, what the run starts from
-runs.prepare       Prepared      token datasets in the place of the text
-runs.complete      RunPlan       the device, the batches, the end: what `train.build` makes objects of
-"""
+"""The plan of a run, and what a run starts from: values that everything after them only reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from candlewick.checkpoint.layout import checkpoint_directory
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.data.rows.batches import BatchSchedule
@@ -20,18 +17,20 @@ from candlewick.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
     from candlewick.parallel.device import Distributed
+    from candlewick.train.state import TrainState
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A run that starts from random weights."""
+    """The start from random weights."""
 
+    checkpoint: None = None
     parent: None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InitFrom:
-    """A run that starts from the weights of another checkpoint."""
+    """The start from the weights of another checkpoint."""
 
     checkpoint: Checkpoint
     parent: str  # the id of that checkpoint
@@ -39,10 +38,11 @@ class InitFrom:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A run that goes on from its own newest checkpoint."""
+    """The start of a run that goes on from its own newest checkpoint."""
 
     checkpoint: Checkpoint
     parent: str | None  # the id of the checkpoint that the run once started from
+    tokenizer_sha256: str  # of the tokenizer that the run was trained with
 
 
 Start = Fresh | InitFrom | Resume
@@ -55,7 +55,6 @@ class TrainingData:
     train: tuple[TokenSplit, ...]  # one split, or one per entry of data.mixture
     validation: TokenSplit
     validation_sets: Mapping[str, TokenSplit]
-    dataset_id: str
 
     @property
     def validation_splits(self) -> dict[str, TokenSplit]:
@@ -68,6 +67,7 @@ class RunPlan:
     """A complete run."""
 
     config: RunConfig
+    run_dir: Path
     start: Start
     tokenizer: Tokenizer
     vocab_size: int
@@ -76,14 +76,22 @@ class RunPlan:
     device: "Distributed"
     order: RowOrder
     batches: BatchSchedule
-    total_steps: int | None
-    """Updates after which the run ends; None: a time budget has not become a number of updates yet."""
+    state: "TrainState"  # the counters that the run begins with; a Trainer counts in a copy
     max_steps: int | None  # updates that data.max_repetitions allows; None: any number
 
     @property
     def num_parameters(self) -> int:
         """Return the stored numbers of the model; a tied embedding counts once."""
         return model_size(self.config.model, self.vocab_size).total
+
+
+def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path]:
+    """Return the folder of a run's checkpoints, and that of its best ones."""
+    best = config.runtime.evaluation.best
+    return (
+        checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
+        (best and best.directory) or run_dir / "best",
+    )
 
 
 def embedding_rows(model: ModelConfig, tokenizer: Tokenizer) -> int:

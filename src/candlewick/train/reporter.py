@@ -1,6 +1,6 @@
-"""What the loop says about itself, sent to everyone who wants to know: trackers, the terminal, the log.
+"""The events of the training loop, reported to trackers, the terminal and the log.
 
-It keeps the clock: what passed since the last event belongs to the activity that the event ends.
+The reporter keeps the clock: the time since the last event is charged to the activity that the event ends.
 """
 
 import logging
@@ -54,7 +54,7 @@ class Reporter:
 
     def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
         """Record the update that just ended. Reads its loss, so it waits for the device."""
-        self._telemetry.spent("training")
+        self._telemetry.charge("training")
         waited, total = self._loader.wait_seconds, state.total_steps
         row = {
             "train/loss": result.loss.item(),
@@ -71,16 +71,16 @@ class Reporter:
         self._display.update(row, step=state.step, total_steps=state.total_steps)
 
     def statistics(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record how large the parts of the model were in an update."""
+        """Record the statistics of an update: sizes of weights, gradients and activations."""
         self._log(step, figures)
 
-    def trained(self) -> None:
-        """End the present stretch of training; evaluation or saving follows."""
-        self._telemetry.spent("training")
+    def end_training_interval(self) -> None:
+        """Charge the time until now to training: evaluation or saving follows."""
+        self._telemetry.charge("training")
 
-    def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, whole: bool) -> None:
-        """Record an evaluation, of a part of the validation split or of the `whole` of it."""
-        self._telemetry.spent("evaluation")
+    def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, is_full: bool) -> None:
+        """Record and show an evaluation; `is_full`: of all of the validation split, not of a part."""
+        self._telemetry.charge("evaluation")
         self._log(state.step, metrics)
         figures = (
             f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
@@ -88,20 +88,20 @@ class Reporter:
         )
         sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
         figures += "".join(f"  {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
-        self._say(f"step {state.step:,}  validation{' (all of it)' if whole else ''}: {figures}")
+        self._say(f"step {state.step:,}  validation{' (all of it)' if is_full else ''}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
         """Record and show what the model wrote."""
-        self._telemetry.spent("evaluation")
+        self._telemetry.charge("evaluation")
         for number, (prompt, text) in enumerate(samples):
             for tracker in self._trackers:
                 tracker.text(state.step, f"sample/{number}", prompt + text)
             shown = "\n".join("    | " + line for line in (prompt + text).splitlines())
             self._display.message(f"step {state.step:,}  the model writes:\n{shown}")
 
-    def saved(self, state: TrainState, folder: Path) -> None:
-        """Record a save."""
-        self._telemetry.spent("saving")
+    def checkpoint(self, state: TrainState, folder: Path) -> None:
+        """Report a checkpoint that was saved."""
+        self._telemetry.charge("saving")
         self._say(f"step {state.step:,}  saved {folder}")
 
     def _log(self, step: int, row: Mapping[str, float]) -> None:
@@ -116,5 +116,5 @@ class Reporter:
 def build_telemetry(
     flops: FlopsPerToken, device: torch.device, world_size: int, work: Callable[[int], float] = float
 ) -> Telemetry:
-    """Return the telemetry of a run on `world_size` devices, whose first so many updates are so much `work`."""
+    """Return the telemetry of a run on `world_size` devices; `work` as of `Telemetry`."""
     return Telemetry(flops, measure_peak_flops(device) * world_size, device=device, work=work)

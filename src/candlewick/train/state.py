@@ -1,14 +1,14 @@
-"""What a run has to remember besides weights, optimizer and its place in the data.
+"""The counters and the random state of a run, written into every checkpoint as JSON.
 
-It is written into every checkpoint as JSON, and a run that is filled from it goes on with the same bits.
+With them, the weights, the optimizer's state and the rows read, a run goes on with the same bits.
 """
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from candlewick.config import Steps
 from candlewick.errors import CheckpointError
@@ -24,7 +24,7 @@ class TrainState:
     tokens: Steps = 0  # tokens read: rows times their length, whether or not a loss counts
     total_steps: Steps | None = None  # where the run ends; None until a time budget has become a number of steps
     train_seconds: float = 0.0  # seconds in training steps, evaluation and saving left out
-    nonfinite_in_a_row: Steps = 0
+    consecutive_nonfinite_steps: Annotated[Steps, Field(alias="nonfinite_in_a_row")] = 0
     skipped_steps: Steps = 0  # updates skipped because loss or gradients were not finite, over the whole run
     loss_scale: float = 2.0**15
     """Of fp16: what the loss of the next update is multiplied by; other precisions leave it alone."""
@@ -34,11 +34,11 @@ class TrainState:
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters for `state.json`."""
-        return asdict(self)
+        return TypeAdapter(TrainState).dump_python(self, by_alias=True)
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "TrainState":
-        """Read them back. Raises CheckpointError when keys or types differ."""
+        """Read what `to_json` returned. Raises CheckpointError when keys or types differ."""
         try:
             return TypeAdapter(cls).validate_json(json.dumps(raw, allow_nan=False))
         except ValueError as error:
@@ -75,11 +75,10 @@ def restore_random_state(state: dict[str, str], device: torch.device) -> None:
         ) from None
 
 
-def machine(device: torch.device) -> dict[str, str | int]:
-    """Return what rounding depends on besides the program; a run that goes on elsewhere is told what differs."""
-    is_cuda = device.type == "cuda"
+def numerics_fingerprint(device: torch.device) -> dict[str, str | int]:
+    """Return what rounding depends on besides the program: device, threads and instruction set of the CPU."""
     return {
-        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }

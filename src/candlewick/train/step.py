@@ -41,13 +41,13 @@ def train_step(
     device = next(objective.parameters()).device
     factor = None if loss_scale is None else loss_scale.value
     scale = (1.0 if factor is None else factor) / max(1, batch.num_targets)
-    parts: list[Tensor] = []
+    losses: list[Tensor] = []
     for micro_batch in batch.micro_batches:
-        moved = micro_batch.to(device)
-        part = objective(moved.tokens, moved.targets, scale, moved.documents)
-        part.backward()
-        parts.append(part.detach())
-    loss = torch.stack(parts).sum()
+        micro_batch = micro_batch.to(device)
+        loss = objective(micro_batch.tokens, micro_batch.targets, scale, micro_batch.documents)
+        loss.backward()
+        losses.append(loss.detach())
+    loss = torch.stack(losses).sum()
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
     if loss_scale is not None:
         loss = loss / loss_scale.value

@@ -3,80 +3,106 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
-from candlewick.checkpoint.save import save
-from candlewick.data.rows.loader import GlobalBatch
+from torch import Tensor
+
+from candlewick.checkpoint.open import STATE_VERSION
+from candlewick.checkpoint.save import Snapshot, full_weights, save
+from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import RunInterrupted
+from candlewick.model.transformer import Transformer
+from candlewick.optim.build import Optimizer
+from candlewick.optim.shard import local_tensor
+from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.budget import learning_rate_share, steps_from_time
-from candlewick.train.components import Metrics, TrainingComponents
-from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
+from candlewick.train.evaluate import evaluate_sets
+from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
+from candlewick.train.loss_scale import LossScale
 from candlewick.train.monitor.statistics import record_update_statistics
+from candlewick.train.objective import NextTokenLoss
+from candlewick.train.plan import RunPlan, checkpoint_directories
+from candlewick.train.reporter import Reporter
+from candlewick.train.state import TrainState, numerics_fingerprint, random_state
 from candlewick.train.step import StepResult, train_step
+
+Metrics = dict[str, float]
+Sampler = Callable[[Transformer], list[tuple[str, str]]]
+"""Writes (prompt, text) pairs with a model."""
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Trains the components of a run to the end of its schedule."""
+    """Trains a run to the end of its schedule with the objects that `train.build` made of its plan."""
 
-    def __init__(self, components: TrainingComponents) -> None:
-        config = components.plan.config
-        self.components = components
-        self.state = components.state
-        self.config, self.runtime = config, config.runtime
+    plan: RunPlan
+    state: TrainState
+    objective: NextTokenLoss
+    optimizer: Optimizer
+    loss_scale: LossScale | None  # of fp16
+    loader: Loader
+    reporter: Reporter
+    sampler: Sampler | None
+
+    def __post_init__(self) -> None:
+        self.config, self.runtime = self.plan.config, self.plan.config.runtime
+        self.checkpoints, self.best = checkpoint_directories(self.config, self.plan.run_dir)
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         self.saved_step = self.state.step if self.state.step else None
-        self.final: Metrics | None = None
+        self.final_metrics: Metrics | None = None
 
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
         Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
         """
-        run, state, runtime = self.components, self.state, self.runtime
-        with self.stop.listening(), run.reporter.running(state), memory_faults():
+        state, runtime = self.state, self.runtime
+        with self.stop.listening(), self.reporter.running(state), oom_as_machine_error():
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
-                update = run.loader.next()
+                update = self.loader.next()
                 share = learning_rate_share(self.config, state.step, state.total_steps)
-                run.optimizer.set_lr(share)
+                self.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
-                state.tokens = run.loader.rows_read * run.plan.order.sequence_length
+                state.tokens = self.loader.rows_read * self.plan.order.sequence_length
                 self.guard.check(state, result)
-                if state.step == 1 or self._due(runtime.log_every_n_steps):
-                    run.reporter.step(state, result, share * self.config.optimizer.learning_rate)
+                if state.step == 1 or self._is_due(runtime.log_every_n_steps):
+                    self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
                 state.train_seconds += time.monotonic() - began
                 self._set_total_steps()
                 self._stop_if_asked()
                 self._evaluate_if_due()
-                if self._due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
+                if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                     self._save()
                 self._stop_if_asked()
             return self._finish()
 
-    def _due(self, steps: int | None, epochs: int | None = None) -> bool:
-        """Whether so many updates have passed again, or the last one completed so many passes over the rows."""
+    def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
+        """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
         step = self.state.step
         if steps is not None and step % steps == 0:
             return True
         if epochs is None or not step:
             return False
-        period, rows_after = epochs * self.components.loader.num_rows, self.components.plan.batches.rows_after
+        period, rows_after = epochs * self.loader.num_rows, self.plan.batches.rows_after
         return rows_after(step) // period > rows_after(step - 1) // period
 
     def _step(self, update: GlobalBatch) -> StepResult:
-        """Make one update, with an eye on the model when its statistics are due."""
-        run, step, every = self.components, self.state.step + 1, self.runtime.logging.statistics_every_n_steps
+        """Make one update, and record the statistics of the model when they are due."""
+        step, every = self.state.step + 1, self.runtime.logging.statistics_every_n_steps
         is_due = every is not None and step % every == 0
-        with record_update_statistics(run.objective.model) if is_due else nullcontext() as figures:
+        with record_update_statistics(self.objective.model) if is_due else nullcontext() as figures:
             max_norm = self.config.optimizer.max_grad_norm
-            result = train_step(run.objective, run.optimizer, update, max_norm, run.loss_scale)
+            result = train_step(self.objective, self.optimizer, update, max_norm, self.loss_scale)
         if figures is not None:
-            run.reporter.statistics(step, figures())
+            self.reporter.statistics(step, figures())
         return result
 
     def _stop_if_asked(self) -> None:
@@ -89,7 +115,7 @@ class Trainer:
             )
 
     def _set_total_steps(self) -> None:
-        state, plan = self.state, self.components.plan
+        state, plan = self.state, self.plan
         if state.total_steps is None:
             scheduler, seconds = self.config.scheduler, state.train_seconds
             state.total_steps = steps_from_time(scheduler, plan.batches, state.step, seconds, plan.max_steps)
@@ -100,43 +126,91 @@ class Trainer:
 
     def _evaluate_if_due(self) -> None:
         """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
-        run, state, settings = self.components, self.state, self.runtime.evaluation
-        is_due = state.step == state.total_steps or self._due(settings.every_n_steps, settings.every_n_epochs)
+        state, settings = self.state, self.runtime.evaluation
+        is_due = state.step == state.total_steps or self._is_due(settings.every_n_steps, settings.every_n_epochs)
         if state.step == state.evaluated_step or not is_due:
             return
-        run.reporter.trained()
-        metrics = run.evaluate(settings.max_batches)
-        self.final = metrics if settings.max_batches is None else None
-        run.reporter.evaluation(state, metrics, whole=self.final is not None)
+        self.reporter.end_training_interval()
+        metrics = self.evaluate(settings.max_batches)
+        self.final_metrics = metrics if settings.max_batches is None else None
+        self.reporter.evaluation(state, metrics, is_full=self.final_metrics is not None)
         state.evaluated_step = state.step
         loss = metrics["eval/loss"]
         if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
             state.best_loss = loss
             self._update_counters()
-            folder = save(run.best, run.snapshot(), max_keep=settings.best.max_keep)
-            run.reporter.saved(state, folder)
-        if run.sampler is not None:
-            run.reporter.samples(state, run.sample())
+            folder = save(self.best, self.snapshot(), max_keep=settings.best.max_keep)
+            self.reporter.checkpoint(state, folder)
+        if self.sampler is not None:
+            self.reporter.samples(state, self.sample())
 
     def _update_counters(self) -> None:
-        """Bring the counters up to date with the device, because they are saved now."""
+        """Read what the device has counted: a save follows."""
         self.guard.flush(self.state)
-        if self.components.loss_scale is not None:
-            self.components.loss_scale.write_to(self.state)
+        if self.loss_scale is not None:
+            self.loss_scale.write_to(self.state)
 
     def _save(self) -> None:
         """Write a checkpoint of the present step, unless this process wrote or read it."""
-        self.components.reporter.trained()
+        self.reporter.end_training_interval()
         self._update_counters()
         if self.saved_step != self.state.step:
-            self.saved_step, run = self.state.step, self.components
-            folder = save(run.checkpoints, run.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
-            run.reporter.saved(self.state, folder)
+            self.saved_step = self.state.step
+            folder = save(self.checkpoints, self.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
+            self.reporter.checkpoint(self.state, folder)
 
     def _finish(self) -> Metrics:
         """Save the last weights and evaluate them on the whole split."""
         self._save()
-        if self.final is None or self.state.evaluated_step != self.state.step:
-            self.final = self.components.evaluate(None)
-            self.components.reporter.evaluation(self.state, self.final, whole=True)
-        return self.final
+        if self.final_metrics is None or self.state.evaluated_step != self.state.step:
+            self.final_metrics = self.evaluate(None)
+            self.reporter.evaluation(self.state, self.final_metrics, is_full=True)
+        return self.final_metrics
+
+    def evaluate(self, max_batches: int | None) -> Metrics:
+        """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""
+        splits, data = self.plan.data.validation_splits, self.plan.config.data
+        length = self.plan.config.sequence_length
+        # unsharded: a save after it takes the sharded float32 weights, not those in the compute dtype
+        with self.optimizer.average_parameters(), unsharded(self.objective):
+            return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
+
+    def sample(self) -> list[tuple[str, str]]:
+        """Return (prompt, text) pairs of the present weights; none if the config asks for none."""
+        if self.sampler is None:
+            return []
+        with self.optimizer.average_parameters(), unsharded(self.objective):
+            return self.sampler(self.objective.model)
+
+    def local_tensors(self) -> dict[str, list[Tensor]]:
+        """Return the tensors that this rank keeps between steps: "weights", "gradients" and "optimizer" state."""
+        parameters = list(self.objective.parameters())
+        return {
+            "weights": [local_tensor(parameter) for parameter in parameters],
+            "gradients": [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            "optimizer": list(self.optimizer.named_state().values()),
+        }
+
+    def snapshot(self) -> Snapshot:
+        """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
+        plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
+        averaged = None if averages is None else {name: full_tensor(tensor) for name, tensor in averages.items()}
+        device = plan.device.device
+        parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
+        return Snapshot(
+            step=self.state.step,
+            weights=full_weights(model) if averaged is None else averaged,
+            optimizer=self.optimizer.named_state(),
+            state={
+                "version": STATE_VERSION,
+                "counters": self.state.to_json(),
+                "loader": self.loader.state(),
+                "random": random_state(device),
+                "config": plan.config.model_dump(mode="json"),
+                **numerics_fingerprint(device),
+            },
+            model_config=plan.config.model,
+            vocab_size=model.vocab_size,
+            tokenizer=plan.tokenizer,
+            inputs={"tokens": plan.order.identity["dataset_id"], "tokenizer": plan.tokenizer.sha256, **parent},
+        )

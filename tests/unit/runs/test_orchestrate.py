@@ -97,11 +97,11 @@ def test_written_yaml_and_toml_configs_train_the_same(orchestrated, tmp_path, mo
 
 
 def test_orchestrate_continues_a_stopped_run(tiny, orchestrated, tmp_path, monkeypatch):
-    def stopped(prepared, run_dir):
+    def stopped(prepared):
         monkeypatch.undo()
         config = prepared.config
-        train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})), run_dir)
-        state = newest_checkpoint(run_dir / "checkpoints") / "state.json"
+        train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})))
+        state = newest_checkpoint(prepared.run_dir / "checkpoints") / "state.json"
         # a run of the whole config that was stopped after five steps
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")
@@ -134,7 +134,7 @@ def rewrite(state, content) -> None:
 
 
 def test_orchestrate_refuses_other_settings_in_the_same_folder(tiny, run_dir):
-    with pytest.raises(ConfigError, match=r"other settings \(.*runtime\.seed.*\).*another --run-dir"):
+    with pytest.raises(ConfigError, match=r"other settings: .*runtime\.seed \(was 42, is 7\).*another --run-dir"):
         orchestrate(edited(tiny, seed=7), run_dir, Said())
     assert len(list_checkpoints(run_dir / "checkpoints")) == 3
 

@@ -9,16 +9,16 @@ from tests.prepared import newest_checkpoint, prepare
 
 from candlewick.artifacts import manifest as manifest_module
 from candlewick.artifacts.lock import run_lock
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.config.load import load_config
 from candlewick.data.text import source_files
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import HubSource
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.runs import resolve as module
 from candlewick.runs.resolve import Request, open_texts, resolve
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import Fresh, Resume
+from candlewick.train.plan import Fresh, InitFrom, Resume
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_resolve_and_prepare_import_no_torch():
 
 def test_resolve_of_a_new_run_gives_start_and_texts(tiny, text_dir, tmp_path):
     plan = resolve(tiny(), tmp_path / "run", Request())
+    assert plan.texts is not None
     assert (plan.start, plan.folders, list(plan.texts)) == (Fresh(), None, ["tokens"])
     assert isinstance(plan.texts["tokens"], Corpus)
     assert (plan.tokenizer.tokenizer, plan.tokenizer.reason, plan.tokenizer.source) == (None, "trained", None)
@@ -104,16 +105,61 @@ def test_a_folder_without_a_run_is_started_or_refused(tiny, tmp_path):
 def test_resume_with_other_settings_is_refused_by_name(tiny, orchestrated):
     request = Request(resume="if_available", keeps_data=True)
     resolve(tiny(), orchestrated, request)
-    with pytest.raises(ConfigError, match=r"holds a run with other settings \(runtime.seed\)"):
+    with pytest.raises(ConfigError, match=r"was written with other settings: runtime.seed \(was 42, is 9\)"):
         resolve(tiny(runtime={**tiny().runtime.model_dump(mode="json"), "seed": 9}), orchestrated, request)
 
 
-def test_result_settings_omit_settings_without_effect_on_the_result(tiny):
-    other = tiny().replaced(
-        data={"num_workers": 5}, runtime={"log_every_n_steps": 7, "logging": {"level": "error"}}
-    )
-    assert module.result_settings(other) == module.result_settings(tiny())
-    assert module.result_settings(tiny().replaced(runtime={"seed": 1})) != module.result_settings(tiny())
+@pytest.fixture
+def other_tokenizer(tokenizer, tmp_path):
+    """The folder of a tokenizer that no run was trained with."""
+    (tmp_path / "other").mkdir()
+    tokenizer.write(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_resume_with_another_tokenizer_is_refused_before_text_is_opened(
+    tiny, trained, other_tokenizer, tokenizer, counted
+):
+    saved = newest_checkpoint(trained / "checkpoints")
+    said = f"other has sha256 {tokenizer.sha256[:12]}, the tokenizer of {saved} has .*leave tokenizer"
+    for config in (tiny(), load_config(trained / "config.yaml")):  # with text, and with its tokens
+        with pytest.raises(ConfigError, match=said):
+            resolve(
+                config.replaced(tokenizer={"tokenizer_json": other_tokenizer}), trained, Request(resume="required")
+            )
+    assert counted["corpora"] == 0
+
+
+def test_resume_on_text_takes_the_tokenizer_of_the_checkpoint(tiny, trained_copy, tmp_path):
+    data = {**tiny().data.model_dump(mode="json"), "cache_dir": str(tmp_path / "cache")}
+    config = tiny(data=data, scheduler={"total_steps": 13})
+    assert run_training(config, trained_copy, resume=True)["steps"] == 13
+    # the tokens are made again, no tokenizer is
+    assert [path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()] == ["tokens"]
+
+
+def test_resume_does_not_train_the_tokenizer_anew(tiny, orchestrated):
+    request = Request(resume="if_available", keeps_data=True, retrain_tokenizer=True)
+    with pytest.raises(ConfigError, match=r"--force-retrain-tokenizer, but .*step_000000012 is given"):
+        resolve(tiny(), orchestrated, request)
+
+
+def test_tokenizer_of_a_run_with_a_parent_is_the_parents_or_that_with_chat_tokens(
+    tiny, trained, other_tokenizer, tmp_path
+):
+    base = Checkpoint.open(trained, need={"weights"}).tokenizer
+    child = tiny(runtime={"checkpoint": {"init_from": str(trained)}})
+    for name, tokenizer in (("base", base), ("chat", base.with_chat_tokens())):
+        (tmp_path / name).mkdir()
+        tokenizer.write(tmp_path / name)
+        config = child.replaced(tokenizer={"tokenizer_json": tmp_path / name})
+        plan = resolve(config, tmp_path / "run", Request())
+        assert plan.config.tokenizer.tokenizer_json == plan.tokenizer.source == tmp_path / name
+    plan = resolve(child, tmp_path / "run", Request())
+    assert isinstance(plan.start, InitFrom)
+    assert plan.tokenizer.tokenizer is plan.start.checkpoint.tokenizer
+    with pytest.raises(ConfigError, match=r"other has sha256 \w{12}, the tokenizer of"):
+        resolve(child.replaced(tokenizer={"tokenizer_json": other_tokenizer}), tmp_path / "run", Request())
 
 
 def test_second_process_in_a_run_folder_is_refused(tiny, tmp_path):

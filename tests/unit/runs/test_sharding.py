@@ -12,7 +12,7 @@ from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import open_corpus
 from candlewick.errors import ArtifactError, ConfigError, DataError
-from candlewick.runs.sharding import Sharding, shard_text
+from candlewick.runs.sharding import Sharding, make_shards, plan_shards
 
 FIVE = ["one", "two", "three", "four", "five"]
 
@@ -61,6 +61,13 @@ def config_of(*train, validation=(), **more):
     return DataConfig(**shards, **{"documents": "line", "validation_fraction": 0.7, **more})
 
 
+def shard_text(config, sharding, say):
+    """Decide about shards and write them; return the settings that name them."""
+    config, jobs = plan_shards(config, sharding)
+    make_shards(jobs, config, say)
+    return config
+
+
 def documents(config, side="train_shards"):
     return [d.text for d in open_corpus(getattr(config, side), config).documents()]
 
@@ -77,6 +84,15 @@ def test_files_and_folders_become_shards_with_hashes(text, sharding, train, val,
         f"shards     made: {train} (5 documents)",
         f"shards     made: {val} (5 documents)",
     ]
+
+
+def test_a_plan_names_the_shards_and_changes_nothing_on_the_disk(text, sharding, train, val):
+    shard_text(config_of(text), sharding, print)
+    before = {path: path.stat().st_mtime_ns for path in text.parent.rglob("*")}
+    config, jobs = plan_shards(config_of(text), replace(sharding, existing="remake"))
+    assert [(job.action, job.uris, job.folders) for job in jobs] == [("write", (str(text),), (train, val))]
+    assert (config.train_shards, config.validation_shards) == ((str(train),), (str(val),))
+    assert {path: path.stat().st_mtime_ns for path in text.parent.rglob("*")} == before
 
 
 def test_without_validation_documents_are_held_out_by_their_hash(text, sharding, train, val):

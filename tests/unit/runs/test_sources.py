@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests import foreign
-from tests.prepared import open_data, prepare
+from tests.prepared import open_data, plan_run, prepare
 
 from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
@@ -49,7 +49,8 @@ def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
     data = open_data(config)
     assert len({read_manifest(folder).inputs["tokenizer"] for folder in folders}) == 1
     assert [split.dataset_id for split in data.train] == [read_manifest(folder).id for folder in folders]
-    assert data.dataset_id == json_sha256([split.dataset_id for split in data.train])
+    ids = [split.dataset_id for split in data.train]
+    assert plan_run(config).order.identity["dataset_id"] == json_sha256(ids)
     assert list(data.validation_sets) == ["mixture_0", "mixture_1", "mixture_2"]
     assert data.validation.num_tokens == data.validation_sets["mixture_0"].num_tokens
 

@@ -10,10 +10,9 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.start import _is_pinned, inherit, resolve_start
+from candlewick.runs.start import inherit_model, open_parent
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import Fresh, InitFrom
 
 
 @pytest.fixture
@@ -21,9 +20,10 @@ def checkpoint(trained):
     return newest_checkpoint(trained / "checkpoints")
 
 
-def starting_from(config: RunConfig, path: Path, dataset_tokenizer: Path | None) -> RunConfig:
-    """The config with the model and tokenizer of a checkpoint."""
-    return inherit(config, Checkpoint.open(path, need={"weights"}), dataset_tokenizer)[0]
+def starting_from(config: RunConfig, path: Path) -> RunConfig:
+    """The config with the model of a checkpoint, for its tokenizer."""
+    checkpoint = Checkpoint.open(path, need={"weights"})
+    return inherit_model(config, checkpoint, checkpoint.tokenizer)
 
 
 def config_of(**model) -> RunConfig:
@@ -31,16 +31,16 @@ def config_of(**model) -> RunConfig:
 
 
 def test_init_from_takes_model_and_tokenizer_of_the_checkpoint(checkpoint):
-    found = starting_from(RunConfig(), checkpoint, None)
+    found = starting_from(RunConfig(), checkpoint)
     shape, rows = from_hf_config(checkpoint / "config.json")
     assert found.model == shape.replaced(vocab_size=rows)
     assert found.tokenizer.tokenizer_json == checkpoint
     assert found.sequence_length == 32
-    assert starting_from(found, checkpoint, None) == found
+    assert starting_from(found, checkpoint) == found
 
 
 def test_init_from_a_run_folder_takes_its_newest_checkpoint(trained, checkpoint):
-    assert starting_from(RunConfig(), trained, None).tokenizer.tokenizer_json == checkpoint
+    assert starting_from(RunConfig(), trained).tokenizer.tokenizer_json == checkpoint
 
 
 def test_init_from_refuses_contradicting_settings_with_both_values(checkpoint):
@@ -49,23 +49,23 @@ def test_init_from_refuses_contradicting_settings_with_both_values(checkpoint):
         match=r"hidden_size=64 \(the checkpoint has 32\), model\.num_layers=3 \(the .* 2\).*"
         r"leave out model\.hidden_size, model\.num_layers: ",
     ):
-        starting_from(config_of(hidden_size=64, num_layers=3, num_attention_heads=2), checkpoint, None)
+        starting_from(config_of(hidden_size=64, num_layers=3, num_attention_heads=2), checkpoint)
 
 
 def test_init_from_allows_settings_that_change_no_weight(checkpoint):
     free = {"attn_dropout": 0.25, "residual_dropout": 0.5, "rope_mode": "on_the_fly", "vocab_size": 448}
-    model = starting_from(config_of(**free, hidden_size=32, num_attention_heads=2), checkpoint, None).model
+    model = starting_from(config_of(**free, hidden_size=32, num_attention_heads=2), checkpoint).model
     assert {name: getattr(model, name) for name in free} == free
     with pytest.raises(ConfigError, match=r"rope_mode=off \(the checkpoint has preapply\)"):
-        starting_from(config_of(rope_mode="off"), checkpoint, None)
+        starting_from(config_of(rope_mode="off"), checkpoint)
     with pytest.raises(ConfigError, match=r"model\.vocab_size=300 is smaller than the 320 rows"):
-        starting_from(config_of(vocab_size=300), checkpoint, None)
+        starting_from(config_of(vocab_size=300), checkpoint)
 
 
 def test_init_from_allows_a_longer_context_and_limits_the_rows(checkpoint):
     yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}
     free = {"max_position_embeddings": 64, "rope_scaling": yarn, "rope_theta": 5e3, "sliding_window": 9}
-    found = starting_from(config_of(**free, full_attention_every=7), checkpoint, None)
+    found = starting_from(config_of(**free, full_attention_every=7), checkpoint)
     assert found.model.model_dump(include=set(free), exclude_defaults=True) == free
     assert (found.model.full_attention_every, found.sequence_length) == (7, 64)
 
@@ -89,18 +89,12 @@ def test_resolve_refuses_untrainable_settings_with_init_from(trained, tmp_path):
 
 
 def test_parent_is_identified_by_its_manifest_id_or_its_weights(trained, checkpoint, tmp_path):
-    config, start, tokenizer = resolve_start(child_of(trained), None)
+    config, start = open_parent(child_of(None), str(trained))
     assert start.parent == read_manifest(checkpoint).id
-    assert isinstance(start, InitFrom)
-    assert tokenizer is start.checkpoint.tokenizer
-    assert config.model.hidden_size == 32
+    assert config == child_of(trained)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(checkpoint / name, tmp_path)
-    assert resolve_start(child_of(tmp_path), None)[1].parent == file_sha256(tmp_path / "model.safetensors")
-    anew = RunConfig.model_validate({"scheduler": {"total_steps": 1}})
-    assert resolve_start(anew, None) == (anew, Fresh(), None)
-    with pytest.raises(ConfigError, match=r"has runtime\.checkpoint\.init_from=None, it goes on with /nowhere"):
-        resolve_start(child_of(Path("/nowhere")), Checkpoint.open(checkpoint, need={"weights"}))
+    assert open_parent(config, str(tmp_path))[1].parent == file_sha256(tmp_path / "model.safetensors")
 
 
 def test_init_from_accepts_the_settings_of_the_parent_run(tiny, tmp_path):
@@ -111,61 +105,37 @@ def test_init_from_accepts_the_settings_of_the_parent_run(tiny, tmp_path):
     run_training(config, tmp_path / "run", resume=False)
     anew = RunConfig.model_validate({})
     for written in (config, anew):
-        found = starting_from(written.replaced(tokenizer=anew.tokenizer), tmp_path / "run", None)
+        found = starting_from(written.replaced(tokenizer=anew.tokenizer), tmp_path / "run")
         assert found.model == config.model.replaced(vocab_size=320)
 
 
 def test_init_from_adds_vocabulary_rows_when_chat_tokens_do_not_fit(checkpoint, tmp_path):
-    chat = RunConfig.model_validate({"data": {"format": "chat"}})
-    assert starting_from(chat, checkpoint, None).model.vocab_size == 320  # 302 tokens
+    chat = RunConfig.model_validate({"data": {"format": "chat", "train_shards": ("chats.jsonl",)}})
+    assert starting_from(chat, checkpoint).model.vocab_size == 320  # 302 tokens
     folder = shutil.copytree(checkpoint, tmp_path / "full")
     shape = (folder / "config.json").read_text()
     (folder / "manifest.json").unlink()  # a folder from elsewhere
     (folder / "config.json").write_text(shape.replace('"vocab_size": 320', '"vocab_size": 301'))
-    assert starting_from(chat, folder, None).model.vocab_size == 320
-    assert starting_from(RunConfig(), folder, None).model.vocab_size == 301
-
-
-def test_init_from_accepts_data_with_or_without_chat_tokens(checkpoint, tokenizer, tmp_path):
-    base = Tokenizer.load(checkpoint)
-    for name, own in (("base", base), ("chat", base.with_chat_tokens()), ("other", tokenizer)):
-        (tmp_path / name).mkdir()
-        own.write(tmp_path / name)
-    for name in ("base", "chat"):
-        assert starting_from(RunConfig(), checkpoint, tmp_path / name).tokenizer.tokenizer_json == tmp_path / name
-    with pytest.raises(ConfigError, match=rf"other has sha256 {tokenizer.sha256[:12]}, the tokenizer of"):
-        starting_from(RunConfig(), checkpoint, tmp_path / "other")
+    assert starting_from(chat, folder).model.vocab_size == 320
+    assert starting_from(RunConfig(), folder).model.vocab_size == 301
 
 
 def test_init_from_refuses_rows_longer_than_the_context(checkpoint):
     with pytest.raises(ConfigError, match=r"do not fit the model of .*sequence_length=64 exceeds"):
-        starting_from(RunConfig.model_validate({"data": {"sequence_length": 64}}), checkpoint, None)
+        starting_from(RunConfig.model_validate({"data": {"sequence_length": 64}}), checkpoint)
 
 
 def test_init_from_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
-        starting_from(RunConfig(), tmp_path / "nowhere", None)
-
-
-def test_hub_address_is_pinned_to_its_first_commit():
-    commit, name = "a" * 40, "hf://me/model"
-    assert _is_pinned(name, f"{name}@{commit}")
-    assert _is_pinned(f"{name}@main", f"{name}@{commit}")
-    assert not _is_pinned(f"{name}@{'b' * 40}", f"{name}@{commit}")
-    assert not _is_pinned(f"{name}@v10", f"{name}@v2")  # neither is a commit
-    assert not _is_pinned("hf://me/other", f"{name}@{commit}")
-    assert not _is_pinned("folder", f"{name}@{commit}")
+        starting_from(RunConfig(), tmp_path / "nowhere")
 
 
 def test_init_from_the_hub_lists_the_model_once(tiny, checkpoint, hub):
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != "manifest.json"}
     commit = hub.commit("me/model", files)
-    wanted = tiny().replaced(runtime={"checkpoint": {"init_from": "hf://me/model"}})
-    config, start, tokenizer = resolve_start(wanted, None)
+    config, start = open_parent(tiny(), "hf://me/model")
     assert config.runtime.checkpoint.init_from == f"hf://me/model@{commit}"
-    assert isinstance(start, InitFrom)
-    assert tokenizer is not None
-    assert (start.checkpoint.shape, tokenizer.sha256) == (
+    assert (start.checkpoint.shape, start.checkpoint.tokenizer.sha256) == (
         Checkpoint.open(checkpoint, need={"weights"}).shape,
         Tokenizer.load(checkpoint).sha256,
     )

@@ -8,7 +8,7 @@ from tests.prepared import open_data, prepare
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config.load import load_config
 from candlewick.errors import CheckpointError, ConfigError, DataError
-from candlewick.runs.train import run_training
+from candlewick.runs.train import hold_run, run_training
 
 
 def with_data(tiny, **settings):
@@ -88,6 +88,19 @@ def test_resume_of_a_finished_run_changes_nothing(tiny, trained_copy):
 def test_run_folder_with_a_run_is_not_overwritten(tiny, trained_copy):
     with pytest.raises(ConfigError, match="holds a run already .*--resume"):
         run_training(tiny(), trained_copy, resume=False)
+
+
+def test_leftovers_of_a_killed_save_are_cleared_while_the_lock_is_held(tiny, tmp_path):
+    best = tmp_path / "good"
+    config = tiny().replaced(runtime={"evaluation": {"best": {"directory": best}}})
+    for folder in (tmp_path / "run" / "checkpoints", best):
+        (folder / ".tmp-step_000000001-abc").mkdir(parents=True)
+        (folder / ".old-step_000000002-abc").mkdir()
+    with hold_run(config, tmp_path / "run"):
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000000002"]
+        assert [path.name for path in best.iterdir()] == ["step_000000002"]
+        with pytest.raises(CheckpointError, match="is in use by"), hold_run(config, tmp_path / "run"):
+            pass
 
 
 def test_refused_resume_keeps_the_config_of_the_run(tiny, trained_copy):

@@ -6,7 +6,7 @@ from candlewick.config import BatchStage, SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import max_steps_for_repetitions, planned_steps, steps_from_time
+from candlewick.train.budget import max_steps_for_repetitions, planned_steps, require_end, steps_from_time
 
 PLAN = BatchSchedule(rows=10)
 RAMPED = BatchSchedule(
@@ -36,7 +36,8 @@ def test_planned_steps_converts_each_kind_of_end(total, steps, ramped):
 
 def test_planned_steps_without_an_end_is_refused():
     with pytest.raises(ConfigError, match="no end.*total_steps"):
-        planned_steps(SchedulerConfig(), PLAN, sequence_length=1, epoch_rows=1)
+        require_end(SchedulerConfig())
+    require_end(SchedulerConfig(total_epochs=0.5))
 
 
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])

@@ -27,38 +27,31 @@ def built(tmp_path):
 
     def make(config, *, run_dir=tmp_path / "run", resume=False, sampler=None, **changes):
         plan = replace(plan_run(config, run_dir, resume=resume), **changes)
-        trainers.append(build(plan, run_dir, sampler))
+        trainers.append(build(plan, sampler))
         return trainers[-1]
 
     yield make
     for trainer in trainers:
-        trainer.components.loader.close()
-        with trainer.components.reporter.running(trainer.state):
+        trainer.loader.close()
+        with trainer.reporter.running(trainer.state):
             pass
 
 
 def test_new_run_starts_at_step_zero_with_weights_of_the_random_seed(tiny, built, tmp_path):
     first, second = (built(tiny(), run_dir=tmp_path / name) for name in "ab")
     other = built(tiny(runtime={"seed": 7}), run_dir=tmp_path / "c")
-    assert first.state.step == first.components.loader.rows_read == 0
+    assert first.state.step == first.loader.rows_read == 0
     assert first.state.total_steps == 12
-    weights = [dict(trainer.components.objective.named_parameters()) for trainer in (first, second, other)]
+    weights = [dict(trainer.objective.named_parameters()) for trainer in (first, second, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(*(w["model.model.embed_tokens.weight"] for w in weights[1:]))
-    assert first.components.sampler is None
+    assert first.sampler is None
     assert not list((tmp_path / "a").glob("checkpoints/*"))
-
-
-def test_leftovers_of_a_killed_save_are_removed(tiny, built, tmp_path):
-    for folder in ("checkpoints", "best"):
-        (tmp_path / "run" / folder / ".tmp-step_000000001-abc").mkdir(parents=True)
-    built(tiny())
-    assert not list(tmp_path.glob("run/*/.tmp-*"))
 
 
 def test_snapshot_holds_the_state_of_the_components(tiny, built):
     trainer = built(tiny())
-    snapshot = trainer.components.snapshot()
+    snapshot = trainer.snapshot()
     assert snapshot.step == 0
     assert snapshot.vocab_size == 320
     assert snapshot.state["config"] == prepare(tiny()).config.model_dump(mode="json")
@@ -70,7 +63,7 @@ def test_snapshot_holds_the_state_of_the_components(tiny, built):
 def test_resume_restores_step_tokens_and_rows_read(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
-    assert trainer.components.loader.rows_read == 12 * 4
+    assert trainer.loader.rows_read == 12 * 4
     assert trainer.saved_step == 12
     assert trainer.state.best_loss is not None
 
@@ -90,7 +83,7 @@ def test_resume_with_larger_batches_ends_at_the_same_tokens(tiny, built, trained
     config = tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, "total_tokens": 64 * 32})
     trainer = built(config, run_dir=trained_copy, resume=True)
     # 12 updates of 4 rows are behind it, 2 of 8 make 64
-    assert (trainer.state.step, trainer.components.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
+    assert (trainer.state.step, trainer.loader.rows_read, trainer.state.total_steps) == (12, 48, 14)
 
 
 def test_model_larger_than_memory_is_refused(tiny, built):
@@ -176,7 +169,7 @@ def test_checkpoint_directories_of_the_config_are_used(tiny, tmp_path):
 
 def by_hand(trainer, updates: int) -> list[float]:
     """Make some updates without the loop around them; return their losses."""
-    parts, losses = trainer.components, []
+    parts, losses = trainer, []
     for _ in range(updates):
         result = train_step(parts.objective, parts.optimizer, parts.loader.next(), 1.0, parts.loss_scale)
         losses.append(result.loss.item())
@@ -202,10 +195,10 @@ def test_init_from_starts_with_other_weights_and_resumes_without_the_parent(
     )
     expected = read_tensors(newest_checkpoint(trained_copy / "checkpoints") / "model.safetensors")
     trainer = built(config)
-    assert (trainer.state.step, trainer.components.loader.rows_read) == (0, 0)
+    assert (trainer.state.step, trainer.loader.rows_read) == (0, 0)
     for found in (
-        dict(trainer.components.objective.model.named_parameters()),
-        trainer.components.optimizer.averages,
+        dict(trainer.objective.model.named_parameters()),
+        trainer.optimizer.averages,
     ):
         error = max((found[name] - tensor).abs().max().item() for name, tensor in expected.items())
         core_row("runtime.checkpoint.init_from", "the checkpoint's own weights: to the bit", error, 0.0)
@@ -223,7 +216,7 @@ def test_batch_ramp_reads_the_same_rows_in_the_same_order(tiny, built, tmp_path,
         config = tiny(data={**data, "batch_ramp": stages}, scheduler=settings)
         trainer = built(config, run_dir=tmp_path / name)
         assert trainer.state.total_steps == (5 if stages else 3)
-        updates = [trainer.components.loader.next() for _ in range(trainer.state.total_steps)]
+        updates = [trainer.loader.next() for _ in range(trainer.state.total_steps)]
         tokens.append(torch.cat([batch.tokens for update in updates for batch in update.micro_batches]))
         if stages:
             assert [update.num_targets for update in updates] == [64, 64, 128, 256, 256]
@@ -236,19 +229,19 @@ def test_max_repetitions_limit_the_steps_of_a_run(tiny, built, tmp_path):
         data = tiny().data.model_dump(mode="json") | {"max_repetitions": limit}
         return tiny(data=data, scheduler={"total_steps": None, "warmup_steps": 2, **scheduler})
 
-    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").components.plan.max_steps is not None
+    assert built(config(2.0, total_epochs=2.0), run_dir=tmp_path / "a").plan.max_steps is not None
     with pytest.raises(ConfigError, match=r"data\.train_shards would be read 3 times .*max_repetitions=2 allows"):
         built(config(2.0, total_epochs=3.0))
     timed = built(config(0.01, total_seconds=60.0), run_dir=tmp_path / "b")
     assert timed.state.total_steps is None
-    assert timed.components.plan.max_steps >= 1
+    assert timed.plan.max_steps >= 1
 
 
 def test_training_evaluates_every_validation_set(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
     sets = {"again": data.validation, "train": data.train[0]}
-    metrics = built(config, data=replace(data, validation_sets=sets)).components.evaluate(2)
+    metrics = built(config, data=replace(data, validation_sets=sets)).evaluate(2)
     main = {name: value for name, value in metrics.items() if name.count("/") == 1}
     assert len(main) == 5
     error = max(abs(metrics[name.replace("eval/", "eval/again/")] - value) for name, value in main.items())
@@ -262,7 +255,7 @@ def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
     trainer = built(
         tiny(optimizer={"ema_decay": 0.9}), sampler=lambda model: seen.append(model.lm_head.weight.clone()) or []
     )
-    parts = trainer.components
+    parts = trainer
     before = parts.evaluate(1)["eval/loss"]
     by_hand(trainer, 3)
     name = "model.embed_tokens.weight"
@@ -291,7 +284,7 @@ def test_build_warns_of_slow_or_unportable_settings(tiny, built, caplog, monkeyp
     assert "model.attn_dropout: the CPU's flash attention has no dropout" in caplog.text
     assert "no Hugging Face class expresses model.partial_rotary_factor=0.5" in caplog.text
     assert "runtime.tf32: only CUDA devices have it" in caplog.text
-    assert trainer.components.loss_scale.value.item() == 2.0**15
+    assert trainer.loss_scale.value.item() == 2.0**15
 
 
 def test_document_mask_without_a_kernel_warns(tiny, caplog):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from candlewick.errors import MachineError, RunDiverged
-from candlewick.train.guards import NonFiniteGuard, StopRequest, memory_faults
+from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -33,9 +33,9 @@ def test_non_finite_guard_counts_a_skipped_update_at_the_next_check():
     guard.check(state, _result(1))
     assert state.skipped_steps == 0
     guard.check(state, _result(0))
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 1)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (1, 1)
     guard.flush(state)
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (1, 0)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (1, 0)
     guard.flush(state)
     assert state.skipped_steps == 1
 
@@ -53,7 +53,7 @@ def test_overflow_that_lowers_the_loss_scale_is_no_divergence():
     for scale in (8.0, 4.0, 2.0):
         guard.check(state, _result(1, scale))
     guard.check(state, _result(1, 1.0))
-    assert (state.skipped_steps, state.nonfinite_in_a_row) == (3, 0)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (3, 0)
     guard.check(state, _result(1, 1.0))
     with pytest.raises(RunDiverged):
         guard.flush(state)
@@ -74,10 +74,10 @@ def allocate(size):
     ],
 )
 def test_out_of_memory_becomes_a_machine_error(make, said):
-    with pytest.raises(MachineError, match=said), memory_faults():
+    with pytest.raises(MachineError, match=said), oom_as_machine_error():
         make()
 
 
 def test_errors_other_than_out_of_memory_are_unchanged():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), oom_as_machine_error():
         torch.mm(torch.ones(1, 2), torch.ones(1, 2))

@@ -25,7 +25,7 @@ def test_plan_with_a_too_small_vocabulary_is_refused(tiny):
 )
 def test_plan_knows_total_steps_before_the_model_is_built(tiny, end, steps):
     plan = plan_run(tiny(scheduler={"total_steps": None, "warmup_steps": 2, **end}))
-    assert plan.total_steps == steps
+    assert plan.state.total_steps == steps
     assert model_size(plan.config.model, plan.vocab_size).total == 30_944
 
 

@@ -54,12 +54,12 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
     with reporter.running(state):
         state.step, state.tokens, state.skipped_steps = 1, 128, 2
         reporter.step(state, result(3.25), 0.02)
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=False)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=False)
         reporter.samples(state, [("def ", "f():\n  \x1b[31mpass"), ("", "two")])
-        reporter.trained()
-        reporter.saved(state, tmp_path / "step_000000001")
+        reporter.end_training_interval()
+        reporter.checkpoint(state, tmp_path / "step_000000001")
         state.step = 4
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 1, 1, 1, 4]
     assert rows[0]["train/loss"] == 3.25
@@ -82,7 +82,7 @@ def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
         reporter.step(state, result(3.25), 0.02)
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     assert shown.getvalue() == ""
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
@@ -99,14 +99,14 @@ def test_reporter_closes_its_files_after_an_error(tmp_path, shown):
     with pytest.raises(ZeroDivisionError), reporter.running(TrainState()):
         raise ZeroDivisionError
     with pytest.raises(ValueError, match="closed file"):
-        reporter.evaluation(TrainState(), METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(TrainState(), METRICS_OF_EVALUATION, is_full=True)
 
 
 def test_reporter_of_a_resumed_run_repeats_no_row(tmp_path, shown):
     for resume_step in (None, 1):
         reporter, state = make(tmp_path, resume_step=resume_step), TrainState(step=1)
         with reporter.running(state):
-            reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+            reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
             reporter.samples(state, [("", "text\u2028of two lines")])
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
@@ -116,7 +116,7 @@ def test_tensorboard_setting_selects_the_folder(tmp_path, shown, where):
     folder = tmp_path / "tensorboard" if where is True else tmp_path / where
     reporter, state = make(tmp_path, tensorboard=where if where is True else folder), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     assert list(folder.glob("events.out.tfevents.*"))
 
 
@@ -135,7 +135,7 @@ def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, sho
     reporter, state = make(tmp_path), TrainState(step=1)
     further = {name.replace("eval/", "eval/code/"): value / 2 for name, value in METRICS_OF_EVALUATION.items()}
     with reporter.running(state):
-        reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further}, whole=False)
+        reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further}, is_full=False)
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, **METRICS_OF_EVALUATION, **further}]
     assert "1.9000 bits per byte  code 1.2500\n" in shown.getvalue()
 
@@ -156,7 +156,7 @@ def test_reporter_shows_an_evaluation_once_and_not_at_warning_level(tmp_path, sh
     log_file = terminal.add_file(tmp_path / "log.txt")
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     log_file.close()
     assert (shown.getvalue() + capsys.readouterr().err).count("validation") == times
     assert (tmp_path / "log.txt").read_text().count("validation") == 1
@@ -166,5 +166,5 @@ def test_reporter_without_display_logs_an_evaluation_at_debug_level(tmp_path, sh
     terminal.setup("debug")
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, whole=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     assert capsys.readouterr().err.count("validation") == 1

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from candlewick.errors import CheckpointError
-from candlewick.train.state import TrainState, machine, random_state, restore_random_state
+from candlewick.train.state import TrainState, numerics_fingerprint, random_state, restore_random_state
 
 
 def test_train_state_counters_survive_the_round_trip():
@@ -38,7 +38,7 @@ def test_malformed_random_state_is_refused(text):
 
 
 def test_numerics_of_the_machine_are_device_threads_and_instructions():
-    found = machine(torch.device("cpu"))
+    found = numerics_fingerprint(torch.device("cpu"))
     assert found["device"] == "cpu"
     assert found["threads"] == torch.get_num_threads()
     assert found["instructions"] == torch.backends.cpu.get_cpu_capability()

@@ -1,5 +1,6 @@
 """The order of events in the training loop, with stand-ins for everything around it."""
 
+import json
 import logging
 import os
 import signal
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.prepared import build_trainer
 
+from candlewick.checkpoint.save import full_weights
 from candlewick.config import (
     BestConfig,
     CheckpointConfig,
@@ -57,7 +60,10 @@ class Stage:
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
         monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
-        self.trainer = Trainer(self.components())
+        objects = vars(self.objects())
+        methods = {name: objects.pop(name) for name in ("evaluate", "sample", "snapshot")}
+        self.trainer = Trainer(**objects)
+        vars(self.trainer).update(methods)
 
     sequence_length = 10
 
@@ -70,20 +76,22 @@ class Stage:
         if (number := self.stop_at.pop(event, None)) is not None:
             os.kill(os.getpid(), number)
 
-    def components(self) -> Any:
+    def objects(self) -> Any:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
             statistics=lambda step, figures: self.say(f"statistics {step} {figures}"),
-            trained=lambda: None,
-            evaluation=lambda state, metrics, *, whole: None,
+            end_training_interval=lambda: None,
+            evaluation=lambda state, metrics, *, is_full: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
-            saved=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
+            checkpoint=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
         config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
         batches = BatchSchedule(rows=10).resume_at(self.state.step, self.rows_read)
         return SimpleNamespace(
-            plan=SimpleNamespace(config=config, order=self, batches=batches, max_steps=self.max_steps),
+            plan=SimpleNamespace(
+                config=config, run_dir=Path(), order=self, batches=batches, max_steps=self.max_steps
+            ),
             state=self.state,
             objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
@@ -94,8 +102,6 @@ class Stage:
             sampler="a sampler" if self.sampling else None,
             sample=list,
             snapshot=lambda: SimpleNamespace(step=self.state.step),
-            checkpoints=Path("checkpoints"),
-            best=Path("best"),
         )
 
     @contextmanager
@@ -227,7 +233,7 @@ def test_trainer_counts_skipped_updates_before_a_save(monkeypatch):
     )
     stage.trainer.run()
     assert counted == [0, 1, 2]  # the best at step 2, checkpoints at 3 and 6
-    assert stage.state.nonfinite_in_a_row == 1
+    assert stage.state.consecutive_nonfinite_steps == 1
 
 
 def test_trainer_ends_without_a_save_after_too_many_skipped_updates(monkeypatch):
@@ -306,3 +312,36 @@ def test_trainer_saves_the_loss_scale_in_the_counters(monkeypatch):
     scale.update(torch.tensor(0.0))
     stage.trainer.run()
     assert (stage.state.loss_scale, stage.state.loss_scale_clean_steps) == (2.0**14, 1)
+
+
+@pytest.fixture
+def built(tiny, tmp_path):
+    """The objects of a run that writes its weights' sum as a sample."""
+    trainer = build_trainer(tiny(), tmp_path, sampler=lambda model: [("", str(model.lm_head.weight.sum().item()))])
+    yield trainer
+    trainer.loader.close()
+    with trainer.reporter.running(trainer.state):
+        pass
+
+
+def test_snapshot_holds_the_present_weights_and_state(built):
+    built.state.step = 3
+    snapshot = built.snapshot()
+    weights = full_weights(built.objective.model)
+    assert snapshot.weights.keys() == weights.keys()
+    assert all(torch.equal(snapshot.weights[name], tensor) for name, tensor in weights.items())
+    assert (snapshot.step, snapshot.state["counters"]["step"]) == (3, 3)
+    assert snapshot.inputs == {
+        "tokens": built.plan.data.train[0].dataset_id,
+        "tokenizer": built.plan.tokenizer.sha256,
+    }
+    json.dumps(snapshot.state, allow_nan=False)
+
+
+def test_evaluate_and_sample_leave_the_model_in_training(built):
+    loss = built.evaluate(1)["eval/loss"]
+    (prompt, text), *rest = built.sample()
+    assert (prompt, rest) == ("", [])
+    assert float(text) == pytest.approx(built.objective.model.lm_head.weight.sum().item())
+    assert built.objective.training
+    assert built.evaluate(1)["eval/loss"] == loss

@@ -22,11 +22,11 @@ from candlewick.compat.candle.checkpoint import model_config, native_state, nati
 from candlewick.config import AdamWConfig, ModelConfig, RunConfig
 from candlewick.config.tree import dump
 from candlewick.errors import ConfigError
-from candlewick.runs.import_hf import Imported, require_rows
+from candlewick.runs.import_hf import ImportResult, require_rows
 from candlewick.runs.sources import open_tokenizer
 from candlewick.runs.start import find_model
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.state import TrainState, machine, random_state
+from candlewick.train.state import TrainState, numerics_fingerprint, random_state
 
 _FILES = (
     *("model.safetensors", "optimizer.json", "scheduler.json", "scaler.json", "manifest.json"),
@@ -74,7 +74,7 @@ def import_candle(
     *,
     heads: int | None,
     weights_only: bool,
-) -> Imported:
+) -> ImportResult:
     """Make a run of a checkpoint, or with `weights_only` a checkpoint without optimizer.
 
     Raises CheckpointError for a checkpoint of no use, ConfigError without AdamW, and if `output` holds a run.
@@ -88,7 +88,7 @@ def import_candle(
     count = sum(tensor.numel() for tensor in weights.values())
     if weights_only:
         write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, tokenizer, inputs))
-        return Imported(output, model, rows, count, None)
+        return ImportResult(output, model, rows, count, None)
     config = _run_config(config or RunConfig(), model, output)
     optimizer, masters = native_state(checkpoint, heads)
     state = {
@@ -97,14 +97,14 @@ def import_candle(
         "loader": {},  # the data begins anew
         "random": random_state(torch.device("cpu")),
         "config": config.model_dump(mode="json"),
-        **machine(torch.device("cpu")),
+        **numerics_fingerprint(torch.device("cpu")),
     }
     make_directory(output / "tokenizer")
     tokenizer.write(output / "tokenizer")
     replace_durable(output / "config.yaml", dump(config, "yaml").encode())
     snapshot = Snapshot(checkpoint.step, weights | masters, optimizer, state, model, rows, tokenizer, inputs)
     save(output / "checkpoints", snapshot, max_keep=1)
-    return Imported(output, model, rows, count, checkpoint.step)
+    return ImportResult(output, model, rows, count, checkpoint.step)
 
 
 def _run_config(config: RunConfig, model: ModelConfig, output: Path) -> RunConfig:

@@ -95,24 +95,6 @@ class Loader:
         """Return the position in the data after the last batch that `next` returned."""
         return {"version": STATE_VERSION, **self.order.identity, "samples": self.rows_read}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state, before any `next`. Raises DataError, with both values, for other data."""
-        if state.get("version") != STATE_VERSION:
-            raise DataError(
-                f"the loader's state has version {state.get('version')}, this program reads {STATE_VERSION}",
-                "resume with the version of candlewick that wrote it",
-            )
-        for name, value in self.order.identity.items():
-            if state.get(name) != value:
-                raise DataError(
-                    f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
-                    "resume with the data and settings of the run, or start a new run",
-                )
-        rows = state.get("samples")
-        if type(rows) is not int or rows < 0:
-            raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
-        self.rows_read = self._next_row = rows
-
     def close(self) -> None:
         """Stop the thread and wait for its end."""
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -128,6 +110,25 @@ class Loader:
         # rows that were read need not be read again
         total = self.order.num_targets(positions) if self.world_size > 1 else sum(b.num_targets for b in batches)
         return GlobalBatch(tuple(map(_to_batch, batches)), total)
+
+
+def saved_rows(state: Mapping[str, Any], order: RowOrder) -> int:
+    """Return the rows that a `Loader.state` counts. Raises DataError if it is of another order, naming both."""
+    if state.get("version") != STATE_VERSION:
+        raise DataError(
+            f"the loader's state has version {state.get('version')}, this program reads {STATE_VERSION}",
+            "resume with the version of candlewick that wrote it",
+        )
+    for name, value in order.identity.items():
+        if state.get(name) != value:
+            raise DataError(
+                f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
+                "resume with the data and settings of the run, or start a new run",
+            )
+    rows = state.get("samples")
+    if type(rows) is not int or rows < 0:
+        raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
+    return rows
 
 
 def _to_batch(rows: Rows) -> Batch:

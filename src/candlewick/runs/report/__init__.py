@@ -1,1 +1,1 @@
-"""What is said about runs that are there."""
+"""Reports on runs, settings, tokenizers and the machine."""

@@ -1,4 +1,4 @@
-"""Two runs side by side: what was set differently, and what came of it.
+"""Two runs side by side: settings that differ, curves, validation and speed.
 
 Training losses are those of single updates, so they are smoothed: at each step the mean over the same number of
 tokens before it in both runs, a twentieth of what both have seen. Whether the runs are the same is asked of the
@@ -30,30 +30,30 @@ class _Run:
         rows = ((row["step"], row[name]) for row in self.rows if name in row)
         return {step: value for step, value in rows if value is None or isinstance(value, int | float)}
 
-    def all(self, name: str) -> list[float]:
+    def finite(self, name: str) -> list[float]:
         return [value for value in self.figures(name).values() if value is not None]
 
     def last(self, name: str) -> float | None:
-        return next(reversed(self.all(name)), None)
+        return next(reversed(self.finite(name)), None)
 
     def totals(self) -> dict[str, float | None]:
         tokens, seconds = self.last("data/tokens"), self.last("perf/training_seconds")
-        shares = self.all("perf/mfu_strict")
+        shares = self.finite("perf/mfu_strict")
         return {
             "tokens": tokens,
             "training_seconds": seconds,
             "tokens_per_second": tokens / seconds if tokens and seconds else None,
             "mfu_strict": median(shares) if shares else None,
-            "memory_bytes": max(self.all("perf/memory_bytes"), default=None),
+            "memory_bytes": max(self.finite("perf/memory_bytes"), default=None),
         }
 
     def smoothed(self, window_tokens: float) -> dict[int, float]:
         """Return the mean training loss over so many tokens up to each step."""
-        seen = self.figures("data/tokens")
+        counts = self.figures("data/tokens")
         points = [
-            (step, seen.get(step), loss)
+            (step, count, loss)
             for step, loss in self.figures("train/loss").items()
-            if loss is not None and seen.get(step) is not None
+            if loss is not None and (count := counts.get(step)) is not None
         ]
         tokens = np.array([count for _, count, _ in points], np.float64)
         sums = np.cumsum([0.0, *(loss for _, _, loss in points)])

@@ -1,4 +1,4 @@
-"""What this machine has, and what a run here would use: packages, memory, disk, folders, devices.
+"""Findings about this machine: packages, memory, disk, folders, and the device that a run here would use.
 
 Packages are imported only when they are examined: this module loads where torch or numpy is broken.
 """
@@ -91,7 +91,7 @@ def _space(name: str, size: int, words: str, fix: str) -> Finding:
 
 
 def available_memory_bytes() -> int | None:
-    """Return the memory that programs can still take, within a container's limit; None if it cannot be told."""
+    """Return the memory that programs can still take, within a container's limit; None: unknown."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return None

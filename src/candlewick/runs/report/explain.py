@@ -1,4 +1,4 @@
-"""What a setting means, which values it can have, which one it has, and which modules read it."""
+"""Explanations of settings: meaning, possible values, value, and the modules that read it."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ from candlewick.errors import ConfigError
 
 _PACKAGE = Path(candlewick.__file__).parent
 _OWNERS = {"config", "settings", "source", "stage", "scaling"}
-"""What settings are called where they are read, besides their section's name."""
+"""Names that variables with settings have in the code, besides the name of the section."""
 
 
 def explain(word: str, config: RunConfig, origins: dict[str, str]) -> list[dict[str, Any]]:
@@ -66,12 +66,12 @@ def _entries(group: SectionSchema) -> Iterator[dict[str, Any]]:
 
 
 def readers(name: Name) -> Iterator[str]:
-    """Yield `module:lines` that read a key, as an attribute of `config`, `settings` or its section."""
+    """Yield `module:lines` that read a key as an attribute of its section or of one of `_OWNERS`."""
     *section, last = name
     owners = _OWNERS.union(section)
     for path in sorted(_PACKAGE.rglob("*.py")):
-        place = path.relative_to(_PACKAGE).as_posix()
-        text = "" if place.startswith("config") else path.read_text(encoding="utf-8")
+        module = path.relative_to(_PACKAGE).as_posix()
+        text = "" if module.startswith("config") else path.read_text(encoding="utf-8")
         if f".{last}" not in text:
             continue
         lines = {
@@ -83,4 +83,4 @@ def readers(name: Name) -> Iterator[str]:
             and ast.unparse(node.value).split(" or ")[0].rpartition(".")[2] in owners
         }
         if lines:
-            yield f"{place}:{','.join(map(str, sorted(lines)))}"
+            yield f"{module}:{','.join(map(str, sorted(lines)))}"

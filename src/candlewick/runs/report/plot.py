@@ -2,7 +2,7 @@
 
 loss
   5.7 |*
-      | **              one column is one place on x: its value is interpolated between the two
+      | **              each column is one x: its value is interpolated between the two
   3.1 |   ***+++        points around it, so a curve of few points is a line, one of many is thinned
       |      #########
   0.5 |               +++
@@ -35,14 +35,14 @@ def plot(
         return f"{y_label}: nothing to plot"
     (left, low), (right, high) = np.min(points, axis=0).tolist(), np.max(points, axis=0).tolist()
     columns = width - _LABEL_WIDTH - 2
-    places = np.linspace(left, right, columns)
+    positions = np.linspace(left, right, columns)
     cells = [[" "] * columns for _ in range(height)]
     marks = dict(zip(curves, _MARKS * len(curves), strict=False))
     for name, curve in curves.items():
         if not curve:
             continue
         x, y = np.array(curve).T
-        values = np.interp(places, x, y, left=math.nan, right=math.nan)
+        values = np.interp(positions, x, y, left=math.nan, right=math.nan)
         for column in np.flatnonzero(np.isfinite(values)).tolist():
             share = (values[column] - low) / (high - low or 1.0)
             row = cells[height - 1 - round(share * (height - 1))]

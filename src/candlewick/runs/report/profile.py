@@ -1,4 +1,4 @@
-"""Where a training step's time and memory go: a run is built as `train` builds it, and some of its steps watched.
+"""The profile of a training step: seconds and bytes of its parts, in a run that is built as `train` builds it.
 
     | loader | forward: embedding norm attention mlp ... head and loss | backward: mlp ... | optimizer | other |
 
@@ -27,13 +27,12 @@ from candlewick.runs.complete import complete_plan
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.train.build import build
-from candlewick.train.components import TrainingComponents
 from candlewick.train.monitor.telemetry import memory_bytes
 from candlewick.train.step import train_step
 from candlewick.train.trainer import Trainer
 
 _NUM_OPERATORS = 15
-_PARTS = {
+_MODULES = {
     "": "rest",
     "embed_tokens": "embedding",
     "input_layernorm": "norm",
@@ -54,7 +53,7 @@ class Stopwatch:
         self.phase = "other"
 
     def start(self, phase: str) -> None:
-        """Go over to another phase."""
+        """Begin a phase, which ends the one before it."""
         self.phase = phase
         self._mark()
 
@@ -92,10 +91,10 @@ class Stopwatch:
 
 
 def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any]:
-    """Watch `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
+    """Profile `steps` updates; write `trace.json`, on CUDA `memory.pickle`, into `output` and return all figures.
 
     Activations are what autograd keeps of one micro-batch, with the gradients that the loss makes on the way
-    forward; what selective recomputation keeps is not seen. Raises what building a run raises.
+    forward; what selective recomputation keeps is not seen. Raises the CandlewickErrors of `train`.
     """
     checkpoint = CheckpointConfig(init_from=config.runtime.checkpoint.init_from)
     logging, evaluation = LoggingConfig(enable_stdout=False), EvaluationConfig()
@@ -104,79 +103,77 @@ def profile_run(config: RunConfig, output: Path, *, steps: int) -> dict[str, Any
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="candlewick-") as folder:
         plan = complete_plan(prepare_run(resolve(config, Path(folder), Request())))
-        trainer = build(plan, Path(folder))
+        trainer = build(plan)
         try:
-            with trainer.components.reporter.running(trainer.state):
-                return _watch(trainer, output, steps)
+            with trainer.reporter.running(trainer.state):
+                return _profile(trainer, output, steps)
         finally:
-            trainer.components.loader.close()
+            trainer.loader.close()
 
 
-def _watch(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
-    parts = trainer.components
-    device = next(parts.objective.parameters()).device
-    watch = Stopwatch(device)
+def _profile(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
+    device, max_norm = next(trainer.objective.parameters()).device, trainer.config.optimizer.max_grad_norm
+    stopwatch = Stopwatch(device)
 
     def update() -> None:
-        watch.enter("loader")
-        batch = parts.loader.next()
-        watch.leave()
-        train_step(
-            parts.objective, parts.optimizer, batch, trainer.config.optimizer.max_grad_norm, parts.loss_scale
-        )
-        watch.start("other")
+        stopwatch.enter("loader")
+        batch = trainer.loader.next()
+        stopwatch.leave()
+        train_step(trainer.objective, trainer.optimizer, batch, max_norm, trainer.loss_scale)
+        stopwatch.start("other")
 
-    activations = _activations(parts, parts.loader.next().micro_batches[0].to(device))
-    _attach(parts, watch)
+    activations = _activations(trainer, trainer.loader.next().micro_batches[0].to(device))
+    _attach(trainer, stopwatch)
     for _ in range(2):  # until memory and kernels are there
         update()
-    watch.seconds()
+    stopwatch.seconds()
     for _ in range(steps):
         update()
-    spent = watch.seconds()
+    spent = stopwatch.seconds()
     total = sum(spent.values())
     return {
         "steps": steps,
         "step_seconds": total / steps,
         "parts": [{"part": p, "seconds": s / steps, "share": s / total} for p, s in spent.items()],
-        "memory": {"activations": activations, **_memory(parts, device)},
+        "memory": {"activations": activations, **_memory(trainer, device)},
         "operators": _trace(update, steps, output, device, ignored=set(spent)),
         "output": str(output),
     }
 
 
-def _attach(parts: TrainingComponents, watch: Stopwatch) -> None:
-    """Let every part of a step tell the stopwatch when it begins and ends."""
-    objective, optimizer = parts.objective, parts.optimizer
+def _attach(trainer: Trainer, stopwatch: Stopwatch) -> None:
+    """Hook the stopwatch to the beginning and the end of every part of a step."""
+    objective, optimizer = trainer.objective, trainer.optimizer
 
     def forward(part: str, *_: object) -> None:
         # what runs forward in the backward pass is made again
-        watch.enter(f"{'recompute' if watch.phase.startswith('backward') else 'forward'}: {part}")
+        stopwatch.enter(f"{'recompute' if stopwatch.phase.startswith('backward') else 'forward'}: {part}")
 
     def time_calls(owner: Any, method: str, part: str) -> None:
         call = getattr(owner, method)
 
         def timed(*args: object) -> None:
-            watch.start(f"optimizer: {part}")
+            stopwatch.start(f"optimizer: {part}")
             call(*args)
-            watch.start("other")
+            stopwatch.start("other")
 
         setattr(owner, method, timed)
 
-    objective.register_forward_pre_hook(lambda *_: watch.start("forward: head and loss"))
-    objective.register_forward_hook(lambda *_: watch.start("backward: rest"))
+    objective.register_forward_pre_hook(lambda *_: stopwatch.start("forward: head and loss"))
+    objective.register_forward_hook(lambda *_: stopwatch.start("backward: rest"))
     for name, module in objective.model.model.named_modules():
-        part = _PARTS.get(name.rpartition(".")[2])
+        part = _MODULES.get(name.rpartition(".")[2])
         if part is None:
             continue
         module.register_forward_pre_hook(partial(forward, part))
-        module.register_forward_hook(watch.leave, always_call=True)  # recomputation breaks off when it has enough
+        module.register_forward_hook(
+            stopwatch.leave, always_call=True
+        )  # recomputation breaks off when it has enough
         if part not in ("rest", "embedding"):  # no gradient flows into these
-            module.register_full_backward_pre_hook(partial(watch.enter, f"backward: {part}"))
-            module.register_full_backward_hook(watch.leave)
-    for each in (optimizer.elementwise, optimizer.muon):
-        if each is not None:
-            time_calls(each, "step", type(each).__name__)
+            module.register_full_backward_pre_hook(partial(stopwatch.enter, f"backward: {part}"))
+            module.register_full_backward_hook(stopwatch.leave)
+    for algorithm in filter(None, (optimizer.elementwise, optimizer.muon)):
+        time_calls(algorithm, "step", type(algorithm).__name__)
     if optimizer.average is not None:
         time_calls(optimizer.average, "update", "average")
 
@@ -201,39 +198,39 @@ def _trace(
     return _costliest(profiler.key_averages(), steps, attribute, ignored)
 
 
-def _costliest(found: Iterable[Any], steps: int, attribute: str, ignored: set[str]) -> list[dict[str, Any]]:
+def _costliest(averages: Iterable[Any], steps: int, attribute: str, ignored: set[str]) -> list[dict[str, Any]]:
     """Return the operators with the most time, an `attribute` of them in microseconds.
 
-    The kernels that an operator starts are in its time, and found once more as events of the device.
+    The kernels that an operator starts are in its time; they are events of the device as well, which are left out.
     """
-    events = [event for event in found if event.device_type == DeviceType.CPU and event.key not in ignored]
-    own = attrgetter(attribute)
-    total = sum(map(own, events))
+    events = [event for event in averages if event.device_type == DeviceType.CPU and event.key not in ignored]
+    time_of = attrgetter(attribute)
+    total = sum(map(time_of, events))
     return [
-        {"name": e.key, "calls": e.count / steps, "seconds": own(e) / 1e6 / steps, "share": own(e) / total}
-        for e in sorted(events, key=own, reverse=True)[:_NUM_OPERATORS]
+        {"name": e.key, "calls": e.count / steps, "seconds": time_of(e) / 1e6 / steps, "share": time_of(e) / total}
+        for e in sorted(events, key=time_of, reverse=True)[:_NUM_OPERATORS]
     ]
 
 
-def _activations(parts: TrainingComponents, batch: Batch) -> int:
+def _activations(trainer: Trainer, batch: Batch) -> int:
     """Return the bytes that autograd keeps of a batch for the backward pass; parameters do not count."""
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}  # by the address of the memory
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         # asked for each time: sharding gives the parameters other storages while a block runs
-        if storage.data_ptr() not in {w.untyped_storage().data_ptr() for w in parts.local_tensors()["weights"]}:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in {w.untyped_storage().data_ptr() for w in trainer.local_tensors()["weights"]}:
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss: Any = parts.objective(batch.tokens, batch.targets, 1.0, batch.documents)
-    of_loss = [grad for grad in loss.grad_fn.grads if grad is not None]  # made on the way forward, not saved
-    # until here the loss holds on to all that was seen, so no two of them can have had the same memory
-    return sum(kept.values()) + sum(grad.nbytes for grad in of_loss)
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        loss: Any = trainer.objective(batch.tokens, batch.targets, 1.0, batch.documents)
+    gradients = filter(lambda grad: grad is not None, loss.grad_fn.grads)  # made on the way forward, not saved
+    # until here the loss holds on to all tensors that were recorded, so no two of them had the same memory
+    return sum(sizes.values()) + sum(grad.nbytes for grad in gradients)
 
 
-def _memory(parts: TrainingComponents, device: torch.device) -> dict[str, int]:
-    """Return bytes of what stays from step to step, and the peak on CUDA, else what the process holds."""
-    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in parts.local_tensors().items()}
+def _memory(trainer: Trainer, device: torch.device) -> dict[str, int]:
+    """Return the bytes of the tensors between steps, and the peak on CUDA, else the memory of the process."""
+    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in trainer.local_tensors().items()}
     return sizes | {"peak" if device.type == "cuda" else "process": memory_bytes(device)}

@@ -1,4 +1,4 @@
-"""What a tokenizer is, how well it fits a text, and what it makes of texts and ids."""
+"""Reports on a tokenizer: its properties, how well it fits a text, and what it encodes and decodes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live display on a terminal, plain lines everywhere else, on standard error.
+"""The display of a run on standard error: live on a terminal, plain lines everywhere else.
 
     step 1,240/5,000  ━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━━━━   25 %   0:41 spent   2:04 left
     loss 2.4031   lr 2.0e-02   31,402 tok/s   MFU 48.1 %   waiting for data 0.1 %   0.41 GB
@@ -61,7 +61,7 @@ class Display:
             self._console.print(Text(printable(text)), soft_wrap=True)
 
     def stop(self) -> None:
-        """Show the newest figures if they were not, and end."""
+        """Show the newest figures if they were not shown, and end."""
         if self._live is not None:
             self._live.stop()
         if self._unprinted:
@@ -106,9 +106,9 @@ def figures(row: Mapping[str, float], *, aligned: bool = False) -> list[str]:
 
 def duration(seconds: float) -> str:
     """Return seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _count(step: int, total: int | None, width: int) -> str:

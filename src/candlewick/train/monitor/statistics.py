@@ -1,4 +1,4 @@
-"""How large weights, gradients and activations are, part by part: where a run goes wrong shows here first.
+"""Statistics of an update: sizes of weights, gradients and activations of each part of the model.
 
     stats/embedding/...   stats/layers.0/...   stats/layers.1/...   stats/head/...  (when it is not the embedding)
         weight_rms        root mean square of all weights of the part, after the update
@@ -24,7 +24,7 @@ from candlewick.parallel.fsdp import full_tensor
 
 @contextmanager
 def record_update_statistics(model: Transformer) -> Generator[Callable[[], dict[str, float]]]:
-    """Watch the updates made inside; what it yields returns their figures afterwards, waiting for the device."""
+    """Record the updates made inside; yield a function that returns their figures, waiting for the device."""
     parts: dict[str, nn.Module] = {"embedding": model.model.embed_tokens}
     parts |= {f"layers.{number}": block for number, block in enumerate(model.model.layers)}
     parts |= {} if model.config.tie_word_embeddings else {"head": model.lm_head}
@@ -40,17 +40,17 @@ def record_update_statistics(model: Transformer) -> Generator[Callable[[], dict[
         return module.register_forward_hook(hook)
 
     def figures() -> dict[str, float]:
-        found: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
         for name, module in parts.items():
             weights = [parameter.detach() for parameter in module.parameters()]
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            found[f"{name}/weight_rms"] = _rms(weights)
-            found[f"{name}/gradient_rms"] = _rms(gradients)
+            statistics[f"{name}/weight_rms"] = _rms(weights)
+            statistics[f"{name}/gradient_rms"] = _rms(gradients)
             if squares[name]:
-                found[f"{name}/activation_rms"] = torch.stack(squares[name]).mean().sqrt()
-                found[f"{name}/activation_max"] = torch.stack(peaks[name]).amax()
-        values = torch.stack([value.float() for value in found.values()]).tolist()
-        return {f"stats/{name}": value for name, value in zip(found, values, strict=True)}
+                statistics[f"{name}/activation_rms"] = torch.stack(squares[name]).mean().sqrt()
+                statistics[f"{name}/activation_max"] = torch.stack(peaks[name]).amax()
+        values = torch.stack([value.float() for value in statistics.values()]).tolist()
+        return {f"stats/{name}": value for name, value in zip(statistics, values, strict=True)}
 
     handles = [watch(name, module) for name, module in parts.items()]
     try:

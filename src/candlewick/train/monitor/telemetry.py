@@ -1,10 +1,10 @@
-"""How fast a run goes, how well it uses the machine, and when it will be done.
+"""Figures of the speed of a run: tokens per second, model FLOP/s utilization, memory, time left.
 
     |-- training --|-- evaluation --|-- training --|-- saving --|     a monotonic clock; no wall-clock time
-                   ^ spent("training")             ^ spent("training")
+                   ^ charge("training")            ^ charge("training")
 
-The loop says what the time since its last word went into, so tokens/s and MFU (model FLOP/s over the device's
-peak) are those of training. The ETA charges all of it: seconds per row, of late, times the rows that are left.
+Each call charges the time since the last one to an activity, so tokens/s and MFU (model FLOP/s over the device's
+peak) are those of training. The ETA counts all activities: recent seconds per row, times the rows that are left.
 Peaks are dense bfloat16 with float32 accumulation from the makers' datasheets, whatever precision a run uses, so
 that MFU compares between runs. A device that is not in the table is measured with a matrix product instead.
 """
@@ -14,7 +14,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -22,6 +22,7 @@ from candlewick.model.flops import FlopsPerToken
 from candlewick.parallel.precision import product_seconds
 
 Activity = Literal["training", "evaluation", "saving"]
+_ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
 _DATASHEET_FLOPS = {
     "B200": 2250e12,  # NVIDIA DGX B200 datasheet
@@ -43,8 +44,8 @@ _NEWEST_WEIGHT = 0.3
 class Telemetry:
     """Turns counts and the clock into figures per log interval.
 
-    `peak_flops` is the peak of all ranks together, None leaves MFU out. `work` says how much the first so many
-    updates are, in any unit: for the ETA of a run whose updates grow.
+    `peak_flops` is the peak of all ranks together, None leaves MFU out. `work` maps a number of updates to the
+    work that they are, in any unit: for the ETA of a run whose updates grow.
     """
 
     def __init__(
@@ -65,38 +66,38 @@ class Telemetry:
         self.start(step=0, tokens=0)
 
     def start(self, *, step: int, tokens: int) -> None:
-        """Begin to measure at a resumed place; the time until now belongs to nothing."""
+        """Begin to measure after `step` updates; the time until now is charged to nothing."""
         self._last_step, self._last_tokens = step, tokens
-        self._spent = _nothing_spent()
+        self._spent = dict.fromkeys(_ACTIVITIES, 0.0)
         self._mark = self._clock()
 
-    def spent(self, activity: Activity) -> None:
+    def charge(self, activity: Activity) -> None:
         """Charge the time since the last call to `activity`."""
         now = self._clock()
         self._spent[activity] += now - self._mark
         self._mark = now
 
     def row(self, *, step: int, tokens: int, wait_seconds: float, total_steps: int | None) -> dict[str, float]:
-        """Return the `perf/` figures since the last row from totals of the run so far; call `spent` first."""
-        spent, self._spent = self._spent, _nothing_spent()
+        """Return the `perf/` figures since the last row from totals of the run so far; call `charge` first."""
+        spent, self._spent = self._spent, dict.fromkeys(_ACTIVITIES, 0.0)
         new_work, self._last_step = self._work(step) - self._work(self._last_step), step
         new_tokens, self._last_tokens = tokens - self._last_tokens, tokens
         waited, self._last_wait = wait_seconds - self._last_wait, wait_seconds
-        training, whole = max(spent["training"], 1e-9), max(sum(spent.values()), 1e-9)
+        training, total = max(spent["training"], 1e-9), max(sum(spent.values()), 1e-9)
         speed = new_tokens / training
         row = {
             "perf/tokens_per_second": speed,
             "perf/data_wait_share": min(1.0, waited / training),
-            "perf/evaluation_share": spent["evaluation"] / whole,
-            "perf/saving_share": spent["saving"] / whole,
+            "perf/evaluation_share": spent["evaluation"] / total,
+            "perf/saving_share": spent["saving"] / total,
             "perf/memory_bytes": float(memory_bytes(self._device)),
         }
         if self._peak_flops is not None:
             row |= {name: speed * flops / self._peak_flops for name, flops in self._flops.items()}
         if new_work > 0:
-            newest = whole / new_work
-            known = newest if self._seconds_per_work is None else self._seconds_per_work
-            self._seconds_per_work = known + _NEWEST_WEIGHT * (newest - known)
+            newest = total / new_work
+            before = newest if self._seconds_per_work is None else self._seconds_per_work
+            self._seconds_per_work = before + _NEWEST_WEIGHT * (newest - before)
         if total_steps is not None and self._seconds_per_work is not None:
             left = max(0.0, self._work(total_steps) - self._work(step))
             row["perf/eta_seconds"] = left * self._seconds_per_work
@@ -120,8 +121,8 @@ def memory_bytes(device: torch.device) -> int:
 
 def measure_peak_flops(device: torch.device) -> float:
     """Return the peak FLOP/s of one device: the datasheet's, else the best of some matrix products."""
-    if device.type == "cuda" and (known := datasheet_flops(torch.cuda.get_device_name(device))):  # pragma: cuda
-        return known
+    if device.type == "cuda" and (flops := datasheet_flops(torch.cuda.get_device_name(device))):  # pragma: cuda
+        return flops
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size = 1024 if device.type == "cpu" else 4096
     return 2 * size**3 / product_seconds(torch.empty(size, size, dtype=dtype, device=device), _MEASURE_SECONDS)
@@ -130,7 +131,3 @@ def measure_peak_flops(device: torch.device) -> float:
 def datasheet_flops(name: str) -> float | None:
     """Return the dense bfloat16 FLOP/s of a CUDA device by its name, None for one that is not in the table."""
     return next((flops for part, flops in _DATASHEET_FLOPS.items() if part in name), None)
-
-
-def _nothing_spent() -> dict[Activity, float]:
-    return {"training": 0.0, "evaluation": 0.0, "saving": 0.0}

@@ -1,12 +1,12 @@
-r"""Where the figures of a run go: `metrics.jsonl` always, TensorBoard when asked for.
+r"""Trackers, which record the figures of a run: `metrics.jsonl` always, TensorBoard if the config asks for it.
 
     {"step": 120, "train/loss": 3.4021, "perf/tokens_per_second": 21840.5, ...}    every log_every_n_steps
     {"step": 250, "eval/loss": 3.1277, "eval/bits_per_byte": 1.921, ...}           at each evaluation
     {"step": 250, "sample/0": "def main():\n ..."}                                 what the model wrote then
 
-One JSON object per line, flushed line by line but not fsynced. Going on from step n cuts off a torn line and every
-row after step n. Other lines that are no rows stay; reading leaves them out, with a warning. A figure that is not
-finite becomes null.
+One JSON object per line, flushed line by line but not fsynced. A resume at step n cuts off a torn line and every
+row after step n. Other malformed lines stay; reading skips them, with a warning. Figures that are not finite are
+null.
 """
 
 import importlib
@@ -56,7 +56,7 @@ METRICS = {
 }
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class JsonlTracker:
@@ -83,19 +83,19 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Close the file."""
-        with self._named():
+        with self._named_errors():
             self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
         row = {"step": step, **values}
         if row not in self._kept:
-            with self._named():
+            with self._named_errors():
                 self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 self._file.flush()
 
     @contextmanager
-    def _named(self) -> Generator[None]:
-        """Let an error say which file it is about: a full disk does not."""
+    def _named_errors(self) -> Generator[None]:
+        """Put the file's name into an OSError that has none: that of a full disk."""
         try:
             yield
         except OSError as error:
@@ -149,16 +149,16 @@ def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     rows = list(takewhile(lambda pair: pair[0]["step"] <= resume_step, _rows(path)))
     end = rows[-1][1] if rows else 0
     if end < size:
-        _logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
+        logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
         with path.open("r+b") as file:
             file.truncate(end)
     return [row for row, _ in rows if row["step"] == resume_step]
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield (row, offset after its line). Lines that are none are left out, and the first before a row is told."""
+    """Yield (row, offset after its line). Skip malformed lines; warn about the first one that a row follows."""
     offset = damaged = 0
-    is_told = False
+    has_warned = False
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             offset += len(line)
@@ -167,9 +167,9 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 row = json.loads(line) if line.endswith(b"\n") else None
             match row:
                 case {"step": int()}:
-                    if damaged and not is_told:
-                        is_told = True
-                        _logger.warning(
+                    if damaged and not has_warned:
+                        has_warned = True
+                        logger.warning(
                             "%s line %d is no metrics row: the file was damaged or edited", path, damaged
                         )
                     yield cast("dict[str, Any]", row), offset
@@ -178,6 +178,6 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def metric_of(name: str) -> str:
-    """Return the name in METRICS of a figure: that of a set or a part has a placeholder there."""
+    """Return the name in METRICS of a figure; there NAME stands for a set, PART for a part of the model."""
     name = re.sub(r"eval/\w+/", "eval/NAME/", name)
     return re.sub(r"stats/(embedding|layers\.\d+|head)/", "stats/PART/", name)

@@ -13,7 +13,7 @@ from tests.token_splits import count_up
 
 from candlewick.config import BatchStage, DataConfig
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.loader import Batch, Loader, validation_batches
+from candlewick.data.rows.loader import Batch, Loader, saved_rows, validation_batches
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
@@ -166,8 +166,7 @@ def test_restored_loader_reads_the_rows_of_an_uninterrupted_one(stop, data):
     begin = [[row for batch in first.next().micro_batches for row in batch.targets.tolist()] for _ in range(stop)]
     state = json.loads(json.dumps(first.state()))
     first.close()
-    rest = make_loader(micro_batch_size=6, data=data)
-    rest.restore(state)
+    rest = make_loader(micro_batch_size=6, data=data, rows_read=saved_rows(state, first.order))
     assert rest.rows_read == stop * 12
     assert begin + read(rest, 25 - stop) == base
 
@@ -178,10 +177,7 @@ def test_batch_ramp_reads_the_same_rows_in_smaller_updates():
     assert [len(update) for update in found] == [4, 4, 6, 12, 12, 12]
     rows = [row for update in found for row in update]
     assert rows == [row for update in read(make_loader(rows=2), 25) for row in update]
-    later = make_loader(plan=ramp)
-    state = {**later.state(), "samples": 8}
-    later.restore(state)
-    assert read(later, 3) == found[2:5]
+    assert read(make_loader(plan=ramp, rows_read=8), 3) == found[2:5]
 
 
 def test_mixture_loader_reads_sources_by_weight_and_restores_its_state():
@@ -193,8 +189,8 @@ def test_mixture_loader_reads_sources_by_weight_and_restores_its_state():
         loader.next()
     assert loader.order.repetitions(loader.rows_read) == (20 / 10, 40 / 400)
     assert loader.epoch == 60 / 410
-    again = make_loader(*sources, data=data)
-    again.restore(json.loads(json.dumps(loader.state())))
+    state = json.loads(json.dumps(loader.state()))
+    again = make_loader(*sources, data=data, rows_read=saved_rows(state, loader.order))
     assert read(again, 4) == read(loader, 4)
 
 
@@ -263,7 +259,7 @@ def test_close_ends_the_loader_thread():
 def test_loader_state_of_other_data_is_refused_with_both_values(change, message):
     loader = make_loader()
     with pytest.raises(DataError, match=message):
-        loader.restore({**loader.state(), **change})
+        saved_rows({**loader.state(), **change}, loader.order)
 
 
 class TestValidation:

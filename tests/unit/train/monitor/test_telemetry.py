@@ -46,7 +46,7 @@ def test_telemetry_rates_use_training_time_and_shares_total_time(
     lengths: dict[Activity, float] = {"training": training, "evaluation": evaluation, "saving": saving}
     for activity, length in lengths.items():
         clock.now += length
-        meter.spent(activity)
+        meter.charge(activity)
     row = meter.row(step=10, tokens=50_000, wait_seconds=training / 4, total_steps=30)
     whole = training + evaluation + saving
     assert row["perf/tokens_per_second"] == pytest.approx(50_000 / training)
@@ -63,7 +63,7 @@ def test_telemetry_row_covers_the_interval_since_the_last_row():
     meter, clock = make()
     for tokens in (1000, 4000):
         clock.now += 2.0
-        meter.spent("training")
+        meter.charge("training")
         row = meter.row(step=tokens // 100, tokens=tokens, wait_seconds=tokens / 4000, total_steps=None)
     assert row["perf/tokens_per_second"] == pytest.approx(1500.0)
     assert row["perf/data_wait_share"] == pytest.approx(0.375)
@@ -75,7 +75,7 @@ def test_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
     etas = []
     for step, length in ((1, 1.0), (2, 1.0), (3, 5.0), (100, 97.0)):
         clock.now += length
-        meter.spent("training")
+        meter.charge("training")
         etas.append(meter.row(step=step, tokens=step, wait_seconds=0.0, total_steps=100)["perf/eta_seconds"])
     assert etas[:2] == [pytest.approx(99.0), pytest.approx(98.0)]
     assert 97.0 < etas[2] < 97.0 * 5
@@ -85,7 +85,7 @@ def test_eta_follows_a_change_of_speed_slowly_and_ends_at_zero():
 def test_eta_accounts_for_a_batch_ramp():
     meter, clock = make(work=lambda steps: min(steps, 10) + 4 * max(0, steps - 10))
     clock.now += 5.0
-    meter.spent("training")
+    meter.charge("training")
     row = meter.row(step=5, tokens=5, wait_seconds=0.0, total_steps=20)
     assert row["perf/eta_seconds"] == pytest.approx(45.0)
 
@@ -95,7 +95,7 @@ def test_telemetry_of_a_resumed_run_excludes_earlier_steps():
     clock.now += 50.0
     meter.start(step=1000, tokens=10**6)
     clock.now += 2.0
-    meter.spent("training")
+    meter.charge("training")
     row = meter.row(step=1010, tokens=10**6 + 5000, wait_seconds=0.0, total_steps=1020)
     assert row["perf/tokens_per_second"] == pytest.approx(2500.0)
     assert row["perf/eta_seconds"] == pytest.approx(2.0)
