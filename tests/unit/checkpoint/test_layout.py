@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -99,3 +100,26 @@ def test_pruned_checkpoint_is_gone_on_the_disk_before_its_files_are_deleted(tmp_
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: events.append(("delete", folder)))
     prune(tmp_path, step_folder(tmp_path, 1), 1)
     assert events == [("fsync", tmp_path), ("delete", tmp_path / ".del-step_000000000")]
+
+
+def test_sweep_puts_back_a_checkpoint_whose_successor_did_not_come(tmp_path):
+    for step in (1, 2):
+        folder = _checkpoint(tmp_path, step)
+        shutil.copytree(folder, tmp_path / f".old-{folder.name}-ab")
+    shutil.rmtree(tmp_path / "step_000000001")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000000001", "step_000000002"]
+    checked_manifest(tmp_path / "step_000000001")
+
+
+def test_sweep_and_prune_go_on_past_a_folder_that_cannot_be_removed(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("no")
+
+    for step in range(2):
+        _checkpoint(tmp_path, step)
+    (tmp_path / ".tmp-step_000000009-ab").mkdir()
+    monkeypatch.setattr(os, "rmdir", refuse)
+    prune(tmp_path, step_folder(tmp_path, 1), 1)
+    sweep(tmp_path)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1]

@@ -81,3 +81,18 @@ def test_too_little_memory_is_a_fault_of_the_machine(make, said):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_faults():
         torch.mm(torch.ones(1, 2), torch.ones(1, 2))
+
+
+def test_the_first_signal_is_told_on_standard_error(capfd):
+    with StopRequest().listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    said = "SIGTERM: finishing the step, then saving; once more stops at once\n"
+    assert capfd.readouterr() == ("", said)
+
+
+def test_clean_updates_between_skipped_ones_begin_the_count_anew():
+    guard, state = NonFiniteGuard(limit=2), TrainState()
+    for skipped in (1, 0, 1, 0, 1):
+        guard.check(state, _result(skipped))
+    guard.flush(state)
+    assert (state.skipped_steps, state.nonfinite_in_a_row) == (3, 1)

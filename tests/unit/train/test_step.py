@@ -179,3 +179,22 @@ def test_documents_reach_the_model():
     assert apart != pytest.approx(together, rel=1e-4)
     loss = train_step(objective, optimizer, masked, None).loss.item()
     assert loss == pytest.approx(apart / update.num_targets, rel=1e-9)
+
+
+def test_one_target_that_counts_is_the_whole_loss_and_none_is_a_loss_of_zero():
+    objective, (batch,) = make_objective(), make_update().micro_batches
+    for count in (1, 0):
+        targets = torch.full_like(batch.targets, -100)
+        targets[0, :count] = 7
+        losses, _ = objective.token_losses(batch.tokens, targets)
+        update = GlobalBatch((Batch(batch.tokens, targets),), count)
+        result = train_step(objective, build_optimizer(objective.model, AdamWConfig()), update, None)
+        assert result.loss.item() == pytest.approx(losses.sum().item(), rel=1e-12)
+        assert (result.loss.item() > 1) == (count == 1)
+        assert result.skipped.item() == 0.0
+
+
+def test_a_norm_that_is_no_number_clips_nothing():
+    gradients = [torch.tensor([2.0, -3.0])]
+    clip_(gradients, torch.tensor(math.nan), 1.0)
+    assert gradients[0].tolist() == [2.0, -3.0]

@@ -306,3 +306,56 @@ def test_the_loss_scale_is_in_the_counters_that_are_saved(monkeypatch):
     scale.update(torch.tensor(0.0))
     stage.trainer.run()
     assert (stage.state.loss_scale, stage.state.loss_scale_clean_steps) == (2.0**14, 1)
+
+
+@pytest.mark.parametrize(
+    ("max_batches", "told"),
+    [(5, [(2, False), (4, False), (6, False), (6, True)]), (None, [(2, True), (4, True), (6, True)])],
+)
+def test_each_evaluation_says_whether_it_read_all_of_the_split(monkeypatch, max_batches, told):
+    stage, found = Stage(monkeypatch, evaluation={"max_batches": max_batches}), []
+    reporter = stage.trainer.components.reporter
+    reporter.evaluation = lambda state, metrics, *, whole: found.append((state.step, whole))
+    stage.trainer.run()
+    assert found == told
+
+
+def test_checkpoints_and_best_ones_are_kept_as_many_as_each_is_set_to(monkeypatch):
+    kept = set()
+    stage = Stage(monkeypatch)
+    monkeypatch.setattr(
+        trainer_module, "save", lambda directory, _, *, max_keep: kept.add((str(directory), max_keep))
+    )
+    stage.trainer.run()
+    assert kept == {("best", 1), ("checkpoints", 3)}
+
+
+def test_training_time_ends_before_an_evaluation_and_a_save_begin(monkeypatch):
+    stage = Stage(monkeypatch, sampling=False)
+    stage.trainer.components.reporter.trained = lambda: stage.say("trained")
+    stage.trainer.run()
+    assert stage.events[3:7] == ["trained", "evaluate 2", "save best 2", "step 3"]
+    assert stage.events[7:9] == ["trained", "save checkpoints 3"]
+
+
+def test_events_by_epochs_come_with_the_update_that_completes_one(monkeypatch):
+    stage = Stage(
+        monkeypatch, evaluation={"every_n_steps": None, "every_n_epochs": 1, "best": None}, sampling=False
+    )
+    stage.num_rows = 25  # 10 rows an update: 2.5 updates an epoch
+    stage.trainer.run()
+    assert [event for event in stage.events if "evaluate" in event] == [
+        "evaluate 3",
+        "evaluate 5",
+        "evaluate 6",
+        "evaluate 6 all",
+    ]
+
+
+def test_a_time_budget_alone_ends_a_run_without_a_warning(monkeypatch, caplog):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
+    scheduler = SchedulerConfig(total_seconds=20.0, strategy="constant")
+    stage = Stage(monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None})
+    stage.trainer.run()
+    assert not caplog.records

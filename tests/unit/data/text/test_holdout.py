@@ -122,3 +122,24 @@ def test_one_row_alone_cannot_be_shared(write):
 
 def test_one_byte_alone_is_for_training(write):
     assert held(write("a.txt", "x")) == {"train": ["x"], "validation": []}
+
+
+def test_the_tail_of_one_text_is_the_share_to_the_byte(write):
+    found = held(write("a.txt", "x" * 10_000), validation_fraction=0.3)
+    assert [len(found[split][0]) for split in ("train", "validation")] == [7000, 3000]
+
+
+def test_tails_of_texts_add_up_to_the_share_to_the_byte(write, tmp_path):
+    for name in "abc":
+        write(f"{name}.txt", "x" * 10_000)
+    found = held(tmp_path, validation_fraction=0.15)
+    # of the first 1,500 bytes are owed, too few for a tail; of both 3,000; of the last 1,500 again
+    assert [len(text) for text in found["train"]] == [10_000, 7000, 10_000]
+    assert [len(text) for text in found["validation"]] == [3000]
+
+
+def test_a_tail_of_the_least_length_is_held_out_and_a_shorter_one_is_not(write, tmp_path):
+    for name in "ab":
+        write(f"{name}.txt", "x" * 20_480)
+    assert [len(text) for text in held(tmp_path, validation_fraction=0.1)["validation"]] == [2048, 2048]
+    assert [len(text) for text in held(tmp_path, validation_fraction=0.0999)["validation"]] == [4092]

@@ -154,3 +154,9 @@ def test_compression_is_not_guessed_from_the_name_when_a_file_is_read(source):
     file = source("a.txt.gz", "text")
     unnamed = file.path.rename(file.path.with_name("blob"))
     assert b"".join(Piece(replace(file, path=unnamed)).blocks()) == b"text"
+
+
+def test_part_reaches_the_last_safe_place_up_to_its_size(monkeypatch):
+    monkeypatch.setattr(pieces, "PART_BYTES", 4)
+    assert list(parts(iter([b"a aa bb"]))) == [(b"a aa", False), (b" bb", True)]
+    assert list(parts(iter([b"a aa"]))) == [(b"a aa", True)]
