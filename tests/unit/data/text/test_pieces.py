@@ -160,3 +160,12 @@ def test_part_reaches_the_last_safe_place_up_to_its_size(monkeypatch):
     monkeypatch.setattr(pieces, "PART_BYTES", 4)
     assert list(parts(iter([b"a aa bb"]))) == [(b"a aa", False), (b" bb", True)]
     assert list(parts(iter([b"a aa"]))) == [(b"a aa", True)]
+
+
+def test_parts_and_blocks_are_of_one_and_two_mebibytes(source):
+    words = b"some words " * 300_000
+    sizes = [len(part) for part, _ in parts(iter([words]))]
+    assert all((1 << 20) - 16 < size <= 1 << 20 for size in sizes[:-1])
+    solid = b"x" * (5 << 20)
+    assert [len(part) for part, _ in parts(iter([solid]))] == [2 << 20, 2 << 20, 1 << 20]
+    assert [len(block) for block in Piece(source("a.txt", solid)).blocks()] == [2 << 20, 2 << 20, 1 << 20]

@@ -171,3 +171,13 @@ def test_steps_are_aligned_with_the_last_one_and_long_messages_stay_one_line():
     display.message("word " * 20)
     assert out.getvalue() == "step     7/5,000  loss 1.0000\n" + "word " * 20 + "\n"
     assert figures({"perf/tokens_per_second": 31402.4, "perf/mfu_strict": 0.0481}) == ["31,402 tok/s", "MFU 4.8 %"]
+
+
+def test_figures_that_were_not_shown_come_before_a_message():
+    plain, out = console(terminal=False)
+    display = Display(None, True, plain)
+    for step in (1, 2):
+        display.update({"train/loss": 1.0}, step=step, total_steps=None)
+    display.message("saved")
+    display.message("again")
+    assert out.getvalue() == "step 1  loss 1.0000\nstep 2  loss 1.0000\nsaved\nagain\n"
