@@ -95,6 +95,8 @@ def test_nearly_every_typo_is_set_right():
         ("optimizer.learning_rate_scales.heads", "optimizer.learning_rate_scales.head"),
         ("data.mixture.weigth", "data.mixture.weight"),
         ("q" * 100_000, None),
+        ("scheduler.epoch", "scheduler.total_epochs"),  # a part of five letters
+        ("optimizer.decay_fraction", "scheduler.decay_fraction"),  # and not optimizer.decay
     ],
 )
 def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):

@@ -113,3 +113,9 @@ def test_sections_are_found_wherever_a_setting_can_hold_them():
         "LinearScaling", "NtkScaling", "YarnScaling", "Llama3Scaling",
     ]  # fmt: skip
     assert not list(references(settings["hidden_size"]))
+
+
+def test_the_parent_of_a_file_is_explained():
+    extends = json_schema()["properties"]["extends"]
+    assert extends["description"] == "A file or profile that this one differs from."
+    assert extends["default"] is None

@@ -213,3 +213,29 @@ def test_long_text_is_cut():
 def test_what_a_terminal_would_obey_is_escaped():
     assert shorten("a\x1b[31m\n\u2028é\udcff") == "a\\x1b[31m\\n\\u2028é\\udcff"
     assert len(shorten("\x1b" * 1000)) == 60
+
+
+def test_twenty_thousand_values_are_the_most():
+    text = "a: [" + "1, " * 19_997 + "1]"  # the mapping, the list and what is in it
+    assert not parse_yaml(text).problems
+    assert parse_yaml(text.replace("[", "[1, ")).problems[0].what == "more than 20000 values"
+
+
+@pytest.mark.parametrize("sign", ["", "-", "+"])
+def test_the_largest_number_of_63_bits_may_have_a_sign(sign):
+    assert read_scalar(f"{sign}9223372036854775807") == int(f"{sign}9223372036854775807")
+
+
+def test_a_first_line_that_is_blank_counts():
+    assert parse_yaml("\na: \x07").problems[0].line == 2
+    assert parse_yaml("\n\x07").problems[0].line == 2
+
+
+def test_a_message_of_the_parser_is_cut_at_120_characters():
+    [problem] = parse_yaml(f"a: !{'e' * 300}!x 1").problems
+    assert len(problem.what) == len("not valid YAML: ") + 120
+
+
+def test_keys_are_written_in_their_order_and_text_on_one_line_in_its_letters():
+    text = "größe " * 100
+    assert write_yaml({"b": text.strip(), "a": {"c": 1}}) == f"b: {text.strip()}\na:\n  c: 1\n"
