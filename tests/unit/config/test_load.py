@@ -446,3 +446,10 @@ def test_a_byte_that_is_not_utf8_has_its_line_after_a_blank_one_too(name):
 def test_an_override_lies_at_most_32_levels_deep():
     assert "nested deeper" not in refusal(None, [".".join("a" * 32) + "=1"])
     assert "nested deeper than 32 levels" in refusal(None, [".".join("a" * 33) + "=1"])
+
+
+def test_an_override_of_a_section_is_the_place_of_what_is_wrong_in_it():
+    write("c.yaml", "model:\n  hidden_size: 64\nruntime: {sample: {top_k: 3}}\n")
+    assert refusal("c.yaml", ["model={hidden_size: big}"]).startswith("--override: model.hidden_size: should be")
+    _, origins = load_with_origins("c.yaml", ["runtime.sample={top_k: 4}"])
+    assert origins["runtime.sample.top_k"] == "--override"

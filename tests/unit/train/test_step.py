@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.gradients import gradient_of
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
 from candlewick.data.rows.loader import Batch, GlobalBatch
@@ -198,3 +199,16 @@ def test_a_norm_that_is_no_number_clips_nothing():
     gradients = [torch.tensor([2.0, -3.0])]
     clip_(gradients, torch.tensor(math.nan), 1.0)
     assert gradients[0].tolist() == [2.0, -3.0]
+
+
+def test_clipping_is_that_of_torch():
+    gradients = [torch.tensor([3.0, -4.0], dtype=torch.float64), torch.tensor([1e-3], dtype=torch.float64)]
+    parameters = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    expected = torch.nn.utils.clip_grad_norm_(parameters, 1e-3)
+    norm = global_norm(gradients)
+    clip_(gradients, norm, 1e-3)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-15)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        assert torch.allclose(gradient, gradient_of(parameter), rtol=1e-12, atol=0)
