@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from candlewick.model.cache import CacheStatistics, ContiguousCache
+from candlewick.model.paged import PagedCache
 
 
 def test_what_was_appended_comes_back_in_order():
@@ -32,3 +33,25 @@ def test_what_it_holds_is_told():
     assert cache.statistics() == CacheStatistics(14, None, 2 * 3 * 2 * 4 * 7 * 8 * 2, 2 * 3 * 2 * 4 * 10 * 8 * 2)
     cache.rewind(1)
     assert cache.statistics().tokens == 2
+
+
+@pytest.mark.parametrize("page_size", [None, 2])
+def test_a_cache_lies_on_its_device_in_its_type_whatever_the_defaults(page_size):
+    shape, cpu = (2, 1, 1, 8, 3), torch.device("cpu")
+    k = torch.randn(1, 1, 3, 3).bfloat16()
+    with torch.device("meta"):
+        cache = (
+            ContiguousCache(shape, torch.bfloat16, cpu)
+            if page_size is None
+            else PagedCache(shape, torch.bfloat16, cpu, page_size)
+        )
+        for _ in range(2):
+            cache.reserve(3)
+            keys, values = cache.layer(1).append(k, k)
+            cache.advance(3)
+        cache.rewind(1)
+        cache.reserve(3)
+        keys, values = cache.layer(1).append(k, k)
+    for found in (keys, values):
+        assert (found.device, found.dtype) == (cpu, torch.bfloat16)
+        assert torch.equal(found, torch.cat((k[:, :, :1], k), dim=2))

@@ -141,3 +141,10 @@ def test_logits_are_those_of_the_contiguous_cache_to_the_bit(settings, page_size
             for cache in (whole, paged):
                 cache.rewind(back)
     core_row("generate.cache=paged", "the contiguous cache; number of logits that differ", different, 0)
+
+
+def test_one_page_of_one_row_is_all_that_is_used():
+    paged = PagedCache((2, 1, 2, 40, 4), torch.float32, CPU, 8)
+    read(paged, *torch.randn(2, 2, 1, 2, 40, 4), 3)
+    page = 2 * 2 * 2 * 8 * 4 * 4  # keys and values, layers, heads, tokens, channels, bytes
+    assert paged.statistics() == CacheStatistics(3, 1, page, page)
