@@ -34,9 +34,10 @@ def test_the_least_recently_used_goes_first(folders):
     assert left(folders) == ["mine", "tokens-a", "tokens-d"]
 
 
-def test_nothing_goes_while_there_is_room(folders):
+def test_nothing_goes_and_nothing_is_told_while_there_is_room(folders, caplog):
     trim(folders[0].parent, 400, set())
     assert len(left(folders)) == 5
+    assert not caplog.records
 
 
 def test_what_this_run_uses_stays_and_too_little_room_is_told(folders, caplog):
