@@ -145,6 +145,7 @@ def test_logits_are_those_of_the_contiguous_cache_to_the_bit(settings, page_size
 
 def test_one_page_of_one_row_is_all_that_is_used():
     paged = PagedCache((2, 1, 2, 40, 4), torch.float32, CPU, 8)
-    read(paged, *torch.randn(2, 2, 1, 2, 40, 4), 3)
+    keys, values = torch.randn(2, 2, 1, 2, 40, 4)
+    read(paged, keys, values, 3)
     page = 2 * 2 * 2 * 8 * 4 * 4  # keys and values, layers, heads, tokens, channels, bytes
     assert paged.statistics() == CacheStatistics(3, 1, page, page)

@@ -217,3 +217,12 @@ def test_figures_are_shown_when_the_run_ends(tmp_path, shown):
         for state.step in (1, 2):
             reporter.step(state, result(3.25), 0.02)
     assert [line.split()[1] for line in shown.getvalue().splitlines()] == ["1/4", "2/4"]
+
+
+def test_the_display_starts_and_stops_with_the_run(tmp_path, monkeypatch):
+    events = []
+    display = SimpleNamespace(start=lambda: events.append("start"), stop=lambda: events.append("stop"))
+    monkeypatch.setattr(reporter_module, "Display", lambda *_, **__: display)
+    with make(tmp_path).running(TrainState()):
+        events.append("run")
+    assert events == ["start", "run", "stop"]

@@ -59,7 +59,7 @@ class Stage:
         monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
         self.trainer = Trainer(self.components())
 
-    sequence_length = 10
+    sequence_length, num_rows = 10, 1000
 
     def next(self) -> GlobalBatch:
         self.rows_read += 10

@@ -3,6 +3,7 @@ import os
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,13 +323,20 @@ def test_verify_shards_names_masks_and_ends_that_cannot_be(tmp_path, shard, said
 
 
 def test_a_shard_has_at_least_a_token_and_of_a_chat_perhaps_no_target():
-    least = {"name": "x", "split": "train", "tokens": 1, "documents": 0, "text_bytes": 1, "max_id": 0}
-    chat = least | {"text_bytes": 0, "targets": 0}
+    least: dict[str, Any] = {
+        "name": "x",
+        "split": "train",
+        "tokens": 1,
+        "documents": 0,
+        "text_bytes": 1,
+        "max_id": 0,
+    }
+    chat: dict[str, Any] = least | {"text_bytes": 0, "targets": 0}
     for shard in (least, chat):
         assert Shard(**shard).tokens == 1
         for name in shard.keys() - {"name", "split"}:
             with pytest.raises(ValueError, match=f"x: {name}={shard[name] - 1}"):
-                Shard(**shard | {name: shard[name] - 1})
+                Shard(**{**shard, name: shard[name] - 1})
 
 
 def test_all_tokens_of_a_split_count_unless_masks_say_otherwise():

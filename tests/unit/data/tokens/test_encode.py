@@ -308,8 +308,8 @@ def test_the_beginnings_of_some_documents_of_a_batch_are_checked(write, target):
     check = ShardMaker(target)._check
     assert check is not None
     seen, encoder = [], check._encoder
-    check._reference = SimpleNamespace(encode=lambda texts: seen.append(len(texts[0])) or encoder.encode(texts))
-    check._began = -1e9  # there is time for all
+    reference: Any = SimpleNamespace(encode=lambda texts: seen.append(len(texts[0])) or encoder.encode(texts))
+    check._reference, check._began = reference, -1e9  # there is time for all
     document = next(document for _, document in encode._documents(task, encode.BadText()))
     for count, checked in ((64, 32), (33, 33), (3, 3)):
         seen.clear()
