@@ -61,11 +61,11 @@ def test_progress_is_told_every_256_documents_and_never_beyond_the_end(text, out
 
 
 def test_the_state_is_noted_at_shards_and_files_only(tmp_path, text, outputs, monkeypatch):
-    (tmp_path / "b.txt").write_text(" \n\r\n" * 50)
+    (tmp_path / "b.jsonl").write_text('{"text": " "}\n' * 50)  # blank documents
     noted = []
     replace_durable = module.replace_durable
     monkeypatch.setattr(module, "replace_durable", lambda *a, **k: noted.append(a) or replace_durable(*a, **k))
-    shard([*text, str(tmp_path / "b.txt")], outputs, ShardSettings(250, format="text"), CONFIG)
+    shard([*text, str(tmp_path / "b.jsonl")], outputs, ShardSettings(250, format="text"), CONFIG)
     assert len(noted) == 2 + 2 + 1  # two full shards, two files, the end
 
 
