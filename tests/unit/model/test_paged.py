@@ -82,6 +82,7 @@ def test_every_page_is_of_one_row_or_free():
     for count, back in ((10, 3), (9, 8), (20, 20)):
         read(paged, keys, values, count)
         paged.rewind(back)
+        assert paged._pages.tolist() == paged._tables  # no page that was given back is read
     read(paged, keys, values, 20)
     used = [page for pages in paged._tables for page in pages]
     assert sorted(used + paged._free) == list(range(len(paged._keys[0])))
