@@ -14,7 +14,7 @@ from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_saved
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import save, weights_of
+from candlewick.checkpoint.save import save, weights_of, write
 from candlewick.errors import CheckpointError, MachineError
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -198,3 +198,8 @@ def test_checkpoint_that_does_not_read_back_leaves_the_older_ones(make_snapshot,
         save(tmp_path, make_snapshot(2), max_keep=1)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
     assert step_of(newest_checkpoint(tmp_path)) == 1
+
+
+def test_a_model_is_written_where_no_folder_is_yet(make_snapshot, tmp_path):
+    manifest = write(tmp_path / "new" / "folder" / "model", make_snapshot(1))
+    verify(tmp_path / "new" / "folder" / "model", manifest)
