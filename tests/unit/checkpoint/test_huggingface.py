@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.model_variants import VARIANTS
-from transformers import AutoConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import AutoConfig, GenerationConfig, LlamaConfig, MistralConfig, Qwen3Config, SmolLM3Config
 
 from candlewick.checkpoint.huggingface import (
     EXPRESSIBLE,
@@ -20,7 +20,7 @@ from candlewick.checkpoint.huggingface import (
     to_hf_tensors,
     unsupported_by_transformers,
 )
-from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, YarnScaling
+from candlewick.config import LinearScaling, Llama3Scaling, ModelConfig, NtkScaling, SampleConfig, YarnScaling
 from candlewick.errors import CheckpointError
 
 LINEAR = LinearScaling(rope_type="linear", factor=2.0)
@@ -47,6 +47,8 @@ SHAPES = [
     ("mistral", ModelConfig(qk_norm=False, sliding_window=9, rope_scaling=LINEAR)),
     ("smollm3", ModelConfig(qk_norm=False, rope_mode="off", attention_bias=True)),
     ("smollm3", ModelConfig(qk_norm=False, rope_mode="off", mlp="silu", sliding_window=5, full_attention_every=2)),
+    ("smollm3", ModelConfig(qk_norm=False, rope_mode="off", num_layers=1)),
+    ("qwen3", ModelConfig(num_layers=1, sliding_window=7)),
     ("candlewick", ModelConfig(partial_rotary_factor=0.5, rope_scaling=NtkScaling(rope_type="ntk", alpha=2.0))),
     ("candlewick", ModelConfig(rope_mode="off", attn_dropout=0.1)),
     ("candlewick", ModelConfig(qk_norm=False, sliding_window=9, full_attention_every=2)),
@@ -163,6 +165,9 @@ def test_transformers_reads_the_same_shape(tmp_path, kind, config):
     )
     assert getattr(theirs, "sliding_window", None) == config.sliding_window
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, 1)
+    default = type(theirs)()
+    for name in ("attention_dropout", "initializer_range", "use_cache", "hidden_act"):
+        assert getattr(theirs, name) == getattr(default, name)
 
 
 def test_transformers_refuses_a_model_saved_as_candlewick(tmp_path):
@@ -211,6 +216,12 @@ def test_ungated_mlp_is_saved_as_a_gated_mlp_with_a_constant_up_projection():
 def test_generation_config_starts_and_ends_with_the_delimiter():
     config = generation_config(256, [0], 1)
     assert (config["bos_token_id"], config["eos_token_id"], config["max_length"]) == (0, 0, 256)
+    assert generation_config(256, [3, 0], None)["eos_token_id"] == [3, 0]
+
+
+def test_generation_samples_as_runs_do_by_default():
+    theirs, ours = GenerationConfig(**generation_config(256, [0], 1)), SampleConfig()
+    assert (theirs.do_sample, theirs.temperature, theirs.top_k) == (True, ours.temperature, ours.top_k)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +254,18 @@ def test_generation_config_starts_and_ends_with_the_delimiter():
             "layer_types = ",
         ),
         ({"layer_types": ["full_attention"]}, "layer_types = "),
+        ({"layer_types": ["sliding_attention"] * 6}, "layer_types = "),
+        (
+            {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked_attention"] * 6},
+            "layer_types = ",
+        ),
         ({"layer_types": 5}, "layer_types = 5"),
         ({"model_type": "mistral", "sliding_window": "x"}, "sliding_window"),
         ({"model_type": "smollm3"}, "no_rope_layers = None"),
         ({"model_type": "smollm3", "no_rope_layers": [0, 1, 0, 1, 0, 1]}, "no_rope_layers = "),
         ({"model_type": "smollm3", "no_rope_layers": [2] * 6}, "no_rope_layers = "),
+        ({"model_type": "smollm3", "no_rope_layers": [1] * 5}, "no_rope_layers = "),
+        ({"model_type": "smollm3", "no_rope_layers": [], "num_hidden_layers": 0}, "no_rope_layers = "),
         ({"model_type": "candlewick"}, "lacks or contradicts"),
         ({"candlewick": [1]}, r"candlewick = \[1\]"),
         ({"candlewick": {"mlp": "gelu"}}, "candlewick = {'mlp': 'gelu'}"),
@@ -257,6 +275,8 @@ def test_generation_config_starts_and_ends_with_the_delimiter():
         ({"hidden_size": "wide"}, "lacks or contradicts"),
         ({"num_key_value_heads": 5}, "lacks or contradicts"),
         ({"vocab_size": None}, "vocab_size None"),
+        ({"vocab_size": 0}, "vocab_size 0"),
+        ({"max_position_embeddings": 10**18}, "cannot be read: a number of 19 digits"),
     ],
 )
 def test_config_json_of_an_unsupported_model_is_refused(tmp_path, change, message):
@@ -274,7 +294,7 @@ def test_broken_config_json_is_refused(tmp_path, content):
         from_hf_config(path)
 
 
-@pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig, MistralConfig])
+@pytest.mark.parametrize("kind", [Qwen3Config, LlamaConfig, MistralConfig, SmolLM3Config])
 @pytest.mark.parametrize("null", [False, True])
 def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, null):
     raw: dict[str, Any] = {
@@ -284,6 +304,7 @@ def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, 
         "num_hidden_layers": 2,
     }
     raw |= {"model_type": kind.model_type, "vocab_size": 320}
+    raw |= {"no_rope_layers": [1, 1]} if kind is SmolLM3Config else {}
     raw |= {"num_key_value_heads": None} if null and kind is not MistralConfig else {}
     raw |= {"head_dim": None} if null and kind is not Qwen3Config else {}
     path = tmp_path / "config.json"
@@ -291,7 +312,8 @@ def test_absent_or_null_fields_get_the_defaults_of_transformers(tmp_path, kind, 
     ours, theirs = from_hf_config(path)[0], kind(**raw)
     names = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     for name in names:
-        assert getattr(ours, name) == getattr(theirs, name)
+        value = getattr(theirs, name, None)
+        assert getattr(ours, name) == (256 // 32 if value is None else value)  # SmolLM3Config has no head_dim
     assert ours.attention_bias == getattr(theirs, "attention_bias", False)
     rope: Any = theirs.rope_parameters
     assert ours.rope_theta == rope["rope_theta"]
@@ -343,3 +365,31 @@ def test_candlewick_section_of_config_json_omits_vocab_size():
     assert raw["model_type"] == "candlewick"
     assert raw["vocab_size"] == 64
     assert "vocab_size" not in raw["candlewick"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "windows"),
+    [
+        ("qwen3", {"use_sliding_window": False, "sliding_window": 4}, (None, None)),
+        ("llama", {"use_sliding_window": True, "sliding_window": 4}, (None, None)),
+        ("mistral", {"sliding_window": 4, "layer_types": ["full_attention"] * 6}, (4, None)),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, (4, None)),
+    ],
+)
+def test_windows_are_those_that_the_class_of_hugging_face_applies(tmp_path, kind, change, windows):
+    raw = to_hf_config(ModelConfig(), 64, 0, None) | {"model_type": kind} | change
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    found = from_hf_config(tmp_path / "config.json")[0]
+    assert (found.sliding_window, found.full_attention_every) == windows
+
+
+@pytest.mark.parametrize("change", [{"partial_rotary_factor": 1.0}, {"vocab_size": 1}, {"rope_theta": 10**17}])
+def test_values_at_the_edge_of_what_is_read_are_read(tmp_path, change):
+    raw = to_hf_config(ModelConfig(), 64, 0, None) | change
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert from_hf_config(tmp_path / "config.json") == (ModelConfig(), raw["vocab_size"])
+
+
+def test_readers_that_know_no_layer_types_are_told_that_every_layer_has_a_window():
+    raw = to_hf_config(ModelConfig(sliding_window=7), 64, 0, None)
+    assert (raw["use_sliding_window"], raw["max_window_layers"]) == (True, 0)

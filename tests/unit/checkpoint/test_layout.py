@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -70,7 +71,7 @@ def test_candidates_accepts_a_run_a_checkpoint_directory_or_a_checkpoint(tmp_pat
         find_checkpoints(tmp_path)
 
 
-def test_prune_keeps_the_newest_and_sweep_removes_leftovers_of_a_crash(tmp_path):
+def test_prune_keeps_the_newest_and_remove_leftovers_removes_leftovers_of_a_crash(tmp_path):
     for step in range(5):
         _checkpoint(tmp_path, step)
     prune(tmp_path, step_folder(tmp_path, 4), 2)
@@ -106,3 +107,26 @@ def test_prune_syncs_the_rename_of_a_checkpoint_before_deleting_its_files(tmp_pa
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: events.append(("delete", folder)))
     prune(tmp_path, step_folder(tmp_path, 1), 1)
     assert events == [("fsync", tmp_path), ("delete", tmp_path / ".del-step_000000000")]
+
+
+def test_remove_leftovers_puts_back_a_checkpoint_whose_successor_did_not_come(tmp_path):
+    for step in (1, 2):
+        folder = _checkpoint(tmp_path, step)
+        shutil.copytree(folder, tmp_path / f".old-{folder.name}-ab")
+    shutil.rmtree(tmp_path / "step_000000001")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000000001", "step_000000002"]
+    verify_checkpoint(tmp_path / "step_000000001")
+
+
+def test_remove_leftovers_and_prune_go_on_past_a_folder_that_cannot_be_removed(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("no")
+
+    for step in range(2):
+        _checkpoint(tmp_path, step)
+    (tmp_path / ".tmp-step_000000009-ab").mkdir()
+    monkeypatch.setattr(os, "rmdir", refuse)
+    prune(tmp_path, step_folder(tmp_path, 1), 1)
+    remove_leftovers(tmp_path)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1]

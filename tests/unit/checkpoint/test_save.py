@@ -14,7 +14,7 @@ from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_hf_tensors
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import full_weights, save
+from candlewick.checkpoint.save import full_weights, save, write_checkpoint
 from candlewick.errors import CheckpointError, MachineError
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -61,7 +61,7 @@ def test_checkpoint_id_depends_on_content_and_not_on_time(make_snapshot, tmp_pat
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_weights_of_a_tied_model_omit_the_head_and_are_float32(make_model, tied):
+def test_full_weights_a_tied_model_omit_the_head_and_are_float32(make_model, tied):
     weights = full_weights(make_model(tie_word_embeddings=tied))
     assert ("lm_head.weight" in weights) is not tied
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
@@ -163,7 +163,7 @@ def test_ungated_block_is_saved_as_its_gated_equivalent(make_snapshot, tmp_path)
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
 
 
-def test_weights_of_a_model_share_memory_with_its_parameters(make_model):
+def test_full_weights_a_model_share_memory_with_its_parameters(make_model):
     model = make_model()
     pointers = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     assert {name: tensor.data_ptr() for name, tensor in full_weights(model).items()} == pointers
@@ -196,3 +196,8 @@ def test_checkpoint_damaged_during_save_does_not_prune_older_checkpoints(make_sn
         save(tmp_path, make_snapshot(2), max_keep=1)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
     assert step_of(newest_checkpoint(tmp_path)) == 1
+
+
+def test_a_model_is_written_where_no_folder_is_yet(make_snapshot, tmp_path):
+    manifest = write_checkpoint(tmp_path / "new" / "folder" / "model", make_snapshot(1))
+    verify(tmp_path / "new" / "folder" / "model", manifest)

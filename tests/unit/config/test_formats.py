@@ -194,3 +194,34 @@ def test_mixture_and_validation_sets_are_read_in_every_format(name, text, tmp_pa
     assert config.data.mixture == (MixtureSource(shards=(a,), weight=2), MixtureSource(shards=(b, c), weight=3))
     assert config.data.validation_sets == {"web": (w,)}
     assert config.optimizer.learning_rate_scales == {"matrix": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("dots", "lines", "kind"), [(1000, 0, "nested"), (1000, 1, "has too many"), (1001, 0, "has too many")]
+)
+def test_a_thousand_dots_in_a_toml_key_are_the_most(dots, lines, kind):
+    text = "a" + ".a" * dots + " = 1\n" + "b.c = 1\n" * lines
+    assert problems(text, "toml")[0][1].startswith(kind)
+
+
+@pytest.mark.parametrize("kind", ["json", "toml", "yaml"])
+@pytest.mark.parametrize(("depth", "count"), [(32, 0), (33, 1)])
+def test_settings_lie_at_most_32_levels_deep_in_every_format(kind, depth, count):
+    tree = 1
+    for _ in range(depth):
+        tree = {"a": tree}
+    text = {"toml": ".".join("a" * depth) + " = 1"}.get(kind, json.dumps(tree))
+    assert len(problems(text, kind)) == count
+
+
+def test_a_message_of_the_toml_reader_is_cut_at_120_characters():
+    [(_, what)] = problems("a = " + "9" * 5000, "toml")
+    assert len(what) == len("not valid TOML: ") + 120
+
+
+def test_what_is_written_is_indented_keeps_its_letters_and_has_no_number_that_cannot_be_read():
+    assert write_json({"a": {"b": "é"}}) == '{\n  "a": {\n    "b": "é"\n  }\n}\n'
+    assert write_toml({"b": "é", "a": ["ü"]}) == 'b = "é"\na = ["ü"]\n'
+    for write in (write_json, write_toml):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write({"a": float("inf")})

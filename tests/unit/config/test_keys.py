@@ -89,6 +89,8 @@ def test_find_nearest_corrects_99_percent_of_typos():
         ("optimizer.learning_rate_scales.heads", "optimizer.learning_rate_scales.head"),
         ("data.mixture.weigth", "data.mixture.weight"),
         ("q" * 100_000, None),
+        ("scheduler.epoch", "scheduler.total_epochs"),  # a part of five letters
+        ("optimizer.decay_fraction", "scheduler.decay_fraction"),  # and not optimizer.decay
     ],
 )
 def test_find_nearest_finds_a_key_named_in_the_wrong_section(wrong, right):

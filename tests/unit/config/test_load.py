@@ -394,3 +394,33 @@ def test_naming_a_rope_type_keeps_settings_of_lower_layers():
     write("linear.yaml", "extends: ntk.yaml\nmodel: {rope_scaling: {rope_type: linear, factor: 3.0}}\n")
     assert load_config("ntk.yaml").model.rope_scaling == NtkScaling(rope_type="ntk", alpha=2.0)
     assert load_config("linear.yaml").model.rope_scaling == LinearScaling(rope_type="linear", factor=3.0)
+
+
+def test_twenty_problems_are_all_listed_and_the_rest_is_counted():
+    for count, said in ((20, "k19: unknown key (fix"), (21, "; and 1 more (fix")):
+        write("c.yaml", "".join(f"k{i}: 1\n" for i in range(count)))
+        assert said in refusal("c.yaml")
+
+
+def test_a_file_of_one_mebibyte_is_the_largest():
+    text = "model: {num_layers: 2}\n"
+    write("c.yaml", text + "#" * ((1 << 20) - len(text)))
+    assert load_config("c.yaml").model.num_layers == 2
+
+
+@pytest.mark.parametrize("name", ["c.yaml", "c.json"])
+def test_a_byte_that_is_not_utf8_has_its_line_after_a_blank_one_too(name):
+    Path(name).write_bytes(b"\n\xff")
+    assert f"{name}:2: not UTF-8 text" in refusal(name)
+
+
+def test_an_override_lies_at_most_32_levels_deep():
+    assert "nested deeper" not in refusal(None, [".".join("a" * 32) + "=1"])
+    assert "nested deeper than 32 levels" in refusal(None, [".".join("a" * 33) + "=1"])
+
+
+def test_an_override_of_a_section_is_the_place_of_what_is_wrong_in_it():
+    write("c.yaml", "model:\n  hidden_size: 64\nruntime: {sample: {top_k: 3}}\n")
+    assert refusal("c.yaml", ["model={hidden_size: big}"]).startswith("--override: model.hidden_size: should be")
+    _, origins = load_with_origins("c.yaml", ["runtime.sample={top_k: 4}"])
+    assert origins["runtime.sample.top_k"] == "--override"

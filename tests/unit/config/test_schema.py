@@ -112,3 +112,9 @@ def test_references_lists_the_sections_of_a_setting():
         "LinearScaling", "NtkScaling", "YarnScaling", "Llama3Scaling",
     ]  # fmt: skip
     assert not list(references(settings["hidden_size"]))
+
+
+def test_the_parent_of_a_file_is_explained():
+    extends = json_schema()["properties"]["extends"]
+    assert extends["description"] == "A file or profile that this one differs from."
+    assert extends["default"] is None

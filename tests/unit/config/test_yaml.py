@@ -216,3 +216,29 @@ def test_shorten_cuts_long_text():
 def test_shorten_escapes_terminal_control_characters():
     assert shorten("a\x1b[31m\n\u2028é\udcff") == "a\\x1b[31m\\n\\u2028é\\udcff"
     assert len(shorten("\x1b" * 1000)) == 60
+
+
+def test_twenty_thousand_values_are_the_most():
+    text = "a: [" + "1, " * 19_997 + "1]"  # the mapping, the list and what is in it
+    assert not parse(text, "yaml").problems
+    assert parse(text.replace("[", "[1, "), "yaml").problems[0].message == "more than 20000 values"
+
+
+@pytest.mark.parametrize("sign", ["", "-", "+"])
+def test_the_largest_number_of_63_bits_may_have_a_sign(sign):
+    assert read_scalar(f"{sign}9223372036854775807") == int(f"{sign}9223372036854775807")
+
+
+def test_a_first_line_that_is_blank_counts():
+    assert parse("\na: \x07", "yaml").problems[0].line == 2
+    assert parse("\n\x07", "yaml").problems[0].line == 2
+
+
+def test_a_message_of_the_parser_is_cut_at_120_characters():
+    [problem] = parse(f"a: !{'e' * 300}!x 1", "yaml").problems
+    assert len(problem.message) == len("not valid YAML: ") + 120
+
+
+def test_keys_are_written_in_their_order_and_text_on_one_line_in_its_letters():
+    text = "größe " * 100
+    assert write_yaml({"b": text.strip(), "a": {"c": 1}}) == f"b: {text.strip()}\na:\n  c: 1\n"

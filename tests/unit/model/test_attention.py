@@ -45,7 +45,7 @@ def assert_same(ours, expected, tensors):
     return error.item()
 
 
-@pytest.mark.parametrize(("new", "seen"), [(1, 1), (7, 7), (1, 9), (4, 9)])
+@pytest.mark.parametrize(("new", "seen"), [(1, 1), (2, 2), (7, 7), (1, 9), (2, 9), (4, 9)])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (3, 1)])
 @pytest.mark.parametrize("window", [None, 1, 3, 9, 50])
 def test_attend_equals_attention_written_out(core_row, new, seen, heads, kv_heads, window):
@@ -182,3 +182,20 @@ def test_attend_with_dropout_stays_inside_documents():
     v = torch.cat((torch.full((1, 1, 3, 4), torch.inf), torch.ones(1, 1, 5, 4)), dim=2)
     v = v.nan_to_num(posinf=1e6)
     assert attend(q, k, v, dropout=0.5, documents=documents)[:, :, 3:].max() < 100
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_what_attention_makes_lies_where_its_inputs_do_whatever_the_default_device(monkeypatch, window, dropout):
+    documents = mask_of([[5, 8], [13]], 13)
+    q, k, v = (tensor.detach() for tensor in inputs(2, 4, 2, 13, 13))
+    cases = [(q, documents), (q, None), (q[:, :, :4], None), (q[:, :, :1], None)]
+    for kernel in (None, lambda q, k, v, ends, *_, **__: q if ends.device == q.device else 1 / 0):
+        monkeypatch.setattr(attention, "document_kernel", lambda *_, kernel=kernel: kernel)
+        for queries, own in cases:
+            attention._band.cache_clear()
+            with torch.device("meta"):
+                mixed = attend(queries, k, v, window=window, dropout=dropout, documents=own)
+            assert mixed.device == q.device
+            assert mixed.shape == queries.shape
+    attention._band.cache_clear()

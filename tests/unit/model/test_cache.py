@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from candlewick.model.cache import ContiguousCache
+from candlewick.model.paged import PagedCache
 
 
 def test_contiguous_cache_returns_appended_keys_and_values_in_order():
@@ -23,3 +24,25 @@ def test_contiguous_cache_refuses_more_tokens_than_fit():
     cache.advance(3)
     with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
         cache.reserve(2)
+
+
+@pytest.mark.parametrize("page_size", [None, 2])
+def test_a_cache_lies_on_its_device_in_its_type_whatever_the_defaults(page_size):
+    shape, cpu = (2, 1, 1, 8, 3), torch.device("cpu")
+    k = torch.randn(1, 1, 3, 3).bfloat16()
+    with torch.device("meta"):
+        cache = (
+            ContiguousCache(shape, torch.bfloat16, cpu)
+            if page_size is None
+            else PagedCache(shape, torch.bfloat16, cpu, page_size)
+        )
+        for _ in range(2):
+            cache.reserve(3)
+            keys, values = cache.append(1, k, k)
+            cache.advance(3)
+        cache.rewind(1)
+        cache.reserve(3)
+        keys, values = cache.append(1, k, k)
+    for found in (keys, values):
+        assert (found.device, found.dtype) == (cpu, torch.bfloat16)
+        assert torch.equal(found, torch.cat((k[:, :, :1], k), dim=2))

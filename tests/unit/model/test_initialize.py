@@ -75,3 +75,16 @@ def test_initial_weight_depends_on_name_and_random_seed_only():
 def test_init_tensor_refuses_an_unknown_parameter_name():
     with pytest.raises(ValueError, match="parameter 'model.extra' matches 0 rows"):
         init_tensor("model.extra", torch.Size([2]), seed=0)
+
+
+def test_a_parameter_is_drawn_in_float32_on_the_cpu_whatever_the_defaults():
+    name, shape = "model.layers.0.mlp.up_proj.weight", torch.Size([4, 8])
+    expected = init_tensor(name, shape, seed=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = init_tensor(name, shape, seed=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.dtype, found.device) == (torch.float32, torch.device("cpu"))
+    assert torch.equal(found, expected)

@@ -171,3 +171,14 @@ def test_attend_masked_refuses_a_mask_of_numbers():
     q, k, v = inputs(3, 3)
     with pytest.raises(ValueError, match=r"the mask is torch.float32: give bools"):
         attend_masked(q, k, v, masks.causal(3, 3).float())
+
+
+def test_masks_lie_where_they_are_asked_for_or_where_their_inputs_do():
+    meta, cpu = torch.device("meta"), torch.device("cpu")
+    assert masks.causal(3, 5, device=meta).is_meta
+    assert masks.causal(3, 5, window=2, device=meta).is_meta
+    assert masks.blocks(3, 5, 2, device=meta).is_meta
+    with meta:  # as the default
+        for mask in (masks.causal(3, 5, device=cpu), masks.blocks(3, 5, 2, device=cpu)):
+            assert mask.device == cpu
+        assert masks.padding(torch.tensor([3, 5], device=cpu), 5).device == cpu

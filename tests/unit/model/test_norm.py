@@ -55,3 +55,11 @@ def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient():
 def test_rms_norm_accepts_a_weight_of_another_dtype():
     norm, x = norm_and_input(torch.float32)
     assert norm(x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_own"), [(torch.float64, True), (torch.float32, True), (torch.bfloat16, False)]
+)
+def test_in_single_and_double_precision_the_cpu_has_a_function_of_its_own(dtype, is_own):
+    norm, x = norm_and_input(dtype)
+    assert (type(norm(x).grad_fn).__name__ == "_CpuRMSNormBackward") == is_own

@@ -84,6 +84,7 @@ def test_paged_cache_assigns_each_page_to_one_row_or_none():
     for count, back in ((10, 3), (9, 8), (20, 20)):
         read(paged, keys, values, count)
         paged.rewind(back)
+        assert paged._page_table.tolist() == paged._pages  # no page that was given back is read
     read(paged, keys, values, 20)
     used = [page for pages in paged._pages for page in pages]
     assert sorted(used + paged._free) == list(range(len(paged._keys[0])))

@@ -282,3 +282,23 @@ def test_zero_grad_drops_gradients():
     step(model, optimizer, 0)
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_state_lies_on_the_device_of_the_weights_and_counts_in_float32_whatever_the_default(config):
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            model = Transformer(ModelConfig(hidden_size=16, num_layers=1, num_attention_heads=2), 32)
+        state = build_optimizer(model, config).named_state()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(tensor.is_meta for tensor in state.values())
+    assert {tensor.dtype for name, tensor in state.items() if name.endswith(".step")} <= {torch.float32}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_an_optimizer_begins_at_its_peak_learning_rates(config):
+    optimizer = build_optimizer(build(config)[0], config)
+    assert all(group["lr"] == group["peak_lr"] > 0 for group in optimizer.elementwise.param_groups)
+    assert optimizer.muon is None or optimizer.muon.learning_rate == optimizer.muon.peak_lr == config.learning_rate

@@ -214,3 +214,15 @@ def test_muon_refuses_a_sharded_matrix(monkeypatch):
     monkeypatch.setattr(module, "local_tensor", lambda tensor: tensor[:2])
     with pytest.raises(ValueError, match="a is split over ranks"):
         Muon(matrices(), MuonConfig())
+
+
+def test_cautious_decay_shrinks_weights_whose_update_is_zero():
+    parameters = matrices()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    muon = Muon(parameters, MuonConfig(weight_decay=0.1, cautious_decay=True))
+    muon.learning_rate = 0.5
+    muon.step()
+    for name, parameter in parameters.items():
+        assert torch.allclose(parameter, before[name] * (1 - 0.5 * 0.1), rtol=1e-12)

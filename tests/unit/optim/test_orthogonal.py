@@ -105,3 +105,22 @@ def test_orthogonalize_ignores_the_scale_and_keeps_zero(kind):
 def test_orthogonalize_in_float32_agrees_with_float64(kind):
     stack, steps = random(2, 6, 10), coefficients(kind, 5)
     assert torch.allclose(orthogonalize(stack.float(), steps).double(), orthogonalize(stack, steps), atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "short"), [((2, 9, 4), 4), ((2, 4, 9), 4), ((2, 5, 5), 5)])
+def test_products_are_made_on_the_short_side(monkeypatch, shape, short):
+    squares = []
+    bmm = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: squares.append(bmm(a, b)) or squares[-1])
+    assert orthogonalize(random(*shape), coefficients("quintic", 3)).shape == shape
+    assert [tuple(square.shape) for square in squares] == [(2, short, short)] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_a_matrix_changes_nothing(kind):
+    matrix, steps = random(1, 4, 6), coefficients(kind, 5)
+    expected = orthogonalize(matrix, steps)
+    for scale in (1e-5, 1e5):
+        assert torch.allclose(orthogonalize(scale * matrix, steps), expected, rtol=1e-9, atol=1e-12)
+    nothing = orthogonalize(torch.zeros(1, 4, 6), steps)
+    assert nothing.eq(0).all()

@@ -137,3 +137,15 @@ def test_multiplier_after_the_end_stays_at_min_lr():
         longer = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=200)
         assert multiplier(longer, 99, 100) <= 0.5
         assert multiplier(longer, 200, 100) == pytest.approx(0.3)
+
+
+def test_a_decay_ends_with_a_run_that_is_shorter_than_its_warm_up():
+    config = SchedulerConfig(strategy="cosine", warmup_steps=20)
+    assert multiplier(config, 10, 10) == pytest.approx(0.0, abs=1e-12)
+    assert multiplier(config, 9, 10) == pytest.approx(0.5)
+
+
+def test_after_its_end_a_run_stays_at_the_floor_of_its_schedule():
+    for strategy in ("cosine", "polynomial", "wsd"):
+        config = SchedulerConfig(strategy=strategy, warmup_steps=0, min_lr=0.25)
+        assert [multiplier(config, step, 10) for step in (10, 11, 15)] == pytest.approx([0.25] * 3)

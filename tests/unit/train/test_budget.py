@@ -2,11 +2,17 @@ from itertools import count
 
 import pytest
 
-from candlewick.config import BatchStage, SchedulerConfig
+from candlewick.config import BatchStage, MuonConfig, RunConfig, SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
-from candlewick.train.budget import max_steps_for_repetitions, planned_steps, require_end, steps_from_time
+from candlewick.train.budget import (
+    learning_rate_share,
+    max_steps_for_repetitions,
+    planned_steps,
+    require_end,
+    steps_from_time,
+)
 
 PLAN = BatchSchedule(rows=10)
 RAMPED = BatchSchedule(
@@ -108,3 +114,24 @@ def test_batch_schedule_resumed_continues_from_step_and_rows(plan, step, samples
 def test_planned_steps_of_a_run_beyond_its_end_is_its_present_step():
     settings = {"sequence_length": 10, "epoch_rows": 100}
     assert planned_steps(SchedulerConfig(total_epochs=1.0), PLAN.resume_at(3, 700), **settings) == 1
+
+
+def test_a_limit_of_repetitions_that_was_reached_before_ends_the_run_where_it_stands():
+    def repetitions(rows):
+        return (rows / 10,)
+
+    assert max_steps_for_repetitions(1.0, PLAN.resume_at(7, 700), repetitions) == 7
+
+
+def test_the_floor_of_the_learning_rate_is_a_share_of_the_peak_of_the_optimizer():
+    config = RunConfig(
+        optimizer=MuonConfig(learning_rate=0.5), scheduler=SchedulerConfig(strategy="cosine", min_lr=0.125)
+    )
+    assert learning_rate_share(config, 10, 10) == pytest.approx(0.25)
+    assert learning_rate_share(config, 0, 10) == 1.0
+
+
+def test_an_end_by_repetitions_is_known_before_any_speed_is():
+    scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
+    assert steps_from_time(scheduler, PLAN, step=1, train_seconds=0.1, max_steps=20) == 20
+    assert steps_from_time(scheduler, PLAN, step=1, train_seconds=0.1, max_steps=21) is None

@@ -308,3 +308,23 @@ def test_update_statistics_are_recorded_and_change_no_loss(tiny, tmp_path):
         losses.append([row["train/loss"] for row in rows if "train/loss" in row])
     assert losses[0] == losses[1]
     assert [row["step"] for row in rows if "stats/layers.1/activation_rms" in row] == [2, 4]
+
+
+def test_random_numbers_of_training_begin_with_the_seed(tiny, built, tmp_path):
+    numbers = []
+    for name in "ab":
+        built(tiny(), run_dir=tmp_path / name)
+        numbers.append(torch.rand(3))
+    assert torch.equal(*numbers)
+
+
+def test_a_run_as_everyone_makes_it_is_built_without_a_warning(tiny, built, caplog):
+    trainer = built(tiny())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert trainer.components.loss_scale is None
+
+
+def test_best_checkpoints_have_their_folder_even_if_none_are_kept(tiny, built, tmp_path):
+    runtime = tiny().runtime.model_dump(mode="json")
+    runtime["evaluation"] |= {"best": None}
+    assert built(tiny(runtime=runtime)).components.best == tmp_path / "run" / "best"

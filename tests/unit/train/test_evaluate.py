@@ -147,3 +147,18 @@ def test_evaluate_with_document_mask_separates_documents(objective, split, token
         for data in (masked, DataConfig(micro_batch_size=4))
     )
     assert apart != together
+
+
+def test_losses_of_many_batches_are_added_up_in_float64(objective, split, monkeypatch):
+    batches = []
+
+    def token_losses(_, tokens, targets, documents):
+        losses = torch.zeros(targets.shape)
+        losses[0, 0] = 2.0**24 if not batches else 1.0
+        batches.append(targets.ge(0).sum().item())
+        return losses, targets == 0
+
+    monkeypatch.setattr(NextTokenLoss, "token_losses", token_losses)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=4)
+    assert found["eval/loss"] == (2.0**24 + 3) / sum(batches)
+    assert found["eval/perplexity"] == math.exp(700)

@@ -81,3 +81,18 @@ def test_out_of_memory_becomes_a_machine_error(make, said):
 def test_errors_other_than_out_of_memory_are_unchanged():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), oom_as_machine_error():
         torch.mm(torch.ones(1, 2), torch.ones(1, 2))
+
+
+def test_the_first_signal_is_told_on_standard_error(capfd):
+    with StopRequest().listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    said = "SIGTERM: finishing the step, then saving; once more stops at once\n"
+    assert capfd.readouterr() == ("", said)
+
+
+def test_clean_updates_between_skipped_ones_begin_the_count_anew():
+    guard, state = NonFiniteGuard(limit=2), TrainState()
+    for skipped in (1, 0, 1, 0, 1):
+        guard.check(state, _result(skipped))
+    guard.flush(state)
+    assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (3, 1)

@@ -52,3 +52,9 @@ def test_loss_scale_value_in_use_is_not_changed_by_an_update():
     used = scale.value
     scale.update(OVERFLOW)
     assert (used.item(), scale.value.item()) == (2.0**15, 2.0**14)
+
+
+def test_the_scale_lies_on_the_device_of_the_run():
+    scale = LossScale(TrainState(), torch.device("meta"))
+    assert scale.value.is_meta
+    assert scale.clean_steps.is_meta

@@ -159,7 +159,7 @@ def test_token_losses_are_per_target_and_zero_where_masked():
         logits = model(tokens)[..., :NUM_TOKENS]
     expected = -logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0] * (targets >= 0)
     assert losses.shape == correct.shape == targets.shape
-    assert losses.dtype == torch.float32
+    assert (losses.dtype, correct.dtype) == (torch.float32, torch.bool)
     assert torch.allclose(losses, expected, rtol=1e-5)
     assert torch.equal(correct, logits.argmax(-1) == targets)
     assert not losses.requires_grad

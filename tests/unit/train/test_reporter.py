@@ -168,3 +168,61 @@ def test_reporter_without_display_logs_an_evaluation_at_debug_level(tmp_path, sh
     with reporter.running(state):
         reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
     assert capsys.readouterr().err.count("validation") == 1
+
+
+def test_time_belongs_to_the_activity_that_each_event_ends(tmp_path, shown):
+    spent = []
+    telemetry: Any = SimpleNamespace(start=lambda **_: None, charge=spent.append, row=lambda **_: {})
+    loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
+    reporter, state = Reporter(RuntimeConfig(), tmp_path, telemetry, loader, None), TrainState(step=1)
+    with reporter.running(state):
+        reporter.step(state, result(3.25), 0.02)
+        reporter.end_training_interval()
+        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.samples(state, [])
+        reporter.checkpoint(state, tmp_path)
+    assert spent == ["training", "training", "evaluation", "evaluation", "saving"]
+
+
+def test_telemetry_expects_the_end_by_the_work_of_updates():
+    telemetry = build_telemetry(FlopsPerToken(1, 1), torch.device("cpu"), 1, lambda steps: steps**2)
+    telemetry.charge("training")
+    first = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=2)["perf/eta_seconds"]
+    later = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=3)["perf/eta_seconds"]
+    assert later == pytest.approx(first * 8 / 3)
+
+
+def test_only_the_loss_of_a_further_validation_set_stands_in_the_line(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(step=1)
+    with reporter.running(state):
+        reporter.evaluation(
+            state, {**METRICS_OF_EVALUATION, "eval/code/tokens": 7.0, "eval/a/loss": 1.0}, is_full=True
+        )
+    assert shown.getvalue().endswith("1.9000 bits per byte  a 1.0000\n")
+
+
+def test_tensorboard_rows_of_later_steps_are_purged_and_flushed_as_asked(tmp_path, shown, monkeypatch):
+    made, other = [], SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(
+        reporter_module, "TensorBoardTracker", lambda folder, **settings: made.append(settings) or other
+    )
+    with make(tmp_path, tensorboard=True, tensorboard_flush_every_n=3, resume_step=7).running(TrainState()):
+        pass
+    assert made == [{"resume_step": 7, "flush_every": 3}]
+
+
+def test_figures_are_shown_when_the_run_ends(tmp_path, shown):
+    reporter, state = make(tmp_path), TrainState(total_steps=4)
+    with reporter.running(state):
+        for state.step in (1, 2):
+            reporter.step(state, result(3.25), 0.02)
+    assert [line.split()[1] for line in shown.getvalue().splitlines()] == ["1/4", "2/4"]
+
+
+def test_the_display_starts_and_stops_with_the_run(tmp_path, monkeypatch):
+    events = []
+    display = SimpleNamespace(start=lambda: events.append("start"), stop=lambda: events.append("stop"))
+    monkeypatch.setattr(reporter_module, "Display", lambda *_, **__: display)
+    with make(tmp_path).running(TrainState()):
+        events.append("run")
+    assert events == ["start", "run", "stop"]

@@ -12,7 +12,16 @@ def test_train_state_counters_survive_the_round_trip():
 
 @pytest.mark.parametrize(
     "change",
-    [{"moon": 2}, {"step": "abc"}, {"step": None}, {"step": -1}, {"tokens": 1.5}, {"best_loss": float("nan")}],
+    [
+        {"moon": 2},
+        {"step": "abc"},
+        {"step": None},
+        {"step": -1},
+        {"tokens": 1.5},
+        {"step": "3"},
+        {"step": True},
+        {"best_loss": float("nan")},
+    ],
 )
 def test_train_state_refuses_unknown_or_malformed_counters(change):
     with pytest.raises(CheckpointError, match=r"state\.json has other counters"):

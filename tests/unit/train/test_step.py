@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.gradients import gradient_of
 
 from candlewick.config import AdamWConfig, ModelConfig, MuonConfig
 from candlewick.data.rows.loader import Batch, GlobalBatch
@@ -179,3 +180,35 @@ def test_train_step_passes_documents_to_the_model():
     assert apart != pytest.approx(together, rel=1e-4)
     loss = train_step(objective, optimizer, masked, None).loss.item()
     assert loss == pytest.approx(apart / update.num_targets, rel=1e-9)
+
+
+def test_one_target_that_counts_is_the_whole_loss_and_none_is_a_loss_of_zero():
+    objective, (batch,) = make_objective(), make_update().micro_batches
+    for count in (1, 0):
+        targets = torch.full_like(batch.targets, -100)
+        targets[0, :count] = 7
+        losses, _ = objective.token_losses(batch.tokens, targets)
+        update = GlobalBatch((Batch(batch.tokens, targets),), count)
+        result = train_step(objective, build_optimizer(objective.model, AdamWConfig()), update, None)
+        assert result.loss.item() == pytest.approx(losses.sum().item(), rel=1e-12)
+        assert (result.loss.item() > 1) == (count == 1)
+        assert result.skipped.item() == 0.0
+
+
+def test_a_norm_that_is_no_number_clips_nothing():
+    gradients = [torch.tensor([2.0, -3.0])]
+    clip_(gradients, torch.tensor(math.nan), 1.0)
+    assert gradients[0].tolist() == [2.0, -3.0]
+
+
+def test_clipping_is_that_of_torch():
+    gradients = [torch.tensor([3.0, -4.0], dtype=torch.float64), torch.tensor([1e-3], dtype=torch.float64)]
+    parameters = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    expected = torch.nn.utils.clip_grad_norm_(parameters, 1e-3)
+    norm = global_norm(gradients)
+    clip_(gradients, norm, 1e-3)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-15)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        assert torch.allclose(gradient, gradient_of(parameter), rtol=1e-12, atol=0)

@@ -65,7 +65,7 @@ class Stage:
         self.trainer = Trainer(**objects)
         vars(self.trainer).update(methods)
 
-    sequence_length = 10
+    sequence_length, num_rows = 10, 1000
 
     def next(self) -> GlobalBatch:
         self.rows_read += 10
@@ -338,10 +338,63 @@ def test_snapshot_holds_the_present_weights_and_state(built):
     json.dumps(snapshot.state, allow_nan=False)
 
 
-def test_evaluate_and_sample_leave_the_model_in_training(built):
+def test_evaluate_and_sample_keep_the_training_mode(built):
     loss = built.evaluate(1)["eval/loss"]
     (prompt, text), *rest = built.sample()
     assert (prompt, rest) == ("", [])
     assert float(text) == pytest.approx(built.objective.model.lm_head.weight.sum().item())
     assert built.objective.training
     assert built.evaluate(1)["eval/loss"] == loss
+
+
+@pytest.mark.parametrize(
+    ("max_batches", "told"),
+    [(5, [(2, False), (4, False), (6, False), (6, True)]), (None, [(2, True), (4, True), (6, True)])],
+)
+def test_each_evaluation_says_whether_it_read_all_of_the_split(monkeypatch, max_batches, told):
+    stage, found = Stage(monkeypatch, evaluation={"max_batches": max_batches}), []
+    reporter = stage.trainer.reporter
+    reporter.evaluation = lambda state, metrics, *, is_full: found.append((state.step, is_full))
+    stage.trainer.run()
+    assert found == told
+
+
+def test_checkpoints_and_best_ones_are_kept_as_many_as_each_is_set_to(monkeypatch):
+    kept = set()
+    stage = Stage(monkeypatch)
+    monkeypatch.setattr(
+        trainer_module, "save", lambda directory, _, *, max_keep: kept.add((str(directory), max_keep))
+    )
+    stage.trainer.run()
+    assert kept == {("best", 1), ("checkpoints", 3)}
+
+
+def test_training_time_ends_before_an_evaluation_and_a_save_begin(monkeypatch):
+    stage = Stage(monkeypatch, sampling=False)
+    stage.trainer.reporter.end_training_interval = lambda: stage.say("trained")
+    stage.trainer.run()
+    assert stage.events[3:7] == ["trained", "evaluate 2", "save best 2", "step 3"]
+    assert stage.events[7:9] == ["trained", "save checkpoints 3"]
+
+
+def test_events_by_epochs_come_with_the_update_that_completes_one(monkeypatch):
+    stage = Stage(
+        monkeypatch, evaluation={"every_n_steps": None, "every_n_epochs": 1, "best": None}, sampling=False
+    )
+    stage.num_rows = 25  # 10 rows an update: 2.5 updates an epoch
+    stage.trainer.run()
+    assert [event for event in stage.events if "evaluate" in event] == [
+        "evaluate 3",
+        "evaluate 5",
+        "evaluate 6",
+        "evaluate 6 all",
+    ]
+
+
+def test_a_time_budget_alone_ends_a_run_without_a_warning(monkeypatch, caplog):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: next(seconds))
+    scheduler = SchedulerConfig(total_seconds=20.0, strategy="constant")
+    stage = Stage(monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None})
+    stage.trainer.run()
+    assert not caplog.records

@@ -73,3 +73,12 @@ def test_batch_schedule_agrees_with_counting_updates_one_by_one(stages, rows):
             assert plan.rows_at(place) == size
             assert plan.steps_for(place + 1) == step + 1
         samples += size
+
+
+def test_the_nearest_batch_that_fits_is_never_an_empty_one():
+    with pytest.raises(ConfigError, match="set it to 8,"):
+        BatchSchedule.from_config(DataConfig(micro_batch_size=4, global_batch_size=1), 8, world_size=2)
+
+
+def test_a_schedule_begins_at_nothing():
+    assert BatchSchedule(4) == BatchSchedule(4, (), 0, 0)

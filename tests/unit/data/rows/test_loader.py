@@ -3,6 +3,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.token_splits import count_up
+from tests.waiting import wait_until
 
 from candlewick.config import BatchStage, DataConfig
 from candlewick.data.rows.batches import BatchSchedule
+from candlewick.data.rows.chunking import Rows
 from candlewick.data.rows.loader import Batch, Loader, saved_rows, validation_batches
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
@@ -306,3 +309,43 @@ def test_loader_counts_returned_rows_with_a_batch_ramp():
         counts.append((loader.rows_read, loader.state()["samples"], loader.epoch * loader.num_rows))
     loader.close()
     assert counts == [(n, n, n) for n in (4, 8, 20, 32)]
+
+
+class Gated:
+    """A row order whose reads wait for a permit each, and which counts them."""
+
+    num_rows, identity = 100, {}
+
+    def __init__(self):
+        self.permits = threading.Semaphore(0)
+        self.begun = self.ended = 0
+
+    def places(self, first, count):
+        return np.zeros((3, count), np.int64)
+
+    def read(self, places):
+        self.begun += 1
+        self.permits.acquire()
+        self.ended += 1
+        shape = places.shape[1], T
+        return Rows(np.zeros(shape, np.int32), np.zeros(shape, np.int32), 1, None)
+
+
+def test_two_updates_are_read_ahead_one_at_a_time_and_closing_waits_for_one_that_began():
+    order: Any = Gated()
+    loader = Loader(order, BatchSchedule(1), micro_batch_size=1)
+    assert (loader.rank, loader.world_size, loader.rows_read, loader.wait_seconds) == (0, 1, 0, 0.0)
+    order.permits.release()
+    loader.next()
+    closing = threading.Thread(target=loader.close)
+    try:
+        wait_until(lambda: order.begun >= 2, "the second read to begin", 10)
+        ahead = list(loader._pending)
+        assert [future.running() for future in ahead] == [True, False]
+        closing.start()
+        wait_until(ahead[1].cancelled, "the third read to be cancelled", 10)
+        assert closing.is_alive()
+    finally:
+        order.permits.release(9)
+    closing.join()
+    assert (order.begun, order.ended) == (2, 2)

@@ -145,3 +145,22 @@ def test_packing_of_a_realistic_dataset_pads_under_two_in_a_thousand(length):
     capped = np.concatenate([documents % length, np.full((documents // length).sum(), length)])
     rows = pack(capped[capped > 0].astype(np.int32), length)
     assert 1 - documents.sum() / ((rows.max() + 1) * length) < 0.002
+
+
+def test_documents_are_packed_in_groups_of_two_to_the_eighteenth():
+    documents = (1 << 18) + 1
+    ends = np.arange(1, documents + 1, dtype=np.uint64)
+    split = TokenSplit(
+        "train", "id", (np.zeros(documents, np.uint16),), (0,), documents, documents, document_ends=(ends,)
+    )
+    view = PackedRows(split, 4)
+    assert view.num_rows == (1 << 16) + 1
+    mask = view.loss_mask(np.arange(view.num_rows - 2, view.num_rows), 0)
+    assert mask is not None
+    assert mask.sum(axis=1).tolist() == [4, 1]  # the last document is a group of its own
+
+
+def test_pieces_of_one_length_fill_rows_in_their_order():
+    rows = pack(np.tile(np.array([3, 2, 1], np.int32), 400), 4)
+    for first in range(3):
+        assert rows[first::3].tolist() == sorted(rows[first::3].tolist())

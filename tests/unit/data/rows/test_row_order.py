@@ -133,3 +133,9 @@ def test_row_order_identity_covers_every_setting_of_the_order():
     assert len({tuple(map(str, identity.items())) for identity in identities}) == 7
     assert make_order(A, B, mixture=mixture(1, 1), micro_batch_size=2).identity == base
     assert make_order(A).identity["dataset_id"] == "a"
+
+
+def test_a_window_is_65536_rows_if_nothing_is_said():
+    assert make_order(A, order="window").identity["window_rows"] == 65_536
+    assert make_order(A, shuffle_buffer_size=4).identity["window_rows"] == 4
+    assert make_order(A).identity["window_rows"] is None

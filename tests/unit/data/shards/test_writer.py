@@ -4,9 +4,11 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 
 import pytest
 
+from candlewick.data.shards import writer as module
 from candlewick.data.shards.writer import ShardWriter
 
 LINES = [f"line {number} {'x' * (number % 7)}\n".encode() for number in range(10)]
@@ -117,3 +119,17 @@ def test_restore_syncs_a_truncated_shard(tmp_path, monkeypatch):
     after.finish()
     assert (tmp_path / "train_0000.txt").read_bytes() == b"kept\n"
     assert (tmp_path / "train_0000.txt").stat().st_ino in synced
+
+
+def test_compression_is_level_six_and_does_not_depend_on_how_much_is_read_at_a_time(tmp_path, monkeypatch):
+    content = [f"{number * number} some words {number % 17}\n".encode() for number in range(3000)]
+    for block in (1 << 20, 1000):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        writer = ShardWriter(tmp_path, "train", ".txt", compress=True)
+        for line in content:
+            writer.add(line)
+        writer.finish()
+        packed = (tmp_path / "train_0000.txt.gz").read_bytes()
+        assert gzip.decompress(packed) == b"".join(content)
+        deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+        assert packed[10:-8] == deflate.compress(b"".join(content)) + deflate.flush()

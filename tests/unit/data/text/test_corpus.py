@@ -152,3 +152,22 @@ def test_unreadable_file_is_refused_by_name(write, monkeypatch):
     monkeypatch.setattr(sources.os, "access", lambda path, mode: False)
     with pytest.raises(DataError, match=r"a\.txt cannot be read .*permissions"):
         open_corpus([str(write("a.txt", "x"))], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "is_text"),
+    [
+        ('{"shards": [], "total_lines": 0}', True), ('{"shards": [], "total_lines": 0, "x": 1}', True),
+        ('{"shards": []}', False), ("[]", False), ("{", False), ("[" * 100_000, False),
+    ],
+)  # fmt: skip
+def test_a_plain_list_of_shards_is_text_and_other_manifests_are_not(tmp_path, manifest, is_text):
+    (tmp_path / "manifest.json").write_text(manifest)
+    assert sources.is_text_artifact(tmp_path) is is_text
+
+
+def test_a_file_that_changed_after_it_was_found_has_no_hash(write):
+    corpus = open_corpus([str(write("a.txt", "before"))], CONFIG)
+    write("a.txt", "after it")
+    with pytest.raises(DataError, match="changed while it was being used"):
+        _ = corpus.hashes

@@ -154,3 +154,18 @@ def test_compression_of_a_piece_does_not_depend_on_the_file_name(source):
     file = source("a.txt.gz", "text")
     unnamed = file.path.rename(file.path.with_name("blob"))
     assert b"".join(FileRange(replace(file, path=unnamed)).read_blocks()) == b"text"
+
+
+def test_part_reaches_the_last_safe_place_up_to_its_size(monkeypatch):
+    monkeypatch.setattr(file_ranges, "PART_BYTES", 4)
+    assert list(cut_into_parts(iter([b"a aa bb"]))) == [(b"a aa", False), (b" bb", True)]
+    assert list(cut_into_parts(iter([b"a aa"]))) == [(b"a aa", True)]
+
+
+def test_parts_and_blocks_are_of_one_and_two_mebibytes(source):
+    words = b"some words " * 300_000
+    sizes = [len(part) for part, _ in cut_into_parts(iter([words]))]
+    assert all((1 << 20) - 16 < size <= 1 << 20 for size in sizes[:-1])
+    solid = b"x" * (5 << 20)
+    assert [len(part) for part, _ in cut_into_parts(iter([solid]))] == [2 << 20, 2 << 20, 1 << 20]
+    assert [len(block) for block in FileRange(source("a.txt", solid)).read_blocks()] == [2 << 20, 2 << 20, 1 << 20]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +124,65 @@ def test_single_row_is_held_out(write):
 
 def test_single_byte_is_for_training(write):
     assert held(write("a.txt", "x")) == {"train": ["x"], "validation": []}
+
+
+def test_the_tail_of_one_text_is_the_share_to_the_byte(write):
+    found = held(write("a.txt", "x" * 10_000), validation_fraction=0.3)
+    assert [len(found[split][0]) for split in ("train", "validation")] == [7000, 3000]
+
+
+def test_tails_of_texts_add_up_to_the_share_to_the_byte(write, tmp_path):
+    for name in "abc":
+        write(f"{name}.txt", "x" * 10_000)
+    found = held(tmp_path, validation_fraction=0.15)
+    # of the first 1,500 bytes are owed, too few for a tail; of both 3,000; of the last 1,500 again
+    assert [len(text) for text in found["train"]] == [10_000, 7000, 10_000]
+    assert [len(text) for text in found["validation"]] == [3000]
+
+
+def test_a_tail_of_the_least_length_is_held_out_and_a_shorter_one_is_not(write, tmp_path):
+    for name in "ab":
+        write(f"{name}.txt", "x" * 20_480)
+    assert [len(text) for text in held(tmp_path, validation_fraction=0.1)["validation"]] == [2048, 2048]
+    assert [len(text) for text in held(tmp_path, validation_fraction=0.0999)["validation"]] == [4092]
+
+
+@pytest.mark.parametrize(
+    ("newlines", "moved"),
+    [
+        ([], 0), ([-1025], 0), ([-1024], -1023), ([-900], -899), ([-1], 0), ([0], 1), ([900], 901), ([1022], 1023),
+        ([1023], 0), ([-10, 5], 6), ([-5, 10], -4), ([-8, -5, 10, 12], -4),
+    ],
+)  # fmt: skip
+def test_a_cut_moves_to_the_nearest_end_of_a_line_within_a_kilobyte(write, newlines, moved):
+    text = ["x"] * 10_000
+    for place in newlines:
+        text[7000 + place] = "\n"
+    found = held(write("a.txt", "".join(text)), validation_fraction=0.3)
+    assert len(found["train"][0]) == 7000 + moved
+
+
+def test_the_first_line_of_a_very_short_text_may_be_all_that_is_trained_on(write):
+    assert held(write("a.txt", "\nxxxxxxxxx"), validation_fraction=0.5)["train"] == ["\n"]
+
+
+def test_no_more_than_half_of_a_text_is_held_out(write):
+    assert len(held(write("a.txt", "x" * 10_000), validation_fraction=0.9)["validation"][0]) == 5000
+
+
+def test_a_short_tail_is_held_out_only_if_nothing_else_is(write, tmp_path):
+    write("a.txt", "x" * 30_000)
+    write("b.txt", "x" * 300)
+    assert [len(text) for text in held(tmp_path, validation_fraction=0.1)["validation"]] == [3000]
+
+
+def test_a_hash_on_the_border_is_for_training():
+    assert hash_split("8" + "0" * 63, 0.5) == "train"
+    assert hash_split("7" + "f" * 63, 0.5) == "validation"
+
+
+@pytest.mark.parametrize(("rows", "chosen"), [(1004, "tails"), (1005, "hash")])
+def test_documents_that_are_left_out_do_not_count_for_the_choice(write, rows, chosen):
+    corpus = open_corpus([str(write("rows.jsonl", [f"row {i}" for i in range(rows)]))], DataConfig())
+    dropped = {corpus.files[0]: tuple(range(5))}
+    assert choose_holdout(replace(corpus, dropped=dropped)) == chosen

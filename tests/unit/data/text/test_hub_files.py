@@ -1,7 +1,11 @@
 """Choosing the files of a Hub dataset by path, by its card or by file names."""
 
+import io
+from contextlib import suppress
+
 import pytest
 
+from candlewick.data.text import hub_files
 from candlewick.data.text.hub_files import card_patterns, choose_files
 from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, HubUri, open_repo
@@ -49,7 +53,9 @@ def test_path_of_the_address_wins_over_the_split(path, expected):
 
 
 def test_a_path_without_text_names_the_folders_that_have_some():
-    with pytest.raises(DataError, match=r"/dat has no text files \(6 text files in data, data/A, sample/10BT"):
+    with pytest.raises(
+        DataError, match=r"/dat has no text files \(6 text files in data, data/A, sample/10BT, top.parquet"
+    ):
         choose_files(repo(*TREE, "data/d.txt", path="dat"), "train")
     with pytest.raises(DataError, match=r"of the split 'train' \(0 text files in no folder\)"):
         choose_files(repo("a.csv"), "train")
@@ -73,8 +79,9 @@ NAMED = (
         (("a.txt", "dev/b.txt", "val_0.txt", "test.txt"), "validation", ["dev/b.txt", "val_0.txt"]),
     ],
 )
-def test_file_names_select_the_split_without_a_card(paths, split, expected):
+def test_file_names_select_the_split_without_a_card(paths, split, expected, caplog):
     assert chosen(repo(*paths), split) == expected
+    assert not caplog.records
 
 
 def test_split_in_several_formats_warns(caplog):
@@ -138,3 +145,30 @@ def test_dataset_card_is_read_from_the_repository(hub):
         choose_files(open_repo("hf://datasets/o/n"), "test")
     hub.commit("datasets/o/n", {"README.md": b"# no header\n", "test.txt": b"1", "d.txt": b"2"})
     assert chosen(open_repo("hf://datasets/o/n"), "train") == ["d.txt"]
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(4 << 20, True), ((4 << 20) + 1, False)])
+def test_a_card_of_more_than_four_mebibytes_is_not_fetched(monkeypatch, size, is_read):
+    asked = []
+    monkeypatch.setattr(hub_files, "fetch_file", lambda *arguments: asked.append(arguments) or 1 / 0)
+    files = HubFile("README.md", size, None, ""), HubFile("train.txt", 1, None, "")
+    with suppress(ZeroDivisionError):
+        assert chosen(HubRepo(HubUri("dataset", "o/n", "c" * 40, ""), files), "train") == ["train.txt"]
+    assert len(asked) == is_read
+
+
+def test_a_card_is_utf8_whatever_the_locale_says_and_a_bad_byte_in_it_is_no_error(hub, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    card = "---\nconfigs: [{config_name: a, data_files: größe.txt}]\n---\n".encode() + b"\xff"
+    hub.commit("datasets/o/n", {"README.md": card, "größe.txt": b"1", "train.txt": b"2"})
+    assert chosen(open_repo("hf://datasets/o/n"), "train") == ["größe.txt"]
+
+
+def test_so_many_configurations_are_not_all_named():
+    names = [f"config_{number:03d}" for number in range(100)]
+    header = "configs: [" + ", ".join(f"{{config_name: {name}, data_files: a}}" for name in names) + "]"
+    with pytest.raises(DataError) as caught:
+        card_patterns(f"---\n{header}\n---\n", "train", "hf://x")
+    assert str(caught.value).startswith(
+        "hf://x has several configurations and no default: " + ", ".join(names)[:200] + " (fix"
+    )

@@ -67,3 +67,23 @@ def test_missing_rows_of_a_row_group_are_refused(source, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
     with pytest.raises(DataError, match=r"a\.parquet cannot be read: row group 2 has 6 rows, its metadata say 7"):
         list(read_column(FileRange(source("a.parquet", ROWS)), "text"))
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "groups"), [(7, 14, [1]), (6, 15, [0, 1, 2]), (0, 7, [0]), (35, None, [5])]
+)
+def test_only_the_row_groups_of_a_piece_are_read_and_no_empty_batch_comes(
+    source, monkeypatch, start, stop, groups
+):
+    asked = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def watch(self, size, wanted, *args, **settings):
+        asked.extend(wanted)
+        return iter_batches(self, size, wanted, *args, **settings)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watch)
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", 1)
+    found = list(read_column(FileRange(source("a.parquet", ROWS), start, stop), "text"))
+    assert asked == groups
+    assert [len(column) for _, column in found] == [1] * len(ROWS[start:stop])

@@ -7,6 +7,7 @@ import pytest
 from tests.hub_server import HubServer
 
 from candlewick.config import DataConfig
+from candlewick.data.text import source_files
 from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.data.text.source_files import HubSource, SourceFiles, open_sources, open_text
 from candlewick.errors import DataError, MachineError
@@ -116,3 +117,23 @@ def test_fetch_returns_a_corpus_of_all_files(hub, tmp_path):
 def test_open_text_returns_a_corpus_for_local_text_and_source_files_for_the_hub(hub, write):
     assert isinstance(open_text([str(write("a.txt", "x"))], CONFIG), Corpus)
     assert isinstance(open_text(["hf://datasets/o/n"], CONFIG), SourceFiles)
+
+
+def test_rows_of_text_are_not_counted_before_another_file_is_fetched(hub, write, tmp_path):
+    rows = write("a.parquet", ["x"] * 10).read_bytes()
+    hub.commit("datasets/o/mixed", {"1.txt": b"x\ny\n", "2.parquet": rows, "3.jsonl": b'{"text": "x"}\n'})
+    asked = []
+    files = open_sources(["hf://datasets/o/mixed"], "train", CONFIG)
+    for _ in files.iter_downloaded(0, tmp_path / "to", 1, lambda rows: asked.append(rows) or True):
+        pass
+    assert asked == [0, 0, 0, 10, 0, 0]
+
+
+def test_files_are_fetched_in_threads_that_nobody_waits_for_at_the_end(hub, tmp_path, monkeypatch):
+    threads = []
+    fetch_file = source_files.fetch_file
+    watch = lambda *arguments: threads.append(threading.current_thread()) or fetch_file(*arguments)  # noqa: E731
+    monkeypatch.setattr(source_files, "fetch_file", watch)
+    for _ in open_sources(["hf://datasets/o/n"], "train", CONFIG).iter_downloaded(3, tmp_path / "to", 1):
+        pass
+    assert [(thread.name, thread.daemon) for thread in threads] == [("fetch", True)] * 2

@@ -34,9 +34,10 @@ def test_trim_removes_the_least_recently_used_first(folders):
     assert left(folders) == ["mine", "tokens-a", "tokens-d"]
 
 
-def test_trim_removes_nothing_within_the_limit(folders):
+def test_nothing_goes_and_nothing_is_told_while_there_is_room(folders, caplog):
     trim(folders[0].parent, 400, set())
     assert len(left(folders)) == 5
+    assert not caplog.records
 
 
 def test_trim_keeps_folders_of_this_run_and_warns_above_the_limit(folders, caplog):

@@ -3,6 +3,7 @@ import os
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,11 @@ def test_open_names_a_missing_or_foreign_shard(tmp_path):
         ),
         (lambda m: m["details"].update(splits={"train": {"tokens": 3}}), "not that of a token dataset: KeyError"),
         (lambda m: m["details"].update(splits=5), "not that of a token dataset"),
+        (lambda m: m["details"].update(vocab_size=35), r"train-00002\.bin has id 35, the tokenizer has 35 ids"),
+        (lambda m: m["details"]["shards"][0].update(targets=3), "some shards have masks, some have none"),
+        (lambda m: m["details"].update(holdout=3), "not that of a token dataset: TypeError"),
+        (lambda m: m["details"]["delimiter"].update(id="0"), "not that of a token dataset: TypeError"),
+        (lambda m: m["details"].update(left_out={"duplicates": "0"}), "not that of a token dataset: TypeError"),
         (lambda m: m["details"].update(vocab_size=20), r"train-00002\.bin has id 35, the tokenizer has 20 ids"),
     ],
 )
@@ -247,6 +253,28 @@ class TestLargeDatasets:
         with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
             TokenDataset.open(tmp_path / "ds")
 
+    def test_a_dataset_of_the_largest_size_that_is_always_read_is_read(self, tmp_path, monkeypatch):
+        dataset = make_dataset(tmp_path / "ds")
+        self.flip(tmp_path / "ds" / "shards" / "train-00000.bin", keep_time=True)
+        size = sum(entry.bytes for entry in dataset.manifest.files)
+        monkeypatch.setattr(token_shards, "_ALWAYS_HASHED_BYTES", size - 1)
+        TokenDataset.open(tmp_path / "ds")
+        monkeypatch.setattr(token_shards, "_ALWAYS_HASHED_BYTES", size)
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin has sha256"):
+            TokenDataset.open(tmp_path / "ds")
+
+    def test_a_file_that_is_gone_is_named(self, tmp_path):
+        make_dataset(tmp_path / "ds")
+        (tmp_path / "ds" / "shards" / "train-00000.bin").unlink()
+        with pytest.raises(ArtifactError, match=r"train-00000\.bin is missing"):
+            TokenDataset.open(tmp_path / "ds")
+
+    def test_what_was_checked_is_remembered_for_each_dataset(self, tmp_path, caplog):
+        for name in ("one", "two"):
+            make_dataset(tmp_path / name)
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
+        assert len(list((tmp_path / "home").rglob("*.json"))) == 2
+
     def test_unwritable_home_folder_warns(self, tmp_path, caplog):
         (tmp_path / "home").write_text("a file")
         make_dataset(tmp_path / "ds")
@@ -264,3 +292,68 @@ def test_verify_shards_reads_every_token(tmp_path):
     np.array([10, 5], "<u8").tofile(tmp_path / "ds" / "shards" / "train-00000.idx")
     with pytest.raises(ArtifactError, match=r"train-00000\.idx has document ends that are not in order"):
         verify_shards(dataset)
+
+
+def make_masked(folder: Path, mask=(0, 1, 1, 0, 1, 1), ends=(3,), targets=4) -> TokenDataset:
+    """A shard whose last document goes on in a second one, with masks."""
+    with staging(folder) as aside:
+        (aside / "shards").mkdir()
+        files, shards = [], []
+        for number, own_ends in enumerate((ends, ())):
+            shard = Shard(f"train-{number:05d}", "train", 6, len(own_ends), 0, 5, targets)
+            tokens, masks = [np.arange(6, dtype=np.uint16)], [np.array(mask, np.uint8)]
+            files += write_shard(aside, shard, tokens, np.array(own_ends, np.uint64), masks)
+            shards.append(vars_of(shard))
+        content = {"vocab_size": VOCAB, "shards": shards, "holdout": "given", "delimiter": {"id": 7}}
+        content |= {"bad_utf8": {"sequences": 0, "examples": []}, "splits": {}}
+        publish(aside, folder, Manifest(KIND, VERSION, {"tokenizer": "a" * 64}, {}, tuple(files), content, {}))
+    return TokenDataset.open(folder)
+
+
+def test_masks_and_ends_are_those_that_were_written(tmp_path):
+    dataset = make_masked(tmp_path / "ds")
+    verify_shards(dataset)
+    split = dataset.split("train")
+    assert split.masks is not None
+    assert [mask.tolist() for mask in split.masks] == [[0, 1, 1, 0, 1, 1]] * 2
+    assert [ends.tolist() for ends in split.document_ends] == [[3], []]
+    assert (split.delimiter_id, split.masked_tokens, split.num_targets) == (7, 4, 8)
+    verify_shards(make_masked(tmp_path / "all", mask=[1] * 6, targets=6))
+    assert make_masked(tmp_path / "none", mask=[0] * 6, targets=0).split("train").num_targets == 0
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ({"mask": (0, 2, 1, 0, 1, 0), "targets": 3}, r"train-00000\.msk is not 1 for 3 tokens"),
+        ({"targets": 3}, r"train-00000\.msk is not 1 for 3 tokens"),
+        ({"ends": (0, 3)}, r"train-00000\.idx has document ends that are not in order"),
+        ({"ends": (3, 3)}, r"train-00000\.idx has document ends that are not in order"),
+        ({"ends": (3, 7)}, r"train-00000\.idx has document ends that are not in order"),
+    ],
+)
+def test_verify_shards_names_masks_and_ends_that_cannot_be(tmp_path, shard, said):
+    with pytest.raises(ArtifactError, match=said):
+        verify_shards(make_masked(tmp_path / "ds", **shard))
+
+
+def test_a_shard_has_at_least_a_token_and_of_a_chat_perhaps_no_target():
+    least: dict[str, Any] = {
+        "name": "x",
+        "split": "train",
+        "tokens": 1,
+        "documents": 0,
+        "text_bytes": 1,
+        "max_id": 0,
+    }
+    chat: dict[str, Any] = least | {"text_bytes": 0, "targets": 0}
+    for shard in (least, chat):
+        assert Shard(**shard).tokens == 1
+        for name in shard.keys() - {"name", "split"}:
+            with pytest.raises(ValueError, match=f"x: {name}={shard[name] - 1}"):
+                Shard(**{**shard, name: shard[name] - 1})
+
+
+def test_all_tokens_of_a_split_count_unless_masks_say_otherwise():
+    split = TokenSplit("train", "id", (np.arange(9, dtype=np.uint16),), (0,), 9, 9)
+    assert (split.num_targets, split.masks, split.document_ends, split.delimiter_id) == (9, None, (), 0)

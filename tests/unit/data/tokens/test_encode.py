@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -296,3 +297,28 @@ def test_document_across_shards_has_one_end_token(write, tmp_path):
         assert own_ends == [len(own_tokens)]
         assert (own_tokens.count(1), own_tokens.count(2)) == (1, 1)
         assert (own_tokens[0], own_tokens[-1]) == (1, 2)
+
+
+def test_the_beginnings_of_some_documents_of_a_batch_are_checked(write, target):
+    (task,) = tasks_of(write("in/a.jsonl", ["x" * 600] * 64))
+    check = ShardMaker(target)._self_check
+    assert check is not None
+    seen, encoder = [], check._encoder
+    reference: Any = SimpleNamespace(encode=lambda texts: seen.append(len(texts[0])) or encoder.encode(texts))
+    check._reference, check._began = reference, -1e9  # there is time for all
+    document = next(document for _, document in encode._read_task(task, encode.TextDefects()))
+    for count, checked in ((64, 32), (33, 33), (3, 3)):
+        seen.clear()
+        check.run([document] * count)
+        assert seen == [512] * checked
+
+
+def test_a_shard_is_written_when_it_holds_more_than_twice_the_wanted_text(write, target, monkeypatch):
+    monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
+    path = write("in/a.txt.gz", "\n".join([f"{'the and of to in is ' * 3}{i:04d}" for i in range(4500)]))
+    settings = DataConfig(documents="line", shard_text_bytes=1 << 16)
+    (task, *_) = plan_tasks(open_corpus([str(path)], settings), None, "0" * 64, settings, hold_out=False)[1]
+    batch = 1 << 12
+    sizes = [shard.text_bytes for shard in ShardMaker(target).run(task).shards]
+    assert sizes[:2] == [2 * (1 << 16) + batch] * 2
+    assert sum(sizes) == 4500 * 64

@@ -117,3 +117,16 @@ def test_text_in_both_splits_warns(write, caplog):
     with caplog.at_level(logging.WARNING):
         tasks_of(path, validation=copy)
     assert "1 files are in the training and the validation text: b.txt" in caplog.text
+
+
+def test_text_that_fits_exactly_is_one_task_and_compressed_text_counts_four_times(write, tmp_path):
+    for name in "abc":
+        write(f"in/{name}.txt", "x" * (1 << 15))
+    validation = write("v.txt", "x")
+    assert [task.text_bytes for task in tasks_of(tmp_path / "in", validation=validation)[1]] == [
+        1 << 16,
+        1 << 15,
+        1,
+    ]
+    packed = write("a.txt.gz", "some words\n" * 1000)
+    assert tasks_of(packed, validation=validation)[1][0].text_bytes == 4 * packed.stat().st_size

@@ -360,3 +360,30 @@ def test_other_special_token_roles_of_a_tokenizer_give_another_dataset(text_dir,
     assert not reused
     assert plain.inputs == other.inputs
     assert other.details["delimiter"]["token"] == "<|im_x|>"
+
+
+def test_what_is_there_is_found_by_sizes_and_says_who_made_it(write, tmp_path, tokenizer_dir):
+    config, out = config_of(write("in/a.txt", "some words\n" * 3000), num_workers=3), tmp_path / "ds"
+    manifest, _ = prepare(config, tokenizer_dir, out)
+    assert manifest.provenance["workers"] == 3
+    path = out / "shards" / "train-00000.bin"
+    path.write_bytes(path.read_bytes()[::-1])  # hashes are checked when it is opened
+    assert prepare(config, tokenizer_dir, out)[1]
+
+
+def test_progress_of_several_tasks_grows_to_all_of_the_text(write, tmp_path, tokenizer_dir):
+    seen: list[tuple[int, int]] = []
+    config = config_of(write("in/a.txt", "some words\n" * 20_000), **SMALL, num_workers=1)
+    prepare(config, tokenizer_dir, tmp_path / "ds", progress=lambda *now: seen.append(now))
+    assert len(seen) == 1 + 4
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == ((0, 220_000), (220_000, 220_000))
+
+
+def test_so_many_files_without_text_are_not_all_named(write, tmp_path, tokenizer_dir):
+    names = [f"{number}-{'x' * 60}.jsonl" for number in range(5)]
+    for name in names:
+        write(f"in/{name}", [""])
+    with pytest.raises(DataError) as caught:
+        prepare(config_of(tmp_path / "in"), tokenizer_dir, tmp_path / "ds")
+    assert f"no training text came out of {', '.join(names)[:200]} (fix" in str(caught.value)

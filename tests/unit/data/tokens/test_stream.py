@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from contextlib import suppress
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import Split
+from candlewick.data.text.source_files import SourceFiles
 from candlewick.data.tokens import stream as stream_module
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, MachineError
@@ -233,3 +234,29 @@ def test_stream_progress_counts_tokens_of_the_budget_or_bytes_of_the_files(hub, 
     told.clear()
     prepare(config(), tokenizer, tmp_path / "b", progress=lambda *now: told.append(now))
     assert told[-1] == (sum(map(len, FILES.values())),) * 2
+
+
+def test_one_file_is_fetched_ahead_unless_there_may_be_enough(hub, make, monkeypatch):
+    asked = []
+    iter_downloaded = SourceFiles.iter_downloaded
+    monkeypatch.setattr(
+        SourceFiles,
+        "iter_downloaded",
+        lambda self, start, to, ahead: asked.append(ahead) or iter_downloaded(self, start, to, ahead),
+    )
+    for settings in ({}, {"max_tokens": 500}, {"max_documents": 50}):
+        make(f"of-{len(asked)}", **settings)
+    assert asked == [1, 0, 0]
+
+
+def test_all_text_of_the_hub_is_there_without_a_warning_and_progress_after_each_file(
+    hub, tokenizer, tmp_path, caplog
+):
+    told = []
+    manifest, _ = prepare(config(), tokenizer, tmp_path / "all", progress=lambda *now: told.append(now))
+    sizes = [len(content) for content in FILES.values()]
+    assert told == [(done, sum(sizes)) for done in accumulate(sizes)]
+    assert manifest.details["left_out"] == {"duplicates": 0, "unanswered": 0}
+    tokens = manifest.details["splits"]["train"]["tokens"]
+    prepare(config(max_tokens=tokens), tokenizer, tmp_path / "exactly")
+    assert "wanted" not in caplog.text

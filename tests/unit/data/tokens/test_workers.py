@@ -1,4 +1,7 @@
+import logging
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -54,3 +57,30 @@ def test_count_cores_is_at_least_one(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert count_cores() == 1
+
+
+def inside(_item: int) -> tuple[int, bool, bool, bool]:
+    """How many threads its encoder takes, whether it is deaf to Ctrl-C and quiet, and whether it follows."""
+    threads = os.system('test "$RAYON_NUM_THREADS" = 1')
+    is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    is_quiet = logging.getLogger("candlewick").level == logging.ERROR
+    follows = any(thread.daemon for thread in threading.enumerate() if "follow" in thread.name)
+    return threads, is_deaf, is_quiet, follows
+
+
+def test_a_worker_encodes_in_one_thread_is_quiet_and_follows_its_parent():
+    for _, found in map_in_processes(inside, [1, 2], 1):
+        assert found == (0, True, True, True)
+
+
+def test_a_worker_is_replaced_after_sixteen_items():
+    for count, processes in ((16, 1), (17, 2)):
+        assert len({process for _, (process, _) in map_in_processes(square, range(count), 1)}) == processes
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0: {3, 4, 5}}[process], raising=False)
+    assert count_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert count_cores() == 7

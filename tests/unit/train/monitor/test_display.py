@@ -110,3 +110,74 @@ def test_figures_shows_only_figures_of_the_row():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (36061, "10:01:01")])
 def test_duration_is_written_in_minutes_or_hours(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+def frames(text: str) -> list[str]:
+    """What a terminal shows one after another: each part begins with the removal of the one before."""
+    return [part.split("\x1b[1A")[-1] for part in text.split("\x1b[2K")]
+
+
+def test_the_live_part_is_one_bar_and_one_line_of_figures_and_leaves_the_figures_only(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    live, out = console(terminal=True, width=110)
+    display = Display(5000, True, live)
+    now[0] = 100.0
+    display.start()
+    display.message("begun")
+    assert "step 0/5,000" in out.getvalue()
+    display.update(ROW, step=1240, total_steps=5000)
+    now[0] = 141.0
+    display.message("saved")
+    display.stop()
+    text = out.getvalue()
+    bar = "━" * 9 + "╸"
+    assert f"step 1,240/5,000  {bar}{' ' * 30}   25%  0:41 spent  2:04 left" in text
+    shown = "loss 2.4031   lr 2.0e-02   31,402 tok/s   MFU 48.1 %   waiting for data 0.1 %   0.41 GB"
+    assert shown in text
+    last = frames(text)[-1]
+    assert "loss 2.4031  lr 2.0e-02" in last
+    assert bar not in last
+    assert text.count("loss 2.4031  lr 2.0e-02") == 1
+
+
+def test_figures_that_are_too_long_for_the_terminal_are_cut():
+    live, out = console(terminal=True, width=40)
+    display = Display(5000, True, live)
+    display.start()
+    display.update(ROW, step=1240, total_steps=5000)
+    display.stop()
+    assert "loss 2.4031   lr 2.0e-02   31,402 tok/s…" in out.getvalue()
+
+
+def test_numbers_have_no_color_of_their_own_and_live_figures_are_dim(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    display = Display(5000, True)
+    display.start()
+    display.update(ROW, step=1240, total_steps=5000)
+    display.message("saved")
+    display.stop()
+    text = capsys.readouterr().err
+    assert "\x1b[2mloss 2.4031" in text
+    assert "step 1,240/5,000  loss 2.4031  lr 2.0e-02" in text
+
+
+def test_steps_are_aligned_with_the_last_one_and_long_messages_stay_one_line():
+    plain, out = console(terminal=False, width=40)
+    display = Display(5000, True, plain)
+    display.update({"train/loss": 1.0}, step=7, total_steps=5000)
+    display.message("word " * 20)
+    assert out.getvalue() == "step     7/5,000  loss 1.0000\n" + "word " * 20 + "\n"
+    assert figures({"perf/tokens_per_second": 31402.4, "perf/mfu_strict": 0.0481}) == ["31,402 tok/s", "MFU 4.8 %"]
+
+
+def test_figures_that_were_not_shown_come_before_a_message():
+    plain, out = console(terminal=False)
+    display = Display(None, True, plain)
+    for step in (1, 2):
+        display.update({"train/loss": 1.0}, step=step, total_steps=None)
+    display.message("saved")
+    display.message("again")
+    assert out.getvalue() == "step 1  loss 1.0000\nstep 2  loss 1.0000\nsaved\nagain\n"

@@ -3,6 +3,7 @@
 import mmap
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,14 +114,32 @@ def test_memory_bytes_agrees_with_the_system(monkeypatch: pytest.MonkeyPatch):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert 1e7 < memory_bytes(CPU) <= 1.05 * peak
     monkeypatch.setattr(Path, "exists", lambda self: False)
+    monkeypatch.setattr(telemetry.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=1000))
     monkeypatch.setattr(telemetry.platform, "system", lambda: "Linux")
-    assert memory_bytes(CPU) >= peak
+    assert memory_bytes(CPU) == 1_024_000  # kilobytes there
     monkeypatch.setattr(telemetry.platform, "system", lambda: "Darwin")
-    assert memory_bytes(CPU) >= peak // 1024
+    assert memory_bytes(CPU) == 1000
 
 
 def test_measured_peak_flops_are_plausible():
     assert 1e8 < measure_peak_flops(CPU) < 1e14
+
+
+def test_a_product_of_square_matrices_counts_two_operations_for_each_multiplication(monkeypatch):
+    products = []
+    monkeypatch.setattr(telemetry, "product_seconds", lambda matrix, _: products.append(matrix) or 0.5)
+    peak = measure_peak_flops(CPU)
+    (matrix,) = products
+    assert (matrix.shape[0], matrix.dtype) == (matrix.shape[1], torch.float32)
+    assert peak == 2 * len(matrix) ** 3 / 0.5
+
+
+def test_waiting_takes_no_more_than_all_of_the_time():
+    meter, clock = make()
+    clock.now += 2.0
+    meter.charge("training")
+    row = meter.row(step=1, tokens=1, wait_seconds=2.5, total_steps=None)
+    assert row["perf/data_wait_share"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +151,8 @@ def test_measured_peak_flops_are_plausible():
         ("NVIDIA H100 NVL", 835.5e12),
         ("NVIDIA H200", 989.4e12),
         ("NVIDIA L40S", 362e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA GeForce RTX 5090", 209.5e12),
         ("NVIDIA GeForce RTX 4090", 165.2e12),
         ("NVIDIA GeForce GTX 1080", None),
     ],
@@ -145,5 +166,7 @@ def test_memory_bytes_excludes_freed_memory():
     with mmap.mmap(-1, 1 << 28) as pages:  # not from malloc, which may keep what is freed
         for offset in range(0, len(pages), mmap.PAGESIZE):
             pages[offset] = 1
+        held = memory_bytes(CPU)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert memory_bytes(CPU) < peak - (1 << 27)
+    assert memory_bytes(CPU) < held - (1 << 27)

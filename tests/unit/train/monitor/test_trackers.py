@@ -1,10 +1,13 @@
 """Metric trackers: rows read back, a crash loses one line, a resumed run repeats no step."""
 
 import importlib
+import io
 import json
+import logging
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +25,7 @@ def write(path: Path, steps: range, resume_step: int | None = None) -> None:
 
 
 def test_metric_rows_are_read_back_as_written(tmp_path: Path):
-    path = tmp_path / "run" / "metrics.jsonl"
+    path = tmp_path / "runs" / "one" / "metrics.jsonl"
     tracker = JsonlTracker(path)
     tracker.log(10, {"train/loss": 3.5, "perf/tokens_per_second": 1e6})
     tracker.text(10, "sample/0", 'é\n"quoted"')
@@ -172,3 +175,41 @@ def test_metric_of_maps_set_and_layer_names_to_table_rows(name, metric):
     assert metric_of(name) == metric
     assert metric in METRICS
     assert metric_of("stats/tail/weight_rms") not in METRICS
+
+
+def test_letters_are_written_as_utf8_whatever_the_locale_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    tracker = JsonlTracker(tmp_path / "metrics.jsonl")
+    tracker.text(1, "sample/0", "größe")
+    tracker.close()
+    assert '"größe"'.encode() in (tmp_path / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("rows", "told"), [(range(1, 4), 0), (range(1, 5), 1)])
+def test_only_rows_that_are_cut_off_are_told(tmp_path: Path, caplog, rows: range, told: int):
+    write(tmp_path / "metrics.jsonl", rows)
+    with caplog.at_level(logging.INFO):
+        JsonlTracker(tmp_path / "metrics.jsonl", resume_step=3).close()
+    assert caplog.text.count("written after step 3 are cut off") == told
+
+
+@pytest.mark.parametrize(
+    ("flush_every", "resume_step", "seconds", "purge_step", "flushed"),
+    [(None, None, 10, None, []), (2, None, 1 << 30, None, [2, 4]), (3, 7, 1 << 30, 8, [3])],
+)
+def test_tensorboard_is_flushed_by_time_or_by_rows_and_purged_after_the_resumed_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_every, resume_step, seconds, purge_step, flushed
+):
+    made, rows, flushes = [], [], []
+    writer = SimpleNamespace(add_scalar=lambda *row: rows.append(row), flush=lambda: flushes.append(len(rows)))
+    fake = SimpleNamespace(SummaryWriter=lambda folder, **settings: made.append((folder, settings)) or writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    tracker = TensorBoardTracker(tmp_path, resume_step=resume_step, flush_every=flush_every)
+    assert made == [(str(tmp_path), {"purge_step": purge_step, "flush_secs": seconds})]
+    for step in range(1, 6):
+        tracker.log(step, {"train/loss": 1.0})
+    assert flushes == flushed
+    closed = []
+    writer.close = lambda: closed.append(True)
+    tracker.close()
+    assert closed == [True]
