@@ -47,7 +47,7 @@ def test_shards_are_found_by_size_and_reused_in_every_mode(text, outputs):
 def test_an_output_of_something_else_is_refused_before_any_text_is_read(text, outputs, monkeypatch):
     outputs.train.mkdir()
     (outputs.train / "mine").write_text("x")
-    monkeypatch.setattr(module, "read", None)
+    monkeypatch.setattr(module, "read_documents", None)
     with pytest.raises(ArtifactError, match="train exists and is a folder of something else"):
         write_text_shards(text, outputs, ShardSettings(), CONFIG)
     assert not outputs.train.with_name("train.partial").exists()
@@ -124,7 +124,7 @@ def test_a_list_of_nothing_makes_an_empty_list_for_people_to_read(tmp_path):
 def test_datasets_are_fetched_one_file_ahead_with_the_progress_told(tmp_path, monkeypatch):
     asked, progress = [], lambda done, total: None
     monkeypatch.setattr(
-        "candlewick.data.shards.fetch.shard", lambda *_, **settings: asked.append(settings) or 1 / 0
+        "candlewick.data.shards.fetch.write_text_shards", lambda *_, **settings: asked.append(settings) or 1 / 0
     )
     for settings in ({}, {"ahead": 3, "progress": progress}):
         with pytest.raises(ZeroDivisionError):

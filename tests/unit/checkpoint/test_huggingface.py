@@ -265,7 +265,6 @@ def test_generation_samples_as_runs_do_by_default():
         ({"model_type": "smollm3", "no_rope_layers": [0, 1, 0, 1, 0, 1]}, "no_rope_layers = "),
         ({"model_type": "smollm3", "no_rope_layers": [2] * 6}, "no_rope_layers = "),
         ({"model_type": "smollm3", "no_rope_layers": [1] * 5}, "no_rope_layers = "),
-        ({"model_type": "smollm3", "no_rope_layers": [], "num_hidden_layers": 0}, "no_rope_layers = "),
         ({"model_type": "candlewick"}, "lacks or contradicts"),
         ({"candlewick": [1]}, r"candlewick = \[1\]"),
         ({"candlewick": {"mlp": "gelu"}}, "candlewick = {'mlp': 'gelu'}"),

@@ -321,10 +321,10 @@ def test_random_numbers_of_training_begin_with_the_seed(tiny, built, tmp_path):
 def test_a_run_as_everyone_makes_it_is_built_without_a_warning(tiny, built, caplog):
     trainer = built(tiny())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert trainer.components.loss_scale is None
+    assert trainer.loss_scale is None
 
 
 def test_best_checkpoints_have_their_folder_even_if_none_are_kept(tiny, built, tmp_path):
     runtime = tiny().runtime.model_dump(mode="json")
     runtime["evaluation"] |= {"best": None}
-    assert built(tiny(runtime=runtime)).components.best == tmp_path / "run" / "best"
+    assert built(tiny(runtime=runtime)).best == tmp_path / "run" / "best"

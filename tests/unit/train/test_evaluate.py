@@ -74,7 +74,7 @@ def test_evaluate_agrees_with_a_plain_computation(objective, split, micro_batch_
 
 def test_evaluate_sets_reads_equal_splits_once(objective, split, monkeypatch):
     settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": None}
-    part = replace(split, shards=split.shards[:1], starts=(0,), num_tokens=50)
+    part = replace(split, shards=split.shards[:1], shard_starts=(0,), num_tokens=50)
     expected = evaluate(objective, split, **settings)
     for key, value in evaluate(objective, part, **settings).items():
         expected[key.replace("eval/", "eval/part/")] = value
@@ -139,7 +139,7 @@ def test_evaluate_with_document_mask_separates_documents(objective, split, token
     apart, together = (
         evaluate(
             objective,
-            replace(split, ends=ends, delimiter_id=tokenizer.delimiter_id),
+            replace(split, document_ends=ends, delimiter_id=tokenizer.delimiter_id),
             data,
             sequence_length=T,
             max_batches=None,

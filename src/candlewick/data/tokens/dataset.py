@@ -70,6 +70,10 @@ class Shard:
     max_id: _Count
     targets: _Count | None = None  # tokens that count as targets, as .msk says; None: all, there is no .msk
 
+    def __post_init__(self) -> None:
+        if self.targets is None and self.text_bytes == 0:
+            raise ValueError(f"{self.name}: text_bytes=0")
+
     def file_bytes(self, item_bytes: int) -> dict[str, int]:
         """Return the size of each file of the shard by extension; a token has `item_bytes` bytes."""
         sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}

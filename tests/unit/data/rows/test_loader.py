@@ -320,14 +320,14 @@ class Gated:
         self.permits = threading.Semaphore(0)
         self.begun = self.ended = 0
 
-    def places(self, first, count):
+    def positions(self, first, count):
         return np.zeros((3, count), np.int64)
 
-    def read(self, places):
+    def read(self, positions):
         self.begun += 1
         self.permits.acquire()
         self.ended += 1
-        shape = places.shape[1], T
+        shape = positions.shape[1], T
         return Rows(np.zeros(shape, np.int32), np.zeros(shape, np.int32), 1, None)
 
 

@@ -185,4 +185,4 @@ def test_a_hash_on_the_border_is_for_training():
 def test_documents_that_are_left_out_do_not_count_for_the_choice(write, rows, chosen):
     corpus = open_corpus([str(write("rows.jsonl", [f"row {i}" for i in range(rows)]))], DataConfig())
     dropped = {corpus.files[0]: tuple(range(5))}
-    assert choose_holdout(replace(corpus, dropped=dropped)) == chosen
+    assert choose_holdout(replace(corpus, duplicates=dropped)) == chosen
