@@ -8,8 +8,7 @@ w - 1 tokens before it (arXiv:2310.06825). With documents a token sees no other 
 
 On CUDA in half precision one variable-length kernel attends within all documents; it takes windows too. Elsewhere
 the documents are attended one after another. Their number depends on the data, which a compiled graph may not: in
-it they are one opaque operation. Dropout and masks exclude the fast kernels; so do grouped heads in float32 on
-CUDA.
+it they are one opaque operation. Dropout and masks exclude the fast kernels, on CUDA so do grouped float32 heads.
 """
 
 from collections.abc import Sequence
@@ -43,13 +42,13 @@ def attend(
     if documents is not None and not dropout:
         if torch.compiler.is_compiling():
             return _attend_documents_op([q, k, v], documents.ends, documents.host_ends, window)
-        return _attend_documents(q, k, v, documents.ends, documents.lengths, window)
+        return _attend_documents([q, k, v], documents.ends, documents.lengths, window)
     mask = None
     # the kernel for documents computes windows faster: then each row is a document
     is_packable = num_queries == num_keys and not dropout and not torch.compiler.is_compiling()
     if window is not None and is_packable and document_kernel(q.device, q.dtype, q.shape[-1]) is not None:
         ends = torch.arange(0, (q.shape[0] + 1) * num_queries, num_queries, dtype=torch.int32, device=q.device)
-        return _attend_documents(q, k, v, ends, [num_queries] * q.shape[0], window)
+        return _attend_documents([q, k, v], ends, [num_queries] * q.shape[0], window)
     if window is not None and num_queries == 1:
         k, v = k[:, :, -window:], v[:, :, -window:]
     elif window is not None or documents is not None or 1 < num_queries < num_keys:
@@ -86,12 +85,10 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: flo
     return y.masked_fill(sees_nothing, 0.0)
 
 
-def _attend_documents(
-    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, lengths: list[int], window: int | None
-) -> Tensor:
+def _attend_documents(qkv: Sequence[Tensor], ends: Tensor, lengths: list[int], window: int | None) -> Tensor:
     """Attend within each document: q (B, H, T, d), k and v (B, K, T, d) -> (B, H, T, d)."""
-    batch = q.shape[0]
-    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, heads, d)
+    batch = qkv[0].shape[0]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in qkv)  # (B T, heads, d)
     kernel = document_kernel(q.device, q.dtype, q.shape[-1])
     if kernel is not None:  # pragma: cuda
         ends, longest = ends[: len(lengths) + 1], max(lengths)
@@ -107,11 +104,8 @@ def _attend_documents(
     return y.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
-def _attend_documents_of_ends(
-    qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None
-) -> Tensor:
-    q, k, v = qkv
-    return _attend_documents(q, k, v, ends, document_lengths(host_ends), window)
+def _attend_host_ends(qkv: Sequence[Tensor], ends: Tensor, host_ends: Tensor, window: int | None) -> Tensor:
+    return _attend_documents(qkv, ends, document_lengths(host_ends), window)
 
 
-_attend_documents_op = opaque_attention(_attend_documents_of_ends)
+_attend_documents_op = opaque_attention(_attend_host_ends)

@@ -5,7 +5,7 @@
                      0 .. length      +T
 
 New tokens begin at the position `length`, which grows after the last layer. Attention reads views: no step copies
-the past. `paged` allocates memory for the tokens that there are.
+the past. `paged` is a cache for texts that may end early.
 """
 
 from abc import ABC, abstractmethod

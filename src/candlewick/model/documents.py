@@ -4,9 +4,8 @@
     positions 0 1 2 0 1 | 0 1 2 3 4
     ends      0 3 5 10 10 10 10 10 10 10 10  cumulative lengths over all B T tokens, padded to B T + 1
 
-The shapes depend on B and T only, so that a compiled model is not compiled again for another batch. `ends` are the
-cumulative sequence lengths of variable-length kernels; from the copy on the CPU the number of documents is known
-without waiting for the device.
+The shapes depend on B and T only, so that no batch compiles a model again. `ends` are the cumulative sequence
+lengths of variable-length kernels; the CPU reads the number of documents from its copy, without waiting.
 """
 
 from dataclasses import dataclass, replace

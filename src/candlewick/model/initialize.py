@@ -7,16 +7,15 @@
     other matrices           normal, standard deviation 1 / sqrt(fan_in)
     biases                   0
 
-Blocks whose output projections are zero pass signals and gradients through the whole depth unchanged. The input of
-the last norm is then the embedding of the token itself. With tied weights the logit of this token is D * std *
-norm. With the usual std 0.02 and norm 1 it is 61 for D = 3072, and the first loss 5.9 ln V; here it is 4 at any
-width, and the first loss about ln V. The common alternative, an embedding of std 4 / D, makes the residual stream
-so small that the outputs of the blocks dominate it. Over 70 to 110 steps on Python source with tied weights the
-loss was 2.09 with std 0.02 and 1.95 with 0.1 at D = 128 (Muon), 2.25 and 2.19 at D = 384; with AdamW it was 2.68
-and (std 0.2) 2.32 at D = 128.
+Blocks whose output projections are zero pass signals and gradients unchanged. The input of the last norm is then
+the embedding of the token, and with tied weights the logit of this token is D * std * norm: with the usual std
+0.02 and norm 1 it is 61 for D = 3072, and the first loss 5.9 ln V; here it is 4 at any width, and the first loss
+about ln V. The common alternative, an embedding of std 4 / D, makes the residual stream small beside the outputs
+of the blocks: over 70 to 110 steps on Python source, tied, the loss was 2.09 with std 0.02 and 1.95 with 0.1 at D
+= 128 (Muon), 2.25 and 2.19 at D = 384; with AdamW, 2.68 and (std 0.2) 2.32 at D = 128.
 
-Each parameter has its own generator on the CPU, seeded by the run's seed and the parameter's name. So the weights
-do not depend on the device, the order, or the parameters that a process initializes.
+Each parameter has its own generator on the CPU, seeded by the run's seed and the parameter's name: the weights do
+not depend on the device, the order, or the parameters that a process initializes.
 """
 
 import hashlib

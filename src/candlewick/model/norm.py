@@ -2,9 +2,8 @@
 
     y = weight * x / sqrt(mean(x^2) + eps)
 
-The mean is computed in float32 at least, and the quotient is cast back before it is multiplied by the weight, as
-in Hugging Face. On CUDA and MPS PyTorch's fused kernel is used; the function for the CPU saves a twentieth of a
-small model's step.
+The mean is computed in float32 at least, and the quotient is cast back before the weight, as in Hugging Face.
+PyTorch's fused kernel is for CUDA and MPS; the function for the CPU saves a twentieth of a small model's step.
 """
 
 from typing import Any, cast

@@ -126,8 +126,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Return the states after the last norm; the first position is the cache's length.
 
-        Raises ValueError for a position beyond `max_position_embeddings`, for more tokens than fit the cache, and
-        for documents together with a cache.
+        Raises ValueError beyond the longest context or the cache's end, and for documents together with a cache.
         """
         length = tokens.shape[1]
         if cache is not None and documents is not None:
@@ -168,8 +167,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
         """Tokens (B, T) of integers -> logits (B, T, V). With a cache, the tokens follow those of the cache.
 
-        With `documents`, a token sees only its document, in which positions begin at 0. Raises ValueError as
-        `Decoder.forward` does.
+        With `documents`, a token sees only its document, whose positions begin at 0. Raises ValueError.
         """
         return self.lm_head(self.hidden(tokens, cache=cache, documents=documents))
 

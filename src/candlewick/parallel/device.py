@@ -39,10 +39,7 @@ def configure_torch(config: RuntimeConfig, device: torch.device) -> None:
 
 
 def find_device(setting: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `runtime.device` names; `auto` is the first of cuda, mps, cpu that is available.
-
-    Raises MachineError for a device that is not available.
-    """
+    """Return the device of `runtime.device`; `auto` prefers cuda, then mps, then cpu. Raises MachineError."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
         setting = next(name for name, present in available.items() if present)

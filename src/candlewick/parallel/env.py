@@ -30,9 +30,7 @@ def read_ranks() -> Ranks:
 def _read_number(name: str, default: str) -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal():
-        raise MachineError(
-            f"{name}={text!r} is no number", "start the run by a launcher such as torchrun, or unset it"
-        )
+        raise MachineError(f"{name}={text!r} is no number", "use a launcher such as torchrun, or unset it")
     return int(text)
 
 
