@@ -66,8 +66,7 @@ def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
 def find_checkpoints(path: Path) -> list[Path]:
     """Return the checkpoint folders that a user's path names, the newest first; unverified.
 
-    The path is a checkpoint, a folder of checkpoints, or a run, of which `best/` is left out. Raises
-    CheckpointError if there is none.
+    The path is a checkpoint, a folder of checkpoints, or a run (without its `best/`). Raises CheckpointError.
     """
     if (path / MANIFEST).is_file():
         _read_manifest(path)
@@ -87,8 +86,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 def prune(directory: Path, last: Path, max_keep: int) -> None:
     """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
-    Checkpoints of later steps were rejected when the run resumed from an earlier one: they are neither counted nor
-    removed.
+    Checkpoints of later steps are neither counted nor removed: they were rejected when the run resumed.
     """
     for folder in [folder for folder in list_checkpoints(directory) if folder <= last][:-max_keep]:
         trash = folder.with_name(f".del-{folder.name}")

@@ -79,9 +79,6 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> Transformer:
 
 
 def load_for_inference(path: Path, device: torch.device) -> tuple[Transformer, Tokenizer]:
-    """Return the model, in evaluation mode on `device`, and the tokenizer of a checkpoint or run folder.
-
-    Raises CheckpointError.
-    """
+    """Load a model, in evaluation mode, and its tokenizer from any path of `Checkpoint.open`."""
     checkpoint = Checkpoint.open(path, need={"weights"})
     return build_model(checkpoint, device), checkpoint.tokenizer

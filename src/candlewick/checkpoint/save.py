@@ -1,9 +1,8 @@
 """Write one checkpoint completely and durably, or not at all.
 
-Order: free space is checked; every file is written into a temporary folder beside the target, hashed on the way
-and fsynced; the manifest is written last; the folder is renamed to the target and the parent fsynced; the journal
-gets a line; the folder is read back and verified; older checkpoints are removed after that. A save that fails
-changes nothing.
+Order: free space is checked; every file is written into a temporary folder beside the target, hashed and fsynced;
+the manifest is written last; the folder is renamed to the target and the parent fsynced; the journal gets a line;
+the folder is read back and verified; then older checkpoints are removed. A save that fails changes nothing.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 
@@ -71,8 +70,7 @@ def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
     """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
 
-    Raises MachineError if the disk has too little space, OSError if writing fails, CheckpointError if the files
-    differ when they are read back.
+    Raises MachineError for too little disk space, OSError, CheckpointError if the files differ when read back.
     """
     target = step_folder(directory, snapshot.step)
     _move_invalid_aside(target)
@@ -89,11 +87,7 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
 
 
 def write_checkpoint(target: Path, snapshot: Snapshot) -> Manifest:
-    """Write one checkpoint folder completely, or not at all; return its manifest.
-
-    Raises MachineError if the disk has too little space, OSError if writing fails, ArtifactError if `target` holds
-    something else than a checkpoint.
-    """
+    """Write one checkpoint folder. Raises MachineError, OSError, ArtifactError for a target of another kind."""
     make_directory(target.parent)
     weights = to_hf_tensors(snapshot.model_config, snapshot.weights)
     tensors = [*weights.values(), *(snapshot.optimizer or {}).values()]

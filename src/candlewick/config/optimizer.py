@@ -1,6 +1,6 @@
 """The optimizers, told apart by `algorithm`, and the learning rate over time."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -142,8 +142,9 @@ class SchedulerConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        falling = ("cosine", "cosine_with_warmup", "polynomial", "wsd")
-        for name, users in (("decay_fraction", ("wsd",)), ("power", ("polynomial",)), ("min_lr", falling)):
+        strategies = get_args(type(self).model_fields["strategy"].annotation)
+        decaying = [name for name in strategies if name not in ("constant", "linear_warmup")]
+        for name, users in (("decay_fraction", ["wsd"]), ("power", ["polynomial"]), ("min_lr", decaying)):
             value = getattr(self, name)
             if self.strategy not in users and value != type(self).model_fields[name].default:
                 fix = f"remove it, or set scheduler.strategy to {' or '.join(users)}"

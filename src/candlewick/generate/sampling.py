@@ -20,10 +20,7 @@ from candlewick.config import SampleConfig
 def sample(
     logits: Tensor, config: SampleConfig, generators: Sequence[torch.Generator], seen: Tensor | None = None
 ) -> Tensor:
-    """Sample one token per row: logits (B, V) -> ids (B,). Generators are on the device of the logits.
-
-    `seen` (B, V), bool, marks the tokens that `repetition_penalty` applies to.
-    """
+    """Sample one token per row: logits (B, V) -> ids (B,); `seen` (B, V), bool, marks the tokens to penalize."""
     ids, probabilities = candidates(logits, config, seen)
     if config.temperature == 0:
         return ids[:, 0]
@@ -65,8 +62,7 @@ def distribution(logits: Tensor, config: SampleConfig, seen: Tensor | None = Non
 def sample_token(weights: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Sample one column per row: weights (B, k), which need not add up to 1 -> (B,).
 
-    This is the Gumbel-max trick, written with exponential times: of independent times with these rates, the
-    smallest is that of column i with probability weight_i / sum.
+    The Gumbel-max trick with exponential times: the smallest of times with these rates is that of the column.
     """
     times = torch.empty_like(weights)
     for row, generator in zip(times, generators, strict=True):

@@ -5,10 +5,9 @@
     keep x1, x2, ... while  u < p(x) / q(x);  at the first that fails draw from max(0, p - q) instead;
     when all are kept, draw one more from p5
 
-The tokens have the distribution of plain decoding, whatever the draft proposes; at temperature 0 they are the
-same. Temperature, penalty and truncation apply to p and q alike. The method is faster if a pass over a few tokens
-costs the large model little more than a pass over one, and the draft agrees often. Reference: arXiv:2211.17192,
-algorithm 1.
+The tokens have the distribution of plain decoding; at temperature 0 they are the same. Temperature, penalty and
+truncation apply to p and q alike. The method is faster if a pass over a few tokens costs the large model little
+more than a pass over one, and the draft agrees often. Reference: arXiv:2211.17192, algorithm 1.
 """
 
 import logging
@@ -29,8 +28,7 @@ logger = logging.getLogger(__name__)
 class SpeculativeEngine(Engine):
     """An Engine whose tokens a draft model of the same tokenizer proposes, `draft_tokens` at a time.
 
-    `acceptance_rate` is the accepted share of the proposed tokens of the last text. The draft proposes tokens up
-    to the end of its own context.
+    `acceptance_rate` is that of the last text. The draft proposes tokens up to the end of its context.
     """
 
     max_rows = 1

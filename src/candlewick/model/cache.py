@@ -1,11 +1,11 @@
-"""The key-value cache: what attention needs of the tokens already read, so that they are not read again.
+"""The key-value cache: keys and values of past tokens, so that each token is computed once.
 
     keys, values   (L, B, K, max_tokens, d)   allocated once, filled from the left
                    [ past ......... | new | free ............ ]
                      0 .. length      +T
 
-Positions of new tokens come from its length, which moves on after the last layer. What attention reads is a view:
-no step copies the past. `paged` is the same for texts that may end early.
+New tokens begin at the position `length`, which grows after the last layer. Attention reads views: no step copies
+the past. `paged` is a cache for texts that may end early.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-Shape = tuple[int, int, int, int, int]
+CacheShape = tuple[int, int, int, int, int]
 """(L, B, K, max_tokens, d)"""
 
 
@@ -33,13 +33,13 @@ class KVCache(ABC):
 
     @abstractmethod
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's keys and values (B, K, T, d) of the tokens reserved last.
+        """Store a layer's keys and values (B, K, T, d) of the tokens that were reserved last.
 
-        Returns the past ones and these together, each (B, K, past + T, d).
+        Returns those of the past and the new tokens, each (B, K, past + T, d).
         """
 
     def advance(self, count: int) -> None:
-        """Count `count` tokens as read; called once per pass, after the last layer."""
+        """Add `count` to the length; called once per pass, after the last layer."""
         self.length += count
 
     def rewind(self, length: int) -> None:
@@ -48,14 +48,14 @@ class KVCache(ABC):
 
 
 class ContiguousCache(KVCache):
-    """A cache whose memory is allocated at the start."""
+    """A cache whose memory is allocated when it is made."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(shape[3])
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy keys and values behind the past ones of a layer; what is returned are views."""
+        """Store and return them as `KVCache.append` does; the results are views."""
         keys, values, end = self.keys[layer], self.values[layer], self.length + k.shape[2]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v

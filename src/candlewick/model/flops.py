@@ -1,13 +1,13 @@
-"""How large a model is, and what a token costs to train: closed forms, no torch.
+"""The parameters of a model and the FLOPs of training on a token: closed forms, without torch.
 
-Both conventions count 2 for a multiply-add, forward once and backward twice, and nothing for recomputation:
+Both conventions count 2 for a multiply-add, the backward pass as two forward passes, and no recomputation:
 
     strict   6 N + 6 L H d T     a causal token sees T / 2 others on average, with a window of w < T
-                                 it is w - w^2 / (2 T)
-    palm     6 N + 12 L H d T    arXiv:2204.02311 appendix B: as if it were not causal; a window's w instead of T
+                                 w - w^2 / (2 T)
+    palm     6 N + 12 L H d T    arXiv:2204.02311 appendix B: attention as if it were not causal; w instead of T
 
-N counts the weights that are multiplied with: every matrix of the blocks, and the head (tied or not), but not
-the embedding, which is looked up, nor norms and biases. MFU = FLOPs per token * tokens per second / peak.
+N is the number of weights in matrix products: every matrix of the blocks, and the head (tied or not). Embedding,
+norms and biases are left out. MFU = FLOPs per token * tokens per second / peak.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from candlewick.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Parameters of a model, exactly."""
+    """The numbers of parameters of a model."""
 
-    total: int  # each stored number once: a tied embedding is counted once
-    multiplied: int  # N above
+    total: int  # a tied embedding is counted once
+    matmul: int  # N above
 
 
 @dataclass(frozen=True, slots=True)
 class FlopsPerToken:
-    """FLOPs to train on one token, forward and backward, in both conventions."""
+    """The FLOPs of training on one token, forward and backward, in both conventions."""
 
     strict: int
     palm: int
@@ -36,15 +36,15 @@ def model_size(config: ModelConfig, vocab_size: int) -> ModelSize:
     hidden, width = config.hidden_size, config.intermediate_size
     query_width = config.num_attention_heads * config.head_dim
     key_width = config.num_key_value_heads * config.head_dim
-    raised = 2 if config.mlp == "swiglu" else 1  # projections from D to F
-    matrices = 2 * hidden * query_width + 2 * hidden * key_width + (raised + 1) * hidden * width
+    num_up_projections = 2 if config.mlp == "swiglu" else 1  # from D to F
+    matrices = 2 * hidden * query_width + 2 * hidden * key_width + (num_up_projections + 1) * hidden * width
     vectors = 2 * hidden
     if config.qk_norm:
         vectors += 2 * config.head_dim
     if config.attention_bias:
         vectors += query_width + 2 * key_width + hidden
     if config.mlp_bias:
-        vectors += raised * width + hidden
+        vectors += num_up_projections * width + hidden
     table = vocab_size * hidden
     tables = table if config.tie_word_embeddings else 2 * table
     total = tables + config.num_layers * (matrices + vectors) + hidden
@@ -52,11 +52,11 @@ def model_size(config: ModelConfig, vocab_size: int) -> ModelSize:
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, sequence_length: int) -> FlopsPerToken:
-    """FLOPs of one token in a row of `sequence_length` tokens, forward and backward."""
-    products = 6 * model_size(config, vocab_size).multiplied
-    windows = (config.window_of(layer) or sequence_length for layer in range(config.num_layers))
-    reach = [min(window, sequence_length) for window in windows]
-    visible = sum(w * (2 * sequence_length - w) for w in reach)  # twice the tokens that a row's queries see
+    """Return the FLOPs of training on one token in a row of `sequence_length` tokens."""
+    products = 6 * model_size(config, vocab_size).matmul
+    layers = range(config.num_layers)
+    windows = [min(config.window_of(layer) or sequence_length, sequence_length) for layer in layers]
+    pairs = sum(w * (2 * sequence_length - w) for w in windows)  # twice the (query, key) pairs of a row
     width = 6 * config.num_attention_heads * config.head_dim
-    strict = products + width * visible // sequence_length
-    return FlopsPerToken(strict, palm=products + 2 * width * sum(reach))
+    strict = products + width * pairs // sequence_length
+    return FlopsPerToken(strict, palm=products + 2 * width * sum(windows))

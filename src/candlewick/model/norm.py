@@ -2,7 +2,7 @@
 
     y = weight * x / sqrt(mean(x^2) + eps)
 
-The mean is taken in float32 at least, and the result is cast back before the weight, as Hugging Face does it.
+The mean is computed in float32 at least, and the quotient is cast back before the weight, as in Hugging Face.
 PyTorch's fused kernel is for CUDA and MPS; the function for the CPU saves a twentieth of a small model's step.
 """
 
@@ -29,7 +29,7 @@ class RMSNorm(nn.Module):
 
 
 class _CpuRMSNorm(torch.autograd.Function):
-    """The same in float32 or wider; with r = 1 / sqrt(mean(x^2) + eps) and the gradient g from above:
+    """RMSNorm in float32 or float64. With r = 1 / sqrt(mean(x^2) + eps) and the gradient g of y:
 
     dx = r (g w - x r^2 mean(g w x)),    dw = sum over vectors of g x r
     """

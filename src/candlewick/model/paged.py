@@ -1,24 +1,24 @@
-"""A key-value cache that grows by pages: memory for the tokens that there are, not for those that may come.
+"""A key-value cache that grows by pages: memory for the tokens that there are, not for the longest text.
 
     pool    [ page 0 | page 1 | page 2 | page 3 | page 4 ]    each `page_size` tokens of one row
     row 0     pages 1, 4        its tokens 0 .. P-1 in page 1, P .. 2P-1 in page 4
-    row 1     pages 0, 3        page 2 is free: it comes next
+    row 1     pages 0, 3        page 2 is free: it is used next
 
-All layers use the same page numbers, each in a pool of its own. Pages are taken when tokens are reserved and given
-back when the cache is rewound below them. This is PagedAttention (arXiv:2309.06180) without its kernel: what
-attention reads is gathered in every pass, a copy of one layer's past, equal to the contiguous cache's to the bit.
+Each layer has its own pool; all use the same page numbers. Pages are taken when tokens are reserved and freed when
+the cache is rewound below them. This is PagedAttention (arXiv:2309.06180) without its kernel: every pass gathers a
+copy of each layer's past, equal to the contiguous cache's to the bit.
 """
 
 import torch
 from torch import Tensor
 
-from candlewick.model.cache import KVCache, Shape
+from candlewick.model.cache import CacheShape, KVCache
 
 
 class PagedCache(KVCache):
-    """A cache of pages of `page_size` tokens, at most as large as the longest text. ValueError for less than 1."""
+    """A cache of pages of `page_size` tokens, at most `max_tokens`. Raises ValueError for a size below 1."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device, page_size: int) -> None:
+    def __init__(self, shape: CacheShape, dtype: torch.dtype, device: torch.device, page_size: int) -> None:
         layers, rows, heads, max_tokens, width = shape
         super().__init__(max_tokens)
         if page_size < 1:
@@ -32,7 +32,7 @@ class PagedCache(KVCache):
         self._slots = self._page_table  # (B, T), page * P + place in the page, of the tokens reserved last
 
     def reserve(self, count: int) -> int:
-        """Return the position of the first of `count` new tokens, whose pages are there. Raises ValueError."""
+        """Take pages for `count` new tokens; return the position of the first. Raises ValueError as `KVCache`."""
         start = super().reserve(count)
         missing = -(-(start + count) // self.page_size) - len(self._pages[0])
         if missing > 0:
@@ -46,7 +46,7 @@ class PagedCache(KVCache):
         return start
 
     def _grow(self, pages: int) -> None:
-        """Add free pages to the pools. One layer after the other: only one is there twice."""
+        """Add free pages to the pools, one layer after the other: at most one pool is copied at a time."""
         if pages <= 0:
             return
         first = len(self._keys[0])
@@ -57,22 +57,22 @@ class PagedCache(KVCache):
         self._free += range(first + pages - 1, first - 1, -1)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy keys and values into the pages of a layer; what is returned are copies."""
+        """Store and return them as `KVCache.append` does; the results are copies."""
         return self._append(self._keys[layer], k), self._append(self._values[layer], v)
 
     def _append(self, pool: Tensor, new: Tensor) -> Tensor:
         pool.flatten(0, 1)[self._slots] = new.transpose(1, 2)  # (B, T, K, d)
-        # by whole pages, which is as fast as a plain copy; by tokens it is not
+        # an index by pages is as fast as a plain copy; one by tokens is slower
         gathered = pool.index_select(0, self._page_table.flatten()).view(
             len(self._page_table), -1, *pool.shape[2:]
         )
         return gathered[:, : self.length + new.shape[2]].transpose(1, 2)  # (B, K, past + T, d)
 
     def rewind(self, length: int) -> None:
-        """Forget all tokens but the first `length`, and give their pages back."""
+        """Forget all tokens but the first `length`, and free their pages."""
         super().rewind(length)
-        kept = -(-length // self.page_size)
+        num_pages = -(-length // self.page_size)
         for pages in self._pages:
-            self._free += pages[kept:]
-            del pages[kept:]
-        self._page_table = self._page_table[:, :kept]
+            self._free += pages[num_pages:]
+            del pages[num_pages:]
+        self._page_table = self._page_table[:, :num_pages]

@@ -1,12 +1,12 @@
-"""Rotary positions: each pair of channels of a query or key is turned by an angle that grows with its place.
+"""Rotary positions: each pair of channels of a query or key is rotated by an angle that grows with its position.
 
-    channel i and channel i + r/2 are one pair (half-split), turned by  position * frequency_i
+    channel i and channel i + r/2 are one pair (half-split), rotated by  position * frequency_i
 
 Half-split is the order of Llama and Qwen3 in Hugging Face files. r is the head's width, or with a partial rotary
-factor its first channels; the rest carries no position. `rope_mode: preapply` looks the angles up in a table, made
-on the CPU whatever the device, of 4 r bytes per position. `on_the_fly` makes the angles in every pass, on the
-device: the same bits on the CPU, the same but for rounding elsewhere. Reference: RoFormer, arXiv:2104.09864
-section 3.2.
+factor a share of it; the other channels carry no position. `rope_mode: preapply` looks the angles up in a table of
+4 r bytes per position, which is always computed on the CPU. `on_the_fly` computes the angles in every pass, on the
+device: the same bits on the CPU, equal up to rounding elsewhere. Reference: RoFormer, arXiv:2104.09864 section
+3.2.
 """
 
 from typing import Any, cast
@@ -20,7 +20,7 @@ from candlewick.model.frequencies import attention_factor, inverse_frequencies
 Rotation = tuple[Tensor, Tensor]
 """Cosines (c, c) and sines (-s, s) of the angles, each (T, 1, r) or (B, T, 1, r): they broadcast over heads."""
 
-_FIRST_POSITIONS = 4096
+_MIN_TABLE_POSITIONS = 4096
 
 
 class Rotary(nn.Module):
@@ -38,9 +38,9 @@ class Rotary(nn.Module):
         self.init_buffers()
 
     def init_buffers(self, positions: int = 0) -> None:
-        """Fill the buffers where they lie, a table for so many positions or a few thousand."""
+        """Fill the buffers on their device; a table gets `positions` rows, or a few thousand if that is more."""
         device = next(self.buffers()).device
-        length = min(max(positions, _FIRST_POSITIONS), self.config.max_position_embeddings)
+        length = min(max(positions, _MIN_TABLE_POSITIONS), self.config.max_position_embeddings)
         with torch.device("meta" if device.type == "meta" else "cpu"):
             frequencies = inverse_frequencies(self.config)
             if self.is_table:
@@ -50,19 +50,19 @@ class Rotary(nn.Module):
                 self.frequencies = frequencies.to(device)
 
     def reserve(self, positions: int) -> None:
-        """Make a table that is too short for so many positions again, at least twice as long.
+        """Replace a table that is too short for so many positions by one of at least twice the length.
 
-        Before a compiled pass, reserve what the longest reads: then no graph replaces a table.
+        Before compiled passes, reserve the positions of the longest pass: then no graph replaces a table.
         """
         if self.is_table and positions > len(self.cos):
             self.init_buffers(max(positions, 2 * len(self.cos)))
 
     def forward(self, start: int, length: int, dtype: torch.dtype, positions: Tensor | None = None) -> Rotation:
-        """Return the rotation of positions `start` to `start + length - 1`, or of some (B, T) of them."""
+        """Return the rotation of positions `start` to `start + length - 1`, or of some of them, (B, T)."""
         if self.is_table:
             self.reserve(start + length)
-            where = slice(start, start + length) if positions is None else positions
-            cos, sin = self.cos[where].to(dtype), self.sin[where].to(dtype)
+            rows = slice(start, start + length) if positions is None else positions
+            cos, sin = self.cos[rows].to(dtype), self.sin[rows].to(dtype)
         else:
             if positions is None:
                 positions = torch.arange(start, start + length, device=self.frequencies.device)
@@ -77,7 +77,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the first r channels of queries or keys (B, T, heads, d) by their positions."""
+    """Rotate the first r channels of queries or keys (B, T, heads, d)."""
     cos, sin = rotation
     width = cos.shape[-1]
     if width == x.shape[-1]:
@@ -86,18 +86,18 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """A rotation, whose gradient is the rotation back: nothing of the size of x is kept for it."""
+    """A rotation, whose gradient is the inverse rotation: nothing of the size of x is saved for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _apply_rotation(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad_outputs[0], cos, -sin), None, None
+        return _apply_rotation(grad_outputs[0], cos, -sin), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _apply_rotation(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.mul(x, cos).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,4 +1,4 @@
-"""A decoder-only transformer: what the Llama and Qwen3 families have in common, and what tells them apart.
+"""A decoder-only transformer of the Llama and Qwen3 families.
 
     tokens -> embed_tokens -> block x L -> norm -> lm_head -> logits
 
@@ -46,7 +46,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation | None, cache: KVCache | None, documents: Documents | None
     ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); the cache holds the tokens before x, and takes x in."""
+        """x (B, T, D) -> (B, T, D); keys and values of x are appended to the cache."""
         q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H, d)
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (B, T, K, d)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, K, T, d)
@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP; each reads the normalized stream and adds to it."""
+    """Attention, then MLP; each adds a function of the normalized states to the states."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything but the head: tokens (B, T) -> hidden states (B, T, D)."""
+    """The model without its head: tokens (B, T) -> hidden states (B, T, D)."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class Decoder(nn.Module):
         self.rotary_emb = None if config.rope_mode == "off" else Rotary(config)
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
-        """Return the states after the last norm; positions go on from the cache's length.
+        """Return the states after the last norm; the first position is the cache's length.
 
-        Raises ValueError beyond the longest context, and for documents with a cache, which holds one per row.
+        Raises ValueError beyond the longest context or the cache's end, and for documents together with a cache.
         """
         length = tokens.shape[1]
         if cache is not None and documents is not None:
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """Decoder-only transformer: tokens (B, T) -> logits (B, T, V).
 
-    `vocab_size` may exceed the tokenizer's size; the loss and the sampler leave the rows beyond out.
+    `vocab_size` may exceed the tokenizer's size; the loss and the sampler ignore the additional logits.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -165,14 +165,14 @@ class Transformer(nn.Module):
         return self.model(tokens, cache, documents)
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
-        """Tokens (B, T) of integers -> logits (B, T, V). With a cache, T new tokens after those it holds.
+        """Tokens (B, T) of integers -> logits (B, T, V). With a cache, the tokens follow those of the cache.
 
-        With `documents`, a token sees its own document only, and positions begin anew in each.
+        With `documents`, a token sees only its document, whose positions begin at 0. Raises ValueError.
         """
         return self.lm_head(self.hidden(tokens, cache=cache, documents=documents))
 
     def new_cache(self, batch_size: int, max_tokens: int, page_size: int | None = None) -> KVCache:
-        """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens; with a page size a paged one."""
+        """Make an empty cache for `batch_size` rows of up to `max_tokens` tokens, paged if `page_size` is set."""
         config, table = self.config, self.model.embed_tokens.weight
         shape = (config.num_layers, batch_size, config.num_key_value_heads, max_tokens, config.head_dim)
         if page_size is None:
@@ -180,12 +180,12 @@ class Transformer(nn.Module):
         return PagedCache(shape, table.dtype, table.device, page_size)
 
     def init_buffers(self) -> None:
-        """Restore what `to_empty` loses and no file holds: the rotary angles, and the tie of the weights."""
+        """Restore the rotary angles and tied weights, which `to_empty` discards and no file contains."""
         if self.model.rotary_emb is not None:
             self.model.rotary_emb.init_buffers()
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Make the head the embedding itself, if the config says so."""
+        """Share the embedding's weight with the head, if `tie_word_embeddings` is set."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

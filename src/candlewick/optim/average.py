@@ -3,8 +3,7 @@
     A <- decay A + (1 - decay) W        after every update, from A = W at the start
 
 References: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with decay,
-Tarvainen and Valpola, arXiv:1703.01780. A run needs many times 1 / (1 - decay) updates, or the average still
-contains the initial weights.
+Tarvainen and Valpola, arXiv:1703.01780. With few times 1 / (1 - decay) updates it contains the initial weights.
 """
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false

@@ -66,10 +66,7 @@ class Optimizer:
 
     @contextmanager
     def average_parameters(self) -> Generator[None]:
-        """Exchange the parameters with their averages, if there are any, while the block runs.
-
-        The parameters must be sharded before and after the block.
-        """
+        """Exchange the sharded parameters with their averages, if there are any, while the block runs."""
         if self.average is not None:
             self.average.swap()
         try:

@@ -8,9 +8,9 @@ With `normuon_beta2` each row of U is divided by the root of v <- beta2 v + (1 -
 then U is scaled to its previous norm. With `cautious_decay` only the weights decay that have the sign of U.
 
 References: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm preserved as in its
-authors' code; cautious weight decay, arXiv:2510.12402. Matrices of one shape are stacked, and so is their state: a
-step is a handful of batched products instead of dozens of small ones.
+kellerjordan.github.io/posts/muon; NorMuon, arXiv:2510.05491, algorithm 1, with the norm kept as in its authors'
+code; cautious weight decay, arXiv:2510.12402. Matrices of one shape are stacked, and so is their state: a step is
+a handful of batched products instead of dozens of small ones.
 """
 
 import math
@@ -35,14 +35,11 @@ class _Stack:
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
     momentum: Tensor  # (n, rows, columns)
-    second_momentum: Tensor | None  # (n, rows), of NorMuon
+    second: Tensor | None  # (n, rows), the second momentum of NorMuon
 
 
 class Muon:
-    """Muon over named matrices. Every matrix needs a gradient at every step.
-
-    Raises ValueError for a matrix that is sharded over several ranks.
-    """
+    """Muon over named matrices, each unsharded (else ValueError) and with a gradient (else RuntimeError)."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: MuonConfig) -> None:
         self.config = config
@@ -70,20 +67,14 @@ class Muon:
         return {
             f"{name}.{kind}": tensor
             for stack in self.stacks
-            for kind, stacked in (
-                ("momentum_buffer", stack.momentum),
-                ("second_momentum_buffer", stack.second_momentum),
-            )
+            for kind, stacked in (("momentum_buffer", stack.momentum), ("second_momentum_buffer", stack.second))
             if stacked is not None
             for name, tensor in zip(stack.names, stacked, strict=True)
         }
 
     @torch.no_grad()
     def step(self, found_inf: Tensor | None = None) -> None:
-        """Update every matrix, unless `found_inf` (0 or 1, on the device) is 1.
-
-        Raises RuntimeError for a matrix without a gradient.
-        """
+        """Update every matrix, unless `found_inf` (0 or 1, on the device) is 1."""
         for stack in self.stacks:
             self._step_stack(stack, found_inf)
 
@@ -97,8 +88,8 @@ class Muon:
             grads = torch.where(found_inf > 0, stack.momentum, grads)
         stack.momentum.lerp_(grads, 1 - mu)
         update = orthogonalize(grads.lerp_(stack.momentum, mu), self.coefficients)
-        if stack.second_momentum is not None and self.config.normuon_beta2 is not None:
-            update = normalize_rows(update, stack.second_momentum, keep * (1 - self.config.normuon_beta2))
+        if stack.second is not None and self.config.normuon_beta2 is not None:
+            update = normalize_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
         rows, columns = update.shape[1:]
         update *= keep * (-self.learning_rate * math.sqrt(max(1, rows / columns)))
         shrink = keep * (self.learning_rate * self.config.weight_decay)

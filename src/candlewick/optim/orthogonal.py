@@ -6,8 +6,7 @@ quintic        one polynomial for all steps: the steepest at 0 that keeps the va
                which serves training as well as exactly 1 (kellerjordan.github.io/posts/muon)
 polar_express  the best polynomial of each step for values of at least 0.001 (arXiv:2505.16932): they end within
                16 % of 1 after 5 steps, 0.7 % after 6, 0.002 % after 7. All but the last have a margin of 1 % for
-               values that are too large, the first another for a norm that is too small: no rounding may drive a
-               value out of their range
+               rounding, the first another one for the norm: no value may leave their range
 
 Products are bfloat16 on CUDA and in the matrices' dtype elsewhere.
 """

@@ -1,4 +1,4 @@
-"""Everything that is applied to a model from outside: recompute first, then sharding and precision."""
+"""Apply recomputation to a model, then sharding and precision."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from candlewick.parallel.recompute import Recompute, apply_recompute
 def parallelize(
     objective: nn.Module, model: Transformer, distributed: Distributed, recompute: Recompute = "none"
 ) -> None:
-    """Prepare `objective` (the loss around `model`) for this device and these ranks, in place."""
+    """Prepare the objective (the loss around the model) for its device and ranks, in place."""
     blocks, config = model.model.layers, model.config
     apply_recompute(blocks, recompute, has_dropout=config.attn_dropout > 0 or config.residual_dropout > 0)
     apply_fsdp(objective, blocks, distributed)

@@ -1,4 +1,4 @@
-"""Which device this process computes on, in which precision, and what that changes in torch."""
+"""The device and precision of this process, and the settings of torch for them."""
 
 import ctypes
 import platform
@@ -13,33 +13,33 @@ from candlewick.parallel.env import read_ranks, request_deterministic_cublas
 
 @dataclass(frozen=True, slots=True)
 class Distributed:
-    """This process among the others, and its device."""
+    """The rank, device and compute dtype of this process."""
 
     rank: int
     world_size: int
     device: torch.device
-    compute_dtype: torch.dtype  # dtype of the matrix products; weights and their updates are float32 always
+    compute_dtype: torch.dtype  # of the matrix products; weights and their updates are always float32
 
 
 def find_distributed(config: RuntimeConfig) -> Distributed:
-    """Find rank, device and compute dtype. Raises MachineError when the config asks for what is not there."""
+    """Find rank, device and compute dtype. Raises MachineError if the machine lacks what the config asks for."""
     ranks = read_ranks()
     device = find_device(config.device, ranks.local_rank)
     return Distributed(ranks.rank, ranks.world_size, device, _compute_dtype(config.precision, device))
 
 
 def configure_torch(config: RuntimeConfig, device: torch.device) -> None:
-    """Set what the config asks of torch for the whole process: deterministic kernels, TF32, freed memory kept."""
+    """Set deterministic kernels, TF32 and the allocator of the CPU for the process, as the config says."""
     keep_freed_memory()
     if config.deterministic:
         request_deterministic_cublas()
         torch.use_deterministic_algorithms(True)
-    # of the two ways to say it the one that compiled code reads too; it must not reach the CPU's products
+    # of the two settings of TF32, compiled code reads this one; "high" would change the products of the CPU too
     torch.set_float32_matmul_precision("high" if config.tf32 and device.type == "cuda" else "highest")
 
 
 def find_device(setting: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `runtime.device` names; `auto` takes the first of cuda, mps, cpu that works."""
+    """Return the device of `runtime.device`; `auto` prefers cuda, then mps, then cpu. Raises MachineError."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
         setting = next(name for name, present in available.items() if present)
@@ -52,14 +52,14 @@ def find_device(setting: str, local_rank: int = 0) -> torch.device:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is emulated, and slower)."""
+    """Return whether the device has hardware for bfloat16 products; without it they are emulated and slower."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
 
 
 def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what `runtime.precision` means on a device. Raises MachineError for what it cannot train in."""
+    """Return the dtype that `runtime.precision` means. Raises MachineError for half precision on mps."""
     has_bf16 = has_native_bf16(device)
     if precision == "auto":
         precision = "mixed" if device.type == "cuda" and has_bf16 else "fp32"
@@ -74,9 +74,9 @@ def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in the process: glibc maps and unmaps each block above 32 MB.
+    """Make malloc keep freed memory in the process; glibc would map and unmap each block above 32 MB.
 
-    The page faults cost about a sixth of a small model's step. Does nothing on other C libraries.
+    The page faults cost about a sixth of a small model's step. Other C libraries are left as they are.
     """
     if platform.libc_ver()[0] != "glibc":
         return

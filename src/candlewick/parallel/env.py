@@ -1,4 +1,4 @@
-"""Which process this is among the ranks of a run: the only reader of the launcher's environment.
+"""The rank of this process, from the launcher's environment, which only this module reads.
 
 A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one there is a single rank.
 """
@@ -10,7 +10,7 @@ from candlewick.errors import MachineError
 
 
 class Ranks(NamedTuple):
-    """The number of this process, of all processes, and of this one on its machine."""
+    """The number of this process among all, the number of processes, and its number on its machine."""
 
     rank: int
     world_size: int
@@ -18,7 +18,7 @@ class Ranks(NamedTuple):
 
 
 def read_ranks() -> Ranks:
-    """Read the launcher's environment. Raises MachineError for several ranks, or for what is no number."""
+    """Read the launcher's environment. Raises MachineError for several ranks, and for text that is no number."""
     ranks = Ranks(_read_number("RANK", "0"), _read_number("WORLD_SIZE", "1"), _read_number("LOCAL_RANK", "0"))
     if ranks.world_size != 1:
         raise MachineError(
@@ -30,12 +30,10 @@ def read_ranks() -> Ranks:
 def _read_number(name: str, default: str) -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal():
-        raise MachineError(
-            f"{name}={text!r} is no number", "start the run by a launcher such as torchrun, or unset it"
-        )
+        raise MachineError(f"{name}={text!r} is no number", "use a launcher such as torchrun, or unset it")
     return int(text)
 
 
 def request_deterministic_cublas() -> None:
-    """Ask cuBLAS for a workspace with which its products are deterministic, unless the user has chosen one."""
+    """Set the workspace with which cuBLAS is deterministic, unless the environment names one."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,4 +1,4 @@
-"""What half precision costs on a device that has no units for it: measured, and told once."""
+"""Measure how much slower half precision is on a device that emulates it, and warn."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_if_emulated(distributed: Distributed, hidden_size: int) -> None:
-    """Warn with the measured factor when half-precision products are slower than float32's on this device."""
+    """Log a warning with the measured factor if half-precision products are slower than those in float32."""
     dtype, device = distributed.compute_dtype, distributed.device
     is_cuda_half = dtype == torch.float16 and device.type == "cuda"
     if dtype == torch.float32 or is_cuda_half or (dtype == torch.bfloat16 and has_native_bf16(device)):
@@ -29,22 +29,22 @@ def warn_if_emulated(distributed: Distributed, hidden_size: int) -> None:
 
 
 def slowdown(dtype: torch.dtype, hidden_size: int, device: torch.device) -> float:
-    """Return the time of a product in `dtype` over the time in float32, each the best of some."""
+    """Return the time of a matrix product in `dtype` over that in float32, each the shortest of several."""
     like = torch.empty(_ROWS, min(hidden_size, _MAX_WIDTH), dtype=dtype, device=device)
     return product_seconds(like, _MEASURE_SECONDS) / product_seconds(like.float(), _MEASURE_SECONDS)
 
 
 def product_seconds(like: torch.Tensor, seconds: float) -> float:
-    """Return the best time in `seconds` of a product with a square matrix, of the shape and kind of `like`."""
+    """Return the shortest time (seconds) of products `like` (rows, n) @ (n, n), measured for `seconds`."""
     left, right = torch.ones_like(like), like.new_ones(like.shape[1], like.shape[1])
     best = end = float("inf")
-    while (began := time.perf_counter()) < end:
+    while (start := time.perf_counter()) < end:
         torch.mm(left, right, out=like)
         if like.is_cuda:  # pragma: cuda
             torch.cuda.synchronize(like.device)
         elif like.is_mps:  # pragma: mps
             torch.mps.synchronize()
         now = time.perf_counter()
-        best = min(best, now - began)
-        end = min(end, now + seconds)  # from the end of the first one, which sets up the library
+        best = min(best, now - start)
+        end = min(end, now + seconds)  # after the first product, which initializes the library
     return best

@@ -1,9 +1,9 @@
-"""Activations that are made again in the backward pass: less memory for more time.
+"""Activation checkpointing: activations are computed again in the backward pass, for less memory and more time.
 
-    none        all that a block's backward pass reads waits for it
-    block       only the block's input waits; the whole block runs a second time      a third more FLOPs
-    selective   the input and the results of products and attention wait; norms,      a few % more time
-                rotations and activation functions are made again
+    none        all activations that the backward pass reads are saved
+    block       only the input of each block is saved; the block runs a second time    a third more FLOPs
+    selective   the input and the results of products and attention are saved;         a few % more time
+                norms, rotations and activation functions are computed again
 
 The second run does the same operations on the same numbers, random ones included: no bit of loss or gradients
 changes. References: arXiv:1604.06174 (block), arXiv:2205.05198 section 5 (selective).
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 Recompute = Literal["none", "block", "selective"]
 
 _aten = torch.ops.aten
-_KEPT = {
+_SAVED_OPS = {
     _aten.mm.default,
     _aten.addmm.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
@@ -31,7 +31,7 @@ _KEPT = {
 
 
 def apply_recompute(blocks: nn.ModuleList, mode: Recompute, *, has_dropout: bool) -> None:
-    """Replace the forward of every block, in place. Random states are kept only for blocks that draw numbers."""
+    """Replace the forward of every block, in place. Random states are saved only if blocks have dropout."""
     if mode == "none":
         return
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout}
@@ -51,5 +51,5 @@ def _recomputed(forward: Callable[..., Any], settings: dict[str, Any]) -> Callab
 
 def _policy(context: object, op: Any, *args: object, **kwargs: object) -> CheckpointPolicy:
     del context, args, kwargs
-    is_kept = op in _KEPT or op.namespace in ("candlewick", "torch_attn")  # within documents
-    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
+    is_saved = op in _SAVED_OPS or op.namespace in ("candlewick", "torch_attn")  # attention within documents
+    return CheckpointPolicy.MUST_SAVE if is_saved else CheckpointPolicy.PREFER_RECOMPUTE

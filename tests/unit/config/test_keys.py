@@ -1,11 +1,12 @@
 import json
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from candlewick.config import RunConfig
+from candlewick.config import RunConfig, SchedulerConfig
 from candlewick.config.keys import (
     find_nearest,
     find_problems,
@@ -16,6 +17,11 @@ from candlewick.config.keys import (
     resolve_path,
 )
 from candlewick.config.yaml import format_key
+
+TAGS = [get_args(kind)[1] for kind in get_args(RunConfig.model_fields["optimizer"].annotation)]
+ALGORITHMS = ", ".join(repr(tag.tag) for tag in TAGS)
+*_FIRST, _LAST = map(repr, get_args(SchedulerConfig.model_fields["strategy"].annotation))
+STRATEGIES = f"{', '.join(_FIRST)} or {_LAST}"
 
 
 def problems(tree: dict) -> dict[str, str]:
@@ -28,7 +34,7 @@ def test_key_types_lists_sections_leaves_and_every_variant():
     types = key_types()
     assert {("model",), ("model", "hidden_size"), ("runtime", "evaluation", "best", "max_keep")} <= types.keys()
     assert ("optimizer", "nesterov") in types  # sgd
-    assert {"muon", "sgd", "lion"} <= types["optimizer", "algorithm"]
+    assert {tag.tag for tag in TAGS} == types["optimizer", "algorithm"]
     assert types["data", "mixture", "weight"] == {int}
     assert types["data", "validation_sets", "*"] == {str}
     assert ("optimizer", "learning_rate_scales", "head") in types
@@ -112,9 +118,9 @@ def test_find_nearest_finds_a_key_named_in_the_wrong_section(wrong, right):
         ({"data": {"text_field": ["a"]}}, "data.text_field", "should be text (got a list)"),
         ({"optimizer": {"learning_rate": True}}, "optimizer.learning_rate", "should be a number (got true)"),
         ({"optimizer": {"algorithm": "adamw"}}, "optimizer.algorithm",
-         "should be one of 'muon', 'adam_w', 'adam', 'sgd', 'lion' (got \"adamw\", did you mean adam_w?)"),
+         f'should be one of {ALGORITHMS} (got "adamw", did you mean adam_w?)'),
         ({"optimizer": {"algorithm": "rmsprop"}}, "optimizer.algorithm",
-         "should be one of 'muon', 'adam_w', 'adam', 'sgd', 'lion' (got \"rmsprop\")"),
+         f'should be one of {ALGORITHMS} (got "rmsprop")'),
         ({"optimizer": {"learning_rate_scales": {"heads": 2}}}, "optimizer.learning_rate_scales.heads",
          "unknown key, did you mean optimizer.learning_rate_scales.head?"),
         ({"optimizer": {"algorithm": "sgd", "learning_rate_scales": {"head": -2}}},
@@ -143,8 +149,7 @@ def test_find_nearest_finds_a_key_named_in_the_wrong_section(wrong, right):
         ({"optimizer": [1]}, "optimizer", "should be a section with keys (got a list)"),
         ({"optimizer": {"muon": 1}}, "optimizer.muon", "unknown key"),
         ({"scheduler": {"strategy": "cosin"}}, "scheduler.strategy",
-         "should be 'constant', 'linear_warmup', 'cosine', 'cosine_with_warmup', 'polynomial' or 'wsd' "
-         '(got "cosin", did you mean cosine?)'),
+         f'should be {STRATEGIES} (got "cosin", did you mean cosine?)'),
         ({"runtime": {"logging": {"tensorboard": 3}}}, "runtime.logging.tensorboard",
          "should be true or false or should be text (got 3)"),
         ({"runtime": {"evaluation": {"best": 5}}}, "runtime.evaluation.best",

@@ -42,7 +42,7 @@ def test_model_size_counts_the_parameters_of_the_module(config, vocab_size):
     size = model_size(config, vocab_size)
     assert size.total == sum(p.numel() for p in named.values())
     products = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
-    assert size.multiplied == products
+    assert size.matmul == products
 
 
 @pytest.mark.parametrize("field", VARIANTS)
@@ -57,8 +57,8 @@ def test_flops_per_token_of_a_known_shape():
     """The m3 shape of reference/performance.md: 22.9 M weights to multiply with, 144.5 MFLOP per token."""
     config = ModelConfig(hidden_size=384, num_layers=6, num_attention_heads=6, intermediate_size=1024)
     flops = flops_per_token(config, 32_000, 512)
-    assert model_size(config, 32_000).multiplied == 32_000 * 384 + 6 * (4 * 384**2 + 3 * 384 * 1024)
-    assert flops.strict == 6 * model_size(config, 32_000).multiplied + 6 * 6 * 384 * 512
+    assert model_size(config, 32_000).matmul == 32_000 * 384 + 6 * (4 * 384**2 + 3 * 384 * 1024)
+    assert flops.strict == 6 * model_size(config, 32_000).matmul + 6 * 6 * 384 * 512
     assert abs(flops.strict / 144.5e6 - 1) < 0.001
     assert flops.palm - flops.strict == 6 * 6 * 384 * 512
 
@@ -69,7 +69,7 @@ def test_flops_of_a_sliding_window_count_the_visible_tokens():
     width = config.num_attention_heads * config.head_dim
     seen = [sum(t + 0.5 if t < 5 else 5 for t in range(16)), sum(t + 0.5 for t in range(16))]
     expected = 12 * width * (2 * seen[0] + seen[1]) / 16
-    assert abs(flops.strict - 6 * model_size(config, 100).multiplied - expected) < 1
+    assert abs(flops.strict - 6 * model_size(config, 100).matmul - expected) < 1
     assert full.palm - flops.palm == 12 * width * 2 * (16 - 5)
     wide = flops_per_token(ModelConfig(num_layers=3, sliding_window=16), 100, 16)
     assert (wide.strict, wide.palm) == (full.strict, full.palm)

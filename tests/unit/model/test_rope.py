@@ -82,7 +82,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 @pytest.mark.parametrize("settings", [{}, {"rope_scaling": YARN}, {"partial_rotary_factor": 0.5}])
 def test_rope_modes_preapply_and_on_the_fly_are_equal_bitwise(core_row, settings, monkeypatch):
-    monkeypatch.setattr(rope, "_FIRST_POSITIONS", 5)
+    monkeypatch.setattr(rope, "_MIN_TABLE_POSITIONS", 5)
     table, fly = (make(12, 10_000.0, 128, rope_mode=mode, **settings) for mode in ("preapply", "on_the_fly"))
     assert [name for name, _ in fly.named_buffers()] == ["frequencies"]
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 90, 127, 64, 5]], dtype=torch.int32)
@@ -116,7 +116,7 @@ def test_rotary_table_of_a_huge_context_grows_with_the_positions_read():
 def test_rotary_table_grown_by_doubling_equals_one_of_full_size(device, monkeypatch):
     with torch.device(device):
         expected = make(8, 10_000.0, 100, rope_scaling=YARN)
-        monkeypatch.setattr(rope, "_FIRST_POSITIONS", 3)
+        monkeypatch.setattr(rope, "_MIN_TABLE_POSITIONS", 3)
         rotary = make(8, 10_000.0, 100, rope_scaling=YARN)
     for length in (2, 9, 10, 51, 100):
         rotary.reserve(length)
@@ -129,7 +129,7 @@ def test_rotary_table_grown_by_doubling_equals_one_of_full_size(device, monkeypa
 
 
 def test_reserved_rotary_table_is_not_replaced_by_a_compiled_pass(monkeypatch):
-    monkeypatch.setattr(rope, "_FIRST_POSITIONS", 4)
+    monkeypatch.setattr(rope, "_MIN_TABLE_POSITIONS", 4)
     rotary, eager = make(8, 10_000.0, 64), make(8, 10_000.0, 64)
     rotary.reserve(32)
     tables = dict(rotary.named_buffers())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from candlewick.model.attention import _attend_opaquely
+from candlewick.model.attention import _attend_documents_op
 from candlewick.model.varlen import document_kernel
 
 
@@ -23,5 +23,5 @@ def test_opaque_attention_passes_the_checks_of_torch_for_custom_operations(windo
     torch.manual_seed(0)
     qkv = [torch.randn(2, heads, 6, 4, dtype=torch.float64, requires_grad=True) for heads in (2, 1, 1)]
     ends = torch.tensor([0, 2, 6, 9, 12], dtype=torch.int32)
-    operation: Any = _attend_opaquely  # torch.library.custom_op returns a CustomOpDef
+    operation: Any = _attend_documents_op  # torch.library.custom_op returns a CustomOpDef
     torch.library.opcheck(operation, (qkv, ends, ends.clone(), window))

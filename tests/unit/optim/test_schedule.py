@@ -22,17 +22,25 @@ def shaped(strategy: str, **settings) -> SchedulerConfig:
     return SchedulerConfig().model_copy(update={"strategy": strategy, **settings})
 
 
-def plainly(strategy: str, step: int, warmup: int, lowest: float) -> float:
-    """The rate of a run of 100 steps with `power` 2 and `decay_fraction` 0.4, one case after the other."""
-    ramp = (step + 1) / warmup if step < warmup else 1.0
-    share = 1.0
-    if strategy.startswith("cosine") and step > warmup:
-        share = (1 + math.cos(math.pi * min(step - warmup, 100 - warmup) / (100 - warmup))) / 2
-    if strategy == "polynomial" and step > warmup:
-        share = (max(0, 100 - step) / (100 - warmup)) ** 2
-    if strategy == "wsd" and step > 60:
-        share = max(0, 100 - step) / 40
-    return ramp * (lowest + (1 - lowest) * share)
+def half_cosine(step: int, warmup: int) -> float:
+    return (
+        (1 + math.cos(math.pi * min(step - warmup, 100 - warmup) / (100 - warmup))) / 2 if step > warmup else 1.0
+    )
+
+
+def square(step: int, warmup: int) -> float:
+    return (max(0, 100 - step) / (100 - warmup)) ** 2 if step > warmup else 1.0
+
+
+FORMULAS = {
+    "constant": lambda _step, _warmup: 1.0,
+    "linear_warmup": lambda _step, _warmup: 1.0,
+    "cosine": half_cosine,
+    "cosine_with_warmup": half_cosine,
+    "polynomial": square,
+    "wsd": lambda step, _warmup: max(0, 100 - step) / 40 if step > 60 else 1.0,
+}
+"""The decay of a run of 100 steps with `power` 2 and `decay_fraction` 0.4. tests/test_core_table.py wants each."""
 
 
 def test_every_strategy_has_a_schedule():
@@ -40,23 +48,23 @@ def test_every_strategy_has_a_schedule():
     assert names == SCHEDULES.keys(), "optim/schedule.py: SCHEDULES and scheduler.strategy differ"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", FORMULAS)
 def test_multiplier_equals_the_formula_at_every_corner(strategy, core_row):
     errors = []
     for warmup, lowest in ((10, 0.0), (10, 0.1), (0, 0.2), (80, 0.0), (99, 0.1)):
         config = shaped(strategy, warmup_steps=warmup, min_lr=lowest, power=2.0, decay_fraction=0.4)
         # the first, the last of the warm-up, the first after it, the middle, around the decay, the last, beyond
         steps = (0, 1, max(0, warmup - 1), warmup, warmup + 1, 50, 60, 61, 80, 99, 100, 500)
-        errors += [abs(multiplier(config, step, 100) - plainly(strategy, step, warmup, lowest)) for step in steps]
+        for step in steps:
+            ramp, decay = (step + 1) / warmup if step < warmup else 1.0, FORMULAS[strategy](step, warmup)
+            errors.append(abs(multiplier(config, step, 100) - ramp * (lowest + (1 - lowest) * decay)))
     core_row(f"scheduler.strategy={strategy}", "the formula, float64, of the peak", max(errors), 1e-12)
 
 
-def test_warmup_is_linear_and_reaches_the_peak():
-    for strategy in ("constant", "linear_warmup"):
-        values = curve(100, strategy=strategy, warmup_steps=4)
-        assert values[:6] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-        assert set(values[4:]) == {1.0}
-    assert curve(10, strategy="constant", warmup_steps=0)[0] == 1.0
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_warmup_is_linear_and_reaches_the_peak(strategy):
+    assert curve(100, strategy=strategy, warmup_steps=4)[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert curve(100, strategy=strategy, warmup_steps=0)[0] == 1.0
 
 
 def test_cosine_falls_from_the_end_of_the_warmup_to_the_end_of_the_run():
@@ -84,28 +92,45 @@ def test_wsd_schedule_is_flat_then_linear():
 @pytest.mark.parametrize(("total", "expected"), [(1000, 20), (10, 0), (40, 1), (1_000_000, 2000), (None, 50)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_default_warmup_is_a_share_of_the_run_or_zero(strategy, total, expected):
-    suggested = 0 if strategy in ("constant", "cosine") else expected
+    suggested = expected if SCHEDULES[strategy].has_default_warmup else 0
     assert warmup_steps(SchedulerConfig(strategy=strategy), total) == suggested
     assert warmup_steps(SchedulerConfig(strategy=strategy, warmup_steps=7), total) == 7
 
 
-@pytest.mark.parametrize("strategy", ["constant", "linear_warmup", "wsd"])
+@pytest.mark.parametrize("strategy", ["constant", "cosine"])
+def test_constant_and_cosine_warm_up_only_if_told_to(strategy):
+    assert warmup_steps(SchedulerConfig(strategy=strategy), 1000) == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("total", [120, 100_000])
-def test_multiplier_is_continuous_when_a_time_budget_becomes_steps(strategy, total):
+def test_nothing_jumps_before_the_decay_when_a_time_budget_becomes_steps(strategy, total):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
-    for step in range(40):
+    decay_step = max(warmup_steps(config, None), int(SCHEDULES[strategy].decay_start(config) * total))
+    for step in range(decay_step):
         assert multiplier(config, step, None) == multiplier(config, step, total)
     assert multiplier(config, 50, None) == 1.0
+
+
+@pytest.mark.parametrize("strategy", ["constant", "linear_warmup", "wsd"])
+def test_strategies_that_are_flat_at_first_do_not_jump_at_a_twentieth_of_a_timed_run(strategy):
+    config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
+    assert all(multiplier(config, step, None) == multiplier(config, step, 1000) for step in range(60))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "jump"), [("cosine", 0.01), ("cosine_with_warmup", 0.01), ("polynomial", 0.05)]
+)
+def test_strategies_that_fall_at_once_jump_little_at_a_twentieth_of_a_timed_run(strategy, jump):
+    config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
+    assert 0 < multiplier(config, 500, None) - multiplier(config, 500, 10_000) <= jump
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_warmup_of_a_timed_run_does_not_depend_on_its_steps(strategy):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
-    assert (
-        warmup_steps(config, None)
-        == warmup_steps(config, 100_000)
-        == (0 if strategy in ("constant", "cosine") else 50)
-    )
+    expected = 50 if SCHEDULES[strategy].has_default_warmup else 0
+    assert warmup_steps(config, None) == warmup_steps(config, 100_000) == expected
 
 
 @given(
@@ -124,19 +149,20 @@ def test_multiplier_is_in_bounds_and_never_rises_after_the_warmup(strategy, tota
     assert all(0 <= value <= 1 for value in values)
     assert all(value >= lowest - 1e-12 for value in after)
     assert all(late <= early + 1e-12 for early, late in itertools.pairwise(after))
-    if after and strategy not in ("constant", "linear_warmup"):
-        assert after[-1] == pytest.approx(lowest)
+    if after:
+        assert after[-1] == pytest.approx(lowest) or set(after) == {1.0}
     if total > warmup_steps(config, total) > 0:
         assert values[0] > 0
 
 
-def test_multiplier_after_the_end_stays_at_min_lr():
-    for strategy in ("cosine", "cosine_with_warmup", "polynomial", "wsd"):
-        config = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=0)
-        assert multiplier(config, 500, 100) == pytest.approx(0.3)
-        longer = SchedulerConfig(strategy=strategy, min_lr=0.3, warmup_steps=200)
-        assert multiplier(longer, 99, 100) <= 0.5
-        assert multiplier(longer, 200, 100) == pytest.approx(0.3)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_multiplier_past_the_end_stays_at_its_last_value(strategy):
+    end = multiplier(shaped(strategy, min_lr=0.3, warmup_steps=0), 100, 100)
+    assert end in (pytest.approx(0.3), 1.0)
+    assert multiplier(shaped(strategy, min_lr=0.3, warmup_steps=0), 500, 100) == end
+    longer = shaped(strategy, min_lr=0.3, warmup_steps=200)
+    assert multiplier(longer, 99, 100) <= 0.5
+    assert multiplier(longer, 200, 100) == end
 
 
 def test_a_decay_ends_with_a_run_that_is_shorter_than_its_warm_up():

@@ -9,7 +9,7 @@ from candlewick.config import ModelConfig
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Block, Transformer
 from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import _leave, apply_fsdp, full_tensor, unsharded
+from candlewick.parallel.fsdp import _destroy_process_group, apply_fsdp, full_tensor, unsharded
 from candlewick.train.objective import NextTokenLoss
 
 CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
@@ -101,5 +101,5 @@ def test_process_group_is_destroyed_once():
     make(torch.bfloat16)
     assert dist.is_initialized()
     for _ in range(2):
-        _leave()
+        _destroy_process_group()
         assert not dist.is_initialized()
