@@ -21,8 +21,8 @@ from candlewick.config.tree import differences
         ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Precision of matrix products"),
         ("--learning-rate X", "optimizer.learning_rate: Peak learning rate."),
         ("--warmup-steps N", "scheduler.warmup_steps: Updates of linear warm-up; null: 2 % of the run"),
-        ("--input PATH", "data.train_shards: Files, folders,"),
-        ("--tokenizer-json PATH", "tokenizer.tokenizer_json: A tokenizer.json"),
+        ("--input PATH", "data.train_shards: Training text: files, folders,"),
+        ("--tokenizer-json PATH", "tokenizer.tokenizer_json: Existing tokenizer: a tokenizer.json"),
         ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
     ],
 )

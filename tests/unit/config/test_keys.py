@@ -153,7 +153,8 @@ def test_a_right_name_in_a_wrong_section_is_found_too(wrong, right):
          "num_attention_heads=5 is not a multiple of num_key_value_heads=2; set model.num_key_value_heads to a "
          "divisor of it"),
         ({"data": {"sequence_length": 1000}}, "",
-         "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
+         "data.sequence_length=1000 exceeds model.max_position_embeddings=512; raise that, or set "
+         "data.sequence_length=null"),
     ],
 )  # fmt: skip
 def test_each_problem_is_one_sentence_under_the_users_key(tree, key, said):
