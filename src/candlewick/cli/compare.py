@@ -10,7 +10,7 @@ from candlewick.cli.output import emit_json, format_side
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     for name in ("first", "second"):
-        parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
+        parser.add_argument(name, metavar=name.upper(), type=Path, help=f"folder of the {name} run")
     add_reporting(parser)
 
 

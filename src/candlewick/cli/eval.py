@@ -9,8 +9,9 @@ from candlewick.cli.output import emit_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    add_sources(parser, "text, or a token dataset (its validation split); default: what the run held out")
-    add_count(parser, "--max-batches", "read at most N batches; default all")
+    about = "text, or a token dataset, of which the validation split is read; default: validation text of the run"
+    add_sources(parser, about)
+    add_count(parser, "--max-batches", "maximum number of batches; default: all")
     add_reporting(parser)
 
 

@@ -79,8 +79,7 @@ class DataConfig(Section):
     deduplicate: bool = False
     """Skip a document whose text equals that of an earlier document."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    """Share of the text to hold out if validation_shards is empty. Documents are chosen by hash; of fewer than
-    1,000 documents, the ends of files are held out."""
+    """Share to hold out without validation_shards: by document hash, or file ends below 1,000 documents."""
     cache_dir: Path | None = None
     """Folder for the token datasets that `train` prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
     cache_max_bytes: Count | None = None
@@ -106,8 +105,7 @@ class DataConfig(Section):
     order: Literal["global", "window"] = Field(
         default_factory=lambda data: "global" if data["shuffle_buffer_size"] is None else "window"
     )
-    """Shuffle rows over the whole dataset, or within consecutive windows (for remote or huge files).
-    Default: global, or window if shuffle_buffer_size is set."""
+    """Shuffle rows over the whole dataset or in windows; default: window if shuffle_buffer_size is set."""
     max_repetitions: Positive | None = None
     """Refuse a run that would read a source more than N times; null: no limit."""
     micro_batch_size: Count = 8

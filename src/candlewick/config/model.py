@@ -107,8 +107,7 @@ class ModelConfig(Section):
     rope_scaling: RopeScaling | None = None
     """Scale the rotary positions to longer contexts by linear, ntk, yarn or llama3; null disables scaling."""
     partial_rotary_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of each head that is rotated. Below 1, checkpoints are CandlewickForCausalLM: transformers cannot
-    load them."""
+    """Share of each head that is rotated. Below 1, transformers cannot load the checkpoints."""
     sliding_window: Count | None = None
     """Number of tokens that a token attends to, itself included; null: all tokens before it too."""
     full_attention_every: Count | None = None
@@ -172,9 +171,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check_positions(self) -> Self:
         if self.rope_mode == "off" and (self.rope_scaling is not None or self.partial_rotary_factor < 1):
-            raise ValueError(
-                "rope_mode: off rotates nothing; set model.rope_scaling=null and model.partial_rotary_factor=1"
-            )
+            raise ValueError("rope_mode: off needs model.rope_scaling=null and model.partial_rotary_factor=1")
         if isinstance(self.rope_scaling, NtkScaling) and self.rotary_dim < 4:
             raise ValueError("rope_scaling ntk needs at least 4 rotated channels per head")
         if not 1 / _MAX_THETA <= self.effective_theta <= _MAX_THETA:

@@ -23,8 +23,7 @@ class _Optimizer(Section):
     learning_rate_scales: dict[Role, NotNegative] = Field(default={})
     """Learning-rate factors by kind of parameter: matrix (in the blocks), embedding, head, vector."""
     ema_decay: Fraction | None = None
-    """Decay per update of an exponential moving average (EMA) of the weights. The average is evaluated, sampled
-    and saved; null disables it."""
+    """Decay per update of an exponential moving average of the weights, which is evaluated, sampled and saved."""
 
 
 class AdamWConfig(_Optimizer):

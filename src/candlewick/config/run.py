@@ -31,8 +31,7 @@ class CheckpointConfig(Section):
     every_n_epochs: Count | None = None
     """Save every N epochs; null disables epoch-based saving."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 1000)
-    """Save every N updates; null disables step-based saving. The end of a run and a stop always save.
-    Default: 1000, or null if every_n_epochs is set."""
+    """Save every N updates; null: never. Default: 1000 without every_n_epochs. The end and a stop always save."""
     max_keep: Count | None = 3
     """Number of newest checkpoints to keep; null: all."""
     init_from: str | None = None
@@ -55,8 +54,7 @@ class EvaluationConfig(Section):
     every_n_epochs: Count | None = None
     """Evaluate every N epochs; null disables epoch-based evaluation."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 250)
-    """Evaluate every N updates; null disables step-based evaluation. The end of a run is always evaluated.
-    Default: 250, or null if every_n_epochs is set."""
+    """Evaluate every N updates; null: never. Default: 250 without every_n_epochs. The end always evaluates."""
     max_batches: Count | None = 50
     """Maximum number of validation micro-batches; null: all. The final evaluation always reads all."""
     best: BestConfig | None = BestConfig()
@@ -112,8 +110,7 @@ class RuntimeConfig(Section):
     tf32: bool = False
     """Use TF32 for float32 products on CUDA: inputs are rounded to 10 mantissa bits; faster, less precise."""
     recompute: Literal["none", "block", "selective"] = "none"
-    """Activation checkpointing, which saves memory. In the backward pass, block recomputes whole blocks, selective
-    all but matrix products."""
+    """Activation checkpointing, to save memory: recompute whole blocks, or (selective) all but matrix products."""
     deterministic: bool = False
     """On CUDA, use deterministic kernels only. The CPU is always bit-exact."""
     log_every_n_steps: Count = 10

@@ -212,7 +212,7 @@ def test_lines_of_text_for_the_tokenizer():
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("--tokenizer-seed 1", "in whatever order they come"),
+        ("--tokenizer-seed 1", "counts pairs, in any order"),
         ("--train-shard-lines 1", "with --mode cloud"),
         ("--validation-shard-lines 1", "with --mode cloud"),
         ("--reuse-shards", "with --mode cloud"),
@@ -240,8 +240,8 @@ def test_a_flag_that_changes_nothing_is_told_of(given, words, reason):
             "--skip-tokenizer and --force-retrain-tokenizer contradict",
         ),
         ("--tokenizer-json t --force-retrain-tokenizer", "--tokenizer-json and --force-retrain-tokenizer"),
-        *((f"{flag} 1", f"{flag} is about a stream") for flag in ("--dataset", "--split", "--max-samples")),
-        ("--stream-batch-size 1", "--stream-batch-size is about a stream"),
+        *((f"{flag} 1", f"{flag} needs --stream") for flag in ("--dataset", "--split", "--max-samples")),
+        ("--stream-batch-size 1", "--stream-batch-size needs --stream"),
         ("--batch-size 3 --grad-accum 2", "3 rows (--batch-size) are not 2 equal passes"),
         ("--learning-rate fast", "invalid float value: 'fast'"),
         ("--learning-rate nan", "optimizer.learning_rate: should be a"),

@@ -61,7 +61,7 @@ def test_there_must_be_a_run_to_resume(tmp_path, monkeypatch, capsys):
     [
         (["--init-from", ""], "runtime.checkpoint.init_from: should be a path, or null"),
         (["--init-from", "no 🕯"], "no 🕯"),
-        (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts one"),
+        (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts a new one"),
     ],
 )
 def test_a_run_that_cannot_start_from_there_does_not_start(short, tmp_path, capsys, words, said):
