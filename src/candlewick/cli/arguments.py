@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and what is read from them."""
+"""Declare arguments that several verbs share, and load what they name."""
 
 import argparse
 import json
@@ -29,12 +29,12 @@ def add_override(parser: argparse.ArgumentParser) -> None:
 
 
 def absolute(path: str) -> str:
-    """Return a path relative to the working directory, not to a configuration's folder; a URI as it is."""
+    """Return a path as an absolute path, relative to the working directory; a URI unchanged."""
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
 def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tuple[RunConfig, dict[str, str]]":
-    """Read a configuration, and what set each key of it; print how foreign settings were read."""
+    """Load a configuration and what set each key; print notes about translated settings."""
     from candlewick.cli import candle
     from candlewick.config import load
 
@@ -42,7 +42,7 @@ def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tup
 
 
 def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
-    """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging by it."""
+    """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
     config = load_with_origins(args.config, [*args.override, *text, *extra])[0]
@@ -52,7 +52,7 @@ def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConf
 
 
 def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
-    """Load a configuration to train with; the cache is `cache`, else this user's, unless the config names one."""
+    """Load a configuration for training; data.cache_dir defaults to `cache`, else to the user's cache."""
     config = load_config(args, extra)
     return config if config.data.cache_dir else config.replaced(data={"cache_dir": cache or cache_home()})
 
@@ -71,7 +71,7 @@ def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`: the result for a program instead of for a person."""
+    """Declare `--json`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

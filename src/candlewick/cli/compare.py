@@ -1,4 +1,4 @@
-"""`candlewick compare`: two runs side by side."""
+"""`candlewick compare`: compare the settings, losses and speed of two runs."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`candlewick demo`: from text to a sampled model in one command. What `make demo` calls."""
+"""`candlewick demo`: go from text to a trained model in one command, as `make demo` does."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`candlewick eval`: loss, perplexity, accuracy and bits per byte of a checkpoint."""
+"""`candlewick eval`: measure loss, perplexity, accuracy and bits per byte of a checkpoint."""
 
 import argparse
 

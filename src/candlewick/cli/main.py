@@ -1,7 +1,7 @@
-"""The command line: a table of verbs, one file each, and the one place where errors become exit codes.
+"""The command line: a table of verbs, each with a file, and the translation of errors to exit codes.
 
-A verb's file has `add_arguments(parser)`, and `run(args)` unless it has actions, each with a function of its own
-(`add_action`). It is imported only when it is called: `--help` answers without torch and numpy.
+The file of a verb has `add_arguments(parser)`, and `run(args)` unless it declares actions (`add_action`). It is
+imported only when its verb is called, so that `--help` needs neither torch nor numpy.
 """
 
 import argparse
@@ -33,11 +33,11 @@ VERBS = {
     "completion": "print a completion script for a shell",
     "doctor": "check this machine, and show what a run on it would use",
 }
-_MODULES = {"import": "import_model"}  # a word of Python cannot name a module
+_MODULES = {"import": "import_model"}  # `import` is a keyword of Python
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, and with options anywhere between the other words."""
+    """A parser with one-line errors that accepts options between positional arguments."""
 
     intermixing = False
 
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(*loaded_verbs: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the command line, with the arguments of some verbs."""
+    """Return the parser of the command line, with the arguments of `loaded_verbs`."""
     parser = _Parser(
         prog="candlewick",
         description="Train a transformer language model on your text, and use it.",

@@ -1,4 +1,4 @@
-"""`candlewick profile`: where a training step's time and memory go."""
+"""`candlewick profile`: measure where a training step spends time and memory."""
 
 import argparse
 from pathlib import Path

@@ -37,7 +37,7 @@ def test_one_folder_or_the_newest_of_many(tmp_path, candle, caplog):
     run = tmp_path / "run"
     (run).mkdir()
     old.rename(run / "checkpoints")  # not one of them: its name says nothing
-    with pytest.raises(CheckpointError, match="no whole checkpoint of transformer_candle"):
+    with pytest.raises(CheckpointError, match="no complete checkpoint of transformer_candle"):
         open_candle(run)
 
 
