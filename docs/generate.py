@@ -26,8 +26,8 @@ All settings of a run. `make docs` writes this page from `src/candlewick/config/
 
 A configuration is a YAML, TOML or JSON file with the settings that differ from the defaults below. `extends:` names
 another file or profile to start from. A file takes precedence over the defaults and over the file that it extends;
-`--override key=value` takes precedence over files. An unknown key is an error. `null` disables a feature; in TOML, which
-has no null, write `"null"`.
+`--override key=value` takes precedence over files. An unknown key is an error. `null` disables a feature; in TOML,
+which has no null, write `"null"`.
 
 ```sh
 candlewick config show --config demo --origins           # all settings, and the file and line that set each
