@@ -24,10 +24,10 @@ CONFIG_HEAD = """# Configuration
 
 All settings of a run. `make docs` writes this page from `src/candlewick/config/`; edit the docstrings there.
 
-A configuration is a YAML, TOML or JSON file with the settings that differ from the defaults below. `extends:` names
-another file or profile to start from. A file takes precedence over the defaults and over the file that it extends;
-`--override key=value` takes precedence over files. An unknown key is an error. `null` disables a feature; in TOML,
-which has no null, write `"null"`.
+A configuration is a YAML, TOML or JSON file with the settings that differ from the defaults below. `extends:`
+names another file or profile to start from. A file takes precedence over the defaults and over the file that it
+extends; `--override key=value` takes precedence over files. An unknown key is an error. `null` disables a feature;
+in TOML, which has no null, write `"null"`.
 
 ```sh
 candlewick config show --config demo --origins           # all settings, and the file and line that set each
@@ -36,12 +36,12 @@ candlewick config diff demo local                        # differences of two co
 candlewick config plot-schedule --config local           # learning rate over the run
 ```
 
-An override of a list entry has an index, as in `data.mixture[0].weight=3`; below, `[]` stands for the index. "derived"
-means that the default follows from other settings.
+An override of a list entry has an index, as in `data.mixture[0].weight=3`; below, `[]` stands for the index.
+"derived" means that the default follows from other settings.
 
 Editors can check and complete a configuration with the [schema](config.schema.json), which
-`candlewick config schema` prints too. For the YAML language server, which VS Code's YAML extension and others use, put
-this line at the top of the file:
+`candlewick config schema` prints too. For the YAML language server, which VS Code's YAML extension and others use,
+put this line at the top of the file:
 
 ```yaml
 # yaml-language-server: $schema=docs/config.schema.json

@@ -105,8 +105,7 @@ def as_sentence(text: str) -> str:
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """`CHECKPOINT` and `--device`, the same in every verb that loads a model."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder or run folder")
-    about = "auto: the first of the others that is available"
-    add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), about)
+    add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), "auto: the first of the others that works")
 
 
 def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str = "SOURCE") -> None:

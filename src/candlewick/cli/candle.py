@@ -82,8 +82,7 @@ def add_import(kinds: Any) -> None:
     parser.add_argument("source", metavar="DIR", help=about)
     add_config(parser)
     add_count(parser, "--heads", "number of attention heads, if there is no configuration")
-    about = "import no optimizer state; DIR then needs nothing but model.safetensors"
-    parser.add_argument("--weights-only", action="store_true", help=about)
+    parser.add_argument("--weights-only", action="store_true", help="import model.safetensors, but no optimizer")
     add_output(parser, "folder of the run to write; with --weights-only, of the checkpoint")
     parser.set_defaults(kind_run=_import)
 

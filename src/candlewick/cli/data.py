@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = add_action(actions, "prepare", _prepare, "encode text into a token dataset")
     add_sources(prepare)
     prepare.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the token dataset")
-    about = "folder of the tokenizer; default: tokenizer.tokenizer_json of the configuration"
-    prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help=about)
+    prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help="its folder; default: the configured one")
     add_count(prepare, "--workers", "number of processes; default: data.num_workers, else one per core")
     add_config(prepare)
     add_logging(prepare)

@@ -10,13 +10,11 @@ from candlewick.cli.output import emit_json
 
 def add_arguments(actions: Any) -> None:
     """Declare the action and its arguments."""
-    about = "clean raw text, write it as text shards, and count what is dropped"
-    parser = add_action(actions, "preprocess", run, about)
+    parser = add_action(actions, "preprocess", run, "clean raw text into text shards, and count what is dropped")
     output, source = Path("data/processed"), Path("data/raw")
     about = f"folder to write to; default {output}"
     parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=about)
-    about = "folder with text, or with a folder per corpus"
-    add_option(parser, "--input", "DIR", about, type=Path, default=source)
+    add_option(parser, "--input", "DIR", "folder with text or a folder per corpus", type=Path, default=source)
     which = parser.add_mutually_exclusive_group()
     options: dict[str, Any] = {"action": "store_const", "dest": "which", "default": "all"}
     which.add_argument("--mixed", **options, const="mixed", help="write all corpora as one, to OUT/mixed_corpus")

@@ -9,8 +9,7 @@ from candlewick.cli.output import emit_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    about = "text, or a token dataset, of which the validation split is read; default: validation text of the run"
-    add_sources(parser, about)
+    add_sources(parser, "text, or a token dataset (its validation split); default: validation text of the run")
     add_count(parser, "--max-batches", "maximum number of batches; default: all")
     add_reporting(parser)
 

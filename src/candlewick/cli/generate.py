@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chat", "TEXT", "a user's message, for a model that was trained on chats; in place of a prompt")
     about = 'file of prompts: .txt with one per line, or .jsonl with "prompt"; prints JSON lines in their order'
     add("--prompts", "FILE", about, type=Path)
-    about = "with --prompts: file to write to; after an interruption it has the finished texts"
-    add("--output", "FILE", about, type=Path)
+    add("--output", "FILE", "with --prompts: file for the results, each written when it is ready", type=Path)
     add_count(parser, "--samples", "texts per prompt; their seeds count up from --seed", default=1)
     add("--max-new-tokens", "N", "maximum number of new tokens", type=int, default=256)
     add("--temperature", "X", "sampling temperature; 0: always the most likely token", type=float, default=0.8)
@@ -37,14 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repetition-penalty", "X", "above 1: repeat tokens less often", type=float, default=1.0)
     add("--stop", "TEXT", "end before this text; repeatable", action="append", default=[])
     add_count(parser, "--seed", "random seed; the same seed gives the same text", default=0, least=0)
-    about = "smaller model with the same tokenizer that proposes tokens (speculative decoding)"
-    add("--draft", "CHECKPOINT", about, type=Path)
+    add("--draft", "CHECKPOINT", "smaller model with the same tokenizer, for speculative decoding", type=Path)
     add_count(parser, "--draft-tokens", "number of tokens that the draft model proposes at a time", default=4)
-    about = "let the key-value cache grow in pages of N tokens: less memory for short texts, same result"
-    add_count(parser, "--kv-page-size", about)
+    add_count(parser, "--kv-page-size", "grow the key-value cache in pages of N tokens, to save memory")
     add_json(parser)
-    about = "with JSON output: add log-probabilities of each token and of the N most likely ones at its position"
-    add_count(parser, "--logprobs", about, least=0)
+    add_count(
+        parser, "--logprobs", "add to JSON output: log-probabilities of each token and the N likeliest", least=0
+    )
 
 
 def run(args: argparse.Namespace) -> None:

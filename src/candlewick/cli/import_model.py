@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import add_output, add_reporting, as_sentence, setup_logging
+from candlewick.cli.arguments import add_option, add_output, add_reporting, as_sentence, setup_logging
 from candlewick.cli.output import emit_json
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(hugging_face, "folder of the checkpoint to write")
     hugging_face.set_defaults(kind_run=_hugging_face)
     for kind in kinds.choices.values():
-        about = "tokenizer.json, or its folder; default: the one that lies with the checkpoint"
-        kind.add_argument("--tokenizer", metavar="PATH", type=Path, help=about)
+        add_option(
+            kind, "--tokenizer", "PATH", "tokenizer.json or its folder; default: the checkpoint's", type=Path
+        )
         add_reporting(kind)
 
 

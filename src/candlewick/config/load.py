@@ -53,11 +53,9 @@ _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 class _File:
     """A file of settings."""
 
-    name: str
-    """What messages call it."""
+    name: str  # in messages
     path: Path
-    folder: Path
-    """What its relative paths are relative to."""
+    folder: Path  # where its relative paths start
     parsed: ParseResult
 
     def locate(self, key: Key) -> str:
@@ -243,8 +241,8 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     except (OSError, ValueError, RuntimeError) as error:
         matches = difflib.get_close_matches(str(source), names, 1)
         why = error.strerror if isinstance(error, OSError) else "not a path"
-        fix = f"give a file or a profile: {', '.join(names)}"
-        fix = f"did you mean the profile {matches[0]}?" if matches else fix
+        known = f"give a file or a profile: {', '.join(names)}"
+        fix = f"did you mean the profile {matches[0]}?" if matches else known
         raise ConfigError(f"cannot read the configuration {shorten(str(source), 200)}: {why}", fix) from None
     file_format = SUFFIXES.get(path.suffix.lower())
     if file_format is None:

@@ -158,7 +158,7 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_family(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.mlp == "silu" and not self.mlp_bias:
             raise ValueError("the block of mlp: silu has biases; set model.mlp_bias=true")
         if self.qk_norm and (self.attention_bias or self.mlp_bias):
@@ -166,10 +166,6 @@ class ModelConfig(Section):
                 "biases cannot be combined with qk_norm: such a model is saved as Qwen3, whose readers load "
                 "no biases; set model.qk_norm: false"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_positions(self) -> Self:
         if self.rope_mode == "off" and (self.rope_scaling is not None or self.partial_rotary_factor < 1):
             raise ValueError("rope_mode: off needs model.rope_scaling=null and model.partial_rotary_factor=1")
         if isinstance(self.rope_scaling, NtkScaling) and self.rotary_dim < 4:

@@ -46,7 +46,7 @@ def json_schema() -> Schema:
 def _tree_schema() -> Schema:
     schema = cast(Schema, _strip_pydantic(RunConfig.model_json_schema()))
     parent: Schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
-    parent["description"] = "File or profile whose settings this file starts from."
+    parent["description"] = "A file or profile whose settings this file starts from."
     schema["properties"] = {"extends": parent, **schema["properties"]}
     return schema
 
