@@ -22,33 +22,37 @@ from candlewick.train.monitor.trackers import METRICS
 FOLDER = Path(__file__).parent
 CONFIG_HEAD = """# Configuration
 
-Every key of a run. Written by `make docs` from `src/candlewick/config/`; edit that.
+All settings of a run. `make docs` writes this page from `src/candlewick/config/`; edit the docstrings there.
 
-A file holds only what differs from these defaults, as YAML, TOML or JSON, and may name one parent
-with `extends:`. Defaults < file < `--override key=value`. An unknown key is an error. Off is `null`.
+A configuration is a YAML, TOML or JSON file with the settings that differ from the defaults below. `extends:`
+names another file or profile to start from. A file takes precedence over the defaults and over the file that it
+extends; `--override key=value` takes precedence over files. An unknown key is an error. `null` disables a feature;
+in TOML, which has no null, write `"null"`.
 
 ```sh
-candlewick config show --config demo --origins           # every setting, and which file and line set it
-candlewick config explain optimizer.momentum             # what it means, what it may be, what reads it
-candlewick config diff demo local                        # where two configurations or runs differ
-candlewick config plot-schedule --config local           # the learning rate over the run
+candlewick config show --config demo --origins           # all settings, and the file and line that set each
+candlewick config explain optimizer.momentum             # meaning, type, default and readers of a setting
+candlewick config diff demo local                        # differences of two configurations or runs
+candlewick config plot-schedule --config local           # learning rate over the run
 ```
 
-Keys of a list have an index, `data.mixture[0].weight=3`; `[]` below stands for it.
+An override of a list entry has an index, as in `data.mixture[0].weight=3`; below, `[]` stands for the index.
+"derived" means that the default follows from other settings.
 
-Editors check and complete a file with the [schema](config.schema.json) (`candlewick config schema` prints it too).
-With the YAML language server, which VS Code's YAML extension and many others use, the first line of the file is
+Editors can check and complete a configuration with the [schema](config.schema.json), which
+`candlewick config schema` prints too. For the YAML language server, which VS Code's YAML extension and others use,
+put this line at the top of the file:
 
 ```yaml
 # yaml-language-server: $schema=docs/config.schema.json
 ```
 
-with the path or address of the schema as it is seen from the file.
+The path of the schema is relative to the file; an address works too.
 """
 METRICS_HEAD = """# Metrics
 
-Every figure that a run records, in `metrics.jsonl` and in TensorBoard. Written by `make docs` from
-`src/candlewick/train/monitor/trackers.py`; edit that. The rows of the file: [formats](formats.md#run-folder).
+The figures that a run records in `metrics.jsonl` and in TensorBoard. `make docs` writes this page from
+`src/candlewick/train/monitor/trackers.py`. [Formats](formats.md#run-folder) describes the rows of the file.
 
 | name | meaning |
 |---|---|"""

@@ -6,12 +6,12 @@
     |- TokenizerError     3  a tokenizer cannot be used, or is another one than expected
     |- CheckpointError    3  a checkpoint is missing, damaged, or of another run
     |- ArtifactError      3  a folder's manifest does not match what lies in it
-    |- MachineError       4  the machine: disk, permissions, device, missing package
+    |- MachineError       4  the machine cannot do it: disk, permissions, device, missing package
     |- RunInterrupted     5  stopped on request, saved, can be resumed
     `- RunDiverged        6  training left the finite numbers
 
-A message says what, where, both values, and the fix; the command line prints it on one line, without a
-traceback. Anything else that reaches the top is a bug, and is shown as one.
+A message says what is wrong, where, both values, and the fix; the command line prints it on one line, without a
+traceback. Any other exception that reaches the command line is a bug, and keeps its traceback.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ class TokenizerError(CandlewickError):
 class CheckpointError(CandlewickError):
     """A checkpoint is missing, damaged, or belongs to another run.
 
-    `path` is the folder, if what is wrong is that it holds no checkpoint of Candlewick.
+    `path` is the folder, if the problem is that it holds no checkpoint of Candlewick.
     """
 
     exit_code = 3
@@ -75,7 +75,7 @@ class MachineError(CandlewickError):
 
 
 class RunInterrupted(CandlewickError):
-    """Stopped on request after saving; `--resume` goes on."""
+    """A run was stopped on request, after saving; `--resume` goes on."""
 
     exit_code = 5
 

@@ -1,7 +1,7 @@
-"""What a person sees of the program: log records, progress bars and text of a model, always on standard error.
+"""Show log records, progress bars and text of a model to a person, always on standard error.
 
-The command line sets the log up once (`setup`); a run adds a file of its own (`add_file`). Below `cli` no other
-module writes to the terminal, but for the display of a training run.
+The command line configures the log once (`setup`); a run adds its log file (`add_file`). Below `cli`, only this
+module and the display of a training run write to the terminal.
 """
 
 import logging
@@ -22,9 +22,9 @@ _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what standard error is at the time: a live display puts itself in its place.
+    """Writes to the current standard error, which a live display may have replaced.
 
-    A record that says `is_shown` was shown in another way.
+    Records with a true attribute `is_shown` are skipped: the display has shown them.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -33,7 +33,7 @@ class _StderrHandler(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written, on a full disk say, is told in one line and ends no run."""
+    """A log file that reports a failed write, on a full disk say, in one line, and does not end the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
         del record
@@ -45,7 +45,7 @@ class _LogFile(logging.FileHandler):
 
 
 def setup(level: Level = "info") -> None:
-    """Send the package's log records from a level on to stderr, and let those from DEBUG on through to files."""
+    """Send the package's log records from a level on to standard error; files receive all records."""
     handler = _StderrHandler(level.upper())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("candlewick")
@@ -55,7 +55,7 @@ def setup(level: Level = "info") -> None:
 
 
 def add_file(path: Path) -> logging.Handler:
-    """Append the package's log records to a file too; returns the handler, for closing it."""
+    """Append the package's log records to a file too; return the handler, which the caller closes."""
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("candlewick").addHandler(handler)
@@ -63,13 +63,13 @@ def add_file(path: Path) -> logging.Handler:
 
 
 def progress_enabled() -> bool:
-    """Tell whether progress is to be shown: not when `setup` lets through nothing but warnings."""
+    """Return whether to show progress: not if `setup` selected warnings or errors only."""
     return all(handler.level <= logging.INFO for handler in logging.getLogger("candlewick").handlers)
 
 
 @contextmanager
 def bytes_progress(label: str) -> Generator[ProgressCallback]:
-    """Yield a function to call with (bytes done, bytes in all); what it shows goes to standard error."""
+    """Yield a function that takes (bytes done, bytes in all) and shows them on standard error."""
     from rich import progress  # noqa: PLC0415  # `--help` sets up a log and needs no bars
     from rich.console import Console  # noqa: PLC0415
 
@@ -87,7 +87,7 @@ def bytes_progress(label: str) -> Generator[ProgressCallback]:
 
 
 def track(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
-    """Return the items behind a progress bar, which only a terminal shows."""
+    """Return the items, with a progress bar if standard error is a terminal."""
     from rich import progress  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
@@ -113,5 +113,5 @@ def _print_lines(label: str) -> ProgressCallback:
 
 
 def printable(text: str) -> str:
-    """Return text that cannot command a terminal: control characters but newline and tab become symbols."""
+    """Return text that cannot command a terminal: symbols replace control characters except newline and tab."""
     return text.translate(_CONTROL)

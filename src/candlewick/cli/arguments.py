@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and what is read from them."""
+"""Declare arguments that several verbs share, and load what they name."""
 
 import argparse
 import json
@@ -15,21 +15,26 @@ if TYPE_CHECKING:  # reading it takes time that `--help` does not have
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration."""
-    about = "YAML, TOML or JSON file, a run folder, or the name of a shipped profile (`candlewick config list`)"
+    """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration file."""
+    about = "YAML, TOML or JSON file, run folder, or name of a shipped profile (see `candlewick config list`)"
     parser.add_argument("-c", "--config", metavar="FILE", help=about)
-    about = "set one key, for example optimizer.learning_rate=1e-3; may be given again; paths are relative to the "
-    about += "folder of FILE, as those in it are"
-    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help=about)
+    add_override(parser)
+
+
+def add_override(parser: argparse.ArgumentParser) -> None:
+    """`--override KEY=VALUE`, the same in every verb that takes a configuration."""
+    about = "set one key, for example optimizer.learning_rate=1e-3; repeatable; paths are relative to the folder "
+    about += "of FILE, without FILE to the current folder"
+    add_option(parser, "--override", "KEY=VALUE", about, action="append", default=[])
 
 
 def absolute(path: str) -> str:
-    """Return a path relative to the working directory, not to a configuration's folder; a URI as it is."""
+    """Return a path as an absolute path, relative to the working directory; a URI unchanged."""
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
 def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tuple[RunConfig, dict[str, str]]":
-    """Read a configuration, and what set each key of it; print how foreign settings were read."""
+    """Load a configuration and what set each key; print notes about translated settings."""
     from candlewick.cli import candle
     from candlewick.config import load
 
@@ -37,7 +42,7 @@ def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tup
 
 
 def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
-    """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging by it."""
+    """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
     config = load_with_origins(args.config, [*args.override, *text, *extra])[0]
@@ -47,7 +52,7 @@ def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConf
 
 
 def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
-    """Load a configuration to train with; the cache is `cache`, else this user's, unless the config names one."""
+    """Load a configuration for training; data.cache_dir defaults to `cache`, else to the user's cache."""
     config = load_config(args, extra)
     return config if config.data.cache_dir else config.replaced(data={"cache_dir": cache or cache_home()})
 
@@ -56,7 +61,7 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
     """`--verbose` and `--quiet`, the same in every verb that logs; see `setup_logging`."""
     choice = parser.add_mutually_exclusive_group()
     options: dict[str, Any] = {"action": "store_const", "dest": "log_level"}
-    choice.add_argument("-v", "--verbose", **options, const="debug", help="show every message")
+    choice.add_argument("-v", "--verbose", **options, const="debug", help="show debug messages too")
     choice.add_argument("-q", "--quiet", **options, const="warning", help="show warnings and errors only")
 
 
@@ -66,7 +71,7 @@ def setup_logging(args: argparse.Namespace, config: "RunConfig | None" = None) -
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`: the result for a program instead of for a person."""
+    """Declare `--json`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -79,43 +84,54 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser, help_text: str, **options: Any) -> None:
     """`--output DIR`, the same in every verb that writes a folder; required unless `options` has a default."""
     required = "default" not in options
-    parser.add_argument("--output", metavar="DIR", type=Path, required=required, help=help_text, **options)
+    add_option(parser, "--output", "DIR", help_text, type=Path, required=required, **options)
 
 
 def add_action(
     actions: Any, name: str, run: Callable[[argparse.Namespace], None], about: str
 ) -> argparse.ArgumentParser:
     """Declare an action of a verb, with `--json`, and the function that runs it; return the action's parser."""
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=about)
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=as_sentence(about))
     parser.set_defaults(run=run)
     add_json(parser)
     return parser
 
 
+def as_sentence(text: str) -> str:
+    """Return the short help of a verb or an action as a sentence, which its own help begins with."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """`CHECKPOINT` and `--device`, the same in every verb that loads a model."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a checkpoint folder, or a run folder")
-    about = "auto (default) takes the first of the others that works"
-    add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), about)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder or run folder")
+    add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), "auto: the first of the others that works")
 
 
 def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str = "SOURCE") -> None:
     """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
-    about = about or "files, folders or stdlib://; default data.train_shards"
+    about = about or "files, folders or stdlib://; default: data.train_shards of the configuration"
     parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
+
+
+def add_option(parser: argparse.ArgumentParser, flag: str, metavar: str, help_text: str, **options: Any) -> None:
+    """Declare a flag that takes a value; the help ends with the default, if `options` has one."""
+    default = options.get("default")
+    if default not in (None, []):
+        help_text += f"; default {default:,}" if isinstance(default, int) else f"; default {default}"
+    parser.add_argument(flag, metavar=metavar, help=help_text, **options)
 
 
 def add_count(
     parser: argparse.ArgumentParser, flag: str, help_text: str, *, default: int | None = None, least: int = 1
 ) -> None:
-    """Declare a flag for a whole number of at least `least`; the help ends with the default."""
-    help_text += "" if default is None else f"; default {default:,}"
-    parser.add_argument(flag, metavar="N", type=whole_number(least), default=default, help=help_text)
+    """Declare a flag for a whole number of at least `least`."""
+    add_option(parser, flag, "N", help_text, type=whole_number(least), default=default)
 
 
 def add_choice(parser: argparse.ArgumentParser, flag: str, choices: Sequence[str], help_text: str) -> None:
     """Declare a flag for one of several words; the first is the default."""
-    parser.add_argument(flag, choices=choices, default=choices[0], help=help_text)
+    parser.add_argument(flag, choices=choices, default=choices[0], help=f"{help_text}; default {choices[0]}")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -1,4 +1,4 @@
-"""What the command line knows of transformer_candle; no other file outside of `compat.candle` calls that.
+"""What the command line knows of transformer_candle. No other file outside of `compat.candle` calls that package.
 
 Both can be deleted in one commit, with the lines that call this file: tests/test_deletable.py does so in a copy.
 """
@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_config, add_count, add_output, setup_logging
+from candlewick.cli.arguments import add_config, add_count, add_output, as_sentence, setup_logging
 from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_overrides
 from candlewick.cli.output import print_note
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
@@ -60,7 +60,7 @@ def train_tokenizer(args: argparse.Namespace) -> tuple[Any, bool] | None:
     if config is None:
         return None
     if args.sources or args.override:
-        raise ConfigError(f"{args.config} says itself what it is trained on", "change training.inputs in it")
+        raise ConfigError(f"{args.config} names the text to train on itself", "change training.inputs in it")
     setup_logging(args)
     args.output = args.output or config.artifacts.dir
     return train_candle_tokenizer(config, args.output)
@@ -76,15 +76,14 @@ def open_tokenizer(source: str | None) -> Any:
 
 def add_import(kinds: Any) -> None:
     """Declare `candlewick import candle`."""
-    about = "a checkpoint of transformer_candle, to go on with or start from"
-    parser: argparse.ArgumentParser = kinds.add_parser("candle", help=about)
-    about = "a step_* folder, or the folder of them (the newest whole one is taken), or hf://OWNER/NAME@REVISION"
+    about = "import a checkpoint of transformer_candle, to resume or to start from"
+    parser: argparse.ArgumentParser = kinds.add_parser("candle", help=about, description=as_sentence(about))
+    about = "a step_* folder, a folder of them (the newest valid one is taken), or hf://OWNER/NAME@REVISION"
     parser.add_argument("source", metavar="DIR", help=about)
     add_config(parser)
-    add_count(parser, "--heads", "attention heads, if no --config says")
-    about = "leave the optimizer behind; the folder then needs nothing but model.safetensors"
-    parser.add_argument("--weights-only", action="store_true", help=about)
-    add_output(parser, "folder of the run; with --weights-only of the checkpoint")
+    add_count(parser, "--heads", "number of attention heads, if there is no configuration")
+    parser.add_argument("--weights-only", action="store_true", help="import model.safetensors, but no optimizer")
+    add_output(parser, "folder of the run to write; with --weights-only, of the checkpoint")
     parser.set_defaults(kind_run=_import)
 
 
@@ -97,7 +96,8 @@ def _import(args: argparse.Namespace) -> "ImportResult":
     source = args.config or find_config(folder)
     if source is None and not args.weights_only:
         raise ConfigError(
-            f"{folder} says nothing of its run", "give --config training.yaml, or --weights-only with --heads N"
+            f"{folder} contains no training configuration",
+            "give --config training.yaml, or --weights-only with --heads N",
         )
     dialect = CandleDialect(is_candle=True)
     config = None if source is None else load_config(source, args.override, print_note, dialect)

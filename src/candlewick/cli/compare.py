@@ -1,4 +1,4 @@
-"""`candlewick compare`: two runs side by side."""
+"""`candlewick compare`: compare the settings, losses and speed of two runs."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from candlewick.cli.output import emit_json, format_side
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     for name in ("first", "second"):
-        parser.add_argument(name, metavar="RUN", type=Path, help="a run folder")
+        parser.add_argument(name, metavar=name.upper(), type=Path, help=f"folder of the {name} run")
     add_reporting(parser)
 
 

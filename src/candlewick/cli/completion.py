@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _INSTALL
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="the shell that the script is for")
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="shell to complete commands in")
 
 
 def run(args: argparse.Namespace) -> None:

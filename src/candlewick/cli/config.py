@@ -1,4 +1,4 @@
-"""`candlewick config`: what a configuration resolves to, what its settings mean, and how two of them differ."""
+"""`candlewick config`: show, explain and compare configurations."""
 
 import argparse
 import json
@@ -16,23 +16,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = add_action(actions, "show", _show, about)
     add_config(show)
     form = show.add_mutually_exclusive_group()
-    form.add_argument("--format", choices=("yaml", "toml", "json"), help="default yaml")
+    form.add_argument("--format", choices=("yaml", "toml", "json"), help="output format; default yaml")
     form.add_argument("--origins", action="store_true", help="print which file and line set each setting")
 
-    add_action(actions, "list", _list, "the shipped profiles, and what each is for")
+    add_action(actions, "list", _list, "list the shipped profiles")
     add_action(actions, "schema", _schema, "print the JSON schema of a configuration, for editors")
 
-    explain = add_action(actions, "explain", _explain, "meaning, type, default, value and readers of a setting")
+    explain = add_action(actions, "explain", _explain, "explain a setting: meaning, type, default, value, readers")
     explain.add_argument("key", metavar="KEY", help="for example optimizer.momentum, or momentum")
     add_config(explain)
 
-    diff = add_action(actions, "diff", _diff, "the settings in which two configurations differ")
+    diff = add_action(actions, "diff", _diff, "show the settings in which two configurations differ")
     for name in ("first", "second"):
         diff.add_argument(name, metavar=name.upper(), help="a file, a profile or a run folder")
 
-    plot = add_action(actions, "plot-schedule", _plot, "draw the learning rate over the run")
+    plot = add_action(actions, "plot-schedule", _plot, "plot the learning rate over the run")
     add_config(plot)
-    add_count(plot, "--steps", "length of the run instead of the configured one")
+    add_count(plot, "--steps", "number of updates of the run; default: that of the configuration")
 
 
 def _show(args: argparse.Namespace) -> None:

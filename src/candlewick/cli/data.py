@@ -1,4 +1,4 @@
-"""`candlewick data`: text into shards of text and of tokens; verify and inspect them."""
+"""`candlewick data`: fetch, shard, clean and encode text; verify and inspect the results."""
 
 import argparse
 import sys
@@ -13,25 +13,22 @@ from candlewick.cli.output import emit_json, escape_for_terminal
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    prepare = add_action(actions, "prepare", _prepare, "encode text into token shards")
+    prepare = add_action(actions, "prepare", _prepare, "encode text into a token dataset")
     add_sources(prepare)
-    about = "folder to write the token dataset to"
-    prepare.add_argument("--output", metavar="DIR", type=Path, required=True, help=about)
-    about = "folder of the tokenizer; default tokenizer.tokenizer_json"
-    prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help=about)
-    add_count(prepare, "--workers", "processes; default data.num_workers, else one per core")
+    prepare.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the token dataset")
+    prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help="its folder; default: the configured one")
+    add_count(prepare, "--workers", "number of processes; default: data.num_workers, else one per core")
     add_config(prepare)
     add_logging(prepare)
 
     for action in (data_shard, data_fetch, data_preprocess):
         action.add_arguments(actions)
 
-    about = "read every byte of shards, of tokens or of text, and check it"
-    verify = add_action(actions, "verify", _verify, about)
-    inspect = add_action(actions, "inspect", _inspect, "what is in a token dataset")
+    verify = add_action(actions, "verify", _verify, "check every byte of a folder of token shards or text shards")
+    inspect = add_action(actions, "inspect", _inspect, "show what a token dataset contains")
     for action in (verify, inspect):
-        action.add_argument("dataset", metavar="DIR", type=Path, help="folder of a token dataset")
-    add_count(inspect, "--decode", "also show the first N tokens as text", default=0, least=0)
+        action.add_argument("dataset", metavar="DIR", type=Path, help="folder of the shards")
+    add_count(inspect, "--decode", "also print the first N tokens as text", default=0, least=0)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -1,23 +1,23 @@
-"""`candlewick data fetch`: datasets of the Hub, by name, by address or in a list, into folders of text shards."""
+"""`candlewick data fetch`: download datasets from the Hub as text shards."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_count, add_logging, setup_logging
+from candlewick.cli.arguments import add_action, add_count, add_logging, add_option, setup_logging
 from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError, DataError
 
 
 def add_arguments(actions: Any) -> None:
     """Declare the action and its arguments."""
-    parser = add_action(actions, "fetch", run, "download datasets of the Hub into folders of text shards")
-    about = "a known name (--list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file: a list of "
+    parser = add_action(actions, "fetch", run, "download datasets from the Hub as text shards")
+    about = "known name (see --list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file with a list of "
     about += "{name, source, split, text_field, take}"
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=about)
     parser.add_argument("--list", action="store_true", help="print the known names and exit")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder to make a folder for each dataset in")
-    add_count(parser, "--workers", "files downloaded ahead", default=1)
+    add_option(parser, "--output", "DIR", "folder to write to; each dataset gets its own folder in it", type=Path)
+    add_count(parser, "--workers", "number of files to download ahead", default=1)
     add_logging(parser)
 
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
                 print(f"{name:<24}{source}")
         return
     if not args.datasets or args.output is None:
-        raise ConfigError("there is nothing to fetch, or no place for it", "give DATASET and --output, or --list")
+        raise ConfigError("no dataset or no folder to write to is given", "give DATASET and --output, or --list")
     results = fetch_datasets(args.datasets, args.output, args.workers)
     if not emit_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
         for result in results:
@@ -42,6 +42,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"{result.dataset.name:<24}{state:<12}{summary}")
     if failed := [result for result in results if result.manifest is None]:
         raise DataError(
-            f"{len(failed)} of {len(results)} datasets did not come: {failed[0].problem}",
-            "run it again: what came is kept",
+            f"{len(failed)} of {len(results)} datasets could not be fetched: {failed[0].problem}",
+            "run it again: finished datasets are kept",
         )

@@ -1,30 +1,29 @@
-"""`candlewick data preprocess`: raw text, cleaned, into text shards, with counts of what was dropped."""
+"""`candlewick data preprocess`: clean raw text, write it as text shards, and count what is dropped."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
+from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, add_option, setup_logging
 from candlewick.cli.output import emit_json
 
 
 def add_arguments(actions: Any) -> None:
     """Declare the action and its arguments."""
-    about = "clean raw text into text shards, with counts of what was dropped"
-    parser = add_action(actions, "preprocess", run, about)
+    parser = add_action(actions, "preprocess", run, "clean raw text into text shards, and count what is dropped")
     output, source = Path("data/processed"), Path("data/raw")
-    parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=f"default {output}")
-    about = f"text, or a folder per corpus; default {source}"
-    parser.add_argument("--input", metavar="DIR", type=Path, default=source, help=about)
+    about = f"folder to write to; default {output}"
+    parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=about)
+    add_option(parser, "--input", "DIR", "folder with text or a folder per corpus", type=Path, default=source)
     which = parser.add_mutually_exclusive_group()
     options: dict[str, Any] = {"action": "store_const", "dest": "which", "default": "all"}
-    which.add_argument("--mixed", **options, const="mixed", help="all corpora as one, OUT/mixed_corpus")
-    which.add_argument("--hf", **options, const="fetched", help="only corpora that `data fetch` downloaded")
-    add_count(parser, "--min-line-bytes", "drop shorter lines", default=10, least=0)
+    which.add_argument("--mixed", **options, const="mixed", help="write all corpora as one, to OUT/mixed_corpus")
+    which.add_argument("--hf", **options, const="fetched", help="read only corpora that `data fetch` downloaded")
+    add_count(parser, "--min-line-bytes", "drop lines of fewer bytes", default=10, least=0)
     parser.add_argument("--keep-control", action="store_true", help="keep control characters")
     parser.add_argument("--keep-spaces", action="store_true", help="keep runs of white space as they are")
-    add_choice(parser, "--format", ("jsonl", "text"), "as in `data shard`")
-    add_choice(parser, "--documents", ("file", "line"), "document of a .txt: the file (default) or each line")
+    add_choice(parser, "--format", ("jsonl", "text"), "format of the shards, as in `data shard`")
+    add_choice(parser, "--documents", ("file", "line"), "what a document of a .txt file is")
     add_logging(parser)
 
 

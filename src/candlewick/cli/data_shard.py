@@ -1,10 +1,11 @@
-"""`candlewick data shard`: text, of this machine or of the Hub, into shards with manifests of their hashes."""
+"""`candlewick data shard`: write text from files or the Hub as shards, with a manifest of their hashes."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, setup_logging
+from candlewick.cli.arguments import add_action, add_choice, add_count, add_logging, add_option, setup_logging
 from candlewick.cli.environment import use_hub
 from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError
@@ -12,40 +13,39 @@ from candlewick.errors import ConfigError
 _SMOKE_DOCUMENTS = 20_000
 _SMOKE_SHARE = 0.1
 _ROOT = Path("/workspace/datasets")
-_DESCRIPTION = """Write documents into shards of so many each, with a manifest that has the hash of every shard.
-No document is lost or cut short silently. After an interruption the same command continues with the next
-document and writes the same bytes."""
-_SOURCE = """a file, a folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION, which may name files in it after
-one more /; may be given again"""
+_DATASET = "HuggingFaceFW/fineweb"
+_DESCRIPTION = """Write documents as text shards, with a manifest that holds the hash of every shard. No document
+is lost or cut short silently. After an interruption, the same command continues with the next document and
+writes the same bytes."""
+_SOURCE = "file, folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION[/PATH]; repeatable"
 _MODE = """smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with
---source): all, nothing held out; split: all, --val-ratio held out"""
-_FORMAT = 'jsonl: {"text": ...} per line, lossless; text: line ends inside of documents become spaces'
+--source): all documents, none held out; split: all documents, --val-ratio of them held out"""
+_FORMAT = 'jsonl: a {"text": ...} per line, lossless; text: a document per line, in which line ends become spaces'
 
 
 def add_arguments(actions: Any) -> None:
     """Declare the action and its arguments."""
     parser = add_action(actions, "shard", run, "write text as shards with hashes, from files or from the Hub")
     parser.description = _DESCRIPTION
-    add = parser.add_argument
-    add("--source", metavar="SOURCE", action="append", default=[], help=_SOURCE)
-    add("--dataset", metavar="OWNER/NAME", help="of the Hub; default HuggingFaceFW/fineweb without --source")
-    add("--split", default="train", help="dataset split; default train")
-    add("--mode", choices=("smoke", "prod", "split"), help=_MODE)
-    add_count(parser, "--take", "documents to write at most")
-    add("--val-ratio", metavar="X", type=float, help="share of documents held out, by the hash of each")
+    add = partial(add_option, parser)
+    add("--source", "SOURCE", _SOURCE, action="append", default=[])
+    add("--dataset", "OWNER/NAME", f"dataset on the Hub; without --source default {_DATASET}")
+    add("--split", "NAME", "dataset split", default="train")
+    parser.add_argument("--mode", choices=("smoke", "prod", "split"), help=_MODE)
+    add_count(parser, "--take", "maximum number of documents")
+    add("--val-ratio", "X", "share of documents to hold out, chosen by their hashes", type=float)
     add_count(parser, "--seed", "seed that selects the held-out documents", default=17, least=0)
     add_count(parser, "--lines-per-shard", "documents per shard", default=200_000)
     add_choice(parser, "--format", ("jsonl", "text"), _FORMAT)
-    add("--gzip", action="store_true", help="compress the shards")
-    add("--text-field", metavar="NAME", default="text", help="column with the text; default text")
-    add_choice(parser, "--documents", ("line", "file"), "document of a .txt: each line (default) or the file")
-    add("--output", metavar="DIR", type=Path, help="write to DIR/train and DIR/val")
+    parser.add_argument("--gzip", action="store_true", help="compress the shards")
+    add("--text-field", "NAME", "column that holds the text", default="text")
+    add_choice(parser, "--documents", ("line", "file"), "what a document of a .txt file is")
+    add("--output", "DIR", "folder to write to: DIR/train and DIR/val", type=Path)
     for name in ("train", "val"):
-        add(f"--{name}-output", metavar="DIR", type=Path, help=f"default {_ROOT}/{name}")
-    add_count(parser, "--workers", "files of the Hub downloaded ahead of the one that is read", default=1)
-    add("--hf-token", metavar="TOKEN", help="better: set HF_TOKEN, which other users here cannot see")
-    about = "download directory, also for HF_HOME; default: beside --train-output"
-    add("--cache-root", metavar="DIR", type=Path, help=about)
+        add(f"--{name}-output", "DIR", f"folder of the {name} shards; default {_ROOT}/{name}", type=Path)
+    add_count(parser, "--workers", "number of files to download ahead", default=1)
+    add("--hf-token", "TOKEN", "token for the Hub; HF_TOKEN is safer: other users of this machine cannot see it")
+    add("--cache-root", "DIR", "download directory, also for HF_HOME; default: beside --train-output", type=Path)
     add_logging(parser)
 
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the shards and print how many."""
     if args.source and args.dataset:
         raise ConfigError("--source and --dataset both say what to read", "give one of them")
-    sources = args.source or [f"hf://datasets/{args.dataset or 'HuggingFaceFW/fineweb'}"]
+    sources = args.source or [f"hf://datasets/{args.dataset or _DATASET}"]
     mode = args.mode or ("prod" if args.source else "smoke")
     take, share = _select_documents(args, mode)
     use_hub(token=args.hf_token, home=args.cache_root)

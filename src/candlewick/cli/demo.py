@@ -1,23 +1,22 @@
-"""`candlewick demo`: from text to a sampled model in one command. What `make demo` calls."""
+"""`candlewick demo`: go from text to a trained model in one command, as `make demo` does."""
 
 import argparse
 from pathlib import Path
 
-from candlewick.cli.arguments import add_reporting, add_sources, load_run_config
+from candlewick.cli.arguments import add_option, add_override, add_reporting, add_sources, load_run_config
 from candlewick.cli.orchestrate import orchestrate_and_print
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    about = "files or folders to train on; default: the source text of Python's own standard library"
-    add_sources(parser, about, "TEXT")
-    parser.add_argument("--run-dir", metavar="DIR", type=Path, default=Path("runs/demo"), help="default runs/demo")
-    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[], help="set one key")
+    add_sources(parser, "files or folders to train on; default: source text of Python's standard library", "TEXT")
+    add_option(parser, "--run-dir", "DIR", "folder of the run", type=Path, default=Path("runs/demo"))
+    add_override(parser)
     add_reporting(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Orchestrate the `demo` profile, then say what to try next."""
+    """Orchestrate the `demo` profile, then print what to try next."""
     args.config = "demo"
     orchestrate_and_print(args, load_run_config(args), args.run_dir)
     if not args.json:

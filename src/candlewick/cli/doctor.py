@@ -1,4 +1,4 @@
-"""`candlewick doctor`: what this machine has, and what a run here would use.
+"""`candlewick doctor`: check this machine, and show what a run on it would use.
 
 Each line is `ok`, `warn` (training works, but something is slower or missing) or `broken` (training cannot work);
 the last two say what to do about it. The exit code is 4 when something is broken, else 0.

@@ -1,4 +1,4 @@
-"""What the command line takes from the environment. `parallel/env.py` is the only other file that reads it."""
+"""Read and set environment variables for the command line. Only `parallel/env.py` reads others."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from candlewick.errors import MachineError
 
 
 def cache_home() -> Path:
-    """Return the folder for what can be made again: $XDG_CACHE_HOME/candlewick, else ~/.cache/candlewick.
+    """Return the cache folder: $XDG_CACHE_HOME/candlewick, else ~/.cache/candlewick.
 
     A relative XDG_CACHE_HOME is ignored, as the XDG base directory specification says. Raises MachineError
     when there is no home folder either.
@@ -24,17 +24,16 @@ def cache_home() -> Path:
 
 
 def shorten_openmp_spin() -> None:
-    """Let threads that wait for each other sleep soon instead of spinning; call it before torch is imported.
+    """Shorten the time that OpenMP threads spin before they sleep; call it before torch is imported.
 
-    GNU OpenMP spins for milliseconds at the end of every parallel loop; on a core that another program wants too,
-    the thread waited for is off the core then. A value that the user has set stays. Figures:
-    docs/decisions/0004-waiting-threads.md.
+    GNU OpenMP spins for milliseconds at the end of every parallel loop, which keeps the thread that is waited for
+    off a shared core. A value that the user has set stays. Figures: docs/decisions/0004-waiting-threads.md.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
-    """Let the Hub's library use a token and a folder; call it before that is imported."""
+    """Set the token and the folder of the Hub's library; call it before the library is imported."""
     if token is not None:
         os.environ["HF_TOKEN"] = token
     if home is not None:
@@ -42,7 +41,7 @@ def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
 
 
 def cloud_roots() -> dict[str, Path]:
-    """Return the folders of a machine in the cloud by NAME: as ORCHESTRATE_NAME_ROOT says, else below /workspace.
+    """Return the folders of `--mode cloud` by NAME, from ORCHESTRATE_NAME_ROOT, else below /workspace.
 
     An HF_HOME that is set counts as HF_CACHE.
     """

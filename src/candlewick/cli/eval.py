@@ -1,4 +1,4 @@
-"""`candlewick eval`: loss, perplexity, accuracy and bits per byte of a checkpoint."""
+"""`candlewick eval`: measure loss, perplexity, accuracy and bits per byte of a checkpoint."""
 
 import argparse
 
@@ -9,8 +9,8 @@ from candlewick.cli.output import emit_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    add_sources(parser, "text, or a token dataset (its validation split); default: what the run held out")
-    add_count(parser, "--max-batches", "read at most N batches; default all")
+    add_sources(parser, "text, or a token dataset (its validation split); default: validation text of the run")
+    add_count(parser, "--max-batches", "maximum number of batches; default: all")
     add_reporting(parser)
 
 

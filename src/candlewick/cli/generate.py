@@ -1,15 +1,16 @@
-"""`candlewick generate`: write text with any checkpoint folder, as it comes, several times, for many prompts."""
+"""`candlewick generate`: generate text with a checkpoint, streamed, several times, or for many prompts."""
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import add_checkpoint, add_count, add_json
+from candlewick.cli.arguments import add_checkpoint, add_count, add_json, add_option
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
 
@@ -20,31 +21,28 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    add = parser.add_argument
-    add("prompt", nargs="?", default="", help="text to continue; default: start a new document")
-    add("--chat", metavar="TEXT", help="ask a model that was trained on chats, instead of a prompt")
-    about = 'many prompts: .txt with one per line, or .jsonl with "prompt"; writes JSON lines in their order'
-    add("--prompts", metavar="FILE", type=Path, help=about)
-    about = "with --prompts: write there, also what is ready when it is interrupted"
-    add("--output", metavar="FILE", type=Path, help=about)
-    add_count(parser, "--samples", "texts per prompt, with seeds from --seed on", default=1)
-    add("--max-new-tokens", metavar="N", type=int, default=256, help="default 256")
-    add("--temperature", metavar="X", type=float, default=0.8, help="0 takes the likeliest token; default 0.8")
-    add("--top-k", metavar="K", type=int, default=40, help="among the K likeliest; 0: all; default 40")
-    add("--top-p", metavar="P", type=float, help="among the likeliest that reach P together")
-    add("--min-p", metavar="P", type=float, help="among those P times as likely as the likeliest")
-    about = "above 1 repeats less; 1 (default) disables it"
-    add("--repetition-penalty", metavar="X", type=float, default=1.0, help=about)
-    add("--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be given again")
-    add_count(parser, "--seed", "same seed, same text", default=0, least=0)
-    about = "a smaller model with the same tokenizer, which proposes tokens (speculative decoding)"
-    add("--draft", metavar="CHECKPOINT", type=Path, help=about)
-    add_count(parser, "--draft-tokens", "tokens that the draft model proposes at a time", default=4)
-    about = "let the key-value cache grow by pages of N tokens: less memory for texts that end early, same text"
-    add_count(parser, "--kv-page-size", about)
+    parser.add_argument("prompt", nargs="?", default="", help="text to continue; default: begin a new document")
+    add = partial(add_option, parser)
+    add("--chat", "TEXT", "a user's message, for a model that was trained on chats; in place of a prompt")
+    about = 'file of prompts: .txt with one per line, or .jsonl with "prompt"; prints JSON lines in their order'
+    add("--prompts", "FILE", about, type=Path)
+    add("--output", "FILE", "with --prompts: file for the results, each written when it is ready", type=Path)
+    add_count(parser, "--samples", "texts per prompt; their seeds count up from --seed", default=1)
+    add("--max-new-tokens", "N", "maximum number of new tokens", type=int, default=256)
+    add("--temperature", "X", "sampling temperature; 0: always the most likely token", type=float, default=0.8)
+    add("--top-k", "K", "sample from the K most likely tokens; 0: from all", type=int, default=40)
+    add("--top-p", "P", "sample from the most likely tokens whose probabilities add up to P", type=float)
+    add("--min-p", "P", "sample from tokens with at least P times the highest probability", type=float)
+    add("--repetition-penalty", "X", "above 1: repeat tokens less often", type=float, default=1.0)
+    add("--stop", "TEXT", "end before this text; repeatable", action="append", default=[])
+    add_count(parser, "--seed", "random seed; the same seed gives the same text", default=0, least=0)
+    add("--draft", "CHECKPOINT", "smaller model with the same tokenizer, for speculative decoding", type=Path)
+    add_count(parser, "--draft-tokens", "number of tokens that the draft model proposes at a time", default=4)
+    add_count(parser, "--kv-page-size", "grow the key-value cache in pages of N tokens, to save memory")
     add_json(parser)
-    about = "with JSON: the log-probability of each token, and of the N likeliest in its place"
-    add_count(parser, "--logprobs", about, least=0)
+    add_count(
+        parser, "--logprobs", "add to JSON output: log-probabilities of each token and the N likeliest", least=0
+    )
 
 
 def run(args: argparse.Namespace) -> None:

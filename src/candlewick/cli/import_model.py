@@ -1,11 +1,11 @@
-"""`candlewick import`: checkpoints of other programs become ones to go on with."""
+"""`candlewick import`: convert checkpoints of other programs."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import add_output, add_reporting, setup_logging
+from candlewick.cli.arguments import add_option, add_output, add_reporting, as_sentence, setup_logging
 from candlewick.cli.output import emit_json
 
 if TYPE_CHECKING:
@@ -16,18 +16,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     candle.add_import(kinds)
-    hugging_face = kinds.add_parser("hf", help="the weights of a Llama, Qwen3, Mistral or SmolLM3 folder")
-    hugging_face.add_argument("source", metavar="DIR", help="the folder, or hf://OWNER/NAME@REVISION")
-    add_output(hugging_face, "folder of the checkpoint")
+    about = "import the weights of a Llama, Qwen3, Mistral or SmolLM3 model"
+    hugging_face = kinds.add_parser("hf", help=about, description=as_sentence(about))
+    hugging_face.add_argument("source", metavar="DIR", help="folder of the model, or hf://OWNER/NAME@REVISION")
+    add_output(hugging_face, "folder of the checkpoint to write")
     hugging_face.set_defaults(kind_run=_hugging_face)
     for kind in kinds.choices.values():
-        about = "tokenizer.json, or the folder that holds it; default: what is there"
-        kind.add_argument("--tokenizer", metavar="PATH", type=Path, help=about)
+        add_option(
+            kind, "--tokenizer", "PATH", "tokenizer.json or its folder; default: the checkpoint's", type=Path
+        )
         add_reporting(kind)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Import, and say what came out."""
+    """Import, and print what was written."""
     setup_logging(args)
     result: ImportResult = args.kind_run(args)
     model, names = result.model, ("output", "step", "parameters", "vocab_size")

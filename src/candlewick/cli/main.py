@@ -1,7 +1,7 @@
-"""The command line: a table of verbs, one file each, and the one place where errors become exit codes.
+"""The command line: a table of verbs, each with a file, and the translation of errors to exit codes.
 
-A verb's file has `add_arguments(parser)`, and `run(args)` unless it has actions, each with a function of its own
-(`add_action`). It is imported only when it is called: `--help` answers without torch and numpy.
+The file of a verb has `add_arguments(parser)`, and `run(args)` unless it declares actions (`add_action`). It is
+imported only when its verb is called, so that `--help` needs neither torch nor numpy.
 """
 
 import argparse
@@ -14,29 +14,30 @@ from typing import Any, NoReturn
 
 from candlewick import __version__
 from candlewick.cli import candle
+from candlewick.cli.arguments import as_sentence
 from candlewick.cli.environment import shorten_openmp_spin
 from candlewick.errors import CandlewickError
 
 VERBS = {
-    "demo": "text to a sampled model in one command, in a few minutes, with no network",
-    "train": "train a model from a config, or go on with a run",
-    "orchestrate": "tokenizer, shards, training, evaluation and samples, skipping what is up to date",
+    "demo": "go from text to a trained model in one command, in a few minutes, without network",
+    "train": "train a model from a configuration, or resume a run",
+    "orchestrate": "run all steps from text to samples, and skip those that are up to date",
     "tokenizer": "train, inspect and use tokenizers",
-    "data": "turn text into token shards, verify and inspect them",
+    "data": "fetch, shard, clean and encode text; verify and inspect the results",
     "import": "convert a candle or Hugging Face checkpoint",
-    "generate": "write text with a checkpoint",
-    "eval": "loss, perplexity, accuracy and bits per byte of a checkpoint",
-    "profile": "where a training step's time and memory go",
-    "compare": "two runs side by side: settings, losses, speed",
+    "generate": "generate text with a checkpoint",
+    "eval": "measure loss, perplexity, accuracy and bits per byte of a checkpoint",
+    "profile": "measure where a training step spends time and memory",
+    "compare": "compare the settings, losses and speed of two runs",
     "config": "show, explain and compare configurations",
     "completion": "print a completion script for a shell",
-    "doctor": "what this machine has, and what a run here would use",
+    "doctor": "check this machine, and show what a run on it would use",
 }
-_MODULES = {"import": "import_model"}  # a word of Python cannot name a module
+_MODULES = {"import": "import_model"}  # `import` is a keyword of Python
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, and with options anywhere between the other words."""
+    """A parser with one-line errors that accepts options between positional arguments."""
 
     intermixing = False
 
@@ -58,16 +59,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(*loaded_verbs: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the command line, with the arguments of some verbs."""
+    """Return the parser of the command line, with the arguments of `loaded_verbs`."""
     parser = _Parser(
         prog="candlewick",
-        description="Give it text and a budget: it trains a transformer that runs everywhere.",
-        epilog="`candlewick VERB --help` explains a verb. Start with `candlewick demo`.",
+        description="Train a transformer language model on your text, and use it.",
+        epilog="`candlewick VERB --help` explains a verb. Begin with `candlewick demo`.",
     )
     parser.add_argument("--version", action="version", version=f"candlewick {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for name, help_text in VERBS.items():
-        sub = verbs.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        sub = verbs.add_parser(name, help=help_text, description=as_sentence(help_text))
         sub.add_argument("--version", action="version", version=f"candlewick {__version__}")
         if name in loaded_verbs:
             module = importlib.import_module(f"candlewick.cli.{_MODULES.get(name, name)}")

@@ -1,6 +1,6 @@
-"""`candlewick orchestrate`: the whole path, stage by stage; what is up to date is skipped.
+"""`candlewick orchestrate`: run all stages from text to samples, and skip those that are up to date.
 
-With `--mode cloud` all but the training, in folders that the environment names: see `cli.environment`.
+`--mode cloud` runs all but the training, in folders that environment variables name: see `cli.environment`.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 def orchestrate_and_print(
     args: argparse.Namespace, config: "RunConfig", run_dir: Path, request: "Request | None" = None
 ) -> None:
-    """Run the whole path or prepare a run, and print what the model writes or how to train it."""
+    """Run or prepare a run, and print samples of the model or the command that trains it."""
     from candlewick.runs.orchestrate import orchestrate
 
     print_line = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)

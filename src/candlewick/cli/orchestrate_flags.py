@@ -1,9 +1,9 @@
-"""The flags of `candlewick orchestrate` as a table: each is a setting under another name, or says what is done.
+"""The flags of `candlewick orchestrate` as a table: each sets a key, or chooses what is done.
 
     --hidden-size 256   ->  model.hidden_size=256          over the configuration and over --override
 
-Type, choices and help of a setting come from its schema. A flag that would change nothing is told of, one that
-contradicts another is an error: none is ignored. The defaults of transformer_candle are the profile `orchestrate`;
+Type, choices and help of a setting come from its schema. No flag is ignored: one without an effect prints a note,
+one that contradicts another is an error. The profile `orchestrate` has the defaults of transformer_candle;
 `--profile local` is small, and bounds no flag, as it did there.
 """
 
@@ -22,37 +22,39 @@ if TYPE_CHECKING:
 PROFILES = {"full": "orchestrate", "local": "local"}
 BATCH_NOTE = "the text comes in whole files, which are read row by row"
 _DATASET = "HuggingFaceFW/fineweb"
-_SEED_NOTE = "training a tokenizer counts pairs, in whatever order they come"
+_SEED_NOTE = "training a tokenizer counts pairs, in any order"
 
 _COUNT: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
 _NAME = {"metavar": "NAME"}
 _SWITCH: dict[str, Any] = {"action": "store_const", "const": True}
+_CLOUD = """cloud: do all but the training, in shared folders below /workspace, or where
+ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT say"""
 _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its setting, or (kind of value, help)
     "text": {
         "--input": "data.train_shards",
         "--validation": "data.validation_shards",
-        "--stream": (_SWITCH, "train on a dataset of the Hub as it comes, without its text on the disk"),
-        "--dataset": (_NAME, f"OWNER/NAME[@REVISION][/PATH] to --stream; default {_DATASET}"),
-        "--split": (_NAME, "of that dataset; default train"),
-        "--max-samples": (_COUNT, "documents of it to read at most"),
-        "--stream-batch-size": (_COUNT, f"changes nothing: {BATCH_NOTE}"),
+        "--stream": (_SWITCH, "read the text from a dataset on the Hub, file by file, without keeping it on disk"),
+        "--dataset": (_NAME, f"dataset for --stream, OWNER/NAME[@REVISION][/PATH]; default {_DATASET}"),
+        "--split": (_NAME, "split of the dataset; default train"),
+        "--max-samples": (_COUNT, "maximum number of documents of the dataset"),
+        "--stream-batch-size": (_COUNT, f"has no effect: {BATCH_NOTE}"),
     },
     "tokenizer": {
         "--tokenizer-json": "tokenizer.tokenizer_json",
-        "--skip-tokenizer": (_SWITCH, "train no tokenizer: one must be given or be there"),
-        "--force-retrain-tokenizer": (_SWITCH, "train it anew, even if it is there"),
+        "--skip-tokenizer": (_SWITCH, "train no tokenizer; requires --tokenizer-json or an existing one"),
+        "--force-retrain-tokenizer": (_SWITCH, "train a tokenizer even if there is one"),
         "--vocab-size": "tokenizer.vocab_size",
         "--tokenizer-max-lines": "tokenizer.max_train_lines",
-        "--tokenizer-seed": ({**_COUNT, "type": whole_number(0)}, f"changes nothing: {_SEED_NOTE}"),
+        "--tokenizer-seed": ({**_COUNT, "type": whole_number(0)}, f"has no effect: {_SEED_NOTE}"),
     },
-    "settings, over those of --config, --profile and --override": {
+    "settings (they take precedence over --config, --profile and --override)": {
         "--hidden-size": "model.hidden_size",
         "--intermediate-size": "model.intermediate_size",
         "--layers": "model.num_layers",
         "--heads": "model.num_attention_heads",
         "--seq-len": "model.max_position_embeddings",
-        "--batch-size": (_COUNT, "rows per update, of all accumulated passes together"),
-        "--grad-accum": (_COUNT, "passes per update: each reads --batch-size / --grad-accum rows"),
+        "--batch-size": (_COUNT, "rows per update, over all accumulated passes"),
+        "--grad-accum": (_COUNT, "passes per update, each of --batch-size / --grad-accum rows"),
         "--steps": "scheduler.total_steps",
         "--learning-rate": "optimizer.learning_rate",
         "--weight-decay": "optimizer.weight_decay",
@@ -69,16 +71,16 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
         "--seed": "runtime.seed",
         "--tensorboard": "runtime.logging.tensorboard",
     },
-    "the run, in runs/, or with --mode cloud below ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT": {
-        "--profile": ({"choices": tuple(PROFILES)}, "without --config: full (default), or the small local"),
-        "--run-dir": ({"type": Path, "metavar": "DIR"}, "its folder; default: by its --experiment"),
-        "--resume": (_SWITCH, "there has to be a checkpoint to go on with; without this there may be one"),
-        "--mode": ({"choices": ("local", "cloud")}, "cloud: all but the training, in shared folders"),
-        "--experiment": (_NAME, "name of the run and of its folders; default: that of the configuration"),
+    "run": {
+        "--profile": ({"choices": tuple(PROFILES)}, "profile without --config: full (default), or a small one"),
+        "--run-dir": ({"type": Path, "metavar": "DIR"}, "folder of the run; default: runs/EXPERIMENT"),
+        "--resume": (_SWITCH, "require a checkpoint to resume; without this flag, resume if there is one"),
+        "--mode": ({"choices": ("local", "cloud")}, _CLOUD),
+        "--experiment": (_NAME, "name of the run and its folders; default: the name of the configuration"),
         "--train-shard-lines": (_COUNT, "documents per shard of training text; default 1,000,000"),
-        "--validation-shard-lines": (_COUNT, "the same of --validation; default: as many"),
-        "--reuse-shards": (_SWITCH, "take the shards that are there, after a check of their hashes"),
-        "--force-reshard": (_SWITCH, "make them anew"),
+        "--validation-shard-lines": (_COUNT, "documents per shard of --validation; default: as for training"),
+        "--reuse-shards": (_SWITCH, "use existing shards after a check of their hashes"),
+        "--force-reshard": (_SWITCH, "replace existing shards"),
     },
 }
 _SETTINGS = {flag: key for rows in _TABLE.values() for flag, key in rows.items() if isinstance(key, str)}
@@ -95,7 +97,7 @@ _CONFLICTS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare all of them; those that are settings are kept under the name of the setting."""
+    """Declare the flags. The value of one that sets a key is stored under that key."""
     from candlewick.config.schema import sections
 
     # --learning-rate and --weight-decay are settings of every optimizer; the profiles have AdamW
@@ -148,7 +150,7 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def batch_overrides(args: argparse.Namespace, config: "RunConfig") -> list[str]:
-    """Return the overrides of --batch-size and --grad-accum; what is not given is as in `config`."""
+    """Return the overrides of --batch-size and --grad-accum; the other of them is as in `config`."""
     if args.batch_size is None and args.grad_accum is None:
         return []
     from candlewick.runs.resolve import rows_per_update
@@ -161,7 +163,7 @@ def batch_overrides(args: argparse.Namespace, config: "RunConfig") -> list[str]:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raise ConfigError for flags that contradict each other; tell of those that change nothing."""
+    """Raise ConfigError for flags that contradict each other; print a note for those without an effect."""
 
     def is_given(flag: str) -> bool:
         return getattr(args, _SETTINGS.get(flag, flag[2:].replace("-", "_"))) is not None
@@ -170,7 +172,7 @@ def check_flags(args: argparse.Namespace) -> None:
         if is_given(first) and is_given(second):
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")
     if not args.stream and (flag := next(filter(is_given, _STREAM_FLAGS), None)):
-        raise ConfigError(f"{flag} is about a stream", "add --stream, or leave it out")
+        raise ConfigError(f"{flag} needs --stream", "add --stream, or leave it out")
     unused = {"--stream-batch-size": BATCH_NOTE, "--tokenizer-seed": _SEED_NOTE}
     if is_given("--tokenizer-json"):
         unused |= dict.fromkeys(("--vocab-size", "--tokenizer-max-lines"), "--tokenizer-json is a finished one")

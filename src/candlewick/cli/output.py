@@ -1,4 +1,4 @@
-"""What several verbs print: JSON, notes, and text that a terminal may show."""
+"""Print JSON, notes, and text that cannot command a terminal."""
 
 import argparse
 import json
@@ -9,27 +9,27 @@ from candlewick.terminal import printable
 
 
 def print_note(note: str) -> None:
-    """Print how an ambiguous input was read."""
+    """Print a note about how an input was read, on standard error."""
     sys.stderr.write(f"note: {note}\n")
 
 
 def escape_for_terminal(text: str) -> str:
-    """Return text without terminal commands if it goes to a terminal; for a file as it is."""
+    """Return text without terminal commands if standard output is a terminal; else the same text."""
     return printable(text) if sys.stdout.isatty() else text
 
 
 def format_side(sides: Mapping[str, object], name: str) -> str:
-    """Return the value of a setting in one of two configurations (`config.tree.differences`), as JSON."""
+    """Return the value of a setting in one of two configurations (see `config.tree.differences`) as JSON."""
     return json.dumps(sides[name], ensure_ascii=False) if name in sides else "(no such setting)"
 
 
 def print_json(value: object) -> None:
-    """Write one JSON document to standard output."""
+    """Print one JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def emit_json(args: argparse.Namespace, result: object) -> bool:
-    """Write the result as JSON if `--json` asks for it; return whether it did."""
+    """Print the result as JSON if `--json` is given; return whether it was printed."""
     if args.json:
         print_json(result)
     return args.json

@@ -1,4 +1,4 @@
-"""`candlewick profile`: where a training step's time and memory go."""
+"""`candlewick profile`: measure where a training step spends time and memory."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,8 @@ from candlewick.cli.output import emit_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    add_count(parser, "--steps", "updates that each figure is a mean of", default=5)
-    about = "folder for trace.json (for Perfetto or chrome://tracing) and memory.pickle (CUDA); default profile"
+    add_count(parser, "--steps", "number of updates to average over", default=5)
+    about = "folder for trace.json (open it in Perfetto or chrome://tracing) and memory.pickle (CUDA)"
     add_output(parser, about, default=Path("profile"))
     add_reporting(parser)
 

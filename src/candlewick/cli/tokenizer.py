@@ -19,27 +19,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     train = add_action(actions, "train", _train, "train a tokenizer on text")
     add_sources(train)
-    about = "folder to write the tokenizer to; default artifacts.dir of a transformer_candle configuration"
+    about = "folder to write the tokenizer to; default: artifacts.dir of a transformer_candle configuration"
     add_output(train, about, default=None)
     add_config(train)
     add_logging(train)
 
-    inspect = add_action(actions, "inspect", _inspect, "what a tokenizer is, and how well it fits a text")
+    inspect = add_action(actions, "inspect", _inspect, "show what a tokenizer does, and how well it fits a text")
     _add_tokenizer(inspect, nargs="?")
     add_config(inspect)
-    inspect.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 text to measure bytes per token on")
+    inspect.add_argument("--text", metavar="FILE", type=Path, help="UTF-8 file to measure bytes per token on")
 
-    encode = add_action(actions, "encode", _encode, "text to token ids")
+    encode = add_action(actions, "encode", _encode, "turn text into token ids")
     _add_tokenizer(encode)
-    encode.add_argument("text", nargs="?", default="-", metavar="TEXT", help="default -, the standard input")
+    encode.add_argument("text", nargs="?", default="-", metavar="TEXT", help="text; default: -, standard input")
 
-    decode = add_action(actions, "decode", _decode, "token ids to text")
+    decode = add_action(actions, "decode", _decode, "turn token ids into text")
     _add_tokenizer(decode)
-    decode.add_argument("ids", nargs="+", type=int, metavar="ID")
+    decode.add_argument("ids", nargs="+", type=int, metavar="ID", help="token ids")
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    about = "folder of a tokenizer, or a tokenizer.json" + ("; default: what --config names" if nargs else "")
+    about = "tokenizer.json, or its folder" + ("; default: the tokenizer of --config" if nargs else "")
     parser.add_argument("tokenizer", metavar="DIR", type=Path, nargs=nargs, help=about)
 
 
@@ -58,13 +58,13 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _configure_training(args: argparse.Namespace) -> "RunConfig":
-    """Load the configuration. Raises ConfigError without a text or a place for the tokenizer."""
+    """Load the configuration. Raises ConfigError without a text or a folder to write to."""
     config = load_config(args)
     if args.output is None:
-        raise ConfigError("there is no place to write the tokenizer to", "give --output DIR")
+        raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
     if not (config.data.train_shards or config.data.mixture):
         raise ConfigError(
-            "there is no text to train on", "name files, folders or stdlib://, or a --config that does"
+            "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
         )
     return config
 

@@ -1,4 +1,4 @@
-"""`candlewick train`: train a model from a config, or go on with a run."""
+"""`candlewick train`: train a model from a configuration, or resume a run."""
 
 import argparse
 import json
@@ -13,13 +13,13 @@ from candlewick.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    about = "folder of the run: checkpoints, metrics, logs; default runs/NAME after the config, and for the "
-    about += "training.yaml of `orchestrate` the folder that it lies in"
+    about = "folder of the run, for checkpoints, metrics and logs; default: runs/NAME with the name of FILE, or "
+    about += "the folder of a training.yaml that `orchestrate` wrote"
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
-    about = "go on from the newest checkpoint in --run-dir, with its config unless --config is given"
+    about = "resume from the newest checkpoint in --run-dir, with its configuration unless --config is given"
     parser.add_argument("--resume", action="store_true", help=about)
-    about = "start from the weights of this checkpoint, or of hf://OWNER/NAME@REVISION; it brings the model "
-    about += "section and the tokenizer"
+    about = "start from the weights, model settings and tokenizer of this checkpoint, or of "
+    about += "hf://OWNER/NAME@REVISION"
     parser.add_argument("--init-from", metavar="DIR", help=about)
     add_reporting(parser)
 
@@ -33,16 +33,19 @@ def run(args: argparse.Namespace) -> None:
     args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
     if args.resume and args.init_from is not None:
-        raise ConfigError("--resume goes on with a run, --init-from starts one", "give one of them")
+        raise ConfigError("--resume goes on with a run, --init-from starts a new one", "give one of them")
     if args.resume and args.config is None:
         if args.run_dir is None:
-            raise ConfigError("--resume goes on with a run, and none is named", "give its folder with --run-dir")
+            raise ConfigError("--resume needs the folder of a run", "give its folder with --run-dir")
         if not saved.is_file():
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
         args.config = str(saved)
 
-    parent = None if args.init_from is None else json.dumps(absolute(args.init_from), ensure_ascii=False)
-    config = load_run_config(args, [] if parent is None else [f"runtime.checkpoint.init_from={parent}"])
+    overrides: list[str] = []
+    if args.init_from is not None:
+        parent = json.dumps(absolute(args.init_from), ensure_ascii=False)
+        overrides = [f"runtime.checkpoint.init_from={parent}"]
+    config = load_run_config(args, overrides)
 
     from candlewick.runs.train import run_training
 

@@ -1,8 +1,8 @@
-"""Text in YAML, TOML or JSON -> one kind of tree, guarded; and back.
+"""Read and write configurations in YAML, TOML and JSON.
 
-Whatever the format, the tree then holds only mappings with text keys, lists, text, true, false, null, integers of
-at most 63 bits and finite numbers, at most 32 levels deep, no key twice. What breaks a rule is a problem with its
-line. TOML has no null: where a setting may be null, its text "null" says so (`config.keys`).
+In every format, the tree holds only mappings with text keys, lists, text, true, false, null, integers of at most
+63 bits and finite numbers, at most 32 levels deep, and each key once. Everything else is reported with its line.
+TOML has no null: where a setting may be null, the text "null" stands for it (`config.load`).
 """
 
 import datetime
@@ -50,7 +50,7 @@ def line_of(lines: dict[Key, int], key: Key) -> int:
 
 
 def check_values(value: object, key: Key, report: ProblemCallback) -> object:
-    """Return the value with null in place of everything that a configuration cannot hold, which is reported."""
+    """Return the value with null in place of what a configuration cannot hold, and report the latter."""
     if len(key) > MAX_DEPTH:
         report(key, f"nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, dict):
@@ -87,7 +87,7 @@ def _read_json(text: str, parsed: ParseResult) -> object:
 
 
 def _find_json_lines(text: str, parsed: ParseResult) -> None:
-    """Find the line of each key, and keys given twice, in text that is valid JSON."""
+    """Note the line of each key of valid JSON text, and report duplicate keys."""
     path: list[str | int] = []  # one part for each open mapping or list
     line, scanned, expects_key = 1, 0, False
     for match in _JSON_TOKEN.finditer(text):
@@ -129,7 +129,7 @@ def _read_toml(text: str, parsed: ParseResult) -> object:
         line = int(match[1]) if match and match[1] else len(lines) if match else 1
         parsed.report(line, None, f"not valid TOML: {shorten(_TOML_LINE.sub('', str(error)), 120)}")
     section: Key = ()
-    tables: Counter[Key] = Counter()  # of each list of tables, how many there were
+    tables: Counter[Key] = Counter()  # number of tables of each list
     for number, line in enumerate(lines, start=1):
         if header := _TOML_HEADER.match(line[:500]):
             section = _split_toml_key(header[2])

@@ -1,12 +1,11 @@
-"""The config tree as a flat table of keys: which may be null, which are paths, which is nearest to a wrong one.
+"""The keys of the config tree as a flat table, and the sentences about a key that a user reads.
 
-    ("optimizer", "momentum")            {float}    a key, and the types its value may have; those of every variant
+    ("optimizer", "momentum")            {float}    a key, and the types of its value over all kinds of the section
     ("tokenizer", "tokenizer_json")      {Path, NoneType}
     ("data", "mixture", "weight")        {int}      of every entry of a list
-    ("data", "validation_sets", "*")     {str}      * is any name that the user gives
+    ("data", "validation_sets", "*")     {str}      * stands for names that the user chooses
 
-From it, and from pydantic's errors, come the sentences that a user reads, in the user's keys: pydantic's places
-also hold the names of union members.
+Pydantic's errors contain names of union members; the sentences here contain the user's keys.
 """
 
 import json
@@ -26,7 +25,7 @@ from candlewick.config.yaml import Key, format_key, shorten
 Name = tuple[str, ...]
 
 DISCRIMINATORS: dict[Key, str] = {("optimizer",): "algorithm", ("model", "rope_scaling"): "rope_type"}
-"""Sections that are one of several, and the key in them that says which."""
+"""Sections of several kinds, and the key in each that names the kind."""
 
 _URI_KEYS: set[Name] = {  # paths or addresses
     ("runtime", "checkpoint", "init_from"),
@@ -51,7 +50,7 @@ _SENTENCES = {
 
 @cache
 def key_types() -> Mapping[Name, frozenset[object]]:
-    """Return every key of the tree, sections too, with the types that its value may have."""
+    """Return every key of the tree, sections included, with the types that its value may have."""
     table: dict[Name, frozenset[object]] = {_EXTENDS: frozenset([str, NoneType])}
     for name, member in _walk(RunConfig, ()):
         table[name] = table.get(name, frozenset()) | {member}
@@ -80,7 +79,7 @@ def _walk(annotation: object, name: Name) -> Iterator[tuple[Name, object]]:
 
 
 def name_of(key: Key) -> Name:
-    """Return the name of a key in the table: without indexes, and with * for a name that the user chose."""
+    """Return the name of a key in the table: without indexes, and with * for names that the user chooses."""
     name: Name = ()
     for part in key:
         if isinstance(part, str):
@@ -89,7 +88,7 @@ def name_of(key: Key) -> Name:
 
 
 def is_nullable(name: Name) -> bool:
-    """Tell whether null is a value of this key."""
+    """Return whether the value of a key may be null."""
     return NoneType in key_types().get(name, ())
 
 
@@ -115,7 +114,7 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
 
 
 def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[Key, str]]:
-    """Yield (key, sentence) for each thing that is wrong with a tree."""
+    """Yield (key, sentence) for each problem of a tree."""
     sentences: dict[Key, list[str]] = {}
     values: dict[Key, str] = {}
     for detail in error.errors(include_url=False, include_input=False):
@@ -129,7 +128,7 @@ def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tupl
 
 
 def _explain(detail: ErrorDetails, tree: dict[str, Any], *, suggest: bool) -> tuple[Key, str, str]:
-    """Return the user's key, what is wrong with it, and its value where that helps."""
+    """Return the user's key, the problem, and the value where it helps."""
     key, kind = _plain_key(detail), detail["type"]
     if _is_wrong_key(detail):
         return key, _explain_unknown(name_of(key), tree) if suggest else "unknown key", ""
@@ -152,7 +151,7 @@ def _is_wrong_key(detail: ErrorDetails) -> bool:
 
 
 def _plain_key(detail: ErrorDetails) -> Key:
-    """The place of an error without the names of union members in it."""
+    """Return the key of an error, without the names of union members."""
     key: Key = ()
     *parents, last = [part for part in detail["loc"] if part != "[key]"] or [""]
     for part in parents:
@@ -175,7 +174,7 @@ def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
 
 
 def _explain_value(name: Name, value: object) -> str:
-    """Return the value, and of a few words to choose from the one that it most likely stands for."""
+    """Return the value, and of the words that are allowed the most similar one."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
     suggestions = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
     text = shorten(json.dumps(value, ensure_ascii=False))
@@ -184,9 +183,9 @@ def _explain_value(name: Name, value: object) -> str:
 
 
 def find_nearest(name: Name, limit: int = 1) -> list[Name]:
-    """Return right keys that a wrong one may stand for, the likeliest first.
+    """Return existing keys that an unknown key may stand for, the most similar first.
 
-    That is a typo, a part of a name (`batch_size` of `micro_batch_size`), or a right name in a wrong section.
+    The unknown key has a typo, a part of the name (`batch_size` of `micro_batch_size`), or the wrong section.
     """
     last = name[-1][:80].lower().replace("-", "_")
     keys = [key for key in key_types() if key[-1] != "*"]
@@ -200,7 +199,7 @@ def find_nearest(name: Name, limit: int = 1) -> list[Name]:
 
 
 def look_up(tree: Any, key: Key) -> Any:
-    """Return what is at a key of a tree, None where there is nothing."""
+    """Return the value at a key of a tree; None if there is none."""
     for part in key:
         try:
             tree = tree[part]

@@ -1,13 +1,12 @@
-"""A file, a profile and overrides -> the frozen tree of `config`; and back.
+"""Load a configuration: a file or a profile, the files that it extends, and overrides become a RunConfig.
 
     defaults  <  profile or file, after what it `extends`  <  --override key=value
 
-All problems are found at once, and each is named with file, line and key. A path is relative to the folder of its
-file, in an override too; without a file, to the current folder. A layer that names another kind
-(`optimizer.algorithm`, `model.rope_scaling.rope_type`) drops the settings of that section below it: they were for
-the other one. Of settings that say the same thing in different ways (how the run ends, what to train on, the size
-of the global batch) a layer that names one replaces what layers below it said. A `Dialect` of the caller
-translates settings of another program.
+All problems are reported at once, each with file, line and key. Relative paths start at the folder of their file,
+those of overrides at the folder of the named file, else at the current folder. A layer that changes the kind of a
+section (`optimizer.algorithm`, `model.rope_scaling.rope_type`) discards settings of that section in lower layers.
+A layer that sets one of several exclusive keys (`_ALTERNATIVES`) discards the others in lower layers. A `Dialect`
+translates the settings of another program.
 """
 
 import difflib
@@ -54,11 +53,9 @@ _OVERRIDE_KEY = re.compile(rf"{_PART}(?:\.{_PART})*")
 class _File:
     """A file of settings."""
 
-    name: str
-    """What messages call it."""
+    name: str  # in messages
     path: Path
-    folder: Path
-    """What its relative paths are relative to."""
+    folder: Path  # where its relative paths start
     parsed: ParseResult
 
     def locate(self, key: Key) -> str:
@@ -67,37 +64,37 @@ class _File:
 
 
 class Dialect:
-    """A dialect translates settings into Candlewick's keys, for one load; this one leaves them as they are."""
+    """Translates the settings of another program while one configuration is loaded; this class changes nothing."""
 
     def translate(self, tree: Tree, _where: str, _report: ProblemCallback, /) -> Tree:
-        """Return the tree of a file with Candlewick's keys. What `extends` another file comes after it."""
+        """Return the tree of a file with Candlewick's keys. A file comes after the one that it extends."""
         return tree
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
-        """Return the key and the value of an override."""
+        """Return Candlewick's key and value for those of an override."""
         return key, value
 
     def translate_merged(self, tree: Tree, _layer: Tree, _report: ProblemCallback, /) -> Tree:
-        """Return the tree in which a file or an override (the layer) was just merged, without foreign keys."""
+        """Return the tree, into which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
 
     def notes(self, _config: RunConfig, /) -> list[str]:
-        """Return what the user should know of the translation."""
+        """Return messages about the translation for the user."""
         return []
 
 
 class _Settings:
-    """The tree so far, where each key of it comes from, and what is wrong with it."""
+    """The merged tree, the file and line that set each key, and the problems."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.tree: Tree = {}
         self.locations: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
         self.dialect = dialect
-        self.folder = Path.cwd()  # of the file that was named: overrides are relative to it too
+        self.folder = Path.cwd()  # of the last file; relative paths of overrides start here
 
     def add_file(self, file: _File) -> None:
-        """Lay the settings of a file over the tree. Raises ConfigError if the file could not be read."""
+        """Merge the settings of a file into the tree. Raises ConfigError if the file could not be read."""
         for line, key, message in file.parsed.problems:
             if key is None:
                 raise ConfigError(f"{file.name}:{line}: {message}", "correct the file")
@@ -160,14 +157,14 @@ class _Settings:
         return config
 
     def location(self, key: Key) -> str:
-        """Where a key of the tree, or the nearest section around it, was set."""
+        """Return where a key of the tree, or the nearest section around it, was set."""
         ends = range(len(key), -1, -1)
         return next(
             (self.locations[key[:end]] for end in ends if key[:end] in self.locations), "the configuration"
         )
 
     def origin(self, key: Key) -> str:
-        """What set a value: where it was set, and an override of an entry in it."""
+        """Return where a value was set, and whether an override changed an entry of it."""
         overrides = [p for k, p in self.locations.items() if k[: len(key)] == key and p == _OVERRIDE]
         return ", ".join(dict.fromkeys([self.location(key), *overrides]))
 
@@ -177,8 +174,8 @@ def load_config(
 ) -> RunConfig:
     """Read a YAML, TOML or JSON file, a run folder's config, or a shipped profile by name; None: the defaults.
 
-    `overrides` are `key=value`, the later ones over the earlier. `dialect` translates settings of another
-    program, and `note` is told how. Raises ConfigError that names every problem.
+    `overrides` are `key=value`; later ones win. `note` receives messages about what `dialect` translated.
+    Raises ConfigError that names every problem.
     """
     return load_with_origins(source, overrides, note, dialect)[0]
 
@@ -186,7 +183,7 @@ def load_config(
 def load_with_origins(
     source: Source, overrides: Sequence[str] = (), note: NoteCallback = logger.info, dialect: Dialect | None = None
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Do as `load_config`; also return what set each key: a file with its line, `--override`, or `default`."""
+    """Load as `load_config` does; also return what set each key: a file and line, `--override`, or `default`."""
     settings = _Settings(dialect or Dialect())
     for file in reversed(_read_files(source)):
         settings.add_file(file)
@@ -204,7 +201,7 @@ def load_with_origins(
 
 
 def _read_files(source: Source) -> list[_File]:
-    """Read a file and what it extends, the nearest first."""
+    """Read a file and the files that it extends, the nearest first."""
     files: list[_File] = []
     folder = Path()
     while source is not None:
@@ -244,8 +241,8 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     except (OSError, ValueError, RuntimeError) as error:
         matches = difflib.get_close_matches(str(source), names, 1)
         why = error.strerror if isinstance(error, OSError) else "not a path"
-        fix = f"give a file or a profile: {', '.join(names)}"
-        fix = f"did you mean the profile {matches[0]}?" if matches else fix
+        known = f"give a file or a profile: {', '.join(names)}"
+        fix = f"did you mean the profile {matches[0]}?" if matches else known
         raise ConfigError(f"cannot read the configuration {shorten(str(source), 200)}: {why}", fix) from None
     file_format = SUFFIXES.get(path.suffix.lower())
     if file_format is None:
@@ -266,7 +263,7 @@ def _read_file(source: str | Path, folder: Path) -> _File:
 
 
 def join_problems(problems: Sequence[tuple[str, Key, str]]) -> str:
-    """Return one sentence for (location, key, message) of each problem; of very many, of the first."""
+    """Join the (location, key, message) of problems to one message, which has the first of very many."""
     parts = ((location, format_key(key), message) for location, key, message in problems)
     sentences = list(dict.fromkeys(": ".join(filter(None, part)) for part in parts))
     start = f"{len(sentences)} problems: " if len(sentences) > 1 else ""
@@ -283,7 +280,7 @@ def _restore_nulls(value: object, key: Key) -> object:
 
 
 def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
-    """Make the paths in a value absolute."""
+    """Return a tree or a value with absolute paths."""
     if isinstance(value, dict):
         section = cast(Tree, value)
         return {name: _resolve_paths(item, (*key, name), folder, report) for name, item in section.items()}
@@ -299,7 +296,7 @@ def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallbac
 
 
 def merge(base: Tree, layer: Tree, key: Key = ()) -> Tree:
-    """Lay one tree over another, both at `key`: sections are merged, everything else is replaced."""
+    """Return `base` with `layer` over it, both at `key`: sections are merged, other values are replaced."""
     if (kind := DISCRIMINATORS.get(key)) in layer:
         default = "muon" if key == ("optimizer",) else layer[kind]
         if layer[kind] != base.get(kind, default):

@@ -1,4 +1,4 @@
-"""The shape of the transformer, and how far its rotary positions reach."""
+"""Settings of the transformer and of its rotary positions."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,35 +12,35 @@ _MAX_THETA = 1e30  # so that float32 can hold it
 
 
 class LinearScaling(Section):
-    """Position interpolation: positions are divided by a factor (arXiv:2306.15595)."""
+    """Linear interpolation: divides every position by `factor` (arXiv:2306.15595)."""
 
     rope_type: Literal["linear"]
     factor: ScalingFactor
-    """How many times longer the context becomes."""
+    """Ratio of the new context length to the original one."""
 
 
 class NtkScaling(Section):
-    """The base is raised, so that slow frequencies stretch and fast ones stay (arXiv:2309.00071 section 3.1)."""
+    """NTK-aware scaling: raises theta, which lowers the low frequencies most (arXiv:2309.00071 section 3.1)."""
 
     rope_type: Literal["ntk"]
     alpha: ScalingFactor
-    """theta becomes theta * alpha^(d / (d - 2)); saved as that theta, which every reader knows."""
+    """Multiplies theta by alpha^(d / (d - 2)). A checkpoint stores the product as its rope_theta."""
 
 
 class YarnScaling(Section):
-    """YaRN: slow frequencies are interpolated, fast ones kept, attention made sharper (arXiv:2309.00071)."""
+    """YaRN: interpolates low frequencies, keeps high ones, and sharpens attention (arXiv:2309.00071)."""
 
     rope_type: Literal["yarn"]
     factor: ScalingFactor
-    """How many times longer the context becomes."""
+    """Ratio of the new context length to the original one."""
     original_max_position_embeddings: Count
-    """The context before it was stretched."""
+    """Context length before scaling."""
     beta_fast: Rotations = 32.0
-    """Turns over the original context from which on a frequency is kept."""
+    """Keep frequencies that make more than this many rotations over the original context."""
     beta_slow: Rotations = 1.0
-    """Turns over the original context up to which a frequency is interpolated."""
+    """Interpolate frequencies that make fewer than this many rotations over the original context."""
     attention_factor: Positive | None = None
-    """Multiplies cosines and sines; null: 0.1 ln(factor) + 1."""
+    """Factor of cosines and sines; null: 0.1 ln(factor) + 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,17 +50,17 @@ class YarnScaling(Section):
 
 
 class Llama3Scaling(Section):
-    """Llama 3.1's: long wavelengths are interpolated, short ones kept, a ramp between (arXiv:2407.21783)."""
+    """Llama 3.1: interpolates low frequencies, keeps high ones, and blends those between (arXiv:2407.21783)."""
 
     rope_type: Literal["llama3"]
     factor: ScalingFactor
-    """How many times longer the context becomes."""
+    """Ratio of the new context length to the original one."""
     original_max_position_embeddings: Count
-    """The context before it was stretched."""
+    """Context length before scaling."""
     low_freq_factor: Rotations = 1.0
-    """Turns over the original context up to which a frequency is interpolated."""
+    """Interpolate frequencies that make fewer than this many rotations over the original context."""
     high_freq_factor: Rotations = 4.0
-    """Turns over the original context from which on a frequency is kept; more than low_freq_factor."""
+    """Keep frequencies that make more than this many rotations; must exceed low_freq_factor."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -74,67 +74,67 @@ RopeScaling = Annotated[LinearScaling | NtkScaling | YarnScaling | Llama3Scaling
 
 
 def _default_intermediate_size(model: dict[str, Any]) -> int:
-    """4 D; with three products 8/3 D, so that they cost what two of 4 D would, as a multiple of 64."""
+    """Return 4 D; for three products 8/3 D as a multiple of 64, which costs what two products of 4 D do."""
     hidden = model["hidden_size"]
     return 4 * hidden if model["mlp"] == "silu" else max(64, (hidden + 12) // 24 * 64)
 
 
 class ModelConfig(Section):
-    """The shape of the transformer. Written to checkpoints as Qwen3 (`qk_norm`), Llama, Mistral or SmolLM3."""
+    """The transformer. Checkpoints are saved as Qwen3 (with `qk_norm`), Llama, Mistral or SmolLM3."""
 
     hidden_size: Count = 384
     """Width of the residual stream (D)."""
     num_layers: Count = 6
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     num_attention_heads: Count = 6
-    """Query heads (H)."""
+    """Number of query heads (H)."""
     num_key_value_heads: Count = Field(default_factory=lambda model: model["num_attention_heads"])
-    """Key and value heads (K); fewer than the query heads is grouped-query attention."""
+    """Number of key and value heads (K); default: num_attention_heads. Fewer: grouped-query attention."""
     head_dim: Count = Field(default_factory=lambda m: max(1, m["hidden_size"] // m["num_attention_heads"]))
-    """Width of one head (d); even, for the rotary positions."""
+    """Width of one head (d), even; default: hidden_size / num_attention_heads."""
     mlp: Literal["swiglu", "silu"] = "swiglu"
-    """swiglu: gated, three products; silu: `down(silu(up(x)))` with biases, two products, saved as a Llama."""
+    """swiglu: gated, three projections; silu: `down(silu(up(x)))`, two projections with biases, saved as Llama."""
     intermediate_size: Count = Field(default_factory=_default_intermediate_size)
-    """Width of the MLP (F); by default 8/3 of the hidden size, without a gate 4 times."""
+    """Width of the MLP (F); default: 8/3 of hidden_size with `mlp: swiglu`, 4 times with `mlp: silu`."""
     vocab_size: Count | None = None
-    """Rows of the embedding; null: the tokenizer's size rounded up to a multiple of 64."""
+    """Number of rows of the embedding; null: the tokenizer's size, rounded up to a multiple of 64."""
     max_position_embeddings: Count = 512
-    """Longest context that the model is meant for."""
+    """Maximum context length in tokens."""
     rope_mode: Literal["off", "preapply", "on_the_fly"] = "preapply"
-    """Rotary positions: none; from a table of all angles that grows; or from angles made anew in every pass."""
+    """Rotary positions. preapply: from a table of angles; on_the_fly: computed in every pass; off: none."""
     rope_theta: Positive = 10_000.0
-    """Base of the rotary frequencies."""
+    """Base of the rotary frequencies (theta)."""
     rope_scaling: RopeScaling | None = None
-    """Stretches the rotary positions to longer contexts: linear, ntk, yarn or llama3; null disables scaling."""
+    """Scale the rotary positions to longer contexts by linear, ntk, yarn or llama3; null disables scaling."""
     partial_rotary_factor: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of each head that is rotated; below 1 the checkpoint is CandlewickForCausalLM, for candlewick only."""
+    """Share of each head that is rotated. Below 1, transformers cannot load the checkpoints."""
     sliding_window: Count | None = None
-    """A token sees itself and the ones before it, so many in all; null: everything before it."""
+    """Number of tokens that a token attends to, itself included; null: all tokens before it too."""
     full_attention_every: Count | None = None
-    """With a sliding window: every n-th layer sees everything before it; null: none does."""
+    """With sliding_window: every n-th layer attends to all earlier tokens; null: no layer does."""
     rms_norm_eps: Positive = 1e-6
     """Added to the mean square in every RMSNorm."""
     qk_norm: bool = True
-    """RMSNorm over each query and key head before RoPE; saved as Qwen3, without as Llama, Mistral or SmolLM3."""
+    """Apply RMSNorm to each query and key head before RoPE. Such a model is saved as Qwen3."""
     attention_bias: bool = False
-    """Biases in the four attention projections; for Llama and SmolLM3, so without qk_norm."""
+    """Add biases to the four attention projections; requires `qk_norm: false`."""
     mlp_bias: bool = Field(default_factory=lambda model: model["mlp"] == "silu")
-    """Biases in the MLP's projections, as above; `mlp: silu` always has them."""
+    """Add biases to the projections of the MLP; requires `qk_norm: false`. Default: only with `mlp: silu`."""
     tie_word_embeddings: bool = True
     """Use the embedding as the output head."""
     attn_dropout: Fraction = 0.0
-    """Dropout on attention weights while training; the fast attention kernels are lost with it."""
+    """Dropout on attention weights in training. Above 0, the fast attention kernels are not used."""
     residual_dropout: Fraction = 0.0
-    """Dropout on what each attention and MLP adds to the residual stream while training."""
+    """Dropout in training on the output of each attention and MLP, before it is added to the residual stream."""
 
     @property
     def rotary_dim(self) -> int:
-        """Channels of each head that are rotated."""
+        """Number of rotated channels of each head."""
         return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def effective_theta(self) -> float:
-        """Base of the frequencies, ntk's alpha folded in: what a saved model says as rope_theta."""
+        """Base of the frequencies including ntk's alpha: the rope_theta of a saved model."""
         if not isinstance(self.rope_scaling, NtkScaling):
             return self.rope_theta
         return self.rope_theta * self.rope_scaling.alpha ** (self.rotary_dim / (self.rotary_dim - 2))
@@ -153,25 +153,21 @@ class ModelConfig(Section):
         if self.rotary_dim % 2 or not self.rotary_dim:
             raise ValueError(
                 f"partial_rotary_factor={self.partial_rotary_factor} of head_dim={self.head_dim} is "
-                f"{self.rotary_dim} channels, rotary positions need pairs"
+                f"{self.rotary_dim} channels, rotary positions need pairs; set model.partial_rotary_factor=1"
             )
         return self
 
     @model_validator(mode="after")
-    def _check_family(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.mlp == "silu" and not self.mlp_bias:
-            raise ValueError("the block of mlp: silu has biases; remove mlp_bias: false")
+            raise ValueError("the block of mlp: silu has biases; set model.mlp_bias=true")
         if self.qk_norm and (self.attention_bias or self.mlp_bias):
             raise ValueError(
                 "biases cannot be combined with qk_norm: such a model is saved as Qwen3, whose readers load "
                 "no biases; set model.qk_norm: false"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_positions(self) -> Self:
         if self.rope_mode == "off" and (self.rope_scaling is not None or self.partial_rotary_factor < 1):
-            raise ValueError("rope_mode: off leaves nothing to scale or to rotate in part")
+            raise ValueError("rope_mode: off needs model.rope_scaling=null and model.partial_rotary_factor=1")
         if isinstance(self.rope_scaling, NtkScaling) and self.rotary_dim < 4:
             raise ValueError("rope_scaling ntk needs at least 4 rotated channels per head")
         if not 1 / _MAX_THETA <= self.effective_theta <= _MAX_THETA:
@@ -179,10 +175,10 @@ class ModelConfig(Section):
         if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
             raise ValueError(f"rope_scaling yarn needs a rope_theta above 1, not {self.rope_theta}")
         if self.full_attention_every is not None and self.sliding_window is None:
-            raise ValueError("full_attention_every without sliding_window: every layer sees everything anyway")
+            raise ValueError("full_attention_every needs a sliding_window; set model.full_attention_every=null")
         return self
 
     def window_of(self, layer: int) -> int | None:
-        """Return how many tokens a layer (from 0) sees back, itself included; None: all."""
+        """Return how many tokens a token attends to in a layer (from 0), itself included; None: all before it."""
         every = self.full_attention_every
         return None if every is not None and (layer + 1) % every == 0 else self.sliding_window

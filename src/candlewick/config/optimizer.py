@@ -1,4 +1,4 @@
-"""The optimizers, told apart by `algorithm`, and the learning rate over time."""
+"""Settings of the optimizers, one class per `algorithm`, and of the learning-rate schedule."""
 
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -10,18 +10,18 @@ Role = Literal["matrix", "embedding", "head", "vector"]
 
 
 class _Optimizer(Section):
-    """What all optimizers have."""
+    """Settings of every optimizer."""
 
     learning_rate: Positive = 3e-4
     """Peak learning rate."""
     weight_decay: NotNegative = 0.1
-    """Weight decay, times the learning rate, per update; `adam` and `sgd` add it to the gradient."""
+    """Weight decay, multiplied by the learning rate at each update; `adam` and `sgd` add it to the gradient."""
     decay: Literal["matrices", "all"] = "matrices"
-    """What decays: weight matrices (embeddings included), or every parameter."""
+    """Parameters that decay: weight matrices (embeddings included), or all."""
     max_grad_norm: Positive | None = 1.0
     """Clip the global gradient norm to this; null disables clipping."""
     learning_rate_scales: dict[Role, NotNegative] = Field(default={})
-    """Factors of the learning rate by kind of parameter: matrix (of the blocks), embedding, head, vector."""
+    """Learning-rate factors by kind of parameter: matrix (in the blocks), embedding, head, vector."""
     ema_decay: Fraction | None = None
     """Decay per update of an exponential moving average of the weights, which is evaluated, sampled and saved."""
 
@@ -55,15 +55,15 @@ class SGDConfig(_Optimizer):
     weight_decay: NotNegative = 0.0
     """Added to the gradient, times the weight (L2)."""
     momentum: Fraction = 0.9
-    """Momentum: share of the last direction that is kept."""
+    """Momentum coefficient."""
     nesterov: bool = False
-    """Look ahead by one step of momentum."""
+    """Use Nesterov momentum."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError(
-                "nesterov: true looks ahead by a momentum of 0; raise momentum, or set nesterov: false"
+                "nesterov: true needs momentum above 0; raise optimizer.momentum, or set optimizer.nesterov=false"
             )
         return self
 
@@ -77,7 +77,7 @@ class LionConfig(_Optimizer):
     weight_decay: NotNegative = 0.3
     """Decoupled decay, times the learning rate; 3 to 10 times AdamW's."""
     beta1: Fraction = 0.9
-    """Share of the momentum in the direction of the update."""
+    """Weight of the momentum in the direction of an update."""
     beta2: Fraction = 0.99
     """Decay of the momentum."""
 
@@ -87,19 +87,19 @@ class MuonConfig(AdamWConfig):
 
     algorithm: Literal["muon"] = "muon"  # pyright: ignore[reportIncompatibleVariableOverride]
     learning_rate: Positive = 0.02
-    """Peak learning rate of the matrices."""
+    """Peak learning rate of the matrices of the blocks."""
     adam_learning_rate: Positive = 3e-3
-    """Peak learning rate of everything else."""
+    """Peak learning rate of all other parameters."""
     momentum: Fraction = 0.95
-    """Nesterov momentum of the matrices."""
+    """Nesterov momentum coefficient of the matrices."""
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = 5
-    """Iterations that bring a matrix's singular values near 1."""
+    """Newton-Schulz iterations, which bring the singular values of an update near 1."""
     coefficients: Literal["quintic", "polar_express"] = "quintic"
-    """Coefficients of the iterations: Muon's constants, or the optimum of each step (arXiv:2505.16932)."""
+    """Coefficients of the iterations: Muon's constants, or Polar Express's for each step (arXiv:2505.16932)."""
     normuon_beta2: Fraction | None = None
-    """Decay of a second moment per neuron, to normalize rows of an update (arXiv:2510.05491); null disables it."""
+    """NorMuon: decay of the second moment that normalizes the rows of an update (arXiv:2510.05491); null: off."""
     cautious_decay: bool = False
-    """Decay only weights that the update moves towards zero anyway (arXiv:2510.12402)."""
+    """Decay only the weights that the update moves towards zero (arXiv:2510.12402)."""
 
 
 def _algorithm(value: Any) -> str:
@@ -117,20 +117,20 @@ OptimizerConfig = Annotated[
 
 
 class SchedulerConfig(Section):
-    """The learning rate over time, and where the run ends: training needs exactly one of the four totals."""
+    """Learning-rate schedule and end of the run. Training needs exactly one of the four `total_*` keys."""
 
     strategy: Literal["constant", "linear_warmup", "cosine", "cosine_with_warmup", "polynomial", "wsd"] = "wsd"
-    """Learning-rate schedule. constant and linear_warmup: flat; cosine and cosine_with_warmup: cosine decay;
-    polynomial: polynomial decay; wsd: flat, then linear decay. All begin with a warm-up, but constant and cosine
-    only if warmup_steps is set."""
+    """Learning-rate schedule. constant, linear_warmup: flat; cosine, cosine_with_warmup: cosine decay; polynomial:
+    polynomial decay; wsd: flat, then linear decay. constant and cosine warm up only if warmup_steps is set, the
+    others always."""
     warmup_steps: Steps | None = None
-    """Updates of linear warm-up; null: 2 % of the run, at most 2,000; none for constant and cosine."""
+    """Updates of linear warm-up; null: 2 % of the run, at most 2,000, and none for constant and cosine."""
     decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
-    """Last share of the run over which `wsd` decays."""
+    """Share of the run, at its end, over which `wsd` decays."""
     power: Positive = 1.0
-    """Power of `polynomial`: 1 is a straight line from the peak to the end, 2 a parabola."""
+    """Power of the `polynomial` decay: 1 is a straight line, 2 a parabola."""
     min_lr: NotNegative = 0.0
-    """Learning rate at the end, at most the peak; muon's second rate falls by the same share."""
+    """Final learning rate, at most the peak. Muon's adam_learning_rate falls by the same share."""
     total_steps: Count | None = None
     """End after N updates."""
     total_tokens: Count | None = None
@@ -138,15 +138,15 @@ class SchedulerConfig(Section):
     total_epochs: Positive | None = None
     """End after N passes over the training tokens."""
     total_seconds: Positive | None = None
-    """End after about N seconds of training; becomes a number of updates once the speed is known."""
+    """End after about N seconds of training. The number of updates is fixed once the speed is known."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         strategies = get_args(type(self).model_fields["strategy"].annotation)
         decaying = [name for name in strategies if name not in ("constant", "linear_warmup")]
         for name, users in (("decay_fraction", ["wsd"]), ("power", ["polynomial"]), ("min_lr", decaying)):
-            value = getattr(self, name)
-            if self.strategy not in users and value != type(self).model_fields[name].default:
-                fix = f"remove it, or set scheduler.strategy to {' or '.join(users)}"
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if self.strategy not in users and value != default:
+                fix = f"set scheduler.{name}={default:g}, its default, or scheduler.strategy={' or '.join(users)}"
                 raise ValueError(f"{name}={value:g} changes nothing with strategy: {self.strategy}; {fix}")
         return self

@@ -4,12 +4,12 @@
     |- model       ModelConfig       the shape of the transformer
     |- tokenizer   TokenizerConfig   which vocabulary, or how to train one
     |- data        DataConfig        text or token shards, and how they become batches
-    |- optimizer   MuonConfig | AdamWConfig | AdamConfig | SGDConfig | LionConfig, told apart by `algorithm`
+    |- optimizer   MuonConfig | AdamWConfig | AdamConfig | SGDConfig | LionConfig, by `algorithm`
     |- scheduler   SchedulerConfig   learning rate over time, and when the run ends
     `- runtime     RuntimeConfig     device, precision, seed, checkpoints, evaluation, logging
 
-`config.load` reads it. Off is null. Relations between settings are checked here, those with files where they are
-opened.
+`config.load` reads the tree from a file. null disables a feature. Relations between settings are checked here,
+relations between settings and files where the files are opened.
 """
 
 from pathlib import Path
@@ -24,48 +24,48 @@ from candlewick.config.section import Count, Positive, Section
 
 
 class CheckpointConfig(Section):
-    """When to save, and what to keep."""
+    """When to save checkpoints, and how many to keep."""
 
     directory: Path | None = None
     """Folder of the checkpoints; null: RUN/checkpoints."""
     every_n_epochs: Count | None = None
     """Save every N epochs; null disables epoch-based saving."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 1000)
-    """Save every N updates; null disables step-based saving. The end of the run and a stop always save."""
+    """Save every N updates; null: never. Default: 1000 without every_n_epochs. The end and a stop always save."""
     max_keep: Count | None = 3
-    """Newest checkpoints to keep; null: all."""
+    """Number of newest checkpoints to keep; null: all."""
     init_from: str | None = None
     """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`.
     The optimizer starts fresh."""
 
 
 class BestConfig(Section):
-    """The checkpoints with the lowest validation loss."""
+    """Where to keep the checkpoints with the lowest validation loss, and how many."""
 
     directory: Path | None = None
     """Folder of the best checkpoints; null: RUN/best."""
     max_keep: Count | None = 1
-    """Best checkpoints to keep; null: all."""
+    """Number of best checkpoints to keep; null: all."""
 
 
 class EvaluationConfig(Section):
-    """When to evaluate, and on how much."""
+    """When to evaluate on validation text, and on how much of it."""
 
     every_n_epochs: Count | None = None
     """Evaluate every N epochs; null disables epoch-based evaluation."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 250)
-    """Evaluate every N updates; null disables step-based evaluation. The end of the run is always evaluated."""
+    """Evaluate every N updates; null: never. Default: 250 without every_n_epochs. The end always evaluates."""
     max_batches: Count | None = 50
-    """Maximum number of validation micro-batches; null: all. The last evaluation of a run always reads all."""
+    """Maximum number of validation micro-batches; null: all. The final evaluation always reads all."""
     best: BestConfig | None = BestConfig()
-    """Keep the best checkpoint; null disables it."""
+    """Keep the best checkpoints; null disables it."""
 
 
 class SampleConfig(Section):
-    """Text that the model writes at every evaluation."""
+    """Sample text that the model writes at every evaluation."""
 
     prompts: tuple[str, ...] = ("",)
-    """Each prompt gives one sample; the empty prompt starts a document."""
+    """Prompts, with one sample each; an empty prompt starts a new document."""
     max_new_tokens: Count = 64
     """Maximum number of new tokens."""
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.8
@@ -79,11 +79,11 @@ class SampleConfig(Section):
     repetition_penalty: Positive = 1.0
     """Repetition penalty (arXiv:1909.05858 section 4.1); 1 disables it."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Stop before any of these texts."""
+    """End a sample before any of these texts."""
 
 
 class LoggingConfig(Section):
-    """Where progress goes besides `metrics.jsonl`, which is always written."""
+    """Where progress is shown and recorded, besides `metrics.jsonl`, which is always written."""
 
     enable_stdout: bool = True
     """Show progress on the terminal."""
@@ -92,31 +92,31 @@ class LoggingConfig(Section):
     tensorboard_flush_every_n: Count | None = None
     """Flush TensorBoard's files every N rows; null: every 10 seconds."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that the terminal shows; the run's log.txt has all levels."""
+    """Lowest level of messages on the terminal; the run's log.txt has all levels."""
     statistics_every_n_steps: Count | None = None
     """Record the sizes of gradients, weights and activations of each block every N updates; null disables it."""
 
 
 class RuntimeConfig(Section):
-    """Device, precision, seed, and what happens around the training steps."""
+    """Device, precision, random seed, checkpoints, evaluation, samples and logging."""
 
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
-    """Random seed of initial weights, order of the data, and dropout."""
+    """Random seed of the initial weights, the order of the data, and dropout."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Device; auto: the first of cuda, mps, cpu that is available."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "mixed"] = "auto"
     """Precision of matrix products (weights and optimizer state stay float32). mixed: bf16 if the device has it,
     else fp16 on CUDA, else bf16; auto: mixed on CUDA devices with bf16, fp32 elsewhere."""
     tf32: bool = False
-    """Let float32 products on CUDA round their inputs to 10 mantissa bits: faster, less precise."""
+    """Use TF32 for float32 products on CUDA: inputs are rounded to 10 mantissa bits; faster, less precise."""
     recompute: Literal["none", "block", "selective"] = "none"
-    """Activation checkpointing: recompute whole blocks in the backward pass, or (selective) all but products."""
+    """Activation checkpointing, to save memory: recompute whole blocks, or (selective) all but matrix products."""
     deterministic: bool = False
-    """Use deterministic kernels only, on CUDA. The CPU is always bit-exact."""
+    """On CUDA, use deterministic kernels only. The CPU is always bit-exact."""
     log_every_n_steps: Count = 10
     """Write metrics every N updates."""
     max_nonfinite_steps: Count = 20
-    """Stop after N consecutive updates with non-finite gradients. Each of them is skipped."""
+    """Stop after N consecutive updates with non-finite gradients. Such updates are skipped."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sample: SampleConfig | None = SampleConfig()
@@ -125,7 +125,7 @@ class RuntimeConfig(Section):
 
 
 class RunConfig(Section):
-    """The whole tree. Only what builds a run sees it; every part gets its own section."""
+    """All settings of a run. Only the code that builds a run receives them; each part receives its section."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -144,18 +144,18 @@ class RunConfig(Section):
         # of a run that starts from a checkpoint the context is known when that is read
         if self.runtime.checkpoint.init_from is None and self.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
-                f"data.sequence_length={self.sequence_length} exceeds "
-                f"model.max_position_embeddings={self.model.max_position_embeddings}"
+                f"data.sequence_length={self.sequence_length} exceeds model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}; raise that, or set data.sequence_length=null"
             )
         if self.scheduler.min_lr > self.optimizer.learning_rate:
             raise ValueError(
                 f"scheduler.min_lr={self.scheduler.min_lr:g} is more than the peak, "
-                f"optimizer.learning_rate={self.optimizer.learning_rate:g}"
+                f"optimizer.learning_rate={self.optimizer.learning_rate:g}; lower scheduler.min_lr"
             )
         if self.model.tie_word_embeddings and self.optimizer.learning_rate_scales.get("head", 1.0) != 1.0:
             raise ValueError(
                 "optimizer.learning_rate_scales.head changes nothing: the head is the embedding "
-                "(model.tie_word_embeddings); scale embedding instead"
+                "(model.tie_word_embeddings); set it to 1, and scale embedding instead"
             )
         totals = ("total_steps", "total_tokens", "total_epochs", "total_seconds")
         ends = [name for name in totals if getattr(self.scheduler, name) is not None]

@@ -1,11 +1,10 @@
-"""The tree of settings as JSON schema, and the same in words.
+"""The tree of settings as a JSON schema, and as sections with words for each type and default.
 
-    json_schema()   for editors: they complete and check a configuration while it is written
-    sections()      one section after another with the schema of each setting, for pages and explanations
+    json_schema()   lets editors complete and check a configuration
+    sections()      yields each section with the schema of its settings, for pages and explanations
 
-The schema accepts whatever the loader accepts in YAML and JSON. As any file may leave out what its parent
-(`extends`) says, no setting is required, and which kind an optimizer is stays open as long as nothing names it.
-Relations between settings are the loader's: it is stricter.
+The schema accepts whatever the loader accepts in YAML and JSON. No setting is required, because the file that a
+configuration extends may have it. Relations between settings are checked by the loader alone.
 """
 
 import json
@@ -23,15 +22,15 @@ _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 @dataclass(frozen=True, slots=True)
 class SectionSchema:
-    """A section, or one of its kinds."""
+    """A section, or one kind of a section."""
 
     name: str
-    """`optimizer`; `data.mixture[]` of each entry of a list; empty for the top of the tree."""
+    """`optimizer`; `data.mixture[]` for each entry of a list; empty for the top of the tree."""
     kind: str | None
-    """`algorithm: muon` of a section that is one of several."""
+    """`algorithm: muon`, if the section has several kinds."""
     meaning: str
     settings: dict[str, Schema]
-    """Schemas, each with `required` as well."""
+    """Schemas of the settings, with `required` added."""
 
 
 def json_schema() -> Schema:
@@ -47,13 +46,13 @@ def json_schema() -> Schema:
 def _tree_schema() -> Schema:
     schema = cast(Schema, _strip_pydantic(RunConfig.model_json_schema()))
     parent: Schema = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
-    parent["description"] = "A file or profile that this one differs from."
+    parent["description"] = "A file or profile whose settings this file starts from."
     schema["properties"] = {"extends": parent, **schema["properties"]}
     return schema
 
 
 def _strip_pydantic(node: object) -> object:
-    """Drop what only pydantic needs, and the defaults of whole sections."""
+    """Return a schema without titles, discriminators and the defaults of sections."""
     if isinstance(node, list):
         return [_strip_pydantic(item) for item in cast("list[object]", node)]
     if not isinstance(node, dict):
@@ -69,7 +68,7 @@ def _strip_pydantic(node: object) -> object:
 
 
 def sections() -> Iterator[SectionSchema]:
-    """Yield every section, each before those inside it."""
+    """Yield every section, before the sections inside it."""
     schema = _tree_schema()
     return _sections("", schema, schema["$defs"])
 
@@ -90,7 +89,7 @@ def _discriminator(node: Schema) -> str | None:
 
 
 def references(field: Schema) -> Iterator[str]:
-    """Yield the names of the sections that a setting can hold; none for a plain value."""
+    """Yield the names of the sections that a setting can hold."""
     if "$ref" in field:
         yield field["$ref"].rsplit("/", 1)[1]
     for inner in (*field.get("anyOf", []), *([field["items"]] if "items" in field else [])):
@@ -98,7 +97,7 @@ def references(field: Schema) -> Iterator[str]:
 
 
 def is_section(field: Schema) -> bool:
-    """Tell whether a setting is nothing but a section: neither null nor a list of them."""
+    """Return whether a setting is always one section, and neither null nor a list."""
     return describe_type(field) == "section"
 
 
@@ -124,7 +123,7 @@ def describe_type(field: Schema) -> str:
 
 
 def describe_default(field: Schema) -> str:
-    """Return the default of a setting, as it would stand in a YAML file."""
+    """Return the default of a setting as YAML writes it, or a word for it."""
     if field.get("required"):
         return "must be set"
     if "default" not in field:

@@ -1,4 +1,4 @@
-"""What every group of settings is: strict, immutable, and documented by the text below each field."""
+"""The base class of all groups of settings, and types of values."""
 
 from typing import Annotated, Any, Self, cast
 
@@ -26,9 +26,9 @@ class Section(BaseModel):
     )
 
     def replaced(self, **changes: Any) -> Self:
-        """Return a copy with other values, validated as a whole; derived defaults are derived anew.
+        """Return a copy with other values, validated together; derived defaults are derived again.
 
-        A mapping for a field that holds a section replaces values in that section. Raises ConfigError.
+        A mapping for a section replaces values in that section. Raises ConfigError.
         """
         values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         for name, change in changes.items():

@@ -1,6 +1,6 @@
-"""The tree of settings as plain values: flattened, compared, written.
+"""Flatten, compare and write the tree of settings.
 
-What `dump` writes holds every setting, absolute paths included, so it means the same from everywhere.
+`dump` writes every setting, with absolute paths, so that the result means the same in every folder.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ Tree = dict[str, Any]
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
-    """Return every setting by its dotted key; lists are one value."""
+    """Return the value of every setting by its key, `a.b.c`; a list is one value."""
     return {format_key(key): value for key, value in leaves(config.model_dump(mode="json"), ())}
 
 
 def differences(first: RunConfig, second: RunConfig) -> dict[str, Tree]:
-    """Return the settings that differ by dotted key: what each is in `first` and in `second`, where it exists.
+    """Return the settings that differ, by key: the value in `first` and in `second`, where there is one.
 
-    A section that the other side does not have (null, say) is one value.
+    A section that one side lacks, because it is null there, is one value.
     """
     sides = {"first": first.model_dump(mode="json"), "second": second.model_dump(mode="json")}
     return {format_key(key): values for key, values in _differences(sides, ())}

@@ -1,4 +1,4 @@
-"""A small, safe part of YAML: what a configuration needs, read without surprises, and written back.
+"""A small, safe part of YAML: read without surprises, and written back.
 
     scheduler:                      a mapping; keys are plain text, each at most once
       strategy: wsd                 text needs no quotes
@@ -7,8 +7,8 @@
     data: {train_shards: [a.txt]}   `true`, `false`, `null`, `~` and nothing are what they say
 
 Anchors, aliases, tags, merge keys, several documents, numbers that are not finite or too large, and deep nesting
-are refused. The parser's events are read directly, so that nothing of YAML's object model is ever constructed and
-every value has a line number. The trade: less than YAML, on purpose.
+are refused. The reader works on the parser's events, so that it constructs no objects and knows the line of every
+value.
 """
 
 import math
@@ -31,7 +31,7 @@ _KEYWORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 class Problem(NamedTuple):
-    """What is wrong, where; `key` is None if nothing after it could be read."""
+    """A problem; `key` is None if nothing after it could be read."""
 
     line: int
     key: Key | None
@@ -40,7 +40,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class ParseResult:
-    """A tree of mappings, lists and scalars, the line of each key, and what is wrong with the text."""
+    """A tree of mappings, lists and scalars, the line of each key, and the problems of the text."""
 
     tree: dict[str, Any] = field(default_factory=dict[str, Any])
     lines: dict[Key, int] = field(default_factory=dict[Key, int])
@@ -52,11 +52,11 @@ class ParseResult:
 
 
 class _ReadError(Exception):
-    """Reading cannot go on after this problem: a line, and what is wrong there."""
+    """A line, and the problem there after which reading cannot go on."""
 
 
 def read_scalar(text: str) -> object:
-    """Return what unquoted text means: null, true, false, a number, or the text itself.
+    """Return the value of unquoted text: null, true, false, a number, or the text itself.
 
     Raises ValueError for numbers that are not finite or need more than 63 bits.
     """
@@ -75,7 +75,7 @@ def read_scalar(text: str) -> object:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """Cut text for a message; what a terminal cannot show, or would obey, is escaped."""
+    """Cut text for a message, and escape characters that a terminal cannot show or would obey."""
     text = text[: length + 1]
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= length else text[: length - 3] + "..."
@@ -84,7 +84,7 @@ def shorten(text: str, length: int = 60) -> str:
 def parse_value(text: str) -> object:
     """Read the value of an override: a scalar, or `[..]`, `{..}` or quoted text as in YAML.
 
-    Raises ValueError with what is wrong.
+    Raises ValueError that says what is wrong.
     """
     if not text.startswith(("[", "{", '"', "'")):
         word = text.lower()
@@ -97,7 +97,7 @@ def parse_value(text: str) -> object:
 
 
 def read_yaml(text: str, parsed: ParseResult) -> object:
-    """Return the value of a document. Its lines, and what is wrong with it, are added to `parsed`."""
+    """Return the value of a document; add the lines of its keys and its problems to `parsed`."""
     try:
         return _read_document(yaml.parse(text, Loader=yaml.SafeLoader), parsed)
     except _ReadError as error:

@@ -140,7 +140,7 @@ def test_import_candle_without_config_or_tokenizer_names_the_option(run, tmp_pat
     (run / "training.yaml").unlink()
     words = ["import", "candle", str(run), "--output", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "says nothing of its run (fix: give --config" in capsys.readouterr().err
+    assert "contains no training configuration (fix: give --config" in capsys.readouterr().err
     (run / "tokenizer").unlink()
     assert main([*words, "--weights-only", "--heads", "2"]) == 2
     assert "no tokenizer is named, and none lies in" in capsys.readouterr().err

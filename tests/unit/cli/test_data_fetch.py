@@ -23,7 +23,7 @@ def test_fetch_prints_fetched_reused_and_failed_datasets(hub, tmp_path, capsys):
     assert main([*words, "hf://datasets/me/none"]) == 3
     output = capsys.readouterr()
     assert "none                    failed" in output.out
-    assert "1 of 2 datasets did not come" in output.err
+    assert "1 of 2 datasets could not be fetched" in output.err
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["a"]["total_lines"] == 2
 
@@ -38,4 +38,4 @@ def test_fetch_list_prints_the_known_datasets(capsys):
 @pytest.mark.parametrize("words", [[], ["pg19"], ["--output", "x"]])
 def test_fetch_without_datasets_or_output_exits_2(words, capsys):
     assert main(["data", "fetch", *words]) == 2
-    assert "nothing to fetch, or no place for it" in capsys.readouterr().err
+    assert "no dataset or no folder to write to is given" in capsys.readouterr().err

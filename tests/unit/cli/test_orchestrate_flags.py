@@ -21,8 +21,8 @@ from candlewick.config.tree import differences
         ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Precision of matrix products"),
         ("--learning-rate X", "optimizer.learning_rate: Peak learning rate."),
         ("--warmup-steps N", "scheduler.warmup_steps: Updates of linear warm-up; null: 2 % of the run"),
-        ("--input PATH", "data.train_shards: Files, folders,"),
-        ("--tokenizer-json PATH", "tokenizer.tokenizer_json: A tokenizer.json"),
+        ("--input PATH", "data.train_shards: Training text: files, folders,"),
+        ("--tokenizer-json PATH", "tokenizer.tokenizer_json: Existing tokenizer: a tokenizer.json"),
         ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
     ],
 )
@@ -212,7 +212,7 @@ def test_tokenizer_max_lines_flag_sets_max_train_lines():
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("--tokenizer-seed 1", "in whatever order they come"),
+        ("--tokenizer-seed 1", "counts pairs, in any order"),
         ("--train-shard-lines 1", "with --mode cloud"),
         ("--validation-shard-lines 1", "with --mode cloud"),
         ("--reuse-shards", "with --mode cloud"),
@@ -240,8 +240,8 @@ def test_flag_without_effect_gives_a_note(given, words, reason):
             "--skip-tokenizer and --force-retrain-tokenizer contradict",
         ),
         ("--tokenizer-json t --force-retrain-tokenizer", "--tokenizer-json and --force-retrain-tokenizer"),
-        *((f"{flag} 1", f"{flag} is about a stream") for flag in ("--dataset", "--split", "--max-samples")),
-        ("--stream-batch-size 1", "--stream-batch-size is about a stream"),
+        *((f"{flag} 1", f"{flag} needs --stream") for flag in ("--dataset", "--split", "--max-samples")),
+        ("--stream-batch-size 1", "--stream-batch-size needs --stream"),
         ("--batch-size 3 --grad-accum 2", "3 rows (--batch-size) are not 2 equal passes"),
         ("--learning-rate fast", "invalid float value: 'fast'"),
         ("--learning-rate nan", "optimizer.learning_rate: should be a"),

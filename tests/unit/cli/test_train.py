@@ -61,7 +61,7 @@ def test_resume_without_a_run_exits_2_with_the_fix(tmp_path, monkeypatch, capsys
     [
         (["--init-from", ""], "runtime.checkpoint.init_from: should be a path, or null"),
         (["--init-from", "no 🕯"], "no 🕯"),
-        (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts one"),
+        (["--init-from", "x", "--resume"], "--resume goes on with a run, --init-from starts a new one"),
     ],
 )
 def test_init_from_an_unusable_checkpoint_writes_no_checkpoint(short, tmp_path, capsys, words, said):

@@ -16,12 +16,12 @@ def read(**data) -> DataConfig:
     [
         ({"global_batch_size": 8, "global_batch_tokens": 8}, "set one of them"),
         ({"train_shards": ["a"], "mixture": [{"shards": ["b"]}]}, "train_shards and mixture both say"),
-        ({"order": "global", "shuffle_buffer_size": 8}, "shuffle_buffer_size is for order: window"),
-        ({"validation_sets": {"a b": ["x"]}}, "'a b' is no name; use letters, digits and _"),
-        ({"validation_sets": {"é": ["x"]}}, "is no name"),
+        ({"order": "global", "shuffle_buffer_size": 8}, "set data.shuffle_buffer_size=null"),
+        ({"validation_sets": {"a b": ["x"]}}, "'a b' is not a valid name; use letters, digits and _"),
+        ({"validation_sets": {"é": ["x"]}}, "is not a valid name"),
         (
             {"mixture": [{"shards": ["a"]}], "validation_sets": {"mixture_0": ["x"]}},
-            "'mixture_0' is what a source of the mixture holds out; rename it",
+            "'mixture_0' is the name of held-out text of the mixture; rename it",
         ),
         ({"mixture": [{"shards": []}]}, "at least 1 item"),
         ({"mixture": [{"shards": ["a"], "weight": 0}]}, "greater than or equal to 1"),
@@ -67,7 +67,7 @@ def test_vocab_size_holds_at_least_bytes_and_special_tokens():
     [
         ({"vocab": "v.json"}, "vocab and merges belong together"),
         ({"merges": "m.txt"}, "vocab and merges belong together"),
-        ({"special_tokens": "s.txt"}, "it needs tokenizer_json or vocab"),
+        ({"special_tokens": "s.txt"}, "set tokenizer.special_tokens=null"),
         ({"max_train_lines": 0}, "greater than or equal to 1"),
     ],
 )

@@ -160,7 +160,8 @@ def test_find_nearest_finds_a_key_named_in_the_wrong_section(wrong, right):
          "num_attention_heads=5 is not a multiple of num_key_value_heads=2; set model.num_key_value_heads to a "
          "divisor of it"),
         ({"data": {"sequence_length": 1000}}, "",
-         "data.sequence_length=1000 exceeds model.max_position_embeddings=512"),
+         "data.sequence_length=1000 exceeds model.max_position_embeddings=512; raise that, or set "
+         "data.sequence_length=null"),
     ],
 )  # fmt: skip
 def test_validation_problem_is_one_sentence_per_key(tree, key, said):

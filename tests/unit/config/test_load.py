@@ -424,3 +424,29 @@ def test_an_override_of_a_section_is_the_place_of_what_is_wrong_in_it():
     assert refusal("c.yaml", ["model={hidden_size: big}"]).startswith("--override: model.hidden_size: should be")
     _, origins = load_with_origins("c.yaml", ["runtime.sample={top_k: 4}"])
     assert origins["runtime.sample.top_k"] == "--override"
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "fix"),
+    [
+        ("extends: demo", "scheduler.strategy=constant", "scheduler.decay_fraction=0.4"),
+        ("scheduler: {min_lr: 1e-4}", "scheduler.strategy=constant", "scheduler.min_lr=0"),
+        ("scheduler: {strategy: polynomial, power: 2.0}", "scheduler.strategy=cosine", "scheduler.power=1"),
+        ("data: {shuffle_buffer_size: 9}", "data.order=global", "data.shuffle_buffer_size=null"),
+        ("model: {mlp_bias: false, qk_norm: false}", "model.mlp=silu", "model.mlp_bias=true"),
+        (
+            "model: {sliding_window: 8, full_attention_every: 2}",
+            "model.sliding_window=null",
+            "model.full_attention_every=null",
+        ),
+        ("model: {rope_scaling: {rope_type: ntk, alpha: 2}}", "model.rope_mode=off", "model.rope_scaling=null"),
+        ("model: {partial_rotary_factor: 0.5}", "model.rope_mode=off", "model.partial_rotary_factor=1"),
+        ("tokenizer: {special_tokens: s.txt}", "tokenizer.vocab=null", "tokenizer.special_tokens=null"),
+        ("data: {sequence_length: 64}", "model.max_position_embeddings=32", "data.sequence_length=null"),
+        ("optimizer: {algorithm: sgd, nesterov: true}", "optimizer.momentum=0", "optimizer.nesterov=false"),
+    ],
+)
+def test_the_fix_of_a_setting_that_an_override_contradicts_is_an_override(file, override, fix):
+    write("c.yaml", file)
+    assert fix in refusal("c.yaml", [override])
+    load_config("c.yaml", [override, fix])

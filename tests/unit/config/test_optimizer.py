@@ -35,7 +35,7 @@ def test_optimizer_without_algorithm_is_muon():
         ({"learning_rate_scales": {"heads": 2.0}}, "Input should be 'matrix', 'embedding', 'head' or 'vector'"),
         ({"learning_rate_scales": {"head": -1}}, "greater than or equal to 0"),
         ({"ema_decay": 1}, "less than 1"),
-        ({"algorithm": "sgd", "nesterov": True, "momentum": 0}, "looks ahead by a momentum of 0"),
+        ({"algorithm": "sgd", "nesterov": True, "momentum": 0}, "needs momentum above 0"),
     ],
 )
 def test_optimizer_and_scheduler_refuse_wrong_settings(optimizer, said):

@@ -1,1 +1,1 @@
-"""Everything of transformer_candle, the Rust program: its settings, tokenizers, checkpoints."""
+"""Read settings, tokenizers and checkpoints of transformer_candle, the Rust program before Candlewick."""

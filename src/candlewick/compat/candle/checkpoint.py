@@ -1,4 +1,4 @@
-"""Checkpoints of transformer_candle: its weights and AdamW's moments under our names.
+"""Read checkpoints of transformer_candle: weights and AdamW's moments under Candlewick's names.
 
     step_000000001500_global_000000001500/
         model.safetensors    embedding.weight, which is the head too; final_norm.weight
@@ -6,10 +6,10 @@
         optimizer.json       AdamW's moments as text, and float32 masters where the weights are stored smaller
         manifest.json        version 1: name, bytes and sha256 of the files; progress
 
-The block is ours with `mlp: silu` and biases in all products. qkv is packed: three slices. Its rotation turns
-neighboring channels (0, 1), (2, 3), ..., ours channels i and i + d/2: the rows of q and k, their biases and their
-moments are put into that order, head by head, which changes no dot product. And norms use eps 1e-5. The folder
-says nothing about heads: they come from the run's configuration.
+The block is Candlewick's with `mlp: silu`, biases in all projections, and eps 1e-5 in norms. qkv packs three
+slices. transformer_candle rotates neighboring channels (0, 1), (2, 3), ...; Candlewick rotates channels i and
+i + d/2. So the rows of q and k, their biases and moments are reordered in each head, which changes no dot product.
+The folder does not say how many heads there are: the run's configuration does.
 
 `optimizer.json` takes some 46 bytes per parameter, so it is read one parameter at a time.
 """
@@ -46,7 +46,7 @@ _RENAMED = {
 _NORM = re.compile(r"blocks\.\d+\.norm_attn\.weight")  # one for each block
 _QKV = re.compile(r"blocks\.(\d+)\.qkv\.(weight|bias)")
 _COUNTER = re.compile(r"\.linear_\d+(?=\.(?:weight|bias)$)")  # in names of early builds
-# the sizes that a configuration of transformer_candle means where it gives none: the weights know better
+# sizes that a configuration of transformer_candle has by default; the weights may have others
 _RUST_DEFAULTS = {"hidden_size": 4096, "num_layers": 32, "intermediate_size": 4 * 4096}
 _MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 _FIELD = re.compile(rb'"(name|shape|first_moment|second_moment|master|step)"\s*:\s*')
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CandleCheckpoint:
-    """A checked folder, its tensors under transformer_candle's names, and what its manifest says."""
+    """A validated folder, with its tensors under transformer_candle's names."""
 
     folder: Path
     tensors: Mapping[str, Tensor]
@@ -65,7 +65,7 @@ class CandleCheckpoint:
 
     @property
     def shape(self) -> dict[str, int]:
-        """What the tensors say of the model, as settings of ModelConfig."""
+        """Settings of ModelConfig that follow from the tensors."""
         rows, width = self.tensors["embedding.weight"].shape
         layers = sum(_NORM.fullmatch(name) is not None for name in self.tensors)
         inner = self.tensors["blocks.0.mlp.up_proj.weight"].shape[0]
@@ -89,7 +89,7 @@ def open_candle(path: Path, *, weights_only: bool = False) -> CandleCheckpoint:
             logger.warning("%s is rejected: %s", folder.name, error.problem)
     count = f"{len(steps)} rejected" if steps else "none there"
     raise CheckpointError(
-        f"{path} holds no whole checkpoint of transformer_candle ({count})",
+        f"{path} holds no complete checkpoint of transformer_candle ({count})",
         "give a step_* folder, or the folder that has them",
     )
 
@@ -99,7 +99,7 @@ def _damaged(problem: str) -> CheckpointError:
 
 
 def holds_candle(path: Path) -> bool:
-    """Return whether a folder is a checkpoint of transformer_candle, or holds some, itself or in `checkpoints`."""
+    """Return whether a folder is a checkpoint of transformer_candle, or it or its `checkpoints` holds some."""
     return _STEP_FOLDER.fullmatch(path.name) is not None or bool(_steps(path))
 
 
@@ -130,7 +130,7 @@ def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the weights and check names and shapes to the last one."""
+    """Read the weights, and check every name and shape."""
     path = folder / "model.safetensors"
     tensors = {_COUNTER.sub("", name): tensor for name, tensor in read_tensors(path).items()}
     if norms := [name for name in tensors if re.search(r"norm\w*\.bias$", name)]:
@@ -166,9 +166,9 @@ def _shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 def model_config(checkpoint: CandleCheckpoint, config: ModelConfig | None, heads: int | None) -> ModelConfig:
-    """Return the shape of the model: sizes from the tensors, heads, context and the rest from the run's settings.
+    """Return the model's settings: sizes from the tensors; heads, context and others from the run's settings.
 
-    Raises CheckpointError if nobody says how many heads there are, or the settings say another size.
+    Raises CheckpointError if the number of heads is unknown, or the settings contradict the tensors.
     """
     shape, width = checkpoint.shape, checkpoint.shape["hidden_size"]
     settings = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
@@ -204,7 +204,7 @@ def model_config(checkpoint: CandleCheckpoint, config: ModelConfig | None, heads
 
 
 def to_native(name: str, tensor: Tensor, heads: int) -> dict[str, Tensor]:
-    """Return a tensor of transformer_candle, or a moment of it, under our names and in our order of channels."""
+    """Return a tensor of transformer_candle, or its moment, under Candlewick's names and order of channels."""
     if packed := _QKV.fullmatch(name):
         query, key, value = tensor.chunk(3)
         parts = {"q": _half_split(query, heads), "k": _half_split(key, heads), "v": value}
@@ -222,15 +222,15 @@ def _half_split(rows: Tensor, heads: int) -> Tensor:
 
 
 def native_weights(checkpoint: CandleCheckpoint, heads: int) -> dict[str, Tensor]:
-    """Return the weights under our names, float32."""
+    """Return the weights under Candlewick's names, in float32."""
     parts = (to_native(name, tensor, heads) for name, tensor in checkpoint.tensors.items())
     return {name: part.float() for tensors in parts for name, part in tensors.items()}
 
 
 def native_state(checkpoint: CandleCheckpoint, heads: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return AdamW's state under our names, and the float32 masters of weights that are stored smaller.
+    """Return AdamW's state under Candlewick's names, and the float32 masters of weights that are stored smaller.
 
-    Raises CheckpointError for what is no whole state of this model.
+    Raises CheckpointError if the state is incomplete or of another model.
     """
     path = checkpoint.folder / OPTIMIZER_JSON
     state, masters = dict[str, Tensor](), dict[str, Tensor]()
@@ -297,7 +297,7 @@ def _parameters(path: Path, text: mmap.mmap, position: int) -> Iterator[tuple[st
 
 def _numbers(path: Path, text: bytes, name: str) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # how numpy says that it stopped at something else
+        warnings.simplefilter("error")  # numpy warns when it stops at text that is no number
         try:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
         except (DeprecationWarning, RuntimeWarning, ValueError):

@@ -1,12 +1,12 @@
-"""A checkpoint of transformer_candle becomes a run with all that training needs, or a checkpoint to start from.
+"""Turn a checkpoint of transformer_candle into a run to resume, or a checkpoint to start from.
 
     step_000000001500_global_000000001500/  ->  RUN/checkpoints/step_000001500/  RUN/config.yaml  RUN/tokenizer/
                                                 `train --run-dir RUN --resume` goes on with optimizer and schedule
     with `weights_only`                     ->  OUTPUT/, a checkpoint without optimizer
                                                 `train --init-from OUTPUT` starts from it
 
-The folder may lie on the Hub, at hf://OWNER/NAME@REVISION. The place in the data cannot be carried over, because
-the order was another: the data begins at its first row.
+The folder may lie on the Hub, at hf://OWNER/NAME@REVISION. The position in the data is lost, because
+transformer_candle shuffled in another order: the data begins at its first row.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ _FILES = (
 
 
 def fetch_candle(source: str) -> Path:
-    """Return the folder of a checkpoint; one on the Hub is fetched, these files and no others."""
+    """Return the folder of a checkpoint; from the Hub, fetch the files of a checkpoint only."""
     return find_model(source, [f"{folder}{name}" for name in _FILES for folder in ("", "*/", "*/*/")])[1]
 
 
@@ -58,7 +58,7 @@ def find_tokenizer(config: RunConfig | None, folder: Path, path: Path | None) ->
 
 
 def _search_folders(folder: Path) -> Iterator[Path]:
-    """Yield a folder, and of a step or the folder of all steps the one of the run."""
+    """Yield a folder, its parent if it is a step, and the folder of the run."""
     yield folder
     if folder.name.startswith("step_"):
         yield (folder := folder.parent)
@@ -75,9 +75,9 @@ def import_candle(
     heads: int | None,
     weights_only: bool,
 ) -> ImportResult:
-    """Make a run of a checkpoint, or with `weights_only` a checkpoint without optimizer.
+    """Write a run from a checkpoint, or with `weights_only` a checkpoint without optimizer.
 
-    Raises CheckpointError for a checkpoint of no use, ConfigError without AdamW, and if `output` holds a run.
+    Raises CheckpointError for an unusable checkpoint, ConfigError without AdamW, or if `output` holds a run.
     """
     checkpoint = open_candle(source, weights_only=weights_only)
     model = model_config(checkpoint, None if config is None else config.model, heads)
@@ -117,7 +117,7 @@ def _run_config(config: RunConfig, model: ModelConfig, output: Path) -> RunConfi
         raise ConfigError(f"{output} holds a run already", "choose another --output")
     best, tensorboard = config.runtime.evaluation.best, config.runtime.logging.tensorboard
     tokenizer = {"tokenizer_json": output.absolute() / "tokenizer", "vocab": None, "merges": None}
-    runtime = {  # nothing of the old run's folder is named any more
+    runtime = {  # paths into the folder of the old run go
         "checkpoint": {"directory": None, "init_from": None},
         "evaluation": {"best": best and best.replaced(directory=None)},
         "logging": {"tensorboard": bool(tensorboard)},

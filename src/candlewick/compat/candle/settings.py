@@ -1,12 +1,13 @@
-"""Configurations of transformer_candle, translated into Candlewick's keys while `config.load` reads them.
+"""Translate configurations of transformer_candle into Candlewick's keys while `config.load` reads them.
 
     data.batch_size, data.gradient_accumulation_steps     data.global_batch_size, data.micro_batch_size
     scheduler.max_lr                                       optimizer.learning_rate, the peak
     training.checkpoint_dir                                runtime.checkpoint.init_from
     model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
 
-These names are read in every file and override. A file with one of the first three is transformer_candle's: what
-it leaves out then has the meaning that it had there. All other keys are ours by name. Each translation is a note.
+These keys are read in every file and override. A file with one of the first three is transformer_candle's: what it
+leaves out has transformer_candle's default. Other keys have Candlewick's names. Each translation is printed as a
+note.
 """
 
 import json
@@ -25,7 +26,7 @@ from candlewick.model.flops import model_size
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR = ("scheduler", "max_lr")
 _ROPE_MODE = ("model", "rope_mode")
-_CANDLE_KEYS = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # our files have none of these
+_CANDLE_KEYS = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # Candlewick's files have none of these
 _RENAMED: dict[Key, Key] = {
     _MAX_LR: ("optimizer", "learning_rate"),
     ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
@@ -55,9 +56,9 @@ _FILE_NOTE = (
 
 
 class CandleDialect(Dialect):
-    """The keys of transformer_candle, and its batch sizes as the last file or override that named each gave them.
+    """Translates the keys of transformer_candle; keeps its batch sizes, as the last file or override set them.
 
-    `is_candle` says whether the file to load is transformer_candle's; None: its keys do.
+    `is_candle` says whether the file to load is transformer_candle's; None: its keys decide.
     """
 
     def __init__(self, *, is_candle: bool | None = None) -> None:
@@ -67,12 +68,12 @@ class CandleDialect(Dialect):
         self._passes: int | None = None
 
     def translate(self, tree: Tree, where: str, report: ProblemCallback) -> Tree:
-        """Return the tree of a file with our keys, over transformer_candle's defaults if the file is its."""
-        is_candle, self._is_candle = self._is_candle, False  # what extends a file is ours
+        """Return a file's tree with Candlewick's keys; a file of transformer_candle gets its defaults."""
+        is_candle, self._is_candle = self._is_candle, False  # a file that extends another is Candlewick's
         if is_candle is None:
             is_candle = any(name in _section(tree, section) for section, name in _CANDLE_KEYS)
         if is_candle:
-            tree = _without_nulls(tree)  # which transformer_candle wrote for everything that was not set
+            tree = _without_nulls(tree)  # transformer_candle wrote null for every key that was not set
         for candle_key, native_key in _RENAMED.items():
             if candle_key[1] not in _section(tree, str(candle_key[0])):
                 continue
@@ -90,13 +91,13 @@ class CandleDialect(Dialect):
         return merge(_defaults(tree), self._drop_ignored(tree))
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
-        """Return our key and our value of an override."""
+        """Return Candlewick's key and value of an override."""
         if key == _ROPE_MODE and isinstance(value, str):
             value = _ROPE_MODES.get(value.lower(), value)
         return _RENAMED.get(key, key), value
 
     def _drop_ignored(self, tree: Tree) -> Tree:
-        """Take away what transformer_candle accepted and did nothing with."""
+        """Return the tree without settings that transformer_candle accepted and ignored."""
         scheduler = _section(tree, "scheduler")
         ignored: list[tuple[Key, str]] = []
         if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
@@ -112,10 +113,10 @@ class CandleDialect(Dialect):
         return tree
 
     def translate_merged(self, tree: Tree, layer: Tree, report: ProblemCallback) -> Tree:
-        """Return the tree with transformer_candle's batch sizes, if `layer` has any, turned into ours.
+        """Return the tree with global_batch_size and micro_batch_size for transformer_candle's batch sizes.
 
-        `batch_size` is what all accumulated passes of an update read, if they divide it; else what each of them
-        reads. What is not given follows from the sizes below; what the same layer says in our keys stays.
+        `batch_size` counts the rows of all accumulated passes of an update if their number divides it, else those
+        of one pass. A missing size comes from lower layers. Candlewick's keys in the same layer take precedence.
         """
         data, layer_data = dict(_section(tree, "data")), _section(layer, "data")
         sizes = {name: data.pop(name) for name in (_BATCH, _ACCUMULATION) if name in data}
@@ -141,7 +142,7 @@ class CandleDialect(Dialect):
         return tree | {"data": data | {name: size for name, size in native.items() if name not in layer_data}}
 
     def notes(self, config: RunConfig) -> list[str]:
-        """Return how files and batch sizes were read, and how large the model becomes."""
+        """Return messages about how files and batch sizes were read, and how large the model becomes."""
         notes, data = [*self._notes], config.data
         if self._batch is not None and self._passes is not None:
             is_global = self._batch % self._passes == 0
@@ -156,7 +157,7 @@ class CandleDialect(Dialect):
 
 
 def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
-    """Return the streaming_config.json beside a configuration, and its content, if any. Raises ConfigError."""
+    """Return the path and content of a streaming_config.json beside a configuration. Raises ConfigError."""
     path = config.parent / "streaming_config.json"
     if not (config.is_file() and path.is_file()):
         return None
@@ -181,7 +182,7 @@ def _without_nulls(tree: Tree) -> Tree:
 
 
 def _defaults(tree: Tree) -> Tree:
-    """Return what the files of transformer_candle mean where they say nothing."""
+    """Return the defaults of transformer_candle for a file."""
     hidden = look_up(tree, ("model", "hidden_size"))
     width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
     algorithm = look_up(tree, ("optimizer", "algorithm")) or "adam_w"
@@ -192,7 +193,7 @@ def _defaults(tree: Tree) -> Tree:
 
 
 def _describe_width(model: ModelConfig) -> str:
-    """Return how large the gated block makes a model whose width was chosen for transformer_candle's block."""
+    """Describe the size of a model whose MLP width was chosen for the block without a gate."""
     width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
     table = f" and {model.vocab_size * model.hidden_size:,} in the embedding" if model.vocab_size else ""
     sizes = (model_size(m, vocab_size=0).total for m in (model, model.replaced(intermediate_size=width)))

@@ -1,4 +1,4 @@
-"""A tokenizer configuration of transformer_candle, each key of it, and the tokenizer that it names.
+"""Read a tokenizer configuration of transformer_candle, and open the tokenizer that it names.
 
     model          vocab_size  min_frequency  dropout  special_tokens  byte_fallback_on_decode
     pretokenizer   add_prefix_space  trim_offsets  use_regex
@@ -6,8 +6,8 @@
     training       inputs  seed  shuffle  max_lines  num_threads
     artifacts      dir  tokenizer_json  vocab_json  merges_txt  manifest
 
-In YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to `artifacts.dir`. It is trained by
-`tokenizer_training`; all 256 bytes are tokens then, so that it loses none, whatever `byte_fallback` says.
+The file is YAML, TOML or JSON. Paths are relative to the file, those of the artifacts to `artifacts.dir`.
+`tokenizer_training` trains the tokenizer, with all 256 bytes as tokens, so that no byte is lost.
 """
 
 import difflib
@@ -28,7 +28,7 @@ FILES = {"tokenizer_json": TOKENIZER_JSON, "vocab_json": VOCAB_JSON, "merges_txt
 
 
 class TokenizerModel(Section):
-    """What is trained."""
+    """The vocabulary and its merges."""
 
     vocab_size: Count
     min_frequency: Count = 2
@@ -38,7 +38,7 @@ class TokenizerModel(Section):
 
 
 class Pretokenizer(Section):
-    """How text is cut."""
+    """How text is split before merging."""
 
     add_prefix_space: bool = True
     trim_offsets: bool = True
@@ -46,7 +46,7 @@ class Pretokenizer(Section):
 
 
 class Postprocessor(Section):
-    """What stands around a text; `pair_template`: around the second of two as well."""
+    """Tokens around a text; with `pair_template`, around the second of two texts too."""
 
     add_bos: bool = True
     add_eos: bool = True
@@ -54,12 +54,12 @@ class Postprocessor(Section):
 
     @property
     def tokens(self) -> tuple[str | None, str | None]:
-        """What stands before a text and after it."""
+        """The tokens before and after a text."""
         return "<bos>" if self.add_bos else None, "<eos>" if self.add_eos else None
 
 
 class TokenizerTraining(Section):
-    """What it is trained on, line by line."""
+    """The training text, read line by line."""
 
     inputs: tuple[str, ...] = Field(min_length=1)
     seed: Steps = 17
@@ -69,7 +69,7 @@ class TokenizerTraining(Section):
 
 
 class Artifacts(Section):
-    """Where it is written."""
+    """The files to write."""
 
     dir: Path
     tokenizer_json: Path | None = None
@@ -103,7 +103,7 @@ _KEYS = [name for section in _SECTIONS for name in section.model_fields]
 
 
 def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
-    """Return the configuration in a file, None if it is no such file. Raises ConfigError for a wrong one."""
+    """Return the tokenizer configuration in a file; None for any other file. Raises ConfigError if it is wrong."""
     path = Path(source or "").expanduser()
     file_format = SUFFIXES.get(path.suffix.lower())
     if file_format is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
@@ -133,9 +133,9 @@ def read_tokenizer_config(source: str | None) -> CandleTokenizerConfig | None:
 
 
 def open_candle_tokenizer(config: CandleTokenizerConfig, folder: Path | None = None) -> Tokenizer:
-    """Load the tokenizer.json, else vocab.json and merges.txt, that lies in `folder`, by default `artifacts.dir`.
+    """Load tokenizer.json, else vocab.json and merges.txt, from `folder`, by default `artifacts.dir`.
 
-    Raises TokenizerError if it cannot be used, or is not what the configuration describes.
+    Raises TokenizerError for an unusable tokenizer, or one that differs from the configuration.
     """
     folder = folder or config.artifacts.dir
     tokenizer_json, vocab, merges = (folder / (getattr(config.artifacts, name) or FILES[name]) for name in FILES)

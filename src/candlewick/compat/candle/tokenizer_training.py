@@ -1,13 +1,13 @@
-"""A tokenizer configuration of transformer_candle -> the tokenizer that it describes, and both manifests.
+"""Train the tokenizer of a tokenizer configuration of transformer_candle, and write both manifests.
 
     ARTIFACTS_DIR/   tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
-                     manifest.json        ours, see `artifacts.manifest`
+                     manifest.json        Candlewick's, see `artifacts.manifest`
                      seed_manifest.json   transformer_candle's: cfg_hash, created_at, token_count, corpora, ...
 
-The names in `artifacts` may say where copies are wanted, and name the second manifest, which is no part of ours:
-it holds the time. Lines are read as transformer_candle read them: files shuffled, of all lines the first
-`max_lines`, those shuffled within chunks of 2,048. With `num_threads` the training runs in a process of its own,
-which counts its threads when it first needs them.
+`artifacts` may name copies of the files, and the second manifest. That manifest contains the time, so Candlewick's
+does not list it. Lines are read as transformer_candle read them: files are shuffled, the first `max_lines` of all
+lines are taken, and those are shuffled within chunks of 2,048. With `num_threads` the training runs in another
+process, because the library reads the number of threads once per process.
 """
 
 import hashlib
@@ -46,10 +46,10 @@ _CHUNK_CHARS = 1 << 24
 
 
 def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = None) -> tuple[Manifest, bool]:
-    """Return the tokenizer at `output`, by default `artifacts.dir`, and whether it was there; else train it.
+    """Train the tokenizer into `output`, by default `artifacts.dir`, unless it is there; return whether it was.
 
-    Raises ConfigError without `training`, DataError for text that cannot be read, ArtifactError if something else
-    is at that place.
+    Raises ConfigError without `training`, DataError for unreadable text, ArtifactError if the folder holds
+    something else.
     """
     if (training := config.training) is None:
         raise ConfigError("there is no text to train on", "set training.inputs")
@@ -114,7 +114,7 @@ def _lines(corpus: Corpus, training: TokenizerTraining, max_chars: int) -> Itera
 
 
 def _describe(config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest) -> Tree:
-    """Return both manifests of transformer_candle, which it wrote under one name, the second over the first."""
+    """Return the keys of both manifests of transformer_candle, which wrote the second over the first."""
     digest = hashlib.sha256(canonical_json(config.model_dump(mode="json")))
     now, training = time.time(), config.training
     for path in paths:

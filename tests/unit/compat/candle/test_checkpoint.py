@@ -37,7 +37,7 @@ def test_open_candle_accepts_a_checkpoint_or_the_newest_of_a_folder(tmp_path, ca
     run = tmp_path / "run"
     (run).mkdir()
     old.rename(run / "checkpoints")  # not one of them: its name says nothing
-    with pytest.raises(CheckpointError, match="no whole checkpoint of transformer_candle"):
+    with pytest.raises(CheckpointError, match="no complete checkpoint of transformer_candle"):
         open_candle(run)
 
 
