@@ -2,11 +2,13 @@
 
 import argparse
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from candlewick.cli import orchestrate_flags
 from candlewick.cli.main import build_parser, main
+from candlewick.config import SchedulerConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import differences
 
@@ -15,7 +17,7 @@ from candlewick.config.tree import differences
     ("flag", "said"),
     [
         (
-            "--schedule {constant,linear_warmup,cosine,cosine_with_warmup,polynomial,wsd}",
+            f"--schedule {{{','.join(get_args(SchedulerConfig.model_fields['strategy'].annotation))}}}",
             "scheduler.strategy: Learning-rate schedule.",
         ),
         ("--precision {auto,fp32,bf16,fp16,mixed}", "runtime.precision: Precision of matrix products"),

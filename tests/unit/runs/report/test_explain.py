@@ -118,7 +118,6 @@ def test_every_setting_has_a_reader():
         if "keys" not in entry and not list(readers(tuple(entry["key"].replace("[]", "").split("."))))
     }
     in_the_tree = {
-        "model.full_attention_every",
         "model.partial_rotary_factor",
         "model.rope_theta",
         "model.rope_scaling.alpha",
