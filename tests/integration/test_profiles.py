@@ -87,3 +87,7 @@ def test_small_copy_of_a_profile_trains_two_steps(name, tiny, tokens, tmp_path):
         tokenizer={"tokenizer_json": None},
     )
     assert run_training(copy, tmp_path / "run", resume=False)["steps"] == 2
+
+
+def test_profiles_lists_the_shipped_names():
+    assert {"demo", "local", "m3_medium"} <= set(profiles())

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from candlewick.config import MixtureSource
 from candlewick.config.formats import Format, check_values, line_of, parse, write_json, write_toml
 from candlewick.config.load import load_config
+from candlewick.errors import ConfigError
 
 DEEP = 33
 
@@ -225,3 +226,32 @@ def test_what_is_written_is_indented_keeps_its_letters_and_has_no_number_that_ca
     for write in (write_json, write_toml):
         with pytest.raises(ValueError, match="not JSON compliant"):
             write({"a": float("inf")})
+
+
+def test_load_config_reads_a_file_of_one_mebibyte_at_most(tmp_path):
+    text = "model: {num_layers: 2}\n"
+    path = tmp_path / "c.yaml"
+    path.write_text(text + "#" * ((1 << 20) - len(text)))
+    assert load_config(path).model.num_layers == 2
+
+
+@pytest.mark.parametrize("name", ["c.yaml", "c.json"])
+def test_byte_that_is_not_utf8_is_named_with_its_line_after_a_blank_one(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\n\xff")
+    with pytest.raises(ConfigError, match=f"{name}:2: not UTF-8 text"):
+        load_config(tmp_path / name)
+
+
+def test_load_config_lists_twenty_problems_and_counts_the_rest(tmp_path):
+    for count, said in ((20, "k19: unknown key (fix"), (21, "; and 1 more (fix")):
+        (tmp_path / "c.yaml").write_text("".join(f"k{i}: 1\n" for i in range(count)))
+        with pytest.raises(ConfigError) as caught:
+            load_config(tmp_path / "c.yaml")
+        assert said in " ".join(str(caught.value).split())
+
+
+def test_override_lies_at_most_32_levels_deep():
+    for depth, is_too_deep in ((32, False), (33, True)):
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, [".".join("a" * depth) + "=1"])
+        assert ("nested deeper than 32 levels" in str(caught.value)) is is_too_deep

@@ -49,10 +49,6 @@ def test_profile_loads_with_training_text(name):
     assert load_config(name).data.train_shards or name == "orchestrate"  # which is given its text
 
 
-def test_profiles_lists_the_shipped_names():
-    assert {"demo", "local", "m3_medium"} <= set(profiles())
-
-
 def test_defaults_then_parents_then_file_then_overrides():
     write("a/base.yaml", "extends: local\nmodel: {num_layers: 3, hidden_size: 64}\ndata: {train_shards: [x, y]}\n")
     write("top.json", '{"extends": "a/base.yaml", "model": {"hidden_size": 32}, "data": {"train_shards": ["z"]}}')
@@ -396,57 +392,8 @@ def test_naming_a_rope_type_keeps_settings_of_lower_layers():
     assert load_config("linear.yaml").model.rope_scaling == LinearScaling(rope_type="linear", factor=3.0)
 
 
-def test_twenty_problems_are_all_listed_and_the_rest_is_counted():
-    for count, said in ((20, "k19: unknown key (fix"), (21, "; and 1 more (fix")):
-        write("c.yaml", "".join(f"k{i}: 1\n" for i in range(count)))
-        assert said in refusal("c.yaml")
-
-
-def test_a_file_of_one_mebibyte_is_the_largest():
-    text = "model: {num_layers: 2}\n"
-    write("c.yaml", text + "#" * ((1 << 20) - len(text)))
-    assert load_config("c.yaml").model.num_layers == 2
-
-
-@pytest.mark.parametrize("name", ["c.yaml", "c.json"])
-def test_a_byte_that_is_not_utf8_has_its_line_after_a_blank_one_too(name):
-    Path(name).write_bytes(b"\n\xff")
-    assert f"{name}:2: not UTF-8 text" in refusal(name)
-
-
-def test_an_override_lies_at_most_32_levels_deep():
-    assert "nested deeper" not in refusal(None, [".".join("a" * 32) + "=1"])
-    assert "nested deeper than 32 levels" in refusal(None, [".".join("a" * 33) + "=1"])
-
-
 def test_an_override_of_a_section_is_the_place_of_what_is_wrong_in_it():
     write("c.yaml", "model:\n  hidden_size: 64\nruntime: {sample: {top_k: 3}}\n")
     assert refusal("c.yaml", ["model={hidden_size: big}"]).startswith("--override: model.hidden_size: should be")
     _, origins = load_with_origins("c.yaml", ["runtime.sample={top_k: 4}"])
     assert origins["runtime.sample.top_k"] == "--override"
-
-
-@pytest.mark.parametrize(
-    ("file", "override", "fix"),
-    [
-        ("extends: demo", "scheduler.strategy=constant", "scheduler.decay_fraction=0.4"),
-        ("scheduler: {min_lr: 1e-4}", "scheduler.strategy=constant", "scheduler.min_lr=0"),
-        ("scheduler: {strategy: polynomial, power: 2.0}", "scheduler.strategy=cosine", "scheduler.power=1"),
-        ("data: {shuffle_buffer_size: 9}", "data.order=global", "data.shuffle_buffer_size=null"),
-        ("model: {mlp_bias: false, qk_norm: false}", "model.mlp=silu", "model.mlp_bias=true"),
-        (
-            "model: {sliding_window: 8, full_attention_every: 2}",
-            "model.sliding_window=null",
-            "model.full_attention_every=null",
-        ),
-        ("model: {rope_scaling: {rope_type: ntk, alpha: 2}}", "model.rope_mode=off", "model.rope_scaling=null"),
-        ("model: {partial_rotary_factor: 0.5}", "model.rope_mode=off", "model.partial_rotary_factor=1"),
-        ("tokenizer: {special_tokens: s.txt}", "tokenizer.vocab=null", "tokenizer.special_tokens=null"),
-        ("data: {sequence_length: 64}", "model.max_position_embeddings=32", "data.sequence_length=null"),
-        ("optimizer: {algorithm: sgd, nesterov: true}", "optimizer.momentum=0", "optimizer.nesterov=false"),
-    ],
-)
-def test_the_fix_of_a_setting_that_an_override_contradicts_is_an_override(file, override, fix):
-    write("c.yaml", file)
-    assert fix in refusal("c.yaml", [override])
-    load_config("c.yaml", [override, fix])

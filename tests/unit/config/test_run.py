@@ -1,9 +1,12 @@
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
 
 from candlewick.config import RunConfig
+from candlewick.config.load import load_config
+from candlewick.errors import ConfigError
 
 
 def read(**tree) -> RunConfig:
@@ -40,3 +43,31 @@ def test_run_config_refuses_conflicts_between_sections(tree, said):
 def test_sequence_length_defaults_to_the_context_of_the_model():
     assert RunConfig().sequence_length == 512
     assert read(data={"sequence_length": 100}).sequence_length == 100
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "fix"),
+    [
+        ("extends: demo", "scheduler.strategy=constant", "scheduler.decay_fraction=0.4"),
+        ("scheduler: {min_lr: 1e-4}", "scheduler.strategy=constant", "scheduler.min_lr=0"),
+        ("scheduler: {strategy: polynomial, power: 2.0}", "scheduler.strategy=cosine", "scheduler.power=1"),
+        ("data: {shuffle_buffer_size: 9}", "data.order=global", "data.shuffle_buffer_size=null"),
+        ("model: {mlp_bias: false, qk_norm: false}", "model.mlp=silu", "model.mlp_bias=true"),
+        (
+            "model: {sliding_window: 8, full_attention_every: 2}",
+            "model.sliding_window=null",
+            "model.full_attention_every=null",
+        ),
+        ("model: {rope_scaling: {rope_type: ntk, alpha: 2}}", "model.rope_mode=off", "model.rope_scaling=null"),
+        ("model: {partial_rotary_factor: 0.5}", "model.rope_mode=off", "model.partial_rotary_factor=1"),
+        ("tokenizer: {special_tokens: s.txt}", "tokenizer.vocab=null", "tokenizer.special_tokens=null"),
+        ("data: {sequence_length: 64}", "model.max_position_embeddings=32", "data.sequence_length=null"),
+        ("optimizer: {algorithm: sgd, nesterov: true}", "optimizer.momentum=0", "optimizer.nesterov=false"),
+    ],
+)
+def test_fix_of_a_setting_that_an_override_contradicts_is_an_override_that_works(tmp_path, file, override, fix):
+    path = tmp_path / "c.yaml"
+    path.write_text(file)
+    with pytest.raises(ConfigError, match=re.escape(fix)):
+        load_config(path, [override])
+    load_config(path, [override, fix])

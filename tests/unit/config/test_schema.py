@@ -116,5 +116,5 @@ def test_references_lists_the_sections_of_a_setting():
 
 def test_the_parent_of_a_file_is_explained():
     extends = json_schema()["properties"]["extends"]
-    assert extends["description"] == "A file or profile that this one differs from."
+    assert extends["description"] == "A file or profile whose settings this file starts from."
     assert extends["default"] is None

@@ -193,9 +193,9 @@ def test_what_attention_makes_lies_where_its_inputs_do_whatever_the_default_devi
     for kernel in (None, lambda q, k, v, ends, *_, **__: q if ends.device == q.device else 1 / 0):
         monkeypatch.setattr(attention, "document_kernel", lambda *_, kernel=kernel: kernel)
         for queries, own in cases:
-            attention._band.cache_clear()
+            attention._causal_mask.cache_clear()
             with torch.device("meta"):
                 mixed = attend(queries, k, v, window=window, dropout=dropout, documents=own)
             assert mixed.device == q.device
             assert mixed.shape == queries.shape
-    attention._band.cache_clear()
+    attention._causal_mask.cache_clear()
