@@ -52,7 +52,7 @@ def configure(tiny):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_loss_falls(configure, tmp_path, precision):
+def test_training_lowers_the_loss_and_saves_float32_weights(configure, tmp_path, precision):
     result = run_training(configure(precision), tmp_path / "run", resume=False)
     losses = [row["train/loss"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in row]
     assert len(losses) == 5
@@ -64,7 +64,7 @@ def test_the_loss_falls(configure, tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_deterministic_run_resumes_to_the_bit(configure, tmp_path, monkeypatch, precision):
+def test_deterministic_run_resumes_bit_equal(configure, tmp_path, monkeypatch, precision):
     config = configure(precision, deterministic=True)
     run_training(config, tmp_path / "whole", resume=False)
     original = Trainer._set_total_steps
@@ -94,7 +94,7 @@ def last_loss(config, folder) -> float:
         torch.set_float32_matmul_precision("highest")
 
 
-def test_all_precisions_see_the_same_run(configure, tmp_path):
+def test_precisions_reach_nearly_the_same_loss(configure, tmp_path):
     exact = last_loss(configure("fp32"), tmp_path / "fp32")
     for precision, limit in (("bf16", 0.01), ("fp16", 0.01)):  # 8 and 11 bits of mantissa, five steps
         assert last_loss(configure(precision), tmp_path / precision) == pytest.approx(exact, rel=limit)
@@ -103,7 +103,7 @@ def test_all_precisions_see_the_same_run(configure, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recompute", ["block", "selective"])
-def test_recomputed_activations_change_no_bit(configure, tmp_path, precision, recompute):
+def test_recompute_changes_no_bit_of_the_loss(configure, tmp_path, precision, recompute):
     losses = [
         last_loss(configure(precision, deterministic=True, recompute=mode), tmp_path / mode)
         for mode in ("none", recompute)
@@ -112,9 +112,9 @@ def test_recomputed_activations_change_no_bit(configure, tmp_path, precision, re
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_averages_are_saved_and_do_not_change_the_run(configure, tmp_path, precision):
+def test_averaged_weights_are_saved_and_change_no_update(configure, tmp_path, precision):
     plain = configure(precision, deterministic=True)
-    config = plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"ema_decay": 0.5})})
+    config = plain.replaced(optimizer={"ema_decay": 0.5})
     run_training(config, tmp_path / "run", resume=False)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     averages, state = read_tensors(folder / "model.safetensors"), read_tensors(folder / "optimizer.safetensors")
@@ -125,26 +125,25 @@ def test_averages_are_saved_and_do_not_change_the_run(configure, tmp_path, preci
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_an_update_never_waits_for_the_device(configure, tmp_path, precision):
+def test_train_step_never_waits_for_the_device(configure, tmp_path, precision):
     config = configure(precision)
     trainer = build_trainer(config, tmp_path / "run")
-    parts = trainer
-    with parts.reporter.running(trainer.state):
+    with trainer.reporter.running(trainer.state):
         try:
             for step in range(4):
-                update = parts.loader.next()
+                update = trainer.loader.next()
                 torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first makes what stays
-                result = train_step(parts.objective, parts.optimizer, update, 1.0, parts.loss_scale)
+                result = train_step(trainer.objective, trainer.optimizer, update, 1.0, trainer.loss_scale)
                 trainer.guard.check(trainer.state, result)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            parts.loader.close()
+            trainer.loader.close()
     trainer.guard.flush(trainer.state)
     assert trainer.state.skipped_steps == 0
 
 
 @pytest.mark.parametrize("new", [1, 5, 256])
-def test_windows_are_a_dense_mask(new):
+def test_attend_with_window_equals_a_dense_mask(new):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(2, heads, length, 64, generator=generator, dtype=torch.float64).bfloat16()
@@ -156,7 +155,7 @@ def test_windows_are_a_dense_mask(new):
     assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
-def test_a_checkpoint_of_the_device_is_read_by_transformers(configure, tmp_path):
+def test_checkpoint_trained_on_the_device_is_read_by_transformers(configure, tmp_path):
     run_training(configure("bf16"), tmp_path / "run", resume=False)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -172,7 +171,7 @@ def test_a_checkpoint_of_the_device_is_read_by_transformers(configure, tmp_path)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("window", [None, 1, 50])
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_documents_are_a_dense_mask(dtype, window, is_compiled):
+def test_attend_with_documents_equals_a_dense_mask(dtype, window, is_compiled):
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 4, 256, 64), (2, 2, 256, 64), (2, 2, 256, 64))
     exact = [torch.randn(s, generator=generator).to(dtype).double().requires_grad_() for s in shapes]
@@ -207,7 +206,7 @@ def _dense(q, k, v, window, positions):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_queries_that_see_nothing_give_zeros_on_every_kernel(dtype):
+def test_attend_masked_gives_zeros_to_queries_that_see_nothing(dtype):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 4, 33, 64, generator=generator).to("cuda", dtype).requires_grad_() for _ in range(3))
     mask = masks.causal(33, 33, device=q.device) & masks.padding(torch.tensor([33, 0], device=q.device), 33)
@@ -219,7 +218,7 @@ def test_queries_that_see_nothing_give_zeros_on_every_kernel(dtype):
         assert grad[1].eq(0).all()
 
 
-def test_a_paged_cache_gives_back_what_the_contiguous_one_does():
+def test_paged_cache_returns_what_the_contiguous_one_does():
     device, shape = torch.device("cuda"), (2, 3, 2, 40, 16)
     caches = [ContiguousCache(shape, torch.bfloat16, device), PagedCache(shape, torch.bfloat16, device, 7)]
     for count, back in ((20, 9), (1, 10), (30, 40)):

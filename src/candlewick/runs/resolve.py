@@ -197,12 +197,9 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     copy_to = None if shared is None else run_folder
     dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
     path = settings.tokenizer_json or settings.vocab or dataset
-    source = path or (start.checkpoint and start.checkpoint.folder)
+    source = start.checkpoint.folder if path is None and isinstance(start, InitFrom) else path
     if request.retrain_tokenizer and source is not None:
-        raise ConfigError(
-            f"--force-retrain-tokenizer, but that of {source} is given",
-            "leave one of them out, or choose another --run-dir",
-        )
+        raise ConfigError(f"--force-retrain-tokenizer, but that of {source} is given", "leave one of them out")
     if path is not None:
         tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
         _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
@@ -210,6 +207,8 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     if isinstance(start, InitFrom):
         return TokenizerPlan(start.checkpoint.tokenizer, "named", start.checkpoint.folder, copy_to)
     if isinstance(start, Resume):
+        if request.retrain_tokenizer:  # a pod that restarts repeats its command
+            logger.warning("--force-retrain-tokenizer is left out: the run in %s has its tokenizer", run_dir)
         copy_to = run_folder if request.keeps_data else None
         return TokenizerPlan(start.checkpoint.tokenizer, "existing", start.checkpoint.folder, copy_to)
     retrain = tuple(folders) if request.retrain_tokenizer else ()

@@ -138,10 +138,11 @@ def test_resume_on_text_takes_the_tokenizer_of_the_checkpoint(tiny, trained_copy
     assert [path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()] == ["tokens"]
 
 
-def test_resume_does_not_train_the_tokenizer_anew(tiny, orchestrated):
-    request = Request(resume="if_available", keeps_data=True, retrain_tokenizer=True)
-    with pytest.raises(ConfigError, match=r"--force-retrain-tokenizer, but .*step_000000012 is given"):
-        resolve(tiny(), orchestrated, request)
+def test_resume_keeps_its_tokenizer_when_asked_to_retrain_and_says_so(tiny, orchestrated, caplog):
+    plan = resolve(tiny(), orchestrated, Request(resume="if_available", keeps_data=True, retrain_tokenizer=True))
+    assert isinstance(plan.start, Resume)
+    assert plan.tokenizer.tokenizer is plan.start.checkpoint.tokenizer
+    assert "--force-retrain-tokenizer is left out: the run in" in caplog.text
 
 
 def test_tokenizer_of_a_run_with_a_parent_is_the_parents_or_that_with_chat_tokens(
