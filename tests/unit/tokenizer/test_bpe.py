@@ -132,7 +132,7 @@ def test_transformers_encodes_to_the_same_ids(tokenizer, tmp_path, odd_texts, mo
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 349)))
-def test_decode_part_equals_decode_for_candlewick_tokenizers(tokenizer, ids):
+def test_decode_continuation_equals_decode_for_candlewick_tokenizers(tokenizer, ids):
     assert tokenizer.decode_continuation(ids) == tokenizer.decode(ids)
 
 
