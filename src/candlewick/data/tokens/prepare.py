@@ -191,21 +191,12 @@ def _describe(
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    def is_empty(split: Split) -> bool:
-        return not details["splits"][split]["text_bytes"]
-
-    if job.train is not None and is_empty("train"):
-        raise DataError(
-            f"no training text came out of {_file_names(job.train)}",
-            "give more text, or text that is not empty or left out",
-        )
-    side = job.train if job.hold_out else job.validation
-    if side is not None and is_empty("validation"):
-        raise DataError(
-            f"no validation text came out of {_file_names(side)}",
-            "give more text, raise data.validation_fraction, or set data.validation_shards",
-        )
-
-
-def _file_names(side: Corpus | SourceFiles) -> str:
-    return ", ".join(file.name for file in side.files)[:200]
+    validation = job.train if job.hold_out else job.validation
+    sides: tuple[tuple[Split, str, Corpus | SourceFiles | None, str], ...] = (
+        ("train", "training", job.train, "text that is not empty or left out"),
+        ("validation", "validation", validation, "raise data.validation_fraction, or set data.validation_shards"),
+    )
+    for split, name, text, fix in sides:
+        if text is not None and not details["splits"][split]["text_bytes"]:
+            names = ", ".join(file.name for file in text.files)[:200]
+            raise DataError(f"no {name} text came out of {names}", f"give more text, or {fix}")
