@@ -334,8 +334,6 @@ def verify_text_shards(folder: Path) -> tuple[int, int]:
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"
-        ) from None
+        raise ArtifactError(f"{folder / MANIFEST} lists no shards: {error!r}", "give a folder of shards") from None
     verify(folder, manifest)
     return len(manifest.files), sum(entry.bytes for entry in manifest.files)

@@ -378,7 +378,7 @@ def test_our_shards_are_verified(text, tmp_path):
 )
 def test_what_is_no_manifest_of_shards_is_refused(tmp_path, raw):
     (tmp_path / "manifest.json").write_text(raw)
-    with pytest.raises(ArtifactError, match=r"manifest.json is no manifest of shards"):
+    with pytest.raises(ArtifactError, match=r"manifest.json lists no shards"):
         verify_text_shards(tmp_path)
 
 

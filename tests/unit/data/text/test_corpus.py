@@ -130,7 +130,7 @@ def test_an_empty_file_is_named(write):
 def test_a_folder_without_text_is_named(write, tmp_path):
     write("empty.txt", "")
     write("a.md", "x")
-    with pytest.raises(DataError, match=r"has no text in it \(1 files of other kinds\)"):
+    with pytest.raises(DataError, match=r"has no text, only 1 other files"):
         open_corpus([str(tmp_path)], CONFIG)
 
 
