@@ -256,7 +256,7 @@ def test_what_is_no_tokenizer_json_is_refused(content, said):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or a folder"):
+    with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or its folder"):
         Tokenizer.load(tmp_path / "nothing")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json does not exist"):
         Tokenizer.load(tmp_path)

@@ -269,14 +269,11 @@ class _ShardJob:
         """Publish the shards of a side as `folder`. Raises DataError if there are none."""
         shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
         if not shards:
-            kind, fix = {
-                "train": ("training", ""),
-                "val": (
-                    "validation",
-                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)",
-                ),
-            }[side]
-            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
+            kind, fix = "training", "give more text"
+            if side == "val":
+                kind = "validation"
+                fix += ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
+            raise DataError(f"no {kind} document came out of {dataset}", fix)
         if side == "train":
             self._warn()
             self.state_path.unlink(missing_ok=True)

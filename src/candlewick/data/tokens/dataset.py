@@ -187,9 +187,7 @@ def verify_shards(dataset: TokenDataset) -> None:
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
                 raise ArtifactError(f"{path.with_suffix('.msk')}: not 1 for {shard.targets} tokens, else 0", _FIX)
         if int(tokens.max()) > shard.max_id:
-            raise ArtifactError(
-                f"{path} has id {int(tokens.max())}, more than {shard.max_id} of its manifest", _FIX
-            )
+            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says {shard.max_id}", _FIX)
         if (np.diff(document_ends, prepend=0) <= 0).any() or (document_ends > shard.tokens).any():
             raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order", _FIX)
 
