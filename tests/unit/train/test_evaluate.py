@@ -74,7 +74,7 @@ def test_the_figures_are_those_of_a_plain_computation(objective, split, micro_ba
 
 def test_each_set_has_its_own_figures_and_the_same_split_is_read_once(objective, split, monkeypatch):
     settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": None}
-    part = replace(split, shards=split.shards[:1], starts=(0,), num_tokens=50)
+    part = replace(split, shards=split.shards[:1], shard_starts=(0,), num_tokens=50)
     expected = evaluate(objective, split, **settings)
     for key, value in evaluate(objective, part, **settings).items():
         expected[key.replace("eval/", "eval/part/")] = value
@@ -139,7 +139,7 @@ def test_documents_are_evaluated_apart_when_masked(objective, split, tokenizer):
     apart, together = (
         evaluate(
             objective,
-            replace(split, ends=ends, delimiter_id=tokenizer.delimiter_id),
+            replace(split, document_ends=ends, delimiter_id=tokenizer.delimiter_id),
             data,
             sequence_length=T,
             max_batches=None,
