@@ -180,9 +180,7 @@ def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
     ]
     if not chosen:
         names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
-        raise DataError(
-            f"{uri} has no file of {', '.join(allow)}, only {names}", "check the name and the revision"
-        )
+        raise DataError(f"{uri} has no file of {', '.join(allow)}, only {names}", "check name and revision")
     paths = [fetch_file(repo, file) for file in chosen]
     return paths[0].parents[chosen[0].path.removeprefix(prefix).count("/")]
 
@@ -202,9 +200,7 @@ def _verify_download(path: Path, file: HubFile) -> Path:
         return path
     path.resolve().unlink()  # in a cache the path is a link to the bytes
     path.unlink(missing_ok=True)
-    raise _WrongBytes(
-        f"{size} bytes with hash {sha[:12]} came, the listing says {file.bytes} with {expected[:12]}"
-    )
+    raise _WrongBytes(f"{size} bytes with hash {sha[:12]}, the listing says {file.bytes} with {expected[:12]}")
 
 
 def _request_with_retries(address: str, request: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
@@ -241,9 +237,7 @@ def _error_for_user(address: str, error: BaseException) -> CandlewickError:
         return DataError(f"{address}: {error}", fix)
     if _FINAL.match(reason) and "Connect" not in reason:
         page = address.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
-        fix = (
-            f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token that may read it"
-        )
+        fix = f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token with access"
         return DataError(f"{address}: the Hub refuses access ({reason})", fix)
     return MachineError(
         f"{address} could not be read from the Hub: {reason}",

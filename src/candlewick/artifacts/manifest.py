@@ -28,6 +28,7 @@ from candlewick.errors import ArtifactError
 MANIFEST = "manifest.json"
 _FILE_NAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$"
 _MAX_MANIFEST_BYTES = 64 << 20
+_FIX = "make it again or restore it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +211,12 @@ def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     for entry in manifest.files:
         path = folder / entry.name
         if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():
-            raise ArtifactError(f"{path} is missing", "make it again or restore it")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise ArtifactError(
-                f"{path} has {size} bytes, its manifest says {entry.bytes}: truncated or changed",
-                "make it again or restore it",
-            )
+            raise ArtifactError(f"{path} is missing", _FIX)
+        if (size := path.stat().st_size) != entry.bytes:
+            raise ArtifactError(f"{path} has {size} bytes, its manifest says {entry.bytes}: it changed", _FIX)
         if hashes and (sha256 := file_sha256(path)) != entry.sha256:
-            raise ArtifactError(
-                f"{path} has sha256 {sha256[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
-                "make it again or restore it",
-            )
+            about = f"sha256 {sha256[:12]}, its manifest says {entry.sha256[:12]}: its content changed"
+            raise ArtifactError(f"{path} has {about}", _FIX)
 
 
 def provenance(**more: Any) -> dict[str, Any]:

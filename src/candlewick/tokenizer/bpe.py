@@ -93,9 +93,8 @@ class Tokenizer:
 
         `special_tokens` are names, or a file of names (`files.read_special_tokens`); None: the known names.
         """
-        return _warn_if_lossy(
-            cls(*read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space))
-        )
+        files = read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space)
+        return _warn_if_lossy(cls(*files))
 
     @cached_property
     def continuation_json(self) -> bytes | None:

@@ -84,9 +84,7 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
 
     def require(condition: bool, problem: str) -> None:
         if not condition:
-            raise TokenizerError(
-                f"{where} cannot be used: {problem}", "use a tokenizer made by `candlewick tokenizer`"
-            )
+            raise TokenizerError(f"{where} cannot be used: {problem}", "use one made by `candlewick tokenizer`")
 
     require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
     for name in ("normalizer", "post_processor"):

@@ -130,11 +130,7 @@ def _read_bytes(file: Path) -> bytes:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise TokenizerError(
-            f"{file} does not exist", "give a tokenizer.json or a folder that holds one"
-        ) from None
+        raise TokenizerError(f"{file} does not exist", "give a tokenizer.json or its folder") from None
     if len(content) > MAX_BYTES:
-        raise TokenizerError(
-            f"{file} is larger than {MAX_BYTES >> 20} MiB, too large for a tokenizer", "name another file"
-        )
+        raise TokenizerError(f"{file} is larger than {MAX_BYTES >> 20} MiB", "name a tokenizer")
     return content

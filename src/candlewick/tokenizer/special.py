@@ -45,14 +45,10 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
     first, last = template[:middle], template[middle + 1 :]
     values = {name: settings[name] for name in _ROLE_NAMES if name in settings}  # a name, or an object with it
     values = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
-    names = {
-        name: value if isinstance(value, str) and value in special else None for name, value in values.items()
-    }
+    names = {name: v if isinstance(v, str) and v in special else None for name, v in values.items()}
     bos, eos = names.get("bos_token"), names.get("eos_token")
     pair_starts = [start for start, end in PAIRS.items() if {start, end} <= special.keys()]
-    starts = [
-        token for token in (bos, DELIMITER) if token is not None and token in special and token not in _TURNS
-    ]
+    starts = [token for token in (bos or DELIMITER, DELIMITER) if token in special and token not in _TURNS]
     candidates = [*first, *starts, *pair_starts, *last, *([eos] if eos else [])]
     if not candidates or candidates[0] not in special or max(len(first), len(last)) > 1:
         raise TokenizerError(
@@ -62,11 +58,7 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
             "put a tokenizer_config.json with a bos_token beside it",
         )
     delimiter = candidates[0]
-    ends = [
-        *last,
-        eos if delimiter in (*first, bos) and eos not in _TURNS else None,
-        PAIRS.get(delimiter),
-    ]
+    ends = [*last, eos if delimiter in (*first, bos) and eos not in _TURNS else None, PAIRS.get(delimiter)]
     end = next((token for token in ends if token in special), None)
     end = None if end == delimiter else end
     padding = next((token for token in (names.get("pad_token"), *PADDINGS) if token in special), None)

@@ -102,7 +102,7 @@ def test_a_tokenizer_may_have_no_padding_token(tree, tmp_path):
 
 
 def test_load_refuses_a_missing_file_by_name(tmp_path):
-    with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or a folder"):
+    with pytest.raises(TokenizerError, match="nothing does not exist .*give a tokenizer.json or its folder"):
         Tokenizer.load(tmp_path / "nothing")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json does not exist"):
         Tokenizer.load(tmp_path)

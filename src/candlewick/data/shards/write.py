@@ -269,14 +269,11 @@ class _ShardJob:
         """Publish the shards of a side as `folder`. Raises DataError if there are none."""
         shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
         if not shards:
-            kind, fix = {
-                "train": ("training", ""),
-                "val": (
-                    "validation",
-                    ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)",
-                ),
-            }[side]
-            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
+            kind, fix = "training", "give more text"
+            if side == "val":
+                kind = "validation"
+                fix += ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
+            raise DataError(f"no {kind} document came out of {dataset}", fix)
         if side == "train":
             self._warn()
             self.state_path.unlink(missing_ok=True)
@@ -334,8 +331,6 @@ def verify_text_shards(folder: Path) -> tuple[int, int]:
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} has no {MANIFEST}", "give a folder of shards") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{folder / MANIFEST} is no manifest of shards: {error!r}", "give a folder of shards"
-        ) from None
+        raise ArtifactError(f"{folder / MANIFEST} lists no shards: {error!r}", "give a folder of shards") from None
     verify(folder, manifest)
     return len(manifest.files), sum(entry.bytes for entry in manifest.files)

@@ -93,9 +93,7 @@ def _find_files(uri: str, config: DataConfig) -> list[SourceFile]:
         raise DataError(f"{path} does not exist", "check the path")
     file = describe_file(path, path.name, config)
     if file is None:
-        raise DataError(
-            f"{path} has an unknown extension", f"{config.format} is read from {_EXTENSIONS[config.format]}"
-        )
+        raise DataError(f"{path} has an unknown extension", f"{config.format} is {_EXTENSIONS[config.format]}")
     if not file.bytes:
         raise DataError(f"{path} is empty", "give a file with text in it")
     return [file]
@@ -112,9 +110,7 @@ def _find_in_folder(folder: Path, config: DataConfig) -> list[SourceFile]:
             described.append(describe_file(path, "/".join(names), config))
     files, others = [file for file in described if file is not None and file.bytes], described.count(None)
     if not files:
-        raise DataError(
-            f"{folder} has no text in it ({others} files of other kinds)", f"put in {_EXTENSIONS[config.format]}"
-        )
+        raise DataError(f"{folder} has no text, only {others} other files", f"put in {_EXTENSIONS[config.format]}")
     if others:
         logger.info("%s: %d files with other extensions are left out", folder, others)
     return files

@@ -82,9 +82,7 @@ class FileRange:
             with pa.input_stream(str(self.file.path), compression=self.file.compression) as stream:
                 yield from self._read_range(stream, size)
         except OSError as error:
-            raise DataError(
-                f"{self.file.path} cannot be read: {error}", "it is damaged or cut short: get it again"
-            ) from None
+            raise DataError(f"{self.file.path} cannot be read: {error}", "it is damaged: get it again") from None
 
     def _read_range(self, stream: Any, size: int) -> Iterator[bytes]:
         if self.file.compression is None:

@@ -189,13 +189,9 @@ def verify_shards(dataset: TokenDataset) -> None:
         if shard.targets is not None:
             mask = _map_file(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
-                raise ArtifactError(
-                    f"{path.with_suffix('.msk')} is not 1 for {shard.targets} tokens, else 0", _FIX
-                )
+                raise ArtifactError(f"{path.with_suffix('.msk')}: not 1 for {shard.targets} tokens, else 0", _FIX)
         if int(tokens.max()) > shard.max_id:
-            raise ArtifactError(
-                f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}", _FIX
-            )
+            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says {shard.max_id}", _FIX)
         if (np.diff(document_ends, prepend=0) <= 0).any() or (document_ends > shard.tokens).any():
             raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order", _FIX)
 
@@ -215,9 +211,7 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
             for extension, size in shard.file_bytes(item_bytes).items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
-                    raise ArtifactError(
-                        f"{folder / name} has another number of tokens than the manifest says", _FIX
-                    )
+                    raise ArtifactError(f"{folder / name} has another number of tokens than its manifest", _FIX)
             if shard.max_id >= vocab_size:
                 raise ArtifactError(
                     f"{folder}/shards/{shard.name}.bin has id {shard.max_id}, the tokenizer has {vocab_size} ids",

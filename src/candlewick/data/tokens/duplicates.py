@@ -22,14 +22,13 @@ from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.data.tokens.plan import group_documents
 from candlewick.data.tokens.workers import map_in_processes
 
+Hashes = tuple[NDArray[np.int64], NDArray[np.uint64]]  # positions of documents (n,), hashes (n, 2)
 logger = logging.getLogger(__name__)
 
 
-def hash_documents(
-    config: DataConfig, file_ranges: tuple[FileRange, ...]
-) -> list[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
-    """Return, for each range, the positions of its documents (n,) and their hashes (n, 2)."""
-    hashes_of_ranges: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
+def hash_documents(config: DataConfig, file_ranges: tuple[FileRange, ...]) -> list[Hashes]:
+    """Return the positions and hashes of the documents of each range."""
+    hashes_of_ranges: list[Hashes] = []
     for file_range in file_ranges:
         rows = list(_hash_each(read_documents(file_range, config, TextDefects())))
         hashes = np.frombuffer(b"".join(digest for _, digest in rows), np.uint64).reshape(-1, 2)

@@ -36,6 +36,7 @@ _BATCH_DOCUMENTS = 1 << 15
 _SELF_CHECK_CHARACTERS = 512
 _SELF_CHECK_SHARE = 0.03
 _SELF_CHECKS_PER_BATCH = 32
+Indices = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
 
@@ -202,13 +203,13 @@ class _OpenShard:
     chat: ChatTokens | None
     token_arrays: list[Tokens] = field(default_factory=list[Tokens])
     mask_arrays: list[NDArray[np.uint8]] = field(default_factory=list[NDArray[np.uint8]])
-    document_ends: list[NDArray[np.int64]] = field(default_factory=list[NDArray[np.int64]])
+    document_ends: list[Indices] = field(default_factory=list[Indices])
     tokens: int = 0
     text_bytes: int = 0
     max_id: int = 0
     num_written: int = 0
 
-    def add(self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: NDArray[np.int64]) -> None:
+    def add(self, documents: Sequence[Document], ids: NDArray[np.uint32], lengths: Indices) -> None:
         """Append documents: `ids` (tokens,) of all documents in order, `lengths` (documents,) of each."""
         starts_document = np.fromiter((document.starts_document for document in documents), bool, len(documents))
         ends_document = np.fromiter((document.ends_document for document in documents), bool, len(documents))
@@ -244,9 +245,7 @@ class _OpenShard:
         else:
             self._mask(documents, out, stops - has_end - 2 - lengths, stops - has_end - 2)
 
-    def _mask(
-        self, documents: Sequence[Document], out: Tokens, starts: NDArray[np.int64], stops: NDArray[np.int64]
-    ) -> None:
+    def _mask(self, documents: Sequence[Document], out: Tokens, starts: Indices, stops: Indices) -> None:
         """Append the mask of learned tokens: the contents of answers, and the <|im_end|> after them."""
         assert self.chat is not None
         mask = np.zeros(out.size, np.uint8)

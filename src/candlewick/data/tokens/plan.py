@@ -115,7 +115,7 @@ def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[F
     """Cut a range that is too large; yield (range, bytes of text, about)."""
     file, shard_bytes = file_range.file, config.shard_text_bytes
     if file.kind == "parquet":
-        yield from _divide_rows(file_range, row_groups(file, config.text_field), shard_bytes)
+        yield from _divide_rows(file_range, config)
     elif file.compression is not None:
         yield file_range, file.bytes * _EXPANSION
     else:
@@ -124,10 +124,8 @@ def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[F
         targets = [start + i * (stop - start) // count for i in range(1, count)]
         cuts = sorted({_cut_before(file, start, target) for target in targets} - {start})
         for low, high in zip([start, *cuts], [*cuts, stop], strict=True):
-            is_start, is_end = (
-                file_range.starts_document and low == start,
-                file_range.ends_document and high == stop,
-            )
+            is_start = file_range.starts_document and low == start
+            is_end = file_range.ends_document and high == stop
             part = replace(file_range, start=low, stop=high, starts_document=is_start, ends_document=is_end)
             yield part, high - low
 
@@ -148,13 +146,12 @@ def _cut_before(file: SourceFile, start: int, target: int) -> int:
         length *= 8
 
 
-def _divide_rows(
-    file_range: FileRange, row_groups: list[tuple[int, int]], shard_bytes: int
-) -> Iterator[tuple[FileRange, int]]:
+def _divide_rows(file_range: FileRange, config: DataConfig) -> Iterator[tuple[FileRange, int]]:
     """Cut rows [start, stop) between row groups. A row group that is partly inside counts fully."""
-    stop = sum(rows for rows, _ in row_groups) if file_range.stop is None else file_range.stop
+    groups, shard_bytes = row_groups(file_range.file, config.text_field), config.shard_text_bytes
+    stop = sum(rows for rows, _ in groups) if file_range.stop is None else file_range.stop
     low, first, total = file_range.start, 0, 0
-    for rows, size in row_groups:
+    for rows, size in groups:
         if file_range.start < first + rows and first < stop:
             if total and total + size > shard_bytes and first > low:
                 yield replace(file_range, start=low, stop=first), total

@@ -137,12 +137,11 @@ def _encode(
         )
         holdout, tasks = plan_tasks(train, validation, identity, job.config, hold_out=job.hold_out)
         receipts, backend = run_tasks(tasks, output, job.workers, progress)
-        duplicates = sum(
-            len(places) for side in (train, validation) if side for places in side.duplicates.values()
-        )
+        corpora = [corpus for corpus in (train, validation) if corpus is not None]
+        duplicates = sum(len(positions) for corpus in corpora for positions in corpus.duplicates.values())
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _describe(output, holdout, receipts, duplicates)
+    details = _describe(tokenizer.vocab_size, holdout, receipts, duplicates)
     details["delimiter"] = {"id": tokenizer.delimiter_id, "token": tokenizer.delimiter, "where": "doc_start"}
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
@@ -163,9 +162,7 @@ def _encode_streams(
     return ("hash" if job.hold_out else "given"), results
 
 
-def _describe(
-    output: TokenOutput, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
-) -> dict[str, Any]:
+def _describe(vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
     defects = TextDefects()
     for receipt in receipts:
@@ -179,8 +176,8 @@ def _describe(
         for split in SPLITS
     }
     return {
-        "dtype": token_dtype(output.vocab_size).str,
-        "vocab_size": output.vocab_size,
+        "dtype": token_dtype(vocab_size).str,
+        "vocab_size": vocab_size,
         "specials_in_text": "plain",
         "holdout": holdout,
         "bad_utf8": {"documents": defects.documents, "sequences": defects.sequences, "examples": defects.examples},
@@ -191,21 +188,12 @@ def _describe(
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    def is_empty(split: Split) -> bool:
-        return not details["splits"][split]["text_bytes"]
-
-    if job.train is not None and is_empty("train"):
-        raise DataError(
-            f"no training text came out of {_file_names(job.train)}",
-            "give more text, or text that is not empty or left out",
-        )
-    side = job.train if job.hold_out else job.validation
-    if side is not None and is_empty("validation"):
-        raise DataError(
-            f"no validation text came out of {_file_names(side)}",
-            "give more text, raise data.validation_fraction, or set data.validation_shards",
-        )
-
-
-def _file_names(side: Corpus | SourceFiles) -> str:
-    return ", ".join(file.name for file in side.files)[:200]
+    validation = job.train if job.hold_out else job.validation
+    sides: tuple[tuple[Split, str, Corpus | SourceFiles | None, str], ...] = (
+        ("train", "training", job.train, "text that is not empty or left out"),
+        ("validation", "validation", validation, "raise data.validation_fraction, or set data.validation_shards"),
+    )
+    for split, name, text, fix in sides:
+        if text is not None and not details["splits"][split]["text_bytes"]:
+            names = ", ".join(file.name for file in text.files)[:200]
+            raise DataError(f"no {name} text came out of {names}", f"give more text, or {fix}")

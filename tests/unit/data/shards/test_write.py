@@ -378,7 +378,7 @@ def test_verify_text_checks_shards_of_candlewick(text, tmp_path):
 )
 def test_verify_text_refuses_a_manifest_of_other_content(tmp_path, raw):
     (tmp_path / "manifest.json").write_text(raw)
-    with pytest.raises(ArtifactError, match=r"manifest.json is no manifest of shards"):
+    with pytest.raises(ArtifactError, match=r"manifest.json lists no shards"):
         verify_text_shards(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_empty_file_is_refused_by_name(write):
 def test_folder_without_text_is_refused_by_name(write, tmp_path):
     write("empty.txt", "")
     write("a.md", "x")
-    with pytest.raises(DataError, match=r"has no text in it \(1 files of other kinds\)"):
+    with pytest.raises(DataError, match=r"has no text, only 1 other files"):
         open_corpus([str(tmp_path)], CONFIG)
 
 
