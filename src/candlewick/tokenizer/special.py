@@ -62,11 +62,7 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
             "put a tokenizer_config.json with a bos_token beside it",
         )
     delimiter = candidates[0]
-    ends = [
-        *last,
-        eos if delimiter in (*first, bos) and eos not in _TURNS else None,
-        PAIRS.get(delimiter),
-    ]
+    ends = [*last, eos if delimiter in (*first, bos) and eos not in _TURNS else None, PAIRS.get(delimiter)]
     end = next((token for token in ends if token in special), None)
     end = None if end == delimiter else end
     padding = next((token for token in (names.get("pad_token"), *PADDINGS) if token in special), None)

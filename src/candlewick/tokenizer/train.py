@@ -124,7 +124,7 @@ class TrainingText:
     """Takes chunks to train on from a stream of texts; counts and hashes them."""
 
     def __init__(self, limit: int, total: int | None, progress: Callable[[int], None] | None) -> None:
-        self._limit, self._total, self._progress = limit, total, progress
+        self._limit, self._total, self._report = limit, total, progress or (lambda _: None)
         self.texts = self.bytes = 0
         self.digest = hashlib.sha256()
 
@@ -142,7 +142,7 @@ class TrainingText:
             if self._limit - self.bytes < 4:  # there may be no room for another character
                 break
             seen += len(raw)
-        self._report_progress(self._limit)
+        self._report(self._limit)
 
     def _chunks(self, texts: Iterable[str]) -> Iterator[str]:
         reported = 0
@@ -151,7 +151,7 @@ class TrainingText:
             yield from split_text(text)
             if self.bytes >= reported + _REPORT_BYTES:
                 reported = self.bytes
-                self._report_progress(reported)
+                self._report(reported)
 
     def _keep(self, raw: bytes) -> str:
         text = raw[: self._limit - self.bytes].decode(errors="ignore")
@@ -159,10 +159,6 @@ class TrainingText:
         self.bytes += len(raw)
         self.digest.update(len(raw).to_bytes(8, "little") + raw)
         return text
-
-    def _report_progress(self, done: int) -> None:
-        if self._progress is not None:
-            self._progress(done)
 
 
 def split_text(text: str, limit: int = CHUNK_CHARS) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from tests.prepared import newest_checkpoint, prepare
 
 from candlewick.artifacts import manifest as manifest_module
-from candlewick.artifacts.lock import run_lock
+from candlewick.artifacts.build import run_lock
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config.load import load_config
 from candlewick.data.text import source_files

@@ -27,7 +27,7 @@ from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
 
 STATE_VERSION = 2
-_PREFETCH_UPDATES = 2  # updates
+_PREFETCH_UPDATES = 2
 
 
 @dataclass(frozen=True, slots=True)

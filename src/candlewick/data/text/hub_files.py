@@ -91,10 +91,8 @@ def card_patterns(card: str, split: str, name: str) -> list[str] | None:
         )
     patterns: list[str] = []
     for entry in _list(_get(chosen[0], "data_files")):
-        entry_split, paths = (
-            (_get(entry, "split"), _get(entry, "path")) if isinstance(entry, dict) else ("train", entry)
-        )
-        if (entry_split or "train") == split:
+        paths = _get(entry, "path") if isinstance(entry, dict) else entry
+        if (_get(entry, "split") or "train") == split:
             patterns += map(str, _list(paths))
     return patterns
 

@@ -74,11 +74,6 @@ class Shard:
         if self.targets is None and self.text_bytes == 0:
             raise ValueError(f"{self.name}: text_bytes=0")
 
-    def file_bytes(self, item_bytes: int) -> dict[str, int]:
-        """Return the size of each file of the shard by extension; a token has `item_bytes` bytes."""
-        sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}
-        return sizes if self.targets is None else {**sizes, "msk": self.tokens}
-
 
 def write_shard(
     folder: Path,
@@ -210,9 +205,10 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
         sizes = {entry.name: entry.bytes for entry in manifest.files}
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
-            if shard.targets is None and not shard.text_bytes:
-                raise ValueError(f"{shard.name}: text_bytes=0")
-            for extension, size in shard.file_bytes(item_bytes).items():
+            file_bytes = {"bin": shard.tokens * item_bytes, "idx": shard.documents * 8}
+            if shard.targets is not None:
+                file_bytes["msk"] = shard.tokens
+            for extension, size in file_bytes.items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
                     raise ArtifactError(
