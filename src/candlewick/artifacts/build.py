@@ -144,7 +144,6 @@ def run_lock(run_dir: Path) -> Generator[None]:
 @contextmanager
 def interruptible(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into RunInterrupted, which names the folder of the finished work."""
-
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:

@@ -207,20 +207,18 @@ def first_problem(error: ValidationError) -> str:
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """Raise ArtifactError for the first file that is missing or has another size (or, with `hashes`, hash)."""
+    fix = "make it again or restore it"
     for entry in manifest.files:
         path = folder / entry.name
         if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():
-            raise ArtifactError(f"{path} is missing", "make it again or restore it")
-        size = path.stat().st_size
-        if size != entry.bytes:
+            raise ArtifactError(f"{path} is missing", fix)
+        if (size := path.stat().st_size) != entry.bytes:
             raise ArtifactError(
-                f"{path} has {size} bytes, its manifest says {entry.bytes}: truncated or changed",
-                "make it again or restore it",
+                f"{path} has {size} bytes, its manifest says {entry.bytes}: truncated or changed", fix
             )
         if hashes and (sha256 := file_sha256(path)) != entry.sha256:
             raise ArtifactError(
-                f"{path} has sha256 {sha256[:12]}, its manifest says {entry.sha256[:12]}: its content changed",
-                "make it again or restore it",
+                f"{path} has sha256 {sha256[:12]}, its manifest says {entry.sha256[:12]}: its content changed", fix
             )
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from candlewick.artifacts.build import Recipe
-from candlewick.artifacts.manifest import FileEntry, Manifest, provenance, publish, staging, write_durable
+from candlewick.artifacts.manifest import Manifest, provenance, publish, staging, write_durable
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import MERGES_TXT, VOCAB_JSON
@@ -48,8 +48,16 @@ def write_artifact(
         "heldout": measurement,
     }
     origin = provenance(encoder=f"tokenizers {version('tokenizers')}", seconds=round(seconds, 3))
+    model = json.loads(tokenizer.json_bytes)["model"]
+    vocab = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))
+    merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
     with staging(output) as folder:
-        files = (*tokenizer.write(folder), *write_vocabulary(tokenizer, folder))
+        files = (
+            *tokenizer.write(folder),
+            # for older readers; no token of a byte-level tokenizer holds a space
+            write_durable(folder / VOCAB_JSON, vocab.encode()),
+            write_durable(folder / MERGES_TXT, f"#version: 0.2\n{merges}".encode()),
+        )
         manifest = Manifest(recipe.kind, recipe.version, recipe.inputs, recipe.config, files, details, origin)
         return publish(folder, output, manifest)
 
@@ -82,14 +90,3 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float | Non
         "coverage": round(len(used) / tokenizer.vocab_size, 4),
         "changed_texts": changed,
     }
-
-
-def write_vocabulary(tokenizer: Tokenizer, folder: Path) -> list[FileEntry]:
-    """Write vocab.json and merges.txt of a byte-level tokenizer, for older readers: no token holds a space."""
-    model = json.loads(tokenizer.json_bytes)["model"]
-    merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
-    vocab = json.dumps(model["vocab"], ensure_ascii=False, separators=(",", ":"))
-    return [
-        write_durable(folder / VOCAB_JSON, vocab.encode()),
-        write_durable(folder / MERGES_TXT, f"#version: 0.2\n{merges}".encode()),
-    ]

@@ -138,7 +138,11 @@ class TrainingText:
                 raise surrogate_error([chunk]) from None
             # after any part of the corpus, the same share of it has been taken
             if self._total is None or self.bytes * self._total <= seen * self._limit:
-                yield self._keep(raw)
+                text = raw[: self._limit - self.bytes].decode(errors="ignore")
+                kept = text.encode()
+                self.bytes += len(kept)
+                self.digest.update(len(kept).to_bytes(8, "little") + kept)
+                yield text
             if self._limit - self.bytes < 4:  # there may be no room for another character
                 break
             seen += len(raw)
@@ -152,13 +156,6 @@ class TrainingText:
             if self.bytes >= reported + _REPORT_BYTES:
                 reported = self.bytes
                 self._report(reported)
-
-    def _keep(self, raw: bytes) -> str:
-        text = raw[: self._limit - self.bytes].decode(errors="ignore")
-        raw = text.encode()
-        self.bytes += len(raw)
-        self.digest.update(len(raw).to_bytes(8, "little") + raw)
-        return text
 
 
 def split_text(text: str, limit: int = CHUNK_CHARS) -> Iterator[str]:

@@ -175,7 +175,7 @@ def test_hub_dataset_is_listed_once_and_all_parts_have_one_commit(tiny, hub):
         hub.requests.clear()
         found = open_texts(tiny().data.replaced(train_shards=uris[:1], validation_sets={"set": uris[1:]}))
         return {
-            file.repo.commit for text in found.values() for file in text.files if isinstance(file, HubSource)
+            file.repo.uri.revision for text in found.values() for file in text.files if isinstance(file, HubSource)
         }, hub.asked("GET .*/tree/")
 
     uris = [f"hf://datasets/me/web/{folder}" for folder in "ab"]

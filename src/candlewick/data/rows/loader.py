@@ -71,14 +71,9 @@ class Loader:
         self._next_row = self.rows_read  # the first row that no read was submitted for
 
     @property
-    def num_rows(self) -> int:
-        """Rows of one epoch, over all sources."""
-        return self.order.num_rows
-
-    @property
     def epoch(self) -> float:
         """Passes over the data so far, over all sources together."""
-        return self.rows_read / self.num_rows
+        return self.rows_read / self.order.num_rows
 
     def next(self) -> GlobalBatch:
         """Return the next global batch of this rank. Raises OSError if a shard cannot be read."""

@@ -124,10 +124,8 @@ def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[F
         targets = [start + i * (stop - start) // count for i in range(1, count)]
         cuts = sorted({_cut_before(file, start, target) for target in targets} - {start})
         for low, high in zip([start, *cuts], [*cuts, stop], strict=True):
-            is_start, is_end = (
-                file_range.starts_document and low == start,
-                file_range.ends_document and high == stop,
-            )
+            is_start = file_range.starts_document and low == start
+            is_end = file_range.ends_document and high == stop
             part = replace(file_range, start=low, stop=high, starts_document=is_start, ends_document=is_end)
             yield part, high - low
 

@@ -129,7 +129,13 @@ def _encode(
     output = TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id, tokenizer.end_id)
     duplicates = 0
     if job.needs_streaming:
-        holdout, results = _encode_streams(job, output, identity, progress)
+        holdout, results = ("hash" if job.hold_out else "given"), TaskResults()
+        sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
+        for side, text in sides.items():
+            if text is not None:
+                sources = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
+                shared = results, output, identity, job.hold_out, job.workers, progress
+                StreamPreparation(sources, side, *shared).prepare()
         tasks, receipts, backend = results.tasks, results.receipts, results.backend
     else:
         train, validation = (
@@ -147,20 +153,6 @@ def _encode(
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
     return files, details, backend
-
-
-def _encode_streams(
-    job: EncodeJob, output: TokenOutput, identity: str, progress: ProgressCallback | None
-) -> tuple[Holdout, TaskResults]:
-    """Encode text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
-    results = TaskResults()
-    sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
-    for side, text in sides.items():
-        if text is not None:
-            files = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
-            stream = StreamPreparation(files, side, results, output, identity, job.hold_out, job.workers, progress)
-            stream.prepare()
-    return ("hash" if job.hold_out else "given"), results
 
 
 def _describe(
@@ -191,16 +183,14 @@ def _describe(
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    def is_empty(split: Split) -> bool:
-        return not details["splits"][split]["text_bytes"]
-
-    if job.train is not None and is_empty("train"):
+    splits = details["splits"]
+    if job.train is not None and not splits["train"]["text_bytes"]:
         raise DataError(
             f"no training text came out of {_file_names(job.train)}",
             "give more text, or text that is not empty or left out",
         )
     side = job.train if job.hold_out else job.validation
-    if side is not None and is_empty("validation"):
+    if side is not None and not splits["validation"]["text_bytes"]:
         raise DataError(
             f"no validation text came out of {_file_names(side)}",
             "give more text, raise data.validation_fraction, or set data.validation_shards",
