@@ -14,9 +14,8 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 import huggingface_hub  # loads its modules on first use: most runs need none
@@ -78,11 +77,6 @@ class HubRepo:
 
     uri: HubUri  # with the commit as the revision
     files: tuple[HubFile, ...]  # at and below the path
-
-    @property
-    def commit(self) -> str:
-        """The commit in 40 hex digits."""
-        return self.uri.revision or ""
 
 
 class _WrongBytes(OSError):
@@ -153,7 +147,7 @@ def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path
             repo.uri.name,
             file.path,
             repo_type=repo.uri.kind,
-            revision=repo.commit,
+            revision=repo.uri.revision,
             local_dir=folder,
             cache_dir=folder,  # a damaged file in the user's cache would be copied again and again
         )
@@ -176,17 +170,13 @@ def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
         for file in repo.files
         if file.path.startswith(prefix)
         and not file.path.endswith(_UNSAFE_SUFFIXES)
-        and any(_matches_pattern(file.path.removeprefix(prefix), pattern) for pattern in allow)
+        and any(PurePosixPath("/", file.path.removeprefix(prefix)).match(f"/{pattern}") for pattern in allow)
     ]
     if not chosen:
         names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
         raise DataError(f"{uri} has no file of {', '.join(allow)}, only {names}", "check name and revision")
     paths = [fetch_file(repo, file) for file in chosen]
     return paths[0].parents[chosen[0].path.removeprefix(prefix).count("/")]
-
-
-def _matches_pattern(path: str, pattern: str) -> bool:
-    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a * stays in its folder
 
 
 def _verify_download(path: Path, file: HubFile) -> Path:

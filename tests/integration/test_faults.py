@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.artifacts.lock import run_lock
+from candlewick.artifacts.build import run_lock
 from candlewick.artifacts.manifest import MANIFEST
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors

@@ -84,7 +84,7 @@ def test_listing_is_complete_and_of_one_commit(server, waits, caplog):
 def test_branch_is_resolved_to_a_commit_and_logged(server, waits, caplog):
     caplog.set_level(logging.INFO, "candlewick")
     commit = server.commit("o/m", {"config.json": b"{}"}, ref="dev")
-    assert open_repo("hf://o/m@dev").commit == commit
+    assert open_repo("hf://o/m@dev").uri.revision == commit
     assert f"hf://o/m@dev is commit {commit} now" in caplog.text
 
 
@@ -126,8 +126,8 @@ def test_listing_of_a_path_requests_that_path_only(server, repo, path, files, tr
     server.requests.clear()
     opened = open_repo(f"hf://datasets/o/n@main/{path}")
     assert [file.path for file in opened.files] == files
-    assert str(opened.uri) == f"hf://datasets/o/n@{repo.commit}/{path}"
-    asked = [request.path.partition(f"/tree/{repo.commit}")[2] for request in server.requests[1:]]
+    assert str(opened.uri) == f"hf://datasets/o/n@{repo.uri.revision}/{path}"
+    asked = [request.path.partition(f"/tree/{repo.uri.revision}")[2] for request in server.requests[1:]]
     assert [path.replace("&expand=false", "") for path in asked] == trees
 
 
@@ -165,7 +165,7 @@ def test_file_with_a_wrong_hash_is_refused_with_both_hashes(server, repo, tmp_pa
 
 def test_file_of_another_size_is_refused(server, repo, tmp_path):
     server.plan = lambda request: None
-    server.repos["datasets/o/n"].commits[repo.commit]["z.txt"] = b"grown"
+    server.repos["datasets/o/n"].commits[repo.uri.revision]["z.txt"] = b"grown"
     with pytest.raises(DataError, match="5 bytes with hash .*, the listing says 0"):
         fetch_file(repo, named(repo, "z.txt"), tmp_path)
 
@@ -215,7 +215,7 @@ def test_retry_after_of_the_server_is_kept_within_bounds(server, repo, waits):
         waits.clear()
         server.fail("GET /api/datasets/o/n/revision", "429")
         server.fail("GET /api/.*/tree", "429")
-        assert open_repo(f"hf://datasets/o/n@{repo.commit}") == repo
+        assert open_repo(f"hf://datasets/o/n@{repo.uri.revision}") == repo
         assert waits == [least, least + 1]  # the second is the library's, with a second for rounding
     server.retry_after = "soon"
     waits.clear()
@@ -354,7 +354,7 @@ def test_opened_model_is_listed_once(server, waits):
     folder = fetch_model(repo, ["*.json", "*.safetensors"])
     assert fetch_model(repo, ["*.json"]) == folder
     assert (folder / "config.json").read_bytes() == b"{}"
-    assert repo.commit == commit
+    assert repo.uri.revision == commit
     assert str(repo.uri) == f"hf://o/m@{commit}"
     assert [(request.method, request.path.partition("?")[0]) for request in server.requests] == [
         ("GET", "/api/models/o/m"),

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from typing import Any
 from candlewick.artifacts.manifest import (
     MANIFEST,
     Manifest,
+    make_directory,
     publish,
     read_manifest,
     require_replaceable,
@@ -28,7 +30,7 @@ from candlewick.artifacts.manifest import (
     verify,
     write_durable,
 )
-from candlewick.errors import ArtifactError, RunInterrupted
+from candlewick.errors import ArtifactError, CheckpointError, RunInterrupted
 
 ProgressCallback = Callable[[int, int], None]  # called with the work done and the total, both about
 logger = logging.getLogger(__name__)
@@ -120,9 +122,28 @@ def exclusive_build(output: Path) -> Generator[Path]:
 
 
 @contextmanager
+def run_lock(run_dir: Path) -> Generator[None]:
+    """Hold `RUN/LOCK` while the block runs. Raises CheckpointError that names the process holding it."""
+    make_directory(run_dir)
+    path = run_dir / "LOCK"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CheckpointError(
+                f"{run_dir} is in use by {file.read().strip() or 'another process'}",
+                "wait for it, stop it, or choose another --run-dir",
+            ) from None
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+        file.flush()
+        yield
+
+
+@contextmanager
 def interruptible(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into RunInterrupted, which names the folder of the finished work."""
-
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:

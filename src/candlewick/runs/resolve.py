@@ -151,13 +151,13 @@ def rows_per_update(config: RunConfig) -> int:
 
 def open_texts(data: DataConfig) -> dict[str, Text]:
     """Open every source that is text, by the name of its dataset; a repository of the Hub at one commit."""
-    commits: dict[HubUri, str] = {}
+    commits: dict[HubUri, str | None] = {}
 
     @cache
     def open_once(uri: HubUri) -> HubRepo:
         repo_uri = replace(uri, path="")
         repo = open_repo(replace(uri, revision=commits.get(repo_uri, uri.revision)))
-        commits[repo_uri] = repo.commit
+        commits[repo_uri] = repo.uri.revision
         return repo
 
     training = training_sources(data)

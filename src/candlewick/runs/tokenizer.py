@@ -105,7 +105,7 @@ def _train(
         total_bytes=num_bytes,
         progress=None if progress is None else lambda done: progress(min(done, limit), limit),
     )
-    return write_artifact(tokenizer, report, heldout, output, inputs=recipe.inputs, config=recipe.config)
+    return write_artifact(tokenizer, report, heldout, output, recipe)
 
 
 def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:

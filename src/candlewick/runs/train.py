@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts.lock import run_lock
+from candlewick.artifacts.build import run_lock
 from candlewick.checkpoint.layout import remove_leftovers
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run

@@ -124,7 +124,7 @@ class TrainingText:
     """Takes chunks to train on from a stream of texts; counts and hashes them."""
 
     def __init__(self, limit: int, total: int | None, progress: Callable[[int], None] | None) -> None:
-        self._limit, self._total, self._progress = limit, total, progress
+        self._limit, self._total, self._report = limit, total, progress or (lambda _: None)
         self.texts = self.bytes = 0
         self.digest = hashlib.sha256()
 
@@ -138,11 +138,15 @@ class TrainingText:
                 raise surrogate_error([chunk]) from None
             # after any part of the corpus, the same share of it has been taken
             if self._total is None or self.bytes * self._total <= seen * self._limit:
-                yield self._keep(raw)
+                text = raw[: self._limit - self.bytes].decode(errors="ignore")
+                kept = text.encode()
+                self.bytes += len(kept)
+                self.digest.update(len(kept).to_bytes(8, "little") + kept)
+                yield text
             if self._limit - self.bytes < 4:  # there may be no room for another character
                 break
             seen += len(raw)
-        self._report_progress(self._limit)
+        self._report(self._limit)
 
     def _chunks(self, texts: Iterable[str]) -> Iterator[str]:
         reported = 0
@@ -151,18 +155,7 @@ class TrainingText:
             yield from split_text(text)
             if self.bytes >= reported + _REPORT_BYTES:
                 reported = self.bytes
-                self._report_progress(reported)
-
-    def _keep(self, raw: bytes) -> str:
-        text = raw[: self._limit - self.bytes].decode(errors="ignore")
-        raw = text.encode()
-        self.bytes += len(raw)
-        self.digest.update(len(raw).to_bytes(8, "little") + raw)
-        return text
-
-    def _report_progress(self, done: int) -> None:
-        if self._progress is not None:
-            self._progress(done)
+                self._report(reported)
 
 
 def split_text(text: str, limit: int = CHUNK_CHARS) -> Iterator[str]:

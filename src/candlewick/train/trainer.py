@@ -91,7 +91,7 @@ class Trainer:
             return True
         if epochs is None or not step:
             return False
-        period, rows_after = epochs * self.loader.num_rows, self.plan.batches.rows_after
+        period, rows_after = epochs * self.plan.order.num_rows, self.plan.batches.rows_after
         return rows_after(step) // period > rows_after(step - 1) // period
 
     def _step(self, update: GlobalBatch) -> StepResult:

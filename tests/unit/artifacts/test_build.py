@@ -1,10 +1,14 @@
 import fcntl
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built
+from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built, run_lock
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
+from candlewick.errors import CheckpointError
 
 RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
 
@@ -117,3 +121,32 @@ def test_build_json_once_recomputes_for_another_recipe_or_damaged_file(tmp_path)
     assert find_built(tmp_path / "thing", JSON_RECIPE) is None
     assert build_json_once(path, JSON_RECIPE, lambda: 3) == (3, False)
     assert find_built(tmp_path / "thing", JSON_RECIPE) is not None
+
+
+def test_lock_in_use_is_refused_with_the_process_id_of_its_holder(tmp_path):
+    said = rf"in use by .*{os.getpid()}"
+    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
+        pass
+    with run_lock(tmp_path / "run"):
+        pass
+
+
+HOLD = """
+import pathlib, signal, sys
+from candlewick.artifacts.build import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(CheckpointError, match=str(process.pid)), run_lock(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with run_lock(tmp_path):
+        pass

@@ -8,7 +8,7 @@ import pytest
 from tests.prepared import newest_checkpoint, prepare
 
 from candlewick.artifacts import manifest as manifest_module
-from candlewick.artifacts.lock import run_lock
+from candlewick.artifacts.build import run_lock
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config.load import load_config
 from candlewick.data.text import source_files
@@ -176,7 +176,7 @@ def test_hub_dataset_is_listed_once_and_all_parts_have_one_commit(tiny, hub):
         hub.requests.clear()
         found = open_texts(tiny().data.replaced(train_shards=uris[:1], validation_sets={"set": uris[1:]}))
         return {
-            file.repo.commit for text in found.values() for file in text.files if isinstance(file, HubSource)
+            file.repo.uri.revision for text in found.values() for file in text.files if isinstance(file, HubSource)
         }, hub.asked("GET .*/tree/")
 
     uris = [f"hf://datasets/me/web/{folder}" for folder in "ab"]

@@ -1,12 +1,13 @@
 import pytest
+from tests import foreign
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models
 
+from candlewick.artifacts.build import Recipe
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.errors import ArtifactError, TokenizerError
-from candlewick.tokenizer.artifact import write_artifact
+from candlewick.tokenizer.artifact import measure, write_artifact
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.tokenizer.report import measure
 from candlewick.tokenizer.train import train_tokenizer
 
 
@@ -16,9 +17,9 @@ def trained(texts):
 
 
 def write(trained, output, heldout, **changes):
-    given = {"inputs": {"corpus": "0" * 64}, "config": {"vocab_size": 320}, **changes}
+    recipe = Recipe("tokenizer", {"corpus": "0" * 64}, {"vocab_size": 320, **changes})
     tokenizer, report = trained
-    return write_artifact(tokenizer, report, heldout, output, **given)
+    return write_artifact(tokenizer, report, heldout, output, recipe)
 
 
 def test_artifact_holds_the_tokenizer_and_its_report(trained, texts, tmp_path):
@@ -43,7 +44,7 @@ def test_artifact_id_excludes_time_and_versions(trained, texts, tmp_path):
     assert manifest.provenance.keys() == {"tool", "encoder", "seconds", "time", "platform", "python"}
     assert "seconds" not in manifest.details
     assert write(trained, tmp_path / "again", texts[:1]).id == manifest.id
-    assert write(trained, tmp_path / "other", texts[:1], config={"vocab_size": 321}).id != manifest.id
+    assert write(trained, tmp_path / "other", texts[:1], vocab_size=321).id != manifest.id
 
 
 def test_artifact_without_held_out_text_has_no_figures(trained, tmp_path):
@@ -73,3 +74,45 @@ def test_vocab_and_merges_files_of_the_artifact_give_the_same_ids(trained, texts
     rust = RustTokenizer.from_file(str(tmp_path / "tok" / "tokenizer.json"))
     rust.model = model
     assert all(rust.encode(text).ids == trained[0].encode(text) for text in texts[:20])
+
+
+def test_measure_counts_texts_bytes_and_tokens(tokenizer):
+    texts = ["the of and", "", "naïve"]
+    ids = [tokenizer.encode(text) for text in texts]
+    tokens = sum(map(len, ids))
+    found = measure(tokenizer, texts)
+    assert (found["texts"], found["bytes"], found["tokens"]) == (3, 10 + 6, tokens)
+    assert found["bytes_per_token"] == round(16 / tokens, 4)
+    assert found["tokens_per_text"] == round(tokens / 3, 2)
+    assert found["coverage"] == round(len({i for text in ids for i in text}) / 350, 4)
+    assert found["changed_texts"] == 0
+
+
+def test_bytes_per_token_grows_with_longer_tokens(tokenizer):
+    good, bad = (measure(tokenizer, [text])["bytes_per_token"] for text in ("the return token", "qzx jkv"))
+    assert good is not None
+    assert bad is not None
+    assert good > bad
+
+
+@pytest.mark.parametrize("nothing", [[], [""]])
+def test_measure_of_empty_text_has_null_ratios(tokenizer, nothing):
+    found = measure(tokenizer, nothing)
+    assert (found["bytes_per_token"], found["coverage"]) == (None, 0)
+    assert found["tokens_per_text"] == (0 if nothing else None)
+
+
+def test_measure_counts_texts_that_change(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "decode", lambda ids: "other")
+    assert measure(tokenizer, ["a", "other"])["changed_texts"] == 1
+
+
+def test_measure_refuses_half_a_surrogate_pair(tokenizer):
+    with pytest.raises(TokenizerError, match="half a surrogate pair"):
+        measure(tokenizer, ["\ud800"])
+
+
+def test_measure_counts_texts_that_a_lossy_tokenizer_changes(tmp_path):
+    foreign.write("candle", tmp_path)
+    found = measure(Tokenizer.load(tmp_path), [" the of", " the \u65e5", "the"])
+    assert (found["texts"], found["changed_texts"]) == (3, 2)

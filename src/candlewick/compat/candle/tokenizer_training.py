@@ -64,7 +64,7 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
             limit = ("RAYON_NUM_THREADS", str(training.num_threads))
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.putenv, limit) as pool:
                 content, report = pool.submit(_fit, config, training, corpus).result()
-        return write_artifact(Tokenizer(content), report, (), folder, inputs=recipe.inputs, config=recipe.config)
+        return write_artifact(Tokenizer(content), report, (), folder, recipe)
 
     recipe = Recipe(KIND, {"corpus": corpus.fingerprint}, settings)
     manifest, reused = build_once(folder, recipe, make)

@@ -27,7 +27,7 @@ from candlewick.errors import DataError
 from candlewick.model.documents import Documents, on_device
 
 STATE_VERSION = 2
-_PREFETCH_UPDATES = 2  # updates
+_PREFETCH_UPDATES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,9 @@ class Loader:
         self._next_row = self.rows_read  # the first row that no read was submitted for
 
     @property
-    def num_rows(self) -> int:
-        """Rows of one epoch, over all sources."""
-        return self.order.num_rows
-
-    @property
     def epoch(self) -> float:
         """Passes over the data so far, over all sources together."""
-        return self.rows_read / self.num_rows
+        return self.rows_read / self.order.num_rows
 
     def next(self) -> GlobalBatch:
         """Return the next global batch of this rank. Raises OSError if a shard cannot be read."""

@@ -94,7 +94,10 @@ def write_text_shards(
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
     files = open_sources(sources, settings.split, config)
-    recipes = {side: _recipe(side, files, settings) for side in folders}
+    reading = config.model_dump(include={"documents", "bad_utf8"}) | {"field": content_field(config)}
+    shaping = {name: value for name, value in asdict(settings).items() if name != "mode"}
+    inputs = {"corpus": files.fingerprint}
+    recipes = {side: Recipe(KIND, inputs, {"side": side, **shaping, **reading}, VERSION) for side in folders}
 
     def find_shards() -> dict[str, Manifest]:
         manifests = {side: find_built(folder, recipes[side], hashes=False) for side, folder in folders.items()}
@@ -122,13 +125,6 @@ def write_text_shards(
                 built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources))
         shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
     return [built[side] for side in folders], False
-
-
-def _recipe(side: str, files: SourceFiles, settings: ShardSettings) -> Recipe:
-    reading = files.config.model_dump(include={"documents", "bad_utf8"}) | {"field": content_field(files.config)}
-    shaping = asdict(settings)
-    del shaping["mode"]
-    return Recipe(KIND, {"corpus": files.fingerprint}, {"side": side, **shaping, **reading}, VERSION)
 
 
 @dataclass(slots=True)
@@ -269,11 +265,9 @@ class _ShardJob:
         """Publish the shards of a side as `folder`. Raises DataError if there are none."""
         shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
         if not shards:
-            kind, fix = "training", "give more text"
-            if side == "val":
-                kind = "validation"
-                fix += ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
-            raise DataError(f"no {kind} document came out of {dataset}", fix)
+            more = ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
+            kind, fix = ("training", "") if side == "train" else ("validation", more)
+            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
         if side == "train":
             self._warn()
             self.state_path.unlink(missing_ok=True)

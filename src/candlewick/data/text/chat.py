@@ -9,7 +9,7 @@ import hashlib
 from typing import NamedTuple, cast
 
 from candlewick.artifacts.manifest import canonical_json
-from candlewick.tokenizer.chat import ANSWER, ROLES, Role
+from candlewick.tokenizer.chat import ROLES, Role
 
 
 class Message(NamedTuple):
@@ -35,11 +35,6 @@ def parse_messages(record: object, field: str) -> list[Message]:
             case _:
                 raise ValueError(f"message {number} is {str(item)[:80]}, not a role and a content of text")
     return messages
-
-
-def has_answer(messages: list[Message]) -> bool:
-    """Return whether the assistant says anything in a conversation."""
-    return any(message.role == ANSWER and message.content for message in messages)
 
 
 def chat_sha256(messages: list[Message]) -> str:

@@ -55,10 +55,10 @@ class Corpus:
         pairs = zip(self.files, self.hashes, strict=True)
         return json_sha256([[file.name, file.bytes, content] for file, content in pairs])
 
-    def documents(self, defects: TextDefects | None = None) -> Iterator[Document]:
-        """Yield the documents in order; see `read`."""
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents in order; see `read_documents`."""
         for file in self.files:
-            yield from read_documents(FileRange(file), self.config, TextDefects() if defects is None else defects)
+            yield from read_documents(FileRange(file), self.config, TextDefects())
 
 
 @lru_cache(maxsize=1 << 16)

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from candlewick.config import DataConfig
-from candlewick.data.text.chat import Message, chat_sha256, has_answer, parse_messages
+from candlewick.data.text.chat import Message, chat_sha256, parse_messages
 from candlewick.data.text.file_ranges import BOM, PART_BYTES, FileRange, cut_into_parts
 from candlewick.data.text.parquet import read_column, row_groups
 from candlewick.errors import DataError
-from candlewick.tokenizer.chat import Role, message_text
+from candlewick.tokenizer.chat import ANSWER, Role, message_text
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -152,7 +152,7 @@ class _DocumentReader:
             messages = [message._replace(content=content) for message, content in contents if content is not None]
             if len(messages) < len(contents):
                 return
-        if not has_answer(messages):
+        if not any(message.role == ANSWER and message.content for message in messages):
             self.defects.unanswered += 1
             return
         last = len(messages) - 1

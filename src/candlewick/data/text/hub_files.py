@@ -91,8 +91,8 @@ def card_patterns(card: str, split: str, name: str) -> list[str] | None:
         )
     patterns: list[str] = []
     for entry in _list(_get(chosen[0], "data_files")):
-        side, paths = (_get(entry, "split"), _get(entry, "path")) if isinstance(entry, dict) else ("train", entry)
-        if (side or "train") == split:
+        paths = _get(entry, "path") if isinstance(entry, dict) else entry
+        if (_get(entry, "split") or "train") == split:
             patterns += map(str, _list(paths))
     return patterns
 

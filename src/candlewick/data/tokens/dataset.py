@@ -74,11 +74,6 @@ class Shard:
         if self.targets is None and self.text_bytes == 0:
             raise ValueError(f"{self.name}: text_bytes=0")
 
-    def file_bytes(self, item_bytes: int) -> dict[str, int]:
-        """Return the size of each file of the shard by extension; a token has `item_bytes` bytes."""
-        sizes = {"bin": self.tokens * item_bytes, "idx": self.documents * 8}
-        return sizes if self.targets is None else {**sizes, "msk": self.tokens}
-
 
 def write_shard(
     folder: Path,
@@ -189,7 +184,8 @@ def verify_shards(dataset: TokenDataset) -> None:
         if shard.targets is not None:
             mask = _map_file(path.with_suffix(".msk"), np.uint8)
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
-                raise ArtifactError(f"{path.with_suffix('.msk')}: not 1 for {shard.targets} tokens, else 0", _FIX)
+                problem = f"should mark {shard.targets} tokens with 1, and the others with 0"
+                raise ArtifactError(f"{path.with_suffix('.msk')} {problem}", _FIX)
         if int(tokens.max()) > shard.max_id:
             raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says {shard.max_id}", _FIX)
         if (np.diff(document_ends, prepend=0) <= 0).any() or (document_ends > shard.tokens).any():
@@ -206,9 +202,10 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
         sizes = {entry.name: entry.bytes for entry in manifest.files}
         item_bytes = token_dtype(vocab_size).itemsize
         for shard in shards:
-            if shard.targets is None and not shard.text_bytes:
-                raise ValueError(f"{shard.name}: text_bytes=0")
-            for extension, size in shard.file_bytes(item_bytes).items():
+            file_bytes = {"bin": shard.tokens * item_bytes, "idx": shard.documents * 8}
+            if shard.targets is not None:
+                file_bytes["msk"] = shard.tokens
+            for extension, size in file_bytes.items():
                 name = f"shards/{shard.name}.{extension}"
                 if sizes.get(name) != size:
                     raise ArtifactError(f"{folder / name} has another number of tokens than its manifest", _FIX)

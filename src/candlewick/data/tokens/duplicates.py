@@ -7,7 +7,6 @@ Memory: 24 bytes per document, and 24 to sort. A copy of a document of the *othe
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.documents import Document, TextDefects, read_documents
+from candlewick.data.text.documents import TextDefects, read_documents
 from candlewick.data.text.file_ranges import FileRange, SourceFile
 from candlewick.data.tokens.plan import group_documents
 from candlewick.data.tokens.workers import map_in_processes
@@ -30,24 +29,21 @@ def hash_documents(config: DataConfig, file_ranges: tuple[FileRange, ...]) -> li
     """Return the positions and hashes of the documents of each range."""
     hashes_of_ranges: list[Hashes] = []
     for file_range in file_ranges:
-        rows = list(_hash_each(read_documents(file_range, config, TextDefects())))
-        hashes = np.frombuffer(b"".join(digest for _, digest in rows), np.uint64).reshape(-1, 2)
-        hashes_of_ranges.append((np.array([position for position, _ in rows], np.int64), hashes))
+        positions, digests = list[int](), list[bytes]()
+        state = hashlib.blake2b(digest_size=16)
+        for part in read_documents(file_range, config, TextDefects()):
+            if part.starts_document:
+                state = hashlib.blake2b(digest_size=16)
+            if part.role is None:
+                state.update(part.text.encode())
+            elif part.chat_sha256 is not None:
+                state.update(part.chat_sha256.encode())
+            if part.ends_document:
+                positions.append(part.position)
+                digests.append(state.digest())
+        hashes = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
+        hashes_of_ranges.append((np.array(positions, np.int64), hashes))
     return hashes_of_ranges
-
-
-def _hash_each(parts: Iterator[Document]) -> Iterator[tuple[int, bytes]]:
-    """Yield the position of each document and the hash of its text; `parts` may be parts of documents."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if part.starts_document:
-            state = hashlib.blake2b(digest_size=16)
-        if part.role is None:
-            state.update(part.text.encode())
-        elif part.chat_sha256 is not None:
-            state.update(part.chat_sha256.encode())
-        if part.ends_document:
-            yield part.position, state.digest()
 
 
 def find_repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -129,7 +129,13 @@ def _encode(
     output = TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id, tokenizer.end_id)
     duplicates = 0
     if job.needs_streaming:
-        holdout, results = _encode_streams(job, output, identity, progress)
+        holdout, results = ("hash" if job.hold_out else "given"), TaskResults()
+        sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
+        for side, text in sides.items():
+            if text is not None:
+                sources = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
+                shared = results, output, identity, job.hold_out, job.workers, progress
+                StreamPreparation(sources, side, *shared).prepare()
         tasks, receipts, backend = results.tasks, results.receipts, results.backend
     else:
         train, validation = (
@@ -146,20 +152,6 @@ def _encode(
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
     return files, details, backend
-
-
-def _encode_streams(
-    job: EncodeJob, output: TokenOutput, identity: str, progress: ProgressCallback | None
-) -> tuple[Holdout, TaskResults]:
-    """Encode text of the Hub, or of this disk beside such text, file after file; see `data.tokens.stream`."""
-    results = TaskResults()
-    sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
-    for side, text in sides.items():
-        if text is not None:
-            files = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
-            stream = StreamPreparation(files, side, results, output, identity, job.hold_out, job.workers, progress)
-            stream.prepare()
-    return ("hash" if job.hold_out else "given"), results
 
 
 def _describe(vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:

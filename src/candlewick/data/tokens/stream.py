@@ -70,18 +70,18 @@ class StreamPreparation:
         key = json_sha256([self.identity, self.files.fingerprint, settings, limits, len(results.tasks)])
         finished_files = self._restore(state_path, key)
         sizes = [file.bytes for file in self.files.files]
-        is_bounded = (self.max_tokens or self.max_documents) is not None
-        if not self._reached_limit():
-            for number, file in self.files.iter_downloaded(len(finished_files), downloads, 0 if is_bounded else 1):
-                first, num_documents = len(results.tasks), results.documents
-                self._prepare_file(file)
-                keys = [[task.index, task.key] for task in results.tasks[first:]]
-                finished_files.append({"tasks": keys, "documents": results.documents - num_documents})
-                replace_durable(state_path, canonical_json({"key": key, "files": finished_files}))
-                if self.progress and self.config.max_tokens is None:
-                    self.progress(sum(sizes[: number + 1]), sum(sizes))
-                if self._reached_limit():
-                    break
+        ahead = 1 if self.max_tokens is None and self.max_documents is None else 0
+        downloaded = self.files.iter_downloaded(
+            len(finished_files), downloads, ahead, lambda _: not self._reached_limit()
+        )
+        for number, file in downloaded:
+            first, num_documents = len(results.tasks), results.documents
+            self._prepare_file(file)
+            keys = [[task.index, task.key] for task in results.tasks[first:]]
+            finished_files.append({"tasks": keys, "documents": results.documents - num_documents})
+            replace_durable(state_path, canonical_json({"key": key, "files": finished_files}))
+            if self.progress and self.config.max_tokens is None:
+                self.progress(sum(sizes[: number + 1]), sum(sizes))
         shutil.rmtree(downloads, ignore_errors=True)
         if self.max_tokens is not None and not self._reached_limit():
             counts = results.tokens, self.max_tokens

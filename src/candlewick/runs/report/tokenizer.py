@@ -7,9 +7,8 @@ from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.errors import ConfigError, DataError
 from candlewick.runs.sources import open_tokenizer
-from candlewick.tokenizer.artifact import KIND
+from candlewick.tokenizer.artifact import KIND, measure
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.tokenizer.report import measure
 
 
 def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | None) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def test_mixture_loader_reads_sources_by_weight_and_restores_its_state():
     data = {"mixture": [{"shards": ["x"], "weight": 1}, {"shards": ["y"], "weight": 2}]}
     sources = make_split(80), make_split(3200, dataset_id="other")
     loader = make_loader(*sources, data=data)
-    assert loader.num_rows == 10 + 400
+    assert loader.order.num_rows == 10 + 400
     for _ in range(5):
         loader.next()
     assert loader.order.repetitions(loader.rows_read) == (20 / 10, 40 / 400)
@@ -306,7 +306,7 @@ def test_loader_counts_returned_rows_with_a_batch_ramp():
     counts = []
     for _ in range(4):
         loader.next()
-        counts.append((loader.rows_read, loader.state()["samples"], loader.epoch * loader.num_rows))
+        counts.append((loader.rows_read, loader.state()["samples"], loader.epoch * loader.order.num_rows))
     loader.close()
     assert counts == [(n, n, n) for n in (4, 8, 20, 32)]
 

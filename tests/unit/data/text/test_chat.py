@@ -6,7 +6,7 @@ import pytest
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
-from candlewick.data.text.chat import Message, chat_sha256, has_answer, parse_messages
+from candlewick.data.text.chat import Message, chat_sha256, parse_messages
 from candlewick.data.text.file_ranges import Split
 from candlewick.data.text.holdout import hash_split
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
@@ -171,6 +171,4 @@ def test_parse_messages_keeps_role_and_content():
     row = {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]}
     messages = parse_messages(row, "messages")
     assert messages == [Message("user", "a"), Message("assistant", "c")]
-    assert has_answer(messages)
-    assert not has_answer(messages[:1])
     assert chat_sha256(messages) != chat_sha256([Message("user", "ac"), Message("assistant", "")])

@@ -326,8 +326,8 @@ def test_masks_and_ends_are_those_that_were_written(tmp_path):
 @pytest.mark.parametrize(
     ("shard", "said"),
     [
-        ({"mask": (0, 2, 1, 0, 1, 0), "targets": 3}, r"train-00000\.msk is not 1 for 3 tokens"),
-        ({"targets": 3}, r"train-00000\.msk is not 1 for 3 tokens"),
+        ({"mask": (0, 2, 1, 0, 1, 0), "targets": 3}, r"train-00000\.msk should mark 3 tokens with 1"),
+        ({"targets": 3}, r"train-00000\.msk should mark 3 tokens with 1"),
         ({"ends": (0, 3)}, r"train-00000\.idx has document ends that are not in order"),
         ({"ends": (3, 3)}, r"train-00000\.idx has document ends that are not in order"),
         ({"ends": (3, 7)}, r"train-00000\.idx has document ends that are not in order"),

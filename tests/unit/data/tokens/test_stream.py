@@ -242,7 +242,7 @@ def test_one_file_is_fetched_ahead_unless_there_may_be_enough(hub, make, monkeyp
     monkeypatch.setattr(
         SourceFiles,
         "iter_downloaded",
-        lambda self, start, to, ahead: asked.append(ahead) or iter_downloaded(self, start, to, ahead),
+        lambda self, start, to, ahead, more: asked.append(ahead) or iter_downloaded(self, start, to, ahead, more),
     )
     for settings in ({}, {"max_tokens": 500}, {"max_documents": 50}):
         make(f"of-{len(asked)}", **settings)
