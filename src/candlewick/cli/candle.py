@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import add_config, add_count, add_output, as_sentence, setup_logging
-from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_overrides
+from candlewick.cli.orchestrate import BATCH_NOTE, stream_overrides
 from candlewick.cli.output import print_note
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 

@@ -23,8 +23,8 @@ from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.resume import result_settings
 from candlewick.runs.sharding import Notify
+from candlewick.runs.start import result_settings
 from candlewick.runs.train import hold_run, log_file
 from candlewick.train.plan import Resume, checkpoint_directories
 
