@@ -1,15 +1,5 @@
 """Every error that Candlewick raises on purpose, and the exit code each one becomes.
 
-    CandlewickError
-    |- ConfigError        2  a setting or a command line is wrong
-    |- DataError          3  text, shards or their manifest cannot be used
-    |- TokenizerError     3  a tokenizer cannot be used, or is another one than expected
-    |- CheckpointError    3  a checkpoint is missing, damaged, or of another run
-    |- ArtifactError      3  a folder's manifest does not match what lies in it
-    |- MachineError       4  the machine cannot do it: disk, permissions, device, missing package
-    |- RunInterrupted     5  stopped on request, saved, can be resumed
-    `- RunDiverged        6  training left the finite numbers
-
 A message says what is wrong, where, both values, and the fix; the command line prints it on one line, without a
 traceback. Any other exception that reaches the command line is a bug, and keeps its traceback.
 """

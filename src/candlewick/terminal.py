@@ -1,6 +1,6 @@
 """Show log records, progress bars and text of a model to a person, always on standard error.
 
-The command line configures the log once (`setup`); a run adds its log file (`add_file`). Below `cli`, only this
+The command line configures the log once (`setup`); a run adds its log file (`log_file`). Below `cli`, only this
 module and the display of a training run write to the terminal.
 """
 
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 Level = Literal["debug", "info", "warning", "error"]
-ProgressCallback = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _C1 = dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -54,12 +52,17 @@ def setup(level: Level = "info") -> None:
     root.propagate = False
 
 
-def add_file(path: Path) -> logging.Handler:
-    """Append the package's log records to a file too; return the handler, which the caller closes."""
-    handler = _LogFile(path, encoding="utf-8")
+@contextmanager
+def log_file(path: Path) -> Generator[None]:
+    """Append the package's log records to a file too while the block runs."""
+    handler, root = _LogFile(path, encoding="utf-8"), logging.getLogger("candlewick")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("candlewick").addHandler(handler)
-    return handler
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def progress_enabled() -> bool:
@@ -68,7 +71,7 @@ def progress_enabled() -> bool:
 
 
 @contextmanager
-def bytes_progress(label: str) -> Generator[ProgressCallback]:
+def bytes_progress(label: str) -> Generator[Callable[[int, int], None]]:
     """Yield a function that takes (bytes done, bytes in all) and shows them on standard error."""
     from rich import progress  # noqa: PLC0415  # `--help` sets up a log and needs no bars
     from rich.console import Console  # noqa: PLC0415
@@ -95,7 +98,7 @@ def track(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     return progress.track(items, label, total, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _print_lines(label: str) -> ProgressCallback:
+def _print_lines(label: str) -> Callable[[int, int], None]:
     start = last_time = time.monotonic()
 
     def report(done: int, total: int) -> None:

@@ -27,8 +27,8 @@ from candlewick.checkpoint import huggingface
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.open import read_state
 from candlewick.checkpoint.safetensors import MODEL, read_tensors
-from candlewick.cli import orchestrate_flags
 from candlewick.cli.main import build_parser
+from candlewick.cli.orchestrate import flag_overrides
 from candlewick.config import LionConfig, ModelConfig, MuonConfig, RunConfig, SchedulerConfig, Section
 from candlewick.config.keys import key_types
 from candlewick.config.load import load_config, load_with_origins
@@ -326,7 +326,7 @@ def test_an_added_schedule_is_a_flag_of_orchestrate(monkeypatch):
         build_parser("orchestrate").parse_args(words)
     with halving(monkeypatch):
         args = build_parser("orchestrate").parse_args(words)
-        assert 'scheduler.strategy="halving"' in orchestrate_flags.flag_overrides(args)
+        assert 'scheduler.strategy="halving"' in flag_overrides(args)
 
 
 def test_an_added_parameter_needs_an_initial_value_and_a_role(tiny, tmp_path, monkeypatch):

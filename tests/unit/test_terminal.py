@@ -18,9 +18,8 @@ def test_log_records_go_to_standard_error_with_level_and_module(capsys):
 
 def test_debug_records_go_to_the_log_file_only(tmp_path, capsys):
     terminal.setup()
-    handler = terminal.add_file(tmp_path / "log.txt")
-    logging.getLogger("candlewick").debug("detail")
-    handler.close()
+    with terminal.log_file(tmp_path / "log.txt"):
+        logging.getLogger("candlewick").debug("detail")
     assert capsys.readouterr().err == ""
     assert "DEBUG candlewick: detail" in (tmp_path / "log.txt").read_text()
 
@@ -34,10 +33,8 @@ def test_setup_twice_does_not_duplicate_log_lines(capsys):
 
 def test_log_records_go_to_the_log_file_and_standard_error(tmp_path, capsys):
     terminal.setup()
-    handler = terminal.add_file(tmp_path / "run.log")
-    logging.getLogger("candlewick.train").info("step 1, é")
-    handler.close()
-    logging.getLogger("candlewick").removeHandler(handler)
+    with terminal.log_file(tmp_path / "run.log"):
+        logging.getLogger("candlewick.train").info("step 1, é")
     logging.getLogger("candlewick.train").info("step 2")
     lines = (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1
@@ -48,10 +45,8 @@ def test_log_records_go_to_the_log_file_and_standard_error(tmp_path, capsys):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_log_file_on_a_full_disk_gives_one_warning_line_per_failure(capsys):
     terminal.setup()
-    handler = terminal.add_file(Path("/dev/full"))
-    logging.getLogger("candlewick").info("step 1")
-    logging.getLogger("candlewick").removeHandler(handler)
-    handler.close()
+    with terminal.log_file(Path("/dev/full")):
+        logging.getLogger("candlewick").info("step 1")
     assert capsys.readouterr().err.splitlines() == [
         "INFO candlewick: step 1",
         "WARNING /dev/full cannot be written: [Errno 28] No space left on device",
@@ -69,19 +64,17 @@ def test_log_records_follow_a_redirected_standard_error(monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_log_file_on_a_full_disk_warns_and_raises_nothing(capsys):
     terminal.setup()
-    handler = terminal.add_file(Path("/dev/full"))
-    logging.getLogger("candlewick").info("a line")
-    handler.close()
+    with terminal.log_file(Path("/dev/full")):
+        logging.getLogger("candlewick").info("a line")
     assert "WARNING /dev/full cannot be written: [Errno 28]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_terminal_shows_records_from_its_level_and_the_file_all(level, shown, tmp_path, capsys):
     terminal.setup(level)
-    handler = terminal.add_file(tmp_path / "log.txt")
-    for name in ("debug", "info", "warning", "error"):
-        getattr(logging.getLogger("candlewick"), name)("a line")
-    handler.close()
+    with terminal.log_file(tmp_path / "log.txt"):
+        for name in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger("candlewick"), name)("a line")
     assert capsys.readouterr().err.count("a line") == shown
     assert (tmp_path / "log.txt").read_text().count("a line") == 4
 

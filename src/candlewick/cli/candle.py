@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import add_config, add_count, add_output, as_sentence, setup_logging
-from candlewick.cli.orchestrate_flags import BATCH_NOTE, stream_overrides
+from candlewick.cli.orchestrate import BATCH_NOTE, stream_overrides
 from candlewick.cli.output import print_note
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
@@ -53,8 +53,7 @@ def streaming_overrides(config: str) -> list[str]:
 
 def train_tokenizer(args: argparse.Namespace) -> tuple[Any, bool] | None:
     """Make the tokenizer of a tokenizer configuration; None if --config is none of transformer_candle."""
-    from candlewick.compat.candle.tokenizer import read_tokenizer_config
-    from candlewick.compat.candle.tokenizer_training import train_candle_tokenizer
+    from candlewick.compat.candle.tokenizer import read_tokenizer_config, train_candle_tokenizer
 
     config = read_tokenizer_config(args.config)
     if config is None:

@@ -2,12 +2,36 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from candlewick.cli import data_fetch, data_preprocess, data_shard
-from candlewick.cli.arguments import add_action, add_config, add_count, add_logging, add_sources, load_config
+from candlewick.cli.arguments import (
+    add_action,
+    add_choice,
+    add_config,
+    add_count,
+    add_logging,
+    add_option,
+    add_sources,
+    load_config,
+    setup_logging,
+)
+from candlewick.cli.environment import use_hub
 from candlewick.cli.output import emit_json, escape_for_terminal
+from candlewick.errors import ConfigError, DataError
+
+_SMOKE_DOCUMENTS = 20_000
+_SMOKE_SHARE = 0.1
+_ROOT = Path("/workspace/datasets")
+_DATASET = "HuggingFaceFW/fineweb"
+_DESCRIPTION = """Write documents as text shards, with a manifest that holds the hash of every shard. No document
+is lost or cut short silently. After an interruption, the same command continues with the next document and
+writes the same bytes."""
+_SOURCE = "file, folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION[/PATH]; repeatable"
+_MODE = """smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with
+--source): all documents, none held out; split: all documents, --val-ratio of them held out"""
+_FORMAT = 'jsonl: a {"text": ...} per line, lossless; text: a document per line, in which line ends become spaces'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(prepare)
     add_logging(prepare)
 
-    for action in (data_shard, data_fetch, data_preprocess):
-        action.add_arguments(actions)
+    _add_shard(actions)
+    _add_fetch(actions)
+    _add_preprocess(actions)
 
     verify = add_action(actions, "verify", _verify, "check every byte of a folder of token shards or text shards")
     inspect = add_action(actions, "inspect", _inspect, "show what a token dataset contains")
@@ -40,6 +65,149 @@ def _prepare(args: argparse.Namespace) -> None:
         return
     print(f"{'up to date' if result['reused'] else 'wrote'}: {args.output}")
     _print_splits(result["details"])
+
+
+def _add_shard(actions: Any) -> None:
+    parser = add_action(actions, "shard", _shard, "write text as shards with hashes, from files or from the Hub")
+    parser.description = _DESCRIPTION
+    add = partial(add_option, parser)
+    add("--source", "SOURCE", _SOURCE, action="append", default=[])
+    add("--dataset", "OWNER/NAME", f"dataset on the Hub; without --source default {_DATASET}")
+    add("--split", "NAME", "dataset split", default="train")
+    parser.add_argument("--mode", choices=("smoke", "prod", "split"), help=_MODE)
+    add_count(parser, "--take", "maximum number of documents")
+    add("--val-ratio", "X", "share of documents to hold out, chosen by their hashes", type=float)
+    add_count(parser, "--seed", "seed that selects the held-out documents", default=17, least=0)
+    add_count(parser, "--lines-per-shard", "documents per shard", default=200_000)
+    add_choice(parser, "--format", ("jsonl", "text"), _FORMAT)
+    parser.add_argument("--gzip", action="store_true", help="compress the shards")
+    add("--text-field", "NAME", "column that holds the text", default="text")
+    add_choice(parser, "--documents", ("line", "file"), "what a document of a .txt file is")
+    add("--output", "DIR", "folder to write to: DIR/train and DIR/val", type=Path)
+    for name in ("train", "val"):
+        add(f"--{name}-output", "DIR", f"folder of the {name} shards; default {_ROOT}/{name}", type=Path)
+    add_count(parser, "--workers", "number of files to download ahead", default=1)
+    add("--hf-token", "TOKEN", "token for the Hub; HF_TOKEN is safer: other users of this machine cannot see it")
+    add("--cache-root", "DIR", "download directory, also for HF_HOME; default: beside --train-output", type=Path)
+    add_logging(parser)
+
+
+def _shard(args: argparse.Namespace) -> None:
+    if args.source and args.dataset:
+        raise ConfigError("--source and --dataset both say what to read", "give one of them")
+    sources = args.source or [f"hf://datasets/{args.dataset or _DATASET}"]
+    mode = args.mode or ("prod" if args.source else "smoke")
+    take, share = _select_documents(args, mode)
+    use_hub(token=args.hf_token, home=args.cache_root)
+    setup_logging(args)
+
+    from candlewick.config import DataConfig
+    from candlewick.runs.datasets import Outputs, ShardSettings, write_shards
+
+    settings = ShardSettings(
+        args.lines_per_shard, take, share, args.seed, args.format, args.gzip, args.split, mode
+    )
+    config = DataConfig(documents=args.documents, text_field=args.text_field)
+    root = args.output or _ROOT
+    outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
+    result = write_shards(sources, outputs, settings, config, cache=args.cache_root, workers=args.workers)
+    if emit_json(args, result):
+        return
+    state = "up to date" if result["reused"] else "wrote"
+    for shards in result["outputs"]:
+        documents, count, size = (shards[f"total_{what}"] for what in ("lines", "shards", "bytes"))
+        print(f"{state}: {shards['output']}: {documents:,} documents in {count:,} shards, {size:,} bytes")
+
+
+def _select_documents(args: argparse.Namespace, mode: str) -> tuple[int | None, float]:
+    """Return the maximum number of documents and the share to hold out. Raises ConfigError."""
+    if args.val_ratio is not None and not 0.0 <= args.val_ratio < 1.0:
+        raise ConfigError(f"--val-ratio {args.val_ratio} is not a share from 0 to below 1", "give another one")
+    if mode == "split" and not args.val_ratio:
+        raise ConfigError("--mode split holds out a share", "give --val-ratio X")
+    if mode != "smoke":
+        return args.take, args.val_ratio or 0.0
+    if (args.take or 0) > _SMOKE_DOCUMENTS:
+        raise ConfigError(
+            f"--take {args.take} is more than the {_SMOKE_DOCUMENTS} documents of --mode smoke", "give --mode prod"
+        )
+    return args.take or _SMOKE_DOCUMENTS, _SMOKE_SHARE if args.val_ratio is None else args.val_ratio
+
+
+def _add_fetch(actions: Any) -> None:
+    parser = add_action(actions, "fetch", _fetch, "download datasets from the Hub as text shards")
+    about = "known name (see --list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file with a list of "
+    about += "{name, source, split, text_field, take}"
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=about)
+    parser.add_argument("--list", action="store_true", help="print the known names and exit")
+    add_option(parser, "--output", "DIR", "folder to write to; each dataset gets its own folder in it", type=Path)
+    add_count(parser, "--workers", "number of files to download ahead", default=1)
+    add_logging(parser)
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    """Fetch datasets and print the state of each. Raises DataError if one failed."""
+    from candlewick.runs.datasets import KNOWN_DATASETS, fetch_datasets
+
+    setup_logging(args)
+    if args.list:
+        if not emit_json(args, KNOWN_DATASETS):
+            for name, source in KNOWN_DATASETS.items():
+                print(f"{name:<24}{source}")
+        return
+    if not args.datasets or args.output is None:
+        raise ConfigError("no dataset or no folder to write to is given", "give DATASET and --output, or --list")
+    results = fetch_datasets(args.datasets, args.output, args.workers)
+    if not emit_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
+        for result in results:
+            manifest = result.manifest
+            state = "failed" if manifest is None else "up to date" if result.reused else "fetched"
+            summary = result.problem if manifest is None else f"{manifest.details['total_lines']:,} documents"
+            print(f"{result.dataset.name:<24}{state:<12}{summary}")
+    if failed := [result for result in results if result.manifest is None]:
+        raise DataError(
+            f"{len(failed)} of {len(results)} datasets could not be fetched: {failed[0].problem}",
+            "run it again: finished datasets are kept",
+        )
+
+
+def _add_preprocess(actions: Any) -> None:
+    parser = add_action(
+        actions, "preprocess", _preprocess, "clean raw text into text shards, and count what is dropped"
+    )
+    output, source = Path("data/processed"), Path("data/raw")
+    about = f"folder to write to; default {output}"
+    parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=about)
+    add_option(parser, "--input", "DIR", "folder with text or a folder per corpus", type=Path, default=source)
+    which = parser.add_mutually_exclusive_group()
+    options: dict[str, Any] = {"action": "store_const", "dest": "which", "default": "all"}
+    which.add_argument("--mixed", **options, const="mixed", help="write all corpora as one, to OUT/mixed_corpus")
+    which.add_argument("--hf", **options, const="fetched", help="read only corpora that `data fetch` downloaded")
+    add_count(parser, "--min-line-bytes", "drop lines of fewer bytes", default=10, least=0)
+    parser.add_argument("--keep-control", action="store_true", help="keep control characters")
+    parser.add_argument("--keep-spaces", action="store_true", help="keep runs of white space as they are")
+    add_choice(parser, "--format", ("jsonl", "text"), "format of the shards, as in `data shard`")
+    add_choice(parser, "--documents", ("file", "line"), "what a document of a .txt file is")
+    add_logging(parser)
+
+
+def _preprocess(args: argparse.Namespace) -> None:
+    from candlewick.config import DataConfig
+    from candlewick.runs.datasets import Cleaning, preprocess_corpora
+
+    setup_logging(args)
+    cleaning = Cleaning(args.min_line_bytes, not args.keep_control, not args.keep_spaces)
+    options = {"format": args.format, "which": args.which}
+    config = DataConfig(documents=args.documents)
+    results = preprocess_corpora(args.input, args.output, cleaning, config, **options)
+    if emit_json(args, results):
+        return
+    heads = ("documents", "empty", "lines", "short", "control", "bytes kept")
+    columns = ("documents", "empty_documents", "lines", "short_lines", "control_characters", "bytes_after")
+    print(f"{'corpus':<24}" + "".join(f"{head:>14}" for head in heads))
+    for name, details in results.items():
+        print(f"{name:<24}" + "".join(f"{details['cleaning'][column]:>14,}" for column in columns))
+    print(f"wrote: {args.output} (dropped: empty documents, short lines, control characters)")
 
 
 def _verify(args: argparse.Namespace) -> None:

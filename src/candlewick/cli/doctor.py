@@ -1,7 +1,6 @@
 """`candlewick doctor`: check this machine, and show what a run on it would use.
 
-Each line is `ok`, `warn` (training works, but something is slower or missing) or `broken` (training cannot work);
-the last two say what to do about it. The exit code is 4 when something is broken, else 0.
+The exit code is 4 when something is broken, else 0. See `Finding.status`.
 """
 
 import argparse

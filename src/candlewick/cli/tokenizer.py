@@ -3,15 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import add_action, add_config, add_logging, add_output, add_sources, load_config
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
-
-if TYPE_CHECKING:
-    from candlewick.config import RunConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +43,13 @@ def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) ->
 def _train(args: argparse.Namespace) -> None:
     from candlewick.runs.prepare import prepare_tokenizer
 
-    manifest, reused = candle.train_tokenizer(args) or prepare_tokenizer(_configure_training(args), args.output)
+    trained = candle.train_tokenizer(args)
+    if trained is None:
+        config = load_config(args)
+        if args.output is None:
+            raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
+        trained = prepare_tokenizer(config, args.output)
+    manifest, reused = trained
     details = manifest.details
     summary = {"id": manifest.id, "details": details, "config": manifest.config}
     if emit_json(args, {"output": args.output, "reused": reused, **summary}):
@@ -55,18 +58,6 @@ def _train(args: argparse.Namespace) -> None:
     print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")
     if details["heldout"]["tokens"]:
         print(f"{details['heldout']['bytes_per_token']:.3f} bytes per token on held-out text")
-
-
-def _configure_training(args: argparse.Namespace) -> "RunConfig":
-    """Load the configuration. Raises ConfigError without a text or a folder to write to."""
-    config = load_config(args)
-    if args.output is None:
-        raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
-    if not (config.data.train_shards or config.data.mixture):
-        raise ConfigError(
-            "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
-        )
-    return config
 
 
 def _inspect(args: argparse.Namespace) -> None:

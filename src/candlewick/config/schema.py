@@ -1,10 +1,8 @@
 """The tree of settings as a JSON schema, and as sections with words for each type and default.
 
-    json_schema()   lets editors complete and check a configuration
-    sections()      yields each section with the schema of its settings, for pages and explanations
-
-The schema accepts whatever the loader accepts in YAML and JSON. No setting is required, because the file that a
-configuration extends may have it. Relations between settings are checked by the loader alone.
+Editors complete and check a configuration with the schema. It accepts whatever the loader accepts in YAML and
+JSON. No setting is required, because the file that a configuration extends may have it. Relations between settings
+are checked by the loader alone.
 """
 
 import json

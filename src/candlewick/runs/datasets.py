@@ -1,9 +1,4 @@
-"""Token datasets and text shards made or examined on their own, not for a run. Torch is not imported.
-
-prepare_dataset     text -> a token dataset            write_shards         text -> text shards
-verify_dataset      every byte of either               fetch_datasets       the Hub -> text shards
-inspect_dataset     counts and the first tokens        preprocess_corpora   raw text -> clean text shards
-"""
+"""Token datasets and text shards made or examined on their own, not for a run. Torch is not imported."""
 
 import hashlib
 from collections.abc import Sequence

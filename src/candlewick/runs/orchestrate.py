@@ -23,9 +23,10 @@ from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.runs.resume import result_settings
 from candlewick.runs.sharding import Notify
-from candlewick.runs.train import hold_run, log_file
+from candlewick.runs.start import result_settings
+from candlewick.runs.train import hold_run
+from candlewick.terminal import log_file
 from candlewick.train.plan import Resume, checkpoint_directories
 
 
@@ -74,7 +75,7 @@ def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> 
         if checkpoint.is_dir():
             notify(f"training   reused, up to date: {checkpoint}")
             return checkpoint
-    with log_file(run_dir):
+    with log_file(run_dir / "log.txt"):
         outcome = train_prepared(prepared)
     newest = list_checkpoints(directory)[-1]
     result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})

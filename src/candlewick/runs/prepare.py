@@ -156,7 +156,9 @@ def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
     """
     texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}))
     if not texts:
-        raise ConfigError("there is no text to train on", "name files, folders or stdlib://")
+        raise ConfigError(
+            "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
+        )
     with bytes_progress("tokenizer") as progress:
         return make_tokenizer(training_text(config.data, texts), config.tokenizer, output, progress=progress)
 

@@ -27,7 +27,6 @@ from candlewick.data.text.source_files import SourceFiles, open_text
 from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
-from candlewick.runs.resume import require_same_settings, resume_run
 from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
     dataset_tokenizer,
@@ -37,7 +36,7 @@ from candlewick.runs.sources import (
     training_sources,
     with_datasets,
 )
-from candlewick.runs.start import inherit_model, open_parent
+from candlewick.runs.start import inherit_model, open_parent, require_same_settings, resume_run
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end

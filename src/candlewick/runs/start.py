@@ -1,7 +1,8 @@
-"""A new run that starts from the weights of another checkpoint, and takes its model over.
+"""The start of a run: from the weights of another checkpoint, or on from its own newest one.
 
-Settings may differ from that model only in what needs no other weights: dropout, context and angles of the
-positions, windows, more vocabulary rows.
+A new run takes the model of the other checkpoint over. Settings may differ from it only in what needs no other
+weights: dropout, context and angles of the positions, windows, more vocabulary rows. A run that goes on has the
+settings of its checkpoint.
 """
 
 from collections.abc import Sequence
@@ -9,11 +10,11 @@ from pathlib import Path
 
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.errors import ConfigError
-from candlewick.hub import SCHEME, fetch_model, open_repo
+from candlewick.errors import CheckpointError, ConfigError
+from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
 from candlewick.runs.sources import dataset_tokenizer, encoding_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import InitFrom
+from candlewick.train.plan import InitFrom, Resume
 
 MODEL_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
@@ -25,6 +26,7 @@ _FREE_FIELDS = {
     *("rope_theta", "rope_scaling", "sliding_window", "full_attention_every"),
 }
 _SAME_ANGLES = {"preapply", "on_the_fly"}  # of rope_mode
+_MAX_VALUE_CHARS = 200
 
 
 def find_model(source: str, files: Sequence[str] = MODEL_FILES) -> tuple[str, Path]:
@@ -87,3 +89,57 @@ def _combine(settings: ModelConfig, shape: ModelConfig, folder: Path) -> ModelCo
             "takes its model over",
         )
     return shape.replaced(**{"vocab_size": None, **{name: values[name] for name in free & values.keys()}})
+
+
+def resume_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume]:
+    """Return the config with the `init_from` of the run's first start, and the start from its newest checkpoint.
+
+    Raises ConfigError if the config names another `init_from`.
+    """
+    uri = config.runtime.checkpoint.init_from
+    saved = newest.state["config"].get("runtime", {}).get("checkpoint", {}).get("init_from")
+    if saved != uri and not (uri and saved and _is_pinned(uri, saved)):
+        raise ConfigError(
+            f"the run of {newest.folder} has runtime.checkpoint.init_from={saved}, it goes on with {uri}",
+            "set it to what the run began with, or resume without --config",
+        )
+    if saved != uri:
+        config = config.replaced(runtime={"checkpoint": {"init_from": saved}})
+    assert newest.manifest is not None, "a checkpoint of a run has one"
+    inputs = newest.manifest.inputs
+    return config, Resume(newest, inputs.get("parent"), str(inputs.get("tokenizer")))
+
+
+def _is_pinned(uri: str, saved: str) -> bool:
+    """Return whether `saved` is the address `uri` with the commit that its branch had when the run began."""
+    if not (uri.startswith(SCHEME) and saved.startswith(SCHEME)):
+        return False
+    new, old = parse_uri(uri), parse_uri(saved)
+    return (new.kind, new.name, new.path) == (old.kind, old.name, old.path) and old.is_pinned and not new.is_pinned
+
+
+def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
+    """Return the settings that change the result, by section: not log intervals, not the number of workers."""
+    data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
+    return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
+
+
+def require_same_settings(config: RunConfig, newest: Checkpoint, *, all_sections: bool) -> None:
+    """Raise ConfigError that names each setting in which a run differs from its checkpoint, with both values.
+
+    Settings that change no result are free. Without `all_sections` only those of the model must be the same, and
+    it is a CheckpointError.
+    """
+    sections = result_settings(config) if all_sections else {"model": config.model.model_dump(mode="json")}
+    saved = newest.state["config"]
+    different = [
+        f"{section}.{key} (was {str(before)[:_MAX_VALUE_CHARS]}, is {str(value)[:_MAX_VALUE_CHARS]})"
+        for section, values in sections.items()
+        for key, value in values.items()
+        if value != (before := saved.get(section, {}).get(key))
+    ]
+    if different:
+        raise (ConfigError if all_sections else CheckpointError)(
+            f"{newest.folder} was written with other settings: {', '.join(different)}",
+            "put them back, or choose another --run-dir",
+        )

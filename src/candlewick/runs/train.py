@@ -1,6 +1,5 @@
 """Train a run: decide it, prepare the text that is missing, train it. Only the last of them imports torch."""
 
-import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from candlewick.checkpoint.layout import remove_leftovers
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import Request, resolve
-from candlewick.terminal import add_file
+from candlewick.terminal import log_file
 from candlewick.train.plan import checkpoint_directories
 
 
@@ -20,7 +19,7 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
     Raises ConfigError when the folder holds a run and `resume` is false, and any other CandlewickError.
     """
-    with hold_run(config, run_dir), log_file(run_dir):
+    with hold_run(config, run_dir), log_file(run_dir / "log.txt"):
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
         prepared = prepare_run(plan)
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
@@ -35,14 +34,3 @@ def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
         for directory in checkpoint_directories(config, run_dir):
             remove_leftovers(directory)
         yield
-
-
-@contextmanager
-def log_file(run_dir: Path) -> Generator[None]:
-    """Write the log of a run to its log.txt too while the block runs."""
-    handler = add_file(run_dir / "log.txt")
-    try:
-        yield
-    finally:
-        logging.getLogger("candlewick").removeHandler(handler)
-        handler.close()

@@ -153,11 +153,9 @@ def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
 @pytest.mark.parametrize(("level", "times"), [("debug", 1), ("info", 1), ("warning", 0)])
 def test_reporter_shows_an_evaluation_once_and_not_at_warning_level(tmp_path, shown, capsys, level, times):
     terminal.setup(level)
-    log_file = terminal.add_file(tmp_path / "log.txt")
     reporter, state = make(tmp_path), TrainState(step=1)
-    with reporter.running(state):
+    with terminal.log_file(tmp_path / "log.txt"), reporter.running(state):
         reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
-    log_file.close()
     assert (shown.getvalue() + capsys.readouterr().err).count("validation") == times
     assert (tmp_path / "log.txt").read_text().count("validation") == 1
 

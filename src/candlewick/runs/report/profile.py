@@ -131,11 +131,13 @@ def _profile(trainer: Trainer, output: Path, steps: int) -> dict[str, Any]:
         update()
     spent = stopwatch.seconds()
     total = sum(spent.values())
+    memory = {name: sum(tensor.nbytes for tensor in group) for name, group in trainer.local_tensors().items()}
+    memory["peak" if device.type == "cuda" else "process"] = memory_bytes(device)
     return {
         "steps": steps,
         "step_seconds": total / steps,
         "parts": [{"part": p, "seconds": s / steps, "share": s / total} for p, s in spent.items()],
-        "memory": {"activations": activations, **_memory(trainer, device)},
+        "memory": {"activations": activations, **memory},
         "operators": _trace(update, steps, output, device, ignored=set(spent)),
         "output": str(output),
     }
@@ -228,9 +230,3 @@ def _activations(trainer: Trainer, batch: Batch) -> int:
     gradients = filter(lambda grad: grad is not None, loss.grad_fn.grads)  # made on the way forward, not saved
     # until here the loss holds on to all tensors that were recorded, so no two of them had the same memory
     return sum(sizes.values()) + sum(grad.nbytes for grad in gradients)
-
-
-def _memory(trainer: Trainer, device: torch.device) -> dict[str, int]:
-    """Return the bytes of the tensors between steps, and the peak on CUDA, else the memory of the process."""
-    sizes = {name: sum(tensor.nbytes for tensor in group) for name, group in trainer.local_tensors().items()}
-    return sizes | {"peak" if device.type == "cuda" else "process": memory_bytes(device)}
