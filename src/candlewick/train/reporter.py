@@ -4,18 +4,15 @@ The reporter keeps the clock: the time since the last event is charged to the ac
 """
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from candlewick.config import RuntimeConfig
 from candlewick.data.rows.loader import Loader
-from candlewick.model.flops import FlopsPerToken
 from candlewick.terminal import progress_enabled
 from candlewick.train.monitor.display import Display
-from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
+from candlewick.train.monitor.telemetry import Telemetry
 from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -111,10 +108,3 @@ class Reporter:
     def _say(self, text: str) -> None:
         self._display.message(text)
         logger.debug("%s", text, extra={"is_shown": self._is_shown})
-
-
-def build_telemetry(
-    flops: FlopsPerToken, device: torch.device, world_size: int, work: Callable[[int], float] = float
-) -> Telemetry:
-    """Return the telemetry of a run on `world_size` devices; `work` as of `Telemetry`."""
-    return Telemetry(flops, measure_peak_flops(device) * world_size, device=device, work=work)

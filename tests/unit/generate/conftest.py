@@ -16,7 +16,7 @@ class Letters:
     def decode(self, ids, *, skip_special=True):
         return "".join(chr(96 + token) for token in ids if token or not skip_special)
 
-    def decode_part(self, ids):
+    def decode_continuation(self, ids):
         return self.decode(ids)
 
 
