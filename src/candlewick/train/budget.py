@@ -10,10 +10,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from candlewick.config import RunConfig, SchedulerConfig
+from candlewick.config import SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
-from candlewick.optim.schedule import SCHEDULES, multiplier
+from candlewick.optim.schedule import SCHEDULES
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
@@ -40,11 +40,6 @@ def planned_steps(
     if scheduler.total_epochs is not None:
         return max(1, batches.steps_for(math.ceil(min(scheduler.total_epochs * epoch_rows, 2.0**60))))
     return None
-
-
-def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -> float:
-    """Return the share of the peak learning rate that the update after `step` completed ones is made with."""
-    return multiplier(config.scheduler, step, total_steps, peak=config.optimizer.learning_rate)
 
 
 def max_steps_for_repetitions(

@@ -51,7 +51,7 @@ def train_step(
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
     if loss_scale is not None:
         loss = loss / loss_scale.value
-        loss_scale.unscale_(gradients)
+        torch._foreach_mul_(gradients, 1.0 / loss_scale.value)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     norm = global_norm(gradients)
     skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
     if max_grad_norm is not None:

@@ -15,9 +15,10 @@ from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import RunInterrupted
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
+from candlewick.optim.schedule import multiplier
 from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
-from candlewick.train.budget import learning_rate_share, steps_from_time
+from candlewick.train.budget import steps_from_time
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
@@ -61,20 +62,20 @@ class Trainer:
 
         Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
         """
-        state, runtime = self.state, self.runtime
+        state, runtime, peak_lr = self.state, self.runtime, self.config.optimizer.learning_rate
         with self.stop.listening(), self.reporter.running(state), oom_as_machine_error():
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = self.loader.next()
-                share = learning_rate_share(self.config, state.step, state.total_steps)
+                share = multiplier(self.config.scheduler, state.step, state.total_steps, peak=peak_lr)
                 self.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
                 state.tokens = self.loader.rows_read * self.plan.order.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._is_due(runtime.log_every_n_steps):
-                    self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
+                    self.reporter.step(state, result, share * peak_lr)
                 state.train_seconds += time.monotonic() - began
                 self._set_total_steps()
                 self._stop_if_asked()
@@ -107,7 +108,7 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """After a signal, save and raise RunInterrupted; a run that is at its end finishes instead."""
-        if self.stop and self.state.step != self.state.total_steps:
+        if self.stop.signal_name is not None and self.state.step != self.state.total_steps:
             self._save()
             raise RunInterrupted(
                 f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
@@ -193,13 +194,14 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
-        plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
-        averaged = None if averages is None else {name: full_tensor(tensor) for name, tensor in averages.items()}
-        device = plan.device.device
+        plan, model, device = self.plan, self.objective.model, self.plan.device.device
+        weights = full_weights(model)
+        if (average := self.optimizer.average) is not None:
+            weights = {name: full_tensor(tensor) for name, tensor in average.averages.items()}
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,
-            weights=full_weights(model) if averaged is None else averaged,
+            weights=weights,
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,

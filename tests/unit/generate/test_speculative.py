@@ -64,7 +64,7 @@ class Bigram(nn.Module):
         return ContiguousCache((1, batch_size, 1, max_tokens, 1), torch.float64, torch.device("cpu"))
 
     def hidden(self, tokens, *, cache):
-        cache.advance(tokens.shape[1])
+        cache.length += tokens.shape[1]
         return self.table[tokens]
 
 

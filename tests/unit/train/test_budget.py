@@ -2,12 +2,11 @@ from itertools import count
 
 import pytest
 
-from candlewick.config import BatchStage, MuonConfig, RunConfig, SchedulerConfig
+from candlewick.config import BatchStage, SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
 from candlewick.optim.schedule import multiplier
 from candlewick.train.budget import (
-    learning_rate_share,
     max_steps_for_repetitions,
     planned_steps,
     require_end,
@@ -121,14 +120,6 @@ def test_a_limit_of_repetitions_that_was_reached_before_ends_the_run_where_it_st
         return (rows / 10,)
 
     assert max_steps_for_repetitions(1.0, PLAN.resume_at(7, 700), repetitions) == 7
-
-
-def test_the_floor_of_the_learning_rate_is_a_share_of_the_peak_of_the_optimizer():
-    config = RunConfig(
-        optimizer=MuonConfig(learning_rate=0.5), scheduler=SchedulerConfig(strategy="cosine", min_lr=0.125)
-    )
-    assert learning_rate_share(config, 10, 10) == pytest.approx(0.25)
-    assert learning_rate_share(config, 0, 10) == 1.0
 
 
 def test_an_end_by_repetitions_is_known_before_any_speed_is():

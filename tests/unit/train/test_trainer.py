@@ -123,6 +123,13 @@ class Stage:
         return directory
 
 
+def test_trainer_takes_the_floor_of_the_learning_rate_as_a_share_of_its_peak(monkeypatch):
+    scheduler = SchedulerConfig(total_steps=6, strategy="polynomial", warmup_steps=0, min_lr=0.01)
+    stage = Stage(monkeypatch, scheduler=scheduler)
+    stage.trainer.run()
+    assert stage.multipliers == pytest.approx([0.5 + 0.5 * (1 - step / 6) for step in range(6)])
+
+
 def test_trainer_runs_events_in_order(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])
     assert stage.trainer.run() == {"eval/loss": 2.1}
