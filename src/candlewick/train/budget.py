@@ -10,10 +10,10 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from candlewick.config import SchedulerConfig
+from candlewick.config import RunConfig, SchedulerConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
-from candlewick.optim.schedule import SCHEDULES
+from candlewick.optim.schedule import SCHEDULES, multiplier
 
 _MEASURED_SHARE = 0.05
 _MIN_MEASURED_STEPS = 10
@@ -42,6 +42,11 @@ def planned_steps(
     return None
 
 
+def learning_rate_share(config: RunConfig, step: int, total_steps: int | None) -> float:
+    """Return the share of the peak learning rate that the update after `step` completed ones is made with."""
+    return multiplier(config.scheduler, step, total_steps, peak=config.optimizer.learning_rate)
+
+
 def max_steps_for_repetitions(
     limit: float, batches: BatchSchedule, repetitions: Callable[[int], Sequence[float]]
 ) -> int:
@@ -51,11 +56,7 @@ def max_steps_for_repetitions(
 
 
 def steps_from_time(
-    scheduler: SchedulerConfig,
-    batches: BatchSchedule,
-    step: int,
-    train_seconds: float,
-    max_steps: int | None = None,
+    scheduler: SchedulerConfig, batches: BatchSchedule, step: int, train_seconds: float, max_steps: int | None
 ) -> int | None:
     """Turn a time budget into updates once the speed is known; None: not yet, or there is no such budget.
 

@@ -64,12 +64,8 @@ class Reporter:
             "perf/training_seconds": state.train_seconds,
             **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
-        self._log(state.step, row)
+        self.log(state.step, row)
         self._display.update(row, step=state.step, total_steps=state.total_steps)
-
-    def statistics(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record the statistics of an update: sizes of weights, gradients and activations."""
-        self._log(step, figures)
 
     def end_training_interval(self) -> None:
         """Charge the time until now to training: evaluation or saving follows."""
@@ -78,7 +74,7 @@ class Reporter:
     def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, is_full: bool) -> None:
         """Record and show an evaluation; `is_full`: of all of the validation split, not of a part."""
         self._telemetry.charge("evaluation")
-        self._log(state.step, metrics)
+        self.log(state.step, metrics)
         figures = (
             f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
             f"accuracy {metrics['eval/accuracy']:.1%}  {metrics['eval/bits_per_byte']:.4f} bits per byte"
@@ -101,7 +97,8 @@ class Reporter:
         self._telemetry.charge("saving")
         self._say(f"step {state.step:,}  saved {folder}")
 
-    def _log(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Record figures of an update without showing them."""
         for tracker in self._trackers:
             tracker.log(step, row)
 

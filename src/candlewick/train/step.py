@@ -68,9 +68,6 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
-    """Scale all gradients in place so that their norm is at most `max_norm`.
-
-    What is not finite stays so, and the update is skipped.
-    """
+    """Scale all gradients in place so that their norm is at most `max_norm`; what is not finite stays so."""
     factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
     torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

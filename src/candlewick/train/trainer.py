@@ -15,10 +15,9 @@ from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import RunInterrupted
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
-from candlewick.optim.schedule import multiplier
 from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
-from candlewick.train.budget import steps_from_time
+from candlewick.train.budget import learning_rate_share, steps_from_time
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
@@ -62,20 +61,20 @@ class Trainer:
 
         Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
         """
-        state, runtime, peak_lr = self.state, self.runtime, self.config.optimizer.learning_rate
+        state, runtime = self.state, self.runtime
         with self.stop.listening(), self.reporter.running(state), oom_as_machine_error():
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
                 update = self.loader.next()
-                share = multiplier(self.config.scheduler, state.step, state.total_steps, peak=peak_lr)
+                share = learning_rate_share(self.config, state.step, state.total_steps)
                 self.optimizer.set_lr(share)
                 result = self._step(update)
                 state.step += 1
                 state.tokens = self.loader.rows_read * self.plan.order.sequence_length
                 self.guard.check(state, result)
                 if state.step == 1 or self._is_due(runtime.log_every_n_steps):
-                    self.reporter.step(state, result, share * peak_lr)
+                    self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
                 state.train_seconds += time.monotonic() - began
                 self._set_total_steps()
                 self._stop_if_asked()
@@ -83,7 +82,11 @@ class Trainer:
                 if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                     self._save()
                 self._stop_if_asked()
-            return self._finish()
+            self._save()
+            if self.final_metrics is None or state.evaluated_step != state.step:
+                self.final_metrics = self.evaluate(None)
+                self.reporter.evaluation(state, self.final_metrics, is_full=True)
+            return self.final_metrics
 
     def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
         """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
@@ -103,7 +106,7 @@ class Trainer:
             max_norm = self.config.optimizer.max_grad_norm
             result = train_step(self.objective, self.optimizer, update, max_norm, self.loss_scale)
         if figures is not None:
-            self.reporter.statistics(step, figures())
+            self.reporter.log(step, figures())
         return result
 
     def _stop_if_asked(self) -> None:
@@ -159,14 +162,6 @@ class Trainer:
             self.saved_step = self.state.step
             folder = save(self.checkpoints, self.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
             self.reporter.checkpoint(self.state, folder)
-
-    def _finish(self) -> Metrics:
-        """Save the last weights and evaluate them on the whole split."""
-        self._save()
-        if self.final_metrics is None or self.state.evaluated_step != self.state.step:
-            self.final_metrics = self.evaluate(None)
-            self.reporter.evaluation(self.state, self.final_metrics, is_full=True)
-        return self.final_metrics
 
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""

@@ -175,9 +175,3 @@ def test_after_its_end_a_run_stays_at_the_floor_of_its_schedule():
     for strategy in ("cosine", "polynomial", "wsd"):
         config = SchedulerConfig(strategy=strategy, warmup_steps=0, min_lr=0.25)
         assert [multiplier(config, step, 10) for step in (10, 11, 15)] == pytest.approx([0.25] * 3)
-
-
-def test_floor_of_the_learning_rate_is_a_share_of_the_peak():
-    config = SchedulerConfig(strategy="cosine", min_lr=0.125)
-    assert multiplier(config, 10, 10, peak=0.5) == pytest.approx(0.25)
-    assert multiplier(config, 0, 10, peak=0.5) == 1.0

@@ -133,7 +133,7 @@ def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, sho
 def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=3)
     with reporter.running(state):
-        reporter.statistics(3, {"stats/layers.0/weight_rms": 0.5})
+        reporter.log(3, {"stats/layers.0/weight_rms": 0.5})
         reporter.step(state, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
@@ -175,7 +175,7 @@ def test_time_belongs_to_the_activity_that_each_event_ends(tmp_path, shown):
 
 
 def test_telemetry_expects_the_end_by_the_work_of_updates():
-    telemetry = Telemetry(FlopsPerToken(1, 1), None, device=torch.device("cpu"), work=lambda steps: steps**2)
+    telemetry = Telemetry(FlopsPerToken(1, 1), 1e12, device=torch.device("cpu"), work=lambda steps: steps**2)
     telemetry.charge("training")
     first = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=2)["perf/eta_seconds"]
     later = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=3)["perf/eta_seconds"]

@@ -80,7 +80,7 @@ class Stage:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
-            statistics=lambda step, figures: self.say(f"statistics {step} {figures}"),
+            log=lambda step, figures: self.say(f"statistics {step} {figures}"),
             end_training_interval=lambda: None,
             evaluation=lambda state, metrics, *, is_full: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
@@ -121,13 +121,6 @@ class Stage:
     def save(self, directory, snapshot, *, max_keep) -> Path:
         self.say(f"save {directory} {snapshot.step}")
         return directory
-
-
-def test_trainer_takes_the_floor_of_the_learning_rate_as_a_share_of_its_peak(monkeypatch):
-    scheduler = SchedulerConfig(total_steps=6, strategy="polynomial", warmup_steps=0, min_lr=0.01)
-    stage = Stage(monkeypatch, scheduler=scheduler)
-    stage.trainer.run()
-    assert stage.multipliers == pytest.approx([0.5 + 0.5 * (1 - step / 6) for step in range(6)])
 
 
 def test_trainer_runs_events_in_order(monkeypatch):

@@ -6,9 +6,8 @@ from typing import Any
 from candlewick.config import MuonConfig, RunConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import ConfigError
-from candlewick.optim.schedule import multiplier
 from candlewick.runs.report.plot import plot
-from candlewick.train.budget import planned_steps
+from candlewick.train.budget import learning_rate_share, planned_steps
 
 
 def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
@@ -24,9 +23,8 @@ def sample_schedule(config: RunConfig, steps: int | None) -> dict[str, Any]:
         raise ConfigError("no total_steps or total_tokens is set, so the run has no length", "give --steps N")
     last = min(steps, 101) - 1
     at = [round(i * (steps - 1) / last) for i in range(last + 1)] if last else [0]
-    peak = config.optimizer.learning_rate
-    peaks = {"learning_rate": peak}
-    shares = [multiplier(scheduler, step, steps, peak=peak) for step in at]
+    peaks = {"learning_rate": config.optimizer.learning_rate}
+    shares = [learning_rate_share(config, step, steps) for step in at]
     if isinstance(config.optimizer, MuonConfig):
         peaks["adam_learning_rate"] = config.optimizer.adam_learning_rate
     return {

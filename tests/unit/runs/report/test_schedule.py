@@ -13,9 +13,7 @@ def read(**tree) -> RunConfig:
 
 
 def test_sampled_rates_equal_peak_times_multiplier():
-    config = read(
-        scheduler={"total_steps": 1000, "strategy": "cosine", "min_lr": 0.1}, optimizer={"learning_rate": 0.5}
-    )
+    config = read(scheduler={"total_steps": 1000, "strategy": "cosine"}, optimizer={"learning_rate": 0.5})
     points = sample_schedule(config, None)
     assert (points["total_steps"], points["steps"][0], points["steps"][-1], len(points["steps"])) == (
         1000,
@@ -24,7 +22,7 @@ def test_sampled_rates_equal_peak_times_multiplier():
         101,
     )
     for step, rate in zip(points["steps"], points["learning_rate"], strict=True):
-        assert rate == 0.5 * multiplier(config.scheduler, step, 1000, peak=0.5)
+        assert rate == 0.5 * multiplier(config.scheduler, step, 1000)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 101, 102])
