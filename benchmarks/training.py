@@ -41,9 +41,9 @@ from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.model.flops import flops_per_token, model_size
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed, configure_torch
-from candlewick.parallel.recompute import Recompute
+from candlewick.parallel.fsdp import apply_fsdp
+from candlewick.parallel.recompute import Recompute, apply_recompute
 from candlewick.train.monitor.telemetry import measure_peak_flops
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.step import train_step
@@ -127,7 +127,8 @@ def build(case: Case, config: ModelConfig, vocab_size: int, ranks: Distributed) 
     objective = NextTokenLoss(model, num_tokens=vocab_size)
     if case.loss_rows is not None:
         objective.chunking = objective.chunking._replace(rows=case.loss_rows)
-    parallelize(objective, model, ranks, case.recompute)
+    apply_recompute(model, case.recompute)
+    apply_fsdp(objective, model.model.layers, ranks)
     if case.is_compiled:
         for block in model.model.layers:  # the function, so that sharding's hooks stay outside of the graph
             block.forward = torch.compile(

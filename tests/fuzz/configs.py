@@ -22,7 +22,7 @@ from tests.fuzz.generator import configuration
 from tests.fuzz.workbench import Defect, Workbench
 
 from candlewick.parallel import precision
-from candlewick.train import reporter
+from candlewick.train import build as build_module
 
 _CHUNK = 50
 _benches: list[Workbench] = []  # of this process
@@ -58,7 +58,7 @@ def main() -> int:
 def _start(folder: str) -> None:
     """Begin a process that does nothing else: the machine stays the same, its speed and warnings do not matter."""
     torch.set_num_threads(1)
-    reporter.measure_peak_flops = cache(reporter.measure_peak_flops)
+    build_module.measure_peak_flops = cache(build_module.measure_peak_flops)
     precision._MEASURE_SECONDS = 0.0  # one product tells what half precision costs here
     logging.getLogger("candlewick").setLevel(logging.ERROR)
     _benches.append(Workbench(Path(tempfile.mkdtemp(dir=folder))))

@@ -8,7 +8,7 @@ from tests.fuzz.generator import configuration
 from tests.fuzz.workbench import Defect, Workbench
 
 from candlewick.errors import ConfigError
-from candlewick.train import reporter
+from candlewick.train import build as build_module
 
 COUNT = 200
 
@@ -16,7 +16,7 @@ COUNT = 200
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reporter, "measure_peak_flops", lambda device: 1e12)
+        patch.setattr(build_module, "measure_peak_flops", lambda device: 1e12)
         yield Workbench(tmp_path_factory.mktemp("bench"))
 
 

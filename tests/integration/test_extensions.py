@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from candlewick.checkpoint import huggingface
 from candlewick.checkpoint.load import load_for_inference
-from candlewick.checkpoint.open import read_state
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.safetensors import MODEL, read_tensors
 from candlewick.cli.main import build_parser
 from candlewick.cli.orchestrate import flag_overrides
@@ -261,7 +261,7 @@ def test_an_added_setting_changes_a_run_that_resumes_with_the_same_bits(probe, t
     plain = read_tensors(newest_checkpoint(tmp_path / "plain" / "checkpoints") / MODEL)
     assert any(not torch.equal(weights[name], plain[name]) for name in weights)
     section, _, name = probe.key.partition(".")
-    assert read_state(last)["config"][section][name] == probe.tree[section][name]
+    assert Checkpoint(last, None).state["config"][section][name] == probe.tree[section][name]
 
     shutil.rmtree(last)
     run_training(load_config(tmp_path / "run"), tmp_path / "run", resume=True)

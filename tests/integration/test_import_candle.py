@@ -11,7 +11,7 @@ from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from candlewick.checkpoint.load import load_for_inference
-from candlewick.checkpoint.open import read_state
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
 from candlewick.compat.candle.checkpoint import native_state, open_candle, to_native
@@ -192,7 +192,7 @@ def test_imported_run_resumes_with_optimizer_step_and_schedule(tmp_path, config_
         float(v) for name, v in read_tensors(newest / "optimizer.safetensors").items() if name.endswith(".step")
     }
     assert steps == {12.0}
-    assert read_state(newest)["loader"]["samples"] > 0
+    assert Checkpoint(newest, None).state["loader"]["samples"] > 0
     assert main(["generate", str(run), "time", "--max-new-tokens", "4"]) == 0
     assert main(["eval", str(run)]) == 0
 
@@ -277,7 +277,9 @@ def test_train_starts_from_published_candle_weights(tmp_path, tokenizer, text, h
     start = ["train", "--init-from", "hf://me/model", "--run-dir", str(tmp_path / "run")]
     assert main([*start, *overrides]) == 0
     assert not hub.asked("modeling")
-    saved = read_state(newest_checkpoint(tmp_path / "run" / "checkpoints"))["config"]["runtime"]["checkpoint"]
+    saved = Checkpoint(newest_checkpoint(tmp_path / "run" / "checkpoints"), None).state["config"]["runtime"][
+        "checkpoint"
+    ]
     assert saved["init_from"] == f"hf://me/model@{commit}"
     # a run that goes on needs neither the network nor what it began with
     hub.requests.clear()

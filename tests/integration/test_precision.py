@@ -13,8 +13,8 @@ from candlewick.errors import RunInterrupted
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed, find_distributed
+from candlewick.parallel.fsdp import apply_fsdp
 from candlewick.runs.train import run_training
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.monitor.trackers import read_metrics
@@ -66,7 +66,7 @@ def curve(dtype: torch.dtype, micro_batch_size: int = ROWS) -> torch.Tensor:
     if dtype == torch.float64:
         objective.double()
     else:
-        parallelize(objective, model, Distributed(0, 1, CPU, dtype))
+        apply_fsdp(objective, model.model.layers, Distributed(0, 1, CPU, dtype))
     optimizer = build_optimizer(model, MuonConfig())
     scale = LossScale(TrainState(), CPU) if dtype == torch.float16 else None
     tokens = torch.randint(300, (ROWS, 33), generator=torch.Generator().manual_seed(0))

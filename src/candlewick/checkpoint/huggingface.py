@@ -274,10 +274,9 @@ def _settings(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
         raise _UnsupportedSetting("candlewick", extra)
     common = {"rope_theta": 10_000.0, "tie_word_embeddings": False, "mlp_bias": False}
     fields = {**common, **HF_DEFAULTS[kind], **fields}
-    shared = {name: fields[name] for name in SHARED_FIELDS if name in fields}
+    shared = {name: fields[name] for name in SHARED_FIELDS if name in fields or name in _REQUIRED}
     return {
         **{name: value for name, value in shared.items() if value is not None or name not in _NULLABLE},
-        **{name: fields[name] for name in _REQUIRED},
         "num_layers": fields["num_hidden_layers"],
         "qk_norm": kind == "qwen3",
         **extra,

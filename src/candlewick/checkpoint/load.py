@@ -12,29 +12,23 @@ from candlewick.errors import CheckpointError
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
 
-_FIX_SAME_CONFIG = "use the configuration that the checkpoint was written with"
-
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy tensors into the model's parameters by name. Raises CheckpointError for other names or shapes."""
-    parameters = dict(model.named_parameters())
+    parameters, problem = dict(model.named_parameters()), None
     if missing := sorted(parameters.keys() - tensors.keys()):
-        raise CheckpointError(
-            f"{source} lacks {len(missing)} tensors of this model, the first is {missing[0]}", _FIX_SAME_CONFIG
-        )
-    if extra := sorted(tensors.keys() - parameters.keys()):
-        raise CheckpointError(
-            f"{source} has {len(extra)} tensors that this model lacks, the first is {extra[0]}", _FIX_SAME_CONFIG
-        )
+        problem = f" lacks {len(missing)} tensors of this model, the first is {missing[0]}"
+    elif extra := sorted(tensors.keys() - parameters.keys()):
+        problem = f" has {len(extra)} tensors that this model lacks, the first is {extra[0]}"
+    elif other := [name for name in parameters if tensors[name].shape != parameters[name].shape]:
+        shape, needed = (tuple(each[other[0]].shape) for each in (tensors, parameters))
+        problem = f": {other[0]} has shape {shape}, the configuration says {needed}"
+    if problem is not None:
+        fix = "use the configuration that the checkpoint was written with"
+        raise CheckpointError(f"{source}{problem}", fix)
     with torch.no_grad():
         for name, parameter in parameters.items():
             tensor = tensors[name]
-            if tensor.shape != parameter.shape:
-                raise CheckpointError(
-                    f"{source}: {name} has shape {tuple(tensor.shape)}, "
-                    f"the configuration says {tuple(parameter.shape)}",
-                    _FIX_SAME_CONFIG,
-                )
             if isinstance(parameter, DTensor):
                 tensor = distribute_tensor(
                     tensor.to(parameter.device), parameter.device_mesh, parameter.placements

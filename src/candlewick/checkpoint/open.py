@@ -92,7 +92,25 @@ class Checkpoint:
     @cached_property
     def state(self) -> dict[str, Any]:
         """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
-        return read_state(self.folder)
+        path = self.folder / STATE
+        try:
+            raw: object = json.loads(path.read_bytes())
+            canonical_json(raw)  # refuses numbers that are not finite
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", _FIX_OTHER_CHECKPOINT) from None
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{path} is not the state of a run", _FIX_OTHER_CHECKPOINT)
+        state = cast(dict[str, Any], raw)
+        if state.get("version") != STATE_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {state.get('version')}, this program reads {STATE_VERSION}",
+                "use the version of candlewick that wrote it",
+            )
+        if missing := sorted(key for key, kind in _STATE_TYPES.items() if not isinstance(state.get(key), kind)):
+            raise CheckpointError(
+                f"{path} lacks {', '.join(missing)} or has them in another form", _FIX_OTHER_CHECKPOINT
+            )
+        return state
 
     @cached_property
     def config(self) -> RunConfig | None:
@@ -136,26 +154,3 @@ def _verify_needed(folder: Path, need: Collection[Content]) -> Manifest | None:
         return verify_checkpoint(folder)
     # a copy may lack the files that only training needs; state.json is small, so it is hashed if it is there
     return verify_checkpoint(folder, without=[OPTIMIZER] if (folder / STATE).is_file() else [OPTIMIZER, STATE])
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
-    path = folder / STATE
-    try:
-        raw: object = json.loads(path.read_bytes())
-        canonical_json(raw)  # refuses numbers that are not finite
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", _FIX_OTHER_CHECKPOINT) from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} is not the state of a run", _FIX_OTHER_CHECKPOINT)
-    state = cast(dict[str, Any], raw)
-    if state.get("version") != STATE_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {state.get('version')}, this program reads {STATE_VERSION}",
-            "use the version of candlewick that wrote it",
-        )
-    if missing := sorted(key for key, kind in _STATE_TYPES.items() if not isinstance(state.get(key), kind)):
-        raise CheckpointError(
-            f"{path} lacks {', '.join(missing)} or has them in another form", _FIX_OTHER_CHECKPOINT
-        )
-    return state

@@ -26,11 +26,7 @@ class Job:
 
 
 def generate_texts(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    jobs: Sequence[Job],
-    config: SampleConfig,
-    alternatives: int | None = None,
+    engine: Engine, tokenizer: Tokenizer, jobs: Sequence[Job], config: SampleConfig, alternatives: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the index of each job and its result, in the order in which batches end.
 

@@ -34,12 +34,7 @@ class SpeculativeEngine(Engine):
     max_rows = 1
 
     def __init__(
-        self,
-        model: Transformer,
-        draft: Transformer,
-        num_tokens: int,
-        draft_tokens: int,
-        page_size: int | None = None,
+        self, model: Transformer, draft: Transformer, num_tokens: int, draft_tokens: int, page_size: int | None
     ) -> None:
         super().__init__(model, num_tokens, page_size)
         self.draft = Engine(draft, num_tokens, page_size)

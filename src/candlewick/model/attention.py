@@ -22,6 +22,8 @@ from candlewick.model.documents import Documents, document_lengths
 from candlewick.model.masks import causal
 from candlewick.model.varlen import document_kernel, opaque_attention
 
+_causal_mask = lru_cache(maxsize=1)(torch.inference_mode(False)(causal))  # kept for the other layers of a pass
+
 
 def attend(
     q: Tensor,
@@ -52,7 +54,7 @@ def attend(
     if window is not None and num_queries == 1:
         k, v = k[:, :, -window:], v[:, :, -window:]
     elif window is not None or documents is not None or 1 < num_queries < num_keys:
-        mask = _causal_mask(num_queries, num_keys, window, q.device)
+        mask = _causal_mask(num_queries, num_keys, window=window, device=q.device)
         if documents is not None:
             positions = torch.arange(num_keys, device=q.device)
             starts = positions - documents.positions  # (B, T), position of the first token of the document
@@ -61,12 +63,6 @@ def attend(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=has_groups
     )
-
-
-@lru_cache(maxsize=1)  # for the other layers of a pass
-@torch.inference_mode(False)
-def _causal_mask(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
-    return causal(num_queries, num_keys, window=window, device=device)
 
 
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, dropout: float = 0.0) -> Tensor:

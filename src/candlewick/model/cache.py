@@ -38,10 +38,6 @@ class KVCache(ABC):
         Returns those of the past and the new tokens, each (B, K, past + T, d).
         """
 
-    def advance(self, count: int) -> None:
-        """Add `count` to the length; called once per pass, after the last layer."""
-        self.length += count
-
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
         self.length = length

@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, rotation, cache, documents)
         if cache is not None:
-            cache.advance(length)
+            cache.length += length
         return self.norm(x)
 
 

@@ -59,11 +59,6 @@ class Optimizer:
         for parameter in self.names:
             parameter.grad = None
 
-    @property
-    def averages(self) -> Mapping[str, Tensor] | None:
-        """The averaged weights by parameter name, not copied; None without `ema_decay`."""
-        return None if self.average is None else self.average.averages
-
     @contextmanager
     def average_parameters(self) -> Generator[None]:
         """Exchange the sharded parameters with their averages, if there are any, while the block runs."""

@@ -23,9 +23,9 @@ class Distributed:
 
 def find_distributed(config: RuntimeConfig) -> Distributed:
     """Find rank, device and compute dtype. Raises MachineError if the machine lacks what the config asks for."""
-    ranks = read_ranks()
-    device = find_device(config.device, ranks.local_rank)
-    return Distributed(ranks.rank, ranks.world_size, device, _compute_dtype(config.precision, device))
+    rank, world_size, local_rank = read_ranks()
+    device = find_device(config.device, local_rank)
+    return Distributed(rank, world_size, device, _compute_dtype(config.precision, device))
 
 
 def configure_torch(config: RuntimeConfig, device: torch.device) -> None:

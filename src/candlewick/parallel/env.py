@@ -4,27 +4,21 @@ A launcher such as torchrun sets RANK, WORLD_SIZE and LOCAL_RANK; without one th
 """
 
 import os
-from typing import NamedTuple
 
 from candlewick.errors import MachineError
 
 
-class Ranks(NamedTuple):
-    """The number of this process among all, the number of processes, and its number on its machine."""
+def read_ranks() -> tuple[int, int, int]:
+    """Return the rank of this process, the number of processes, and its rank on its machine.
 
-    rank: int
-    world_size: int
-    local_rank: int
-
-
-def read_ranks() -> Ranks:
-    """Read the launcher's environment. Raises MachineError for several ranks, and for text that is no number."""
-    ranks = Ranks(_read_number("RANK", "0"), _read_number("WORLD_SIZE", "1"), _read_number("LOCAL_RANK", "0"))
-    if ranks.world_size != 1:
+    Raises MachineError for several processes, and for text that is no number.
+    """
+    rank, world_size = _read_number("RANK", "0"), _read_number("WORLD_SIZE", "1")
+    if world_size != 1:
         raise MachineError(
-            f"WORLD_SIZE={ranks.world_size}: training on several ranks is not in this version", "start one process"
+            f"WORLD_SIZE={world_size}: training on several ranks is not in this version", "start one process"
         )
-    return ranks
+    return rank, world_size, _read_number("LOCAL_RANK", "0")
 
 
 def _read_number(name: str, default: str) -> int:

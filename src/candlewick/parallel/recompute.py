@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from candlewick.model.transformer import Transformer
 
 Recompute = Literal["none", "block", "selective"]
 
@@ -30,14 +31,15 @@ _SAVED_OPS = {
 }
 
 
-def apply_recompute(blocks: nn.ModuleList, mode: Recompute, *, has_dropout: bool) -> None:
-    """Replace the forward of every block, in place. Random states are saved only if blocks have dropout."""
+def apply_recompute(model: Transformer, mode: Recompute) -> None:
+    """Replace the forward of every block, in place; before sharding. Random states are saved only for dropout."""
     if mode == "none":
         return
+    has_dropout = model.config.attn_dropout > 0 or model.config.residual_dropout > 0
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout}
     if mode == "selective":
         settings["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    for block in blocks:
+    for block in model.model.layers:
         block.forward = _recomputed(block.forward, settings)
 
 

@@ -110,7 +110,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     tokenizer = _resolve_tokenizer(config, start, run_dir, request)
     if parent is not None and start.checkpoint is not None and tokenizer.tokenizer is not None:
         config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
-    batches = BatchSchedule.from_config(config.data, config.sequence_length, read_ranks().world_size)
+    _, world_size, _ = read_ranks()
+    batches = BatchSchedule.from_config(config.data, config.sequence_length, world_size)
     require_end(config.scheduler)
     shard_jobs: tuple[ShardJob, ...] = ()
     if request.sharding is not None:

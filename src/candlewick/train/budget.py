@@ -56,11 +56,7 @@ def max_steps_for_repetitions(
 
 
 def steps_from_time(
-    scheduler: SchedulerConfig,
-    batches: BatchSchedule,
-    step: int,
-    train_seconds: float,
-    max_steps: int | None = None,
+    scheduler: SchedulerConfig, batches: BatchSchedule, step: int, train_seconds: float, max_steps: int | None
 ) -> int | None:
     """Turn a time budget into updates once the speed is known; None: not yet, or there is no such budget.
 

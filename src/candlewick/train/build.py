@@ -13,14 +13,16 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.model.varlen import document_kernel
 from candlewick.optim.build import Optimizer, build_optimizer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import configure_torch
+from candlewick.parallel.fsdp import apply_fsdp
 from candlewick.parallel.precision import warn_if_emulated
+from candlewick.parallel.recompute import apply_recompute
 from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
+from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh, Resume, RunPlan
-from candlewick.train.reporter import Reporter, build_telemetry
+from candlewick.train.reporter import Reporter
 from candlewick.train.state import numerics_fingerprint, restore_random_state
 from candlewick.train.trainer import Sampler, Trainer
 
@@ -41,7 +43,8 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
     ranks = {"rank": device.rank, "world_size": device.world_size, "rows_read": plan.batches.rows_read}
     loader = Loader(plan.order, plan.batches, micro_batch_size=config.data.micro_batch_size, **ranks)
     flops = flops_per_token(config.model, plan.vocab_size, config.sequence_length)
-    telemetry = build_telemetry(flops, device.device, device.world_size, plan.batches.rows_after)
+    peak_flops = measure_peak_flops(device.device) * device.world_size
+    telemetry = Telemetry(flops, peak_flops, device=device.device, work=plan.batches.rows_after)
     resume_step = state.step if isinstance(plan.start, Resume) else None
     return Trainer(
         plan=plan,
@@ -71,7 +74,8 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
         checkpoint = plan.start.checkpoint
         load_weights(model, read_resized_weights(checkpoint, plan.vocab_size), checkpoint.folder)
     objective = NextTokenLoss(model, num_tokens=plan.tokenizer.vocab_size)
-    parallelize(objective, model, plan.device, config.runtime.recompute)
+    apply_recompute(model, config.runtime.recompute)
+    apply_fsdp(objective, model.model.layers, plan.device)
     return objective.train()
 
 

@@ -22,12 +22,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
 
-    def __bool__(self) -> bool:
-        return self.signal_name is not None
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Store the name of a signal; the second one raises KeyboardInterrupt."""
-        del frame
         if self.signal_name is not None:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name

@@ -9,8 +9,6 @@
 Reference: Micikevicius et al., arXiv:1710.03740 section 3.2. All of it lies on the device, no host waits.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -26,10 +24,6 @@ class LossScale:
     def __init__(self, state: TrainState, device: torch.device) -> None:
         self.value = torch.tensor(state.loss_scale, device=device)
         self.clean_steps = torch.tensor(float(state.loss_scale_clean_steps), device=device)
-
-    def unscale_(self, gradients: Sequence[Tensor]) -> None:
-        """Divide gradients by the scale, in place."""
-        torch._foreach_mul_(list(gradients), 1.0 / self.value)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def update(self, overflowed: Tensor) -> None:
         """Move the scale after an update; `overflowed` is 1 if anything was not finite, else 0."""

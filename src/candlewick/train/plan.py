@@ -70,8 +70,7 @@ class RunPlan:
     run_dir: Path
     start: Start
     tokenizer: Tokenizer
-    vocab_size: int
-    """Rows of the embedding."""
+    vocab_size: int  # rows of the embedding
     data: TrainingData
     device: "Distributed"
     order: RowOrder

@@ -4,18 +4,15 @@ The reporter keeps the clock: the time since the last event is charged to the ac
 """
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from candlewick.config import RuntimeConfig
 from candlewick.data.rows.loader import Loader
-from candlewick.model.flops import FlopsPerToken
 from candlewick.terminal import progress_enabled
 from candlewick.train.monitor.display import Display
-from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
+from candlewick.train.monitor.telemetry import Telemetry
 from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
@@ -67,12 +64,8 @@ class Reporter:
             "perf/training_seconds": state.train_seconds,
             **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
-        self._log(state.step, row)
+        self.log(state.step, row)
         self._display.update(row, step=state.step, total_steps=state.total_steps)
-
-    def statistics(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record the statistics of an update: sizes of weights, gradients and activations."""
-        self._log(step, figures)
 
     def end_training_interval(self) -> None:
         """Charge the time until now to training: evaluation or saving follows."""
@@ -81,7 +74,7 @@ class Reporter:
     def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, is_full: bool) -> None:
         """Record and show an evaluation; `is_full`: of all of the validation split, not of a part."""
         self._telemetry.charge("evaluation")
-        self._log(state.step, metrics)
+        self.log(state.step, metrics)
         figures = (
             f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
             f"accuracy {metrics['eval/accuracy']:.1%}  {metrics['eval/bits_per_byte']:.4f} bits per byte"
@@ -104,17 +97,11 @@ class Reporter:
         self._telemetry.charge("saving")
         self._say(f"step {state.step:,}  saved {folder}")
 
-    def _log(self, step: int, row: Mapping[str, float]) -> None:
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Record figures of an update without showing them."""
         for tracker in self._trackers:
             tracker.log(step, row)
 
     def _say(self, text: str) -> None:
         self._display.message(text)
         logger.debug("%s", text, extra={"is_shown": self._is_shown})
-
-
-def build_telemetry(
-    flops: FlopsPerToken, device: torch.device, world_size: int, work: Callable[[int], float] = float
-) -> Telemetry:
-    """Return the telemetry of a run on `world_size` devices; `work` as of `Telemetry`."""
-    return Telemetry(flops, measure_peak_flops(device) * world_size, device=device, work=work)

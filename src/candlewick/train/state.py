@@ -26,8 +26,7 @@ class TrainState:
     train_seconds: float = 0.0  # seconds in training steps, evaluation and saving left out
     consecutive_nonfinite_steps: Annotated[Steps, Field(alias="nonfinite_in_a_row")] = 0
     skipped_steps: Steps = 0  # updates skipped because loss or gradients were not finite, over the whole run
-    loss_scale: float = 2.0**15
-    """Of fp16: what the loss of the next update is multiplied by; other precisions leave it alone."""
+    loss_scale: float = 2.0**15  # what the loss of the next update is multiplied by, in fp16 only
     loss_scale_clean_steps: Steps = 0  # updates since the loss scale last changed
     evaluated_step: Steps = 0  # the last step whose regular evaluation is done
     best_loss: float | None = None  # lowest validation loss at a regular evaluation

@@ -51,7 +51,7 @@ def train_step(
     gradients = [p.grad for p in objective.parameters() if p.grad is not None]
     if loss_scale is not None:
         loss = loss / loss_scale.value
-        loss_scale.unscale_(gradients)
+        torch._foreach_mul_(gradients, 1.0 / loss_scale.value)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     norm = global_norm(gradients)
     skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
     if max_grad_norm is not None:
@@ -68,9 +68,6 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def clip_(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
-    """Scale all gradients in place so that their norm is at most `max_norm`.
-
-    What is not finite stays so, and the update is skipped.
-    """
+    """Scale all gradients in place so that their norm is at most `max_norm`; what is not finite stays so."""
     factor = torch.nan_to_num(max_norm / (norm + 1e-6), nan=1.0).clamp(max=1.0)
     torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -82,7 +82,11 @@ class Trainer:
                 if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                     self._save()
                 self._stop_if_asked()
-            return self._finish()
+            self._save()
+            if self.final_metrics is None or state.evaluated_step != state.step:
+                self.final_metrics = self.evaluate(None)
+                self.reporter.evaluation(state, self.final_metrics, is_full=True)
+            return self.final_metrics
 
     def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
         """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
@@ -102,12 +106,12 @@ class Trainer:
             max_norm = self.config.optimizer.max_grad_norm
             result = train_step(self.objective, self.optimizer, update, max_norm, self.loss_scale)
         if figures is not None:
-            self.reporter.statistics(step, figures())
+            self.reporter.log(step, figures())
         return result
 
     def _stop_if_asked(self) -> None:
         """After a signal, save and raise RunInterrupted; a run that is at its end finishes instead."""
-        if self.stop and self.state.step != self.state.total_steps:
+        if self.stop.signal_name is not None and self.state.step != self.state.total_steps:
             self._save()
             raise RunInterrupted(
                 f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
@@ -159,14 +163,6 @@ class Trainer:
             folder = save(self.checkpoints, self.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
             self.reporter.checkpoint(self.state, folder)
 
-    def _finish(self) -> Metrics:
-        """Save the last weights and evaluate them on the whole split."""
-        self._save()
-        if self.final_metrics is None or self.state.evaluated_step != self.state.step:
-            self.final_metrics = self.evaluate(None)
-            self.reporter.evaluation(self.state, self.final_metrics, is_full=True)
-        return self.final_metrics
-
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""
         splits, data = self.plan.data.validation_splits, self.plan.config.data
@@ -193,13 +189,14 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
-        plan, model, averages = self.plan, self.objective.model, self.optimizer.averages
-        averaged = None if averages is None else {name: full_tensor(tensor) for name, tensor in averages.items()}
-        device = plan.device.device
+        plan, model, device = self.plan, self.objective.model, self.plan.device.device
+        weights = full_weights(model)
+        if (average := self.optimizer.average) is not None:
+            weights = {name: full_tensor(tensor) for name, tensor in average.averages.items()}
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,
-            weights=full_weights(model) if averaged is None else averaged,
+            weights=weights,
             optimizer=self.optimizer.named_state(),
             state={
                 "version": STATE_VERSION,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from candlewick.artifacts import manifest as manifest_module
-from candlewick.checkpoint.open import Checkpoint, read_state
+from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.save import save
 from candlewick.errors import CheckpointError
 
@@ -102,4 +102,4 @@ def test_read_state_refuses_a_missing_or_malformed_state_file(folder, content, s
     if content is not None:
         (folder / "state.json").write_text(content)
     with pytest.raises(CheckpointError, match=said):
-        read_state(folder)
+        _ = Checkpoint(folder, None).state

@@ -66,7 +66,7 @@ def test_alternatives_are_limited_to_the_vocabulary(model, letters):
 
 
 def test_result_of_a_draft_model_has_an_acceptance_rate(models, letters):
-    engine = SpeculativeEngine(models(0), models(1), 20, 4)
+    engine = SpeculativeEngine(models(0), models(1), 20, 4, None)
     told = results(engine, letters)
     assert all(0 <= result["acceptance_rate"] <= 1 for result in told.values())
     assert "acceptance_rate" not in results(Engine(models(0), 20), letters)[0]
@@ -74,4 +74,4 @@ def test_result_of_a_draft_model_has_an_acceptance_rate(models, letters):
 
 def test_prompt_that_is_too_long_is_refused_before_the_first_text(model, letters):
     with pytest.raises(ConfigError, match="the prompt has 30 tokens"):
-        next(generate_texts(Engine(model, 20), letters, [*JOBS, Job([1] * 30, 0)], CONFIG))
+        next(generate_texts(Engine(model, 20), letters, [*JOBS, Job([1] * 30, 0)], CONFIG, None))

@@ -30,7 +30,7 @@ def test_speculative_greedy_text_equals_plain_decoding(models, draft_tokens, pen
         model, draft = models(seed), models(seed + 1)
         for prompt in ([3], [1, 2, 3, 4, 5]):
             plain = ids_of(Engine(model, 20), prompt, config)
-            fast = ids_of(SpeculativeEngine(model, draft, 20, draft_tokens), prompt, config)
+            fast = ids_of(SpeculativeEngine(model, draft, 20, draft_tokens, None), prompt, config)
             assert len(plain) == len(fast) == 20
             different += sum(a != b for a, b in zip(plain, fast, strict=True))
     core_row("generate.speculative, temperature 0", "plain decoding; number of tokens that differ", different, 0)
@@ -64,7 +64,7 @@ class Bigram(nn.Module):
         return ContiguousCache((1, batch_size, 1, max_tokens, 1), torch.float64, torch.device("cpu"))
 
     def hidden(self, tokens, *, cache):
-        cache.advance(tokens.shape[1])
+        cache.length += tokens.shape[1]
         return self.table[tokens]
 
 
@@ -95,7 +95,7 @@ def test_speculative_sampling_has_the_distribution_of_plain_decoding(settings, c
     draft: Any = Bigram(1)
     prompt, draws = [1, 2], 400
     config = SampleConfig(**settings, max_new_tokens=3)
-    engine = SpeculativeEngine(model, draft, NUM_TOKENS, 2)
+    engine = SpeculativeEngine(model, draft, NUM_TOKENS, 2, None)
     counts, rate = Counter(), 0.0
     for seed in range(draws):
         counts[tuple(ids_of(engine, prompt, config, seed))] += 1
@@ -118,7 +118,7 @@ def test_speculative_sampling_has_the_distribution_of_plain_decoding(settings, c
 
 
 def test_draft_equal_to_the_model_is_always_accepted(model):
-    engine = SpeculativeEngine(model, model, 20, 4)
+    engine = SpeculativeEngine(model, model, 20, 4, None)
     assert ids_of(engine, [1, 2], GREEDY) == ids_of(Engine(model, 20), [1, 2], GREEDY)
     assert engine.acceptance_rate == 1
     config = SampleConfig(temperature=1.0, top_k=None, max_new_tokens=20)
@@ -128,7 +128,7 @@ def test_draft_equal_to_the_model_is_always_accepted(model):
 
 def test_draft_with_a_short_context_is_used_within_it_and_warns(models, caplog):
     model, draft = models(0), models(0, longest=8)
-    engine = SpeculativeEngine(model, draft, 20, 4)
+    engine = SpeculativeEngine(model, draft, 20, 4, None)
     for prompt in ([1, 2], [1] * 9):
         assert ids_of(engine, prompt, GREEDY) == ids_of(Engine(model, 20), prompt, GREEDY)
     assert engine.acceptance_rate == 0
@@ -138,12 +138,12 @@ def test_draft_with_a_short_context_is_used_within_it_and_warns(models, caplog):
 @pytest.mark.parametrize("count", [1, 2, 3, 21, 40])
 def test_speculative_engine_writes_max_new_tokens_or_fills_the_context(models, count):
     config = SampleConfig(temperature=1.0, max_new_tokens=count)
-    engine = SpeculativeEngine(models(0), models(1), 20, 4)
+    engine = SpeculativeEngine(models(0), models(1), 20, 4, None)
     assert len(ids_of(engine, [1, 2, 3], config)) == min(count, 22)
 
 
 def test_speculative_step_logits_equal_those_of_the_model(models):
-    engine = SpeculativeEngine(models(0), models(1), 20, 3)
+    engine = SpeculativeEngine(models(0), models(1), 20, 3, None)
     steps = list(engine.steps([[1, 2]], SampleConfig(temperature=1.0, max_new_tokens=12), [4]))
     ids = torch.tensor([[1, 2, *(step.ids[0] for step in steps)]])
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_speculative_step_logits_equal_those_of_the_model(models):
 def test_speculative_samples_depend_on_the_seed_and_restore_training_mode(models):
     config = SampleConfig(temperature=2.0, max_new_tokens=20)
     model, draft = models(0).train(), models(1)
-    engine = SpeculativeEngine(model, draft, 20, 4)
+    engine = SpeculativeEngine(model, draft, 20, 4, None)
     first, again, other = (ids_of(engine, [3], config, seed) for seed in (1, 1, 2))
     assert first == again != other
     assert model.training
@@ -163,4 +163,4 @@ def test_speculative_samples_depend_on_the_seed_and_restore_training_mode(models
 
 def test_speculative_engine_refuses_several_rows(models):
     with pytest.raises(ValueError, match="one row at a time, not 2"):
-        next(SpeculativeEngine(models(0), models(1), 20, 4).steps([[1], [2]], GREEDY, [0, 1]))
+        next(SpeculativeEngine(models(0), models(1), 20, 4, None).steps([[1], [2]], GREEDY, [0, 1]))

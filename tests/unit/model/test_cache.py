@@ -15,13 +15,13 @@ def test_contiguous_cache_returns_appended_keys_and_values_in_order():
             keys, values = cache.append(index, k[:, :, piece], v[:, :, piece])
             assert torch.equal(keys, k[:, :, : start + count])
             assert torch.equal(values, v[:, :, : start + count])
-        cache.advance(count)
+        cache.length += count
     assert cache.length == cache.max_tokens == 4
 
 
 def test_contiguous_cache_refuses_more_tokens_than_fit():
     cache = ContiguousCache((1, 1, 1, 4, 2), torch.float32, torch.device("cpu"))
-    cache.advance(3)
+    cache.length += 3
     with pytest.raises(ValueError, match="the cache holds 4 tokens: 2 more do not fit after 3"):
         cache.reserve(2)
 
@@ -39,7 +39,7 @@ def test_a_cache_lies_on_its_device_in_its_type_whatever_the_defaults(page_size)
         for _ in range(2):
             cache.reserve(3)
             keys, values = cache.append(1, k, k)
-            cache.advance(3)
+            cache.length += 3
         cache.rewind(1)
         cache.reserve(3)
         keys, values = cache.append(1, k, k)

@@ -17,7 +17,7 @@ def read(cache, keys, values, count):
     start = cache.reserve(count)
     new = slice(start, start + count)
     pairs = [cache.append(i, keys[i][:, :, new], values[i][:, :, new]) for i in range(len(keys))]
-    cache.advance(count)
+    cache.length += count
     return pairs
 
 

@@ -52,6 +52,10 @@ def weights(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def averages_of(optimizer):
+    return {} if optimizer.average is None else optimizer.average.averages
+
+
 def copies(tensors):
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -131,7 +135,7 @@ def test_restored_optimizer_continues_bitwise(config):
             step(*pair, seed)
     assert equal(weights(model), weights(other))
     assert equal(optimizer.named_state(), resumed.named_state())
-    assert equal(optimizer.averages or {}, resumed.averages or {})
+    assert equal(averages_of(optimizer), averages_of(resumed))
 
 
 @pytest.mark.parametrize(
@@ -176,13 +180,13 @@ def test_optimizer_skips_an_update_with_non_finite_gradients(config, updates):
     model, optimizer = build(config)
     for seed in range(updates):
         step(model, optimizer, seed, torch.tensor(0.0))
-    before, state, averages = weights(model), copies(optimizer.named_state()), copies(optimizer.averages or {})
+    before, state, averages = weights(model), copies(optimizer.named_state()), copies(averages_of(optimizer))
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
     optimizer.step(torch.tensor(1.0))
     assert equal(weights(model), before)
     assert equal(optimizer.named_state(), state)
-    assert equal(optimizer.averages or {}, averages)
+    assert equal(averages_of(optimizer), averages)
     step(model, optimizer, 1)
     assert not torch.equal(model.model.norm.weight, before[NORM])
 
@@ -255,18 +259,17 @@ def test_averaged_puts_the_averages_into_the_parameters():
     last, state = weights(model), copies(optimizer.named_state())
     with pytest.raises(KeyError), optimizer.average_parameters():
         assert torch.allclose(weights(model)[TABLE], (start[TABLE] + last[TABLE]) / 2)
-        assert equal(weights(model), optimizer.averages)
+        assert equal(weights(model), averages_of(optimizer))
         assert equal(optimizer.named_state(), state)
         raise KeyError
     assert equal(weights(model), last)
-    assert optimizer.averages is not None
-    assert not torch.equal(optimizer.averages[TABLE], last[TABLE])
+    assert not torch.equal(averages_of(optimizer)[TABLE], last[TABLE])
 
 
 def test_averaged_without_ema_changes_nothing():
     model, optimizer = build(AdamWConfig())
     before = weights(model)
-    assert optimizer.averages is None
+    assert optimizer.average is None
     with optimizer.average_parameters():
         assert equal(weights(model), before)
 

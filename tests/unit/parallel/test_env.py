@@ -3,13 +3,13 @@ import os
 import pytest
 
 from candlewick.errors import MachineError
-from candlewick.parallel.env import Ranks, read_ranks, request_deterministic_cublas
+from candlewick.parallel.env import read_ranks, request_deterministic_cublas
 
 
 def test_a_process_without_a_launcher_is_rank_zero_of_one(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert read_ranks() == Ranks(0, 1, 0)
+    assert read_ranks() == (0, 1, 0)
 
 
 def test_read_ranks_refuses_several_ranks(monkeypatch):

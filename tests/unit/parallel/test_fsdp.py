@@ -39,6 +39,12 @@ def test_one_rank_in_float32_uses_no_fsdp():
     assert full_tensor(weight) is weight
 
 
+def test_half_precision_shards_each_block_and_the_objective():
+    objective = make(torch.bfloat16)
+    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    assert sharded == [objective, *objective.model.model.layers]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_and_gradients_stay_float32_around_bfloat16_products(tied):
     objective, plain = (make(dtype, tie_word_embeddings=tied) for dtype in (torch.bfloat16, torch.float32))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from tests.gradients import gradient_of
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -10,10 +11,9 @@ from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import full_tensor
-from candlewick.parallel.recompute import Recompute
+from candlewick.parallel.fsdp import apply_fsdp, full_tensor
+from candlewick.parallel.recompute import Recompute, apply_recompute
 from candlewick.train.objective import NextTokenLoss
 
 MODES: list[Recompute] = ["none", "block", "selective"]
@@ -29,7 +29,8 @@ def make(mode: Recompute, dtype=torch.float32, **shape) -> NextTokenLoss:
     model.init_buffers()
     initialize(model, 0)
     objective = NextTokenLoss(model, num_tokens=300)
-    parallelize(objective, model, Distributed(0, 1, torch.device("cpu"), dtype), mode)
+    apply_recompute(model, mode)
+    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
     return objective
 
 
@@ -73,6 +74,17 @@ def test_recompute_changes_no_bit_with_documents_or_sharding(mode):
     assert difference(outcome(make(mode), documents), expected) == 0
     expected = outcome(make("none", torch.bfloat16))
     assert difference(outcome(make(mode, torch.bfloat16)), expected) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recompute_replaces_the_forward_of_each_block_inside_the_sharding(mode, dtype):
+    objective, plain = make(mode, dtype), make("none")
+    assert [name for name, _ in objective.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    blocks = objective.model.model.layers
+    assert sharded == ([] if dtype == torch.float32 else [objective, *blocks])
+    assert ["forward" in vars(block) for block in blocks] == [mode != "none"] * 3
 
 
 class Outputs(TorchDispatchMode):

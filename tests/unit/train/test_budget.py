@@ -61,23 +61,25 @@ def test_max_repetitions_end_the_run_at_the_update_that_reaches_them(plan, limit
 
 def test_time_budget_becomes_steps_after_a_twentieth():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
-    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=4.9) is None
-    assert steps_from_time(scheduler, PLAN, step=9, train_seconds=50.0) is None
-    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=5.0) == 2000
-    assert steps_from_time(scheduler, PLAN, step=10, train_seconds=6000.0) == 11
-    assert steps_from_time(SchedulerConfig(total_steps=5), PLAN, step=10, train_seconds=60.0) is None
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=4.9, max_steps=None) is None
+    assert steps_from_time(scheduler, PLAN, step=9, train_seconds=50.0, max_steps=None) is None
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=5.0, max_steps=None) == 2000
+    assert steps_from_time(scheduler, PLAN, step=10, train_seconds=6000.0, max_steps=None) == 11
+    assert (
+        steps_from_time(SchedulerConfig(total_steps=5), PLAN, step=10, train_seconds=60.0, max_steps=None) is None
+    )
 
 
 def test_time_budget_of_wsd_becomes_steps_at_the_end_of_the_plateau():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=0.8)
-    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=19.0) is None
-    total = steps_from_time(scheduler, PLAN, step=100, train_seconds=20.0)
+    assert steps_from_time(scheduler, PLAN, step=100, train_seconds=19.0, max_steps=None) is None
+    total = steps_from_time(scheduler, PLAN, step=100, train_seconds=20.0, max_steps=None)
     assert total == 500
     # the decay begins where the plateau has just ended
     assert multiplier(scheduler, 100, total) == 1.0
     assert multiplier(scheduler, 101, total) < 1.0
     whole = SchedulerConfig(total_seconds=100.0, strategy="wsd", decay_fraction=1.0)
-    assert steps_from_time(whole, PLAN, step=100, train_seconds=5.0) == 2000
+    assert steps_from_time(whole, PLAN, step=100, train_seconds=5.0, max_steps=None) == 2000
 
 
 def test_max_steps_before_the_time_budget_are_known_before_the_decay():
@@ -92,7 +94,7 @@ def test_max_steps_before_the_time_budget_are_known_before_the_decay():
 def test_time_budget_with_a_batch_ramp_is_counted_in_rows():
     scheduler = SchedulerConfig(total_seconds=100.0, strategy="cosine")
     # 5 updates of 2 rows and 4 of 5, then 1 of 10: 40 rows in 8 seconds, so 500 in 100
-    assert steps_from_time(scheduler, RAMPED, step=10, train_seconds=8.0) == 9 + 47
+    assert steps_from_time(scheduler, RAMPED, step=10, train_seconds=8.0, max_steps=None) == 9 + 47
 
 
 @pytest.mark.parametrize("plan", [PLAN, RAMPED])

@@ -198,7 +198,7 @@ def test_init_from_starts_with_other_weights_and_resumes_without_the_parent(
     assert (trainer.state.step, trainer.loader.rows_read) == (0, 0)
     for found in (
         dict(trainer.objective.model.named_parameters()),
-        trainer.optimizer.averages,
+        trainer.optimizer.average.averages,
     ):
         error = max((found[name] - tensor).abs().max().item() for name, tensor in expected.items())
         core_row("runtime.checkpoint.init_from", "the checkpoint's own weights: to the bit", error, 0.0)
@@ -237,6 +237,19 @@ def test_max_repetitions_limit_the_steps_of_a_run(tiny, built, tmp_path):
     assert timed.plan.max_steps >= 1
 
 
+def test_mfu_uses_the_peak_flops_of_all_ranks(tiny, built, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "measure_peak_flops", lambda device: 1e12)
+    monkeypatch.setattr(build_module, "apply_fsdp", lambda *_: None)  # the other ranks do not exist
+    shares = []
+    for ranks in (1, 4):
+        device = Distributed(0, ranks, torch.device("cpu"), torch.float32)
+        telemetry = built(tiny(), run_dir=tmp_path / str(ranks), device=device).reporter._telemetry
+        telemetry.charge("training")
+        row = telemetry.row(step=1, tokens=1000, wait_seconds=0.0, total_steps=None)
+        shares.append(row["perf/mfu_strict"] / row["perf/tokens_per_second"])
+    assert shares[0] == pytest.approx(4 * shares[1])
+
+
 def test_training_evaluates_every_validation_set(tiny, built, core_row):
     config = tiny()
     data = open_data(config)
@@ -259,7 +272,10 @@ def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
     before = parts.evaluate(1)["eval/loss"]
     by_hand(trainer, 3)
     name = "model.embed_tokens.weight"
-    averages, last = parts.optimizer.averages[name].clone(), parts.objective.model.get_parameter(name).clone()
+    averages, last = (
+        parts.optimizer.average.averages[name].clone(),
+        parts.objective.model.get_parameter(name).clone(),
+    )
     assert not torch.equal(averages, last)
     parts.sample()
     assert torch.equal(seen[0], averages)

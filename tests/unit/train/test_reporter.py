@@ -12,8 +12,9 @@ from candlewick.config import LoggingConfig, RuntimeConfig
 from candlewick.model.flops import FlopsPerToken
 from candlewick.train import reporter as reporter_module
 from candlewick.train.monitor.display import Display
+from candlewick.train.monitor.telemetry import Telemetry
 from candlewick.train.monitor.trackers import METRICS, read_metrics
-from candlewick.train.reporter import Reporter, build_telemetry
+from candlewick.train.reporter import Reporter
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
@@ -39,7 +40,7 @@ def shown(monkeypatch) -> io.StringIO:
 
 
 def make(run_dir, *, resume_step=None, **logging) -> Reporter:
-    telemetry = build_telemetry(FlopsPerToken(1_000_000, 1_000_000), torch.device("cpu"), 1)
+    telemetry = Telemetry(FlopsPerToken(1_000_000, 1_000_000), 1e12, device=torch.device("cpu"))
     runtime = RuntimeConfig(logging=LoggingConfig(**logging))
     loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
     return Reporter(runtime, run_dir, telemetry, loader, resume_step)
@@ -120,17 +121,6 @@ def test_tensorboard_setting_selects_the_folder(tmp_path, shown, where):
     assert list(folder.glob("events.out.tfevents.*"))
 
 
-def test_mfu_uses_the_peak_flops_of_all_ranks(monkeypatch):
-    monkeypatch.setattr(reporter_module, "measure_peak_flops", lambda device: 1e12)
-    rows = []
-    for ranks in (1, 4):
-        telemetry = build_telemetry(FlopsPerToken(1_000_000, 2_000_000), torch.device("cpu"), ranks)
-        row = telemetry.row(step=1, tokens=1000, wait_seconds=0.0, total_steps=None)
-        rows.append(row["perf/mfu_strict"] / row["perf/tokens_per_second"])
-        assert row["perf/mfu_palm"] == pytest.approx(2 * row["perf/mfu_strict"])
-    assert rows[0] == pytest.approx(4 * rows[1])
-
-
 def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     further = {name.replace("eval/", "eval/code/"): value / 2 for name, value in METRICS_OF_EVALUATION.items()}
@@ -143,7 +133,7 @@ def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, sho
 def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=3)
     with reporter.running(state):
-        reporter.statistics(3, {"stats/layers.0/weight_rms": 0.5})
+        reporter.log(3, {"stats/layers.0/weight_rms": 0.5})
         reporter.step(state, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
@@ -183,7 +173,7 @@ def test_time_belongs_to_the_activity_that_each_event_ends(tmp_path, shown):
 
 
 def test_telemetry_expects_the_end_by_the_work_of_updates():
-    telemetry = build_telemetry(FlopsPerToken(1, 1), torch.device("cpu"), 1, lambda steps: steps**2)
+    telemetry = Telemetry(FlopsPerToken(1, 1), 1e12, device=torch.device("cpu"), work=lambda steps: steps**2)
     telemetry.charge("training")
     first = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=2)["perf/eta_seconds"]
     later = telemetry.row(step=1, tokens=1, wait_seconds=0.0, total_steps=3)["perf/eta_seconds"]

@@ -13,8 +13,8 @@ from candlewick.model.documents import Documents
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
+from candlewick.parallel.fsdp import apply_fsdp
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.state import TrainState
@@ -128,7 +128,7 @@ def test_global_norm_covers_all_gradients_and_clip_scales_to_it():
 def half(loss_scale: float, learning_rate: float = 1e-3):
     """An objective whose products are float16, its optimizer, and a loss scale that begins there."""
     objective = make_objective(torch.float32)
-    parallelize(objective, objective.model, Distributed(0, 1, torch.device("cpu"), torch.float16))
+    apply_fsdp(objective, objective.model.model.layers, Distributed(0, 1, torch.device("cpu"), torch.float16))
     optimizer = build_optimizer(objective.model, AdamWConfig(learning_rate=learning_rate))
     return objective, optimizer, LossScale(TrainState(loss_scale=loss_scale), torch.device("cpu"))
 
@@ -143,6 +143,16 @@ def test_train_step_in_half_precision_applies_and_removes_the_loss_scale():
         assert result.loss_scale.item() == 2.0**power
         assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
         assert result.grad_norm.item() == pytest.approx(expected.grad_norm.item(), rel=5e-3)
+
+
+def test_loss_scale_in_single_precision_changes_no_bit():
+    results = []
+    for scale in (None, LossScale(TrainState(), torch.device("cpu"))):
+        objective = make_objective(torch.float32)
+        optimizer = build_optimizer(objective.model, AdamWConfig(learning_rate=1e-3))
+        result = train_step(objective, optimizer, make_update(4), 0.5, scale)
+        results.append({"loss": result.loss, "norm": result.grad_norm, **state_of(objective, optimizer)})
+    assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 
 
 def test_loss_scale_that_is_too_large_is_halved_until_gradients_are_finite():

@@ -80,7 +80,7 @@ class Stage:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
             step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
-            statistics=lambda step, figures: self.say(f"statistics {step} {figures}"),
+            log=lambda step, figures: self.say(f"statistics {step} {figures}"),
             end_training_interval=lambda: None,
             evaluation=lambda state, metrics, *, is_full: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),

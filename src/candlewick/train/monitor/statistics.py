@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,10 @@ def record_update_statistics(model: Transformer) -> Generator[Callable[[], dict[
     squares: dict[str, list[Tensor]] = defaultdict(list)
     peaks: dict[str, list[Tensor]] = defaultdict(list)
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
-            x = output.detach().float()
-            squares[name].append(x.square().mean())
-            peaks[name].append(x.abs().amax())
-
-        return module.register_forward_hook(hook)
+    def record_output(name: str, _module: nn.Module, _args: object, output: Tensor) -> None:
+        x = output.detach().float()
+        squares[name].append(x.square().mean())
+        peaks[name].append(x.abs().amax())
 
     def figures() -> dict[str, float]:
         statistics: dict[str, Tensor] = {}
@@ -52,7 +50,7 @@ def record_update_statistics(model: Transformer) -> Generator[Callable[[], dict[
         values = torch.stack([value.float() for value in statistics.values()]).tolist()
         return {f"stats/{name}": value for name, value in zip(statistics, values, strict=True)}
 
-    handles = [watch(name, module) for name, module in parts.items()]
+    handles = [module.register_forward_hook(partial(record_output, name)) for name, module in parts.items()]
     try:
         yield figures
     finally:

@@ -44,14 +44,14 @@ _NEWEST_WEIGHT = 0.3
 class Telemetry:
     """Turns counts and the clock into figures per log interval.
 
-    `peak_flops` is the peak of all ranks together, None leaves MFU out. `work` maps a number of updates to the
+    `peak_flops` is the peak of all ranks together. `work` maps a number of updates to the
     work that they are, in any unit: for the ETA of a run whose updates grow.
     """
 
     def __init__(
         self,
         flops: FlopsPerToken,
-        peak_flops: float | None,
+        peak_flops: float,
         *,
         device: torch.device,
         work: Callable[[int], float] = float,
@@ -91,9 +91,8 @@ class Telemetry:
             "perf/evaluation_share": spent["evaluation"] / total,
             "perf/saving_share": spent["saving"] / total,
             "perf/memory_bytes": float(memory_bytes(self._device)),
+            **{name: speed * flops / self._peak_flops for name, flops in self._flops.items()},
         }
-        if self._peak_flops is not None:
-            row |= {name: speed * flops / self._peak_flops for name, flops in self._flops.items()}
         if new_work > 0:
             newest = total / new_work
             before = newest if self._seconds_per_work is None else self._seconds_per_work

@@ -9,9 +9,9 @@ from candlewick.data.rows.loader import Batch, GlobalBatch
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
-from candlewick.parallel.apply import parallelize
 from candlewick.parallel.device import Distributed
-from candlewick.parallel.recompute import Recompute
+from candlewick.parallel.fsdp import apply_fsdp
+from candlewick.parallel.recompute import Recompute, apply_recompute
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.monitor.trackers import METRICS, metric_of
 from candlewick.train.objective import NextTokenLoss
@@ -28,7 +28,8 @@ def make(dtype=torch.float32, recompute: Recompute = "none", tied=True) -> NextT
     model.init_buffers()
     initialize(model, 0)
     objective = NextTokenLoss(model, num_tokens=300)
-    parallelize(objective, model, Distributed(0, 1, torch.device("cpu"), dtype), recompute)
+    apply_recompute(model, recompute)
+    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
     return objective
 
 
