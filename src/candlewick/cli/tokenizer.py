@@ -41,15 +41,7 @@ def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) ->
 
 
 def _train(args: argparse.Namespace) -> None:
-    from candlewick.runs.prepare import prepare_tokenizer
-
-    trained = candle.train_tokenizer(args)
-    if trained is None:
-        config = load_config(args)
-        if args.output is None:
-            raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
-        trained = prepare_tokenizer(config, args.output)
-    manifest, reused = trained
+    manifest, reused = candle.train_tokenizer(args) or _train_configured(args)
     details = manifest.details
     summary = {"id": manifest.id, "details": details, "config": manifest.config}
     if emit_json(args, {"output": args.output, "reused": reused, **summary}):
@@ -58,6 +50,15 @@ def _train(args: argparse.Namespace) -> None:
     print(f"vocabulary {details['vocab_size']:,} of {details['requested_vocab_size']:,} requested tokens")
     if details["heldout"]["tokens"]:
         print(f"{details['heldout']['bytes_per_token']:.3f} bytes per token on held-out text")
+
+
+def _train_configured(args: argparse.Namespace) -> tuple[Any, bool]:
+    from candlewick.runs.prepare import prepare_tokenizer
+
+    config = load_config(args)
+    if args.output is None:
+        raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
+    return prepare_tokenizer(config, args.output)
 
 
 def _inspect(args: argparse.Namespace) -> None:
