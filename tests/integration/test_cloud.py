@@ -130,7 +130,7 @@ def test_cloud_run_reuses_shards_of_transformer_candle(roots, small, text_dir, c
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "there is no text to train on (fix: give --input PATH, --stream"),
+        ([], 2, "there is no text to train on (fix: set data.train_shards"),
         (["--reuse-shards"], 2, "there is no text to train on"),
         (["--input", "TEXT", "--skip-tokenizer"], 2, "--skip-tokenizer, but there is none in"),
         (["--input", "TEXT", "--resume"], 3, "no checkpoint in"),

@@ -36,7 +36,7 @@ from candlewick.runs.sources import (
     training_sources,
     with_datasets,
 )
-from candlewick.runs.start import inherit_model, open_parent, require_same_settings, resume_run
+from candlewick.runs.start import continue_run, inherit_model, open_parent, require_same_settings
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end
@@ -100,15 +100,15 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError and
     MachineError for what cannot be opened.
     """
-    parent, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
+    init_from, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
     if newest is not None:
-        config, start = resume_run(config, newest)
-    elif parent is not None:
-        config, start = open_parent(config, parent)
+        config, start = continue_run(config, newest)
+    elif init_from is not None:
+        config, start = open_parent(config, init_from)
     else:
         start = Fresh()
     tokenizer = _resolve_tokenizer(config, start, run_dir, request)
-    if parent is not None and start.checkpoint is not None and tokenizer.tokenizer is not None:
+    if init_from is not None and start.checkpoint is not None and tokenizer.tokenizer is not None:
         config = inherit_model(config, start.checkpoint, tokenizer.tokenizer)
     _, world_size, _ = read_ranks()
     batches = BatchSchedule.from_config(config.data, config.sequence_length, world_size)
@@ -122,7 +122,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     if not training_sources(config.data):
         raise ConfigError(
             "there is no text to train on",
-            "give --input PATH, --stream or data.train_shards, for example [stdlib://]",
+            "set data.train_shards, for example [stdlib://]; orchestrate also takes --input PATH or --stream",
         )
     config = _with_token_budget(config, batches)
     texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)

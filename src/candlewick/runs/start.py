@@ -91,7 +91,7 @@ def _combine(settings: ModelConfig, shape: ModelConfig, folder: Path) -> ModelCo
     return shape.replaced(**{"vocab_size": None, **{name: values[name] for name in free & values.keys()}})
 
 
-def resume_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume]:
+def continue_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resume]:
     """Return the config with the `init_from` of the run's first start, and the start from its newest checkpoint.
 
     Raises ConfigError if the config names another `init_from`.

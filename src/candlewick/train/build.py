@@ -1,4 +1,4 @@
-"""From a plan to a Trainer: every object of a run is made here, in order."""
+"""From a plan to a Trainer: model, loss, optimizer, loader and reporter of a run are made here, in order."""
 
 import logging
 from dataclasses import replace

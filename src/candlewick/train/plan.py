@@ -1,4 +1,4 @@
-"""The plan of a run, and what a run starts from: values that everything after them only reads."""
+"""The plan of a run, and what a run starts from. Only the counters in it change: `build` takes a copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

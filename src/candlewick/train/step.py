@@ -1,4 +1,4 @@
-"""One update of the weights: free of logging, timing and devices.
+"""One update of the weights: no logging, no timing, no waiting for the device.
 
     micro-batches -> loss and gradients, summed -> clip by the global norm -> optimizer
 

@@ -13,11 +13,11 @@ from candlewick.errors import CheckpointError, ConfigError
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.start import (
     _is_pinned,
+    continue_run,
     inherit_model,
     open_parent,
     require_same_settings,
     result_settings,
-    resume_run,
 )
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
@@ -162,23 +162,23 @@ def with_parent(parent: str | None) -> RunConfig:
 
 
 def test_resume_takes_the_parent_and_the_tokenizer_from_the_manifest(newest):
-    config, start = resume_run(with_parent(None), newest)
+    config, start = continue_run(with_parent(None), newest)
     assert config == with_parent(None)
     assert (start.checkpoint, start.parent, start.tokenizer_sha256) == (newest, None, newest.tokenizer.sha256)
 
 
 def test_resume_with_another_init_from_is_refused(newest):
     with pytest.raises(ConfigError, match=r"has runtime\.checkpoint\.init_from=None, it goes on with /nowhere"):
-        resume_run(with_parent("/nowhere"), newest)
+        continue_run(with_parent("/nowhere"), newest)
 
 
 def test_resume_keeps_the_commit_that_an_address_of_the_hub_had_at_first(newest, monkeypatch):
     commit, name = "a" * 40, "hf://me/model"
     state = {**newest.state, "config": with_parent(f"{name}@{commit}").model_dump(mode="json")}
     monkeypatch.setitem(vars(newest), "state", state)
-    assert resume_run(with_parent(name), newest)[0] == with_parent(f"{name}@{commit}")
+    assert continue_run(with_parent(name), newest)[0] == with_parent(f"{name}@{commit}")
     with pytest.raises(ConfigError, match=f"init_from={name}@{commit}, it goes on with None"):
-        resume_run(with_parent(None), newest)
+        continue_run(with_parent(None), newest)
 
 
 def test_an_address_is_pinned_by_a_commit_of_the_same_model_alone():
