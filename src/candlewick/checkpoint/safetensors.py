@@ -38,10 +38,10 @@ def read_model(folder: Path) -> "dict[str, Tensor]":
         weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
         files = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is no index of weights: {error!r}", "get the file again") from None
+        raise CheckpointError(f"{index} is not an index of weights: {error!r}", "get the file again") from None
     if unsafe := [name for name in files if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name)]:
         raise CheckpointError(
-            f"{index} names {unsafe[0][:80]!r}, which is no file beside it", "get the file again"
+            f"{index} names {unsafe[0][:80]!r}, which is not a file beside it", "get the file again"
         )
     tensors: dict[str, Tensor] = {}
     for file in files:

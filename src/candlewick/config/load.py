@@ -250,7 +250,7 @@ def _read_file(source: str | Path, folder: Path) -> _File:
             f"{path}: a configuration ends in {', '.join(filter(None, SUFFIXES))}", "rename the file"
         )
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is no configuration", "check the path")
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is not a configuration", "check the path")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -124,8 +124,8 @@ class SchedulerConfig(Section):
     polynomial decay; wsd: flat, then linear decay. constant and cosine warm up only if warmup_steps is set, the
     others always."""
     warmup_steps: Steps | None = None
-    """Updates of linear warm-up; null: 2 % of the run, at most 2,000 (50 in a run that time bounds); none for constant
-    and cosine."""
+    """Updates of linear warm-up; null: 2 % of the run, at most 2,000 (50 in a run that time bounds). constant and
+    cosine: none."""
     decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
     """Share of the run, at its end, over which `wsd` decays."""
     power: Positive = 1.0

@@ -11,9 +11,9 @@ r"""The learning rate of each update, as a share of the peak: pure functions of 
     polynomial                     (1 - x) ^ power         of the run (cosine: arXiv:1608.03983)
 
 Without `warmup_steps` the warm-up is 2 % of the run, at most 2,000 steps; `constant` and `cosine` have none. A run
-that is bounded by time has 50, and knows its number of steps after a part of the run; until then there is no decay. wsd begins
-to decay later than that. The others fall when the number becomes known: cosine by less than 1 %, polynomial by 5 %
-times its power.
+that is bounded by time has 50. It knows its number of steps after a part of the run, and until then there is no
+decay. wsd begins to decay later than that. The others fall when the number becomes known: cosine by less than 1 %,
+polynomial by 5 % times its power.
 """
 
 import math

@@ -11,7 +11,7 @@ from candlewick.errors import MachineError
 def read_ranks() -> tuple[int, int, int]:
     """Return the rank of this process, the number of processes, and its rank on its machine.
 
-    Raises MachineError for several processes, and for text that is no number.
+    Raises MachineError for several processes, and for text that is not a number.
     """
     rank, world_size = _read_number("RANK", "0"), _read_number("WORLD_SIZE", "1")
     if world_size != 1:
@@ -24,7 +24,7 @@ def read_ranks() -> tuple[int, int, int]:
 def _read_number(name: str, default: str) -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal():
-        raise MachineError(f"{name}={text!r} is no number", "use a launcher such as torchrun, or unset it")
+        raise MachineError(f"{name}={text!r} is not a number", "use a launcher such as torchrun, or unset it")
     return int(text)
 
 

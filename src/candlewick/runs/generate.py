@@ -22,7 +22,7 @@ def read_prompts(path: Path) -> list[str]:
     """Return each line of a .txt file, or its "prompt" of a .jsonl file. Raises ConfigError and DataError."""
     kind = path.suffix.lower()
     if kind not in (".txt", ".jsonl"):
-        raise ConfigError(f"{path} is no file of prompts", "give a .txt or .jsonl file")
+        raise ConfigError(f"{path} is not a file of prompts", "give a .txt or .jsonl file")
     fix = 'each .jsonl line is {"prompt": "..."}'
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -31,7 +31,7 @@ def read_prompts(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path} holds no prompts: {type(error).__name__} {error}", fix) from None
     if not all(isinstance(prompt, str) for prompt in prompts):
-        raise DataError(f'{path}: a "prompt" is no text', fix)
+        raise DataError(f'{path}: a "prompt" is not text', fix)
     return prompts
 
 

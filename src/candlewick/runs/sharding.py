@@ -70,7 +70,7 @@ def plan_shards(data: DataConfig, sharding: Sharding) -> tuple[DataConfig, tuple
         elif is_there and (sharding.existing == "reuse" or (is_named and sharding.existing == "refuse")):
             jobs.append(ShardJob("reuse", uris, (folder,), settings))
             shards[side] = (str(folder),)
-        elif not uris or (is_named and not is_there):  # what is going to be made is no source of it
+        elif not uris or (is_named and not is_there):  # what is going to be made is not a source of it
             shards[side] = ()
         else:
             folders = (folder, validation) if holds_out else (folder,)
@@ -128,6 +128,6 @@ def _require_removable(folder: Path, uris: tuple[str, ...], existing: str) -> No
     elif not ((folder / MANIFEST).is_file() and is_text_artifact(folder)):
         why = "it has no manifest of shards"
     elif strange is not None:
-        why = f"{strange} is no shard"
+        why = f"{strange} is not a shard"
     if why is not None:
         raise ConfigError(f"{folder} is not removed for new shards: {why}", "give --reuse-shards, or move it away")

@@ -104,7 +104,7 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     require(isinstance(vocab, dict) and isinstance(merges, list), "it has no vocabulary or no merges")
     unknown = bpe.get("unk_token")
     require(unknown is None or unknown in list(cast(Json, vocab)), "its unk_token is not in its vocabulary")
-    require(isinstance(bpe.get("dropout"), int | float | None), "its dropout is no number")
+    require(isinstance(bpe.get("dropout"), int | float | None), "its dropout is not a number")
     added = tree.get("added_tokens")
     require(isinstance(added, list), "it has no added tokens")
     ids: dict[str, object] = dict(cast(Json, vocab))
@@ -129,7 +129,7 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
 
 
 def step_type(step: object) -> str | None:
-    """Return the type of a step, None if it is no step."""
+    """Return the type of a step, None if it is not a step."""
     kind = cast(Json, step).get("type") if isinstance(step, dict) else None
     return kind if isinstance(kind, str) else None
 

@@ -91,7 +91,7 @@ def set_post_processor(rust: RustTokenizer, start: str | None, end: str | None, 
 def read_special_tokens(path: Path, tokens: Container[str]) -> list[str]:
     """Read a list of special tokens: a JSON array, or one to a line with comments after `#`.
 
-    Raises TokenizerError for a file that is no list of names, and for a name that `tokens` lacks.
+    Raises TokenizerError for a file that is not a list of names, and for a name that `tokens` lacks.
     """
     text = _read_text(path)
     if text.lstrip().startswith("["):

@@ -119,7 +119,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head_grad = torch.zeros_like(head, dtype=_sum_dtype(hidden)) if wants_head else None
         loss = coefficients.new_zeros(())
         for part, logits in _logit_chunks(hidden, used, chunking.rows):
-            # IGNORE_INDEX is no row to gather from; whatever stands there, its coefficient is 0
+            # IGNORE_INDEX is not a row to gather from; whatever stands there, its coefficient is 0
             label, coefficient = labels[part, None].clamp(min=0), coefficients[part, None]  # (R, 1)
             logits -= logits.amax(dim=1, keepdim=True)
             chosen = logits.gather(1, label)

@@ -65,12 +65,12 @@ def test_read_model_joins_sharded_files(sharded):
 @pytest.mark.parametrize(
     ("index", "sentence"),
     [
-        ("{", "is no index of weights"),
-        ("[]", "is no index of weights"),
-        ('{"weight_map": []}', "is no index of weights"),
-        ('{"weight_map": {"a": "../a.safetensors"}}', "which is no file beside it"),
-        ('{"weight_map": {"a": "/etc/a.safetensors"}}', "which is no file beside it"),
-        ('{"weight_map": {"a": "model.bin"}}', "which is no file beside it"),
+        ("{", "is not an index of weights"),
+        ("[]", "is not an index of weights"),
+        ('{"weight_map": []}', "is not an index of weights"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "which is not a file beside it"),
+        ('{"weight_map": {"a": "/etc/a.safetensors"}}', "which is not a file beside it"),
+        ('{"weight_map": {"a": "model.bin"}}', "which is not a file beside it"),
         ('{"weight_map": {"a": "model-00003.safetensors"}}', "does not exist"),
         ('{"weight_map": {"z": "model-00001-of-00002.safetensors"}}', "has no z, which its index names"),
     ],

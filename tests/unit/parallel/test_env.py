@@ -22,7 +22,7 @@ def test_read_ranks_refuses_several_ranks(monkeypatch):
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
 def test_rank_that_is_no_number_is_refused_in_one_line(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
-    with pytest.raises(MachineError, match=rf"{name}='{text}' is no number .*torchrun"):
+    with pytest.raises(MachineError, match=rf"{name}='{text}' is not a number .*torchrun"):
         read_ranks()
 
 

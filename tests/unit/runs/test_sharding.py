@@ -189,7 +189,7 @@ def test_remake_does_not_remove_a_folder_of_something_else(text, sharding, train
     (train / "mine.txt").rename(text.parent / "mine.txt")
     shard_text(config_of(text), replace(sharding, existing="remake"), print)
     (train / "notes.md").write_text("mine")
-    with pytest.raises(ConfigError, match="is not removed for new shards: notes.md is no shard"):
+    with pytest.raises(ConfigError, match="is not removed for new shards: notes.md is not a shard"):
         shard_text(config_of(text), replace(sharding, existing="remake"), print)
     assert (train / "notes.md").exists()
 

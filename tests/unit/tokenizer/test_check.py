@@ -185,7 +185,7 @@ SPLIT = ("pre_tokenizer", "pretokenizers", 0)
         (put("pre_tokenizer", {"type": "Digits", "individual_digits": True}), "its pre-tokenizer is none of"),
         (put("model", "type", "WordPiece"), "its model is not BPE"),
         (put("model", None), "its model is not BPE"),
-        (put("model", "dropout", "often"), "its dropout is no number"),
+        (put("model", "dropout", "often"), "its dropout is not a number"),
         (put("model", "unk_token", "<nowhere>"), "its unk_token is not in its vocabulary"),
         (put("model", "unk_token", []), "its unk_token is not in its vocabulary"),
         (put("model", "end_of_word_suffix", "</w>"), "its model sets end_of_word_suffix"),

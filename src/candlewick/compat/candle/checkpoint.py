@@ -120,7 +120,7 @@ def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
         if not 0 <= step < 10**9:
             raise ValueError(f"optimizer_step {step}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise _damaged(f"{path} is no manifest of transformer_candle: {error!r}") from None
+        raise _damaged(f"{path} is not a manifest of transformer_candle: {error!r}") from None
     for file, size, sha256 in entries[: 1 if weights_only else None]:  # links are fine: the Hub's cache has them
         if not file.is_file():
             raise _damaged(f"{file} is missing")
@@ -140,7 +140,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         )
     if missing := {"embedding.weight", "blocks.0.mlp.up_proj.weight", "final_norm.weight"} - tensors.keys():
         raise CheckpointError(
-            f"{path} has no {min(missing)}: it is no model of transformer_candle", "try `import hf`"
+            f"{path} has no {min(missing)}: it is not a model of transformer_candle", "try `import hf`"
         )
     if any(tensors[name].dim() != 2 for name in ("embedding.weight", "blocks.0.mlp.up_proj.weight")):
         raise _damaged(f"{path} holds no matrices where transformer_candle has them")
@@ -297,7 +297,7 @@ def _parameters(path: Path, text: mmap.mmap, position: int) -> Iterator[tuple[st
 
 def _numbers(path: Path, text: bytes, name: str) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy warns when it stops at text that is no number
+        warnings.simplefilter("error")  # numpy warns when it stops at text that is not a number
         try:
             return torch.from_numpy(np.fromstring(text, np.float64, sep=",").astype(np.float32))
         except (DeprecationWarning, RuntimeWarning, ValueError):

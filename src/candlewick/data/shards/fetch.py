@@ -86,14 +86,14 @@ def find_datasets(sources: Sequence[str]) -> list[Dataset]:
 def _read_list(path: Path) -> list[Dataset]:
     if not path.is_file():
         names = ", ".join(DATASETS)
-        raise ConfigError(f"{path} is no file, no address and no known dataset", f"known ones are {names}")
+        raise ConfigError(f"{path} is not a file, an address, or a known dataset", f"known ones are {names}")
     try:
         return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error)}", "write name and source") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"{path} is no list of datasets: {' '.join(str(error).split())[:200]}",
+            f"{path} is not a list of datasets: {' '.join(str(error).split())[:200]}",
             "write a YAML list of name and source",
         ) from None
 

@@ -85,7 +85,7 @@ def _find_files(uri: str, config: DataConfig) -> list[SourceFile]:
     if uri == STDLIB and config.format == "text":
         return _find_stdlib()
     if "://" in uri:
-        raise DataError(f"{uri} is no kind of source of {config.format}", f"give a file, a folder or {STDLIB}")
+        raise DataError(f"{uri} is not a source of format {config.format}", f"give a file, a folder or {STDLIB}")
     path = Path(uri).expanduser()
     if path.is_dir():
         return _find_in_folder(path, config)

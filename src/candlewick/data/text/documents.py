@@ -4,7 +4,7 @@
     .jsonl     the field `data.text_field` of each line
     .parquet   the column of that name, row by row
     chats      the messages in each line of .jsonl (`data.text.chat`): one document, with a part for each message
-    empty text is no document; a byte order mark at a file's start is dropped
+    empty text is not a document; a byte order mark at a file's start is dropped
 
 A very long document comes in parts (`data.text.file_ranges`). Bytes that are not UTF-8 follow `data.bad_utf8`.
 """

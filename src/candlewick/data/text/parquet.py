@@ -47,7 +47,7 @@ def _open_parquet(file: SourceFile, text_field: str) -> pq.ParquetFile:
         # buffered reads: otherwise the whole column of a row group is read at once
         parquet = pq.ParquetFile(str(file.path), buffer_size=1 << 20)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file.path} is no readable .parquet file: {error}", "get it again") from None
+        raise DataError(f"{file.path} is not a readable .parquet file: {error}", "get it again") from None
     schema = parquet.schema_arrow
     fix = "set data.text_field to the column with the text"
     if (index := schema.get_field_index(text_field)) < 0:

@@ -170,7 +170,7 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                     if damaged and not has_warned:
                         has_warned = True
                         logger.warning(
-                            "%s line %d is no metrics row: the file was damaged or edited", path, damaged
+                            "%s line %d is not a row of metrics: the file was damaged or edited", path, damaged
                         )
                     yield cast("dict[str, Any]", row), offset
                 case _:

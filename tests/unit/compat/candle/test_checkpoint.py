@@ -69,7 +69,7 @@ def test_tensor_names_with_counters_of_early_builds_are_read(tmp_path, candle):
     ("change", "sentence"),
     [
         (lambda t: t.pop("blocks.1.qkv.bias"), r"blocks.1.qkv.bias is nothing, a model of its shape has \(96,\)"),
-        (lambda t: t.pop("embedding.weight"), "has no embedding.weight: it is no model of transformer_candle"),
+        (lambda t: t.pop("embedding.weight"), "has no embedding.weight: it is not a model of transformer_candle"),
         (lambda t: t.update({"lm_head.weight": torch.ones(2)}), r"lm_head.weight is \(2,\), .* has nothing"),
         (lambda t: t.update({"final_norm.bias": torch.ones(32)}), "final_norm.bias: a model with LayerNorm"),
         (lambda t: t.update({"blocks.0.out_proj.bias": torch.ones(7)}), r"out_proj.bias is \(7,\)"),
@@ -107,7 +107,7 @@ def test_manifest_of_other_content_is_refused(tmp_path, candle, content):
     (folder / "manifest.json").unlink()
     if content is not None:
         (folder / "manifest.json").write_text(content)
-    with pytest.raises(CheckpointError, match="is no manifest of transformer_candle"):
+    with pytest.raises(CheckpointError, match="is not a manifest of transformer_candle"):
         open_candle(folder)
 
 

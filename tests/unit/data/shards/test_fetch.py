@@ -36,8 +36,8 @@ def test_find_datasets_reads_names_addresses_and_list_files(tmp_path):
         ("- {name: x, source: y, typo: 1}", "0.typo: Extra inputs"),
         ("- {name: ../up, source: y}", "0.name: String should match pattern"),
         ("- {name: x, source: y, take: 0}", "0.take: Input should be greater"),
-        ("{[", "is no list of datasets"),
-        ("- 2026-01-01", "is no list of datasets"),
+        ("{[", "is not a list of datasets"),
+        ("- 2026-01-01", "is not a list of datasets"),
     ],
 )
 def test_find_datasets_refuses_a_malformed_list_file(content, sentence, tmp_path):

@@ -148,7 +148,7 @@ def test_only_json_lines_hold_chats(write, tmp_path, tokenizer_dir, name):
         prepare(config_of(path), tokenizer_dir, tmp_path / "ds")
     with pytest.raises(DataError, match=r"has no text, .*put in \.jsonl \(also"):
         prepare(config_of(path.parent), tokenizer_dir, tmp_path / "ds")
-    with pytest.raises(DataError, match="stdlib:// is no kind of source of chat"):
+    with pytest.raises(DataError, match="stdlib:// is not a source of format chat"):
         prepare(config_of("stdlib://"), tokenizer_dir, tmp_path / "ds")
 
 

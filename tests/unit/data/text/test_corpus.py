@@ -99,8 +99,8 @@ def test_stdlib_uri_without_a_standard_library_is_refused(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("hf://HuggingFaceFW/fineweb", "hf://HuggingFaceFW/fineweb is no kind of source"),
-        ("s3://bucket/x", "s3://bucket/x is no kind of source"),
+        ("hf://HuggingFaceFW/fineweb", "hf://HuggingFaceFW/fineweb is not a source of format"),
+        ("s3://bucket/x", "s3://bucket/x is not a source of format"),
         ("missing.txt", r"missing\.txt does not exist"),
         ("missing/", "missing does not exist"),
     ],

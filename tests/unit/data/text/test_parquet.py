@@ -41,7 +41,7 @@ def test_a_column_that_is_not_text_is_named_with_its_type(source):
 
 
 def test_file_of_another_format_is_refused_by_name(source):
-    with pytest.raises(DataError, match=r"a\.parquet is no readable \.parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable \.parquet file"):
         row_groups(source("a.parquet", b"PAR1 or not"), "text")
 
 

@@ -87,7 +87,7 @@ def test_damaged_metric_rows_warn_once_and_cost_no_other_row(tmp_path: Path, cap
     JsonlTracker(path, resume_step=4).close()
     assert path.read_text(encoding="utf-8") == good
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"{path} line 2 is no metrics row: the file was damaged or edited"
+        f"{path} line 2 is not a row of metrics: the file was damaged or edited"
     ]
     caplog.clear()
     assert [row["step"] for row in read_metrics(path)] == [1, 3, 4]
