@@ -103,7 +103,8 @@ def test_every_mode_has_a_row():
         and not any(f"| `{mode}{end}" in text for end in (("`",) if "=" in mode else ("`", "=", " (")))
     ]
     assert not missing, (
-        "a test has to compare these modes with a reference: see the fixture core_row; then `make core`"
+        "a test has to compare these modes with a reference: see the fixture core_row, for settings of the model "
+        "`modes_of` in tests/integration/test_hugging_face.py; then `make core`"
     )
 
 

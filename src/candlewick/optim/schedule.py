@@ -29,7 +29,12 @@ Decay = Callable[[SchedulerConfig, float, int, int], float]
 
 
 class Schedule(NamedTuple):
-    """The learning rate after the warm-up, and when it begins to fall."""
+    """The learning rate after the warm-up, and when it begins to fall.
+
+    Tests hold every schedule to this: it never rises after the warm-up, and at the end it is at `min_lr`, or was
+    flat all along. A run that time bounds stays at the peak until its steps are known, a twentieth into the run:
+    there a schedule falls by at most 5 % of the peak, or begins to fall later (`decay_start`).
+    """
 
     decay: Decay
     has_default_warmup: bool = True  # whether there is a warm-up without `warmup_steps`

@@ -127,16 +127,17 @@ def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
 def require_same_settings(config: RunConfig, newest: Checkpoint, *, all_sections: bool) -> None:
     """Raise ConfigError that names each setting in which a run differs from its checkpoint, with both values.
 
-    Settings that change no result are free. Without `all_sections` only those of the model must be the same, and
-    it is a CheckpointError.
+    Settings that change no result are free; one that came after the checkpoint had its default. Without
+    `all_sections` only those of the model must be the same, and it is a CheckpointError.
     """
     sections = result_settings(config) if all_sections else {"model": config.model.model_dump(mode="json")}
-    saved = newest.state["config"]
+    assert newest.config is not None, "a checkpoint of a run has one"
+    saved = newest.config.model_dump(mode="json")
     different = [
         f"{section}.{key} (was {str(before)[:_MAX_VALUE_CHARS]}, is {str(value)[:_MAX_VALUE_CHARS]})"
         for section, values in sections.items()
         for key, value in values.items()
-        if value != (before := saved.get(section, {}).get(key))
+        if value != (before := saved[section].get(key))
     ]
     if different:
         raise (ConfigError if all_sections else CheckpointError)(

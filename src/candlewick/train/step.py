@@ -19,7 +19,7 @@ from candlewick.train.loss_scale import LossScale
 from candlewick.train.objective import NextTokenLoss
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """Device scalars; reading one waits for the device."""
 
@@ -59,7 +59,7 @@ def train_step(
     optimizer.step(skipped)
     if loss_scale is not None:
         loss_scale.update(skipped)
-    return StepResult(loss, norm, skipped, factor)
+    return StepResult(loss=loss, grad_norm=norm, skipped=skipped, loss_scale=factor)
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:

@@ -118,12 +118,13 @@ def test_strategies_that_are_flat_at_first_do_not_jump_at_a_twentieth_of_a_timed
     assert all(multiplier(config, step, None) == multiplier(config, step, 1000) for step in range(60))
 
 
-@pytest.mark.parametrize(
-    ("strategy", "jump"), [("cosine", 0.01), ("cosine_with_warmup", 0.01), ("polynomial", 0.05)]
-)
-def test_strategies_that_fall_at_once_jump_little_at_a_twentieth_of_a_timed_run(strategy, jump):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("total", [2_000, 100_000])
+def test_multiplier_falls_by_a_twentieth_at_most_where_a_time_budget_becomes_steps(strategy, total):
     config = SchedulerConfig(strategy=strategy, total_seconds=60.0)
-    assert 0 < multiplier(config, 500, None) - multiplier(config, 500, 10_000) <= jump
+    fall = multiplier(config, total // 20, None) - multiplier(config, total // 20, total)
+    most = 0.01 if strategy.startswith("cosine") else 0.05
+    assert 0 <= fall <= most + 1e-9, "see Schedule: fall less at the beginning, or give it a decay_start"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -150,7 +151,8 @@ def test_multiplier_is_in_bounds_and_never_rises_after_the_warmup(strategy, tota
     assert all(value >= lowest - 1e-12 for value in after)
     assert all(late <= early + 1e-12 for early, late in itertools.pairwise(after))
     if after:
-        assert after[-1] == pytest.approx(lowest) or set(after) == {1.0}
+        is_flat = set(after) == {1.0}
+        assert is_flat or after[-1] == pytest.approx(lowest), "see Schedule: it ends at min_lr, or is flat"
     if total > warmup_steps(config, total) > 0:
         assert values[0] > 0
 

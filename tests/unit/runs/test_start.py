@@ -9,7 +9,7 @@ from candlewick.checkpoint.huggingface import from_hf_config
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
 from candlewick.config.load import load_config
-from candlewick.errors import CheckpointError, ConfigError
+from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.start import (
     _is_pinned,
@@ -197,6 +197,15 @@ def test_result_settings_leave_out_what_changes_no_result(tiny):
     )
     assert result_settings(other) == result_settings(tiny())
     assert result_settings(tiny().replaced(runtime={"seed": 1})) != result_settings(tiny())
+
+
+@pytest.mark.parametrize("all_sections", [False, True])
+def test_setting_that_the_checkpoint_does_not_know_had_its_default(trained, newest, all_sections):
+    config = load_config(trained / "config.yaml")
+    del newest.state["config"]["model"]["rms_norm_eps"], newest.state["config"]["runtime"]["tf32"]
+    require_same_settings(config, newest, all_sections=all_sections)
+    with pytest.raises(CandlewickError, match=r"model\.rms_norm_eps \(was 1e-0\d, is 0\.001\)"):
+        require_same_settings(config.replaced(model={"rms_norm_eps": 1e-3}), newest, all_sections=all_sections)
 
 
 def test_different_settings_are_named_with_both_values(trained, newest):

@@ -12,7 +12,8 @@ from candlewick.train.step import StepResult
 
 def _result(skipped, loss_scale=None):
     scale = None if loss_scale is None else torch.tensor(loss_scale)
-    return StepResult(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float(skipped)), scale)
+    one = torch.tensor(1.0)
+    return StepResult(loss=one, grad_norm=one, skipped=torch.tensor(float(skipped)), loss_scale=scale)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

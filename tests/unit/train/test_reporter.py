@@ -47,7 +47,7 @@ def make(run_dir, *, resume_step=None, **logging) -> Reporter:
 
 
 def result(loss: float) -> StepResult:
-    return StepResult(torch.tensor(loss), torch.tensor(0.5), torch.tensor(0.0))
+    return StepResult(loss=torch.tensor(loss), grad_norm=torch.tensor(0.5), skipped=torch.tensor(0.0))
 
 
 def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):

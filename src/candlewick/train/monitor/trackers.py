@@ -74,7 +74,7 @@ class JsonlTracker:
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row. Raises ValueError for a name that is not in METRICS."""
         if unknown := {name for name in row if metric_of(name) not in METRICS}:
-            raise ValueError(f"not in METRICS: {', '.join(sorted(unknown))}")
+            raise ValueError(f"not in METRICS of train/monitor/trackers.py: {', '.join(sorted(unknown))}")
         self._write(step, {name: value if math.isfinite(value) else None for name, value in row.items()})
 
     def text(self, step: int, name: str, text: str) -> None:

@@ -47,7 +47,7 @@ def test_find_datasets_refuses_a_malformed_list_file(content, sentence, tmp_path
 
 
 def test_find_datasets_refuses_unknown_and_duplicate_names():
-    with pytest.raises(ConfigError, match="no file, no address and no known dataset"):
+    with pytest.raises(ConfigError, match="not a file, an address, or a known dataset"):
         find_datasets(["finewab"])
     with pytest.raises(ConfigError, match="two datasets are called 'pg19'"):
         find_datasets(["pg19", "pg19"])

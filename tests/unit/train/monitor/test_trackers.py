@@ -109,7 +109,7 @@ def test_metrics_that_are_not_finite_become_null(tmp_path: Path):
 
 def test_metric_outside_the_table_is_refused(tmp_path: Path):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
-    with pytest.raises(ValueError, match="not in METRICS: train/los"):
+    with pytest.raises(ValueError, match="not in METRICS .*: train/los"):
         tracker.log(1, {"train/los": 1.0})
     tracker.close()
 
