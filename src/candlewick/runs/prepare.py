@@ -130,9 +130,9 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify
     choice, data, reused = plan.tokenizer, plan.config.data, True
     tokenizer, folder = choice.tokenizer, choice.source
     if tokenizer is None or folder is None:
-        for folder in choice.retrain:
-            require_replaceable(folder, KIND)
-            shutil.rmtree(folder, ignore_errors=True)
+        for obsolete in choice.retrain:
+            require_replaceable(obsolete, KIND)
+            shutil.rmtree(obsolete, ignore_errors=True)
         settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
         text = training_text(data, texts)
         folder = choice.source or _cache_folder(data, tokenizer_recipe(text, settings))

@@ -168,7 +168,8 @@ def run_tasks(
         receipts[remaining[0].index] = maker.run(remaining[0], report)
         backend = maker.backend
     else:
-        for number, (receipt, backend) in map_in_processes(partial(_run_task, output), remaining, workers):  # noqa: B007
+        results = map_in_processes(partial(_run_task, output), remaining, workers)
+        for number, (receipt, backend) in results:  # noqa: B007 - it is read after the loop
             receipts[remaining[number].index] = receipt
             report(remaining[number].text_bytes)
         if backend == ReferenceEncoder.name:
