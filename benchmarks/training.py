@@ -301,6 +301,11 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def name_case(case: Case) -> Json:
+    """Return the layers and what differs from their baseline."""
+    return {"layers": case.layers} | case.changes(Case(layers=case.layers))
+
+
 def tiny() -> RunConfig:
     """Return the config of a dry run: the same kinds of layers, narrow."""
     return load_config("runpod_1b").replaced(
@@ -332,18 +337,16 @@ def run(arguments: argparse.Namespace, write: Callable[[Json], None]) -> Json:
     ranks = Distributed(0, 1, device, dtype)
     profiled = wanted[0], replace(wanted[0], micro_batch=8, **GAINS)
     for place, case in enumerate(wanted):
-        name = {"layers": case.layers} | case.changes(Case(layers=case.layers))
+        outcome["not_reached"] = [name_case(c) for c in wanted[place:]]
         if time.monotonic() > end:
-            outcome["not_reached"] = [
-                {"layers": c.layers} | c.changes(Case(layers=c.layers)) for c in wanted[place:]
-            ]
             break
         try:
             figures = measure(case, config, ranks, updates, is_profiled=case in profiled)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             figures = {"error": str(error).strip().splitlines()[0][:300]}
         free(device)
-        outcome["cases"].append({"case": name, **figures})
+        outcome["cases"].append({"case": name_case(case), **figures})
+        del outcome["not_reached"][0]
         write(outcome)
         print(json.dumps(outcome["cases"][-1]), file=sys.stderr, flush=True)
     write(outcome)
