@@ -67,7 +67,7 @@ class HubServer:
         self.lfs_bytes, self.page = lfs_bytes, page
         self.plan: Callable[[Request], str | None] = lambda request: None
         """Says which fault a request meets; asked when no `fail` matches."""
-        self.retry_after: int | None = None
+        self.retry_after: int | str | None = None
         self.rate_limit: str | None = None
         self.stall_seconds = 30.0
         self._planned: list[tuple[re.Pattern[str], list[str]]] = []

@@ -1,5 +1,6 @@
 """Run single stages of a run in tests, without a command line and without a lock."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +59,5 @@ def prepare_tokens(
 ) -> tuple[Manifest, bool]:
     """Make the token dataset of a config's text, with a tokenizer or the folder of one."""
     loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
-    return prepare_job(EncodeJob.from_config(config, loaded, hold_out=hold_out), output, **settings)
+    job = EncodeJob.from_config(config, loaded)
+    return prepare_job(replace(job, hold_out=job.hold_out and hold_out), output, **settings)

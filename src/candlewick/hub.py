@@ -225,6 +225,8 @@ def _error_for_user(address: str, error: BaseException) -> CandlewickError:
     if isinstance(error, _WrongBytes):
         fix = "something between here and the Hub changes bytes: try another network"
         return DataError(f"{address}: {error}", fix)
+    if reason.startswith("HFValidation"):
+        return DataError(f"{address} is not a name on the Hub ({reason})", "check the name of the repository")
     if _FINAL.match(reason) and "Connect" not in reason:
         page = address.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
         fix = f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token with access"
@@ -269,11 +271,11 @@ def _configure_library() -> None:
         }
 
     def limit_pause(response: Any) -> None:
-        # the Hub says in RateLimit ("api";r=0;t=55) when to come back, others in Retry-After
-        rate = response.headers.pop("RateLimit", "") if response.status_code == 429 else ""
-        asked = re.search(r"(?:^|t=)(\d+)$", rate or response.headers.pop("Retry-After", ""))
-        if asked:
-            response.headers["Retry-After"] = str(min(int(asked[1]), LONGEST_WAIT_SECONDS))
+        # the Hub says in RateLimit ("api";r=0;t=55) when to come back, others in Retry-After, in seconds or a date
+        rate, asked = response.headers.pop("RateLimit", ""), response.headers.pop("Retry-After", "")
+        seconds = re.search(r";\s*t\s*=\s*(\d+)", rate) if response.status_code == 429 else None
+        if seconds := seconds or re.fullmatch(r"\s*(\d+)\s*", asked):
+            response.headers["Retry-After"] = str(min(int(seconds[1]), LONGEST_WAIT_SECONDS))
 
     events = {"request": [*hooks, limit], "response": [limit_pause]}
     huggingface_hub.set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))

@@ -54,8 +54,8 @@ def setup(level: Level = "info") -> None:
 
 @contextmanager
 def log_file(path: Path) -> Generator[None]:
-    """Append the package's log records to a file too while the block runs."""
-    handler, root = _LogFile(path, encoding="utf-8"), logging.getLogger("candlewick")
+    """Append the package's log records to a file too while the block runs; the first record makes the file."""
+    handler, root = _LogFile(path, encoding="utf-8", delay=True), logging.getLogger("candlewick")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     try:

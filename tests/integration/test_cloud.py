@@ -69,7 +69,8 @@ def test_cloud_run_is_prepared_once_and_trained(roots, small, text_dir, capsys, 
     assert " parameters, 2 updates" in first[-2]
     assert not (run / "checkpoints").exists()
     assert {p.name for p in run.iterdir()} == {
-        *("LOCK", "tokenizer", "tokens", "validation", "special_tokens.txt", "training.yaml", "training.toml")
+        *("LOCK", "log.txt", "special_tokens.txt", "tokenizer", "tokens"),
+        *("training.toml", "training.yaml", "validation"),
     }
     made = read_manifest(roots / "train" / "small")
     assert made.details["lines_per_shard"] == 700

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.artifacts.build import run_lock
+from candlewick.artifacts.build import hold_folder
 from candlewick.artifacts.manifest import MANIFEST
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
@@ -245,7 +245,7 @@ def test_train_in_a_folder_with_a_run_requires_resume(fails, tiny, trained_copy,
 
 def test_second_process_in_a_run_folder_is_refused(fails, trained_copy):
     before = content(trained_copy)
-    with run_lock(trained_copy):
+    with hold_folder(trained_copy, "wait"):
         assert str(os.getpid()) in fails(3, "train", "--resume", "--run-dir", trained_copy)
     assert content(trained_copy) == before
 

@@ -210,7 +210,7 @@ def test_retries_do_not_multiply_with_those_of_the_library(
 
 
 def test_retry_after_of_the_server_is_kept_within_bounds(server, repo, waits):
-    for headers, least in (((33, None), 33), ((None, '"api";r=0;t=55'), 55), ((99999, None), 300)):
+    for headers, least in (((33, None), 33), (("Fri, 27", '"api";t=55;r=0;x'), 55), ((99999, '"api";r=0'), 300)):
         server.retry_after, server.rate_limit = headers
         waits.clear()
         server.fail("GET /api/datasets/o/n/revision", "429")
@@ -247,6 +247,7 @@ def test_missing_network_raises_at_once_in_one_line(waits, monkeypatch, capfd, c
             r"HTTP 401.*terms at https://huggingface.co/datasets/o/gated; set HF_TOKEN",
         ),
         ("hf://datasets/o/gated", "hf_wrong", "HTTP 403"),
+        ("hf://datasets/a--b/c", None, r"is not a name on the Hub .*check the name of the repository"),
     ],
 )
 def test_permanent_error_raises_without_a_retry(server, repo, waits, uri, token, message, monkeypatch):

@@ -122,23 +122,36 @@ def exclusive_build(output: Path) -> Generator[Path]:
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Generator[None]:
-    """Hold `RUN/LOCK` while the block runs. Raises CheckpointError that names the process holding it."""
-    make_directory(run_dir)
-    path = run_dir / "LOCK"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CheckpointError(
-                f"{run_dir} is in use by {file.read().strip() or 'another process'}",
-                "wait for it, stop it, or choose another --run-dir",
-            ) from None
-        file.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
-        file.flush()
-        yield
+def hold_folder(folder: Path, fix: str) -> Generator[None]:
+    """Hold the lock of a folder, its file LOCK, while the block runs; then remove a folder that has nothing else.
+
+    Raises CheckpointError, with `fix`, if another process holds it: LOCK says which one.
+    """
+    path = folder / "LOCK"
+    while True:
+        make_directory(folder)
+        if path.is_symlink():
+            raise CheckpointError(f"{path} is a link, and would be written to", "remove it")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = file.read(200).strip() or "another process"
+                raise CheckpointError(f"{folder} is in use by {owner}", fix) from None
+            if not _is_open_at(descriptor, path):  # its last holder removed it
+                continue
+            file.truncate(0)
+            json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+            file.flush()
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    if [entry.name for entry in folder.iterdir()] == [path.name]:
+                        path.unlink()
+                        folder.rmdir()
+            return
 
 
 @contextmanager

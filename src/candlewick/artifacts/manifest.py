@@ -166,7 +166,7 @@ def require_replaceable(target: Path, kind: str) -> None:
     if existing != kind:
         raise ArtifactError(
             f"{target} exists and is a {existing}, so it is not replaced by the new {kind}",
-            "choose another --output, or move it away",
+            "move it away, or choose another folder for it",
         )
 
 
@@ -200,10 +200,10 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
     return manifest
 
 
-def first_problem(error: ValidationError) -> str:
-    """Return the key and the message of the first problem that pydantic found."""
+def first_problem(error: ValidationError, *keys: str) -> str:
+    """Return the key, below `keys`, and the message of the first problem that pydantic found."""
     problem = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, problem['loc'])) or 'all of it'}: {problem['msg']}"
+    return f"{'.'.join(map(str, (*keys, *problem['loc']))) or 'all of it'}: {problem['msg']}"
 
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:

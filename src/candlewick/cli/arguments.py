@@ -18,13 +18,12 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """`--config FILE` and `--override KEY=VALUE`, the same in every verb that takes a configuration file."""
     about = "YAML, TOML or JSON file, run folder, or name of a shipped profile (see `candlewick config list`)"
     parser.add_argument("-c", "--config", metavar="FILE", help=about)
-    add_override(parser)
+    add_override(parser, "; paths are relative to the folder of FILE, without FILE to the current folder")
 
 
-def add_override(parser: argparse.ArgumentParser) -> None:
-    """`--override KEY=VALUE`, the same in every verb that takes a configuration."""
-    about = "set one key, for example optimizer.learning_rate=1e-3; repeatable; paths are relative to the folder "
-    about += "of FILE, without FILE to the current folder"
+def add_override(parser: argparse.ArgumentParser, paths: str = "") -> None:
+    """`--override KEY=VALUE`, the same in every verb that takes a configuration; `paths` says what they are to."""
+    about = f"set one key, for example optimizer.learning_rate=1e-3; repeatable{paths}"
     add_option(parser, "--override", "KEY=VALUE", about, action="append", default=[])
 
 
@@ -33,19 +32,21 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else str(Path(path).expanduser().absolute())
 
 
-def load_with_origins(source: str | None, overrides: Sequence[str] = ()) -> "tuple[RunConfig, dict[str, str]]":
-    """Load a configuration and what set each key; print notes about translated settings."""
+def load_with_dialect(
+    source: str | None, overrides: Sequence[str] = (), note: Callable[[str], None] = print_note
+) -> "tuple[RunConfig, dict[str, str]]":
+    """Load a configuration, also one of transformer_candle, and what set each key; tell what was translated."""
     from candlewick.cli import candle
     from candlewick.config import load
 
-    return load.load_with_origins(source, overrides, print_note, candle.dialect())
+    return load.load_with_origins(source, overrides, note, candle.dialect())
 
 
-def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
+def load_from_arguments(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConfig":
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
-    config = load_with_origins(args.config, [*args.override, *text, *extra])[0]
+    config = load_with_dialect(args.config, [*args.override, *text, *extra])[0]
     if "log_level" in args:
         setup_logging(args, config)
     return config
@@ -53,7 +54,7 @@ def load_config(args: argparse.Namespace, extra: Sequence[str] = ()) -> "RunConf
 
 def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":
     """Load a configuration for training; data.cache_dir defaults to `cache`, else to the user's cache."""
-    config = load_config(args, extra)
+    config = load_from_arguments(args, extra)
     return config if config.data.cache_dir else config.replaced(data={"cache_dir": cache or cache_home()})
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from candlewick.cli.arguments import add_action, add_config, add_count, load_config, load_with_origins
+from candlewick.cli.arguments import add_action, add_config, add_count, load_from_arguments, load_with_dialect
 from candlewick.cli.output import emit_json, format_side, print_json
 from candlewick.errors import ConfigError
 
@@ -40,7 +40,7 @@ def _show(args: argparse.Namespace) -> None:
 
     if args.json and args.format not in (None, "json"):
         raise ConfigError(f"--json and --format {args.format} are two formats", "give one of them")
-    config, origins = load_with_origins(args.config, args.override)
+    config, origins = load_with_dialect(args.config, args.override)
     if not args.origins:
         sys.stdout.write(dump(config, args.format or ("json" if args.json else "yaml")))
         return
@@ -72,7 +72,7 @@ def _schema(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from candlewick.runs.report.explain import explain
 
-    entries = explain(args.key, *load_with_origins(args.config, args.override))
+    entries = explain(args.key, *load_with_dialect(args.config, args.override))
     if emit_json(args, entries):
         return
     for entry in entries:
@@ -85,7 +85,7 @@ def _explain(args: argparse.Namespace) -> None:
 def _diff(args: argparse.Namespace) -> None:
     from candlewick.config.tree import differences
 
-    settings = differences(*(load_with_origins(source)[0] for source in (args.first, args.second)))
+    settings = differences(*(load_with_dialect(source)[0] for source in (args.first, args.second)))
     if emit_json(args, settings):
         return
     for key, sides in settings.items():
@@ -95,7 +95,7 @@ def _diff(args: argparse.Namespace) -> None:
 def _plot(args: argparse.Namespace) -> None:
     from candlewick.runs.report.schedule import plot_schedule, sample_schedule
 
-    config = load_config(args)
+    config = load_from_arguments(args)
     points = sample_schedule(config, args.steps)
     if not emit_json(args, points):
         print(plot_schedule(config, points))

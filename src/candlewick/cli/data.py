@@ -14,7 +14,7 @@ from candlewick.cli.arguments import (
     add_logging,
     add_option,
     add_sources,
-    load_config,
+    load_from_arguments,
     setup_logging,
 )
 from candlewick.cli.environment import use_hub
@@ -60,7 +60,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import prepare_dataset
 
     workers = [f"data.num_workers={args.workers}"] if args.workers else []
-    result = prepare_dataset(load_config(args, workers), args.output, args.tokenizer)
+    result = prepare_dataset(load_from_arguments(args, workers), args.output, args.tokenizer)
     if emit_json(args, result):
         return
     print(f"{'up to date' if result['reused'] else 'wrote'}: {args.output}")

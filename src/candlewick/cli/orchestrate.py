@@ -16,7 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.arguments import absolute, add_config, add_reporting, load_run_config, whole_number
+from candlewick.cli.arguments import (
+    absolute,
+    add_config,
+    add_reporting,
+    load_run_config,
+    load_with_dialect,
+    whole_number,
+)
 from candlewick.cli.environment import cloud_roots, use_hub
 from candlewick.cli.output import emit_json, escape_for_terminal, print_note
 from candlewick.errors import ConfigError
@@ -157,12 +164,13 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _batch_overrides(args: argparse.Namespace, config: "RunConfig") -> list[str]:
-    """Return the overrides of --batch-size and --grad-accum; the other of them is as in `config`."""
+def _batch_overrides(args: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """Return the overrides of --batch-size and --grad-accum; the other of them is as in the configuration."""
     if args.batch_size is None and args.grad_accum is None:
         return []
     from candlewick.runs.resolve import rows_per_update
 
+    config = load_with_dialect(args.config, [*args.override, *overrides], lambda _: None)[0]
     before = rows_per_update(config)
     rows, passes = args.batch_size or before, args.grad_accum or before // config.data.micro_batch_size
     if rows % passes:
@@ -202,12 +210,11 @@ def run(args: argparse.Namespace) -> None:
     if roots:
         use_hub(home=roots["HF_CACHE"])
 
-    from candlewick.config.load import load_config
     from candlewick.runs.resolve import Request
     from candlewick.runs.sharding import Sharding
 
     overrides = flag_overrides(args)
-    overrides += _batch_overrides(args, load_config(args.config, [*args.override, *overrides], lambda _: None))
+    overrides += _batch_overrides(args, overrides)
     config = load_run_config(args, overrides, roots.get("CACHE"))
     sharding = None
     if roots and not args.stream:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import add_action, add_config, add_logging, add_output, add_sources, load_config
+from candlewick.cli.arguments import (
+    add_action,
+    add_config,
+    add_logging,
+    add_output,
+    add_sources,
+    load_from_arguments,
+)
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
 
@@ -55,7 +62,7 @@ def _train(args: argparse.Namespace) -> None:
 def _train_configured(args: argparse.Namespace) -> tuple[Any, bool]:
     from candlewick.runs.prepare import prepare_tokenizer
 
-    config = load_config(args)
+    config = load_from_arguments(args)
     if args.output is None:
         raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
     return prepare_tokenizer(config, args.output)
@@ -65,7 +72,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from candlewick.runs.report.tokenizer import inspect_tokenizer
 
     source = args.tokenizer or candle.open_tokenizer(args.config)
-    result = inspect_tokenizer(source or load_config(args).tokenizer, args.text)
+    result = inspect_tokenizer(source or load_from_arguments(args).tokenizer, args.text)
     if not emit_json(args, result):
         _print_flat(result)
 

@@ -5,8 +5,8 @@
     selective   the input and the results of products and attention are saved;         a few % more time
                 norms, rotations and activation functions are computed again
 
-The second run does the same operations on the same numbers, random ones included: no bit of loss or gradients
-changes. References: arXiv:1604.06174 (block), arXiv:2205.05198 section 5 (selective).
+The second run does the same operations on the same numbers, random ones included: where kernels are deterministic
+no bit of loss or gradients changes. References: arXiv:1604.06174 (block), arXiv:2205.05198 section 5 (selective).
 """
 
 from collections.abc import Callable

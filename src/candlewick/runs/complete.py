@@ -23,6 +23,7 @@ from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import max_steps_for_repetitions, planned_steps
 from candlewick.train.build import build
+from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
 from candlewick.train.state import TrainState
 from candlewick.train.trainer import Sampler
@@ -50,12 +51,13 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     }
 
 
+@oom_as_machine_error()
 def complete_plan(prepared: PreparedRun) -> RunPlan:
     """Return the complete plan of a run: on which device, in which batches, to which end.
 
     Raises ConfigError for a run that reads a source more often than it may and for a vocabulary that the model
-    cannot hold, MachineError for a device that is not there, DataError for data without a validation split or of
-    another run, CheckpointError for counters of another version.
+    cannot hold, MachineError for a device that is not there or too little memory, DataError for data without a
+    validation split or of another run, CheckpointError for counters of another version.
     """
     config, length = prepared.config, prepared.config.sequence_length
     data, device = open_training_data(prepared), find_distributed(config.runtime)

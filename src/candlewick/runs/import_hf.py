@@ -7,9 +7,7 @@ or hf://OWNER/NAME@REVISION                      `train --init-from OUTPUT` star
 from dataclasses import dataclass
 from pathlib import Path
 
-from candlewick.artifacts.manifest import file_sha256
 from candlewick.checkpoint.open import Checkpoint
-from candlewick.checkpoint.safetensors import INDEX, MODEL
 from candlewick.checkpoint.save import Snapshot, write_checkpoint
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
@@ -35,9 +33,8 @@ def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None
     (model, rows), tensors = checkpoint.shape, checkpoint.weights()
     loaded = Tokenizer.load(tokenizer) if tokenizer else checkpoint.tokenizer
     require_rows(loaded, rows, folder)
-    parent = file_sha256(folder / (MODEL if (folder / MODEL).is_file() else INDEX))
     weights = {name: tensor.float() for name, tensor in tensors.items()}
-    inputs = {"tokenizer": loaded.sha256, "parent": parent}
+    inputs = {"tokenizer": loaded.sha256, "parent": checkpoint.id}
     write_checkpoint(output, Snapshot(0, weights, None, None, model, rows, loaded, inputs))
     return ImportResult(output, model, rows, sum(tensor.numel() for tensor in weights.values()), None)
 

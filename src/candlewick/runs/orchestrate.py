@@ -18,7 +18,7 @@ from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
 from candlewick.generate.engine import sample_text
-from candlewick.parallel.device import find_device
+from candlewick.parallel.device import configure_torch, find_device
 from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
@@ -26,7 +26,6 @@ from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.sharding import Notify
 from candlewick.runs.start import result_settings
 from candlewick.runs.train import hold_run
-from candlewick.terminal import log_file
 from candlewick.train.plan import Resume, checkpoint_directories
 
 
@@ -47,6 +46,7 @@ def orchestrate(
         if request.prepare_only:
             return result | _preview(prepared, notify)
         checkpoint = _train(prepared, tokens, notify)
+        configure_torch(config.runtime, find_device(config.runtime.device))  # also if nothing was left to train
         metrics = _evaluate(prepared, checkpoint, tokens, notify)
         return result | {"metrics": metrics, "samples": _sample(prepared, checkpoint, notify)}
 
@@ -75,8 +75,7 @@ def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> 
         if checkpoint.is_dir():
             notify(f"training   reused, up to date: {checkpoint}")
             return checkpoint
-    with log_file(run_dir / "log.txt"):
-        outcome = train_prepared(prepared)
+    outcome = train_prepared(prepared)
     newest = list_checkpoints(directory)[-1]
     result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
     notify(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")

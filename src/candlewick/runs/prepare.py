@@ -30,7 +30,7 @@ from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import SourceFile
-from candlewick.data.text.source_files import SourceFiles
+from candlewick.data.text.source_files import HubSource, SourceFiles
 from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
@@ -133,7 +133,8 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify
         for obsolete in choice.retrain:
             require_replaceable(obsolete, KIND)
             shutil.rmtree(obsolete, ignore_errors=True)
-        settings = plan.config.tokenizer.replaced(tokenizer_json=None)  # it may name where the new one goes
+        # they may name where the new one goes
+        settings = plan.config.tokenizer.replaced(tokenizer_json=None, special_tokens=None)
         text = training_text(data, texts)
         folder = choice.source or _cache_folder(data, tokenizer_recipe(text, settings))
         with bytes_progress("tokenizer") as progress:
@@ -168,7 +169,10 @@ def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
     training = [texts[name] for name in training_sources(data) if name in texts]
     if len(training) == 1:
         return training[0]
-    files = tuple(dict.fromkeys(file for text in training for file in text.files))
+    by_place: dict[Path | tuple[str, str], SourceFile | HubSource] = {}
+    for file in (file for text in training for file in text.files):
+        by_place.setdefault(file.place, file)
+    files = tuple(by_place.values())
     local = tuple(file for file in files if isinstance(file, SourceFile))
     return Corpus(local, data) if len(local) == len(files) else SourceFiles(files, data)
 

@@ -2,7 +2,8 @@
 
     config, run folder, request --resolve--> PreparePlan --runs.prepare--> PreparedRun --runs.complete--> RunPlan
 
-Nothing is written. Files are opened once. No torch is imported.
+No file of the run is written: only a model of the Hub comes into its cache. Files are opened once. No torch is
+imported.
 
 A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the
 checkpoint that a run starts from, from the run folder, from a folder that several runs share; else it is trained.
@@ -97,8 +98,8 @@ class PreparePlan:
 def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     """Decide everything about a run that is known before its text is prepared.
 
-    The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError and
-    MachineError for what cannot be opened.
+    The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError,
+    TokenizerError and MachineError for what cannot be opened.
     """
     init_from, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
     if newest is not None:
@@ -193,7 +194,7 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     run_folder, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
     folders = [folder for folder in (run_folder if request.keeps_data else None, shared) if folder is not None]
     if settings.tokenizer_json in folders:  # it names where the tokenizer is going to be
-        settings = settings.replaced(tokenizer_json=None)
+        settings = settings.replaced(tokenizer_json=None, special_tokens=None)
     copy_to = None if shared is None else run_folder
     dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
     path = settings.tokenizer_json or settings.vocab or dataset
@@ -209,8 +210,8 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     if isinstance(start, Resume):
         if request.retrain_tokenizer:  # a pod that restarts repeats its command
             logger.warning("--force-retrain-tokenizer is left out: the run in %s has its tokenizer", run_dir)
-        copy_to = run_folder if request.keeps_data else None
-        return TokenizerPlan(start.checkpoint.tokenizer, "existing", start.checkpoint.folder, copy_to)
+        kept = run_folder if (run_folder / "tokenizer.json").is_file() else start.checkpoint.folder
+        return TokenizerPlan(start.checkpoint.tokenizer, "existing", kept)
     retrain = tuple(folders) if request.retrain_tokenizer else ()
     plan = None if retrain else _find_tokenizer(settings, folders, request)
     return plan or TokenizerPlan(None, "trained", folders[-1] if folders else None, copy_to, retrain)

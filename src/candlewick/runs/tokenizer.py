@@ -17,7 +17,7 @@ from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import Document
 from candlewick.data.text.source_files import SourceFiles
 from candlewick.errors import ConfigError
-from candlewick.tokenizer.artifact import KIND, write_artifact
+from candlewick.tokenizer.artifact import KIND, VERSION, write_artifact
 from candlewick.tokenizer.train import CHUNK_CHARS, PATTERN, split_text, train_tokenizer
 
 _EVERY = 100
@@ -72,7 +72,7 @@ def tokenizer_recipe(text: Corpus | SourceFiles, config: TokenizerConfig) -> Rec
     others |= {"max_train_lines"} if config.max_train_lines is None else set()
     training = config.model_dump(mode="json", exclude=others)
     files = text if isinstance(text, Corpus) else _first_files(text, config)
-    return Recipe(KIND, {"corpus": files.fingerprint}, {"pattern": PATTERN, **read, **training})
+    return Recipe(KIND, {"corpus": files.fingerprint}, {"pattern": PATTERN, **read, **training}, VERSION)
 
 
 def _train(

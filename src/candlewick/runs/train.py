@@ -1,11 +1,11 @@
 """Train a run: decide it, prepare the text that is missing, train it. Only the last of them imports torch."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts.build import run_lock
+from candlewick.artifacts.build import hold_folder
 from candlewick.checkpoint.layout import remove_leftovers
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run
@@ -19,7 +19,7 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
     Raises ConfigError when the folder holds a run and `resume` is false, and any other CandlewickError.
     """
-    with hold_run(config, run_dir), log_file(run_dir / "log.txt"):
+    with hold_run(config, run_dir):
         plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
         prepared = prepare_run(plan)
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
@@ -29,8 +29,17 @@ def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str,
 
 @contextmanager
 def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
-    """Hold the lock of a run folder while the block runs; first clear what a killed save left in it."""
-    with run_lock(run_dir):
-        for directory in checkpoint_directories(config, run_dir):
+    """Hold a run's folders and log to its file while the block runs; first clear what a killed save left there.
+
+    Raises CheckpointError for a folder that another process holds.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(hold_folder(run_dir, "wait for it, stop it, or choose another --run-dir"))
+        stack.enter_context(log_file(run_dir / "log.txt"))
+        directories = {directory.resolve() for directory in checkpoint_directories(config, run_dir)}
+        for directory in sorted(directories - {run_dir.resolve()}):
+            fix = "wait for it, stop it, or set runtime.checkpoint.directory and runtime.evaluation.best.directory"
+            stack.enter_context(hold_folder(directory, fix))
+        for directory in directories:
             remove_leftovers(directory)
         yield

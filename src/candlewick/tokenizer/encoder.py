@@ -28,7 +28,7 @@ _PROBES: str = (
     "|a<pad>b <think> c</think>\n<tool_call>|<0x41>"
 )
 
-Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
+EncodedTexts = tuple[NDArray[np.uint32], NDArray[np.int64]]
 Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ReferenceEncoder:
         self._rust = RustTokenizer.from_str(tokenizer_json.decode())
         self._rust.encode_special_tokens = True
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[str]) -> EncodedTexts:
         """Return the ids of all texts, and the count of each. Raises TokenizerError for half a surrogate pair."""
         ids: list[NDArray[np.uint32]] = []
         for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):
@@ -98,7 +98,7 @@ class FastEncoder:
         except ValueError as error:
             raise MachineError(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[str]) -> EncodedTexts:
         """See `ReferenceEncoder`."""
         try:
             ids, ends = self._rust.encode_batch_flat(texts, split_special_tokens=True)

@@ -97,7 +97,7 @@ def train_bpe(
     if vocab_size < always:
         raise ConfigError(
             f"vocab_size={vocab_size} is too small: 256 bytes and {len(special)} special tokens are always in",
-            f"set tokenizer.vocab_size to {always} or more",
+            f"set vocab_size to {always} or more",
         )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -1,4 +1,4 @@
-"""The plan of a run, and what a run starts from. Only the counters in it change: `build` takes a copy."""
+"""The plan of a run, and what a run starts from. Nothing in it changes: `build` copies the counters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

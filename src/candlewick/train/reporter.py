@@ -81,7 +81,7 @@ class Reporter:
         )
         sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
         figures += "".join(f"  {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
-        self._say(f"step {state.step:,}  validation{' (all of it)' if is_full else ''}: {figures}")
+        self._show_and_log(f"step {state.step:,}  validation{' (all of it)' if is_full else ''}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
         """Record and show what the model wrote."""
@@ -95,13 +95,13 @@ class Reporter:
     def checkpoint(self, state: TrainState, folder: Path) -> None:
         """Report a checkpoint that was saved."""
         self._telemetry.charge("saving")
-        self._say(f"step {state.step:,}  saved {folder}")
+        self._show_and_log(f"step {state.step:,}  saved {folder}")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Record figures of an update without showing them."""
         for tracker in self._trackers:
             tracker.log(step, row)
 
-    def _say(self, text: str) -> None:
+    def _show_and_log(self, text: str) -> None:
         self._display.message(text)
         logger.debug("%s", text, extra={"is_shown": self._is_shown})

@@ -190,9 +190,9 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
         plan, model, device = self.plan, self.objective.model, self.plan.device.device
-        weights = full_weights(model)
-        if (average := self.optimizer.average) is not None:
-            weights = {name: full_tensor(tensor) for name, tensor in average.averages.items()}
+        average = self.optimizer.average
+        averages = {} if average is None else average.averages
+        weights = {name: full_tensor(tensor) for name, tensor in averages.items()} or full_weights(model)
         parent = {} if plan.start.parent is None else {"parent": plan.start.parent}
         return Snapshot(
             step=self.state.step,

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import threading
 
 import pytest
 
-from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built, run_lock
+from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built, hold_folder
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
 from candlewick.errors import CheckpointError
 
@@ -125,16 +126,48 @@ def test_build_json_once_recomputes_for_another_recipe_or_damaged_file(tmp_path)
 
 def test_lock_in_use_is_refused_with_the_process_id_of_its_holder(tmp_path):
     said = rf"in use by .*{os.getpid()}"
-    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match=said), run_lock(tmp_path / "run"):
+    run = tmp_path / "run"
+    with hold_folder(run, "wait"), pytest.raises(CheckpointError, match=said), hold_folder(run, "wait"):
         pass
-    with run_lock(tmp_path / "run"):
+    with hold_folder(run, "wait"):
+        (run / "kept").touch()
+    assert sorted(path.name for path in run.iterdir()) == ["LOCK", "kept"]
+
+
+def test_lock_leaves_no_folder_that_holds_nothing_else(tmp_path):
+    with hold_folder(tmp_path / "new", "wait"):
         pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_lock_that_its_holder_removes_is_made_again(tmp_path, monkeypatch):
+    """A second process that opened the file before it was removed must not hold a file that nobody else sees."""
+    path, flock, removed = tmp_path / "run" / "LOCK", fcntl.flock, []
+
+    def remove_first(file, how):
+        if not removed:
+            removed.append(path.unlink())
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with hold_folder(path.parent, "wait"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        with pytest.raises(CheckpointError, match="in use"), hold_folder(path.parent, "wait"):
+            pass
+
+
+def test_lock_that_is_a_link_is_refused_and_its_target_is_kept(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "LOCK").symlink_to("mine")
+    with pytest.raises(CheckpointError, match="LOCK is a link"), hold_folder(tmp_path, "wait"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 HOLD = """
 import pathlib, signal, sys
-from candlewick.artifacts.build import run_lock
-with run_lock(pathlib.Path(sys.argv[1])):
+from candlewick.artifacts.build import hold_folder
+with hold_folder(pathlib.Path(sys.argv[1]), "wait"):
     print("held", flush=True)
     signal.pause()
 """
@@ -144,9 +177,9 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with pytest.raises(CheckpointError, match=str(process.pid)), run_lock(tmp_path):
+    with pytest.raises(CheckpointError, match=str(process.pid)), hold_folder(tmp_path, "wait"):
         pass
     process.kill()
     process.communicate()
-    with run_lock(tmp_path):
+    with hold_folder(tmp_path, "wait"):
         pass

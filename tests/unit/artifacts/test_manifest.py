@@ -135,7 +135,7 @@ def test_file_or_folder_that_is_no_artifact_is_not_replaced(tmp_path, is_file):
     else:
         target.mkdir()
         (target / "mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="is not replaced by the new thing.*--output"):
+    with pytest.raises(ArtifactError, match="is not replaced by the new thing.*another folder"):
         require_replaceable(target, "thing")
     with pytest.raises(ArtifactError):
         make(target)

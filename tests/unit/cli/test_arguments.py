@@ -16,7 +16,7 @@ from candlewick.cli.arguments import (
     add_output,
     add_reporting,
     add_sources,
-    load_config,
+    load_from_arguments,
     load_run_config,
     setup_logging,
     whole_number,
@@ -152,6 +152,6 @@ def test_sources_replace_the_training_text_of_a_config_in_another_folder(parse, 
     add_sources(parser)
     add_config(parser)
     add_reporting(parser)
-    data = load_config(parser.parse_args(["--config", "configs/mix.yaml", "é.txt", "stdlib://"])).data
+    data = load_from_arguments(parser.parse_args(["--config", "configs/mix.yaml", "é.txt", "stdlib://"])).data
     assert (data.train_shards, data.mixture) == ((str(tmp_path / "é.txt"), "stdlib://"), ())
-    assert len(load_config(parser.parse_args(["--config", "configs/mix.yaml"])).data.mixture) == 2
+    assert len(load_from_arguments(parser.parse_args(["--config", "configs/mix.yaml"])).data.mixture) == 2

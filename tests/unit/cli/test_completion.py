@@ -77,6 +77,8 @@ def test_bash_offers_folders_and_files(complete):
     assert complete("train --run-dir o") == ["outputs"]
     assert set(complete("generate o")) == {"outputs", "own.yaml"}
     assert complete("tokenizer train --output ") == ["outputs"]
+    for verb in ("demo", "config diff", "data fetch", "tokenizer train", "eval outputs"):
+        assert set(complete(f"{verb} o")) == {"outputs", "own.yaml"}
     assert complete("train --resume o") == []  # bash itself then offers files
 
 

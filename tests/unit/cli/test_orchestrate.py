@@ -292,3 +292,10 @@ def test_orchestrate_input_replaces_the_text_of_the_config(tiny, config_file, te
     manifest = json.loads((tmp_path / "run" / "tokens" / "manifest.json").read_bytes())
     size = sum(split["text_bytes"] for split in manifest["details"]["splits"].values())
     assert size == sum((text_dir / name).stat().st_size for name in ("00.txt", "01.txt"))
+
+
+@pytest.mark.parametrize(("flags", "rows"), [([], (2, 1)), (["--batch-size", "6"], (6, 3))])
+def test_configuration_of_transformer_candle_is_orchestrated(given, tmp_path, flags, rows):
+    (tmp_path / "candle.yaml").write_text("data: {batch_size: 2, gradient_accumulation_steps: 2}\n")
+    config = given("--config", str(tmp_path / "candle.yaml"), *flags).config
+    assert (config.data.global_batch_size, config.data.micro_batch_size) == rows

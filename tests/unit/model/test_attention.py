@@ -55,6 +55,15 @@ def test_attend_equals_attention_written_out(core_row, new, seen, heads, kv_head
         core_row("model.sliding_window", "dense mask written out, float64", error, 1e-12)
 
 
+def test_window_that_hides_no_key_costs_no_mask(monkeypatch):
+    q, k, v = inputs(2, 4, 2, 7, 7)
+    expected = attend(q, k, v)
+    monkeypatch.setattr(attention, "_causal_mask", None)
+    assert torch.equal(attend(q, k, v, window=7), expected)
+    with pytest.raises(TypeError):
+        attend(q, k, v, window=6)
+
+
 def mask_of(lengths, length):
     """A batch whose rows are documents of these lengths, the last one cut at the row's end."""
     starts = torch.zeros(len(lengths), length, dtype=torch.bool)

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.prepared import newest_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.errors import CheckpointError
 from candlewick.runs.import_hf import import_hugging_face
@@ -64,3 +66,9 @@ def test_import_refuses_unsupported_models_and_too_large_tokenizers(tmp_path, to
     LlamaForCausalLM(LlamaConfig(**{**COMMON, "vocab_size": 100})).save_pretrained(tmp_path / "small")
     with pytest.raises(CheckpointError, match="the tokenizer has 300 tokens, the model .* has 100 rows"):
         import_hugging_face(str(tmp_path / "small"), tmp_path / "ours", tokenizer_folder)
+
+
+def test_model_of_a_run_is_imported_from_its_newest_checkpoint(trained, tmp_path):
+    import_hugging_face(str(trained), tmp_path / "out")
+    newest = newest_checkpoint(trained / "checkpoints")
+    assert read_manifest(tmp_path / "out").inputs["parent"] == read_manifest(newest).id

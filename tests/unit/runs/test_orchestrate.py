@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest
@@ -65,7 +66,7 @@ def test_orchestrate_repeated_reuses_every_stage(tiny, orchestrated):
     assert said.reused() == STAGES
     assert said.made() == []
     changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
-    assert sorted(changed) == ["LOCK", "special_tokens.txt", "training.toml", "training.yaml"]
+    assert sorted(changed) == [*["LOCK"] * 3, "special_tokens.txt", "training.toml", "training.yaml"]
     assert result["samples"][0]["prompt"] == ""
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 
@@ -192,3 +193,23 @@ def test_orchestrate_without_text_is_refused(tiny, tmp_path):
     config = tiny().replaced(data={"train_shards": ()})
     with pytest.raises(ConfigError, match="no text to train on .*--input"):
         orchestrate(config, tmp_path, Said())
+
+
+def test_orchestrate_repeated_keeps_the_tokenizer_that_it_trained(tiny, orchestrated):
+    before, lines = (orchestrated / "tokenizer" / "manifest.json").read_bytes(), list[str]()
+    orchestrate(tiny(), orchestrated, lines.append)
+    assert (orchestrated / "tokenizer" / "manifest.json").read_bytes() == before
+    assert f"reused, up to date: {orchestrated / 'tokenizer'}" in lines[0]
+
+
+def test_orchestrate_that_is_refused_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="no text to train on"):
+        orchestrate(tiny(data={"train_shards": []}), tmp_path / "run", print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_orchestrate_evaluates_with_the_settings_of_torch_without_training(tiny, orchestrated, monkeypatch):
+    configured = list[object]()
+    monkeypatch.setattr(runner, "configure_torch", lambda *given: configured.append(given))
+    orchestrate(tiny(), orchestrated, lambda _: None)
+    assert configured == [(tiny().runtime, torch.device("cpu"))]

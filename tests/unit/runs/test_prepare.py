@@ -10,8 +10,8 @@ from candlewick.artifacts.manifest import read_manifest
 from candlewick.config.load import load_config
 from candlewick.errors import ArtifactError, CheckpointError, ConfigError
 from candlewick.runs.orchestrate import orchestrate
-from candlewick.runs.prepare import describe_run, prepare_run
-from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.prepare import describe_run, prepare_run, training_text
+from candlewick.runs.resolve import Request, open_texts, resolve
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.plan import Fresh, Resume
 
@@ -107,6 +107,8 @@ def test_configured_tokenizer_path_may_be_that_of_the_shared_one_to_train(prepar
     config = tiny(tokenizer={"vocab_size": 300, "tokenizer_json": str(tmp_path / "shared")})
     assert "made: " in prepared(config, shared_tokenizer=tmp_path / "shared")
     assert "reused" in prepared(config, shared_tokenizer=tmp_path / "shared")
+    special = config.replaced(tokenizer={"special_tokens": tmp_path / "names.txt"})
+    assert "reused" in prepared(special, shared_tokenizer=tmp_path / "shared")
     assert prepared(config) == f"tokenizer  given: {tmp_path / 'shared'}"
 
 
@@ -153,3 +155,10 @@ def test_run_on_other_text_is_refused_and_missing_tokens_are_made_again(tiny, ru
     text.write_text(text.read_text() + "more\n")
     with pytest.raises(ConfigError, match="holds a run on other text"):
         make(config, run_dir, said.append)
+
+
+def test_tokenizer_reads_a_file_that_two_sources_name_once(tiny, text_dir):
+    sources = [{"shards": [str(path)], "weight": 1} for path in (text_dir / "00.txt", text_dir)]
+    data = tiny(data={"train_shards": [], "mixture": sources}).data
+    text = training_text(data, open_texts(data))
+    assert len(text.files) == len({file.place for file in text.files}) == 12

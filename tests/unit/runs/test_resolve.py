@@ -8,7 +8,7 @@ import pytest
 from tests.prepared import newest_checkpoint, prepare
 
 from candlewick.artifacts import manifest as manifest_module
-from candlewick.artifacts.build import run_lock
+from candlewick.artifacts.build import hold_folder
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config.load import load_config
 from candlewick.data.text import source_files
@@ -164,7 +164,7 @@ def test_tokenizer_of_a_run_with_a_parent_is_the_parents_or_that_with_chat_token
 
 
 def test_second_process_in_a_run_folder_is_refused(tiny, tmp_path):
-    with run_lock(tmp_path / "run"), pytest.raises(CheckpointError, match="is in use by"):
+    with hold_folder(tmp_path / "run", "wait"), pytest.raises(CheckpointError, match="is in use by"):
         run_training(tiny(), tmp_path / "run", resume=False)
 
 

@@ -7,7 +7,8 @@ from tests.prepared import open_data, prepare
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config.load import load_config
-from candlewick.errors import CheckpointError, ConfigError, DataError
+from candlewick.errors import CheckpointError, ConfigError, DataError, MachineError
+from candlewick.runs import complete
 from candlewick.runs.train import hold_run, run_training
 
 
@@ -59,9 +60,9 @@ def test_impossible_data_settings_are_refused(tiny, tokens, text_dir, settings, 
         open_data(with_data(tiny, **settings))
 
 
-def test_run_folder_holds_config_log_metrics_and_checkpoints(tiny, trained):
+def test_run_folder_holds_config_metrics_and_checkpoints(tiny, trained):
     assert sorted(path.name for path in trained.iterdir()) == [
-        *("LOCK", "best", "checkpoints", "config.yaml", "log.txt", "metrics.jsonl")
+        *("LOCK", "best", "checkpoints", "config.yaml", "metrics.jsonl")
     ]
     assert load_config(trained / "config.yaml") == prepare(tiny()).config
     assert [folder.name for folder in list_checkpoints(trained / "checkpoints")] == [
@@ -97,8 +98,8 @@ def test_leftovers_of_a_killed_save_are_cleared_while_the_lock_is_held(tiny, tmp
         (folder / ".tmp-step_000000001-abc").mkdir(parents=True)
         (folder / ".old-step_000000002-abc").mkdir()
     with hold_run(config, tmp_path / "run"):
-        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_000000002"]
-        assert [path.name for path in best.iterdir()] == ["step_000000002"]
+        for folder in (tmp_path / "run" / "checkpoints", best):
+            assert sorted(path.name for path in folder.iterdir()) == ["LOCK", "step_000000002"]
         with pytest.raises(CheckpointError, match="is in use by"), hold_run(config, tmp_path / "run"):
             pass
 
@@ -134,3 +135,29 @@ def test_config_and_data_errors_are_raised_before_torch_is_imported(
     program = f"import sys; from candlewick.cli.main import main; code = main({words!r})\n"
     program += "sys.exit(100 if 'torch' in sys.modules else code)"
     assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == code
+
+
+def test_checkpoint_folder_of_another_live_run_is_refused_and_its_save_is_kept(tiny, tmp_path):
+    shared = tmp_path / "shared"
+    config = tiny().replaced(runtime={"checkpoint": {"directory": shared}})
+    with hold_run(config, tmp_path / "first"):
+        (shared / ".tmp-step_000000001-abc").mkdir()
+        with pytest.raises(CheckpointError, match=r"shared is in use by .*runtime\.checkpoint\.directory"):
+            run_training(config, tmp_path / "second", resume=False)
+        assert (shared / ".tmp-step_000000001-abc").is_dir()
+    assert not (tmp_path / "second").exists()
+
+
+def test_too_little_memory_for_the_plan_of_rows_is_one_line(tiny, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(complete, "RowOrder", fail)
+    with pytest.raises(MachineError, match="not enough memory"):
+        run_training(tiny(), tmp_path / "run", resume=False)
+
+
+def test_log_of_a_run_has_what_its_start_told(tiny, trained_copy):
+    (list_checkpoints(trained_copy / "checkpoints")[-1] / "model.safetensors").write_bytes(b"")
+    run_training(tiny(), trained_copy, resume=True)
+    assert "WARNING candlewick.checkpoint.open: checkpoint rejected: " in (trained_copy / "log.txt").read_text()

@@ -177,8 +177,9 @@ def _section(tree: Tree, name: str) -> Tree:
 
 
 def _without_nulls(tree: Tree) -> Tree:
-    kept = {name: _without_nulls(cast(Tree, v)) if isinstance(v, dict) else v for name, v in tree.items()}
-    return {name: value for name, value in kept.items() if value is not None}
+    """Return a tree without nulls, and without sections that hold nothing else."""
+    kept = {name: _without_nulls(cast(Tree, v)) if v and isinstance(v, dict) else v for name, v in tree.items()}
+    return {name: v for name, v in kept.items() if v is not None and (v != {} or v == tree[name])}
 
 
 def _defaults(tree: Tree) -> Tree:

@@ -10,7 +10,7 @@ The file is YAML, TOML or JSON. Paths are relative to the file, those of the art
 trained tokenizer has all 256 bytes as tokens, so that no byte is lost:
 
     ARTIFACTS_DIR/   tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
-                     manifest.json        Candlewick's, see `artifacts.manifest`
+                     manifest.json        Candlewick's, see docs/formats.md
                      seed_manifest.json   transformer_candle's: cfg_hash, created_at, token_count, corpora, ...
 
 `artifacts` may name copies of the files, and the second manifest. That manifest contains the time, so Candlewick's
@@ -44,7 +44,7 @@ from candlewick.config.tree import Tree
 from candlewick.data.text.corpus import Corpus, open_corpus
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.runs.tokenizer import first_documents
-from candlewick.tokenizer.artifact import KIND, write_artifact
+from candlewick.tokenizer.artifact import KIND, VERSION, write_artifact
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import batched
 from candlewick.tokenizer.files import MERGES_TXT, TOKENIZER_JSON, VOCAB_JSON, byte_level, set_post_processor
@@ -202,7 +202,7 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
                 content, report = pool.submit(_fit, config, training, corpus).result()
         return write_artifact(Tokenizer(content), report, (), folder, recipe)
 
-    recipe = Recipe(KIND, {"corpus": corpus.fingerprint}, settings)
+    recipe = Recipe(KIND, {"corpus": corpus.fingerprint}, settings, VERSION)
     manifest, reused = build_once(folder, recipe, make)
     names = config.artifacts.model_dump(include=set(FILES), exclude_none=True)
     for name, copy in names.items():
@@ -213,7 +213,7 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
         candle_manifest = candle_manifest.with_name(CANDLE_MANIFEST)
     if not reused or not candle_manifest.exists():
         paths = [folder / names.get(name, default) for name, default in FILES.items()]
-        _write(candle_manifest, canonical_json(_describe(config, corpus, paths, manifest)))
+        _write(candle_manifest, canonical_json(_candle_manifest(config, corpus, paths, manifest)))
     return manifest, reused
 
 
@@ -223,21 +223,21 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _fit(config: CandleTokenizerConfig, training: TokenizerTraining, corpus: Corpus) -> tuple[bytes, TrainReport]:
-    wanted, options, around = config.model, config.pretokenizer, config.postprocessor
-    model = models.BPE(dropout=wanted.dropout, byte_fallback=wanted.byte_fallback_on_decode)
-    rust = byte_level(model, **options.model_dump())
-    rust.add_special_tokens(list(wanted.special_tokens))
-    if around is not None and any(around.tokens):
-        set_post_processor(rust, *around.tokens, pair=around.pair_template)
-    lines = _lines(corpus, training, MAX_TRAIN_BYTES if options.use_regex else MAX_RUN_CHARS)
-    sizes = {"vocab_size": wanted.vocab_size, "min_frequency": wanted.min_frequency}
+    settings, pretokenizer, postprocessor = config.model, config.pretokenizer, config.postprocessor
+    model = models.BPE(dropout=settings.dropout, byte_fallback=settings.byte_fallback_on_decode)
+    rust = byte_level(model, **pretokenizer.model_dump())
+    rust.add_special_tokens(list(settings.special_tokens))
+    if postprocessor is not None and any(postprocessor.tokens):
+        set_post_processor(rust, *postprocessor.tokens, pair=postprocessor.pair_template)
+    lines = _lines(corpus, training, MAX_TRAIN_BYTES if pretokenizer.use_regex else MAX_RUN_CHARS)
+    sizes = {"vocab_size": settings.vocab_size, "min_frequency": settings.min_frequency}
     reader = TrainingText(MAX_TRAIN_BYTES, None, None)
-    tokenizer, report = train_bpe(rust, reader, lines, **sizes, special=wanted.special_tokens)
+    tokenizer, report = train_bpe(rust, reader, lines, **sizes, special=settings.special_tokens)
     return tokenizer.json_bytes, report
 
 
 def _lines(corpus: Corpus, training: TokenizerTraining, max_chars: int) -> Iterator[str]:
-    """Yield the lines in the order of transformer_candle, in pieces of at most `longest`."""
+    """Yield the lines in the order of transformer_candle, in chunks of at most `max_chars` characters."""
     files, generator = list(corpus.files), random.Random(training.seed)
     if training.shuffle:
         generator.shuffle(files)
@@ -249,7 +249,7 @@ def _lines(corpus: Corpus, training: TokenizerTraining, max_chars: int) -> Itera
             yield from (line[at : at + max_chars] for at in range(0, len(line), max_chars))
 
 
-def _describe(config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest) -> Tree:
+def _candle_manifest(config: CandleTokenizerConfig, corpus: Corpus, paths: list[Path], manifest: Manifest) -> Tree:
     """Return the keys of both manifests of transformer_candle, which wrote the second over the first."""
     digest = hashlib.sha256(canonical_json(config.model_dump(mode="json")))
     now, training = time.time(), config.training

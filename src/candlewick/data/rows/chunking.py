@@ -14,9 +14,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from candlewick.data.tokens.dataset import Tokens, TokenSplit
+from candlewick.data.tokens.dataset import Indices, Tokens, TokenSplit
 
-Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 IGNORE_INDEX = -100  # as in torch's cross_entropy
 

@@ -76,7 +76,7 @@ class Loader:
         return self.rows_read / self.order.num_rows
 
     def next(self) -> GlobalBatch:
-        """Return the next global batch of this rank. Raises OSError if a shard cannot be read."""
+        """Return the next global batch of this rank. Raises what the thread that reads it raised."""
         while len(self._pending) < 1 + _PREFETCH_UPDATES:
             self._pending.append(self._thread.submit(self._read, self._next_row))
             self._next_row += self.batches.rows_at(self._next_row)

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from candlewick.data.rows.chunking import Indices, Mask, Rows, mask_split
+from candlewick.data.rows.chunking import Mask, Rows, mask_split
 from candlewick.data.rows.permutation import permute
-from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.data.tokens.dataset import Indices, TokenSplit
 from candlewick.errors import DataError
 
 _BUCKET_DOCUMENTS = 1 << 18

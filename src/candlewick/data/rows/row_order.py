@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.rows.chunking import ChunkedRows, Indices, Rows
+from candlewick.data.rows.chunking import ChunkedRows, Rows
 from candlewick.data.rows.mixture import Mixture
 from candlewick.data.rows.packing import PackedRows
 from candlewick.data.rows.permutation import permute, permute_in_windows, stateless_hash
-from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.data.tokens.dataset import Indices, TokenSplit
 
 RowPositions = NDArray[np.int64]  # (3, rows): source, row in the source, offset of its grid
 _WINDOW_ROWS = 65_536

@@ -66,7 +66,7 @@ class FetchResult:
 
 
 def find_datasets(sources: Sequence[str]) -> list[Dataset]:
-    """Return the datasets of names, addresses and list files. Raises ConfigError for anything else."""
+    """Return the datasets of names, addresses and list files. Raises ConfigError, DataError for an address."""
     datasets: list[Dataset] = []
     for source in sources:
         if source in DATASETS:

@@ -1,6 +1,6 @@
 """A reader turns ranges of files into documents: texts that are encoded as one, with a delimiter before.
 
-    .txt       the whole file is one document, or each line that is not blank (`data.text.documents`)
+    .txt       the whole file is one document, or each line that is not blank (`data.documents`)
     .jsonl     the field `data.text_field` of each line
     .parquet   the column of that name, row by row
     chats      the messages in each line of .jsonl (`data.text.chat`): one document, with a part for each message

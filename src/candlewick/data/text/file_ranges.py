@@ -48,6 +48,11 @@ class SourceFile:
     bytes: int  # on disk
     modified_ns: int
 
+    @property
+    def place(self) -> Path:
+        """Where the file is, whatever its name."""
+        return self.path
+
     def require_unchanged(self) -> None:
         """Raise DataError if the file is gone, or has another size or time than at first."""
         try:

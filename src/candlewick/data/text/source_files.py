@@ -36,6 +36,11 @@ class HubSource:
     name: str  # the address, at the commit
     bytes: int
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where the file is, at whichever commit."""
+        return self.repo.uri.name, self.file.path
+
 
 @dataclass(frozen=True)
 class SourceFiles:
@@ -130,8 +135,7 @@ def open_sources(
             files.append(HubSource(repo, file, str(replace(repo.uri, path=file.path)), file.bytes))
     seen: set[Path | tuple[str, str]] = set()
     for file in files:
-        key = (file.repo.uri.name, file.file.path) if isinstance(file, HubSource) else file.path
-        if key in seen:
+        if file.place in seen:
             raise DataError(f"{file.name} is given twice", "name each file once, or the folder alone")
-        seen.add(key)
+        seen.add(file.place)
     return SourceFiles(tuple(files), config)

@@ -48,6 +48,7 @@ _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 _Count = Annotated[int, Field(strict=True, ge=0)]
 Tokens = NDArray[np.uint16 | np.uint32]
+Indices = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
 
@@ -145,7 +146,6 @@ class TokenDataset:
     id: str
     manifest: Manifest
     vocab_size: int
-    tokenizer_sha256: str
     shards: list[Shard]
     _splits: Mapping[str, TokenSplit]
 
@@ -165,7 +165,7 @@ class TokenDataset:
         _verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
-        return cls(folder, manifest.id, manifest, vocab_size, str(sha256), shards, splits)
+        return cls(folder, manifest.id, manifest, vocab_size, shards, splits)
 
     def split(self, name: Split) -> TokenSplit:
         """Return a split. Raises DataError if it holds no tokens."""
@@ -187,16 +187,18 @@ def verify_shards(dataset: TokenDataset) -> None:
                 problem = f"should mark {shard.targets} tokens with 1, and the others with 0"
                 raise ArtifactError(f"{path.with_suffix('.msk')} {problem}", _FIX)
         if int(tokens.max()) > shard.max_id:
-            raise ArtifactError(f"{path} has id {int(tokens.max())}, its manifest says {shard.max_id}", _FIX)
+            raise ArtifactError(
+                f"{path} has id {int(tokens.max())}, its manifest says at most {shard.max_id}", _FIX
+            )
         if (np.diff(document_ends, prepend=0) <= 0).any() or (document_ends > shard.tokens).any():
             raise ArtifactError(f"{path.with_suffix('.idx')} has document ends that are not in order", _FIX)
 
 
 def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
     try:
-        vocab_size = int(manifest.details["vocab_size"])
-        shards = TypeAdapter(list[Shard]).validate_python(manifest.details["shards"])
         _require_shown(manifest.details)
+        vocab_size: int = manifest.details["vocab_size"]
+        shards = TypeAdapter(list[Shard]).validate_python(manifest.details["shards"])
         if len({shard.targets is None for shard in shards}) > 1:
             raise ValueError("some shards have masks, some have none")
         sizes = {entry.name: entry.bytes for entry in manifest.files}
@@ -215,22 +217,22 @@ def _parse_details(folder: Path, manifest: Manifest) -> tuple[int, list[Shard]]:
                     _FIX,
                 )
     except ValidationError as error:
-        raise ArtifactError(f"{folder / MANIFEST}: details.shards.{first_problem(error)}", _FIX) from None
+        raise ArtifactError(f"{folder / MANIFEST}: {first_problem(error, 'details.shards')}", _FIX) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / MANIFEST} is not that of a token dataset: {error!r}", _FIX) from None
     return vocab_size, shards
 
 
 def _require_shown(details: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError unless the details have what `data inspect` shows."""
+    """Raise KeyError or TypeError unless the details have what readers and `data inspect` take from them."""
     bad_utf8, splits = details["bad_utf8"], details["splits"]
     counted = ("tokens", "documents", "text_bytes")
     numbers = [splits[name][key] for name in splits for key in counted]
-    numbers += [details["delimiter"]["id"], bad_utf8["sequences"]]
+    numbers += [details["vocab_size"], details["delimiter"]["id"], bad_utf8["sequences"]]
     numbers += details.get("left_out", {}).values()
     texts = [details["holdout"], *bad_utf8["examples"]]
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("bad_utf8, holdout or splits")
+        raise TypeError("vocab_size, bad_utf8, holdout or splits")
 
 
 def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:

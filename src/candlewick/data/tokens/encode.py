@@ -24,19 +24,18 @@ from candlewick.config import DataConfig
 from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import SPLITS, FileRange, Split
 from candlewick.data.text.holdout import document_split
-from candlewick.data.tokens.dataset import Shard, Tokens, token_dtype, write_shard
+from candlewick.data.tokens.dataset import Indices, Shard, Tokens, token_dtype, write_shard
 from candlewick.data.tokens.workers import map_in_processes
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
-from candlewick.tokenizer.encoder import Encoded, FastEncoder, ReferenceEncoder, batched, make_encoder
+from candlewick.tokenizer.encoder import EncodedTexts, FastEncoder, ReferenceEncoder, batched, make_encoder
 
 _BATCH_CHARACTERS = 2 << 20
 _BATCH_DOCUMENTS = 1 << 15
 _SELF_CHECK_CHARACTERS = 512
 _SELF_CHECK_SHARE = 0.03
 _SELF_CHECKS_PER_BATCH = 32
-Indices = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
 
@@ -74,15 +73,16 @@ class TokenOutput:
 class ShardMaker:
     """Encodes tasks one after another with one encoder, whose cache grows with the text."""
 
-    def __init__(self, target: TokenOutput) -> None:
-        self.output = target
-        self._tokenizer = Tokenizer.load(target.folder / "tokenizer")
-        tokenizer_json, going_on = self._tokenizer.encoder_json, self._tokenizer.continuation_json
+    def __init__(self, output: TokenOutput) -> None:
+        self.output = output
+        self._tokenizer = Tokenizer.load(output.folder / "tokenizer")
+        tokenizer_json, continuation_json = self._tokenizer.encoder_json, self._tokenizer.continuation_json
         self._encoder = make_encoder(tokenizer_json)
         is_checked = not isinstance(self._encoder, ReferenceEncoder)
         self._self_check = _SelfCheck(self._encoder, tokenizer_json) if is_checked else None
         self.backend = self._encoder.name
-        self._continuation = self._encoder if going_on is None else make_encoder(going_on)
+        continues_alike = continuation_json is None
+        self._continuation = self._encoder if continues_alike else make_encoder(continuation_json)
 
     @cached_property
     def _chat(self) -> ChatTokens:
@@ -111,7 +111,7 @@ class ShardMaker:
         replace_durable(_receipt_path(self.output.folder, task), canonical_json(asdict(receipt)))
         return receipt
 
-    def _encode(self, documents: list[Document], *, is_chat: bool) -> Encoded:
+    def _encode(self, documents: list[Document], *, is_chat: bool) -> EncodedTexts:
         if self._self_check is not None:
             self._self_check.run(documents)
         is_plain = is_chat or self._continuation is self._encoder

@@ -44,7 +44,7 @@ class EncodeJob:
     hold_out: bool  # hold out a part of the training text for validation
 
     @classmethod
-    def from_config(cls, config: DataConfig, tokenizer: Tokenizer, *, hold_out: bool = True) -> Self:
+    def from_config(cls, config: DataConfig, tokenizer: Tokenizer) -> Self:
         """Open the text of a config. Raises DataError, ConfigError or MachineError, as `open_text` does."""
         train, validation = config.train_shards, config.validation_shards
         return cls(
@@ -52,7 +52,7 @@ class EncodeJob:
             open_text(validation, config, "validation") if validation else None,
             tokenizer.with_chat_tokens() if config.format == "chat" else tokenizer,
             config,
-            hold_out=hold_out and not validation,
+            hold_out=not validation,
         )
 
     @property
@@ -147,14 +147,16 @@ def _encode(
         duplicates = sum(len(positions) for corpus in corpora for positions in corpus.duplicates.values())
     for task, receipt in zip(tasks, receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _describe(tokenizer.vocab_size, holdout, receipts, duplicates)
+    details = _dataset_details(tokenizer.vocab_size, holdout, receipts, duplicates)
     details["delimiter"] = {"id": tokenizer.delimiter_id, "token": tokenizer.delimiter, "where": "doc_start"}
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
     return files, details, backend
 
 
-def _describe(vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int) -> dict[str, Any]:
+def _dataset_details(
+    vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
+) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
     defects = TextDefects()
     for receipt in receipts:

@@ -45,7 +45,7 @@ def map_in_processes(
         except BrokenProcessPool:
             raise MachineError(
                 "a worker process was killed, perhaps for want of memory; the finished shards are kept",
-                "run it again to go on, with fewer --workers or a smaller data.shard_text_bytes",
+                "run it again to go on, with a smaller data.num_workers or data.shard_text_bytes",
             ) from None
         except BaseException:
             # their tasks have no receipts yet, so there is nothing to wait for

@@ -145,14 +145,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     """Truncate after the last row before one of a later step; return the rows of `resume_step`."""
-    size = path.stat().st_size
-    rows = list(takewhile(lambda pair: pair[0]["step"] <= resume_step, _rows(path)))
-    end = rows[-1][1] if rows else 0
+    size, end, last_rows = path.stat().st_size, 0, list[dict[str, Any]]()
+    for row, end in takewhile(lambda pair: pair[0]["step"] <= resume_step, _rows(path)):  # noqa: B007
+        if row["step"] == resume_step:
+            last_rows.append(row)
     if end < size:
         logger.info("%s: %d bytes written after step %d are cut off", path, size - end, resume_step)
         with path.open("r+b") as file:
             file.truncate(end)
-    return [row for row, _ in rows if row["step"] == resume_step]
+    return last_rows
 
 
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

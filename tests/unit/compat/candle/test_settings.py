@@ -117,7 +117,7 @@ data: {batch_size: 4, shuffle_buffer_size: null}
 scheduler: {strategy: polynomial, min_lr: null, max_lr: null, total_steps: 5, total_epochs: null}
 runtime: {checkpoint: null, evaluation: null, logging: {tensorboard: null}}
 """
-    config = load(text)
+    config = load(text + "training: {checkpoint_dir: null}\n")
     assert config.optimizer.learning_rate == 3e-4
     assert (config.model.num_key_value_heads, config.model.rope_theta) == (2, 10_000.0)
     assert config.runtime.evaluation.every_n_steps is None

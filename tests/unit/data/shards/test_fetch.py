@@ -71,6 +71,13 @@ def test_fetch_writes_all_datasets_and_lists_them(hub, tmp_path):
     assert not hub.asked("resolve")
 
 
+def test_fetch_reads_each_line_of_a_text_file_as_a_document(hub, tmp_path):
+    hub.commit("datasets/me/text", {"train.txt": b"one\ntwo\n\nthree\n"})
+    (result,) = download_datasets(find_datasets(["hf://datasets/me/text"]), tmp_path)
+    assert result.manifest is not None
+    assert result.manifest.details["total_lines"] == 3
+
+
 def test_fetch_keeps_earlier_datasets_in_the_list(hub, tmp_path):
     for name in ("a", "b", "a"):
         download_datasets(find_datasets([f"hf://datasets/me/{name}"]), tmp_path)

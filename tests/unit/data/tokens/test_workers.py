@@ -42,7 +42,7 @@ def test_in_processes_runs_a_single_item_in_this_process():
 
 
 def test_killed_worker_raises_a_machine_error():
-    with pytest.raises(MachineError, match="a worker process was killed.*fewer --workers"):
+    with pytest.raises(MachineError, match="a worker process was killed.*smaller data.num_workers"):
         list(map_in_processes(die, [1, 2], 1))
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,3 +214,14 @@ def test_tensorboard_is_flushed_by_time_or_by_rows_and_purged_after_the_resumed_
     writer.close = lambda: closed.append(True)
     tracker.close()
     assert closed == [True]
+
+
+def test_resume_of_a_long_run_keeps_few_rows_in_memory(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "train/loss": 2.5}}\n' for step in range(1, 20_001)))
+    tracemalloc.start()
+    JsonlTracker(path, resume_step=19_999).close()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert len(read_metrics(path)) == 19_999
