@@ -1,10 +1,12 @@
 """Run single stages of a run in tests, without a command line and without a lock."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from candlewick.artifacts.manifest import Manifest
+from candlewick.artifacts.manifest import MANIFEST, Manifest
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.dataset import TokenSplit
@@ -61,3 +63,12 @@ def prepare_tokens(
     loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
     job = EncodeJob.from_config(config, loaded)
     return prepare_job(replace(job, hold_out=job.hold_out and hold_out), output, **settings)
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the JSON of a manifest, as if an older version had written it so: without a hash of itself."""
+    path = folder / MANIFEST
+    content = json.loads(path.read_bytes())
+    del content["sha256"]
+    change(content)
+    path.write_text(json.dumps(content))

@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         data = path.read_bytes() if path.is_file() else b"a folder"
         if path.name == "manifest.json":
             manifest = json.loads(data)
-            del manifest["provenance"]
+            del manifest["provenance"], manifest["sha256"]
             data = json.dumps(manifest, sort_keys=True).encode()
         found[path.relative_to(folder).as_posix()] = data
     return found

@@ -79,7 +79,7 @@ def test_deterministic_run_resumes_bit_equal(configure, tmp_path, monkeypatch, p
         with pytest.raises(RunInterrupted):
             run_training(config, tmp_path / "parts", resume=False)
     run_training(config, tmp_path / "parts", resume=True)
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in ("model.safetensors", "training/optimizer.safetensors"):
         whole, parts = (
             read_tensors(newest_checkpoint(tmp_path / d / "checkpoints") / name) for d in ("whole", "parts")
         )
@@ -117,7 +117,10 @@ def test_averaged_weights_are_saved_and_change_no_update(configure, tmp_path, pr
     config = plain.replaced(optimizer={"ema_decay": 0.5})
     run_training(config, tmp_path / "run", resume=False)
     folder = newest_checkpoint(tmp_path / "run" / "checkpoints")
-    averages, state = read_tensors(folder / "model.safetensors"), read_tensors(folder / "optimizer.safetensors")
+    averages, state = (
+        read_tensors(folder / "model.safetensors"),
+        read_tensors(folder / "training/optimizer.safetensors"),
+    )
     assert all(not torch.equal(average, state[f"{name}.last"]) for name, average in averages.items())
     run_training(plain, tmp_path / "plain", resume=False)
     weights = read_tensors(newest_checkpoint(tmp_path / "plain" / "checkpoints") / "model.safetensors")

@@ -155,7 +155,9 @@ def test_shards_of_another_tokenizer_are_refused(fails, tiny, tokens_copy, confi
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", MANIFEST])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json", MANIFEST]
+)
 def test_resume_falls_back_to_the_checkpoint_before_a_damaged_newest(
     trained, trained_copy, capsys, fails, damage, name
 ):

@@ -151,7 +151,9 @@ def test_update_after_import_equals_that_of_transformer_candle(tmp_path, config_
     model, _ = load_for_inference(run, torch.device("cpu"))
     config = AdamWConfig(learning_rate=1e-3, weight_decay=0.1, decay="all", max_grad_norm=None)
     optimizer = build_optimizer(model, config)
-    optimizer.load_named_state(read_tensors(newest_checkpoint(run / "checkpoints") / "optimizer.safetensors"))
+    optimizer.load_named_state(
+        read_tensors(newest_checkpoint(run / "checkpoints") / "training/optimizer.safetensors")
+    )
     F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
     optimizer.step()
 
@@ -189,7 +191,9 @@ def test_imported_run_resumes_with_optimizer_step_and_schedule(tmp_path, config_
     newest = newest_checkpoint(run / "checkpoints")
     assert newest.name == "step_000000012"
     steps = {
-        float(v) for name, v in read_tensors(newest / "optimizer.safetensors").items() if name.endswith(".step")
+        float(v)
+        for name, v in read_tensors(newest / "training/optimizer.safetensors").items()
+        if name.endswith(".step")
     }
     assert steps == {12.0}
     assert Checkpoint(newest, None).state["loader"]["samples"] > 0

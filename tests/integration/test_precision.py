@@ -35,7 +35,7 @@ def configure(tiny, tied, precision):
 def final(run_dir) -> dict[str, torch.Tensor]:
     folder = list_checkpoints(run_dir / "checkpoints")[-1]
     assert folder.name == "step_000000009"
-    return read_tensors(folder / "model.safetensors") | read_tensors(folder / "optimizer.safetensors")
+    return read_tensors(folder / "model.safetensors") | read_tensors(folder / "training/optimizer.safetensors")
 
 
 def rows(run_dir) -> list[dict]:
@@ -48,7 +48,7 @@ def rows(run_dir) -> list[dict]:
 
 def counters_of(run_dir) -> dict:
     """The counters of the last checkpoint, without the clock."""
-    state = json.loads((list_checkpoints(run_dir / "checkpoints")[-1] / "state.json").read_bytes())
+    state = json.loads((list_checkpoints(run_dir / "checkpoints")[-1] / "training/state.json").read_bytes())
     return {name: value for name, value in state["counters"].items() if name != "train_seconds"}
 
 

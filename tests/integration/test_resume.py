@@ -29,7 +29,7 @@ def _interrupt_at(monkeypatch, step):
 def _final(run_dir):
     folder = list_checkpoints(run_dir / "checkpoints")[-1]
     assert folder.name == "step_000000012"
-    return read_tensors(folder / "model.safetensors") | read_tensors(folder / "optimizer.safetensors")
+    return read_tensors(folder / "model.safetensors") | read_tensors(folder / "training/optimizer.safetensors")
 
 
 @pytest.mark.parametrize(

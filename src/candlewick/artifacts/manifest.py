@@ -1,10 +1,12 @@
 """An artifact: a folder whose `manifest.json` names every file with size and hash, and is written last.
 
-    {"kind", "version", "inputs", "config", "files": [{"name", "bytes", "sha256"}], "details", "provenance"}
+    {"kind", "version", "inputs", "config", "files": [{"name", "bytes", "sha256"}],
+     "details", "provenance", "sha256"}
 
 `inputs` holds the ids of the artifacts it was made from, `config` the settings that shaped it, `details` facts for
-readers. `provenance`, that is program, time and machine, is not in the id. A folder is written beside its target,
-fsynced and renamed, so that it appears whole or not at all.
+readers. `provenance`, that is program, time and machine, is not in the id. `sha256` is that of all the other keys,
+so that a manifest protects itself; those of older versions lack it. A folder is written beside its target, fsynced
+and renamed, so that it appears whole or not at all.
 """
 
 import hashlib
@@ -140,7 +142,9 @@ def staging(target: Path) -> Generator[Path]:
 
 def publish(folder: Path, target: Path, manifest: Manifest) -> Manifest:
     """Write the manifest into `folder`, whose files are durable, and rename it to `target`; replaces its kind."""
-    write_durable(folder / MANIFEST, json.dumps(asdict(manifest), indent=1, sort_keys=True).encode() + b"\n")
+    content = asdict(manifest)
+    content["sha256"] = json_sha256(content)
+    write_durable(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
     for directory in {folder, *(folder / Path(entry.name).parent for entry in manifest.files)}:
         fsync_directory(directory)
     previous = None
@@ -170,14 +174,22 @@ def require_replaceable(target: Path, kind: str) -> None:
         )
 
 
-def read_manifest(folder: Path, kind: str | None = None, version: int | None = None) -> Manifest:
-    """Return the manifest of a folder. Raises ArtifactError if it is missing, wrong, or of another kind."""
+def read_manifest(folder: Path, kind: str | None = None, *versions: int) -> Manifest:
+    """Return the manifest of a folder. Raises ArtifactError if it is missing, wrong, or of another kind.
+
+    `versions` are those of the format that the caller reads; none: any.
+    """
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes", "make it again")
-        # refuses values without an id: numbers that are not finite, half surrogate pairs
-        content = canonical_json(json.loads(path.read_bytes()))
+        raw = json.loads(path.read_bytes())
+        sha256 = raw.pop("sha256", None) if isinstance(raw, dict) else None
+        content = canonical_json(
+            raw
+        )  # refuses values without an id: numbers that are not finite, half surrogate pairs
+        if sha256 is not None and sha256 != hashlib.sha256(content).hexdigest():
+            raise ArtifactError(f"{path} was changed: its sha256 is another one", _FIX)
         manifest = TypeAdapter(Manifest).validate_json(content, strict=True)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
@@ -192,9 +204,10 @@ def read_manifest(folder: Path, kind: str | None = None, version: int | None = N
         raise ArtifactError(f"{path} is not valid JSON: {str(error)[:200]}", "make it again") from None
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind!r} artifact, expected {kind!r}", "name another folder")
-    if version is not None and manifest.version != version:
+    if versions and manifest.version not in versions:
         raise ArtifactError(
-            f"{folder} has format version {manifest.version}, this program reads {version}",
+            f"{folder} has format version {manifest.version}, this program reads "
+            f"{' and '.join(map(str, versions))}",
             "make it again with this version",
         )
     return manifest

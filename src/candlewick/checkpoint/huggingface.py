@@ -208,16 +208,21 @@ def _hf_fields(config: ModelConfig, kind: str) -> dict[str, Any]:
     return fields
 
 
-def generation_config(max_positions: int, stop_ids: Sequence[int], padding_id: int | None) -> dict[str, Any]:
-    """Return the content of generation_config.json. The last of `stop_ids` is the delimiter."""
+def generation_config(
+    stop_ids: Sequence[int], padding_id: int | None, unused_ids: Sequence[int]
+) -> dict[str, Any]:
+    """Return the content of generation_config.json. The last of `stop_ids` is the delimiter.
+
+    `unused_ids` are those of rows of the embedding that no token has: they are never drawn.
+    """
     return {
+        **({"suppress_tokens": list(unused_ids)} if unused_ids else {}),
         "bos_token_id": stop_ids[-1],
         "eos_token_id": list(stop_ids) if len(stop_ids) > 1 else stop_ids[0],
         "pad_token_id": padding_id,
         "do_sample": True,
         "temperature": 0.8,
         "top_k": 40,
-        "max_length": max_positions,
     }
 
 

@@ -3,17 +3,19 @@
     <run>/checkpoints/step_000000500/
         config.json generation_config.json tokenizer.json tokenizer_config.json    for Hugging Face readers
         model.safetensors        weights, float32, Hugging Face names
-        optimizer.safetensors    "<parameter>.<state>", the same names
-        state.json               step, position in the data, random state, schedule, the run's resolved config
+        training/optimizer.safetensors    "<parameter>.<state>", the same names
+        training/state.json      step, position in the data, random state, schedule, the run's resolved config
         manifest.json            kind "checkpoint": name, bytes, sha256 of every file above; written last
 
-A folder without a manifest is an unfinished save and is ignored.
+A folder without a manifest is an unfinished save and is ignored. What only training needs has a folder of its own:
+vLLM reads every *.safetensors beside config.json as weights. Version 1 had both files there; it is still read.
 """
 
+import json
 import logging
 import re
 import shutil
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +23,13 @@ from candlewick.artifacts.manifest import MANIFEST, Manifest, fsync_directory, r
 from candlewick.config.load import load_config
 from candlewick.errors import ArtifactError, CheckpointError
 
-KIND, VERSION = "checkpoint", 1
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+KIND, VERSION = "checkpoint", 2
+READABLE_VERSIONS = (1, 2)
+BEST_JSON = "best.json"
+"""In the place of links to the best checkpoints, where there are none: {"best": a path from its folder on}."""
+OPTIMIZER, STATE = "training/optimizer.safetensors", "training/state.json"
 _STEP = re.compile(r"step_\d{9}")
+_MAX_BEST_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +59,7 @@ def verify_checkpoint(folder: Path, *, without: Container[str] = ()) -> Manifest
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        return read_manifest(folder, KIND, VERSION)
+        return read_manifest(folder, KIND, *READABLE_VERSIONS)
     except ArtifactError as error:
         raise CheckpointError(f"checkpoint rejected: {error.problem}", error.fix, folder) from None
 
@@ -66,8 +72,10 @@ def checkpoint_directory(run_dir: Path, configured: Path | None) -> Path:
 def find_checkpoints(path: Path) -> list[Path]:
     """Return the checkpoint folders that a user's path names, the newest first; unverified.
 
-    The path is a checkpoint, a folder of checkpoints, or a run (without its `best/`). Raises CheckpointError.
+    The path is a checkpoint, a link to one, a folder of checkpoints, or a run. Raises CheckpointError.
     """
+    if (path / BEST_JSON).is_file():
+        path = path / _read_best(path / BEST_JSON)
     if (path / MANIFEST).is_file():
         _read_manifest(path)
         return [path]
@@ -83,12 +91,28 @@ def find_checkpoints(path: Path) -> list[Path]:
     raise CheckpointError(f"{path} holds no finished checkpoint", "give a checkpoint folder or a run folder", path)
 
 
-def prune(directory: Path, last: Path, max_keep: int) -> None:
+def _read_best(path: Path) -> str:
+    """Return the path in a best.json, from its folder on. Raises CheckpointError."""
+    try:
+        best = json.loads(path.read_bytes()[:_MAX_BEST_BYTES])["best"]
+        if not isinstance(best, str):
+            raise TypeError(best)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} names no checkpoint: {error!r:.80}", "give the checkpoint's folder"
+        ) from None
+    return best
+
+
+def prune(directory: Path, last: Path, max_keep: int, best: Collection[int] = ()) -> None:
     """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
-    Checkpoints of later steps are neither counted nor removed: they were rejected when the run resumed.
+    The checkpoints of the steps `best` are neither counted nor removed, nor are those of later steps, which were
+    rejected when the run resumed.
     """
-    for folder in [folder for folder in list_checkpoints(directory) if folder <= last][:-max_keep]:
+    spared = {step_folder(directory, step) for step in best}
+    counted = [folder for folder in list_checkpoints(directory) if folder <= last and folder not in spared]
+    for folder in counted[:-max_keep]:
         trash = folder.with_name(f".del-{folder.name}")
         folder.rename(trash)
         fsync_directory(directory)

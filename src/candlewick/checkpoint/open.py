@@ -89,10 +89,15 @@ class Checkpoint:
         """Load the tokenizer."""
         return Tokenizer.load(self.folder)
 
+    @property
+    def state_file(self) -> Path:
+        """Return the path of `state.json`."""
+        return self.folder / _training_file(STATE, self.manifest)
+
     @cached_property
     def state(self) -> dict[str, Any]:
         """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
-        path = self.folder / STATE
+        path = self.state_file
         try:
             raw: object = json.loads(path.read_bytes())
             canonical_json(raw)  # refuses numbers that are not finite
@@ -115,13 +120,13 @@ class Checkpoint:
     @cached_property
     def config(self) -> RunConfig | None:
         """Read the resolved config of the run that wrote it; None without `state.json`. Raises CheckpointError."""
-        if not (self.folder / STATE).is_file():
+        if not self.state_file.is_file():
             return None
         try:
             return RunConfig.model_validate_json(canonical_json(self.state["config"]))
         except ValueError as error:
             raise CheckpointError(
-                f"{self.folder / STATE} holds settings that this version does not read: {error}",
+                f"{self.state_file} holds settings that this version does not read: {error}",
                 "use the version of candlewick that wrote it",
             ) from None
 
@@ -144,7 +149,12 @@ class Checkpoint:
 
     def optimizer(self) -> "dict[str, Tensor]":
         """Read the optimizer's state by "<parameter>.<state>". Raises CheckpointError."""
-        return read_tensors(self.folder / OPTIMIZER)
+        return read_tensors(self.folder / _training_file(OPTIMIZER, self.manifest))
+
+
+def _training_file(name: str, manifest: Manifest | None) -> str:
+    """Return the name of a file that only training needs: in version 1 it lay beside the weights."""
+    return Path(name).name if manifest is not None and manifest.version == 1 else name
 
 
 def _verify_needed(folder: Path, need: Collection[Content]) -> Manifest | None:
@@ -153,4 +163,5 @@ def _verify_needed(folder: Path, need: Collection[Content]) -> Manifest | None:
     if "optimizer" in need:
         return verify_checkpoint(folder)
     # a copy may lack the files that only training needs; state.json is small, so it is hashed if it is there
-    return verify_checkpoint(folder, without=[OPTIMIZER] if (folder / STATE).is_file() else [OPTIMIZER, STATE])
+    states = [name for name in (STATE, Path(STATE).name) if not (folder / name).is_file()]
+    return verify_checkpoint(folder, without=[OPTIMIZER, Path(OPTIMIZER).name, *states])

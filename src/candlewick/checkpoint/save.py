@@ -2,7 +2,7 @@
 
 Order: free space is checked; every file is written into a temporary folder beside the target, hashed and fsynced;
 the manifest is written last; the folder is renamed to the target and the parent fsynced; the journal gets a line;
-the folder is read back and verified; then older checkpoints are removed. A save that fails changes nothing.
+the folder is read back and verified. A save that fails changes nothing. Older checkpoints are removed after it.
 
 Tensors are streamed in the safetensors format, so that a file is hashed while it is written:
 
@@ -36,7 +36,7 @@ from candlewick.artifacts.manifest import (
     write_durable,
 )
 from candlewick.checkpoint.huggingface import generation_config, to_hf_config, to_hf_tensors
-from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, prune, step_folder, verify_checkpoint
+from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, step_folder, verify_checkpoint
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
 from candlewick.errors import ArtifactError, MachineError
@@ -67,8 +67,8 @@ def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
-    """Write `directory/step_*`, keep the newest `max_keep` (None: all), and return the new folder.
+def save(directory: Path, snapshot: Snapshot) -> Path:
+    """Write `directory/step_*` and return the new folder.
 
     Raises MachineError for too little disk space, OSError, CheckpointError if the files differ when read back.
     """
@@ -81,8 +81,6 @@ def save(directory: Path, snapshot: Snapshot, *, max_keep: int | None) -> Path:
         journal.flush()
         os.fsync(journal.fileno())
     verify_checkpoint(target)  # before an older checkpoint is removed
-    if max_keep is not None:
-        prune(directory, target, max_keep)
     return target
 
 
@@ -95,8 +93,9 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> Manifest:
     with staging(target) as aside:
         files = [*_write_hf_files(aside, snapshot), write_tensors(aside / MODEL, weights)]
         if snapshot.optimizer is not None and snapshot.state is not None:
-            files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer))
-            files.append(write_durable(aside / STATE, _json(snapshot.state)))
+            (aside / OPTIMIZER).parent.mkdir()
+            files.append(write_tensors(aside / OPTIMIZER, snapshot.optimizer, OPTIMIZER))
+            files.append(write_durable(aside / STATE, _json(snapshot.state), STATE))
         config, details = snapshot.model_config.model_dump(mode="json"), {"step": snapshot.step}
         entries = tuple(sorted(files, key=lambda entry: entry.name))
         provenance = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
@@ -104,8 +103,11 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> Manifest:
         return publish(aside, target, manifest)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
-    """Write floating-point tensors in the safetensors format, fsynced; return the manifest entry."""
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], listed_as: str | None = None) -> FileEntry:
+    """Write floating-point tensors in the safetensors format, fsynced; return the manifest entry.
+
+    `listed_as` is the file's name in the manifest, if it lies in a subfolder.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
@@ -114,7 +116,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileEntry:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return write_durable(path, _file_bytes(text, tensors))
+    return write_durable(path, _file_bytes(text, tensors), listed_as)
 
 
 def _file_bytes(header: bytes, tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes]:
@@ -128,7 +130,8 @@ def _write_hf_files(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     tokenizer, config = snapshot.tokenizer, snapshot.model_config
     ids = (tokenizer.delimiter_id, tokenizer.padding_id, tokenizer.end_id)
     config_json = to_hf_config(config, snapshot.vocab_size, *ids)
-    generation = generation_config(config.max_position_embeddings, tokenizer.stop_ids, tokenizer.padding_id)
+    unused_ids = range(tokenizer.vocab_size, snapshot.vocab_size)
+    generation = generation_config(tokenizer.stop_ids, tokenizer.padding_id, unused_ids)
     yield write_durable(aside / "config.json", _json(config_json))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)

@@ -43,9 +43,9 @@ class BestConfig(Section):
     """Where to keep the checkpoints with the lowest validation loss, and how many."""
 
     directory: Path | None = None
-    """Folder of the best checkpoints; null: RUN/best."""
+    """Folder of links to the best checkpoints; null: RUN/best is a link to the best of all."""
     max_keep: Count | None = 1
-    """Number of best checkpoints to keep; null: all."""
+    """Number of best checkpoints to keep, beside those of `runtime.checkpoint.max_keep`; null: all."""
 
 
 class EvaluationConfig(Section):

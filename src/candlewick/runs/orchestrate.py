@@ -1,6 +1,6 @@
 """The whole path in one call: tokenizer, shards, training, evaluation, samples.
 
-    RUN/  tokenizer/  tokens/  ...  checkpoints/  best/  result/  evaluation/  samples/
+    RUN/  tokenizer/  tokens/  ...  checkpoints/  best  result/  evaluation/  samples/
 
 Each is an artifact of the ids before it, and is made only when its manifest does not match.
 """

@@ -36,7 +36,9 @@ def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(hold_folder(run_dir, "wait for it, stop it, or choose another --run-dir"))
         stack.enter_context(log_file(run_dir / "log.txt"))
-        directories = {directory.resolve() for directory in checkpoint_directories(config, run_dir)}
+        directories = {
+            folder.resolve() for folder in checkpoint_directories(config, run_dir) if folder is not None
+        }
         for directory in sorted(directories - {run_dir.resolve()}):
             fix = "wait for it, stop it, or set runtime.checkpoint.directory and runtime.evaluation.best.directory"
             stack.enter_context(hold_folder(directory, fix))

@@ -84,13 +84,10 @@ class RunPlan:
         return model_size(self.config.model, self.vocab_size).total
 
 
-def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path]:
-    """Return the folder of a run's checkpoints, and that of its best ones."""
+def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path | None]:
+    """Return the folder of a run's checkpoints, and the configured one for links to the best, if there is one."""
     best = config.runtime.evaluation.best
-    return (
-        checkpoint_directory(run_dir, config.runtime.checkpoint.directory),
-        (best and best.directory) or run_dir / "best",
-    )
+    return checkpoint_directory(run_dir, config.runtime.checkpoint.directory), best and best.directory
 
 
 def embedding_rows(model: ModelConfig, tokenizer: Tokenizer) -> int:

@@ -30,6 +30,7 @@ class TrainState:
     loss_scale_clean_steps: Steps = 0  # updates since the loss scale last changed
     evaluated_step: Steps = 0  # the last step whose regular evaluation is done
     best_loss: float | None = None  # lowest validation loss at a regular evaluation
+    best_steps: tuple[Steps, ...] = ()  # the steps of the best checkpoints that are kept, the best of them last
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters for `state.json`."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from candlewick.checkpoint.best import link_best
+from candlewick.checkpoint.layout import prune
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, full_weights, save
 from candlewick.data.rows.loader import GlobalBatch, Loader
@@ -63,6 +65,7 @@ class Trainer:
         """
         state, runtime = self.state, self.runtime
         with self.stop.listening(), self.reporter.running(state), oom_as_machine_error():
+            self._link_best()
             self._evaluate_if_due()  # a stop may have come before it
             while state.total_steps is None or state.step < state.total_steps:
                 began = time.monotonic()
@@ -139,14 +142,14 @@ class Trainer:
         self.final_metrics = metrics if settings.max_batches is None else None
         self.reporter.evaluation(state, metrics, is_full=self.final_metrics is not None)
         state.evaluated_step = state.step
-        loss = metrics["eval/loss"]
-        if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
-            state.best_loss = loss
-            self._update_counters()
-            folder = save(self.best, self.snapshot(), max_keep=settings.best.max_keep)
-            self.reporter.checkpoint(state, folder)
         if self.sampler is not None:
             self.reporter.samples(state, self.sample())
+        loss = metrics["eval/loss"]
+        if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
+            kept = len(state.best_steps) + 1 if settings.best.max_keep is None else settings.best.max_keep
+            state.best_loss, state.best_steps = loss, (*state.best_steps, state.step)[-kept:]
+            self.saved_step = None  # one of this step does not know yet that it is the best
+            self._save()
 
     def _update_counters(self) -> None:
         """Read what the device has counted: a save follows."""
@@ -160,8 +163,19 @@ class Trainer:
         self._update_counters()
         if self.saved_step != self.state.step:
             self.saved_step = self.state.step
-            folder = save(self.checkpoints, self.snapshot(), max_keep=self.runtime.checkpoint.max_keep)
+            folder = save(self.checkpoints, self.snapshot())
+            self._link_best()
+            if (max_keep := self.runtime.checkpoint.max_keep) is not None:
+                prune(self.checkpoints, folder, max_keep, self.state.best_steps)
             self.reporter.checkpoint(self.state, folder)
+
+    def _link_best(self) -> None:
+        """Link the best checkpoints, or warn: they are there without the links."""
+        place = self.best or self.plan.run_dir / "best"
+        try:
+            link_best(self.checkpoints, self.state.best_steps, place, is_folder=self.best is not None)
+        except OSError as error:
+            logger.warning("the best checkpoint could not be linked as %s: %s", place, error)
 
     def evaluate(self, max_batches: int | None) -> Metrics:
         """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""

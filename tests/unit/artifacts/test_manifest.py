@@ -1,12 +1,14 @@
+import contextlib
 import hashlib
-import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.prepared import edit_manifest
 
 from candlewick.artifacts import manifest as artifacts
 from candlewick.artifacts.manifest import (
@@ -49,14 +51,6 @@ def make(folder: Path, **changes) -> Manifest:
         )
         manifest = Manifest("demo", 1, {"corpus": "x"}, {"k": 1}, files, {"count": 2}, {"host": "h"})
         return publish(aside, folder, replace(manifest, **changes))
-
-
-def edit(folder: Path, change) -> None:
-    """Rewrite the manifest with something changed."""
-    path = folder / MANIFEST
-    fields = json.loads(path.read_bytes())
-    change(fields)
-    path.write_text(json.dumps(fields))
 
 
 def test_canonical_json_of_equal_values_has_equal_bytes():
@@ -224,10 +218,32 @@ def test_staging_syncs_files_and_folders_before_the_rename(tmp_path, monkeypatch
 )
 def test_manifest_with_wrong_keys_or_values_is_refused(tmp_path, change, said):
     make(tmp_path / "x")
-    edit(tmp_path / "x", change)
+    edit_manifest(tmp_path / "x", change)
     with pytest.raises(ArtifactError, match=said) as caught:
         read_manifest(tmp_path / "x")
     assert str(tmp_path / "x" / MANIFEST) in str(caught.value)
+
+
+def test_manifest_with_a_flipped_bit_is_refused_or_has_the_same_meaning(tmp_path):
+    manifest, path = make(tmp_path / "x"), tmp_path / "x" / MANIFEST
+    good, choose = path.read_bytes(), random.Random(7)
+    for _ in range(400):
+        content = bytearray(good)
+        content[choose.randrange(len(good))] ^= 1 << choose.randrange(8)
+        path.write_bytes(content)
+        with contextlib.suppress(ArtifactError):
+            assert read_manifest(tmp_path / "x") == manifest
+
+
+def test_manifest_that_was_edited_is_refused_and_one_without_its_hash_is_read(tmp_path):
+    make(tmp_path / "x")
+    path = tmp_path / "x" / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"provenance": {', b'"provenance": {"user": "me",'))
+    with pytest.raises(ArtifactError, match="manifest.json was changed: its sha256 is another one"):
+        read_manifest(tmp_path / "x")
+    manifest = make(tmp_path / "y")
+    edit_manifest(tmp_path / "y", lambda _: None)
+    assert read_manifest(tmp_path / "y") == manifest
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
@@ -257,8 +273,8 @@ def test_artifact_of_another_kind_or_version_is_refused_with_both_values(tmp_pat
     make(tmp_path / "x")
     with pytest.raises(ArtifactError, match="is a 'demo' artifact, expected 'tokens'"):
         read_manifest(tmp_path / "x", "tokens")
-    with pytest.raises(ArtifactError, match="format version 1, this program reads 2"):
-        read_manifest(tmp_path / "x", version=2)
+    with pytest.raises(ArtifactError, match="format version 1, this program reads 2 and 3"):
+        read_manifest(tmp_path / "x", None, 2, 3)
 
 
 def test_verify_names_a_missing_truncated_or_changed_file(tmp_path):

@@ -214,13 +214,18 @@ def test_ungated_mlp_is_saved_as_a_gated_mlp_with_a_constant_up_projection():
 
 
 def test_generation_config_starts_and_ends_with_the_delimiter():
-    config = generation_config(256, [0], 1)
-    assert (config["bos_token_id"], config["eos_token_id"], config["max_length"]) == (0, 0, 256)
-    assert generation_config(256, [3, 0], None)["eos_token_id"] == [3, 0]
+    config = generation_config([0], 1, range(0))
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, 0)
+    assert generation_config([3, 0], None, range(0))["eos_token_id"] == [3, 0]
+
+
+def test_generation_config_never_draws_rows_without_a_token_and_has_no_length():
+    assert generation_config([0], 1, range(300, 320))["suppress_tokens"] == list(range(300, 320))
+    assert not {"suppress_tokens", "max_length"} & generation_config([0], 1, range(0)).keys()
 
 
 def test_generation_samples_as_runs_do_by_default():
-    theirs, ours = GenerationConfig(**generation_config(256, [0], 1)), SampleConfig()
+    theirs, ours = GenerationConfig(**generation_config([0], 1, range(0))), SampleConfig()
     assert (theirs.do_sample, theirs.temperature, theirs.top_k) == (True, ours.temperature, ours.top_k)
 
 

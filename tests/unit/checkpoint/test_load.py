@@ -31,7 +31,7 @@ def initialize_from(model, path) -> None:
 @pytest.fixture
 def folder(make_snapshot, tmp_path):
     """A checkpoint of step 3 in a run folder."""
-    return save(tmp_path / "run" / "checkpoints", make_snapshot(3), max_keep=2)
+    return save(tmp_path / "run" / "checkpoints", make_snapshot(3))
 
 
 def test_resume_restores_weights_optimizer_and_state(make_model, make_snapshot, folder):
@@ -44,7 +44,9 @@ def test_resume_restores_weights_optimizer_and_state(make_model, make_snapshot, 
         assert all(torch.equal(saved[name], found[name]) for name in saved)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json", "config.json"]
+)
 def test_resume_from_a_damaged_file_names_the_file_and_changes_no_weight(make_model, folder, name):
     model = make_model(seed=99)
     before = {key: tensor.clone() for key, tensor in full_weights(model).items()}
@@ -74,7 +76,7 @@ def test_load_weights_names_missing_and_misshapen_tensors(make_model, tmp_path):
 def test_load_for_inference_accepts_a_checkpoint_its_folder_or_a_run(
     make_model, make_snapshot, tmp_path, shape, depth
 ):
-    folder = save(tmp_path / "run" / "checkpoints", make_snapshot(3, **shape), max_keep=2)
+    folder = save(tmp_path / "run" / "checkpoints", make_snapshot(3, **shape))
     model, tokenizer = load_for_inference((folder, *folder.parents)[depth], CPU)
     assert not model.training
     assert tokenizer.json_bytes == make_snapshot(3).tokenizer.json_bytes
@@ -87,8 +89,8 @@ def test_load_for_inference_accepts_a_checkpoint_its_folder_or_a_run(
 
 
 def test_load_for_inference_needs_neither_optimizer_nor_state(folder):
-    (folder / "optimizer.safetensors").unlink()
-    (folder / "state.json").unlink()
+    (folder / "training/optimizer.safetensors").unlink()
+    (folder / "training/state.json").unlink()
     load_for_inference(folder, CPU)
     (folder / "tokenizer.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError, match=r"checkpoint rejected: .*tokenizer\.json has 2 bytes"):
@@ -96,7 +98,7 @@ def test_load_for_inference_needs_neither_optimizer_nor_state(folder):
 
 
 def test_load_for_inference_falls_back_to_the_checkpoint_before_a_damaged_newest(make_snapshot, folder, caplog):
-    newest = save(folder.parent, make_snapshot(4), max_keep=2)
+    newest = save(folder.parent, make_snapshot(4))
     (newest / "model.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         model, _ = load_for_inference(folder.parents[1], CPU)
@@ -152,7 +154,7 @@ def test_config_larger_than_the_weights_is_refused_before_allocation(plain, chan
 
 def test_load_for_inference_reads_a_model_saved_as_candlewick(make_snapshot, tmp_path):
     shape = {"partial_rotary_factor": 0.5}
-    folder = save(tmp_path / "checkpoints", make_snapshot(3, **shape), max_keep=2)
+    folder = save(tmp_path / "checkpoints", make_snapshot(3, **shape))
     model, _ = load_for_inference(folder, CPU)
     assert model.config.partial_rotary_factor == 0.5
     assert all(torch.equal(tensor, make_snapshot(3, **shape).weights[n]) for n, tensor in model.named_parameters())
@@ -160,7 +162,7 @@ def test_load_for_inference_reads_a_model_saved_as_candlewick(make_snapshot, tmp
 
 def test_ungated_mlp_survives_saving_and_loading(make_snapshot, make_model, tmp_path):
     shape = {"qk_norm": False, "mlp": "silu"}
-    folder = save(tmp_path, make_snapshot(3, **shape), max_keep=2)
+    folder = save(tmp_path, make_snapshot(3, **shape))
     assert "model.layers.0.mlp.gate_proj.weight" in read_tensors(folder / "model.safetensors")
     resumed, started = make_model(6, **shape), make_model(7, **shape)
     resume(resumed, folder)
@@ -173,7 +175,7 @@ def test_ungated_mlp_survives_saving_and_loading(make_snapshot, make_model, tmp_
 @pytest.mark.parametrize("tied", [True, False])
 def test_initialize_from_copies_the_weights_of_another_run(make_snapshot, make_model, tmp_path, tied):
     saved = make_snapshot(3, tie_word_embeddings=tied)
-    save(tmp_path / "checkpoints", saved, max_keep=2)
+    save(tmp_path / "checkpoints", saved)
     model = make_model(9, tie_word_embeddings=tied)
     initialize_from(model, tmp_path)
     assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in model.named_parameters())
@@ -182,7 +184,7 @@ def test_initialize_from_copies_the_weights_of_another_run(make_snapshot, make_m
 @pytest.mark.parametrize("tied", [True, False])
 def test_initialize_from_fills_added_vocabulary_rows_with_the_mean(make_snapshot, make_model, tmp_path, tied):
     saved = make_snapshot(3, tie_word_embeddings=tied)
-    folder = save(tmp_path / "checkpoints", saved, max_keep=2)
+    folder = save(tmp_path / "checkpoints", saved)
     model = Transformer(saved.model_config, 384)
     initialize_from(model, folder)
     for name in ("model.embed_tokens.weight", "lm_head.weight")[: 1 if tied else 2]:

@@ -15,7 +15,7 @@ from candlewick.errors import CheckpointError
 @pytest.fixture
 def folder(make_snapshot, tmp_path):
     """A checkpoint of step 3 in a run folder."""
-    return save(tmp_path / "run" / "checkpoints", make_snapshot(3), max_keep=2)
+    return save(tmp_path / "run" / "checkpoints", make_snapshot(3))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def hashed(monkeypatch):
 def test_open_hashes_each_needed_file_once_and_reading_hashes_nothing(folder, hashed):
     checkpoint = Checkpoint.open(folder.parents[1], need={"weights", "optimizer"})
     _ = checkpoint.weights(), checkpoint.optimizer(), checkpoint.state, checkpoint.tokenizer, checkpoint.shape
-    assert sorted(hashed) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    assert sorted(hashed) == sorted(path.name for path in folder.rglob("*.*") if path.name != "manifest.json")
 
 
 def test_open_for_weights_does_not_read_the_optimizer(folder, hashed):
@@ -40,18 +40,18 @@ def test_open_for_weights_does_not_read_the_optimizer(folder, hashed):
 
 
 def test_open_for_weights_allows_a_missing_state_but_no_damaged_state(folder):
-    (folder / "optimizer.safetensors").unlink()
-    (folder / "state.json").write_text("{}")
+    (folder / "training/optimizer.safetensors").unlink()
+    (folder / "training/state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="state.json has 2 bytes"):
         Checkpoint.open(folder, need={"weights"})
-    (folder / "state.json").unlink()
+    (folder / "training/state.json").unlink()
     assert Checkpoint.open(folder, need={"weights"}).config is None
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is missing"):
         Checkpoint.open(folder, need={"weights", "optimizer"})
 
 
 def test_open_takes_the_newest_valid_checkpoint_and_logs_the_rejected_folder(make_snapshot, folder, caplog):
-    newest = save(folder.parent, make_snapshot(4), max_keep=2)
+    newest = save(folder.parent, make_snapshot(4))
     (newest / "model.safetensors").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         assert Checkpoint.open(folder.parents[1], need={"weights"}).folder == folder
@@ -73,8 +73,8 @@ def test_checkpoint_returns_the_saved_shape_weights_and_optimizer(make_snapshot,
 
 def test_checkpoint_config_of_another_version_is_refused(folder):
     (folder / "manifest.json").unlink()
-    state = json.loads((folder / "state.json").read_bytes())
-    (folder / "state.json").write_text(json.dumps({**state, "config": {"model": {"moon": 1}}}))
+    state = json.loads((folder / "training/state.json").read_bytes())
+    (folder / "training/state.json").write_text(json.dumps({**state, "config": {"model": {"moon": 1}}}))
     with pytest.raises(CheckpointError, match="holds settings that this version does not read"):
         _ = Checkpoint.open(folder, need={"weights"}).config
 
@@ -98,8 +98,8 @@ def test_checkpoint_config_of_another_version_is_refused(folder):
     ],
 )
 def test_read_state_refuses_a_missing_or_malformed_state_file(folder, content, said):
-    (folder / "state.json").unlink()
+    (folder / "training/state.json").unlink()
     if content is not None:
-        (folder / "state.json").write_text(content)
+        (folder / "training/state.json").write_text(content)
     with pytest.raises(CheckpointError, match=said):
         _ = Checkpoint(folder, None).state

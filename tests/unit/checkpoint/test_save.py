@@ -12,7 +12,7 @@ from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_hf_tensors
-from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.layout import list_checkpoints, prune
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.checkpoint.save import full_weights, save, write_checkpoint
 from candlewick.errors import CheckpointError, MachineError
@@ -29,35 +29,38 @@ def names(folder):
 
 def test_save_writes_all_files_and_lists_them_in_the_manifest(make_snapshot, tmp_path):
     snapshot = make_snapshot(7)
-    folder = save(tmp_path / "checkpoints", snapshot, max_keep=2)
+    folder = save(tmp_path / "checkpoints", snapshot)
     assert folder == tmp_path / "checkpoints" / "step_000000007"
     files = [
         "config.json",
         "generation_config.json",
         "model.safetensors",
-        "optimizer.safetensors",
-        "state.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "training/optimizer.safetensors",
+        "training/state.json",
     ]
-    assert names(folder) == sorted([*files, "manifest.json"])
-    manifest = read_manifest(folder, "checkpoint", 1)
+    assert names(folder) == sorted([*files[:-2], "manifest.json", "training"])
+    assert [path.name for path in folder.glob("*.safetensors")] == [
+        "model.safetensors"
+    ]  # as vLLM looks for weights
+    manifest = read_manifest(folder, "checkpoint", 2)
     verify(folder, manifest)
     assert [entry.name for entry in manifest.files] == files
     assert dict(manifest.inputs) == snapshot.inputs
     assert manifest.details == {"step": 7}
-    for name, tensors in (("model", snapshot.weights), ("optimizer", snapshot.optimizer)):
+    for name, tensors in (("model", snapshot.weights), ("training/optimizer", snapshot.optimizer)):
         read = read_tensors(folder / f"{name}.safetensors")
         assert read.keys() == tensors.keys()
         assert all(torch.equal(read[key], tensors[key]) for key in tensors)
-    assert json.loads((folder / "state.json").read_bytes()) == snapshot.state
+    assert json.loads((folder / "training/state.json").read_bytes()) == snapshot.state
     assert json.loads((folder / "config.json").read_bytes())["vocab_size"] == 320
 
 
 def test_checkpoint_id_depends_on_content_and_not_on_time(make_snapshot, tmp_path):
-    ids = [read_manifest(save(tmp_path / name, make_snapshot(1), max_keep=2)).id for name in "ab"]
+    ids = [read_manifest(save(tmp_path / name, make_snapshot(1))).id for name in "ab"]
     assert ids[0] == ids[1]
-    assert read_manifest(save(tmp_path / "c", make_snapshot(2), max_keep=2)).id != ids[0]
+    assert read_manifest(save(tmp_path / "c", make_snapshot(2))).id != ids[0]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -69,7 +72,7 @@ def test_full_weights_a_tied_model_omit_the_head_and_are_float32(make_model, tie
 
 def test_save_keeps_the_newest_checkpoints_and_journals_each_save(make_snapshot, tmp_path):
     for step in (1, 2, 3, 4):
-        save(tmp_path, make_snapshot(step), max_keep=2)
+        prune(tmp_path, save(tmp_path, make_snapshot(step)), 2)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4]
     journal = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["checkpoint"] for line in journal] == [f"step_00000000{step}" for step in (1, 2, 3, 4)]
@@ -78,32 +81,32 @@ def test_save_keeps_the_newest_checkpoints_and_journals_each_save(make_snapshot,
 
 def test_save_does_not_count_rejected_later_checkpoints_as_kept(make_snapshot, tmp_path):
     for step in (1, 7, 8):
-        save(tmp_path, make_snapshot(step), max_keep=3)
+        save(tmp_path, make_snapshot(step))
     for step in (7, 8):
-        (tmp_path / f"step_00000000{step}" / "state.json").unlink()
+        (tmp_path / f"step_00000000{step}" / "training/state.json").unlink()
     for step in (2, 3, 4):
-        save(tmp_path, make_snapshot(step), max_keep=2)
+        prune(tmp_path, save(tmp_path, make_snapshot(step)), 2)
         assert step_of(newest_checkpoint(tmp_path)) == step
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [3, 4, 7, 8]
-    save(tmp_path, make_snapshot(7), max_keep=2)
+    prune(tmp_path, save(tmp_path, make_snapshot(7)), 2)
     assert step_of(newest_checkpoint(tmp_path)) == 7
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [4, 7, 8]
 
 
 def test_save_of_the_same_step_replaces_the_checkpoint(make_snapshot, tmp_path):
-    save(tmp_path, make_snapshot(1), max_keep=2)
+    save(tmp_path, make_snapshot(1))
     other = make_snapshot(1)
     other.weights["model.norm.weight"].fill_(3.0)
-    save(tmp_path, other, max_keep=2)
+    save(tmp_path, other)
     assert names(tmp_path) == ["journal.jsonl", "step_000000001"]
     saved = read_tensors(tmp_path / "step_000000001" / "model.safetensors")
     assert torch.equal(saved["model.norm.weight"], torch.full((32,), 3.0))
 
 
 def test_save_renames_a_folder_without_manifest_instead_of_deleting(make_snapshot, tmp_path, caplog):
-    (save(tmp_path, make_snapshot(1), max_keep=2) / "manifest.json").unlink()
+    (save(tmp_path, make_snapshot(1)) / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING):
-        save(tmp_path, make_snapshot(1), max_keep=2)
+        save(tmp_path, make_snapshot(1))
     assert step_of(newest_checkpoint(tmp_path)) == 1
     (rejected,) = tmp_path.glob("step_000000001.rejected-*")
     assert (rejected / "model.safetensors").is_file()
@@ -111,12 +114,12 @@ def test_save_renames_a_folder_without_manifest_instead_of_deleting(make_snapsho
 
 
 def test_save_without_disk_space_writes_nothing(make_snapshot, tmp_path, monkeypatch):
-    save(tmp_path, make_snapshot(1), max_keep=2)
+    save(tmp_path, make_snapshot(1))
     before = names(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(MachineError, match=r"has 0 MiB free, a checkpoint needs 1 MiB .*free space there"):
-        save(tmp_path, make_snapshot(2), max_keep=2)
+        save(tmp_path, make_snapshot(2))
     assert names(tmp_path) == before
 
 
@@ -124,7 +127,7 @@ def test_save_without_disk_space_writes_nothing(make_snapshot, tmp_path, monkeyp
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_failed_save_leaves_a_valid_old_or_new_checkpoint(make_snapshot, tmp_path, monkeypatch, operation, number):
     first, second = make_snapshot(1), make_snapshot(2)
-    save(tmp_path, first, max_keep=2)
+    save(tmp_path, first)
     original = getattr(os, operation)
     failed_at = 0
     while True:  # the first call fails, then the second, ... until a save comes through
@@ -141,7 +144,7 @@ def test_failed_save_leaves_a_valid_old_or_new_checkpoint(make_snapshot, tmp_pat
         with monkeypatch.context() as patch:
             patch.setattr(os, operation, call)
             try:
-                save(tmp_path, second, max_keep=2)
+                save(tmp_path, second)
             except OSError as error:
                 if error.errno != number:
                     raise
@@ -156,7 +159,7 @@ def test_failed_save_leaves_a_valid_old_or_new_checkpoint(make_snapshot, tmp_pat
 
 def test_ungated_block_is_saved_as_its_gated_equivalent(make_snapshot, tmp_path):
     snapshot = make_snapshot(1, mlp="silu", qk_norm=False)
-    folder = save(tmp_path, snapshot, max_keep=2)
+    folder = save(tmp_path, snapshot)
     saved = read_tensors(folder / "model.safetensors")
     expected = to_hf_tensors(snapshot.model_config, snapshot.weights)
     assert saved.keys() == expected.keys() > snapshot.weights.keys()
@@ -172,7 +175,7 @@ def test_full_weights_a_model_share_memory_with_its_parameters(make_model):
 def test_checkpoint_with_a_foreign_tokenizer_names_its_special_tokens(make_snapshot, tmp_path):
     foreign.write("llama3", tmp_path / "tok")
     tokenizer = Tokenizer.load(tmp_path / "tok")
-    folder = save(tmp_path, replace(make_snapshot(3), tokenizer=tokenizer), max_keep=2)
+    folder = save(tmp_path, replace(make_snapshot(3), tokenizer=tokenizer))
     config = json.loads((folder / "config.json").read_bytes())
     generation = json.loads((folder / "generation_config.json").read_bytes())
     names = {token["content"]: token["id"] for token in json.loads(tokenizer.json_bytes)["added_tokens"]}
@@ -182,8 +185,10 @@ def test_checkpoint_with_a_foreign_tokenizer_names_its_special_tokens(make_snaps
     assert Tokenizer.load(folder).roles == tokenizer.roles
 
 
-def test_checkpoint_damaged_during_save_does_not_prune_older_checkpoints(make_snapshot, tmp_path, monkeypatch):
-    save(tmp_path, make_snapshot(1), max_keep=1)
+def test_checkpoint_damaged_during_save_raises_and_older_checkpoints_are_kept(
+    make_snapshot, tmp_path, monkeypatch
+):
+    save(tmp_path, make_snapshot(1))
     rename = os.rename
 
     def damage(source, target, **where):
@@ -193,7 +198,7 @@ def test_checkpoint_damaged_during_save_does_not_prune_older_checkpoints(make_sn
 
     monkeypatch.setattr(os, "rename", damage)
     with pytest.raises(CheckpointError, match=r"step_000000002.*model\.safetensors"):
-        save(tmp_path, make_snapshot(2), max_keep=1)
+        save(tmp_path, make_snapshot(2))
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2]
     assert step_of(newest_checkpoint(tmp_path)) == 1
 

@@ -84,9 +84,9 @@ def test_evaluate_of_changed_text_uses_the_tokenizer_of_the_model(
     text = shutil.copytree(text_dir, tmp_path / "text")
     folder = trained_copy / "checkpoints" / "step_000000012"
     (folder / "manifest.json").unlink()
-    state = json.loads((folder / "state.json").read_bytes())
+    state = json.loads((folder / "training/state.json").read_bytes())
     state["config"]["data"]["train_shards"] = [str(text)]
-    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "training/state.json").write_text(json.dumps(state))
     before, tokenizers = evaluate(folder), set(cache.glob("tokenizer-*"))
     assert before == evaluate(trained)
     for path in text.iterdir():
@@ -106,8 +106,8 @@ def test_evaluate_of_a_model_without_training_data_requires_text(trained, tmp_pa
 def test_evaluate_refuses_settings_of_another_version(trained_copy):
     folder = trained_copy / "checkpoints" / "step_000000012"
     (folder / "manifest.json").unlink()
-    state = json.loads((folder / "state.json").read_bytes())
+    state = json.loads((folder / "training/state.json").read_bytes())
     state["config"]["model"]["moon"] = 1
-    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "training/state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="holds settings that this version does not read"):
         evaluate(folder)

@@ -1,10 +1,11 @@
+import hashlib
 import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.prepared import newest_checkpoint
+from tests.prepared import edit_manifest, newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
@@ -66,7 +67,7 @@ def test_orchestrate_repeated_reuses_every_stage(tiny, orchestrated):
     assert said.reused() == STAGES
     assert said.made() == []
     changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
-    assert sorted(changed) == [*["LOCK"] * 3, "special_tokens.txt", "training.toml", "training.yaml"]
+    assert sorted(changed) == [*["LOCK"] * 2, "special_tokens.txt", "training.toml", "training.yaml"]
     assert result["samples"][0]["prompt"] == ""
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 
@@ -102,7 +103,7 @@ def test_orchestrate_continues_a_stopped_run(tiny, orchestrated, tmp_path, monke
         monkeypatch.undo()
         config = prepared.config
         train_prepared(replace(prepared, config=config.replaced(scheduler={"total_steps": 5})))
-        state = newest_checkpoint(prepared.run_dir / "checkpoints") / "state.json"
+        state = newest_checkpoint(prepared.run_dir / "checkpoints") / "training/state.json"
         # a run of the whole config that was stopped after five steps
         content = json.loads(state.read_bytes())
         content["config"] = config.model_dump(mode="json")
@@ -123,21 +124,20 @@ def test_orchestrate_continues_a_stopped_run(tiny, orchestrated, tmp_path, monke
 
 def rewrite(state, content) -> None:
     """Change a checkpoint's state and its manifest with it."""
-    import hashlib
-
     state.write_text(json.dumps(content))
-    path = state.parent / "manifest.json"
-    manifest = json.loads(path.read_bytes())
-    (entry,) = (entry for entry in manifest["files"] if entry["name"] == "state.json")
     data = state.read_bytes()
-    entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    path.write_text(json.dumps(manifest))
+
+    def change(manifest):
+        (entry,) = (entry for entry in manifest["files"] if entry["name"] == "training/state.json")
+        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    edit_manifest(state.parents[1], change)
 
 
 def test_orchestrate_refuses_other_settings_in_the_same_folder(tiny, run_dir):
     with pytest.raises(ConfigError, match=r"other settings: .*runtime\.seed \(was 42, is 7\).*another --run-dir"):
         orchestrate(edited(tiny, seed=7), run_dir, Said())
-    assert len(list_checkpoints(run_dir / "checkpoints")) == 3
+    assert len(list_checkpoints(run_dir / "checkpoints")) == 4
 
 
 def test_orchestrate_with_a_configured_tokenizer_trains_none(tiny, orchestrated, tmp_path):
@@ -158,7 +158,7 @@ def test_orchestrate_allows_another_checkpoint_folder_and_no_samples(tiny, tmp_p
         said = Said()
         assert orchestrate(config, tmp_path / "run", said)["samples"] == []
         assert said.made() == made
-    assert len(list_checkpoints(tmp_path / "elsewhere")) == 2
+    assert len(list_checkpoints(tmp_path / "elsewhere")) == 3
 
 
 def test_orchestrate_writes_mixture_and_validation_tokens_side_by_side(tiny, text_dir, tmp_path):

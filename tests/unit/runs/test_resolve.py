@@ -50,7 +50,7 @@ def test_resume_hashes_each_file_once_and_builds_one_tokenizer(tiny, trained_cop
     newest = newest_checkpoint(trained_copy / "checkpoints")
     counted.clear()
     run_training(config, trained_copy, resume=True)
-    files = {str(path): counted[str(path)] for path in newest.iterdir() if path.name != "manifest.json"}
+    files = {str(path): counted[str(path)] for path in newest.rglob("*.*") if path.name != "manifest.json"}
     assert files == dict.fromkeys(files, 1)
     assert (counted["tokenizers"], counted["corpora"]) == (1, 0)
     tokens = config.data.train_shards[0]

@@ -139,7 +139,8 @@ def test_init_from_a_missing_folder_is_refused(tmp_path):
 
 
 def test_init_from_the_hub_lists_the_model_once(tiny, checkpoint, hub):
-    files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != "manifest.json"}
+    paths = [path for path in checkpoint.rglob("*.*") if path.name != "manifest.json"]
+    files = {str(path.relative_to(checkpoint)): path.read_bytes() for path in paths}
     commit = hub.commit("me/model", files)
     config, start = open_parent(tiny(), "hf://me/model")
     assert config.runtime.checkpoint.init_from == f"hf://me/model@{commit}"
@@ -147,6 +148,7 @@ def test_init_from_the_hub_lists_the_model_once(tiny, checkpoint, hub):
         Checkpoint.open(checkpoint, need={"weights"}).shape,
         Tokenizer.load(checkpoint).sha256,
     )
+    assert not [request.path for request in hub.requests if "training/" in request.path]
     asked = [request.path for request in hub.requests if "/models/me/model" in request.path]
     assert len([path for path in asked if "/tree/" in path and "cursor" not in path]) == 1
     assert len([path for path in asked if "/tree/" not in path and "/resolve/" not in path]) == 1  # the commit

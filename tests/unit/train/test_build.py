@@ -158,12 +158,13 @@ def test_checkpoint_directories_of_the_config_are_used(tiny, tmp_path):
         "evaluation": {"every_n_steps": 4, "max_batches": 2, "best": {"directory": str(tmp_path / "good")}},
     }
     run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
+    # the best is that of step 12: it is not counted towards the two
     assert [folder.name for folder in list_checkpoints(tmp_path / "elsewhere")] == [
-        "step_000000010",
-        "step_000000012",
+        f"step_{step:09}" for step in (8, 10, 12)
     ]
-    assert len(list_checkpoints(tmp_path / "good")) == 1
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    (best,) = list_checkpoints(tmp_path / "good")
+    assert best.resolve() == (tmp_path / "good" / "best").resolve() == tmp_path / "elsewhere" / "step_000000012"
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name in ("checkpoints", "best")]
     assert run_training(tiny(runtime=runtime), tmp_path / "run", resume=True)["steps"] == 12
 
 
@@ -340,7 +341,9 @@ def test_a_run_as_everyone_makes_it_is_built_without_a_warning(tiny, built, capl
     assert trainer.loss_scale is None
 
 
-def test_best_checkpoints_have_their_folder_even_if_none_are_kept(tiny, built, tmp_path):
+def test_run_that_keeps_no_best_checkpoint_has_no_link(tiny, tmp_path):
     runtime = tiny().runtime.model_dump(mode="json")
     runtime["evaluation"] |= {"best": None}
-    assert built(tiny(runtime=runtime)).best == tmp_path / "run" / "best"
+    run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
+    assert not (tmp_path / "run" / "best").is_symlink()
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 3

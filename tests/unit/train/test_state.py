@@ -56,4 +56,5 @@ def test_numerics_of_the_machine_are_device_threads_and_instructions():
 def test_train_state_of_a_new_run_has_zero_or_no_counters():
     counters = TrainState().to_json()
     assert counters.pop("loss_scale") == 32768.0
+    assert counters.pop("best_steps") == ()
     assert set(counters.values()) == {0, None}

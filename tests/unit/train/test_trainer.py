@@ -2,138 +2,37 @@
 
 import json
 import logging
-import os
 import signal
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from tests.prepared import build_trainer
+from tests.trainer_stage import Stage
 
 from candlewick.checkpoint.save import full_weights
 from candlewick.config import (
     BestConfig,
-    CheckpointConfig,
-    EvaluationConfig,
     LoggingConfig,
-    MuonConfig,
-    RuntimeConfig,
     SchedulerConfig,
 )
-from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.rows.loader import GlobalBatch
 from candlewick.errors import MachineError, RunDiverged, RunInterrupted
 from candlewick.train import trainer as trainer_module
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
-from candlewick.train.step import StepResult
-from candlewick.train.trainer import Trainer
-
-
-class Stage:
-    """A trainer whose parts write down what they are asked to do."""
-
-    def __init__(self, monkeypatch, *, losses=(), skipped=(), **settings):
-        self.events: list[str] = []
-        self.multipliers: list[float] = []
-        self.reported: list[str] = []
-        self.rates: list[float] = []
-        self.losses, self.skipped, self.stop_at = list(losses), set(skipped), {}
-        self.state = settings.pop("state", None) or TrainState(total_steps=6)
-        self.scheduler = settings.pop(
-            "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
-        )
-        self.sampling = settings.pop("sampling", True)
-        self.rows_read = 10 * self.state.step
-        self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
-        evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
-        self.runtime = RuntimeConfig(
-            log_every_n_steps=4,
-            max_nonfinite_steps=2,
-            checkpoint=CheckpointConfig(every_n_steps=3),
-            evaluation=EvaluationConfig(**evaluation),
-            **settings,
-        )
-        monkeypatch.setattr(trainer_module, "train_step", self.train_step)
-        monkeypatch.setattr(trainer_module, "save", self.save)
-        monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
-        objects = vars(self.objects())
-        methods = {name: objects.pop(name) for name in ("evaluate", "sample", "snapshot")}
-        self.trainer = Trainer(**objects)
-        vars(self.trainer).update(methods)
-
-    sequence_length, num_rows = 10, 1000
-
-    def next(self) -> GlobalBatch:
-        self.rows_read += 10
-        return GlobalBatch((), 1)
-
-    def say(self, event: str) -> None:
-        self.events.append(event)
-        if (number := self.stop_at.pop(event, None)) is not None:
-            os.kill(os.getpid(), number)
-
-    def objects(self) -> Any:
-        reporter = SimpleNamespace(
-            running=lambda _: nullcontext(),
-            step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
-            log=lambda step, figures: self.say(f"statistics {step} {figures}"),
-            end_training_interval=lambda: None,
-            evaluation=lambda state, metrics, *, is_full: None,
-            samples=lambda state, samples: self.say(f"sample {state.step}"),
-            checkpoint=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
-        )
-        config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
-        batches = BatchSchedule(rows=10).resume_at(self.state.step, self.rows_read)
-        return SimpleNamespace(
-            plan=SimpleNamespace(
-                config=config, run_dir=Path(), order=self, batches=batches, max_steps=self.max_steps
-            ),
-            state=self.state,
-            objective=SimpleNamespace(model="model"),
-            optimizer=SimpleNamespace(set_lr=self.multipliers.append),
-            loss_scale=self.loss_scale,
-            loader=self,
-            reporter=reporter,
-            evaluate=self.evaluate,
-            sampler="a sampler" if self.sampling else None,
-            sample=list,
-            snapshot=lambda: SimpleNamespace(step=self.state.step),
-        )
-
-    @contextmanager
-    def record_update_statistics(self, model):
-        self.say(f"watch the {model}")
-        yield lambda: "figures"
-
-    def train_step(self, objective, optimizer, update, max_grad_norm, loss_scale) -> StepResult:
-        one, skipped = torch.tensor(1.0), torch.tensor(float(self.state.step + 1 in self.skipped))
-        self.say(f"step {self.state.step + 1}")
-        return StepResult(loss=one, grad_norm=one, skipped=skipped)
-
-    def evaluate(self, max_batches) -> dict[str, float]:
-        self.say(f"evaluate {self.state.step}" + (" all" if max_batches is None else ""))
-        return {"eval/loss": self.losses.pop(0) if self.losses else 1.0}
-
-    def save(self, directory, snapshot, *, max_keep) -> Path:
-        self.say(f"save {directory} {snapshot.step}")
-        return directory
 
 
 def test_trainer_runs_events_in_order(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])
     assert stage.trainer.run() == {"eval/loss": 2.1}
     assert stage.events == [
-        *("step 1", "log 1", "step 2", "evaluate 2", "save best 2", "sample 2"),
+        *("step 1", "log 1", "step 2", "evaluate 2", "sample 2", "save checkpoints 2"),
         *("step 3", "save checkpoints 3"),
         *("step 4", "log 4", "evaluate 4", "sample 4"),
-        *("step 5", "step 6", "evaluate 6", "save best 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
+        *("step 5", "step 6", "evaluate 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
     ]
     # the time of every save is charged to saving
-    assert stage.reported == ["best 2", "checkpoints 3", "best 6", "checkpoints 6"]
+    assert stage.reported == ["checkpoints 2", "checkpoints 3", "checkpoints 6"]
+    assert stage.linked == [(), (2,), (2,), (6,)]  # at the start, and after each save
     assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert stage.rates == [0.01, 0.02]
     assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
@@ -221,15 +120,15 @@ def test_trainer_stops_at_once_on_a_second_signal(monkeypatch):
 def test_trainer_never_saves_a_nan_loss_as_best(monkeypatch):
     stage = Stage(monkeypatch, losses=[float("nan"), 3.0, float("inf"), 9.0])
     stage.trainer.run()
-    assert [event for event in stage.events if "best" in event] == ["save best 4"]
-    assert stage.state.best_loss == 3.0
+    assert (stage.state.best_steps, stage.state.best_loss) == ((4,), 3.0)
+    assert [event for event in stage.events if "save" in event] == [f"save checkpoints {n}" for n in (3, 4, 6)]
 
 
 def test_trainer_counts_skipped_updates_before_a_save(monkeypatch):
     stage = Stage(monkeypatch, skipped=[3, 6])
     counted = []
     monkeypatch.setattr(
-        trainer_module, "save", lambda directory, snapshot, max_keep: counted.append(stage.state.skipped_steps)
+        trainer_module, "save", lambda directory, snapshot: counted.append(stage.state.skipped_steps)
     )
     stage.trainer.run()
     assert counted == [0, 1, 2]  # the best at step 2, checkpoints at 3 and 6
@@ -240,7 +139,7 @@ def test_trainer_ends_without_a_save_after_too_many_skipped_updates(monkeypatch)
     stage = Stage(monkeypatch, skipped=[4, 5])
     with pytest.raises(RunDiverged, match="2 updates in a row"):
         stage.trainer.run()
-    assert [event for event in stage.events if "checkpoints" in event] == ["save checkpoints 3"]
+    assert [event for event in stage.events if "save" in event] == ["save checkpoints 2", "save checkpoints 3"]
 
 
 def test_trainer_continues_from_its_state(monkeypatch):
@@ -249,7 +148,7 @@ def test_trainer_continues_from_its_state(monkeypatch):
     stage.trainer.run()
     assert stage.events[0] == "step 4"
     assert "save checkpoints 6" in stage.events
-    assert not [event for event in stage.events if "best" in event]
+    assert state.best_steps == ()
     assert state.tokens == 600
 
 
@@ -262,13 +161,13 @@ def test_trainer_of_a_finished_run_evaluates_but_does_not_save(monkeypatch):
 def test_trainer_makes_up_for_an_evaluation_missed_by_a_stop(monkeypatch):
     stage = Stage(monkeypatch, state=TrainState(step=4, total_steps=6, evaluated_step=2))
     stage.trainer.run()
-    assert stage.events[:4] == ["evaluate 4", "save best 4", "sample 4", "step 5"]
+    assert stage.events[:4] == ["evaluate 4", "sample 4", "save checkpoints 4", "step 5"]
 
 
 def test_trainer_saves_the_last_weights_as_best(monkeypatch):
     stage = Stage(monkeypatch, losses=[2.0, 1.0], evaluation={"every_n_steps": None})
     stage.trainer.run()
-    assert "save best 6" in stage.events
+    assert (stage.state.best_steps, stage.linked[-1]) == ((6,), (6,))
 
 
 def test_trainer_converts_a_time_budget_into_steps_once(monkeypatch):
@@ -360,21 +259,44 @@ def test_each_evaluation_says_whether_it_read_all_of_the_split(monkeypatch, max_
 
 
 def test_checkpoints_and_best_ones_are_kept_as_many_as_each_is_set_to(monkeypatch):
-    kept = set()
-    stage = Stage(monkeypatch)
-    monkeypatch.setattr(
-        trainer_module, "save", lambda directory, _, *, max_keep: kept.add((str(directory), max_keep))
-    )
+    stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"best": BestConfig(max_keep=2)})
     stage.trainer.run()
-    assert kept == {("best", 1), ("checkpoints", 3)}
+    assert stage.pruned == [(3, (2,)), (3, (2,)), (3, (2, 4)), (3, (4, 6))]
+    every = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"best": BestConfig(max_keep=None)})
+    every.trainer.run()
+    assert every.state.best_steps == (2, 4, 6)
+
+
+def test_best_checkpoint_is_saved_again_if_it_was_saved_before_its_evaluation(monkeypatch):
+    """After a stop, or by an interval of checkpoints alone: the saved state must name it as the best."""
+    stage = Stage(monkeypatch, state=TrainState(step=4, total_steps=6, evaluated_step=2))
+    stage.trainer.run()
+    assert stage.trainer.saved_step == 6
+    assert stage.events.count("save checkpoints 4") == 1
+
+
+def test_failure_of_a_link_is_one_warning_and_it_is_tried_at_the_next_save(monkeypatch, caplog):
+    stage = Stage(monkeypatch)
+    tries = iter([OSError(28, "No space left on device"), None, None, None])
+
+    def link(*_, **__):
+        if (error := next(tries)) is not None:
+            raise error
+
+    monkeypatch.setattr(trainer_module, "link_best", link)
+    stage.trainer.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the best checkpoint could not be linked as best: [Errno 28] No space left on device"
+    ]
+    assert next(tries, "none left") == "none left"
 
 
 def test_training_time_ends_before_an_evaluation_and_a_save_begin(monkeypatch):
     stage = Stage(monkeypatch, sampling=False)
     stage.trainer.reporter.end_training_interval = lambda: stage.say("trained")
     stage.trainer.run()
-    assert stage.events[3:7] == ["trained", "evaluate 2", "save best 2", "step 3"]
-    assert stage.events[7:9] == ["trained", "save checkpoints 3"]
+    assert stage.events[3:7] == ["trained", "evaluate 2", "trained", "save checkpoints 2"]
+    assert stage.events[7:10] == ["step 3", "trained", "save checkpoints 3"]
 
 
 def test_events_by_epochs_come_with_the_update_that_completes_one(monkeypatch):

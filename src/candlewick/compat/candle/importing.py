@@ -103,7 +103,7 @@ def import_candle(
     tokenizer.write(output / "tokenizer")
     replace_durable(output / "config.yaml", dump(config, "yaml").encode())
     snapshot = Snapshot(checkpoint.step, weights | masters, optimizer, state, model, rows, tokenizer, inputs)
-    save(output / "checkpoints", snapshot, max_keep=1)
+    save(output / "checkpoints", snapshot)
     return ImportResult(output, model, rows, count, checkpoint.step)
 
 

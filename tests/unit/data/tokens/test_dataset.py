@@ -1,4 +1,3 @@
-import json
 import os
 import random
 from dataclasses import replace
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from tests.prepared import edit_manifest
 
 from candlewick.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest, staging
 from candlewick.data.tokens import dataset as token_shards
@@ -57,13 +57,6 @@ def make_dataset(folder: Path, sizes=(10, 1, 25), vocab_size=VOCAB, **details) -
 
 def vars_of(shard: Shard) -> dict:
     return {name: getattr(shard, name) for name in Shard.__dataclass_fields__}
-
-
-def rewrite(folder: Path, change) -> None:
-    """Change the manifest's JSON in place."""
-    raw = json.loads((folder / MANIFEST).read_bytes())
-    change(raw)
-    (folder / MANIFEST).write_text(json.dumps(raw))
 
 
 def test_dataset_reads_the_written_tokens(tmp_path):
@@ -196,14 +189,14 @@ def test_open_names_a_missing_or_foreign_shard(tmp_path):
 )
 def test_open_refuses_a_manifest_that_contradicts_the_shards(tmp_path, change, message):
     make_dataset(tmp_path / "ds")
-    rewrite(tmp_path / "ds", change)
+    edit_manifest(tmp_path / "ds", change)
     with pytest.raises(ArtifactError, match=message):
         TokenDataset.open(tmp_path / "ds")
 
 
 def test_split_without_tokens_is_refused(tmp_path):
     make_dataset(tmp_path / "ds")
-    rewrite(tmp_path / "ds", lambda m: m["details"]["shards"].pop())
+    edit_manifest(tmp_path / "ds", lambda m: m["details"]["shards"].pop())
     dataset = TokenDataset.open(tmp_path / "ds")
     with pytest.raises(DataError, match="has no validation tokens"):
         dataset.split("validation")
@@ -213,7 +206,7 @@ def test_is_token_dataset_accepts_token_manifests_only(tmp_path):
     make_dataset(tmp_path / "ds")
     assert is_token_dataset(tmp_path / "ds")
     assert not is_token_dataset(tmp_path)
-    rewrite(tmp_path / "ds", lambda m: m.update(kind="tokenizer"))
+    edit_manifest(tmp_path / "ds", lambda m: m.update(kind="tokenizer"))
     assert not is_token_dataset(tmp_path / "ds")
     (tmp_path / MANIFEST).write_text('{"name": "a web application"}')
     assert not is_token_dataset(tmp_path)

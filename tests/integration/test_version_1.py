@@ -1,0 +1,84 @@
+"""A run of checkpoint format version 1, which commit feef26f wrote and left after 6 of 12 updates, is read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import make_text, tiny_config
+from tests.prepared import newest_checkpoint
+
+from candlewick.artifacts.manifest import read_manifest
+from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.open import Checkpoint
+from candlewick.config import DataConfig
+from candlewick.runs.evaluate import evaluate_checkpoint
+from candlewick.runs.train import run_training
+
+RUN = Path(__file__).parents[1] / "version_1" / "run"
+MODEL = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return shutil.copytree(RUN, tmp_path / "run")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The settings that it was trained with."""
+    (tmp_path / "text").mkdir()
+    for number in range(3):
+        (tmp_path / "text" / f"{number:02}.txt").write_text(make_text(number, 3500))
+    sections = {"model": MODEL, "optimizer": {"algorithm": "adam_w"}}
+    return tiny_config(tmp_path / "text", tmp_path / "cache", **sections)
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Return the training losses of a run by step."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+def test_run_of_version_1_goes_on_as_a_new_one_would(run, config, tmp_path):
+    before = losses(run)
+    assert list(before) == [1, 2, 3, 4, 5, 6]
+    run_training(config, run, resume=True)
+    run_training(config, tmp_path / "new", resume=False)
+    assert losses(run) == pytest.approx(losses(tmp_path / "new"), rel=1e-5)  # another machine may have written it
+    assert read_manifest(newest_checkpoint(run / "checkpoints")).version == 2
+    (aside,) = run.glob("best.v1-*")
+    assert list_checkpoints(aside) == [aside / "step_000000004"]
+    state = Checkpoint.open(run, need={"weights"}).state["counters"]
+    assert state["best_loss"] == pytest.approx(
+        Checkpoint.open(tmp_path / "new", need={"weights"}).state["counters"]["best_loss"], rel=1e-5
+    )
+    assert (run / "best").resolve() == run / "checkpoints" / f"step_{state['best_steps'][-1]:09d}"
+
+
+def test_run_of_version_1_that_saved_nothing_but_its_best_is_resumed_from_it(run, config):
+    shutil.rmtree(run / "checkpoints")
+    assert run_training(config, run, resume=True)["steps"] == 12
+    assert list(losses(run)) == list(range(1, 13))
+
+
+def test_checkpoint_of_version_1_is_evaluated_and_started_from(run, config, tmp_path):
+    text = tmp_path / "text" / "00.txt"
+    data = DataConfig(train_shards=(str(text),), cache_dir=tmp_path / "cache")
+    for path in (run, run / "best", run / "checkpoints" / "step_000000005"):
+        assert 5 < evaluate_checkpoint(path, data)["eval/loss"] < 6
+    child = config.replaced(runtime={"checkpoint": {"init_from": str(run)}})
+    assert run_training(child, tmp_path / "child", resume=False)["steps"] == 12
+
+
+def test_checkpoint_of_version_1_has_all_its_parts_and_is_verified(run):
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    checkpoint = Checkpoint.open(newest, need={"weights", "optimizer"})
+    assert checkpoint.config is not None
+    assert checkpoint.state["counters"]["step"] == 5
+    assert any(name.endswith(".exp_avg") for name in checkpoint.optimizer())
+    assert read_manifest(newest).version == 1
+    (newest / "optimizer.safetensors").write_bytes(b"x")
+    with pytest.raises(Exception, match=r"optimizer\.safetensors has 1 bytes"):
+        Checkpoint.open(newest, need={"weights", "optimizer"})
+    assert Checkpoint.open(newest, need={"weights"}).weights()
