@@ -139,10 +139,7 @@ def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoi
     directory, best = checkpoint_directories(config, run_dir)
     is_there = bool(list_checkpoints(directory))
     if not is_there and best is None and list_checkpoints(run_dir / "best"):
-        directory, is_there = (
-            run_dir / "best",
-            True,
-        )  # of format version 1, and stopped before its first regular save
+        directory, is_there = run_dir / "best", True  # of version 1, and stopped before its first regular save
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
     if request.resume == "required" or (request.resume == "if_available" and is_there):
