@@ -44,7 +44,7 @@ class Stage:
         self.runtime = RuntimeConfig(
             log_every_n_steps=4,
             max_nonfinite_steps=2,
-            checkpoint=CheckpointConfig(every_n_steps=3),
+            checkpoint=settings.pop("checkpoint", CheckpointConfig(every_n_steps=3)),
             evaluation=EvaluationConfig(**evaluation),
             **settings,
         )
@@ -52,6 +52,7 @@ class Stage:
         monkeypatch.setattr(trainer_module, "save", self.save)
         monkeypatch.setattr(trainer_module, "link_best", self.link_best)
         monkeypatch.setattr(trainer_module, "prune", lambda *given: self.pruned.append(given[2:]))
+        self.weights = {"w": torch.ones(2)}
         self.linked: list[tuple[int, ...]] = []
         self.pruned: list[tuple[int, tuple[int, ...]]] = []
         monkeypatch.setattr(trainer_module, "record_update_statistics", self.record_update_statistics)
@@ -85,7 +86,12 @@ class Stage:
         batches = BatchSchedule(rows=10).resume_at(self.state.step, self.rows_read)
         return SimpleNamespace(
             plan=SimpleNamespace(
-                config=config, run_dir=Path(), order=self, batches=batches, max_steps=self.max_steps
+                config=config,
+                run_dir=Path(),
+                order=self,
+                batches=batches,
+                max_steps=self.max_steps,
+                num_parameters=1,
             ),
             state=self.state,
             objective=SimpleNamespace(model="model"),
@@ -96,7 +102,7 @@ class Stage:
             evaluate=self.evaluate,
             sampler="a sampler" if self.sampling else None,
             sample=list,
-            snapshot=lambda: SimpleNamespace(step=self.state.step),
+            snapshot=lambda: SimpleNamespace(step=self.state.step, weights=self.weights, optimizer={}),
         )
 
     @contextmanager

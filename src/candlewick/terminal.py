@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -27,7 +30,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "is_shown", False):
-            sys.stderr.write(self.format(record) + "\n")
+            _write_line(self.format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -35,11 +38,17 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
         del record
-        sys.stderr.write(f"WARNING {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+        _write_line(f"WARNING {self.baseFilename} cannot be written: {sys.exc_info()[1]}")
 
     def close(self) -> None:
         with suppress(OSError):
             super().close()
+
+
+def _write_line(text: str) -> None:
+    """Write a line to standard error, whose reader may be gone: no reason to end a run."""
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
 
 
 def setup(level: Level = "info") -> None:
@@ -70,13 +79,27 @@ def progress_enabled() -> bool:
     return all(handler.level <= logging.INFO for handler in logging.getLogger("candlewick").handlers)
 
 
+def error_console() -> "Console":
+    """Return rich's console on standard error; what is printed after its reader is gone is dropped.
+
+    rich itself would end the program.
+    """
+    from rich.console import Console  # noqa: PLC0415  # `--help` sets up a log and needs no console
+
+    def drop() -> None:
+        console.quiet = True
+
+    console = Console(stderr=True, highlight=False)
+    console.on_broken_pipe = drop
+    return console
+
+
 @contextmanager
 def bytes_progress(label: str) -> Generator[Callable[[int, int], None]]:
     """Yield a function that takes (bytes done, bytes in all) and shows them on standard error."""
-    from rich import progress  # noqa: PLC0415  # `--help` sets up a log and needs no bars
-    from rich.console import Console  # noqa: PLC0415
+    from rich import progress  # noqa: PLC0415
 
-    console = Console(stderr=True)
+    console = error_console()
     if progress_enabled() and not console.is_terminal:
         yield _print_lines(label)
         return
@@ -92,9 +115,8 @@ def bytes_progress(label: str) -> Generator[Callable[[int, int], None]]:
 def track(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
     """Return the items, with a progress bar if standard error is a terminal."""
     from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
 
-    console = Console(stderr=True)
+    console = error_console()
     return progress.track(items, label, total, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -108,9 +130,8 @@ def _print_lines(label: str) -> Callable[[int, int], None]:
             last_time = now
             speed = max(done / (now - start), 1.0)
             wait = (total - done) / speed
-            sys.stderr.write(
-                f"{label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {wait:.0f} s left\n"
-            )
+            figures = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {speed / 1e6:.1f} MB/s, {wait:.0f} s left"
+            _write_line(f"{label}: {figures}")
 
     return report
 

@@ -160,7 +160,7 @@ def test_cloud_preparation_refuses_a_disk_without_room_for_a_checkpoint(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9))
     assert cloud(small, "--input", str(text_dir / "00.txt")) == 4
-    assert "MiB free, a checkpoint needs" in capsys.readouterr().err
+    assert "MiB free, checkpoints need" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ def test_full_disk_ends_a_resume_without_changes(fails, tiny, trained_copy, conf
     usage = shutil.disk_usage(trained_copy)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 10))
-        assert "0 MiB free, a checkpoint needs 1 MiB" in fails(4, "train", *more)
+        assert "0 MiB free, checkpoints need 1 MiB" in fails(4, "train", *more)
     assert content(trained_copy / "checkpoints") == before
     assert main(["train", *map(str, more)]) == 0
 

@@ -91,7 +91,7 @@ def test_progress_outside_a_terminal_prints_occasional_lines(monkeypatch, capsys
 @pytest.mark.parametrize("done", [0, 50])
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, done):
     out = io.StringIO()
-    monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(rich.console, "Console", lambda **_: Console(file=out, force_terminal=True, width=100))
     with terminal.bytes_progress("tokens") as report:
         report(done, 100)
     assert "tokens" in out.getvalue()
@@ -102,7 +102,7 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, done):
 )
 def test_progress_is_hidden_at_warning_level(level, wanted, monkeypatch):
     out = io.StringIO()
-    monkeypatch.setattr(rich.console, "Console", lambda stderr: Console(file=out, force_terminal=True, width=100))
+    monkeypatch.setattr(rich.console, "Console", lambda **_: Console(file=out, force_terminal=True, width=100))
     terminal.setup(level)
     assert terminal.progress_enabled() == wanted
     with terminal.bytes_progress("tokens") as report:

@@ -39,7 +39,7 @@ from candlewick.checkpoint.huggingface import generation_config, to_hf_config, t
 from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, step_folder, verify_checkpoint
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
-from candlewick.errors import ArtifactError, MachineError
+from candlewick.errors import ArtifactError, MachineError, RunDiverged
 from candlewick.parallel.fsdp import full_tensor
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -65,6 +65,16 @@ class Snapshot:
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the model's parameters by name, unsharded, float32 and not copied; a tied parameter once."""
     return {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
+
+
+def require_finite(snapshot: Snapshot) -> None:
+    """Raise RunDiverged if a weight or a number of the optimizer's state is not finite: no run could go on."""
+    for name, tensor in {**snapshot.weights, **(snapshot.optimizer or {})}.items():
+        if not torch.isfinite(tensor).all():
+            raise RunDiverged(
+                f"{name} is not finite at step {snapshot.step}, which is not saved; the checkpoints before it are",
+                "resume with a lower optimizer.learning_rate or a longer scheduler.warmup_steps",
+            )
 
 
 def save(directory: Path, snapshot: Snapshot) -> Path:
@@ -142,13 +152,16 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def require_room(directory: Path, tensor_bytes: int) -> None:
-    """Raise MachineError if the disk of a folder has less than 1.5 times `tensor_bytes` free."""
+    """Raise MachineError if the disk of a folder has less free than 1.5 `tensor_bytes`; it may not exist yet."""
     needed = tensor_bytes * 3 // 2
-    free = shutil.disk_usage(directory).free
+    free = shutil.disk_usage(
+        next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
+    ).free
     if free < needed:
         raise MachineError(
-            f"{directory} has {free >> 20} MiB free, a checkpoint needs {(needed >> 20) + 1} MiB",
-            "free space there or set runtime.checkpoint.directory; earlier checkpoints are intact",
+            f"{directory} has {free >> 20} MiB free, checkpoints need {(needed >> 20) + 1} MiB",
+            "free space there, lower runtime.checkpoint.max_keep, or set runtime.checkpoint.directory; earlier "
+            "checkpoints are intact",
         )
 
 

@@ -25,7 +25,7 @@ from candlewick.cli.arguments import (
     whole_number,
 )
 from candlewick.cli.environment import cloud_roots, use_hub
-from candlewick.cli.output import emit_json, escape_for_terminal, print_note
+from candlewick.cli.output import emit_json, escape_for_terminal, print_note, print_stage
 from candlewick.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def orchestrate_and_print(
     """Run or prepare a run, and print samples of the model or the command that trains it."""
     from candlewick.runs.orchestrate import orchestrate
 
-    print_line = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
-    result = orchestrate(config, run_dir, print_line, request)
+    notify = partial(print_stage, stream=sys.stderr if args.json else sys.stdout)
+    result = orchestrate(config, run_dir, notify, request)
     if emit_json(args, result):
         return
     for sample in result.get("samples", ()):

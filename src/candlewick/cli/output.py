@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
+from typing import TextIO
 
 from candlewick.terminal import printable
 
@@ -11,6 +13,14 @@ from candlewick.terminal import printable
 def print_note(note: str) -> None:
     """Print a note about how an input was read, on standard error."""
     sys.stderr.write(f"note: {note}\n")
+
+
+def print_stage(text: str, stream: TextIO) -> None:
+    """Print a line while work goes on; once nobody reads the stream, it and all later lines go nowhere."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def escape_for_terminal(text: str) -> str:

@@ -66,6 +66,7 @@ def complete_plan(prepared: PreparedRun) -> RunPlan:
     if isinstance(prepared.start, Resume):
         saved = prepared.start.checkpoint.state
         state = TrainState.from_json(saved["counters"])
+        state.consecutive_nonfinite_steps = 0  # what is changed to mend them gets its chance
         batches = batches.resume_at(state.step, saved_rows(saved["loader"], order) if saved["loader"] else 0)
         if not saved["loader"]:
             logger.info("the data begins at its first row: the checkpoint was imported")

@@ -5,7 +5,7 @@ tokenizers compare. A part of the split is taken to have the split's bytes per t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -23,14 +23,23 @@ def evaluate_sets(
     *,
     sequence_length: int,
     max_batches: int | None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Return eval/NAME/loss and so on of each split, of the one with the empty name eval/loss and so on."""
+    """Return eval/NAME/loss and so on of each split, of the one with the empty name eval/loss and so on.
+
+    `before_batch` may raise to end the evaluation.
+    """
     figures: dict[int, dict[str, float]] = {}  # by split: of a mixture the first set is the main one
     metrics: dict[str, float] = {}
     for name, split in splits.items():
         if (key := id(split)) not in figures:
             figures[key] = evaluate(
-                objective, split, data, sequence_length=sequence_length, max_batches=max_batches
+                objective,
+                split,
+                data,
+                sequence_length=sequence_length,
+                max_batches=max_batches,
+                before_batch=before_batch,
             )
         prefix = f"eval/{name}/" if name else "eval/"
         metrics |= {figure.replace("eval/", prefix): value for figure, value in figures[key].items()}
@@ -39,7 +48,13 @@ def evaluate_sets(
 
 @torch.no_grad()
 def evaluate(
-    objective: NextTokenLoss, split: TokenSplit, data: DataConfig, *, sequence_length: int, max_batches: int | None
+    objective: NextTokenLoss,
+    split: TokenSplit,
+    data: DataConfig,
+    *,
+    sequence_length: int,
+    max_batches: int | None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return eval/loss (nats per token) and the other figures; not numbers when no target counts."""
     device = next(objective.parameters()).device
@@ -48,6 +63,7 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64)
     try:
         for batch in validation_batches(split, data, sequence_length=sequence_length, max_batches=max_batches):
+            before_batch()
             batch = batch.to(device)
             losses, correct = objective.token_losses(batch.tokens, batch.targets, batch.documents)
             counts = correct.sum(), (batch.targets != IGNORE_INDEX).sum()

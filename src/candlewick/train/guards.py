@@ -4,7 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import torch
@@ -15,12 +15,24 @@ from candlewick.train.loss_scale import LEAST
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; a pre-empting scheduler; a terminal or connection that ends; Slurm before its time limit."""
+
+
+class StopAskedError(Exception):
+    """Raised at a safe point after a signal asked to stop; the Trainer saves and turns it into RunInterrupted."""
+
 
 class StopRequest:
-    """A request by SIGINT or SIGTERM to finish the step, save and stop. A second signal stops at once."""
+    """A request by one of STOP_SIGNALS to stop at the next safe point and save. A second signal stops at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+
+    def raise_if_asked(self) -> None:
+        """Raise StopAskedError if a signal came: called where weights and counters are those of a whole step."""
+        if self.signal_name is not None:
+            raise StopAskedError
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Store the name of a signal; the second one raises KeyboardInterrupt."""
@@ -28,12 +40,17 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
         # straight to the terminal: a signal may come while a logger or a stream holds its lock
-        os.write(2, f"{self.signal_name}: finishing the step, then saving; once more stops at once\n".encode())
+        with suppress(OSError):  # which may be gone
+            os.write(2, f"{self.signal_name}: finishing the step, then saving; once more stops at once\n".encode())
 
     @contextmanager
     def listening(self) -> Generator["StopRequest"]:
-        """Catch the two signals inside the block, and give them back to their former handlers after it."""
-        former = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Catch the signals inside the block, and give them back to their former handlers after it.
+
+        A signal that the process was told to ignore, as nohup does with SIGHUP, stays ignored.
+        """
+        caught = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        former = {number: signal.signal(number, self.on_signal) for number in caught}
         try:
             yield self
         finally:

@@ -1,10 +1,12 @@
 """The events of the training loop, reported to trackers, the terminal and the log.
 
-The reporter keeps the clock: the time since the last event is charged to the activity that the event ends.
+The reporter keeps the clock: the time since the last event is charged to the activity that the event ends. A run
+goes on without its reports: a tracker that cannot write is told once, and tries again with the next row; a display
+that nobody reads any more is dropped.
 """
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,18 +38,18 @@ class Reporter:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
             every = runtime.logging.tensorboard_flush_every_n
             self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
+        self._failing: list[JsonlTracker | TensorBoardTracker] = []
 
     @contextmanager
     def running(self, state: TrainState) -> Generator[None]:
         """Measure and show while the block runs."""
         self._telemetry.start(step=state.step, tokens=state.tokens)
-        self._display.start()
+        self._show(lambda display: display.start())
         try:
             yield
         finally:
-            self._display.stop()
-            for tracker in self._trackers:
-                tracker.close()
+            self._show(lambda display: display.stop())
+            self._track(lambda tracker: tracker.close())
 
     def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
         """Record the update that just ended. Reads its loss, so it waits for the device."""
@@ -65,7 +67,7 @@ class Reporter:
             **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
         self.log(state.step, row)
-        self._display.update(row, step=state.step, total_steps=state.total_steps)
+        self._show(lambda display: display.update(row, step=state.step, total_steps=total))
 
     def end_training_interval(self) -> None:
         """Charge the time until now to training: evaluation or saving follows."""
@@ -87,10 +89,12 @@ class Reporter:
         """Record and show what the model wrote."""
         self._telemetry.charge("evaluation")
         for number, (prompt, text) in enumerate(samples):
-            for tracker in self._trackers:
-                tracker.text(state.step, f"sample/{number}", prompt + text)
-            shown = "\n".join("    | " + line for line in (prompt + text).splitlines())
-            self._display.message(f"step {state.step:,}  the model writes:\n{shown}")
+            name, whole = f"sample/{number}", prompt + text
+            self._track(lambda tracker, name=name, whole=whole: tracker.text(state.step, name, whole))
+            shown = "\n".join("    | " + line for line in whole.splitlines())
+            self._show(
+                lambda display, shown=shown: display.message(f"step {state.step:,}  the model writes:\n{shown}")
+            )
 
     def checkpoint(self, state: TrainState, folder: Path) -> None:
         """Report a checkpoint that was saved."""
@@ -99,9 +103,27 @@ class Reporter:
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Record figures of an update without showing them."""
+        self._track(lambda tracker: tracker.log(step, row))
+
+    def _track(self, report: Callable[[JsonlTracker | TensorBoardTracker], None]) -> None:
+        """Report to each tracker; the first of several failures in a row is a warning."""
         for tracker in self._trackers:
-            tracker.log(step, row)
+            try:
+                report(tracker)
+            except OSError as error:
+                if tracker not in self._failing:
+                    self._failing.append(tracker)
+                    logger.warning("figures cannot be written, and are tried again with the next: %s", error)
+            else:
+                self._failing = [other for other in self._failing if other is not tracker]
+
+    def _show(self, show: Callable[[Display], None]) -> None:
+        """Show something; a display that cannot be written to is dropped."""
+        try:
+            show(self._display)
+        except OSError:
+            self._display = Display(None, enabled=False)
 
     def _show_and_log(self, text: str) -> None:
-        self._display.message(text)
+        self._show(lambda display: display.message(text))
         logger.debug("%s", text, extra={"is_shown": self._is_shown})

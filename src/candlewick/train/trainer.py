@@ -1,27 +1,29 @@
 """The training loop, read from top to bottom: load, step, log, evaluate, save."""
 
+import errno
 import logging
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from candlewick.checkpoint.best import link_best
-from candlewick.checkpoint.layout import prune
+from candlewick.checkpoint.layout import list_checkpoints, prune
 from candlewick.checkpoint.open import STATE_VERSION
-from candlewick.checkpoint.save import Snapshot, full_weights, save
+from candlewick.checkpoint.save import Snapshot, full_weights, require_finite, require_room, save
 from candlewick.data.rows.loader import GlobalBatch, Loader
-from candlewick.errors import RunInterrupted
+from candlewick.errors import CandlewickError, CheckpointError, MachineError, RunInterrupted
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
 from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.budget import learning_rate_share, steps_from_time
 from candlewick.train.evaluate import evaluate_sets
-from candlewick.train.guards import NonFiniteGuard, StopRequest, oom_as_machine_error
+from candlewick.train.guards import NonFiniteGuard, StopAskedError, StopRequest, oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.objective import NextTokenLoss
@@ -61,35 +63,48 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation.
 
-        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates were not finite.
+        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates or weights were
+        not finite, MachineError or OSError if the last checkpoint cannot be saved.
         """
+        with self.stop.listening(), self.reporter.running(self.state), oom_as_machine_error():
+            try:
+                return self._train()
+            except StopAskedError:
+                self._save(is_last=True)
+                raise RunInterrupted(
+                    f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
+                    "go on with --resume",
+                ) from None
+
+    def _train(self) -> Metrics:
+        """Make the updates that are left, and what is due between them; return the last metrics."""
         state, runtime = self.state, self.runtime
-        with self.stop.listening(), self.reporter.running(state), oom_as_machine_error():
-            self._link_best()
-            self._evaluate_if_due()  # a stop may have come before it
-            while state.total_steps is None or state.step < state.total_steps:
-                began = time.monotonic()
-                update = self.loader.next()
-                share = learning_rate_share(self.config, state.step, state.total_steps)
-                self.optimizer.set_lr(share)
-                result = self._step(update)
-                state.step += 1
-                state.tokens = self.loader.rows_read * self.plan.order.sequence_length
-                self.guard.check(state, result)
-                if state.step == 1 or self._is_due(runtime.log_every_n_steps):
-                    self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
-                state.train_seconds += time.monotonic() - began
-                self._set_total_steps()
-                self._stop_if_asked()
-                self._evaluate_if_due()
-                if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
-                    self._save()
-                self._stop_if_asked()
-            self._save()
-            if self.final_metrics is None or state.evaluated_step != state.step:
-                self.final_metrics = self.evaluate(None)
-                self.reporter.evaluation(state, self.final_metrics, is_full=True)
-            return self.final_metrics
+        self._link_best()
+        self._require_room()
+        self._evaluate_if_due()  # a stop may have come before it
+        while state.total_steps is None or state.step < state.total_steps:
+            began = time.monotonic()
+            update = self.loader.next()
+            share = learning_rate_share(self.config, state.step, state.total_steps)
+            self.optimizer.set_lr(share)
+            result = self._step(update)
+            state.step += 1
+            state.tokens = self.loader.rows_read * self.plan.order.sequence_length
+            self.guard.check(state, result)
+            if state.step == 1 or self._is_due(runtime.log_every_n_steps):
+                self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
+            state.train_seconds += time.monotonic() - began
+            self._set_total_steps()
+            self.stop.raise_if_asked()
+            self._evaluate_if_due()
+            if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
+                self._save()
+            self.stop.raise_if_asked()
+        self._save(is_last=True)
+        if self.final_metrics is None or state.evaluated_step != state.step:
+            self.final_metrics = self.evaluate(None)
+            self.reporter.evaluation(state, self.final_metrics, is_full=True)
+        return self.final_metrics
 
     def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
         """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
@@ -112,15 +127,6 @@ class Trainer:
             self.reporter.log(step, figures())
         return result
 
-    def _stop_if_asked(self) -> None:
-        """After a signal, save and raise RunInterrupted; a run that is at its end finishes instead."""
-        if self.stop.signal_name is not None and self.state.step != self.state.total_steps:
-            self._save()
-            raise RunInterrupted(
-                f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
-                "go on with --resume",
-            )
-
     def _set_total_steps(self) -> None:
         state, plan = self.state, self.plan
         if state.total_steps is None:
@@ -142,14 +148,24 @@ class Trainer:
         self.final_metrics = metrics if settings.max_batches is None else None
         self.reporter.evaluation(state, metrics, is_full=self.final_metrics is not None)
         state.evaluated_step = state.step
-        if self.sampler is not None:
-            self.reporter.samples(state, self.sample())
-        loss = metrics["eval/loss"]
-        if settings.best is not None and loss < (math.inf if state.best_loss is None else state.best_loss):
-            kept = len(state.best_steps) + 1 if settings.best.max_keep is None else settings.best.max_keep
-            state.best_loss, state.best_steps = loss, (*state.best_steps, state.step)[-kept:]
-            self.saved_step = None  # one of this step does not know yet that it is the best
-            self._save()
+        try:
+            if self.sampler is not None:
+                self.reporter.samples(state, self.sample())
+        except (RuntimeError, CandlewickError) as error:  # too little memory, say: no reason to end a run
+            logger.warning("there are no samples of step %d: %s", state.step, error)
+        self._keep_if_best(metrics["eval/loss"])
+
+    def _keep_if_best(self, loss: float) -> None:
+        """Save the weights if none had a lower validation loss; if that fails the best one stays the best."""
+        state, best = self.state, self.runtime.evaluation.best
+        if best is None or not loss < (math.inf if state.best_loss is None else state.best_loss):
+            return
+        before = state.best_loss, state.best_steps
+        kept = len(state.best_steps) + 1 if best.max_keep is None else best.max_keep
+        state.best_loss, state.best_steps = loss, (*state.best_steps, state.step)[-kept:]
+        self.saved_step = None  # one of this step does not know yet that it is the best
+        if not self._save():
+            state.best_loss, state.best_steps = before
 
     def _update_counters(self) -> None:
         """Read what the device has counted: a save follows."""
@@ -157,17 +173,57 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.write_to(self.state)
 
-    def _save(self) -> None:
-        """Write a checkpoint of the present step, unless this process wrote or read it."""
+    def _save(self, *, is_last: bool = False) -> bool:
+        """Write a checkpoint of the present step, unless this process wrote or read it; return if it is there.
+
+        One that cannot be written is a warning, and the next save tries again; the last one raises.
+        """
         self.reporter.end_training_interval()
         self._update_counters()
-        if self.saved_step != self.state.step:
-            self.saved_step = self.state.step
-            folder = save(self.checkpoints, self.snapshot())
-            self._link_best()
-            if (max_keep := self.runtime.checkpoint.max_keep) is not None:
+        step = self.state.step
+        if self.saved_step == step:
+            return True
+        snapshot = self.snapshot()
+        require_finite(snapshot)
+        try:
+            folder = self._write(snapshot)
+        except (OSError, MachineError, CheckpointError) as error:
+            if is_last:
+                raise
+            logger.warning("step %d is not saved, the next save tries again: %s", step, error)
+            return False
+        self.saved_step = step
+        self._link_best()
+        max_keep = self.runtime.checkpoint.max_keep
+        try:
+            if max_keep is not None:
                 prune(self.checkpoints, folder, max_keep, self.state.best_steps)
-            self.reporter.checkpoint(self.state, folder)
+        except OSError as error:
+            logger.warning("older checkpoints could not be removed: %s", error)
+        self.reporter.checkpoint(self.state, folder)
+        return True
+
+    def _require_room(self) -> None:
+        """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written."""
+        if self.state.step == self.state.total_steps:
+            return
+        best, max_keep = self.runtime.evaluation.best, self.runtime.checkpoint.max_keep
+        kept = (max_keep or 1) + (0 if best is None else best.max_keep or 1) + 1
+        missing = max(kept - len(list_checkpoints(self.checkpoints)), 1)
+        require_room(self.checkpoints, missing * 8 * self.plan.num_parameters)  # at least: with one moment
+
+    def _write(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint; on a full disk once more, when of the others only the newest and best are left."""
+        try:
+            return save(self.checkpoints, snapshot)
+        except (OSError, MachineError) as error:
+            folders = list_checkpoints(self.checkpoints)
+            is_full = isinstance(error, MachineError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full or not folders or self.runtime.checkpoint.max_keep is None:
+                raise
+            logger.warning("%s; older checkpoints are removed to make room", error)
+            prune(self.checkpoints, folders[-1], 1, self.state.best_steps)
+            return save(self.checkpoints, snapshot)
 
     def _link_best(self) -> None:
         """Link the best checkpoints, or warn: they are there without the links."""
@@ -183,7 +239,14 @@ class Trainer:
         length = self.plan.config.sequence_length
         # unsharded: a save after it takes the sharded float32 weights, not those in the compute dtype
         with self.optimizer.average_parameters(), unsharded(self.objective):
-            return evaluate_sets(self.objective, splits, data, sequence_length=length, max_batches=max_batches)
+            return evaluate_sets(
+                self.objective,
+                splits,
+                data,
+                sequence_length=length,
+                max_batches=max_batches,
+                before_batch=self.stop.raise_if_asked,
+            )
 
     def sample(self) -> list[tuple[str, str]]:
         """Return (prompt, text) pairs of the present weights; none if the config asks for none."""

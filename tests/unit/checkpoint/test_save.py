@@ -14,8 +14,8 @@ from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.checkpoint.huggingface import to_hf_tensors
 from candlewick.checkpoint.layout import list_checkpoints, prune
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.checkpoint.save import full_weights, save, write_checkpoint
-from candlewick.errors import CheckpointError, MachineError
+from candlewick.checkpoint.save import full_weights, require_finite, save, write_checkpoint
+from candlewick.errors import CheckpointError, MachineError, RunDiverged
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -118,7 +118,7 @@ def test_save_without_disk_space_writes_nothing(make_snapshot, tmp_path, monkeyp
     before = names(tmp_path)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
-    with pytest.raises(MachineError, match=r"has 0 MiB free, a checkpoint needs 1 MiB .*free space there"):
+    with pytest.raises(MachineError, match=r"has 0 MiB free, checkpoints need 1 MiB .*free space there"):
         save(tmp_path, make_snapshot(2))
     assert names(tmp_path) == before
 
@@ -206,3 +206,13 @@ def test_checkpoint_damaged_during_save_raises_and_older_checkpoints_are_kept(
 def test_a_model_is_written_where_no_folder_is_yet(make_snapshot, tmp_path):
     manifest = write_checkpoint(tmp_path / "new" / "folder" / "model", make_snapshot(1))
     verify(tmp_path / "new" / "folder" / "model", manifest)
+
+
+@pytest.mark.parametrize("place", ["weights", "optimizer"])
+def test_numbers_that_are_not_finite_are_named(make_snapshot, place):
+    snapshot = make_snapshot(4)
+    require_finite(snapshot)
+    name, tensor = next(iter(getattr(snapshot, place).items()))
+    tensor.view(-1)[0] = float("nan")
+    with pytest.raises(RunDiverged, match=rf"{name} is not finite at step 4"):
+        require_finite(snapshot)

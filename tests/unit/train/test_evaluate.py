@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.train import evaluate as evaluate_module
 from candlewick.train.evaluate import evaluate, evaluate_sets
+from candlewick.train.guards import StopAskedError
 from candlewick.train.objective import NextTokenLoss
 
 T = 13
@@ -162,3 +164,19 @@ def test_losses_of_many_batches_are_added_up_in_float64(objective, split, monkey
     found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=4)
     assert found["eval/loss"] == (2.0**24 + 3) / sum(batches)
     assert found["eval/perplexity"] == math.exp(700)
+
+
+def test_evaluation_ends_before_the_next_batch_when_asked_to(objective, split):
+    batches = list[int]()
+
+    def stop_at_the_third() -> None:
+        batches.append(len(batches))
+        if len(batches) == 3:
+            raise StopAskedError
+
+    settings: Any = {"sequence_length": T, "max_batches": None, "before_batch": stop_at_the_third}
+    objective.train()
+    with pytest.raises(StopAskedError):
+        evaluate_sets(objective, {"": split}, DataConfig(micro_batch_size=1), **settings)
+    assert len(batches) == 3
+    assert objective.training

@@ -1,4 +1,6 @@
+import contextlib
 import io
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -214,3 +216,48 @@ def test_the_display_starts_and_stops_with_the_run(tmp_path, monkeypatch):
     with make(tmp_path).running(TrainState()):
         events.append("run")
     assert events == ["start", "run", "stop"]
+
+
+class Failing:
+    """A tracker that cannot write for a while."""
+
+    def __init__(self) -> None:
+        self.fails, self.rows = False, list[int]()
+
+    def log(self, step, row):
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        self.rows.append(step)
+
+
+def test_tracker_that_fails_is_one_warning_until_it_writes_again(tmp_path, shown, caplog):
+    reporter, tracker = make(tmp_path), Failing()
+    trackers: list[Any] = reporter._trackers
+    trackers.append(tracker)
+    for step, fails in enumerate([False, True, True, False, True]):
+        tracker.fails = fails
+        reporter.log(step, {"train/loss": 1.0})
+    assert tracker.rows == [0, 3]
+    trackers[0].close()
+    rows = read_metrics(tmp_path / "metrics.jsonl")  # the other tracker goes on
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+def test_display_without_a_reader_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        console = terminal.error_console()
+        console.file = gone
+        monkeypatch.setattr(reporter_module, "Display", lambda total, enabled: Display(total, enabled, console))
+        reporter, state = make(tmp_path), TrainState(total_steps=4)
+        with reporter.running(state):
+            for step in (1, 2):
+                state.step = step
+                reporter.step(state, result(3.25), 0.02)
+                reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=False)
+                reporter.samples(state, [("a", "b")])
+        with contextlib.suppress(BrokenPipeError):
+            gone.close()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 6

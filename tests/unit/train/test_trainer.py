@@ -17,6 +17,7 @@ from candlewick.config import (
 )
 from candlewick.errors import MachineError, RunDiverged, RunInterrupted
 from candlewick.train import trainer as trainer_module
+from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 
@@ -80,7 +81,7 @@ def test_trainer_samples_once_at_the_end(monkeypatch):
     assert [event for event in stage.events if "sample" in event] == ["sample 4", "sample 6"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("at", ["step 4", "log 4", "evaluate 4", "sample 4"])
 def test_trainer_finishes_the_step_saves_and_stops_on_a_signal(monkeypatch, number, at):
     stage = Stage(monkeypatch)
@@ -101,11 +102,25 @@ def test_trainer_saves_once_on_a_signal_during_a_save(monkeypatch):
     assert stage.events.count("save checkpoints 3") == 1
 
 
-def test_trainer_ignores_a_signal_in_the_last_step(monkeypatch):
+def test_signal_in_the_last_step_saves_and_leaves_the_last_evaluation_to_a_resume(monkeypatch):
     stage = Stage(monkeypatch)
     stage.stop_at = {"step 6": signal.SIGINT}
-    stage.trainer.run()
-    assert stage.events[-2:] == ["save checkpoints 6", "evaluate 6 all"]
+    with pytest.raises(RunInterrupted, match="at step 6; all of it is saved"):
+        stage.trainer.run()
+    assert stage.events[-2:] == ["step 6", "save checkpoints 6"]
+
+
+def test_signal_that_the_process_ignores_does_not_stop_a_run(monkeypatch):
+    """As nohup ignores SIGHUP."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stage = Stage(monkeypatch)
+        stage.stop_at = {"step 2": signal.SIGHUP}
+        stage.trainer.run()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    assert stage.state.step == 6
 
 
 def test_trainer_stops_at_once_on_a_second_signal(monkeypatch):

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from candlewick.terminal import printable
+from candlewick.terminal import error_console, printable
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -26,7 +26,7 @@ class Display:
     """Shows progress and messages; with `enabled` false it shows nothing."""
 
     def __init__(self, total_steps: int | None, enabled: bool, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or error_console()
         self._enabled = enabled
         self._row: Mapping[str, float] = {}
         self._step, self._total_steps = 0, total_steps

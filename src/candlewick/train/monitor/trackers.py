@@ -4,9 +4,9 @@ r"""Trackers, which record the figures of a run: `metrics.jsonl` always, TensorB
     {"step": 250, "eval/loss": 3.1277, "eval/bits_per_byte": 1.921, ...}           at each evaluation
     {"step": 250, "sample/0": "def main():\n ..."}                                 what the model wrote then
 
-One JSON object per line, flushed line by line but not fsynced. A resume at step n cuts off a torn line and every
-row after step n. Other malformed lines stay; reading skips them, with a warning. Figures that are not finite are
-null.
+One JSON object per line, written line by line but not fsynced; what could not be written is tried with the next
+line. A resume at step n cuts off a torn line and every row after step n. Other malformed lines stay; reading skips
+them, with a warning. Figures that are not finite are null.
 """
 
 import importlib
@@ -14,8 +14,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +69,8 @@ class JsonlTracker:
             path.unlink(missing_ok=True)
         # the evaluation after the last save comes again when a finished run is resumed
         self._kept = [] if resume_step is None or not path.exists() else _cut(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row. Raises ValueError for a name that is not in METRICS."""
@@ -82,24 +83,25 @@ class JsonlTracker:
         self._write(step, {name: text})
 
     def close(self) -> None:
-        """Close the file."""
-        with self._named_errors():
+        """Write what is left, and close the file. Raises OSError."""
+        try:
+            self._write_out()
+        finally:
             self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
         row = {"step": step, **values}
         if row not in self._kept:
-            with self._named_errors():
-                self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                self._file.flush()
+            self._unwritten += json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            self._write_out()
 
-    @contextmanager
-    def _named_errors(self) -> Generator[None]:
-        """Put the file's name into an OSError that has none: that of a full disk."""
+    def _write_out(self) -> None:
+        """Write the lines that are not in the file yet. Raises OSError that names the file; then some are left."""
         try:
-            yield
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
         except OSError as error:
-            error.filename = error.filename or str(self._path)
+            error.filename = error.filename or str(self._path)  # a full disk names no file
             raise
 
 

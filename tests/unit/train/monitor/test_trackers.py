@@ -1,5 +1,6 @@
 """Metric trackers: rows read back, a crash loses one line, a resumed run repeats no step."""
 
+import contextlib
 import importlib
 import io
 import json
@@ -9,6 +10,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -225,3 +227,24 @@ def test_resume_of_a_long_run_keeps_few_rows_in_memory(tmp_path: Path):
     tracemalloc.stop()
     assert peak < 1 << 20
     assert len(read_metrics(path)) == 19_999
+
+
+def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    tracker: Any = JsonlTracker(path)
+    write, room = tracker._file.write, [0]
+
+    def write_a_part(content: bytes) -> int:
+        if not (size := min(room[0], len(content))):
+            raise OSError(28, "No space left on device")
+        room[0] -= size
+        return write(content[:size])
+
+    tracker._file = SimpleNamespace(write=write_a_part, close=tracker._file.close)
+    for step, free in enumerate([1000, 10, 0, 5, 1000]):  # a row that is torn is completed later
+        room[0] = free
+        with contextlib.suppress(OSError):
+            tracker.log(step, {"train/loss": step / 8})
+    tracker.close()
+    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2, 3, 4]
+    assert path.read_text().count("\n") == 5

@@ -1,0 +1,113 @@
+"""The failures that do not end a run: saves, samples, pruning; and those that do."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tests.trainer_stage import Stage
+
+from candlewick.config import CheckpointConfig
+from candlewick.errors import CheckpointError, MachineError, RunDiverged
+from candlewick.train import trainer as trainer_module
+
+
+def failing(monkeypatch, stage, errors):
+    """Let the saves of a stage raise these errors, None for a save that succeeds; later ones succeed."""
+    errors, save = iter(errors), stage.save
+
+    def fail(directory, snapshot):
+        if (error := next(errors, None)) is not None:
+            stage.say(f"fail {snapshot.step}")
+            raise error
+        return save(directory, snapshot)
+
+    monkeypatch.setattr(trainer_module, "save", fail)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), MachineError("no", "x"), CheckpointError("no", "x")]
+)
+def test_save_that_fails_is_one_warning_and_the_next_save_tries_again(monkeypatch, caplog, error):
+    stage = Stage(monkeypatch, losses=[3.0, 2.0, 4.0])
+    failing(monkeypatch, stage, [error, error])
+    stage.trainer.run()
+    saves = [event for event in stage.events if event.startswith(("fail", "save"))]
+    assert saves == ["fail 2", "fail 3", "save checkpoints 4", "save checkpoints 6"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"step {step} is not saved, the next save tries again: {error}" for step in (2, 3)
+    ]
+    assert (stage.state.best_steps, stage.state.best_loss) == ((4,), 2.0)  # that of step 2 is not there
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_last_save_and_that_on_a_stop_raise(monkeypatch, stop):
+    stage = Stage(monkeypatch, evaluation={"best": None})
+    failing(monkeypatch, stage, [None, *[OSError(5, "Input/output error")] * 3][stop:])
+    stage.stop_at = {"step 2": signal.SIGTERM} if stop else {}
+    with pytest.raises(OSError, match="Input/output error"):
+        stage.trainer.run()
+    assert stage.events[-1] == ("fail 2" if stop else "fail 6")
+
+
+def test_full_disk_loses_older_checkpoints_before_the_new_one(monkeypatch, caplog):
+    stage = Stage(monkeypatch, losses=[3.0, 4.0, 4.0])
+    failing(monkeypatch, stage, [None, OSError(28, "No space left on device")])
+    monkeypatch.setattr(trainer_module, "list_checkpoints", lambda _: [Path("step_000000002")])
+    stage.trainer.run()
+    assert stage.pruned == [(3, (2,)), (1, (2,)), (3, (2,)), (3, (2,))]
+    assert stage.events.count("save checkpoints 3") == 1
+    assert "older checkpoints are removed to make room" in caplog.text
+
+
+def test_full_disk_removes_nothing_of_a_run_that_keeps_all(monkeypatch):
+    stage = Stage(monkeypatch, checkpoint=CheckpointConfig(every_n_steps=3, max_keep=None))
+    failing(monkeypatch, stage, [OSError(28, "No space left on device")])
+    monkeypatch.setattr(trainer_module, "list_checkpoints", lambda _: [Path("step_000000002")])
+    stage.trainer.run()
+    assert stage.pruned == []
+
+
+def test_old_checkpoints_that_cannot_be_removed_are_a_warning(monkeypatch, caplog):
+    stage = Stage(monkeypatch)
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(trainer_module, "prune", refuse)
+    stage.trainer.run()
+    assert "older checkpoints could not be removed" in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_saved(monkeypatch, value):
+    stage = Stage(monkeypatch)
+    stage.weights = {"good": torch.ones(3), "w": torch.tensor([1.0, value])}
+    with pytest.raises(RunDiverged, match="w is not finite at step 2, which is not saved"):
+        stage.trainer.run()
+    assert not [event for event in stage.events if "save" in event]
+
+
+def test_samples_that_fail_are_a_warning(monkeypatch, caplog):
+    stage = Stage(monkeypatch)
+
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    stage.trainer.sample = fail
+    stage.trainer.run()
+    assert "there are no samples of step 2: CUDA out of memory" in caplog.text
+
+
+def test_run_that_the_disk_cannot_hold_is_refused_before_its_first_update(monkeypatch):
+    stage = Stage(monkeypatch)
+    asked = list[int]()
+
+    def refuse(_, tensor_bytes):
+        asked.append(tensor_bytes)
+        raise MachineError("no room", "free space")
+
+    monkeypatch.setattr(trainer_module, "require_room", refuse)
+    with pytest.raises(MachineError, match="no room"):
+        stage.trainer.run()
+    assert (asked, stage.events) == ([(3 + 1 + 1) * 8], [])  # max_keep, the best, and the one being written
