@@ -51,7 +51,7 @@ class Stage:
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
         monkeypatch.setattr(trainer_module, "save", self.save)
         monkeypatch.setattr(trainer_module, "link_best", self.link_best)
-        monkeypatch.setattr(trainer_module, "prune", lambda *given: self.pruned.append(given[2:]))
+        monkeypatch.setattr(trainer_module, "prune", lambda *given: self.pruned.append(given[2:4]))
         self.weights = {"w": torch.ones(2)}
         self.linked: list[tuple[int, ...]] = []
         self.pruned: list[tuple[int, tuple[int, ...]]] = []
@@ -88,6 +88,7 @@ class Stage:
             plan=SimpleNamespace(
                 config=config,
                 run_dir=Path(),
+                start=SimpleNamespace(run="run"),
                 order=self,
                 batches=batches,
                 max_steps=self.max_steps,

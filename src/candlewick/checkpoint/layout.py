@@ -104,15 +104,17 @@ def _read_best(path: Path) -> str:
     return best
 
 
-def prune(directory: Path, last: Path, max_keep: int, best: Collection[int] = ()) -> None:
+def prune(directory: Path, last: Path, max_keep: int, best: Collection[int] = (), run: str | None = None) -> None:
     """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
     The checkpoints of the steps `best` are neither counted nor removed, nor are those of later steps, which were
-    rejected when the run resumed.
+    rejected when the run resumed. Those of another run are never removed.
     """
     spared = {step_folder(directory, step) for step in best}
     counted = [folder for folder in list_checkpoints(directory) if folder <= last and folder not in spared]
     for folder in counted[:-max_keep]:
+        if _read_manifest(folder).provenance.get("run") not in (None, run):
+            continue
         trash = folder.with_name(f".del-{folder.name}")
         folder.rename(trash)
         fsync_directory(directory)

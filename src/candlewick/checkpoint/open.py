@@ -49,9 +49,18 @@ class Checkpoint:
         return cls._open_newest_valid(find_checkpoints(path), need, path)
 
     @classmethod
-    def newest(cls, directory: Path, need: Collection[Content]) -> Self:
-        """Open the newest valid checkpoint below a directory. Raises CheckpointError if there is none."""
-        return cls._open_newest_valid(list_checkpoints(directory)[::-1], need, directory)
+    def newest(cls, directory: Path, need: Collection[Content], run: str | None = None) -> Self:
+        """Open the newest valid checkpoint below a directory. Raises CheckpointError if there is none.
+
+        With the id of a `run` also if it belongs to another one.
+        """
+        newest = cls._open_newest_valid(list_checkpoints(directory)[::-1], need, directory)
+        if run is not None and newest.run not in (None, run):
+            raise CheckpointError(
+                f"{newest.folder} belongs to run {newest.run}, and is not one of run {run}",
+                "set runtime.checkpoint.directory to the run's own folder, or start from it with --init-from",
+            )
+        return newest
 
     @classmethod
     def _open_newest_valid(cls, folders: list[Path], need: Collection[Content], path: Path) -> Self:
@@ -78,6 +87,11 @@ class Checkpoint:
         if self.manifest is not None:
             return self.manifest.id
         return file_sha256(self.folder / (MODEL if (self.folder / MODEL).is_file() else INDEX))
+
+    @property
+    def run(self) -> str | None:
+        """Return the id of the run that wrote it; None if it was imported, or is of format version 1."""
+        return None if self.manifest is None else self.manifest.provenance.get("run")
 
     @cached_property
     def shape(self) -> tuple[ModelConfig, int]:

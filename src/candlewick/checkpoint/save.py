@@ -39,7 +39,7 @@ from candlewick.checkpoint.huggingface import generation_config, to_hf_config, t
 from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, step_folder, verify_checkpoint
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig
-from candlewick.errors import ArtifactError, MachineError, RunDiverged
+from candlewick.errors import ArtifactError, CheckpointError, MachineError, RunDiverged
 from candlewick.parallel.fsdp import full_tensor
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -60,6 +60,7 @@ class Snapshot:
     vocab_size: int
     tokenizer: Tokenizer
     inputs: Mapping[str, str]  # ids of the artifacts that the run reads: token dataset and tokenizer
+    run: str | None = None  # the id of the run
 
 
 def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -80,10 +81,16 @@ def require_finite(snapshot: Snapshot) -> None:
 def save(directory: Path, snapshot: Snapshot) -> Path:
     """Write `directory/step_*` and return the new folder.
 
-    Raises MachineError for too little disk space, OSError, CheckpointError if the files differ when read back.
+    Raises MachineError for too little disk space, OSError, CheckpointError if the files differ when read back, or
+    if another run's checkpoint of that step is there.
     """
     target = step_folder(directory, snapshot.step)
     _move_invalid_aside(target)
+    if target.exists() and (run := read_manifest(target).provenance.get("run")) not in (None, snapshot.run):
+        raise CheckpointError(
+            f"{target} belongs to run {run}, so run {snapshot.run} does not replace it",
+            "set runtime.checkpoint.directory to a folder of its own",
+        )
     manifest = write_checkpoint(target, snapshot)
     line = json.dumps({"checkpoint": target.name, "id": manifest.id, "time": time.time()})
     with (directory / "journal.jsonl").open("a", encoding="utf-8") as journal:
@@ -109,6 +116,7 @@ def write_checkpoint(target: Path, snapshot: Snapshot) -> Manifest:
         config, details = snapshot.model_config.model_dump(mode="json"), {"step": snapshot.step}
         entries = tuple(sorted(files, key=lambda entry: entry.name))
         provenance = {"candlewick": __version__, "torch": torch.__version__, "time": time.time()}
+        provenance |= {} if snapshot.run is None else {"run": snapshot.run}
         manifest = Manifest(KIND, VERSION, snapshot.inputs, config, entries, details, provenance)
         return publish(aside, target, manifest)
 

@@ -24,6 +24,7 @@ from candlewick.config import RunConfig
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, ProblemCallback, check_values, line_of, parse
 from candlewick.config.keys import DISCRIMINATORS, find_problems, is_nullable, look_up, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
+from candlewick.config.seal import require_whole
 from candlewick.config.tree import Tree, leaves
 from candlewick.config.yaml import MAX_DEPTH, Key, ParseResult, format_key, parse_value, shorten
 from candlewick.errors import ConfigError
@@ -256,6 +257,7 @@ def _read_file(source: str | Path, folder: Path) -> _File:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text", "save the file as UTF-8") from None
+    require_whole(text, path)
     parsed = parse(text, file_format)
     if file_format == "toml":
         parsed.tree = cast(Tree, _restore_nulls(parsed.tree, ()))

@@ -10,6 +10,7 @@ from typing import Any
 
 from candlewick.artifacts.manifest import replace_durable
 from candlewick.config import RunConfig
+from candlewick.config.seal import seal
 from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import saved_rows
@@ -37,7 +38,8 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        replace_durable(plan.run_dir / "config.yaml", dump(plan.config, "yaml").encode())
+        sealed = seal(dump(plan.config, "yaml"), plan.start.run)
+        replace_durable(plan.run_dir / "config.yaml", sealed.encode())
         metrics = trainer.run()
     finally:
         trainer.loader.close()

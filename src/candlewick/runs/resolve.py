@@ -22,6 +22,7 @@ from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import SourceFiles, open_text
@@ -143,7 +144,8 @@ def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoi
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
     if request.resume == "required" or (request.resume == "if_available" and is_there):
-        return Checkpoint.newest(directory, need={"weights", "optimizer"})
+        run = read_run_id(run_dir / "config.yaml")
+        return Checkpoint.newest(directory, need={"weights", "optimizer"}, run=run)
     return None
 
 

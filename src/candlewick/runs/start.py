@@ -14,7 +14,7 @@ from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
 from candlewick.runs.sources import dataset_tokenizer, encoding_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.plan import InitFrom, Resume
+from candlewick.train.plan import InitFrom, Resume, new_run_id
 
 MODEL_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"),
@@ -107,7 +107,8 @@ def continue_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resu
         config = config.replaced(runtime={"checkpoint": {"init_from": saved}})
     assert newest.manifest is not None, "a checkpoint of a run has one"
     inputs = newest.manifest.inputs
-    return config, Resume(newest, inputs.get("parent"), str(inputs.get("tokenizer")))
+    run = newest.run or new_run_id()  # one of format version 1 has none
+    return config, Resume(newest, inputs.get("parent"), str(inputs.get("tokenizer")), run)
 
 
 def _is_pinned(uri: str, saved: str) -> bool:

@@ -1,7 +1,8 @@
 """The plan of a run, and what a run starts from. Nothing in it changes: `build` copies the counters."""
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
     from candlewick.train.state import TrainState
 
 
+def new_run_id() -> str:
+    """Return a random id for a run, which its checkpoints and its config.yaml name."""
+    return uuid.uuid4().hex[:12]
+
+
 @dataclass(frozen=True, slots=True)
 class Fresh:
     """The start from random weights."""
 
     checkpoint: None = None
     parent: None = None
+    run: str = field(default_factory=new_run_id, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class InitFrom:
 
     checkpoint: Checkpoint
     parent: str  # the id of that checkpoint
+    run: str = field(default_factory=new_run_id, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class Resume:
     checkpoint: Checkpoint
     parent: str | None  # the id of the checkpoint that the run once started from
     tokenizer_sha256: str  # of the tokenizer that the run was trained with
+    run: str  # the id of the run
 
 
 Start = Fresh | InitFrom | Resume

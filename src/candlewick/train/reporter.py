@@ -36,6 +36,11 @@ class Reporter:
         self._trackers: list[JsonlTracker | TensorBoardTracker] = [metrics]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
+            if (
+                tensorboard is True and resume_step is None
+            ):  # those of a run that ended before its first checkpoint
+                for events in folder.glob("events.out.tfevents.*"):
+                    events.unlink()
             every = runtime.logging.tensorboard_flush_every_n
             self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
         self._failing: list[JsonlTracker | TensorBoardTracker] = []

@@ -197,8 +197,8 @@ class Trainer:
         max_keep = self.runtime.checkpoint.max_keep
         try:
             if max_keep is not None:
-                prune(self.checkpoints, folder, max_keep, self.state.best_steps)
-        except OSError as error:
+                prune(self.checkpoints, folder, max_keep, self.state.best_steps, self.plan.start.run)
+        except (OSError, CheckpointError) as error:
             logger.warning("older checkpoints could not be removed: %s", error)
         self.reporter.checkpoint(self.state, folder)
         return True
@@ -222,7 +222,7 @@ class Trainer:
             if not is_full or not folders or self.runtime.checkpoint.max_keep is None:
                 raise
             logger.warning("%s; older checkpoints are removed to make room", error)
-            prune(self.checkpoints, folders[-1], 1, self.state.best_steps)
+            prune(self.checkpoints, folders[-1], 1, self.state.best_steps, self.plan.start.run)
             return save(self.checkpoints, snapshot)
 
     def _link_best(self) -> None:
@@ -287,4 +287,5 @@ class Trainer:
             vocab_size=model.vocab_size,
             tokenizer=plan.tokenizer,
             inputs={"tokens": plan.order.identity["dataset_id"], "tokenizer": plan.tokenizer.sha256, **parent},
+            run=plan.start.run,
         )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,3 +104,13 @@ def test_read_state_refuses_a_missing_or_malformed_state_file(folder, content, s
         (folder / "training/state.json").write_text(content)
     with pytest.raises(CheckpointError, match=said):
         _ = Checkpoint(folder, None).state
+
+
+def test_newest_checkpoint_of_another_run_is_refused_with_both_ids(make_snapshot, tmp_path):
+    save(tmp_path, replace(make_snapshot(1), run="one"))
+    assert Checkpoint.newest(tmp_path, need={"weights"}, run="one").run == "one"
+    assert Checkpoint.newest(tmp_path, need={"weights"}).run == "one"
+    with pytest.raises(CheckpointError, match="step_000000001 belongs to run one, and is not one of run two"):
+        Checkpoint.newest(tmp_path, need={"weights"}, run="two")
+    save(tmp_path, make_snapshot(2))  # of an older version
+    assert Checkpoint.newest(tmp_path, need={"weights"}, run="two").run is None

@@ -216,3 +216,17 @@ def test_numbers_that_are_not_finite_are_named(make_snapshot, place):
     tensor.view(-1)[0] = float("nan")
     with pytest.raises(RunDiverged, match=rf"{name} is not finite at step 4"):
         require_finite(snapshot)
+
+
+def test_checkpoint_of_another_run_is_neither_replaced_nor_pruned(make_snapshot, tmp_path):
+    for step in (1, 2):
+        save(tmp_path, replace(make_snapshot(step), run="other"))
+    save(tmp_path, make_snapshot(3))  # of an older version: it names no run
+    own = replace(make_snapshot(4), run="own")
+    with pytest.raises(
+        CheckpointError, match=r"step_000000002 belongs to run other, so run own does not replace it"
+    ):
+        save(tmp_path, replace(own, step=2))
+    prune(tmp_path, save(tmp_path, own), 1, run="own")
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 2, 4]
+    assert read_manifest(tmp_path / "step_000000004").provenance["run"] == "own"

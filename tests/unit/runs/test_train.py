@@ -5,11 +5,15 @@ import sys
 import pytest
 from tests.prepared import open_data, prepare
 
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config.load import load_config
+from candlewick.config.seal import read_run_id
 from candlewick.errors import CheckpointError, ConfigError, DataError, MachineError
 from candlewick.runs import complete
 from candlewick.runs.train import hold_run, run_training
+from candlewick.train.monitor.trackers import read_metrics
+from candlewick.train.trainer import Trainer
 
 
 def with_data(tiny, **settings):
@@ -161,3 +165,43 @@ def test_log_of_a_run_has_what_its_start_told(tiny, trained_copy):
     (list_checkpoints(trained_copy / "checkpoints")[-1] / "model.safetensors").write_bytes(b"")
     run_training(tiny(), trained_copy, resume=True)
     assert "WARNING candlewick.checkpoint.open: checkpoint rejected: " in (trained_copy / "log.txt").read_text()
+
+
+def test_run_has_one_id_through_its_resumes_and_another_run_a_different_one(tiny, tmp_path):
+    def ids(run):
+        folders = list_checkpoints(run / "checkpoints")
+        return {read_manifest(folder).provenance["run"] for folder in folders} | {read_run_id(run / "config.yaml")}
+
+    run_training(tiny(), tmp_path / "one", resume=False)
+    first = ids(tmp_path / "one")
+    run_training(tiny(scheduler={"total_steps": 14}), tmp_path / "one", resume=True)
+    run_training(tiny(), tmp_path / "two", resume=False)
+    assert len(first) == 1
+    assert ids(tmp_path / "one") == first != ids(tmp_path / "two")
+
+
+def test_run_does_not_go_on_from_the_checkpoints_of_another(tiny, tmp_path):
+    for name in ("one", "two"):
+        run_training(tiny(), tmp_path / name, resume=False)
+    theirs = tiny().replaced(runtime={"checkpoint": {"directory": tmp_path / "one" / "checkpoints"}})
+    before = [path.name for path in list_checkpoints(tmp_path / "one" / "checkpoints")]
+    with pytest.raises(CheckpointError, match=r"belongs to run \w{12}, and is not one of run"):
+        run_training(theirs.replaced(scheduler={"total_steps": 14}), tmp_path / "two", resume=True)
+    assert [path.name for path in list_checkpoints(tmp_path / "one" / "checkpoints")] == before
+
+
+def test_new_run_in_the_folder_of_one_that_saved_nothing_starts_clean(tiny, tmp_path, monkeypatch):
+    config = tiny().replaced(runtime={"logging": {"tensorboard": True}})
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_keep_if_best", crash)
+        run_training(config, tmp_path / "run", resume=False)
+    dead = {path.name for path in (tmp_path / "run" / "tensorboard").iterdir()}
+    run_training(config, tmp_path / "run", resume=False)
+    assert dead
+    assert not dead & {path.name for path in (tmp_path / "run" / "tensorboard").iterdir()}
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 13))
