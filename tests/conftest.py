@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +143,14 @@ def _process_as_before():
     root.handlers[:], root.level, root.propagate = before
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def default_hangup():
+    """Let SIGHUP have its default handler for a test and its processes, also under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 @pytest.fixture(scope="session")

@@ -233,3 +233,16 @@ def test_no_test_reads_a_clock():
         if path != Path(__file__) and clock.search(path.read_text(encoding="utf-8"))
     ]
     report(reading, "a test counts or waits for an event (tests/waiting.py); timings are benchmarks")
+
+
+def test_files_that_are_parsed_whole_are_read_with_a_bound():
+    """`json.loads(path.read_bytes())` of a stranger's folder could take all memory, or wait for a pipe."""
+    unbounded = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith(("json.loads", "safe_load", "validate_json"))
+        and any(part in ast.unparse(node.args[0]) for part in (".read_bytes(", ".read_text("))
+    ]
+    report(unbounded, "read_bounded of artifacts/manifest.py reads a file that is parsed")

@@ -20,6 +20,8 @@ from candlewick.train import evaluate
 from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.monitor.trackers import read_metrics
 
+pytestmark = pytest.mark.usefixtures("default_hangup")
+
 
 @pytest.fixture
 def start(tiny, config_file, tmp_path):

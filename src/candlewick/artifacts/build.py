@@ -24,6 +24,7 @@ from candlewick.artifacts.manifest import (
     Manifest,
     make_directory,
     publish,
+    read_bounded,
     read_manifest,
     require_replaceable,
     staging,
@@ -88,7 +89,7 @@ def build_json_once(path: Path, recipe: Recipe, compute: Callable[[], object]) -
             return publish(folder, path.parent, manifest)
 
     _, reused = build_once(path.parent, recipe, build)
-    return json.loads(path.read_bytes()), reused
+    return json.loads(read_bounded(path)), reused
 
 
 @contextmanager

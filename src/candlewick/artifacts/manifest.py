@@ -9,11 +9,13 @@ so that a manifest protects itself; those of older versions lack it. A folder is
 and renamed, so that it appears whole or not at all.
 """
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import shutil
+import stat
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -29,7 +31,8 @@ from candlewick.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 _FILE_NAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$"
-_MAX_MANIFEST_BYTES = 64 << 20
+MAX_JSON_BYTES = 64 << 20
+"""No JSON file of Candlewick is larger; one that somebody gave us might fill the memory."""
 _FIX = "make it again or restore it"
 
 
@@ -80,6 +83,21 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hex, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Return the content of a file. Raises OSError for a larger one, and for a pipe or a device."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would be waited for
+
+    with open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EINVAL, f"it is larger than {max_bytes} bytes", str(path))
+    return content
 
 
 def fsync_directory(path: Path) -> None:
@@ -181,9 +199,7 @@ def read_manifest(folder: Path, kind: str | None = None, *versions: int) -> Mani
     """
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path} is larger than {_MAX_MANIFEST_BYTES} bytes", "make it again")
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_bounded(path, MAX_JSON_BYTES))
         sha256 = raw.pop("sha256", None) if isinstance(raw, dict) else None
         content = canonical_json(
             raw
@@ -196,6 +212,8 @@ def read_manifest(folder: Path, kind: str | None = None, *versions: int) -> Mani
             f"{folder} has no {MANIFEST}: it is not a finished {kind or 'artifact'}",
             "give the folder that holds it, or make it again",
         ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}", _FIX) from None
     except ValidationError as error:
         raise ArtifactError(
             f"{path} is not an artifact manifest: {first_problem(error)}", "make it again"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
+from candlewick.artifacts.manifest import read_bounded
 from candlewick.config import ModelConfig, NtkScaling
 from candlewick.errors import CheckpointError
 
@@ -229,7 +230,7 @@ def generation_config(
 def from_hf_config(path: Path) -> tuple[ModelConfig, int]:
     """Read config.json: the model's settings and its vocabulary rows. Raises CheckpointError."""
     try:
-        raw: object = json.loads(path.read_bytes(), parse_int=_parse_int)
+        raw: object = json.loads(read_bounded(path), parse_int=_parse_int)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", _FIX) from None
     if not isinstance(raw, dict):

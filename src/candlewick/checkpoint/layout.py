@@ -19,7 +19,7 @@ from collections.abc import Collection, Container
 from dataclasses import replace
 from pathlib import Path
 
-from candlewick.artifacts.manifest import MANIFEST, Manifest, fsync_directory, read_manifest, verify
+from candlewick.artifacts.manifest import MANIFEST, Manifest, fsync_directory, read_bounded, read_manifest, verify
 from candlewick.config.load import load_config
 from candlewick.errors import ArtifactError, CheckpointError
 
@@ -29,7 +29,6 @@ BEST_JSON = "best.json"
 """In the place of links to the best checkpoints, where there are none: {"best": a path from its folder on}."""
 OPTIMIZER, STATE = "training/optimizer.safetensors", "training/state.json"
 _STEP = re.compile(r"step_\d{9}")
-_MAX_BEST_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +93,10 @@ def find_checkpoints(path: Path) -> list[Path]:
 def _read_best(path: Path) -> str:
     """Return the path in a best.json, from its folder on. Raises CheckpointError."""
     try:
-        best = json.loads(path.read_bytes()[:_MAX_BEST_BYTES])["best"]
+        best = json.loads(read_bounded(path))["best"]
         if not isinstance(best, str):
             raise TypeError(best)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} names no checkpoint: {error!r:.80}", "give the checkpoint's folder"
         ) from None

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, file_sha256
+from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, file_sha256, read_bounded
 from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
@@ -113,7 +113,7 @@ class Checkpoint:
         """Read `state.json`. Raises CheckpointError if it cannot be read or an entry is missing or malformed."""
         path = self.state_file
         try:
-            raw: object = json.loads(path.read_bytes())
+            raw: object = json.loads(read_bounded(path))
             canonical_json(raw)  # refuses numbers that are not finite
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}", _FIX_OTHER_CHECKPOINT) from None

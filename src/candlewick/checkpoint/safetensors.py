@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from candlewick.artifacts.manifest import read_bounded
 from candlewick.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ INDEX = "model.safetensors.index.json"
 def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read all tensors of a file. Raises CheckpointError if it is missing, cut off or in another format."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise CheckpointError(f"{path} is no regular file", "get the file again")
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError:
@@ -35,7 +38,7 @@ def read_model(folder: Path) -> "dict[str, Tensor]":
     if (folder / MODEL).is_file() or not index.is_file():
         return read_tensors(folder / MODEL)
     try:
-        weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        weight_map: dict[str, str] = json.loads(read_bounded(index))["weight_map"]
         files = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of weights: {error!r}", "get the file again") from None

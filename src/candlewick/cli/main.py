@@ -105,6 +105,14 @@ def main(argv: list[str] | None = None) -> int:
         return 5
     except OSError as error:
         return _report_os_error(error)
+    except MemoryError:
+        sys.stderr.write("error: there is not enough memory (fix: give a smaller file, or a machine with more)\n")
+        return 4
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust; it derives from BaseException alone
+            raise
+        sys.stderr.write(f"error: a library gave up on its input: {str(error)[:200]} (fix: check the files)\n")
+        return 3
     return 0
 
 

@@ -10,6 +10,7 @@ translates the settings of another program.
 """
 
 import difflib
+import errno
 import json
 import logging
 import re
@@ -237,6 +238,8 @@ def _read_file(source: str | Path, folder: Path) -> _File:
         path = folder / Path(source).expanduser()
         if path.is_dir():
             path = path / "config.yaml"
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")  # a pipe would be waited for
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from candlewick.artifacts.build import Recipe, build_json_once, find_built
-from candlewick.artifacts.manifest import read_manifest
+from candlewick.artifacts.manifest import (
+    read_bounded,
+    read_manifest,
+)
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.checkpoint.save import require_room
@@ -71,7 +74,7 @@ def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> 
     recipe = Recipe("result", inputs, result_settings(config))
     folder = run_dir / "result"
     if find_built(folder, recipe) is not None:
-        checkpoint = directory / json.loads((folder / "result.json").read_bytes())["checkpoint"]
+        checkpoint = directory / json.loads(read_bounded(folder / "result.json"))["checkpoint"]
         if checkpoint.is_dir():
             notify(f"training   reused, up to date: {checkpoint}")
             return checkpoint

@@ -16,6 +16,7 @@ from tokenizers import Regex, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import pre_tokenizers as pre
 
+from candlewick.artifacts.manifest import read_bounded
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import MAX_BYTES, PATTERNS, Json, parse_object, tokenizers_errors
 from candlewick.tokenizer.special import CHAT_TOKENS, PADDINGS, PAIRS
@@ -127,10 +128,8 @@ def _read_text(path: Path) -> str:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        return read_bounded(file, MAX_BYTES)
     except FileNotFoundError:
         raise TokenizerError(f"{file} does not exist", "give a tokenizer.json or its folder") from None
-    if len(content) > MAX_BYTES:
-        raise TokenizerError(f"{file} is larger than {MAX_BYTES >> 20} MiB", "name a tokenizer")
-    return content
+    except OSError as error:
+        raise TokenizerError(f"{file} cannot be read: {error.strerror}", "name a tokenizer") from None

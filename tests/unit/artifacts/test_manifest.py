@@ -19,6 +19,7 @@ from candlewick.artifacts.manifest import (
     file_sha256,
     json_sha256,
     publish,
+    read_bounded,
     read_manifest,
     replace_durable,
     require_replaceable,
@@ -255,9 +256,30 @@ def test_manifest_of_other_content_is_refused(tmp_path, content):
 
 def test_manifest_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     make(tmp_path / "x")
-    monkeypatch.setattr(artifacts, "_MAX_MANIFEST_BYTES", 10)
+    monkeypatch.setattr(artifacts, "MAX_JSON_BYTES", 10)
     with pytest.raises(ArtifactError, match="larger than 10 bytes"):
         read_manifest(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("make_path", "said"),
+    [
+        (lambda path: os.mkfifo(path), "it is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_bytes(b"12345"), "it is larger than 4 bytes"),
+    ],
+)
+def test_bounded_read_refuses_pipes_devices_and_large_files(tmp_path, make_path, said):
+    make_path(tmp_path / "x")
+    with pytest.raises(OSError, match=said) as caught:
+        read_bounded(tmp_path / "x", 4)
+    assert caught.value.filename == str(tmp_path / "x")
+
+
+def test_bounded_read_returns_a_file_of_the_largest_size(tmp_path):
+    (tmp_path / "x").write_bytes(b"1234")
+    assert read_bounded(tmp_path / "x", 4) == b"1234"
 
 
 @pytest.mark.parametrize("kind", [None, "tokenizer"])

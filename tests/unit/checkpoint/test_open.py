@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from candlewick.artifacts import manifest as manifest_module
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.checkpoint.save import save
-from candlewick.errors import CheckpointError
+from candlewick.errors import CheckpointError, TokenizerError
 
 
 @pytest.fixture
@@ -114,3 +115,24 @@ def test_newest_checkpoint_of_another_run_is_refused_with_both_ids(make_snapshot
         Checkpoint.newest(tmp_path, need={"weights"}, run="two")
     save(tmp_path, make_snapshot(2))  # of an older version
     assert Checkpoint.newest(tmp_path, need={"weights"}, run="two").run is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training/state.json", "tokenizer.json"])
+@pytest.mark.parametrize("make_path", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipe_or_device_in_the_folder_of_another_program_is_refused_at_once(folder, name, make_path):
+    (folder / "manifest.json").unlink()
+    (folder / name).unlink()
+    make_path(folder / name)
+    with pytest.raises((CheckpointError, TokenizerError), match="no regular file|exist|no finished"):
+        checkpoint = Checkpoint.open(folder, need={"weights"})
+        _ = checkpoint.weights(), checkpoint.tokenizer, checkpoint.state
+
+
+def test_sparse_file_of_two_gigabytes_is_refused_without_its_memory(folder):
+    (folder / "manifest.json").unlink()
+    for path in (folder / "config.json", folder / "training" / "state.json"):
+        os.truncate(path, 2 << 30)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read: .*larger than"):
+        _ = Checkpoint(folder, None).shape
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read: .*larger than"):
+        _ = Checkpoint(folder, None).state

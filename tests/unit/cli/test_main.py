@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -129,3 +130,34 @@ def test_closed_pipe_ends_without_a_message():
 def test_options_may_precede_or_follow_positional_arguments(words, capsys):
     assert cli.main(words) == 3
     assert "nowhere does not exist" in capsys.readouterr().err
+
+
+class PanicException(BaseException):
+    """As that of pyo3, which derives from BaseException alone."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 4, "error: there is not enough memory (fix: "),
+        (
+            PanicException("index out of range"),
+            3,
+            "error: a library gave up on its input: index out of range (fix: ",
+        ),
+    ],
+)
+def test_lack_of_memory_and_a_panic_of_a_library_are_one_line(monkeypatch, capsys, error, code, said):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("candlewick.cli.doctor.run", fail)
+    assert cli.main(["doctor"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+
+
+def test_pipe_as_a_configuration_is_refused_at_once(tmp_path, capsys):
+    os.mkfifo(tmp_path / "c.yaml")
+    assert cli.main(["config", "show", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert "it is no regular file" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def test_load_refuses_a_missing_file_by_name(tmp_path):
 def test_load_refuses_a_file_above_the_size_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
     (tmp_path / "tokenizer.json").write_bytes(b" " * ((1 << 20) + 1))
-    with pytest.raises(TokenizerError, match="is larger than 1 MiB"):
+    with pytest.raises(TokenizerError, match="it is larger than 1048576 bytes"):
         Tokenizer.load(tmp_path)
 
 

@@ -147,5 +147,5 @@ def test_template_puts_special_tokens_around_a_text(around, pair, expected):
 def test_vocab_json_above_the_size_limit_is_refused(split, tmp_path, monkeypatch):
     split()
     monkeypatch.setattr(files, "MAX_BYTES", 100)
-    with pytest.raises(TokenizerError, match=r"vocab\.json is larger than"):
+    with pytest.raises(TokenizerError, match=r"vocab\.json cannot be read: it is larger than"):
         Tokenizer.load(tmp_path)

@@ -21,6 +21,8 @@ from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("default_hangup")
+
 
 def test_trainer_runs_events_in_order(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])

@@ -28,7 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from candlewick.artifacts.manifest import file_sha256
+from candlewick.artifacts.manifest import (
+    file_sha256,
+    read_bounded,
+)
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
@@ -111,7 +114,7 @@ def _steps(path: Path) -> list[Path]:
 def _open(folder: Path, *, weights_only: bool) -> CandleCheckpoint:
     path = folder / "manifest.json"
     try:
-        raw: dict[str, Any] = json.loads(path.read_bytes())
+        raw: dict[str, Any] = json.loads(read_bounded(path))
         if raw["version"] != 1:
             raise _damaged(f"{path} has version {raw['version']}, transformer_candle wrote 1")
         files = [raw["model"], raw["optimizer"], *(raw[part] for part in ("scheduler", "scaler") if raw.get(part))]

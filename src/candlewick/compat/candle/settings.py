@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from candlewick.artifacts.manifest import read_bounded
 from candlewick.config import ModelConfig, RunConfig
 from candlewick.config.formats import ProblemCallback
 from candlewick.config.keys import look_up
@@ -162,7 +163,7 @@ def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
     if not (config.is_file() and path.is_file()):
         return None
     try:
-        content: Tree = {k: v for k, v in json.loads(path.read_bytes()).items() if v is not None}
+        content: Tree = {k: v for k, v in json.loads(read_bounded(path)).items() if v is not None}
     except (ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a JSON object: {str(error)[:80]}", "correct it, or remove it") from None
     if content.keys() - set(_STREAMING) or not content.get("dataset"):

@@ -17,7 +17,14 @@ import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.build import ProgressCallback
-from candlewick.artifacts.manifest import MANIFEST, Manifest, first_problem, make_directory, replace_durable
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    first_problem,
+    make_directory,
+    read_bounded,
+    replace_durable,
+)
 from candlewick.config import DataConfig, Section
 from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
@@ -88,7 +95,7 @@ def _read_list(path: Path) -> list[Dataset]:
         names = ", ".join(DATASETS)
         raise ConfigError(f"{path} is not a file, an address, or a known dataset", f"known ones are {names}")
     try:
-        return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(path.read_bytes())))
+        return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(read_bounded(path))))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error)}", "write name and source") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
@@ -141,7 +148,7 @@ def download_datasets(
 def _read_downloads(output: Path) -> list[dict[str, Any]]:
     """Return the rows of the download manifest whose datasets are still there."""
     try:
-        rows = json.loads((output / DOWNLOAD_MANIFEST).read_bytes())["datasets"]
+        rows = json.loads(read_bounded(output / DOWNLOAD_MANIFEST))["datasets"]
         return [row for row in rows if row["files"] >= 0 and (output / row["name"] / MANIFEST).is_file()]
     except (OSError, ValueError, KeyError, TypeError):
         return []

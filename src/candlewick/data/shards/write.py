@@ -31,6 +31,7 @@ from candlewick.artifacts.manifest import (
     json_sha256,
     provenance,
     publish,
+    read_bounded,
     read_manifest,
     replace_durable,
     require_replaceable,
@@ -163,7 +164,7 @@ class _ShardJob:
     def _restore(self) -> tuple[dict[str, ShardWriter], _Cursor, TextDefects] | None:
         """Return the saved state of a former process, if that is of the same work and its files are there."""
         try:
-            state: dict[str, Any] = json.loads(self.state_path.read_bytes())
+            state: dict[str, Any] = json.loads(read_bounded(self.state_path))
             if state["key"] != self.key:
                 logger.info("%s is of other text or settings: the shards are begun anew", self.state_path)
                 return None
@@ -316,7 +317,7 @@ def verify_text_shards(folder: Path) -> tuple[int, int]:
     A manifest of another program is read if it lists `shards` with path, bytes and sha256. Raises ArtifactError.
     """
     try:
-        raw: Any = json.loads((folder / MANIFEST).read_bytes())
+        raw: Any = json.loads(read_bounded(folder / MANIFEST))
         if "kind" in raw:
             manifest = read_manifest(folder, KIND, VERSION)
         else:

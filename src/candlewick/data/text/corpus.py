@@ -19,7 +19,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import cast
 
-from candlewick.artifacts.manifest import MANIFEST, file_sha256, json_sha256, read_manifest
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    file_sha256,
+    json_sha256,
+    read_bounded,
+    read_manifest,
+)
 from candlewick.config import DataConfig
 from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import Compression, FileRange, Kind, SourceFile
@@ -122,7 +128,7 @@ def is_text_artifact(folder: Path) -> bool:
         return read_manifest(folder).kind == "text"
     except ArtifactError:
         try:
-            content: object = json.loads((folder / MANIFEST).read_bytes())
+            content: object = json.loads(read_bounded(folder / MANIFEST))
         except (OSError, ValueError, RecursionError):
             return False
         return isinstance(content, dict) and {"shards", "total_lines"} <= cast("dict[str, object]", content).keys()

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from candlewick.artifacts.build import ProgressCallback
-from candlewick.artifacts.manifest import FileEntry, canonical_json, file_sha256, replace_durable
+from candlewick.artifacts.manifest import (
+    FileEntry,
+    canonical_json,
+    file_sha256,
+    read_bounded,
+    replace_durable,
+)
 from candlewick.config import DataConfig
 from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import SPLITS, FileRange, Split
@@ -127,7 +133,7 @@ class ShardMaker:
 def read_receipt(folder: Path, task: Task) -> Receipt | None:
     """Return the receipt of a task if it is finished and its files are whole, else None."""
     try:
-        receipt = TypeAdapter(Receipt).validate_json(_receipt_path(folder, task).read_bytes())
+        receipt = TypeAdapter(Receipt).validate_json(read_bounded(_receipt_path(folder, task)))
         is_whole = all(file_sha256(folder / entry.name) == entry.sha256 for entry in receipt.files)
     except (OSError, ValueError):
         return None

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from candlewick.artifacts.build import ProgressCallback
-from candlewick.artifacts.manifest import canonical_json, json_sha256, replace_durable
+from candlewick.artifacts.manifest import (
+    canonical_json,
+    json_sha256,
+    read_bounded,
+    replace_durable,
+)
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents
@@ -91,7 +96,7 @@ class StreamPreparation:
         """Return the entries of files that a former process finished, up to the first with a damaged shard."""
         finished_files: list[dict[str, object]] = []
         try:
-            state = json.loads(state_path.read_bytes())
+            state = json.loads(read_bounded(state_path))
             for entry in state["files"] if state["key"] == key else ():
                 tasks = [Task(index, (), 0, key, self.config) for index, key in entry["tasks"]]
                 receipts = [read_receipt(self.output.folder, task) for task in tasks]
