@@ -1,4 +1,4 @@
-"""Write docs/config.md, docs/config.schema.json and docs/metrics.md from the code that they describe.
+"""Write docs/config.md, config.schema.json, metrics.md and resume.md from the code that they describe.
 
 `make docs` writes them; with `--check` (in `make check`) it only says which are out of date.
 """
@@ -18,6 +18,7 @@ from candlewick.config.schema import (
     sections,
 )
 from candlewick.train.monitor.trackers import METRICS
+from candlewick.train.resume import RULES
 
 FOLDER = Path(__file__).parent
 CONFIG_HEAD = """# Configuration
@@ -49,6 +50,25 @@ put this line at the top of the file:
 
 The path of the schema is relative to the file; an address works too.
 """
+RESUME_HEAD = """# Resuming a run
+
+What a changed setting means for a run that goes on. `make docs` writes this page from
+`src/candlewick/train/resume.py`.
+
+```sh
+candlewick train --run-dir runs/mine --resume                                          # from its newest checkpoint
+candlewick train --run-dir runs/mine --resume --override scheduler.total_steps=20000   # train it longer
+candlewick train --config mine.yaml --run-dir runs/mine --resume auto                  # start it, or go on
+candlewick orchestrate --config mine.yaml --run-dir runs/mine --steps 20000            # it goes on by itself
+```
+
+A change is a line in the log; *warned of* is a warning. What *must match* is an error that names all such settings
+with both values. *By content* means that names and paths are free: what was made of the text is compared by its
+ids. After a change that *restarts the best*, the lowest validation loss is looked for anew. An end before the
+updates that a run has made is an error. If the learning rate jumps, both rates are told.
+
+| setting | when it changes | because |
+|---|---|---|"""
 METRICS_HEAD = """# Metrics
 
 The figures that a run records in `metrics.jsonl` and in TensorBoard. `make docs` writes this page from
@@ -64,7 +84,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
     check = parser.parse_args().check
     stale: list[str] = []
-    pages = {"config.md": config_page(), "config.schema.json": schema_page(), "metrics.md": metrics_page()}
+    pages = {
+        "config.md": config_page(),
+        "config.schema.json": schema_page(),
+        "metrics.md": metrics_page(),
+        "resume.md": resume_page(),
+    }
     for name, text in pages.items():
         path = FOLDER / name
         if not check:
@@ -74,6 +99,15 @@ def main() -> int:
     if stale:
         sys.stderr.write(f"out of date: {', '.join(stale)} (fix: make docs)\n")
     return 1 if stale else 0
+
+
+def resume_page() -> str:
+    """Return the whole page about resuming: settings with the same rule as their section are one row."""
+    rows = [RESUME_HEAD]
+    for key, rule in RULES.items():
+        others = " and its other settings" if any(name.startswith(f"{key}.") for name in RULES) else ""
+        rows.append(f"| `{key}`{others} | {rule.effect} | {rule.reason} |")
+    return "\n".join(rows) + "\n"
 
 
 def config_page() -> str:

@@ -24,6 +24,7 @@ from candlewick.runs.orchestrate import orchestrate
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
+from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.monitor import telemetry
 
 CORE_ROWS = pytest.StashKey[list[tuple[str, str, float, float]]]()
@@ -146,11 +147,13 @@ def _process_as_before():
 
 
 @pytest.fixture
-def default_hangup():
-    """Let SIGHUP have its default handler for a test and its processes, also under nohup."""
-    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_signals():
+    """Let a test and its processes hear the signals that nohup or a shell's background job has ignored."""
+    handlers = dict.fromkeys(STOP_SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGHUP, former)
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,7 @@ def test_generate_eval_and_resume_without_a_checkpoint_name_the_folder(fails, tm
     [
         (
             {"model": {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 32}},
-            3,
+            2,
             "model.hidden_size",
         ),
         (
@@ -209,16 +209,16 @@ def test_generate_eval_and_resume_without_a_checkpoint_name_the_folder(fails, tm
                     "rope_theta": 5e5,
                 }
             },
-            3,
+            2,
             "model.rope_theta (was 10000.0, is 500000.0)",
         ),
         (
             {"model": {"num_layers": 3, "hidden_size": 32, "max_position_embeddings": 32}},
-            3,
+            2,
             "model.num_layers (was 2, is 3)",
         ),
-        ({"optimizer": {"algorithm": "adam_w"}}, 3, "optimizer"),
-        ({"runtime": {"seed": 43}}, 3, "seed"),
+        ({"optimizer": {"algorithm": "adam_w"}}, 2, "optimizer"),
+        ({"runtime": {"seed": 43}}, 2, "seed"),
     ],
     ids=["width", "rope", "layers", "optimizer", "seed"],
 )

@@ -13,6 +13,8 @@ from candlewick.runs.train import run_training
 from candlewick.train.monitor.trackers import read_metrics
 from candlewick.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 def _interrupt_at(monkeypatch, step):
     """Send this process SIGINT once, in the middle of update number `step`."""

@@ -20,7 +20,7 @@ from candlewick.train import evaluate
 from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.monitor.trackers import read_metrics
 
-pytestmark = pytest.mark.usefixtures("default_hangup")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "folder of the run, for checkpoints, metrics and logs; default: runs/NAME with the name of FILE, or "
     about += "the folder of a training.yaml that `orchestrate` wrote"
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
-    about = "resume from the newest checkpoint in --run-dir, with its configuration unless --config is given"
-    parser.add_argument("--resume", action="store_true", help=about)
+    about = "resume from the newest checkpoint in --run-dir, with its configuration unless --config is given; "
+    about += "with auto, start if there is none: one command for a job that is restarted"
+    parser.add_argument("--resume", nargs="?", const=True, default=False, choices=("auto",), help=about)
     about = "start from the weights, model settings and tokenizer of this checkpoint, or of "
     about += "hf://OWNER/NAME@REVISION"
     parser.add_argument("--init-from", metavar="DIR", help=about)
@@ -32,13 +33,14 @@ def run(args: argparse.Namespace) -> None:
     run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
     args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
-    if args.resume and args.init_from is not None:
+    if args.resume is True and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts a new one", "give one of them")
     if args.resume and args.config is None:
         if args.run_dir is None:
             raise ConfigError("--resume needs the folder of a run", "give its folder with --run-dir")
         if not saved.is_file():
-            raise ConfigError(f"{saved} does not exist, so there is nothing to resume", "give the right --run-dir")
+            fix = "give the right --run-dir, or --config for a run that starts"
+            raise ConfigError(f"{saved} does not exist, so there is nothing to resume", fix)
         args.config = str(saved)
 
     overrides: list[str] = []

@@ -22,10 +22,11 @@ from candlewick.parallel.device import find_distributed
 from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
-from candlewick.train.budget import max_steps_for_repetitions, planned_steps
+from candlewick.train.budget import learning_rate_share, max_steps_for_repetitions, planned_steps
 from candlewick.train.build import build
 from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
+from candlewick.train.resume import changes
 from candlewick.train.state import TrainState
 from candlewick.train.trainer import Sampler
 
@@ -77,12 +78,41 @@ def complete_plan(prepared: PreparedRun) -> RunPlan:
             state.total_steps = None
     steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=order.num_rows)
     state.total_steps = state.total_steps if steps is None else steps
+    if isinstance(prepared.start, Resume):
+        _check_resume(prepared.start, config, data, state)
     rows = embedding_rows(config.model, prepared.tokenizer)
     max_steps = _max_steps(config, batches, order, state.total_steps)
     start, tokenizer = prepared.start, prepared.tokenizer
     return RunPlan(
         config, prepared.run_dir, start, tokenizer, rows, data, device, order, batches, state, max_steps
     )
+
+
+def _check_resume(start: Resume, config: RunConfig, data: TrainingData, state: TrainState) -> None:
+    """Look for the best loss anew if it cannot be compared; tell a jump of the learning rate.
+
+    Raises ConfigError for an end before the updates that the run has made.
+    """
+    checkpoint, step = start.checkpoint, state.step
+    assert checkpoint.config is not None, "a checkpoint of a run has one"
+    if state.total_steps is not None and state.total_steps < step:
+        raise ConfigError(
+            f"the run has made {step:,} updates, its settings end it after {state.total_steps:,}",
+            "raise scheduler.total_steps, or what else ends it",
+        )
+    other = checkpoint.state.get("validation", data.validation_ids) != data.validation_ids
+    if other or any(change.rule.effect == "restarts best" for change in changes(checkpoint.config, config)):
+        logger.warning("the validation differs from that before step %d: the lowest loss is looked for anew", step)
+        state.best_loss = None
+    saved_total = checkpoint.state["counters"].get("total_steps")
+    before, now = (
+        settings.optimizer.learning_rate * learning_rate_share(settings, step, total)
+        for settings, total in ((checkpoint.config, saved_total), (config, state.total_steps))
+    )
+    if state.total_steps != step and abs(before - now) > 0.01 * max(before, now):
+        logger.warning(
+            "the learning rate after step %d is %.3g; as the run was before it was %.3g", step, now, before
+        )
 
 
 def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:

@@ -36,13 +36,13 @@ from candlewick.runs.sources import (
     open_tokenizer,
     text_sources,
     training_sources,
-    with_datasets,
 )
-from candlewick.runs.start import continue_run, inherit_model, open_parent, require_same_settings
+from candlewick.runs.start import continue_run, inherit_model, open_parent
 from candlewick.tokenizer.artifact import KIND
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
+from candlewick.train.resume import apply_table
 
 Text = Corpus | SourceFiles
 
@@ -130,8 +130,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)
     plan = PreparePlan(config, run_dir, start, batches, tokenizer, texts, shard_jobs, request.keeps_data)
     if newest is not None:
-        config = with_datasets(config, plan.folders) if plan.folders else config
-        require_same_settings(config, newest, all_sections=request.keeps_data)
+        assert newest.config is not None, "a checkpoint of a run has one"
+        apply_table(newest.config, config, newest.folder)
     return plan
 
 

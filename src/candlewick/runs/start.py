@@ -10,7 +10,7 @@ from pathlib import Path
 
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.errors import CheckpointError, ConfigError
+from candlewick.errors import ConfigError
 from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
 from candlewick.runs.sources import dataset_tokenizer, encoding_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
@@ -26,7 +26,6 @@ _FREE_FIELDS = {
     *("rope_theta", "rope_scaling", "sliding_window", "full_attention_every"),
 }
 _SAME_ANGLES = {"preapply", "on_the_fly"}  # of rope_mode
-_MAX_VALUE_CHARS = 200
 
 
 def find_model(source: str, files: Sequence[str] = MODEL_FILES) -> tuple[str, Path]:
@@ -123,25 +122,3 @@ def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
     """Return the settings that change the result, by section: not log intervals, not the number of workers."""
     data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
     return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
-
-
-def require_same_settings(config: RunConfig, newest: Checkpoint, *, all_sections: bool) -> None:
-    """Raise ConfigError that names each setting in which a run differs from its checkpoint, with both values.
-
-    Settings that change no result are free; one that came after the checkpoint had its default. Without
-    `all_sections` only those of the model must be the same, and it is a CheckpointError.
-    """
-    sections = result_settings(config) if all_sections else {"model": config.model.model_dump(mode="json")}
-    assert newest.config is not None, "a checkpoint of a run has one"
-    saved = newest.config.model_dump(mode="json")
-    different = [
-        f"{section}.{key} (was {str(before)[:_MAX_VALUE_CHARS]}, is {str(value)[:_MAX_VALUE_CHARS]})"
-        for section, values in sections.items()
-        for key, value in values.items()
-        if value != (before := saved[section].get(key))
-    ]
-    if different:
-        raise (ConfigError if all_sections else CheckpointError)(
-            f"{newest.folder} was written with other settings: {', '.join(different)}",
-            "put them back, or choose another --run-dir",
-        )

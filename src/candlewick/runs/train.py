@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from candlewick.artifacts.build import hold_folder
 from candlewick.checkpoint.layout import remove_leftovers
@@ -14,13 +14,18 @@ from candlewick.terminal import log_file
 from candlewick.train.plan import checkpoint_directories
 
 
-def run_training(config: RunConfig, run_dir: Path, *, resume: bool) -> dict[str, Any]:
+def run_training(config: RunConfig, run_dir: Path, *, resume: bool | Literal["auto"]) -> dict[str, Any]:
     """Train in `run_dir` to the end of the schedule; return steps, tokens, seconds and the last metrics.
 
-    Raises ConfigError when the folder holds a run and `resume` is false, and any other CandlewickError.
+    `auto` resumes if there is a checkpoint, and starts otherwise. Raises ConfigError when the folder holds a run
+    and `resume` is false, and any other CandlewickError.
     """
     with hold_run(config, run_dir):
-        plan = resolve(config, run_dir, Request(resume="required" if resume else "never"))
+        plan = resolve(
+            config,
+            run_dir,
+            Request(resume="if_available" if resume == "auto" else "required" if resume else "never"),
+        )
         prepared = prepare_run(plan)
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
 

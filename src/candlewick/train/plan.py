@@ -70,6 +70,11 @@ class TrainingData:
         """Return what is evaluated on, by name; the main one has the empty name."""
         return {"": self.validation, **self.validation_sets}
 
+    @property
+    def validation_ids(self) -> dict[str, str]:
+        """Return the id of each split that is evaluated on, by name."""
+        return {name: f"{split.dataset_id} {split.name}" for name, split in self.validation_splits.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:

@@ -281,6 +281,7 @@ class Trainer:
                 "loader": self.loader.state(),
                 "random": random_state(device),
                 "config": plan.config.model_dump(mode="json"),
+                "validation": plan.data.validation_ids,
                 **numerics_fingerprint(device),
             },
             model_config=plan.config.model,

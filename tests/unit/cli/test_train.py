@@ -5,6 +5,7 @@ import pytest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
 from candlewick.config.load import load_config
+from candlewick.train.monitor.trackers import read_metrics
 
 
 @pytest.fixture
@@ -68,3 +69,18 @@ def test_init_from_an_unusable_checkpoint_writes_no_checkpoint(short, tmp_path, 
     assert main(["train", "--config", short, "--run-dir", str(tmp_path / "run"), *words]) in (2, 3)
     assert said in capsys.readouterr().err
     assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+
+
+def test_one_command_starts_a_run_and_goes_on_with_it(tiny, config_file, tmp_path, run_candlewick):
+    words = ["train", "--config", config_file(tiny()), "--run-dir", str(tmp_path / "run"), "--resume", "auto"]
+    longer = [*words, "--override", "scheduler.total_steps=14"]
+    for command, steps in ((words, 12), (words, 12), (longer, 14)):
+        assert f"done: {steps} steps" in run_candlewick(*command).out
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 15))
+
+
+def test_resume_auto_without_a_run_and_a_configuration_is_refused(tmp_path, run_candlewick):
+    err = run_candlewick("train", "--run-dir", str(tmp_path / "run"), "--resume", "auto", code=2).err
+    assert "does not exist, so there is nothing to resume" in err
+    assert "--config for a run that starts" in err

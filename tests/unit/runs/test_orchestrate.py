@@ -16,6 +16,7 @@ from candlewick.runs import orchestrate as runner
 from candlewick.runs.complete import train_prepared
 from candlewick.runs.orchestrate import orchestrate
 from candlewick.runs.train import run_training
+from candlewick.train.monitor.trackers import read_metrics
 
 STAGES = ["tokenizer", "tokens", "training", "evaluation", "samples"]
 
@@ -213,3 +214,13 @@ def test_orchestrate_evaluates_with_the_settings_of_torch_without_training(tiny,
     monkeypatch.setattr(runner, "configure_torch", lambda *given: configured.append(given))
     orchestrate(tiny(), orchestrated, lambda _: None)
     assert configured == [(tiny().runtime, torch.device("cpu"))]
+
+
+def test_orchestrate_with_more_steps_goes_on_from_the_finished_run(tiny, tmp_path):
+    orchestrate(tiny(), tmp_path / "run", Said())
+    said = Said()
+    orchestrate(tiny(scheduler={"total_steps": 14, "warmup_steps": 2}), tmp_path / "run", said)
+    assert said.reused() == STAGES[:2]
+    assert said.made() == STAGES[2:]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 15))

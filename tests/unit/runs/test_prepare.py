@@ -5,6 +5,7 @@ import shutil
 from typing import Any
 
 import pytest
+from tests.prepared import newest_checkpoint
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config.load import load_config
@@ -125,12 +126,13 @@ def test_retrain_with_a_configured_tokenizer_is_refused(prepared, tiny, tokens):
         prepared(config, retrain_tokenizer=True)
 
 
-def test_resume_without_a_checkpoint_or_its_tokens_is_refused(prepared, run_dir, trained_copy, tiny):
+def test_resume_needs_a_checkpoint_and_makes_missing_tokens_again(prepared, run_dir, trained_copy, tiny):
     with pytest.raises(CheckpointError, match="no checkpoint in .*train without --resume"):
         prepared(resume="required")
     shutil.copytree(trained_copy / "checkpoints", run_dir / "checkpoints")
-    with pytest.raises(ConfigError, match=r"other settings: .*data\.train_shards"):  # its tokens lie elsewhere
-        prepared(resume="required")
+    assert "reused" in prepared(resume="required")  # its tokens lie elsewhere
+    saved = read_manifest(newest_checkpoint(run_dir / "checkpoints"))
+    assert read_manifest(run_dir / "tokens").id == saved.inputs["tokens"]
 
 
 def test_existing_tokens_are_taken_without_a_stage(tiny, tokens, run_dir):

@@ -8,15 +8,13 @@ from candlewick.artifacts.manifest import file_sha256, read_manifest
 from candlewick.checkpoint.huggingface import from_hf_config
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig
-from candlewick.config.load import load_config
-from candlewick.errors import CandlewickError, CheckpointError, ConfigError
+from candlewick.errors import CheckpointError, ConfigError
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.start import (
     _is_pinned,
     continue_run,
     inherit_model,
     open_parent,
-    require_same_settings,
     result_settings,
 )
 from candlewick.runs.train import run_training
@@ -199,27 +197,3 @@ def test_result_settings_leave_out_what_changes_no_result(tiny):
     )
     assert result_settings(other) == result_settings(tiny())
     assert result_settings(tiny().replaced(runtime={"seed": 1})) != result_settings(tiny())
-
-
-@pytest.mark.parametrize("all_sections", [False, True])
-def test_setting_that_the_checkpoint_does_not_know_had_its_default(trained, newest, all_sections):
-    config = load_config(trained / "config.yaml")
-    del newest.state["config"]["model"]["rms_norm_eps"], newest.state["config"]["runtime"]["tf32"]
-    require_same_settings(config, newest, all_sections=all_sections)
-    with pytest.raises(CandlewickError, match=r"model\.rms_norm_eps \(was 1e-0\d, is 0\.001\)"):
-        require_same_settings(config.replaced(model={"rms_norm_eps": 1e-3}), newest, all_sections=all_sections)
-
-
-def test_different_settings_are_named_with_both_values(trained, newest):
-    config = load_config(trained / "config.yaml")
-    for all_sections in (False, True):
-        require_same_settings(config, newest, all_sections=all_sections)
-    seed = config.replaced(runtime={"seed": 9}, tokenizer={"special_tokens": Path("x" * 299)})
-    require_same_settings(seed, newest, all_sections=False)
-    with pytest.raises(
-        ConfigError, match=r"settings: tokenizer\.special_tokens \(was None, is x{200}\), .*seed \(was 42, is 9"
-    ):
-        require_same_settings(seed, newest, all_sections=True)
-    heads = config.replaced(model={"num_attention_heads": 4})
-    with pytest.raises(CheckpointError, match=r"model\.num_attention_heads \(was 2, is 4\).*put them back"):
-        require_same_settings(heads, newest, all_sections=False)

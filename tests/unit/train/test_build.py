@@ -9,7 +9,7 @@ from tests.prepared import newest_checkpoint, open_data, plan_run, prepare
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
-from candlewick.errors import CheckpointError, ConfigError, DataError, MachineError
+from candlewick.errors import CheckpointError, ConfigError, MachineError
 from candlewick.parallel import precision
 from candlewick.parallel.device import Distributed
 from candlewick.runs.train import run_training
@@ -114,36 +114,34 @@ def test_resume_with_another_number_of_threads_warns(tiny, built, trained_copy, 
     assert caplog.text.count("the run had") == 1
 
 
-@pytest.mark.parametrize(
-    ("sections", "error", "said"),
-    [
-        (
-            {"model": {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4}},
-            CheckpointError,
-            r"model\.num_attention_heads \(was 2, is 4\)",
-        ),
-        (
-            {
-                "model": {
-                    "hidden_size": 32,
-                    "num_layers": 2,
-                    "num_attention_heads": 2,
-                    "max_position_embeddings": 64,
-                }
-            },
-            CheckpointError,
-            r"model\.max_position_embeddings \(was 32, is 64\).*put them back",
-        ),
-        ({"optimizer": {"algorithm": "adam_w"}}, CheckpointError, "optimizer state"),
-        ({"runtime": {"seed": 1}}, DataError, "seed 42, now it is 1"),
-        ({"data": {"sequence_length": 16}}, DataError, "sequence_length 32, now it is 16"),
-    ],
-)
-def test_resume_with_other_settings_is_refused(tiny, built, trained_copy, sections, error, said):
-    if "data" in sections:
-        sections = {"data": {**tiny().data.model_dump(mode="json"), **sections["data"]}}
-    with pytest.raises(error, match=said):
-        built(tiny(**sections), run_dir=trained_copy, resume=True)
+def test_resume_with_settings_that_must_match_is_refused(tiny, built, trained_copy):
+    with pytest.raises(ConfigError, match=r"model\.num_layers \(was 2, is 3\).*put them back"):
+        built(
+            tiny(model={"hidden_size": 32, "num_layers": 3, "num_attention_heads": 2}),
+            run_dir=trained_copy,
+            resume=True,
+        )
+
+
+def test_resume_that_ends_before_its_step_is_refused(tiny, built, trained_copy):
+    with pytest.raises(ConfigError, match="has made 12 updates, its settings end it after 5 .*raise scheduler"):
+        built(tiny(scheduler={"total_steps": 5}), run_dir=trained_copy, resume=True)
+
+
+def test_longer_run_tells_the_jump_of_its_learning_rate(tiny, built, trained_copy, caplog):
+    built(tiny(scheduler={"total_steps": 40, "warmup_steps": 2}), run_dir=trained_copy, resume=True)
+    assert "the learning rate after step 12 is 0.02; as the run was before it was 0" in caplog.text
+
+
+def test_other_amount_or_text_of_validation_restarts_the_best_loss(tiny, built, trained_copy, text_dir, caplog):
+    assert built(tiny(), run_dir=trained_copy, resume=True).state.best_loss is not None
+    text = shutil.copy(text_dir / "03.txt", trained_copy / "other.txt")
+    runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"every_n_steps": 4, "max_batches": 1}}
+    sets = {**tiny().data.model_dump(mode="json"), "validation_sets": {"other": [str(text)]}}
+    for sections in ({"runtime": runtime}, {"data": sets}):
+        caplog.clear()
+        assert built(tiny(**sections), run_dir=trained_copy, resume=True).state.best_loss is None
+        assert "the lowest loss is looked for anew" in caplog.text
 
 
 def test_resume_without_a_checkpoint_is_refused(tiny, built, tmp_path):

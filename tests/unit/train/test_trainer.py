@@ -21,7 +21,7 @@ from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.loss_scale import LossScale
 from candlewick.train.state import TrainState
 
-pytestmark = pytest.mark.usefixtures("default_hangup")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 def test_trainer_runs_events_in_order(monkeypatch):
