@@ -88,7 +88,7 @@ class Stage:
             plan=SimpleNamespace(
                 config=config,
                 run_dir=Path(),
-                start=SimpleNamespace(run="run"),
+                start=SimpleNamespace(run="run", checkpoint=None),
                 order=self,
                 batches=batches,
                 max_steps=self.max_steps,

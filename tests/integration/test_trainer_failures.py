@@ -1,15 +1,17 @@
 """The failures that do not end a run: saves, samples, pruning; and those that do."""
 
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from tests.trainer_stage import Stage
 
-from candlewick.config import CheckpointConfig
+from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.config import CheckpointConfig, SchedulerConfig
 from candlewick.errors import CheckpointError, MachineError, RunDiverged
+from candlewick.runs.train import run_training
 from candlewick.train import trainer as trainer_module
+from candlewick.train.state import TrainState
 
 
 def failing(monkeypatch, stage, errors):
@@ -53,7 +55,6 @@ def test_last_save_and_that_on_a_stop_raise(monkeypatch, stop):
 def test_full_disk_loses_older_checkpoints_before_the_new_one(monkeypatch, caplog):
     stage = Stage(monkeypatch, losses=[3.0, 4.0, 4.0])
     failing(monkeypatch, stage, [None, OSError(28, "No space left on device")])
-    monkeypatch.setattr(trainer_module, "list_checkpoints", lambda _: [Path("step_000000002")])
     stage.trainer.run()
     assert stage.pruned == [(3, (2,)), (1, (2,)), (3, (2,)), (3, (2,))]
     assert stage.events.count("save checkpoints 3") == 1
@@ -63,7 +64,6 @@ def test_full_disk_loses_older_checkpoints_before_the_new_one(monkeypatch, caplo
 def test_full_disk_removes_nothing_of_a_run_that_keeps_all(monkeypatch):
     stage = Stage(monkeypatch, checkpoint=CheckpointConfig(every_n_steps=3, max_keep=None))
     failing(monkeypatch, stage, [OSError(28, "No space left on device")])
-    monkeypatch.setattr(trainer_module, "list_checkpoints", lambda _: [Path("step_000000002")])
     stage.trainer.run()
     assert stage.pruned == []
 
@@ -103,11 +103,61 @@ def test_run_that_the_disk_cannot_hold_is_refused_before_its_first_update(monkey
     stage = Stage(monkeypatch)
     asked = list[int]()
 
-    def refuse(_, tensor_bytes):
-        asked.append(tensor_bytes)
+    def refuse(_, tensor_bytes, count):
+        asked.append(tensor_bytes * count)
         raise MachineError("no room", "free space")
 
     monkeypatch.setattr(trainer_module, "require_room", refuse)
     with pytest.raises(MachineError, match="no room"):
         stage.trainer.run()
-    assert (asked, stage.events) == ([(3 + 1 + 1) * 8], [])  # max_keep, the best, and the one being written
+    assert (asked, stage.events) == (
+        [(3 + 1 + 1) * 8],
+        [],
+    )  # max_keep, the best, and the one being written; of six
+
+
+def test_full_disk_before_anything_was_saved_removes_nothing(monkeypatch):
+    stage = Stage(monkeypatch, evaluation={"best": None})
+    failing(monkeypatch, stage, [OSError(28, "No space left on device")])
+    stage.trainer.run()
+    assert stage.events.count("fail 3") == 1
+    assert stage.pruned == [(3, ())]  # after the last save
+
+
+def test_full_disk_spares_the_checkpoint_that_the_run_was_resumed_from(tiny, trained_copy, monkeypatch):
+    """A later one was rejected: it is not the one to keep."""
+    checkpoints = trained_copy / "checkpoints"
+    newest = list_checkpoints(checkpoints)[-1]
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"best": None}}
+    runtime["checkpoint"] = {"every_n_steps": 1, "max_keep": 2}
+    save, calls = trainer_module.save, list[int]()
+
+    def fail_twice(directory, snapshot):
+        calls.append(snapshot.step)
+        if len(calls) <= 2:
+            raise OSError(28, "No space left on device")
+        return save(directory, snapshot)
+
+    monkeypatch.setattr(trainer_module, "save", fail_twice)
+    left = list[list[str]]()
+    monkeypatch.setattr(
+        trainer_module.Trainer,
+        "_link_best",
+        lambda _: left.append([p.name for p in list_checkpoints(checkpoints)]),
+    )
+    run_training(tiny(runtime=runtime), trained_copy, resume=True)
+    assert calls[:2] == [11, 11]
+    assert "step_000000010" in left[1]
+
+
+def test_short_run_needs_room_for_what_it_writes_alone(monkeypatch):
+    asked = list[int]()
+    monkeypatch.setattr(trainer_module, "require_room", lambda _, size, count: asked.append(count))
+    for total, every in ((6, 3), (2, 3)):
+        scheduler = SchedulerConfig(total_steps=total, strategy="constant", warmup_steps=1)
+        state, checkpoint = TrainState(total_steps=total), CheckpointConfig(every_n_steps=every, max_keep=9)
+        Stage(
+            monkeypatch, scheduler=scheduler, state=state, checkpoint=checkpoint, evaluation={"best": None}
+        ).trainer.run()
+    assert asked == [3, 1]

@@ -14,6 +14,7 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.train import run_training
+from candlewick.train import trainer
 
 RUN = Path(__file__).parents[1] / "version_1" / "run"
 MODEL = {"hidden_size": 16, "num_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
@@ -82,3 +83,16 @@ def test_checkpoint_of_version_1_has_all_its_parts_and_is_verified(run):
     with pytest.raises(Exception, match=r"optimizer\.safetensors has 1 bytes"):
         Checkpoint.open(newest, need={"weights", "optimizer"})
     assert Checkpoint.open(newest, need={"weights"}).weights()
+
+
+def test_best_copy_that_a_run_of_version_1_starts_from_is_saved_before_it_is_set_aside(run, config, monkeypatch):
+    shutil.rmtree(run / "checkpoints")
+
+    def crash(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "train_step", crash)
+        run_training(config, run, resume=True)
+    assert [folder.name for folder in list_checkpoints(run / "checkpoints")] == ["step_000000004"]
+    assert run_training(config, run, resume=True)["steps"] == 12

@@ -107,17 +107,23 @@ def prune(directory: Path, last: Path, max_keep: int, best: Collection[int] = ()
     """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
     The checkpoints of the steps `best` are neither counted nor removed, nor are those of later steps, which were
-    rejected when the run resumed. Those of another run are never removed.
+    rejected when the run resumed. Neither are those of another run, and those whose manifest cannot be read.
     """
     spared = {step_folder(directory, step) for step in best}
-    counted = [folder for folder in list_checkpoints(directory) if folder <= last and folder not in spared]
-    for folder in counted[:-max_keep]:
-        if _read_manifest(folder).provenance.get("run") not in (None, run):
-            continue
+    candidates = [folder for folder in list_checkpoints(directory) if folder <= last and folder not in spared]
+    for folder in [folder for folder in candidates if _is_of(folder, run)][:-max_keep]:
         trash = folder.with_name(f".del-{folder.name}")
         folder.rename(trash)
         fsync_directory(directory)
         shutil.rmtree(trash, ignore_errors=True)
+
+
+def _is_of(folder: Path, run: str | None) -> bool:
+    """Return whether a checkpoint is of a run, or of an older version, which named none."""
+    try:
+        return _read_manifest(folder).provenance.get("run") in (None, run)
+    except CheckpointError:
+        return False
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -159,9 +159,12 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def require_room(directory: Path, tensor_bytes: int) -> None:
-    """Raise MachineError if the disk of a folder has less free than 1.5 `tensor_bytes`; it may not exist yet."""
-    needed = tensor_bytes * 3 // 2
+def require_room(directory: Path, tensor_bytes: int, count: int = 1) -> None:
+    """Raise MachineError if the disk of a folder, which may not exist yet, has no room for so many checkpoints.
+
+    One of them counts 1.5 times.
+    """
+    needed = tensor_bytes * (2 * count + 1) // 2
     free = shutil.disk_usage(
         next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
     ).free

@@ -85,13 +85,16 @@ def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
 
 
 def _require_same_text(plan: PreparePlan, texts: Mapping[str, Text]) -> None:
-    """Raise ConfigError if datasets in the run folder were made of other text."""
+    """Raise ConfigError if datasets in the run folder were made of other text, or otherwise: none is replaced."""
+    assert plan.tokenizer.tokenizer is not None, "a run that goes on has one"
+    tokenizer = encoding_tokenizer(plan.tokenizer.tokenizer, plan.config.data)
     for name, folder in (plan.folders or {}).items():
         if (folder / MANIFEST).is_file():
-            side = "corpus" if name in training_sources(plan.config.data) else "validation_corpus"
-            if read_manifest(folder).inputs.get(side) != texts[name].fingerprint:
+            manifest, recipe = read_manifest(folder), _encode_job(plan, name, texts[name], tokenizer).recipe()
+            if (dict(manifest.inputs), dict(manifest.config)) != (dict(recipe.inputs), dict(recipe.config)):
                 raise ConfigError(
-                    f"{plan.run_dir} holds a run on other text", "choose another --run-dir, or delete that folder"
+                    f"{plan.run_dir} holds a run on other text, or on text that was prepared otherwise",
+                    "put text and settings back, or choose another --run-dir",
                 )
 
 
@@ -107,9 +110,7 @@ def _make_dataset(
 
     Of training text a part is held out unless there is validation text.
     """
-    data, is_training = plan.config.data, name in training_sources(plan.config.data)
-    sides: tuple[Text | None, Text | None] = (text, None) if is_training else (None, text)
-    job = EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
+    data, job = plan.config.data, _encode_job(plan, name, text, tokenizer)
     folder = plan.folders[name] if plan.folders else _cache_folder(data, job.recipe())
     with bytes_progress(name) as progress:
         manifest, reused = prepare_tokens(job, folder, progress=progress)
@@ -117,6 +118,12 @@ def _make_dataset(
     figures = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
     notify_stage(notify, name, folder, reused, figures)
     return folder, reused
+
+
+def _encode_job(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer) -> EncodeJob:
+    data, is_training = plan.config.data, name in training_sources(plan.config.data)
+    sides: tuple[Text | None, Text | None] = (text, None) if is_training else (None, text)
+    return EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
 
 
 def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Literal
 
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
-from candlewick.checkpoint.layout import list_checkpoints
+from candlewick.checkpoint.layout import find_checkpoints, list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.source_files import SourceFiles, open_text
-from candlewick.errors import ConfigError
+from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
@@ -126,6 +126,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
             "there is no text to train on",
             "set data.train_shards, for example [stdlib://]; orchestrate also takes --input PATH or --stream",
         )
+    if newest is not None and newest.config is not None and config.data.max_tokens is None:
+        config = config.replaced(data={"max_tokens": newest.config.data.max_tokens})  # derived when the run began
     config = _with_token_budget(config, batches)
     texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)
     plan = PreparePlan(config, run_dir, start, batches, tokenizer, texts, shard_jobs, request.keeps_data)
@@ -141,12 +143,26 @@ def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoi
     is_there = bool(list_checkpoints(directory))
     if not is_there and best is None and list_checkpoints(run_dir / "best"):
         directory, is_there = run_dir / "best", True  # of version 1, and stopped before its first regular save
+    if not is_there and (run_dir / "config.yaml").is_file():
+        _require_same_directory(run_dir, directory)
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
     if request.resume == "required" or (request.resume == "if_available" and is_there):
         run = read_run_id(run_dir / "config.yaml")
         return Checkpoint.newest(directory, need={"weights", "optimizer"}, run=run)
     return None
+
+
+def _require_same_directory(run_dir: Path, directory: Path) -> None:
+    """Raise ConfigError if a run has its checkpoints in another folder than the settings say."""
+    try:
+        folder = find_checkpoints(run_dir)[0].parent
+    except CheckpointError:
+        return
+    raise ConfigError(
+        f"the checkpoints of {run_dir} lie in {folder}, its settings say {directory}",
+        "put runtime.checkpoint.directory back, move them there, or choose another --run-dir",
+    )
 
 
 def rows_per_update(config: RunConfig) -> int:

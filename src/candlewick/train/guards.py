@@ -24,7 +24,7 @@ class StopAskedError(Exception):
 
 
 class StopRequest:
-    """A request by one of STOP_SIGNALS to stop at the next safe point and save. A second signal stops at once."""
+    """A request by a signal to stop at the next safe point and save. A second SIGINT or SIGTERM stops at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -35,9 +35,14 @@ class StopRequest:
             raise StopAskedError
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Store the name of a signal; the second one raises KeyboardInterrupt."""
+        """Store the name of a signal; then SIGINT and SIGTERM raise KeyboardInterrupt.
+
+        The others do not: a terminal that is closed sends SIGHUP twice.
+        """
         if self.signal_name is not None:
-            raise KeyboardInterrupt
+            if number in (signal.SIGINT, signal.SIGTERM):
+                raise KeyboardInterrupt
+            return
         self.signal_name = signal.Signals(number).name
         # straight to the terminal: a signal may come while a logger or a stream holds its lock
         with suppress(OSError):  # which may be gone

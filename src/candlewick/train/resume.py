@@ -33,6 +33,7 @@ class Rule:
 
 
 _TEXT = Rule("by content", "text may have moved, or be named by the tokens that were made of it")
+_TOKENIZER = Rule("must match", "the run has the tokenizer that was trained with it")
 _TOKENS = Rule("must match", "it decides the tokens")
 _ORDER = Rule("must match", "it decides the order of the rows, in which the run has a place")
 _MACHINE = Rule("free", "it changes where and how fast, not what is computed")
@@ -44,12 +45,14 @@ RULES: dict[str, Rule] = {
     "model.attn_dropout": _LEARNING,
     "model.residual_dropout": _LEARNING,
     "tokenizer": Rule("by content", "the run has the tokenizer of its checkpoint; another one is refused"),
+    **dict.fromkeys(("tokenizer.vocab_size", "tokenizer.min_frequency"), _TOKENIZER),
+    **dict.fromkeys(("tokenizer.max_train_bytes", "tokenizer.max_train_lines"), _TOKENIZER),
     "data": _TOKENS,
     **dict.fromkeys(("data.train_shards", "data.mixture", "data.validation_sets"), _TEXT),
     "data.validation_shards": _TEXT,
     **dict.fromkeys(("data.cache_dir", "data.cache_max_bytes", "data.num_workers"), _MACHINE),
     **dict.fromkeys(("data.sequence_length", "data.packing", "data.order", "data.shuffle_buffer_size"), _ORDER),
-    "data.document_mask": _LEARNING,
+    "data.document_mask": Rule("restarts best", "losses with and without it differ"),
     "data.max_repetitions": Rule("free", "it bounds the length of the run"),
     **dict.fromkeys(("data.global_batch_size", "data.global_batch_tokens", "data.batch_ramp"), _LEARNING),
     "data.micro_batch_size": Rule(
@@ -57,6 +60,7 @@ RULES: dict[str, Rule] = {
     ),
     "optimizer": _LEARNING,
     "optimizer.algorithm": Rule("must match", "another algorithm has another state"),
+    "optimizer.normuon_beta2": Rule("must match", "the second moments are a part of the state"),
     "optimizer.ema_decay": Rule("must match", "the averages are a part of the state"),
     "scheduler": _LEARNING,
     **{
@@ -68,7 +72,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("runtime.device", "runtime.recompute", "runtime.deterministic"), _MACHINE),
     **dict.fromkeys(("runtime.precision", "runtime.tf32"), _ROUNDING),
     "runtime.max_nonfinite_steps": Rule("free", "it bounds the updates that are skipped"),
-    "runtime.checkpoint.init_from": Rule("by content", "a run keeps the checkpoint that it once started from"),
+    "runtime.checkpoint.init_from": Rule("must match", "a run keeps the checkpoint that it once started from"),
     "runtime.evaluation.max_batches": Rule("restarts best", "losses on more and on less text differ"),
 }
 
@@ -103,7 +107,9 @@ def changes(saved: RunConfig, config: RunConfig) -> list[Change]:
     # null is the context of the model, which may be written out
     rows = [each.replaced(data={"sequence_length": each.sequence_length}) for each in (saved, config)]
     sides = differences(*rows).items()
-    return [Change(key, values.get("first"), values.get("second")) for key, values in sides]
+    changed = [Change(key, values.get("first"), values.get("second")) for key, values in sides]
+    # null is the number of rows that the tokenizer needs; another one does not fit the weights, which is told then
+    return [c for c in changed if c.key != "model.vocab_size" or None not in (c.before, c.after)]
 
 
 def apply_table(saved: RunConfig, config: RunConfig, folder: object) -> None:

@@ -57,7 +57,11 @@ class Trainer:
         self.checkpoints, self.best = checkpoint_directories(self.config, self.plan.run_dir)
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
-        self.saved_step = self.state.step if self.state.step else None
+        start = self.plan.start.checkpoint
+        is_own = start is not None and start.folder.resolve().parent == self.checkpoints.resolve()
+        self.newest = start.folder if start is not None and is_own else None  # it was verified
+        # of format version 1 a run may start from a copy of its best one, which is about to be set aside
+        self.saved_step = self.state.step if self.state.step and (is_own or start is None) else None
         self.final_metrics: Metrics | None = None
 
     def run(self) -> Metrics:
@@ -79,6 +83,8 @@ class Trainer:
     def _train(self) -> Metrics:
         """Make the updates that are left, and what is due between them; return the last metrics."""
         state, runtime = self.state, self.runtime
+        if state.step:
+            self._save(is_last=True)
         self._link_best()
         self._require_room()
         self._evaluate_if_due()  # a stop may have come before it
@@ -192,13 +198,13 @@ class Trainer:
                 raise
             logger.warning("step %d is not saved, the next save tries again: %s", step, error)
             return False
-        self.saved_step = step
+        self.saved_step, self.newest = step, folder
         self._link_best()
         max_keep = self.runtime.checkpoint.max_keep
         try:
             if max_keep is not None:
                 prune(self.checkpoints, folder, max_keep, self.state.best_steps, self.plan.start.run)
-        except (OSError, CheckpointError) as error:
+        except OSError as error:
             logger.warning("older checkpoints could not be removed: %s", error)
         self.reporter.checkpoint(self.state, folder)
         return True
@@ -209,20 +215,23 @@ class Trainer:
             return
         best, max_keep = self.runtime.evaluation.best, self.runtime.checkpoint.max_keep
         kept = (max_keep or 1) + (0 if best is None else best.max_keep or 1) + 1
+        if self.state.total_steps is not None:  # a short run saves less often
+            intervals = self.runtime.checkpoint.every_n_steps, best and self.runtime.evaluation.every_n_steps
+            left = self.state.total_steps - self.state.step
+            kept = min(kept, 1 + sum(left // steps for steps in intervals if steps))
         missing = max(kept - len(list_checkpoints(self.checkpoints)), 1)
-        require_room(self.checkpoints, missing * 8 * self.plan.num_parameters)  # at least: with one moment
+        require_room(self.checkpoints, 8 * self.plan.num_parameters, missing)  # at least: with one moment
 
     def _write(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint; on a full disk once more, when of the others only the newest and best are left."""
         try:
             return save(self.checkpoints, snapshot)
         except (OSError, MachineError) as error:
-            folders = list_checkpoints(self.checkpoints)
             is_full = isinstance(error, MachineError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full or not folders or self.runtime.checkpoint.max_keep is None:
+            if not is_full or self.newest is None or self.runtime.checkpoint.max_keep is None:
                 raise
             logger.warning("%s; older checkpoints are removed to make room", error)
-            prune(self.checkpoints, folders[-1], 1, self.state.best_steps, self.plan.start.run)
+            prune(self.checkpoints, self.newest, 1, self.state.best_steps, self.plan.start.run)
             return save(self.checkpoints, snapshot)
 
     def _link_best(self) -> None:

@@ -130,3 +130,11 @@ def test_remove_leftovers_and_prune_go_on_past_a_folder_that_cannot_be_removed(t
     prune(tmp_path, step_folder(tmp_path, 1), 1)
     remove_leftovers(tmp_path)
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1]
+
+
+def test_prune_passes_over_a_manifest_that_cannot_be_read(tmp_path):
+    for step in (1, 2, 3, 4):
+        _checkpoint(tmp_path, step)
+    (step_folder(tmp_path, 1) / "manifest.json").write_bytes(b"{")
+    prune(tmp_path, step_folder(tmp_path, 4), 2)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1, 3, 4]

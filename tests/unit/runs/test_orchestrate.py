@@ -224,3 +224,16 @@ def test_orchestrate_with_more_steps_goes_on_from_the_finished_run(tiny, tmp_pat
     assert said.made() == STAGES[2:]
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 15))
+
+
+def test_orchestrate_with_other_validation_text_is_refused_before_the_tokens_are_made_anew(
+    tiny, orchestrated, text_dir
+):
+    before = {path: path.read_bytes() for path in orchestrated.rglob("*.*") if path.is_file()}
+    data = {**tiny().data.model_dump(mode="json"), "validation_shards": [str(text_dir / "03.txt")]}
+    with pytest.raises(ConfigError, match="on other text, or on text that was prepared otherwise"):
+        orchestrate(tiny(data=data), orchestrated, Said())
+    now = {
+        path: path.read_bytes() for path in orchestrated.rglob("*.*") if path.is_file() and path.name != "log.txt"
+    }
+    assert now == {path: content for path, content in before.items() if path.name != "log.txt"}

@@ -189,3 +189,21 @@ def test_hub_dataset_is_listed_once_and_all_parts_have_one_commit(tiny, hub):
     hub.plan = push
     assert commits(*uris)[0] == {commit}
     assert hub.repos["datasets/me/web"].refs["main"] != commit
+
+
+@pytest.mark.parametrize("resume", ["never", "if_available", "required"])
+def test_other_checkpoint_directory_of_a_run_is_refused(tiny, trained, tmp_path, resume):
+    elsewhere = tiny().replaced(runtime={"checkpoint": {"directory": tmp_path / "empty"}})
+    with pytest.raises(ConfigError, match=r"checkpoints of .* lie in .*/checkpoints, its settings say .*/empty"):
+        resolve(elsewhere, trained, Request(resume=resume))
+
+
+def test_resumed_run_on_text_of_the_hub_keeps_its_number_of_tokens(tiny, hub, tmp_path):
+    hub.commit(
+        "datasets/me/web", {"train.jsonl": b"".join(b'{"text": "some words %d"}\n' % i for i in range(2000))}
+    )
+    data = {**tiny().data.model_dump(mode="json"), "train_shards": ["hf://datasets/me/web"]}
+    data |= {"cache_dir": str(tmp_path / "cache"), "validation_fraction": 0.1}
+    run_training(tiny(data=data, scheduler={"total_steps": 4, "warmup_steps": 1}), tmp_path / "run", resume=False)
+    longer = tiny(data=data, scheduler={"total_steps": 6, "warmup_steps": 1})
+    assert run_training(longer, tmp_path / "run", resume=True)["steps"] == 6

@@ -133,15 +133,21 @@ def test_longer_run_tells_the_jump_of_its_learning_rate(tiny, built, trained_cop
     assert "the learning rate after step 12 is 0.02; as the run was before it was 0" in caplog.text
 
 
-def test_other_amount_or_text_of_validation_restarts_the_best_loss(tiny, built, trained_copy, text_dir, caplog):
-    assert built(tiny(), run_dir=trained_copy, resume=True).state.best_loss is not None
-    text = shutil.copy(text_dir / "03.txt", trained_copy / "other.txt")
+def test_another_amount_of_validation_text_restarts_the_best_loss(tiny, built, trained_copy, text_dir, caplog):
     runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"every_n_steps": 4, "max_batches": 1}}
-    sets = {**tiny().data.model_dump(mode="json"), "validation_sets": {"other": [str(text)]}}
-    for sections in ({"runtime": runtime}, {"data": sets}):
+    data = tiny().data.model_dump(mode="json")
+    mask, half = ({"data": {**data, **change}} for change in ({"document_mask": True}, {"micro_batch_size": 2}))
+    for sections in ({"runtime": runtime}, mask, half):
         caplog.clear()
         assert built(tiny(**sections), run_dir=trained_copy, resume=True).state.best_loss is None
         assert "the lowest loss is looked for anew" in caplog.text
+
+
+def test_another_validation_set_beside_the_main_one_keeps_the_best_loss(tiny, built, trained_copy, text_dir):
+    text = shutil.copy(text_dir / "03.txt", trained_copy / "other.txt")
+    sets = {**tiny().data.model_dump(mode="json"), "validation_sets": {"other": [str(text)]}}
+    for sections in ({}, {"data": sets}):
+        assert built(tiny(**sections), run_dir=trained_copy, resume=True).state.best_loss is not None
 
 
 def test_resume_without_a_checkpoint_is_refused(tiny, built, tmp_path):

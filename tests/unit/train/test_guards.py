@@ -96,3 +96,12 @@ def test_clean_updates_between_skipped_ones_begin_the_count_anew():
         guard.check(state, _result(skipped))
     guard.flush(state)
     assert (state.skipped_steps, state.consecutive_nonfinite_steps) == (3, 1)
+
+
+def test_hangup_that_comes_twice_does_not_stop_at_once():
+    stop = StopRequest()
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1):
+        stop.on_signal(number, None)
+    assert stop.signal_name == "SIGHUP"
+    with pytest.raises(KeyboardInterrupt):
+        stop.on_signal(signal.SIGTERM, None)

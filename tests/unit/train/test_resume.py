@@ -26,7 +26,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "model.num_key_value_heads": (1, MUST),
     "model.mlp": ("silu", MUST),
     "model.intermediate_size": (64, MUST),
-    "model.vocab_size": (4096, MUST),
+    "tokenizer.special_tokens": ("/names.txt", CONTENT),
     "model.max_position_embeddings": (4096, MUST),
     "model.rope_theta": (5e5, MUST),
     "model.rope_scaling": ("{rope_type: linear, factor: 2.0}", MUST),
@@ -36,8 +36,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "model.tie_word_embeddings": ("false", MUST),
     "model.attn_dropout": (0.1, WARNED),
     "model.residual_dropout": (0.1, WARNED),
-    "tokenizer.vocab_size": (999, CONTENT),
-    "tokenizer.min_frequency": (9, CONTENT),
+    "tokenizer.vocab_size": (999, MUST),
+    "tokenizer.min_frequency": (9, MUST),
     "data.train_shards": ("[b]", CONTENT),
     "data.validation_shards": ("[b]", CONTENT),
     "data.format": ("chat", MUST),
@@ -50,7 +50,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "data.sequence_length": (64, MUST),
     "data.packing": ("bfd", MUST),
     "data.order": ("window", MUST),
-    "data.document_mask": ("true", WARNED),
+    "data.document_mask": ("true", BEST),
     "data.num_workers": (3, FREE),
     "data.cache_dir": ("/elsewhere", FREE),
     "data.max_repetitions": (9.0, FREE),
@@ -78,7 +78,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "runtime.max_nonfinite_steps": (3, FREE),
     "runtime.checkpoint.every_n_steps": (3, FREE),
     "runtime.checkpoint.max_keep": (9, FREE),
-    "runtime.checkpoint.init_from": ("/parent", CONTENT),
+    "runtime.checkpoint.init_from": ("/parent", MUST),
     "runtime.evaluation.every_n_steps": (3, FREE),
     "runtime.evaluation.max_batches": (3, BEST),
     "runtime.evaluation.best.max_keep": (3, FREE),
@@ -87,6 +87,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
 }
 
 NEEDS = {
+    "tokenizer.special_tokens": ("tokenizer.tokenizer_json=/t.json",),
     "model.mlp": ("model.qk_norm=false",),
     "scheduler.strategy": ("scheduler.strategy=constant", "scheduler.decay_fraction=0.4"),
 }
