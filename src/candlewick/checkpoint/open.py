@@ -145,7 +145,7 @@ class Checkpoint:
             ) from None
 
     def weights(self) -> "dict[str, Tensor]":
-        """Read the weights by parameter name. Raises CheckpointError if they are fewer than the model has."""
+        """Read the weights by parameter name. Raises CheckpointError for too few, or one that is not finite."""
         config, vocab_size = self.shape
         saved = read_model(self.folder)
         saved = {name: tensor for name, tensor in saved.items() if not name.endswith("rotary_emb.inv_freq")}
@@ -159,6 +159,12 @@ class Checkpoint:
                 f"{needed:,}",
                 "use the configuration that the checkpoint was written with",
             )
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise CheckpointError(
+                    f"{self.folder / MODEL}: {name} is not finite everywhere: its run diverged",
+                    "use an earlier one",
+                )
         return tensors
 
     def optimizer(self) -> "dict[str, Tensor]":

@@ -43,6 +43,7 @@ class Reporter:
                     events.unlink()
             every = runtime.logging.tensorboard_flush_every_n
             self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
+        self._has_told_zero = False
         self._failing: list[JsonlTracker | TensorBoardTracker] = []
 
     @contextmanager
@@ -72,6 +73,9 @@ class Reporter:
             **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
         self.log(state.step, row)
+        if row["train/grad_norm"] == 0.0 and not self._has_told_zero:
+            self._has_told_zero = True
+            logger.warning("step %d: all gradients are zero, so nothing is learned", state.step)
         self._show(lambda display: display.update(row, step=state.step, total_steps=total))
 
     def end_training_interval(self) -> None:

@@ -97,7 +97,7 @@ class Trainer:
             state.step += 1
             state.tokens = self.loader.rows_read * self.plan.order.sequence_length
             self.guard.check(state, result)
-            if state.step == 1 or self._is_due(runtime.log_every_n_steps):
+            if state.step in (1, state.total_steps) or self._is_due(runtime.log_every_n_steps):
                 self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
             state.train_seconds += time.monotonic() - began
             self._set_total_steps()
@@ -107,6 +107,12 @@ class Trainer:
                 self._save()
             self.stop.raise_if_asked()
         self._save(is_last=True)
+        if state.skipped_steps:
+            logger.warning(
+                "%d of %d updates were skipped: their loss or gradients were not finite",
+                state.skipped_steps,
+                state.step,
+            )
         if self.final_metrics is None or state.evaluated_step != state.step:
             self.final_metrics = self.evaluate(None)
             self.reporter.evaluation(state, self.final_metrics, is_full=True)

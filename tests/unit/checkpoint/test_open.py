@@ -136,3 +136,13 @@ def test_sparse_file_of_two_gigabytes_is_refused_without_its_memory(folder):
         _ = Checkpoint(folder, None).shape
     with pytest.raises(CheckpointError, match=r"state\.json cannot be read: .*larger than"):
         _ = Checkpoint(folder, None).state
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(make_snapshot, tmp_path, value):
+    """Those of a run that diverged, in another program or an older version."""
+    snapshot = make_snapshot(1)
+    snapshot.weights["model.norm.weight"][3] = value
+    checkpoint = Checkpoint.open(save(tmp_path, snapshot), need={"weights"})
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is not finite everywhere.*use an earlier one"):
+        checkpoint.weights()

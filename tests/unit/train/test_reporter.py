@@ -261,3 +261,14 @@ def test_display_without_a_reader_is_dropped_and_the_run_goes_on(tmp_path, monke
         with contextlib.suppress(BrokenPipeError):
             gone.close()
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 6
+
+
+def test_gradients_that_are_all_zero_are_told_once(tmp_path, shown, caplog):
+    reporter, state = make(tmp_path), TrainState(total_steps=4)
+    dead = replace(result(5.5), grad_norm=torch.tensor(0.0))
+    with reporter.running(state):
+        for step, update in enumerate((result(5.5), dead, dead), start=1):
+            state.step = step
+            reporter.step(state, update, 0.02)
+    (record,) = caplog.records
+    assert record.getMessage() == "step 2: all gradients are zero, so nothing is learned"

@@ -31,13 +31,13 @@ def test_trainer_runs_events_in_order(monkeypatch):
         *("step 1", "log 1", "step 2", "evaluate 2", "sample 2", "save checkpoints 2"),
         *("step 3", "save checkpoints 3"),
         *("step 4", "log 4", "evaluate 4", "sample 4"),
-        *("step 5", "step 6", "evaluate 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
+        *("step 5", "step 6", "log 6", "evaluate 6", "sample 6", "save checkpoints 6", "evaluate 6 all"),
     ]
     # the time of every save is charged to saving
     assert stage.reported == ["checkpoints 2", "checkpoints 3", "checkpoints 6"]
     assert stage.linked == [(), (2,), (2,), (6,)]  # at the start, and after each save
     assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert stage.rates == [0.01, 0.02]
+    assert stage.rates == [0.01, 0.02, 0.02]
     assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
     assert stage.state.train_seconds > 0
 
@@ -109,7 +109,7 @@ def test_signal_in_the_last_step_saves_and_leaves_the_last_evaluation_to_a_resum
     stage.stop_at = {"step 6": signal.SIGINT}
     with pytest.raises(RunInterrupted, match="at step 6; all of it is saved"):
         stage.trainer.run()
-    assert stage.events[-2:] == ["step 6", "save checkpoints 6"]
+    assert stage.events[-3:] == ["step 6", "log 6", "save checkpoints 6"]
 
 
 def test_signal_that_the_process_ignores_does_not_stop_a_run(monkeypatch):
@@ -337,3 +337,9 @@ def test_a_time_budget_alone_ends_a_run_without_a_warning(monkeypatch, caplog):
     stage = Stage(monkeypatch, state=TrainState(), scheduler=scheduler, evaluation={"every_n_steps": None})
     stage.trainer.run()
     assert not caplog.records
+
+
+def test_skipped_updates_are_told_at_the_end(monkeypatch, caplog):
+    stage = Stage(monkeypatch, skipped=[2, 5])
+    stage.trainer.run()
+    assert "2 of 6 updates were skipped: their loss or gradients were not finite" in caplog.text
