@@ -84,11 +84,13 @@ class Stage:
         )
         config = SimpleNamespace(runtime=self.runtime, scheduler=self.scheduler, optimizer=MuonConfig())
         batches = BatchSchedule(rows=10).resume_at(self.state.step, self.rows_read)
+        folder = SimpleNamespace(folder=Path("checkpoints") / f"step_{self.state.step:09d}")
+        checkpoint = folder if self.state.step else None
         return SimpleNamespace(
             plan=SimpleNamespace(
                 config=config,
                 run_dir=Path(),
-                start=SimpleNamespace(run="run", checkpoint=None),
+                start=SimpleNamespace(run="run", checkpoint=checkpoint),
                 order=self,
                 batches=batches,
                 max_steps=self.max_steps,

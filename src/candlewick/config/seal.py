@@ -34,11 +34,10 @@ def require_whole(text: str, path: Path) -> None:
 
 def read_run_id(path: Path) -> str | None:
     """Return the id of the run that wrote a configuration; None if there is no such file, or no seal."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            found = _SEAL.match(file.readline(200))
-    except FileNotFoundError:
+    if not path.is_file():  # a pipe would be waited for
         return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = _SEAL.match(file.readline(200))
     return found and found[1]
 
 

@@ -12,6 +12,7 @@ written had its default.
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from candlewick.config import RunConfig
@@ -112,7 +113,7 @@ def changes(saved: RunConfig, config: RunConfig) -> list[Change]:
     return [c for c in changed if c.key != "model.vocab_size" or None not in (c.before, c.after)]
 
 
-def apply_table(saved: RunConfig, config: RunConfig, folder: object) -> None:
+def apply_table(saved: RunConfig, config: RunConfig, folder: Path) -> None:
     """Log each change. Raises ConfigError that names all that must match the checkpoint in `folder`."""
     changed = changes(saved, config)
     if refused := [change for change in changed if change.rule.effect == "must match"]:

@@ -58,10 +58,10 @@ class Trainer:
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         start = self.plan.start.checkpoint
+        # of format version 1 a run may start from a copy of its best one, which is about to be set aside
         is_own = start is not None and start.folder.resolve().parent == self.checkpoints.resolve()
         self.newest = start.folder if start is not None and is_own else None  # it was verified
-        # of format version 1 a run may start from a copy of its best one, which is about to be set aside
-        self.saved_step = self.state.step if self.state.step and (is_own or start is None) else None
+        self.saved_step = None if self.newest is None else self.state.step
         self.final_metrics: Metrics | None = None
 
     def run(self) -> Metrics:

@@ -1,5 +1,6 @@
 """A run's config.yaml names its run, and is refused when it was changed."""
 
+import os
 import random
 
 import pytest
@@ -30,6 +31,8 @@ def test_configuration_without_a_seal_or_a_file_has_no_run(tmp_path):
     (tmp_path / "mine.yaml").write_text("data: {micro_batch_size: 2}\n")
     assert read_run_id(tmp_path / "mine.yaml") is None
     assert read_run_id(tmp_path / "none.yaml") is None
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert read_run_id(tmp_path / "pipe.yaml") is None
 
 
 def test_edited_configuration_of_a_run_is_refused_until_its_first_line_is_gone(path):
