@@ -122,7 +122,7 @@ class Bench:
             "ours",
             seed,
             {
-                "bits_per_byte": result["metrics"]["eval/bits_per_byte"],
+                "bits_per_byte": result["metrics"]["final/bits_per_byte"],
                 **{key: result[key] for key in ("steps", "tokens", "train_seconds")},
             },
         )

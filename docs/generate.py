@@ -56,16 +56,18 @@ What a changed setting means for a run that goes on. `make docs` writes this pag
 `src/candlewick/train/resume.py`.
 
 ```sh
-candlewick train --run-dir runs/mine --resume                                          # from its newest checkpoint
-candlewick train --run-dir runs/mine --resume --override scheduler.total_steps=20000   # train it longer
-candlewick train --config mine.yaml --run-dir runs/mine --resume auto                  # start it, or go on
-candlewick orchestrate --config mine.yaml --run-dir runs/mine --steps 20000            # it goes on by itself
+candlewick train --resume runs/mine                                              # from its newest checkpoint
+candlewick train --resume runs/mine --override scheduler.total_steps=20000       # train it longer
+candlewick train --resume runs/mine/checkpoints/step_000004000                   # back to an earlier one, or to `best`
+candlewick train --config mine.yaml --run-dir runs/mine --resume auto            # start it, or go on
+candlewick orchestrate --config mine.yaml --run-dir runs/mine --steps 20000      # it goes on by itself
 ```
 
 A change is a line in the log; *warned of* is a warning. What *must match* is an error that names all such settings
 with both values. *By content* means that names and paths are free: what was made of the text is compared by its
 ids. After a change that *restarts the best*, the lowest validation loss is looked for anew. An end before the
-updates that a run has made is an error. If the learning rate jumps, both rates are told.
+updates that a run has made is an error. If the learning rate jumps, both rates are told. Checkpoints after the one
+that a run goes back to are kept, renamed to `step_*.rejected-*`.
 
 | setting | when it changes | because |
 |---|---|---|"""

@@ -105,7 +105,7 @@ def tiny_config(text_dir: Path, cache: Path, **sections) -> RunConfig:
             "device": "cpu",
             "log_every_n_steps": 1,
             "checkpoint": {"every_n_steps": 5},
-            "evaluation": {"every_n_steps": 4, "max_batches": 2},
+            "evaluation": {"every_n_steps": 4, "max_tokens": 256},
             "sample": {"max_new_tokens": 8},
             "logging": {"enable_stdout": False},
         },

@@ -19,6 +19,7 @@ from candlewick.config import (
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import GlobalBatch
 from candlewick.train import trainer as trainer_module
+from candlewick.train.mean_loss import MeanLoss
 from candlewick.train.state import TrainState
 from candlewick.train.step import StepResult
 from candlewick.train.trainer import Trainer
@@ -33,6 +34,7 @@ class Stage:
         self.reported: list[str] = []
         self.rates: list[float] = []
         self.losses, self.skipped, self.stop_at = list(losses), set(skipped), {}
+        self.training_losses: dict[int, float] = {}
         self.state = settings.pop("state", None) or TrainState(total_steps=6)
         self.scheduler = settings.pop(
             "scheduler", SchedulerConfig(total_steps=6, strategy="constant", warmup_steps=2)
@@ -40,7 +42,7 @@ class Stage:
         self.sampling = settings.pop("sampling", True)
         self.rows_read = 10 * self.state.step
         self.loss_scale, self.max_steps = settings.pop("loss_scale", None), settings.pop("max_steps", None)
-        evaluation = {"every_n_steps": 2, "max_batches": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
+        evaluation = {"every_n_steps": 2, "max_tokens": 5, "best": BestConfig(), **settings.pop("evaluation", {})}
         self.runtime = RuntimeConfig(
             log_every_n_steps=4,
             max_nonfinite_steps=2,
@@ -75,10 +77,10 @@ class Stage:
     def objects(self) -> Any:
         reporter = SimpleNamespace(
             running=lambda _: nullcontext(),
-            step=lambda state, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
+            step=lambda state, loss, _, rate: self.say(f"log {state.step}") or self.rates.append(rate),
             log=lambda step, figures: self.say(f"statistics {step} {figures}"),
             end_training_interval=lambda: None,
-            evaluation=lambda state, metrics, *, is_full: None,
+            evaluation=lambda state, metrics: None,
             samples=lambda state, samples: self.say(f"sample {state.step}"),
             checkpoint=lambda state, folder: self.reported.append(f"{folder} {state.step}"),
         )
@@ -92,6 +94,8 @@ class Stage:
                 run_dir=Path(),
                 start=SimpleNamespace(run="run", checkpoint=checkpoint),
                 order=self,
+                tokenizer=SimpleNamespace(vocab_size=100),
+                data=SimpleNamespace(validation_splits={"": SimpleNamespace(num_targets=100)}),
                 batches=batches,
                 max_steps=self.max_steps,
                 num_parameters=1,
@@ -99,6 +103,7 @@ class Stage:
             state=self.state,
             objective=SimpleNamespace(model="model"),
             optimizer=SimpleNamespace(set_lr=self.multipliers.append),
+            losses=MeanLoss(self.state, torch.device("cpu")),
             loss_scale=self.loss_scale,
             loader=self,
             reporter=reporter,
@@ -114,13 +119,14 @@ class Stage:
         yield lambda: "figures"
 
     def train_step(self, objective, optimizer, update, max_grad_norm, loss_scale) -> StepResult:
-        one, skipped = torch.tensor(1.0), torch.tensor(float(self.state.step + 1 in self.skipped))
-        self.say(f"step {self.state.step + 1}")
-        return StepResult(loss=one, grad_norm=one, skipped=skipped)
+        step, one = self.state.step + 1, torch.tensor(1.0)
+        self.say(f"step {step}")
+        loss = torch.tensor(self.training_losses.get(step, 1.0))
+        return StepResult(loss=loss, grad_norm=one, skipped=torch.tensor(float(step in self.skipped)))
 
-    def evaluate(self, max_batches) -> dict[str, float]:
-        self.say(f"evaluate {self.state.step}" + (" all" if max_batches is None else ""))
-        return {"eval/loss": self.losses.pop(0) if self.losses else 1.0}
+    def evaluate(self, max_tokens) -> dict[str, float]:
+        self.say(f"evaluate {self.state.step}" + (" all" if max_tokens is None else ""))
+        return {"eval/loss": self.losses.pop(0) if self.losses else 1.0, "eval/tokens": max_tokens or 100}
 
     def save(self, directory, snapshot) -> Path:
         self.say(f"save {directory} {snapshot.step}")

@@ -45,7 +45,7 @@ def configure(tiny):
     def make(precision: str, **settings):
         runtime = tiny().runtime.model_dump(mode="json")
         runtime |= {"device": "cuda", "precision": precision, **settings}
-        runtime["evaluation"] = {"every_n_steps": 2, "max_batches": 2}
+        runtime["evaluation"] = {"every_n_steps": 2, "max_tokens": 256}
         return tiny(runtime=runtime, scheduler={"total_steps": 5, "warmup_steps": 1})
 
     return make
@@ -57,7 +57,7 @@ def test_training_lowers_the_loss_and_saves_float32_weights(configure, tmp_path,
     losses = [row["train/loss"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in row]
     assert len(losses) == 5
     assert losses[-1] < 0.95 * losses[0]
-    assert result["metrics"]["eval/loss"] < losses[0]
+    assert result["metrics"]["final/loss"] < losses[0]
     weights = read_tensors(newest_checkpoint(tmp_path / "run" / "checkpoints") / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
@@ -89,7 +89,7 @@ def test_deterministic_run_resumes_bit_equal(configure, tmp_path, monkeypatch, p
 
 def last_loss(config, folder) -> float:
     try:
-        return run_training(config, folder, resume=False)["metrics"]["eval/loss"]
+        return run_training(config, folder, resume=False)["metrics"]["final/loss"]
     finally:
         torch.set_float32_matmul_precision("highest")
 

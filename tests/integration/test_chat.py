@@ -111,8 +111,8 @@ def test_chat_training_counts_answer_tokens_only(child, trained_copy):
     manifest = read_manifest(Path(data.train_shards[0]))
     assert manifest.id == tokens
     held = [shard for shard in manifest.details["shards"] if shard["split"] == "validation"]
-    assert result["metrics"]["eval/tokens"] == sum(shard["targets"] for shard in held)
-    assert 0 < result["metrics"]["eval/bits_per_byte"] < 20
+    assert result["metrics"]["final/tokens"] == sum(shard["targets"] for shard in held)
+    assert 0 < result["metrics"]["final/bits_per_byte"] < 20
 
 
 def test_chat_training_stretches_the_context(child, trained_copy, capsys):

@@ -206,7 +206,7 @@ def generate(monkeypatch):
 
 def settings_of(tiny, tree: dict) -> RunConfig:
     """A tiny run of four updates with a checkpoint after each second one."""
-    runtime = {"sample": None, "checkpoint": {"every_n_steps": 2}, "evaluation": {"max_batches": 1}}
+    runtime = {"sample": None, "checkpoint": {"every_n_steps": 2}, "evaluation": {"max_tokens": 128}}
     base = {
         "scheduler": {"total_steps": 4, "warmup_steps": 0},
         "runtime": tiny().runtime.model_dump(mode="json") | runtime,

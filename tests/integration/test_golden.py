@@ -26,7 +26,7 @@ def test_losses_equal_the_golden_run(tiny, tmp_path, algorithm):
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     found = {
         "train": [round(row["train/loss"], 6) for row in rows if "train/loss" in row],
-        "bits_per_byte": round(outcome["metrics"]["eval/bits_per_byte"], 6),
+        "bits_per_byte": round(outcome["metrics"]["final/bits_per_byte"], 6),
     }
     expected = json.loads(GOLDEN.read_bytes())[algorithm]
     assert found["train"] == pytest.approx(expected["train"], rel=2e-3), json.dumps({algorithm: found})

@@ -135,7 +135,7 @@ def test_update_with_ignored_targets_equals_weights_of_zero_and_one(case, micro_
 def test_evaluation_of_a_filled_batch_equals_weights_of_zero_and_one(split, packing):
     data = DataConfig(micro_batch_size=4, packing=packing)
     objective = NextTokenLoss(make_model().float(), num_tokens=VOCABULARY)
-    found = evaluate(objective, split, data, sequence_length=T, max_batches=None)
+    found = evaluate(objective, split, data, sequence_length=T, max_tokens=None)
     view, sums = open_rows(split, data, T), torch.zeros(3, dtype=torch.float64)
     model = make_model()
     for row in range(view.num_rows):

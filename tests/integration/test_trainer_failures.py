@@ -151,6 +151,34 @@ def test_full_disk_spares_the_checkpoint_that_the_run_was_resumed_from(tiny, tra
     assert "step_000000010" in left[1]
 
 
+def test_last_checkpoint_with_a_loss_below_guessing_outlives_spoilt_ones(monkeypatch, caplog):
+    checkpoint = CheckpointConfig(every_n_steps=1, max_keep=1)
+    stage = Stage(monkeypatch, checkpoint=checkpoint, evaluation={"best": None})
+    stage.training_losses = {3: 4.7, 4: float("inf"), 5: 99.0}  # ln 100 = 4.61
+    stage.trainer.run()
+    assert stage.pruned == [(1, ()), (1, ()), (1, (2,)), (1, (2,)), (1, (2,)), (1, ())]
+    assert stage.state.sound_step == 6
+    warnings = [record.getMessage() for record in caplog.records if "spoilt" in record.getMessage()]
+    assert len(warnings) == 3
+    assert "step 3 has a training loss of 4.70, that of guessing is 4.61" in warnings[0]
+    assert "--resume checkpoints/step_000000002" in warnings[0]
+
+
+def test_save_that_fails_is_not_the_sound_one(monkeypatch):
+    stage = Stage(monkeypatch, checkpoint=CheckpointConfig(every_n_steps=1), evaluation={"best": None})
+    failing(monkeypatch, stage, [None, None, OSError(5, "Input/output error")])
+    stage.training_losses = {4: 99.0}
+    stage.trainer.run()
+    assert (3, (2,)) in stage.pruned
+
+
+def test_update_that_ends_a_diverged_run_has_a_row(monkeypatch):
+    stage = Stage(monkeypatch, skipped={1, 2}, evaluation={"best": None})
+    with pytest.raises(RunDiverged):
+        stage.trainer.run()
+    assert [event for event in stage.events if event.startswith("log")] == ["log 1", "log 3"]
+
+
 def test_short_run_needs_room_for_what_it_writes_alone(monkeypatch):
     asked = list[int]()
     monkeypatch.setattr(trainer_module, "require_room", lambda _, size, count: asked.append(count))

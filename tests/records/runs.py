@@ -178,13 +178,15 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     """Return the losses, the last evaluation, and hashes of the last checkpoint of a run."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     last = max((run_dir / "checkpoints").glob("step_*"))
-    evaluations = [row for row in rows if "eval/loss" in row]
+    # the figures of the last evaluation are named final/... since version 2
+    evaluations = [row for row in rows if {"eval/loss", "final/loss"} & row.keys()]
+    last_figures = {name.replace("final/", "eval/"): value for name, value in evaluations[-1].items()}
     state = next(path for path in (last / "training" / "state.json", last / "state.json") if path.is_file())
     counters = json.loads(state.read_bytes())["counters"]
     return {
         "losses": [row["train/loss"] for row in rows if "train/loss" in row],
         "norms": hashlib.sha256(json.dumps([row.get("train/grad_norm") for row in rows]).encode()).hexdigest(),
-        "evaluation": {name: value for name, value in evaluations[-1].items() if name.startswith("eval/")},
+        "evaluation": {name: value for name, value in last_figures.items() if name.startswith("eval/")},
         "step": counters["step"],
         "tokens": counters["tokens"],
         "weights": tensors_sha256(last / "model.safetensors"),

@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Collection, Container
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,15 @@ def _is_of(folder: Path, run: str | None) -> bool:
         return _read_manifest(folder).provenance.get("run") in (None, run)
     except CheckpointError:
         return False
+
+
+def set_later_aside(directory: Path, step: int) -> None:
+    """Rename the checkpoints of later steps than `step`, from which a run goes on: it writes them anew."""
+    for folder in list_checkpoints(directory):
+        if folder > step_folder(directory, step):
+            aside = folder.with_name(f"{folder.name}.rejected-{time.time_ns()}")
+            logger.warning("the run goes on from step %d, so %s is kept as %s", step, folder, aside.name)
+            folder.rename(aside)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -54,13 +54,16 @@ class Checkpoint:
 
         With the id of a `run` also if it belongs to another one.
         """
-        newest = cls._open_newest_valid(list_checkpoints(directory)[::-1], need, directory)
-        if run is not None and newest.run not in (None, run):
+        return cls._open_newest_valid(list_checkpoints(directory)[::-1], need, directory).require_run(run)
+
+    def require_run(self, run: str | None) -> Self:
+        """Return this checkpoint. Raises CheckpointError if it belongs to another run than `run`."""
+        if run is not None and self.run not in (None, run):
             raise CheckpointError(
-                f"{newest.folder} belongs to run {newest.run}, and is not one of run {run}",
+                f"{self.folder} belongs to run {self.run}, and is not one of run {run}",
                 "set runtime.checkpoint.directory to the run's own folder, or start from it with --init-from",
             )
-        return newest
+        return self
 
     @classmethod
     def _open_newest_valid(cls, folders: list[Path], need: Collection[Content], path: Path) -> Self:
@@ -137,8 +140,8 @@ class Checkpoint:
         if not self.state_file.is_file():
             return None
         try:
-            return RunConfig.model_validate_json(canonical_json(self.state["config"]))
-        except ValueError as error:
+            return RunConfig.model_validate_json(canonical_json(_translate_max_batches(self.state["config"])))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.state_file} holds settings that this version does not read: {error}",
                 "use the version of candlewick that wrote it",
@@ -170,6 +173,17 @@ class Checkpoint:
     def optimizer(self) -> "dict[str, Tensor]":
         """Read the optimizer's state by "<parameter>.<state>". Raises CheckpointError."""
         return read_tensors(self.folder / _training_file(OPTIMIZER, self.manifest))
+
+
+def _translate_max_batches(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with max_tokens for max_batches, which in version 1 counted micro-batches."""
+    runtime = tree.get("runtime", {})
+    if "max_batches" not in (evaluation := dict(runtime.get("evaluation", {}))):
+        return tree
+    tokens, data = evaluation.pop("max_batches"), tree["data"]
+    if tokens is not None:
+        tokens *= data["micro_batch_size"] * (data["sequence_length"] or tree["model"]["max_position_embeddings"])
+    return tree | {"runtime": runtime | {"evaluation": evaluation | {"max_tokens": tokens}}}
 
 
 def _training_file(name: str, manifest: Manifest | None) -> str:

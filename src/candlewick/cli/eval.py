@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
     add_sources(parser, "text, or a token dataset (its validation split); default: validation text of the run")
-    add_count(parser, "--max-batches", "maximum number of batches; default: all")
+    add_count(parser, "--max-tokens", "maximum number of tokens, spread over the text; default: all")
     add_reporting(parser)
 
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     data = DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home())
-    metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_batches=args.max_batches)
+    metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_tokens=args.max_tokens)
     if not emit_json(args, metrics):
         for name, value in metrics.items():
             print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")

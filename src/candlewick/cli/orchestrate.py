@@ -76,7 +76,7 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
         "--checkpoint-every": "runtime.checkpoint.every_n_steps",
         "--max-checkpoints": "runtime.checkpoint.max_keep",
         "--evaluate-every": "runtime.evaluation.every_n_steps",
-        "--eval-batches": "runtime.evaluation.max_batches",
+        "--eval-batches": (_COUNT, "maximum number of validation batches, each of --batch-size rows"),
         "--log-every": "runtime.log_every_n_steps",
         "--shuffle-buffer": "data.shuffle_buffer_size",
         "--loader-workers": "data.num_workers",
@@ -161,6 +161,8 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
     for flag, key in _SETTINGS.items():
         if (value := getattr(args, key)) is not None:
             overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *_IMPLIED.get(flag, ())]
+    if args.eval_batches is not None:
+        overrides.append(f"runtime.evaluation.max_batches={args.eval_batches}")
     return overrides
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Literal
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import absolute, add_config, add_reporting, load_run_config
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about += "the folder of a training.yaml that `orchestrate` wrote"
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
     about = "resume from the newest checkpoint in --run-dir, with its configuration unless --config is given; "
-    about += "with auto, start if there is none: one command for a job that is restarted"
-    parser.add_argument("--resume", nargs="?", const=True, default=False, choices=("auto",), help=about)
+    about += "DIR is a run, or one of its checkpoints, from which it goes on; with auto, start if there is none: "
+    about += "one command for a job that is restarted"
+    parser.add_argument("--resume", metavar="DIR", nargs="?", const=True, default=False, help=about)
     about = "start from the weights, model settings and tokenizer of this checkpoint, or of "
     about += "hf://OWNER/NAME@REVISION"
     parser.add_argument("--init-from", metavar="DIR", help=about)
@@ -30,14 +32,13 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.config or "run")
     # `orchestrate` writes both files into the run folder: its training.yaml is trained in that folder
     is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
-    run_dir = args.run_dir or (path.parent if is_prepared else Path("runs") / path.stem)
+    default_dir = path.parent if is_prepared else Path("runs") / path.stem
+    resume, run_dir = _resume(args, default_dir)
     args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
-    if args.resume is True and args.init_from is not None:
+    if resume not in (False, "auto") and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts a new one", "give one of them")
-    if args.resume and args.config is None:
-        if args.run_dir is None:
-            raise ConfigError("--resume needs the folder of a run", "give its folder with --run-dir")
+    if resume and args.config is None:
         if not saved.is_file():
             fix = "give the right --run-dir, or --config for a run that starts"
             raise ConfigError(f"{saved} does not exist, so there is nothing to resume", fix)
@@ -51,9 +52,26 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.runs.train import run_training
 
-    result = run_training(config, run_dir, resume=args.resume)
+    result = run_training(config, run_dir, resume=resume)
     if not emit_json(args, result):
-        loss, bits = result["metrics"]["eval/loss"], result["metrics"]["eval/bits_per_byte"]
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
-        print(f"validation: loss {loss:.4f}, {bits:.4f} bits per byte")
+        figures = {name.partition("/")[2]: figure for name, figure in result["metrics"].items()}
+        if figures:
+            print(f"validation: loss {figures['loss']:.4f}, {figures['bits_per_byte']:.4f} bits per byte")
         print(f"try: candlewick generate {run_dir}")
+
+
+def _resume(args: argparse.Namespace, default_dir: Path) -> tuple[bool | Literal["auto"] | Path, Path]:
+    """Return what to resume, and the folder of the run. Raises ConfigError if nothing names it."""
+    resume = args.resume
+    if isinstance(resume, bool) or resume == "auto":
+        if resume and args.run_dir is None and args.config is None:
+            raise ConfigError("--resume needs the folder of a run", "give it: --resume RUN")
+        return resume, args.run_dir or default_dir
+    path = Path(resume)
+    if (path / "config.json").is_file():  # a checkpoint, or a link to one
+        path = path.resolve()
+        return path, args.run_dir or path.parent.parent
+    if args.run_dir is not None and args.run_dir.resolve() != path.resolve():
+        raise ConfigError(f"--resume names the run {path}, --run-dir {args.run_dir}", "give one of them")
+    return True, path

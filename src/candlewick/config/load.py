@@ -38,10 +38,12 @@ logger = logging.getLogger(__name__)
 _MAX_PARENTS = 8
 _MAX_LISTED = 20
 _OVERRIDE = "--override"
+_EVALUATION: Key = ("runtime", "evaluation")
 _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("scheduler",), ("total_steps", "total_tokens", "total_epochs", "total_seconds")),
     (("data",), ("train_shards", "mixture")),
     (("data",), ("global_batch_size", "global_batch_tokens")),
+    (_EVALUATION, ("max_tokens", "max_batches")),
 )
 _CHOICES: set[Key] = {  # keys that replace settings of lower layers
     *((*section, name) for section, names in _ALTERNATIVES for name in names),
@@ -141,6 +143,11 @@ class _Settings:
 
     def validate(self, note: NoteCallback) -> RunConfig:
         """Return the tree as a configuration. Raises ConfigError that names everything that is wrong."""
+
+        def report(key: Key, message: str) -> None:
+            self.problems.append((self.location(key), key, message))
+
+        self.tree = _translate_max_batches(self.tree, note, report)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
@@ -298,6 +305,32 @@ def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallbac
         except ValueError as error:
             report(key, f"{error} (got {shorten(repr(value))})")
     return value
+
+
+def _translate_max_batches(tree: Tree, note: NoteCallback, report: ProblemCallback) -> Tree:
+    """Return the tree with max_tokens for max_batches, of older files and of transformer_candle.
+
+    A batch has all rows of an update.
+    """
+    key, evaluation = (*_EVALUATION, "max_batches"), look_up(tree, _EVALUATION)
+    if not isinstance(evaluation, dict) or "max_batches" not in evaluation:
+        return tree
+    others = cast(Tree, evaluation).copy()
+    batches = others.pop("max_batches")
+    tree = cast(Tree, _assign(tree, _EVALUATION, others))
+    if "max_tokens" in others:
+        report(key, "is max_tokens in another unit: keep one of them")
+    if batches is not None and (type(batches) is not int or batches < 1):
+        report(key, f"should be a whole number, at least 1, or null (got {shorten(repr(batches))})")
+        return tree
+    try:
+        config = RunConfig.model_validate_json(json.dumps(tree))
+    except ValidationError:
+        return tree  # its problems are found next
+    rows = config.data.global_batch_size or config.data.micro_batch_size
+    tokens = batches and batches * (config.data.global_batch_tokens or rows * config.sequence_length)
+    note(f"{format_key(key)}={batches} is read as max_tokens={tokens}")
+    return cast(Tree, _assign(tree, (*_EVALUATION, "max_tokens"), tokens))
 
 
 def merge(base: Tree, layer: Tree, key: Key = ()) -> Tree:

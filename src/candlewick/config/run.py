@@ -54,9 +54,11 @@ class EvaluationConfig(Section):
     every_n_epochs: Count | None = None
     """Evaluate every N epochs; null disables epoch-based evaluation."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 250)
-    """Evaluate every N updates; null: never. Default: 250 without every_n_epochs. The end always evaluates."""
-    max_batches: Count | None = 50
-    """Maximum number of validation micro-batches; null: all. The final evaluation always reads all."""
+    """Evaluate every N updates; null: never. Default: 250 without every_n_epochs."""
+    at_end: bool = True
+    """Evaluate after the last update, then on all of the validation text, whose figures are named `final/...`."""
+    max_tokens: Count | None = 262_144
+    """Maximum number of validation tokens, in rows spread evenly over each split; null: all. The end reads all."""
     best: BestConfig | None = BestConfig()
     """Keep the best checkpoints; null disables it."""
 

@@ -104,8 +104,6 @@ def _check_resume(start: Resume, config: RunConfig, data: TrainingData, state: T
     is_other = checkpoint.state.get("validation", {}).get("", main) != main
     changed = changes(checkpoint.config, config)
     is_other |= any(change.rule.effect == "restarts best" for change in changed)
-    if config.runtime.evaluation.max_batches is not None:  # which counts batches of so many rows
-        is_other |= any(change.key == "data.micro_batch_size" for change in changed)
     if is_other:
         logger.warning("the validation differs from that before step %d: the lowest loss is looked for anew", step)
         state.best_loss = None

@@ -18,7 +18,7 @@ from candlewick.train.plan import Fresh
 
 
 def evaluate_checkpoint(
-    path: Path, data: DataConfig, *, device: str = "auto", max_batches: int | None = None
+    path: Path, data: DataConfig, *, device: str = "auto", max_tokens: int | None = None
 ) -> dict[str, float]:
     """Return the metrics of a checkpoint on `data.train_shards`; if that names nothing: on all its run held out.
 
@@ -46,5 +46,5 @@ def evaluate_checkpoint(
         open_training_data(prepared).validation_splits if split is None else {"": split},
         config.data,
         sequence_length=config.data.sequence_length or model.config.max_position_embeddings,
-        max_batches=max_batches,
+        max_tokens=max_tokens,
     )

@@ -53,7 +53,8 @@ logger = logging.getLogger(__name__)
 class Request:
     """The options of a command that are no settings."""
 
-    resume: Literal["never", "if_available", "required"] = "never"  # never: a folder that holds a run is an error
+    resume: Literal["never", "if_available", "required"] | Path = "never"
+    """never: a folder that holds a run is an error; a path: from that checkpoint of the run, not the newest."""
     keeps_data: bool = False
     """Prepared text and the tokenizer lie in the run folder; else in the cache, for other runs too."""
     skip_tokenizer: bool = False  # train no tokenizer: take the one that is there
@@ -147,10 +148,17 @@ def _find_newest(config: RunConfig, run_dir: Path, request: Request) -> Checkpoi
         _require_same_directory(run_dir, directory)
     if request.resume == "never" and is_there:
         raise ConfigError(f"{run_dir} holds a run already", "add --resume to go on, or choose another --run-dir")
-    if request.resume == "required" or (request.resume == "if_available" and is_there):
-        run = read_run_id(run_dir / "config.yaml")
+    if request.resume == "never" or (request.resume == "if_available" and not is_there):
+        return None
+    run = read_run_id(run_dir / "config.yaml")
+    if not isinstance(request.resume, Path):
         return Checkpoint.newest(directory, need={"weights", "optimizer"}, run=run)
-    return None
+    if request.resume.resolve().parent != directory.resolve():
+        raise ConfigError(
+            f"{request.resume} is no checkpoint of the run {run_dir}, whose checkpoints lie in {directory}",
+            "give one of them to --resume, or start a new run from it with --init-from",
+        )
+    return Checkpoint.open(request.resume.resolve(), need={"weights", "optimizer"}).require_run(run)
 
 
 def _require_same_directory(run_dir: Path, directory: Path) -> None:

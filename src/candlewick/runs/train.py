@@ -13,20 +13,22 @@ from candlewick.runs.resolve import Request, resolve
 from candlewick.terminal import log_file
 from candlewick.train.plan import checkpoint_directories
 
+_REQUESTS: dict[bool | str, Literal["never", "required", "if_available"]] = {
+    False: "never",
+    True: "required",
+    "auto": "if_available",
+}
 
-def run_training(config: RunConfig, run_dir: Path, *, resume: bool | Literal["auto"]) -> dict[str, Any]:
+
+def run_training(config: RunConfig, run_dir: Path, *, resume: bool | Literal["auto"] | Path) -> dict[str, Any]:
     """Train in `run_dir` to the end of the schedule; return steps, tokens, seconds and the last metrics.
 
-    `auto` resumes if there is a checkpoint, and starts otherwise. Raises ConfigError when the folder holds a run
-    and `resume` is false, and any other CandlewickError.
+    `auto` resumes if there is a checkpoint, and starts otherwise; a path is that of one of the run's checkpoints.
+    Raises ConfigError when the folder holds a run and `resume` is false, and any other CandlewickError.
     """
     with hold_run(config, run_dir):
-        plan = resolve(
-            config,
-            run_dir,
-            Request(resume="if_available" if resume == "auto" else "required" if resume else "never"),
-        )
-        prepared = prepare_run(plan)
+        request = Request(resume=resume if isinstance(resume, Path) else _REQUESTS[resume])
+        prepared = prepare_run(resolve(config, run_dir, request))
         from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - what needs no torch does not wait for it
 
         return train_prepared(prepared)

@@ -19,6 +19,7 @@ from candlewick.parallel.precision import warn_if_emulated
 from candlewick.parallel.recompute import apply_recompute
 from candlewick.train.guards import oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
+from candlewick.train.mean_loss import MeanLoss
 from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh, Resume, RunPlan
@@ -51,9 +52,10 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
         state=state,
         objective=objective,
         optimizer=optimizer,
+        losses=MeanLoss(state, device.device),
         loss_scale=LossScale(state, device.device) if device.compute_dtype == torch.float16 else None,
         loader=loader,
-        reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step),
+        reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step, plan.tokenizer.vocab_size),
         sampler=sampler,
     )
 

@@ -22,12 +22,12 @@ def evaluate_sets(
     data: DataConfig,
     *,
     sequence_length: int,
-    max_batches: int | None,
+    max_tokens: int | None,
     before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return eval/NAME/loss and so on of each split, of the one with the empty name eval/loss and so on.
 
-    `before_batch` may raise to end the evaluation.
+    At most `max_tokens` of each are read. `before_batch` may raise to end the evaluation.
     """
     figures: dict[int, dict[str, float]] = {}  # by split: of a mixture the first set is the main one
     metrics: dict[str, float] = {}
@@ -38,12 +38,18 @@ def evaluate_sets(
                 split,
                 data,
                 sequence_length=sequence_length,
-                max_batches=max_batches,
+                max_tokens=max_tokens,
                 before_batch=before_batch,
             )
         prefix = f"eval/{name}/" if name else "eval/"
         metrics |= {figure.replace("eval/", prefix): value for figure, value in figures[key].items()}
     return metrics
+
+
+def is_of_all(metrics: Mapping[str, float], splits: Mapping[str, TokenSplit]) -> bool:
+    """Return whether the metrics of `evaluate_sets` are those of all targets of the splits."""
+    names = {name: f"eval/{name}/tokens" if name else "eval/tokens" for name in splits}
+    return all(metrics[names[name]] == split.num_targets for name, split in splits.items())
 
 
 @torch.no_grad()
@@ -53,7 +59,7 @@ def evaluate(
     data: DataConfig,
     *,
     sequence_length: int,
-    max_batches: int | None,
+    max_tokens: int | None,
     before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return eval/loss (nats per token) and the other figures; not numbers when no target counts."""
@@ -62,7 +68,7 @@ def evaluate(
     objective.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     try:
-        for batch in validation_batches(split, data, sequence_length=sequence_length, max_batches=max_batches):
+        for batch in validation_batches(split, data, sequence_length=sequence_length, max_tokens=max_tokens):
             before_batch()
             batch = batch.to(device)
             losses, correct = objective.token_losses(batch.tokens, batch.targets, batch.documents)

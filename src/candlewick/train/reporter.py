@@ -6,6 +6,7 @@ that nobody reads any more is dropped.
 """
 
 import logging
+import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from candlewick.config import RuntimeConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.terminal import progress_enabled
+from candlewick.train.loss_scale import LEAST
 from candlewick.train.monitor.display import Display
 from candlewick.train.monitor.telemetry import Telemetry
 from candlewick.train.monitor.trackers import JsonlTracker, TensorBoardTracker
@@ -21,12 +23,20 @@ from candlewick.train.step import StepResult
 
 logger = logging.getLogger(__name__)
 
+_STEPS_TO_LEARN = 100  # after which a loss of guessing is no start any more
+
 
 class Reporter:
     """Turns the loop's events into metrics rows, display lines and log records."""
 
     def __init__(
-        self, runtime: RuntimeConfig, run_dir: Path, telemetry: Telemetry, loader: Loader, resume_step: int | None
+        self,
+        runtime: RuntimeConfig,
+        run_dir: Path,
+        telemetry: Telemetry,
+        loader: Loader,
+        resume_step: int | None,
+        num_tokens: int,
     ) -> None:
         self._telemetry = telemetry
         self._loader = loader
@@ -43,7 +53,8 @@ class Reporter:
                     events.unlink()
             every = runtime.logging.tensorboard_flush_every_n
             self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
-        self._has_told_zero = False
+        self._num_tokens = num_tokens
+        self._told = set[int]()
         self._failing: list[JsonlTracker | TensorBoardTracker] = []
 
     @contextmanager
@@ -57,12 +68,12 @@ class Reporter:
             self._show(lambda display: display.stop())
             self._track(lambda tracker: tracker.close())
 
-    def step(self, state: TrainState, result: StepResult, learning_rate: float) -> None:
-        """Record the update that just ended. Reads its loss, so it waits for the device."""
+    def step(self, state: TrainState, loss: float, result: StepResult, learning_rate: float) -> None:
+        """Record the update that just ended, with the mean loss since the last row. Waits for the device."""
         self._telemetry.charge("training")
         waited, total = self._loader.wait_seconds, state.total_steps
         row = {
-            "train/loss": result.loss.item(),
+            "train/loss": loss,
             "train/grad_norm": result.grad_norm.item(),
             "train/skipped_steps": float(state.skipped_steps),
             **({} if result.loss_scale is None else {"train/loss_scale": result.loss_scale.item()}),
@@ -73,26 +84,45 @@ class Reporter:
             **self._telemetry.row(step=state.step, tokens=state.tokens, wait_seconds=waited, total_steps=total),
         }
         self.log(state.step, row)
-        if row["train/grad_norm"] == 0.0 and not self._has_told_zero:
-            self._has_told_zero = True
-            logger.warning("step %d: all gradients are zero, so nothing is learned", state.step)
+        self._warn_once(state.step, row)
         self._show(lambda display: display.update(row, step=state.step, total_steps=total))
 
     def end_training_interval(self) -> None:
         """Charge the time until now to training: evaluation or saving follows."""
         self._telemetry.charge("training")
 
-    def evaluation(self, state: TrainState, metrics: Mapping[str, float], *, is_full: bool) -> None:
-        """Record and show an evaluation; `is_full`: of all of the validation split, not of a part."""
+    def _warn_once(self, step: int, row: Mapping[str, float]) -> None:
+        """Warn of a run that learns nothing, once for each reason."""
+        loss, floor = row["train/loss"], 0.99 * math.log(self._num_tokens)
+        warnings = (
+            (row["train/grad_norm"] == 0.0, "all gradients are zero, so nothing is learned"),
+            (
+                step >= _STEPS_TO_LEARN and loss > floor,
+                f"the training loss, {loss:.2f}, is that of guessing, so nothing is learned yet",
+            ),
+            (
+                row.get("train/loss_scale") == LEAST,
+                f"the loss scale of fp16 fell to {LEAST:g}, its least: set runtime.precision to bf16 or fp32",
+            ),
+        )
+        for number, (holds, text) in enumerate(warnings):
+            if holds and number not in self._told:
+                self._told.add(number)
+                logger.warning("step %d: %s", step, text)
+
+    def evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Record and show an evaluation: figures named eval/..., or final/... of the whole split at the end."""
         self._telemetry.charge("evaluation")
         self.log(state.step, metrics)
+        kind = next(iter(metrics)).partition("/")[0]
         figures = (
-            f"loss {metrics['eval/loss']:.4f}  perplexity {metrics['eval/perplexity']:.2f}  "
-            f"accuracy {metrics['eval/accuracy']:.1%}  {metrics['eval/bits_per_byte']:.4f} bits per byte"
+            f"loss {metrics[f'{kind}/loss']:.4f}  perplexity {metrics[f'{kind}/perplexity']:.2f}  "
+            f"accuracy {metrics[f'{kind}/accuracy']:.1%}  {metrics[f'{kind}/bits_per_byte']:.4f} bits per byte"
         )
         sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
         figures += "".join(f"  {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
-        self._show_and_log(f"step {state.step:,}  validation{' (all of it)' if is_full else ''}: {figures}")
+        about = " (all of it)" if kind == "final" else ""
+        self._show_and_log(f"step {state.step:,}  validation{about}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
         """Record and show what the model wrote."""

@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("runtime.precision", "runtime.tf32"), _ROUNDING),
     "runtime.max_nonfinite_steps": Rule("free", "it bounds the updates that are skipped"),
     "runtime.checkpoint.init_from": Rule("must match", "a run keeps the checkpoint that it once started from"),
-    "runtime.evaluation.max_batches": Rule("restarts best", "losses on more and on less text differ"),
+    "runtime.evaluation.max_tokens": Rule("restarts best", "losses on more and on less text differ"),
 }
 
 

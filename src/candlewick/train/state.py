@@ -28,9 +28,12 @@ class TrainState:
     skipped_steps: Steps = 0  # updates skipped because loss or gradients were not finite, over the whole run
     loss_scale: float = 2.0**15  # what the loss of the next update is multiplied by, in fp16 only
     loss_scale_clean_steps: Steps = 0  # updates since the loss scale last changed
+    loss_sum: float = 0.0  # of the finite losses of the updates since the last row of metrics
+    loss_count: Steps = 0  # the number of those losses
     evaluated_step: Steps = 0  # the last step whose regular evaluation is done
     best_loss: float | None = None  # lowest validation loss at a regular evaluation
     best_steps: tuple[Steps, ...] = ()  # the steps of the best checkpoints that are kept, the best of them last
+    sound_step: Steps | None = None  # of the newest checkpoint whose training loss was below that of guessing
 
     def to_json(self) -> dict[str, Any]:
         """Return the counters for `state.json`."""

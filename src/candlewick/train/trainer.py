@@ -12,19 +12,20 @@ from pathlib import Path
 from torch import Tensor
 
 from candlewick.checkpoint.best import link_best
-from candlewick.checkpoint.layout import list_checkpoints, prune
+from candlewick.checkpoint.layout import list_checkpoints, prune, set_later_aside, step_folder
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, full_weights, require_finite, require_room, save
 from candlewick.data.rows.loader import GlobalBatch, Loader
-from candlewick.errors import CandlewickError, CheckpointError, MachineError, RunInterrupted
+from candlewick.errors import CandlewickError, CheckpointError, MachineError, RunDiverged, RunInterrupted
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
 from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.budget import learning_rate_share, steps_from_time
-from candlewick.train.evaluate import evaluate_sets
+from candlewick.train.evaluate import evaluate_sets, is_of_all
 from candlewick.train.guards import NonFiniteGuard, StopAskedError, StopRequest, oom_as_machine_error
 from candlewick.train.loss_scale import LossScale
+from candlewick.train.mean_loss import MeanLoss
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import RunPlan, checkpoint_directories
@@ -47,6 +48,7 @@ class Trainer:
     state: TrainState
     objective: NextTokenLoss
     optimizer: Optimizer
+    losses: MeanLoss
     loss_scale: LossScale | None  # of fp16
     loader: Loader
     reporter: Reporter
@@ -55,6 +57,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config, self.runtime = self.plan.config, self.plan.config.runtime
         self.checkpoints, self.best = checkpoint_directories(self.config, self.plan.run_dir)
+        self.splits = self.plan.data.validation_splits
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
         start = self.plan.start.checkpoint
@@ -62,10 +65,11 @@ class Trainer:
         is_own = start is not None and start.folder.resolve().parent == self.checkpoints.resolve()
         self.newest = start.folder if start is not None and is_own else None  # it was verified
         self.saved_step = None if self.newest is None else self.state.step
-        self.final_metrics: Metrics | None = None
+        self.newest_loss: Tensor | None = None  # of the update that was made last
+        self.metrics: Metrics = {}  # of the last evaluation
 
     def run(self) -> Metrics:
-        """Train to the end and return the metrics of the last evaluation.
+        """Train to the end and return the metrics of the last evaluation; none if there was none.
 
         Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates or weights were
         not finite, MachineError or OSError if the last checkpoint cannot be saved.
@@ -84,6 +88,8 @@ class Trainer:
         """Make the updates that are left, and what is due between them; return the last metrics."""
         state, runtime = self.state, self.runtime
         if state.step:
+            if self.newest is not None:
+                set_later_aside(self.checkpoints, state.step)
             self._save(is_last=True)
         self._link_best()
         self._require_room()
@@ -96,9 +102,7 @@ class Trainer:
             result = self._step(update)
             state.step += 1
             state.tokens = self.loader.rows_read * self.plan.order.sequence_length
-            self.guard.check(state, result)
-            if state.step in (1, state.total_steps) or self._is_due(runtime.log_every_n_steps):
-                self.reporter.step(state, result, share * self.config.optimizer.learning_rate)
+            self._log(result, share * self.config.optimizer.learning_rate)
             state.train_seconds += time.monotonic() - began
             self._set_total_steps()
             self.stop.raise_if_asked()
@@ -113,10 +117,22 @@ class Trainer:
                 state.skipped_steps,
                 state.step,
             )
-        if self.final_metrics is None or state.evaluated_step != state.step:
-            self.final_metrics = self.evaluate(None)
-            self.reporter.evaluation(state, self.final_metrics, is_full=True)
-        return self.final_metrics
+        if runtime.evaluation.at_end:
+            self._evaluate_all()
+        return self.metrics
+
+    def _log(self, result: StepResult, learning_rate: float) -> None:
+        """Count an update and report it when that is due, or when it ends the run. Raises RunDiverged."""
+        state = self.state
+        self.losses.add(result.loss)
+        self.newest_loss = result.loss
+        try:
+            self.guard.check(state, result)
+        except RunDiverged:
+            self.reporter.step(state, self.losses.take(), result, learning_rate)
+            raise
+        if state.step in (1, state.total_steps) or self._is_due(self.runtime.log_every_n_steps):
+            self.reporter.step(state, self.losses.take(), result, learning_rate)
 
     def _is_due(self, steps: int | None, epochs: int | None = None) -> bool:
         """Return whether `steps` updates have passed again, or the last one completed `epochs` passes again."""
@@ -150,22 +166,34 @@ class Trainer:
                 )
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate on a part of the split, keep the best weights, show sample text; the last weights too."""
+        """Evaluate on at most max_tokens, keep the best weights, show sample text; the last weights too."""
         state, settings = self.state, self.runtime.evaluation
-        is_due = state.step == state.total_steps or self._is_due(settings.every_n_steps, settings.every_n_epochs)
+        is_due = settings.at_end and state.step == state.total_steps
+        is_due |= self._is_due(settings.every_n_steps, settings.every_n_epochs)
         if state.step == state.evaluated_step or not is_due:
             return
         self.reporter.end_training_interval()
-        metrics = self.evaluate(settings.max_batches)
-        self.final_metrics = metrics if settings.max_batches is None else None
-        self.reporter.evaluation(state, metrics, is_full=self.final_metrics is not None)
+        self.metrics = self.evaluate(settings.max_tokens)
+        self.reporter.evaluation(state, self.metrics)
         state.evaluated_step = state.step
         try:
             if self.sampler is not None:
                 self.reporter.samples(state, self.sample())
         except (RuntimeError, CandlewickError) as error:  # too little memory, say: no reason to end a run
             logger.warning("there are no samples of step %d: %s", state.step, error)
-        self._keep_if_best(metrics["eval/loss"])
+        self._keep_if_best(self.metrics["eval/loss"])
+
+    def _evaluate_all(self) -> None:
+        """Evaluate the last weights on all of the split, unless their regular evaluation did."""
+        self.reporter.end_training_interval()
+        is_new = self.metrics and self.state.evaluated_step == self.state.step
+        is_known = is_new and is_of_all(self.metrics, self.splits)
+        metrics = self.metrics if is_known else self.evaluate(None)
+        self.metrics = {name.replace("eval/", "final/", 1): figure for name, figure in metrics.items()}
+        if is_known:  # and shown
+            self.reporter.log(self.state.step, self.metrics)
+        else:
+            self.reporter.evaluation(self.state, self.metrics)
 
     def _keep_if_best(self, loss: float) -> None:
         """Save the weights if none had a lower validation loss; if that fails the best one stays the best."""
@@ -182,6 +210,7 @@ class Trainer:
     def _update_counters(self) -> None:
         """Read what the device has counted: a save follows."""
         self.guard.flush(self.state)
+        self.losses.write_to(self.state)
         if self.loss_scale is not None:
             self.loss_scale.write_to(self.state)
 
@@ -195,6 +224,8 @@ class Trainer:
         step = self.state.step
         if self.saved_step == step:
             return True
+        sound_step = self.state.sound_step
+        self._judge_loss()
         snapshot = self.snapshot()
         require_finite(snapshot)
         try:
@@ -202,6 +233,7 @@ class Trainer:
         except (OSError, MachineError, CheckpointError) as error:
             if is_last:
                 raise
+            self.state.sound_step = sound_step
             logger.warning("step %d is not saved, the next save tries again: %s", step, error)
             return False
         self.saved_step, self.newest = step, folder
@@ -209,11 +241,30 @@ class Trainer:
         max_keep = self.runtime.checkpoint.max_keep
         try:
             if max_keep is not None:
-                prune(self.checkpoints, folder, max_keep, self.state.best_steps, self.plan.start.run)
+                prune(self.checkpoints, folder, max_keep, self._spared_steps(), self.plan.start.run)
         except OSError as error:
             logger.warning("older checkpoints could not be removed: %s", error)
         self.reporter.checkpoint(self.state, folder)
         return True
+
+    def _judge_loss(self) -> None:
+        """Count the weights as sound if the newest loss is below that of guessing; warn if they no longer are."""
+        state, guessing = self.state, math.log(self.plan.tokenizer.vocab_size)
+        loss = None if self.newest_loss is None else self.newest_loss.item()
+        if loss is not None and loss < guessing:
+            state.sound_step = state.step
+        elif loss is not None and state.sound_step is not None:
+            logger.warning(
+                "step %d has a training loss of %.2f, that of guessing is %.2f: its weights may be spoilt, so "
+                "step %d is kept as well (go on from it with --resume %s)",
+                *(state.step, loss, guessing, state.sound_step),
+                step_folder(self.checkpoints, state.sound_step),
+            )
+
+    def _spared_steps(self) -> tuple[int, ...]:
+        """Return the steps that pruning spares: the best, and the last sound one if the newest is not."""
+        best, sound = self.state.best_steps, self.state.sound_step
+        return best if sound is None or sound == self.state.step else (*best, sound)
 
     def _require_room(self) -> None:
         """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written."""
@@ -237,7 +288,7 @@ class Trainer:
             if not is_full or self.newest is None or self.runtime.checkpoint.max_keep is None:
                 raise
             logger.warning("%s; older checkpoints are removed to make room", error)
-            prune(self.checkpoints, self.newest, 1, self.state.best_steps, self.plan.start.run)
+            prune(self.checkpoints, self.newest, 1, self._spared_steps(), self.plan.start.run)
             return save(self.checkpoints, snapshot)
 
     def _link_best(self) -> None:
@@ -248,18 +299,17 @@ class Trainer:
         except OSError as error:
             logger.warning("the best checkpoint could not be linked as %s: %s", place, error)
 
-    def evaluate(self, max_batches: int | None) -> Metrics:
-        """Return the metrics of at most `max_batches` (None: all) of each split; of the averages, if kept."""
-        splits, data = self.plan.data.validation_splits, self.plan.config.data
-        length = self.plan.config.sequence_length
+    def evaluate(self, max_tokens: int | None) -> Metrics:
+        """Return the metrics of at most `max_tokens` (None: all) of each split; of the averages, if kept."""
+        length = self.config.sequence_length
         # unsharded: a save after it takes the sharded float32 weights, not those in the compute dtype
         with self.optimizer.average_parameters(), unsharded(self.objective):
             return evaluate_sets(
                 self.objective,
-                splits,
-                data,
+                self.splits,
+                self.config.data,
                 sequence_length=length,
-                max_batches=max_batches,
+                max_tokens=max_tokens,
                 before_batch=self.stop.raise_if_asked,
             )
 

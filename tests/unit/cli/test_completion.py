@@ -79,7 +79,8 @@ def test_bash_offers_folders_and_files(complete):
     assert complete("tokenizer train --output ") == ["outputs"]
     for verb in ("demo", "config diff", "data fetch", "tokenizer train", "eval outputs"):
         assert set(complete(f"{verb} o")) == {"outputs", "own.yaml"}
-    assert complete("train --resume o") == []  # bash itself then offers files
+    assert complete("train --resume o") == ["outputs"]
+    assert complete("train --init-from hf") == []  # bash itself then offers files
 
 
 LINES = {

@@ -15,7 +15,7 @@ def test_eval_prints_named_figures(evaluate):
 
 
 def test_eval_json_has_the_result(evaluate):
-    whole, part = (json.loads(evaluate("--json", *words)) for words in ((), ("--max-batches", 1)))
+    whole, part = (json.loads(evaluate("--json", *words)) for words in ((), ("--max-tokens", 128)))
     assert whole["eval/tokens"] > part["eval/tokens"] == 4 * 32
 
 
@@ -30,5 +30,5 @@ def test_eval_reads_all_of_several_text_files(evaluate, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
-def test_eval_refuses_max_batches_below_one(trained, run_candlewick, number):
-    assert "--max-batches" in run_candlewick("eval", trained, "--max-batches", number, code=2).err
+def test_eval_refuses_max_tokens_below_one(trained, run_candlewick, number):
+    assert "--max-tokens" in run_candlewick("eval", trained, "--max-tokens", number, code=2).err

@@ -99,7 +99,6 @@ def changed(got, base="orchestrate"):
         ("--checkpoint-every 9", {"runtime.checkpoint.every_n_steps": 9}),
         ("--max-checkpoints 1", {"runtime.checkpoint.max_keep": 1}),
         ("--evaluate-every 9", {"runtime.evaluation.every_n_steps": 9}),
-        ("--eval-batches 9", {"runtime.evaluation.max_batches": 9}),
         ("--log-every 9", {"runtime.log_every_n_steps": 9}),
         ("--shuffle-buffer 9", {"data.shuffle_buffer_size": 9, "data.order": "window"}),
         (
@@ -118,6 +117,12 @@ def test_flag_sets_its_setting_and_wins_over_overrides(given, words, settings):
     got = given(*words.split())
     assert changed(got) == settings
     assert got.told == ""
+
+
+def test_eval_batches_flag_becomes_tokens_of_batches_as_large_as_an_update(given):
+    got = given("--eval-batches", "9", "--batch-size", "4")
+    assert got.config.runtime.evaluation.max_tokens == 9 * 4 * 1024
+    assert "runtime.evaluation.max_batches=9 is read as max_tokens=36864" in got.told
 
 
 def test_paths_of_flags_are_relative_to_the_working_directory(given, tmp_path):
@@ -286,7 +291,7 @@ def test_orchestrate_input_replaces_the_text_of_the_config(tiny, config_file, te
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["run_dir"] == str(tmp_path / "run")
-    assert result["metrics"]["eval/loss"] > 0
+    assert result["metrics"]["final/loss"] > 0
     assert [sample["prompt"] for sample in result["samples"]] == [""]
     assert "tokenizer  made: " in captured.err
     manifest = json.loads((tmp_path / "run" / "tokens" / "manifest.json").read_bytes())

@@ -52,7 +52,7 @@ def test_resume_takes_the_config_of_the_run_unless_config_is_given(tiny, trained
 def test_resume_without_a_run_exits_2_with_the_fix(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--resume"]) == 2
-    assert "give its folder with --run-dir" in capsys.readouterr().err
+    assert "give it: --resume RUN" in capsys.readouterr().err
     assert main(["train", "--resume", "--run-dir", "run"]) == 2
     assert "run/config.yaml does not exist" in capsys.readouterr().err
 

@@ -271,8 +271,8 @@ def test_load_with_origins_names_the_source_of_each_setting():
         '{"optimizer": {"algorithm": "sgd", "momentum": 0.5},\n"data": {"validation_sets": {"a": ["x"]}}}',
     )
     write("c.yaml", "extends: base.json\noptimizer:\n  nesterov: true\nruntime: {sample: null}\n")
-    config, origins = load_with_origins("c.yaml", ["data.num_workers=1", "runtime.evaluation={max_batches: 3}"])
-    assert config == load_config("c.yaml", ["data.num_workers=1", "runtime.evaluation={max_batches: 3}"])
+    config, origins = load_with_origins("c.yaml", ["data.num_workers=1", "runtime.evaluation={max_tokens: 3}"])
+    assert config == load_config("c.yaml", ["data.num_workers=1", "runtime.evaluation={max_tokens: 3}"])
     assert origins.keys() == flatten(config).keys()
     assert {key: place for key, place in origins.items() if place != "default"} == {
         "optimizer.algorithm": "base.json:1",
@@ -281,7 +281,7 @@ def test_load_with_origins_names_the_source_of_each_setting():
         "data.validation_sets.a": "base.json:2",
         "data.num_workers": "--override",
         "runtime.sample": "c.yaml:4",
-        "runtime.evaluation.max_batches": "--override",
+        "runtime.evaluation.max_tokens": "--override",
     }
     _, other = load_with_origins("c.yaml", ["optimizer.algorithm=lion"])
     assert [key for key, place in other.items() if key.startswith("optimizer.") and place != "default"] == [

@@ -80,7 +80,7 @@ def test_run_training_returns_steps_tokens_and_metrics(tiny, tmp_path):
     metrics = result.pop("metrics")
     assert result.pop("train_seconds") > 0
     assert result == {"steps": 12, "tokens": 12 * 4 * 32, "skipped_steps": 0}
-    assert 0 < metrics["eval/bits_per_byte"] < 8
+    assert 0 < metrics["final/bits_per_byte"] < 8
 
 
 def test_resume_of_a_finished_run_changes_nothing(tiny, trained_copy):

@@ -134,13 +134,13 @@ def test_longer_run_tells_the_jump_of_its_learning_rate(tiny, built, trained_cop
 
 
 def test_another_amount_of_validation_text_restarts_the_best_loss(tiny, built, trained_copy, text_dir, caplog):
-    runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"every_n_steps": 4, "max_batches": 1}}
+    runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"every_n_steps": 4, "max_tokens": 128}}
     data = tiny().data.model_dump(mode="json")
     mask, half = ({"data": {**data, **change}} for change in ({"document_mask": True}, {"micro_batch_size": 2}))
-    for sections in ({"runtime": runtime}, mask, half):
+    for sections, is_other in (({"runtime": runtime}, True), (mask, True), (half, False)):
         caplog.clear()
-        assert built(tiny(**sections), run_dir=trained_copy, resume=True).state.best_loss is None
-        assert "the lowest loss is looked for anew" in caplog.text
+        best = built(tiny(**sections), run_dir=trained_copy, resume=True).state.best_loss
+        assert (best is None) == is_other == ("the lowest loss is looked for anew" in caplog.text)
 
 
 def test_another_validation_set_beside_the_main_one_keeps_the_best_loss(tiny, built, trained_copy, text_dir):
@@ -159,7 +159,7 @@ def test_checkpoint_directories_of_the_config_are_used(tiny, tmp_path):
     runtime = {
         **tiny().runtime.model_dump(mode="json"),
         "checkpoint": {"directory": str(tmp_path / "elsewhere"), "every_n_steps": 5, "max_keep": 2},
-        "evaluation": {"every_n_steps": 4, "max_batches": 2, "best": {"directory": str(tmp_path / "good")}},
+        "evaluation": {"every_n_steps": 4, "max_tokens": 256, "best": {"directory": str(tmp_path / "good")}},
     }
     run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
     # the best is that of step 12: it is not counted towards the two
@@ -274,7 +274,7 @@ def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
         tiny(optimizer={"ema_decay": 0.9}), sampler=lambda model: seen.append(model.lm_head.weight.clone()) or []
     )
     parts = trainer
-    before = parts.evaluate(1)["eval/loss"]
+    before = parts.evaluate(128)["eval/loss"]
     by_hand(trainer, 3)
     name = "model.embed_tokens.weight"
     averages, last = (
@@ -289,9 +289,9 @@ def test_ema_averages_are_evaluated_sampled_and_saved(tiny, built):
     assert torch.equal(snapshot.optimizer[f"{name}.last"], last)
     with parts.optimizer.average_parameters():
         expected = evaluate(
-            parts.objective, open_data(tiny()).validation, tiny().data, sequence_length=32, max_batches=1
+            parts.objective, open_data(tiny()).validation, tiny().data, sequence_length=32, max_tokens=128
         )["eval/loss"]
-    assert parts.evaluate(1)["eval/loss"] == expected != before
+    assert parts.evaluate(128)["eval/loss"] == expected != before
     assert torch.equal(parts.objective.model.get_parameter(name), last)
 
 

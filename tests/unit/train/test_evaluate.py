@@ -63,7 +63,7 @@ def plain(objective, split, rows=slice(None)) -> tuple[float, float, int]:
 def test_evaluate_agrees_with_a_plain_computation(objective, split, micro_batch_size):
     loss, right, count = plain(objective, split)
     found = evaluate(
-        objective, split, DataConfig(micro_batch_size=micro_batch_size), sequence_length=T, max_batches=None
+        objective, split, DataConfig(micro_batch_size=micro_batch_size), sequence_length=T, max_tokens=None
     )
     assert count == split.num_tokens
     assert found["eval/tokens"] == count
@@ -75,7 +75,7 @@ def test_evaluate_agrees_with_a_plain_computation(objective, split, micro_batch_
 
 
 def test_evaluate_sets_reads_equal_splits_once(objective, split, monkeypatch):
-    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": None}
+    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_tokens": None}
     part = replace(split, shards=split.shards[:1], shard_starts=(0,), num_tokens=50)
     expected = evaluate(objective, split, **settings)
     for key, value in evaluate(objective, part, **settings).items():
@@ -90,10 +90,10 @@ def test_evaluate_sets_reads_equal_splits_once(objective, split, monkeypatch):
     assert len(calls) == 2
 
 
-def test_evaluate_with_max_batches_spreads_them_over_the_split(objective, split):
+def test_evaluate_with_max_tokens_spreads_them_over_the_split(objective, split):
     rows = -(-split.num_tokens // T)
     loss, _, count = plain(objective, split, slice(0, rows - 1, rows // 2))
-    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=2)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_tokens=2 * T)
     assert found["eval/tokens"] == count == 2 * T
     assert found["eval/loss"] == pytest.approx(loss / count, rel=1e-6)
     per_byte = split.num_tokens / split.num_bytes / math.log(2)
@@ -103,7 +103,7 @@ def test_evaluate_with_max_batches_spreads_them_over_the_split(objective, split)
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluate_disables_dropout_and_restores_the_mode(objective, split, training):
     objective.train(training)
-    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_batches": 1}
+    settings = {"data": DataConfig(micro_batch_size=4), "sequence_length": T, "max_tokens": 4 * T}
     assert evaluate(objective, split, **settings) == evaluate(objective, split, **settings)
     assert objective.training is training
     assert all(parameter.grad is None for parameter in objective.parameters())
@@ -115,7 +115,7 @@ def test_perplexity_of_a_huge_loss_is_finite(objective, split, monkeypatch):
         "token_losses",
         lambda _, tokens, targets, documents: (1e6 * (targets >= 0), targets == 0),
     )
-    found = evaluate(objective, split, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=4), sequence_length=T, max_tokens=None)
     assert found["eval/loss"] == pytest.approx(1e6)
     assert math.isfinite(found["eval/perplexity"])
 
@@ -124,12 +124,12 @@ def test_evaluate_with_masks_counts_unmasked_targets_and_their_bytes(objective, 
     masks = tuple((np.arange(len(shard)) % 3 == 0).astype(np.uint8) for shard in split.shards)
     left_out = split.num_tokens - int(sum(mask.sum() for mask in masks))
     some = replace(split, masks=masks, masked_tokens=left_out)
-    found = evaluate(objective, some, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
+    found = evaluate(objective, some, DataConfig(micro_batch_size=4), sequence_length=T, max_tokens=None)
     assert found["eval/tokens"] == some.num_targets < split.num_tokens
     bits = found["eval/loss"] / math.log(2) * some.num_targets / split.num_bytes
     assert found["eval/bits_per_byte"] == pytest.approx(bits)
     none = replace(split, masks=tuple(0 * mask for mask in masks), masked_tokens=split.num_tokens)
-    nothing = evaluate(objective, none, DataConfig(micro_batch_size=4), sequence_length=T, max_batches=None)
+    nothing = evaluate(objective, none, DataConfig(micro_batch_size=4), sequence_length=T, max_tokens=None)
     assert nothing["eval/tokens"] == 0
     assert math.isnan(nothing["eval/loss"])
     assert math.isnan(nothing["eval/perplexity"])
@@ -144,7 +144,7 @@ def test_evaluate_with_document_mask_separates_documents(objective, split, token
             replace(split, document_ends=ends, delimiter_id=tokenizer.delimiter_id),
             data,
             sequence_length=T,
-            max_batches=None,
+            max_tokens=None,
         )["eval/loss"]
         for data in (masked, DataConfig(micro_batch_size=4))
     )
@@ -161,7 +161,7 @@ def test_losses_of_many_batches_are_added_up_in_float64(objective, split, monkey
         return losses, targets == 0
 
     monkeypatch.setattr(NextTokenLoss, "token_losses", token_losses)
-    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_batches=4)
+    found = evaluate(objective, split, DataConfig(micro_batch_size=1), sequence_length=T, max_tokens=4 * T)
     assert found["eval/loss"] == (2.0**24 + 3) / sum(batches)
     assert found["eval/perplexity"] == math.exp(700)
 
@@ -174,7 +174,7 @@ def test_evaluation_ends_before_the_next_batch_when_asked_to(objective, split):
         if len(batches) == 3:
             raise StopAskedError
 
-    settings: Any = {"sequence_length": T, "max_batches": None, "before_batch": stop_at_the_third}
+    settings: Any = {"sequence_length": T, "max_tokens": None, "before_batch": stop_at_the_third}
     objective.train()
     with pytest.raises(StopAskedError):
         evaluate_sets(objective, {"": split}, DataConfig(micro_batch_size=1), **settings)

@@ -45,7 +45,7 @@ def make(run_dir, *, resume_step=None, **logging) -> Reporter:
     telemetry = Telemetry(FlopsPerToken(1_000_000, 1_000_000), 1e12, device=torch.device("cpu"))
     runtime = RuntimeConfig(logging=LoggingConfig(**logging))
     loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
-    return Reporter(runtime, run_dir, telemetry, loader, resume_step)
+    return Reporter(runtime, run_dir, telemetry, loader, resume_step, 300)
 
 
 def result(loss: float) -> StepResult:
@@ -56,13 +56,14 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
         state.step, state.tokens, state.skipped_steps = 1, 128, 2
-        reporter.step(state, result(3.25), 0.02)
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=False)
+        reporter.step(state, 3.25, result(3.25), 0.02)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
         reporter.samples(state, [("def ", "f():\n  \x1b[31mpass"), ("", "two")])
         reporter.end_training_interval()
         reporter.checkpoint(state, tmp_path / "step_000000001")
         state.step = 4
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        final = {name.replace("eval/", "final/"): figure for name, figure in METRICS_OF_EVALUATION.items()}
+        reporter.evaluation(state, final)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 1, 1, 1, 4]
     assert rows[0]["train/loss"] == 3.25
@@ -84,8 +85,8 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
 def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, result(3.25), 0.02)
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.step(state, 3.25, result(3.25), 0.02)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
     assert shown.getvalue() == ""
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
@@ -93,7 +94,7 @@ def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
 def test_reporter_records_a_nan_loss_as_none(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, result(float("nan")), 0.02)
+        reporter.step(state, float("nan"), result(float("nan")), 0.02)
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
 
 
@@ -102,14 +103,14 @@ def test_reporter_closes_its_files_after_an_error(tmp_path, shown):
     with pytest.raises(ZeroDivisionError), reporter.running(TrainState()):
         raise ZeroDivisionError
     with pytest.raises(ValueError, match="closed file"):
-        reporter.evaluation(TrainState(), METRICS_OF_EVALUATION, is_full=True)
+        reporter.evaluation(TrainState(), METRICS_OF_EVALUATION)
 
 
 def test_reporter_of_a_resumed_run_repeats_no_row(tmp_path, shown):
     for resume_step in (None, 1):
         reporter, state = make(tmp_path, resume_step=resume_step), TrainState(step=1)
         with reporter.running(state):
-            reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+            reporter.evaluation(state, METRICS_OF_EVALUATION)
             reporter.samples(state, [("", "text\u2028of two lines")])
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
@@ -119,7 +120,7 @@ def test_tensorboard_setting_selects_the_folder(tmp_path, shown, where):
     folder = tmp_path / "tensorboard" if where is True else tmp_path / where
     reporter, state = make(tmp_path, tensorboard=where if where is True else folder), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
     assert list(folder.glob("events.out.tfevents.*"))
 
 
@@ -127,7 +128,7 @@ def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, sho
     reporter, state = make(tmp_path), TrainState(step=1)
     further = {name.replace("eval/", "eval/code/"): value / 2 for name, value in METRICS_OF_EVALUATION.items()}
     with reporter.running(state):
-        reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further}, is_full=False)
+        reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, **METRICS_OF_EVALUATION, **further}]
     assert "1.9000 bits per byte  code 1.2500\n" in shown.getvalue()
 
@@ -136,7 +137,7 @@ def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=3)
     with reporter.running(state):
         reporter.log(3, {"stats/layers.0/weight_rms": 0.5})
-        reporter.step(state, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
+        reporter.step(state, 3.25, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
     assert second["train/loss_scale"] == 1024
@@ -147,7 +148,7 @@ def test_reporter_shows_an_evaluation_once_and_not_at_warning_level(tmp_path, sh
     terminal.setup(level)
     reporter, state = make(tmp_path), TrainState(step=1)
     with terminal.log_file(tmp_path / "log.txt"), reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
     assert (shown.getvalue() + capsys.readouterr().err).count("validation") == times
     assert (tmp_path / "log.txt").read_text().count("validation") == 1
 
@@ -156,7 +157,7 @@ def test_reporter_without_display_logs_an_evaluation_at_debug_level(tmp_path, sh
     terminal.setup("debug")
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
     assert capsys.readouterr().err.count("validation") == 1
 
 
@@ -164,11 +165,11 @@ def test_time_belongs_to_the_activity_that_each_event_ends(tmp_path, shown):
     spent = []
     telemetry: Any = SimpleNamespace(start=lambda **_: None, charge=spent.append, row=lambda **_: {})
     loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
-    reporter, state = Reporter(RuntimeConfig(), tmp_path, telemetry, loader, None), TrainState(step=1)
+    reporter, state = Reporter(RuntimeConfig(), tmp_path, telemetry, loader, None, 300), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, result(3.25), 0.02)
+        reporter.step(state, 3.25, result(3.25), 0.02)
         reporter.end_training_interval()
-        reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=True)
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
         reporter.samples(state, [])
         reporter.checkpoint(state, tmp_path)
     assert spent == ["training", "training", "evaluation", "evaluation", "saving"]
@@ -185,9 +186,7 @@ def test_telemetry_expects_the_end_by_the_work_of_updates():
 def test_only_the_loss_of_a_further_validation_set_stands_in_the_line(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
-        reporter.evaluation(
-            state, {**METRICS_OF_EVALUATION, "eval/code/tokens": 7.0, "eval/a/loss": 1.0}, is_full=True
-        )
+        reporter.evaluation(state, {**METRICS_OF_EVALUATION, "eval/code/tokens": 7.0, "eval/a/loss": 1.0})
     assert shown.getvalue().endswith("1.9000 bits per byte  a 1.0000\n")
 
 
@@ -205,7 +204,7 @@ def test_figures_are_shown_when_the_run_ends(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
         for state.step in (1, 2):
-            reporter.step(state, result(3.25), 0.02)
+            reporter.step(state, 3.25, result(3.25), 0.02)
     assert [line.split()[1] for line in shown.getvalue().splitlines()] == ["1/4", "2/4"]
 
 
@@ -255,8 +254,8 @@ def test_display_without_a_reader_is_dropped_and_the_run_goes_on(tmp_path, monke
         with reporter.running(state):
             for step in (1, 2):
                 state.step = step
-                reporter.step(state, result(3.25), 0.02)
-                reporter.evaluation(state, METRICS_OF_EVALUATION, is_full=False)
+                reporter.step(state, 3.25, result(3.25), 0.02)
+                reporter.evaluation(state, METRICS_OF_EVALUATION)
                 reporter.samples(state, [("a", "b")])
         with contextlib.suppress(BrokenPipeError):
             gone.close()
@@ -269,6 +268,27 @@ def test_gradients_that_are_all_zero_are_told_once(tmp_path, shown, caplog):
     with reporter.running(state):
         for step, update in enumerate((result(5.5), dead, dead), start=1):
             state.step = step
-            reporter.step(state, update, 0.02)
+            reporter.step(state, 3.25, update, 0.02)
     (record,) = caplog.records
     assert record.getMessage() == "step 2: all gradients are zero, so nothing is learned"
+
+
+def test_loss_of_guessing_after_a_hundred_updates_is_told_once(tmp_path, shown, caplog):
+    reporter, state = make(tmp_path), TrainState(total_steps=400)
+    with reporter.running(state):
+        for step, loss in ((50, 5.7), (99, 5.7), (100, 5.6), (150, 5.7), (200, 5.8)):  # ln 300 = 5.704
+            state.step = step
+            reporter.step(state, loss, result(loss), 0.02)
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 150: the training loss, 5.70, is that of guessing, so nothing is learned yet"
+    ]
+
+
+def test_loss_scale_at_its_least_is_told_once(tmp_path, shown, caplog):
+    reporter, state = make(tmp_path), TrainState(total_steps=4)
+    with reporter.running(state):
+        for scale in (2.0, 1.0, 1.0):
+            state.step += 1
+            reporter.step(state, 3.0, replace(result(3.0), loss_scale=torch.tensor(scale)), 0.02)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("step 2: the loss scale of fp16 fell to 1, its least: set runtime.prec")

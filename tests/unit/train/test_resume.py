@@ -81,7 +81,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "runtime.checkpoint.max_keep": (9, FREE),
     "runtime.checkpoint.init_from": ("/parent", MUST),
     "runtime.evaluation.every_n_steps": (3, FREE),
-    "runtime.evaluation.max_batches": (3, BEST),
+    "runtime.evaluation.max_tokens": (3, BEST),
     "runtime.evaluation.best.max_keep": (3, FREE),
     "runtime.sample.temperature": (0.5, FREE),
     "runtime.logging.tensorboard": ("true", FREE),

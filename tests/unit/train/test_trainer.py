@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("default_signals")
 
 def test_trainer_runs_events_in_order(monkeypatch):
     stage = Stage(monkeypatch, losses=[3.0, 3.5, 2.0, 2.1])
-    assert stage.trainer.run() == {"eval/loss": 2.1}
+    assert stage.trainer.run() == {"final/loss": 2.1, "final/tokens": 100}
     assert stage.events == [
         *("step 1", "log 1", "step 2", "evaluate 2", "sample 2", "save checkpoints 2"),
         *("step 3", "save checkpoints 3"),
@@ -53,13 +54,13 @@ def test_trainer_with_intervals_off_evaluates_and_saves_at_the_end(monkeypatch):
     ]
 
 
-def test_trainer_evaluates_the_end_once_without_max_batches(monkeypatch):
-    stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"max_batches": None})
-    assert stage.trainer.run() == {"eval/loss": 1.0}
+def test_trainer_evaluates_the_end_once_without_max_tokens(monkeypatch):
+    stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"max_tokens": None})
+    assert stage.trainer.run() == {"final/loss": 1.0, "final/tokens": 100}
     assert stage.events.count("evaluate 6 all") == 1
     resumed = Stage(
         monkeypatch,
-        evaluation={"max_batches": None},
+        evaluation={"max_tokens": None},
         state=TrainState(step=6, total_steps=6, evaluated_step=6),
     )
     resumed.trainer.run()
@@ -263,16 +264,30 @@ def test_evaluate_and_sample_keep_the_training_mode(built):
     assert built.evaluate(1)["eval/loss"] == loss
 
 
-@pytest.mark.parametrize(
-    ("max_batches", "told"),
-    [(5, [(2, False), (4, False), (6, False), (6, True)]), (None, [(2, True), (4, True), (6, True)])],
-)
-def test_each_evaluation_says_whether_it_read_all_of_the_split(monkeypatch, max_batches, told):
-    stage, found = Stage(monkeypatch, evaluation={"max_batches": max_batches}), []
-    reporter = stage.trainer.reporter
-    reporter.evaluation = lambda state, metrics, *, is_full: found.append((state.step, is_full))
+@pytest.mark.parametrize(("max_tokens", "computed"), [(5, 4), (100, 3), (None, 3)])
+def test_final_figures_are_those_of_the_whole_split_computed_once(monkeypatch, max_tokens, computed):
+    stage = Stage(monkeypatch, evaluation={"max_tokens": max_tokens})
+    told = list[tuple[int, str, float]]()
+
+    def log(step: int, row: Mapping[str, float]) -> None:
+        told.extend((step, name, figure) for name, figure in row.items() if name.endswith("tokens"))
+
+    stage.trainer.reporter.log = log
+    stage.trainer.reporter.evaluation = lambda state, metrics: log(state.step, metrics)
     stage.trainer.run()
-    assert found == told
+    part = max_tokens or 100
+    assert told == [*((step, "eval/tokens", part) for step in (2, 4, 6)), (6, "final/tokens", 100)]
+    assert len([event for event in stage.events if event.startswith("evaluate")]) == computed
+
+
+def test_run_without_evaluation_at_the_end_has_none(monkeypatch):
+    off = {"every_n_steps": None, "at_end": False}
+    for evaluation, steps in ((off, []), ({**off, "every_n_steps": 4}, ["evaluate 4"])):
+        stage = Stage(monkeypatch, evaluation=evaluation)
+        metrics = stage.trainer.run()
+        assert [event for event in stage.events if event.startswith("evaluate")] == steps
+        assert metrics == ({"eval/loss": 1.0, "eval/tokens": 5} if steps else {})
+        assert stage.events[-1] == "save checkpoints 6"
 
 
 def test_checkpoints_and_best_ones_are_kept_as_many_as_each_is_set_to(monkeypatch):

@@ -52,7 +52,7 @@ _DEFAULTS: Tree = {
 _STREAMING = ("dataset", "split", "max_samples", "stream_batch_size")
 _FILE_NOTE = (
     "is read as a configuration of transformer_candle: what it leaves out is AdamW with decay on all tensors and "
-    "no clipping, lines of .txt are documents, and there is no evaluation unless it is asked for"
+    "no clipping, lines of .txt are documents, and only the end is evaluated unless more is asked for"
 )
 
 

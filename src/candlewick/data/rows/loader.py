@@ -135,20 +135,19 @@ def _to_batch(rows: Rows) -> Batch:
 
 
 def validation_batches(
-    split: TokenSplit, config: DataConfig, *, sequence_length: int, max_batches: int | None = None
+    split: TokenSplit, config: DataConfig, *, sequence_length: int, max_tokens: int | None = None
 ) -> Iterator[Batch]:
     """Yield the rows of a split in order, each of its tokens a target exactly once; the same at every call.
 
-    The last batch is filled with rows whose targets do not count, so that all have one shape. `max_batches` takes
-    so many, spread evenly. For bytes scale by `split.num_bytes / split.num_targets`: exact if all are read.
+    The last batch is filled with rows whose targets do not count, so that all have one shape. `max_tokens` takes
+    as many rows as have no more, at least one, spread evenly: the same for each size of the micro-batches. For
+    bytes scale by `split.num_bytes / split.num_targets`: exact if all are read.
     """
     view = open_rows(split, config, sequence_length)
-    size = config.micro_batch_size
-    count = -(-view.num_rows // size)
-    num_batches = count if max_batches is None else min(max_batches, count)
-    for index in range(num_batches):
-        i = index * count // num_batches
-        rows = np.arange(i * size, (i + 1) * size)
-        batch_rows = view.read(np.minimum(rows, view.num_rows - 1), 0)
-        batch_rows.targets[rows >= view.num_rows] = IGNORE_INDEX
+    size, total = config.micro_batch_size, view.num_rows
+    count = total if max_tokens is None else min(max(1, max_tokens // sequence_length), total)
+    for first in range(0, count, size):
+        numbers = range(first, first + size)
+        batch_rows = view.read(np.array([min(i, count - 1) * total // count for i in numbers]), 0)
+        batch_rows.targets[count - first :] = IGNORE_INDEX
         yield _to_batch(batch_rows)

@@ -3,6 +3,7 @@ r"""Trackers, which record the figures of a run: `metrics.jsonl` always, TensorB
     {"step": 120, "train/loss": 3.4021, "perf/tokens_per_second": 21840.5, ...}    every log_every_n_steps
     {"step": 250, "eval/loss": 3.1277, "eval/bits_per_byte": 1.921, ...}           at each evaluation
     {"step": 250, "sample/0": "def main():\n ..."}                                 what the model wrote then
+    {"step": 500, "final/loss": 3.0102, "final/bits_per_byte": 1.848, ...}         at the end
 
 One JSON object per line, written line by line but not fsynced; what could not be written is tried with the next
 line. A resume at step n cuts off a torn line and every row after step n. Other malformed lines stay; reading skips
@@ -23,7 +24,7 @@ from typing import Any, cast
 from candlewick.errors import DataError, MachineError
 
 METRICS = {
-    "train/loss": "mean next-token cross-entropy of the row's last update, in nats",
+    "train/loss": "next-token cross-entropy in nats: mean over the updates since the last row that were finite",
     "train/grad_norm": "gradient norm before clipping, of the row's last update",
     "train/skipped_steps": "updates skipped so far because a gradient was not finite",
     "train/loss_scale": "what the loss was multiplied by in fp16, of the row's last update",
@@ -39,7 +40,7 @@ METRICS = {
     "perf/eta_seconds": "expected time until the end, evaluation and saving included",
     "data/tokens": "tokens read so far, over all ranks: rows times their length, whether or not a loss counts",
     "data/epoch": "passes over the training tokens so far",
-    "eval/loss": "mean cross-entropy on the validation split, in nats per token",
+    "eval/loss": "mean cross-entropy on the validation split, or max_tokens of it, in nats per token",
     "eval/perplexity": "exp(eval/loss)",
     "eval/accuracy": "share of validation tokens that were the likeliest",
     "eval/tokens": "validation tokens that were predicted",
@@ -49,6 +50,16 @@ METRICS = {
     "eval/NAME/accuracy": "share of its tokens that were the likeliest",
     "eval/NAME/tokens": "its tokens that were predicted",
     "eval/NAME/bits_per_byte": "its loss in bits per UTF-8 byte",
+    "final/loss": "the same five after the last update, on all of the validation split",
+    "final/perplexity": "exp(final/loss)",
+    "final/accuracy": "share of validation tokens that were the likeliest",
+    "final/tokens": "validation tokens that were predicted: all of them",
+    "final/bits_per_byte": "validation loss in bits per UTF-8 byte of text",
+    "final/NAME/loss": "the same for each of data.validation_sets, by its name",
+    "final/NAME/perplexity": "exp(final/NAME/loss)",
+    "final/NAME/accuracy": "share of its tokens that were the likeliest",
+    "final/NAME/tokens": "its tokens that were predicted: all of them",
+    "final/NAME/bits_per_byte": "its loss in bits per UTF-8 byte",
     "stats/PART/weight_rms": "root mean square of the weights of a part: embedding, layers.0 and so on, head",
     "stats/PART/gradient_rms": "root mean square of their gradients, clipped",
     "stats/PART/activation_rms": "root mean square of what the part puts out; not of the head",
@@ -182,5 +193,5 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 def metric_of(name: str) -> str:
     """Return the name in METRICS of a figure; there NAME stands for a set, PART for a part of the model."""
-    name = re.sub(r"eval/\w+/", "eval/NAME/", name)
+    name = re.sub(r"(eval|final)/\w+/", r"\1/NAME/", name)
     return re.sub(r"stats/(embedding|layers\.\d+|head)/", "stats/PART/", name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from candlewick.compat.candle.settings import CandleDialect, find_streaming_config
-from candlewick.config import RunConfig
+from candlewick.config import EvaluationConfig, RunConfig
 from candlewick.config.load import load_config
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
@@ -108,6 +108,39 @@ def test_file_with_extends_gets_the_defaults_of_candlewick(tmp_path, notes):
     config = load_config(tmp_path / "own.yaml", (), notes.append, CandleDialect())
     assert (config.model.hidden_size, config.optimizer.algorithm) == (384, "muon")
     assert (config.data.global_batch_size, config.data.micro_batch_size) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "tokens"),
+    [
+        ("data: {batch_size: 4, gradient_accumulation_steps: 2}", [], 3 * 4 * 64),
+        ("data: {batch_size: 6, gradient_accumulation_steps: 2, sequence_length: 8}", [], 3 * 6 * 8),
+        ("data: {global_batch_size: 4, micro_batch_size: 2}", [], 3 * 4 * 64),
+        ("data: {micro_batch_size: 2}", [], 3 * 2 * 64),
+        ("data: {global_batch_tokens: 640, micro_batch_size: 2}", [], 3 * 640),
+        ("data: {batch_size: 4}", ["runtime.evaluation.max_tokens=7"], 7),
+        ("data: {batch_size: 4}", ["data.batch_size=8"], 3 * 8 * 64),
+        ("data: {batch_size: 4}", ["runtime.evaluation.max_tokens=7", "runtime.evaluation.max_batches=2"], 512),
+        ("data: {batch_size: 4}", ["runtime.evaluation.max_batches=null"], None),
+    ],
+)
+def test_max_batches_counts_validation_batches_of_batch_size_rows(load, notes, text, overrides, tokens):
+    model = "model: {hidden_size: 64, num_attention_heads: 2, max_position_embeddings: 64}"
+    config = load(f"{text}\n{model}\nruntime: {{evaluation: {{max_batches: 3}}}}\n", *overrides)
+    assert config.runtime.evaluation.max_tokens == tokens
+    assert any(f"read as max_tokens={tokens}" in note for note in notes) == (tokens != 7)
+
+
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5, True])
+def test_max_batches_that_is_no_positive_integer_is_refused(load, value):
+    with pytest.raises(ConfigError, match=r"runtime\.evaluation\.max_batches: should be a whole number"):
+        load(f"runtime: {{evaluation: {{max_batches: {json.dumps(value)}}}}}")
+
+
+def test_evaluation_of_candle_without_max_batches_reads_all(load):
+    assert load("data: {batch_size: 4}\nruntime: {evaluation: {every_n_steps: 5}}\n").runtime.evaluation == (
+        EvaluationConfig(every_n_steps=5, max_tokens=None, best=None)
+    )
 
 
 def test_null_values_count_as_absent_keys(load):

@@ -266,9 +266,9 @@ def test_loader_state_of_other_data_is_refused_with_both_values(change, message)
 
 
 class TestValidation:
-    def batches(self, tokens=200, rows=4, max_batches=None, **data):
+    def batches(self, tokens=200, rows=4, max_tokens=None, **data):
         config = DataConfig.model_validate({"micro_batch_size": rows, **data}, strict=False)
-        return list(validation_batches(make_split(tokens), config, sequence_length=T, max_batches=max_batches))
+        return list(validation_batches(make_split(tokens), config, sequence_length=T, max_tokens=max_tokens))
 
     @pytest.mark.parametrize("tokens", [1, 7, 8, 33, 197, 200, 256])
     def test_evaluation_batches_have_every_token_as_a_target_once_in_one_shape(self, tokens):
@@ -288,12 +288,28 @@ class TestValidation:
             assert torch.equal(first.tokens, second.tokens)
             assert torch.equal(first.targets, second.targets)
 
-    def test_evaluation_with_max_batches_spreads_them_evenly(self):
-        first = [batch.tokens[0, 0].item() for batch in self.batches(3200, max_batches=5)]
-        assert first == [0, 640, 1280, 1920, 2560]
+    def test_evaluation_with_max_tokens_spreads_them_evenly(self):
+        rows = [row[0].item() for batch in self.batches(3200, max_tokens=5 * T + 7) for row in batch.tokens]
+        assert rows[:5] == [0, 640, 1280, 1920, 2560]
 
-    def test_evaluation_with_a_large_max_batches_reads_all(self):
-        assert len(self.batches(200, max_batches=50)) == len(self.batches(200)) == 7
+    @pytest.mark.parametrize("packing", ["chunk", "bfd"])
+    @pytest.mark.parametrize("max_tokens", [1, T, 5 * T, 11 * T + 1, 10**6, None])
+    def test_evaluation_reads_the_same_rows_in_micro_batches_of_any_size(self, max_tokens, packing):
+        found = {
+            rows: [
+                (tokens.tolist(), targets.tolist())
+                for batch in self.batches(197, rows=rows, max_tokens=max_tokens, packing=packing)
+                for tokens, targets in zip(batch.tokens, batch.targets, strict=True)
+                if (targets != -100).any()
+            ]
+            for rows in (1, 2, 3, 4, 7, 64)
+        }
+        assert all(other == found[1] for other in found.values())
+        most = max_tokens or 10**6
+        assert 1 <= len(found[1]) <= max(1, most // T)
+
+    def test_evaluation_with_a_large_max_tokens_reads_all(self):
+        assert len(self.batches(200, max_tokens=200)) == len(self.batches(200)) == 7
 
     def test_rows_that_fill_the_last_evaluation_batch_have_no_targets(self):
         found = self.batches(200)

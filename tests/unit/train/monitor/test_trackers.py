@@ -119,7 +119,7 @@ def test_metric_outside_the_table_is_refused(tmp_path: Path):
 
 def test_metric_names_are_grouped_and_explained():
     for name, meaning in METRICS.items():
-        assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval", "stats"}
+        assert name.split("/")[0] in {"train", "optim", "perf", "data", "eval", "final", "stats"}
         assert meaning
 
 
@@ -169,6 +169,8 @@ def test_metrics_file_on_a_full_disk_raises_with_its_name(tmp_path: Path):
     [
         ("eval/loss", "eval/loss"),
         ("eval/loss/loss", "eval/NAME/loss"),
+        ("final/loss", "final/loss"),
+        ("final/code/loss", "final/NAME/loss"),
         ("eval/mixture_0/bits_per_byte", "eval/NAME/bits_per_byte"),
         ("stats/layers.12/activation_max", "stats/PART/activation_max"),
         ("stats/head/weight_rms", "stats/PART/weight_rms"),

@@ -1,0 +1,59 @@
+"""`--resume DIR`: a run goes on from the folder that is named, a run or one of its checkpoints."""
+
+import pytest
+import torch
+
+from candlewick.checkpoint.layout import list_checkpoints, step_folder
+from candlewick.checkpoint.safetensors import read_tensors
+from candlewick.cli.main import main
+from candlewick.runs.train import run_training
+from candlewick.train.monitor.trackers import read_metrics
+
+EVERY_TWO = {"every_n_steps": 2, "max_keep": 20}
+
+
+@pytest.fixture
+def run_dir(tiny, tmp_path):
+    """A run with a checkpoint after every second update."""
+    runtime = {**tiny().runtime.model_dump(mode="json"), "checkpoint": EVERY_TWO}
+    run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
+    return tmp_path / "run"
+
+
+def weights(run_dir):
+    return read_tensors(list_checkpoints(run_dir / "checkpoints")[-1] / "model.safetensors")
+
+
+@pytest.mark.parametrize("named", ["checkpoints/step_000000006", "best"])
+def test_resume_from_an_earlier_checkpoint_repeats_the_later_updates(run_dir, caplog, named):
+    before, rows = weights(run_dir), read_metrics(run_dir / "metrics.jsonl")
+    folder = (run_dir / named).resolve()
+    later = [other for other in list_checkpoints(run_dir / "checkpoints") if other > folder]
+    assert main(["train", "--resume", str(run_dir / named)]) == 0
+    after = weights(run_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(len(list(other.parent.glob(f"{other.name}.rejected-*"))) == 1 for other in later)
+    again = read_metrics(run_dir / "metrics.jsonl")
+    for name in ("step", "train/loss", "eval/loss", "final/loss"):
+        assert [row.get(name) for row in rows] == [row.get(name) for row in again]
+
+
+def test_run_that_goes_back_and_stops_does_not_take_the_later_checkpoints_again(run_dir):
+    words = ["train", "--resume", str(step_folder(run_dir / "checkpoints", 6)), "--override"]
+    assert main([*words, "scheduler.total_steps=8"]) == 0
+    assert list_checkpoints(run_dir / "checkpoints")[-1].name == "step_000000008"
+
+
+def test_resume_of_a_run_folder_needs_no_run_dir(run_dir):
+    assert main(["train", "--resume", str(run_dir), "--override", "scheduler.total_steps=14"]) == 0
+    assert list_checkpoints(run_dir / "checkpoints")[-1].name == "step_000000014"
+
+
+def test_resume_from_a_checkpoint_of_another_run_is_refused(tiny, run_dir, trained, capsys):
+    before = sorted(run_dir.rglob("*"))
+    other = list_checkpoints(trained / "checkpoints")[-1]
+    assert main(["train", "--resume", str(other), "--run-dir", str(run_dir)]) == 2
+    assert f"{other} is no checkpoint of the run {run_dir}" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run_dir), "--run-dir", str(trained)]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert sorted(run_dir.rglob("*")) == before
