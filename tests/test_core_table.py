@@ -33,6 +33,7 @@ EXEMPT = {
     "data.cache_max_bytes": "what is deleted; tests/unit/data/tokens/test_cache.py",
     "data.num_workers": "the same bytes with any number: tests/unit/data/tokens/test_prepare.py",
     "data.documents": "checked text by text in tests/unit/data/text/test_documents.py",
+    "data.prepared": "written by a run; tests/integration/test_moved_run.py",
     "data.bad_utf8": "checked byte by byte in tests/unit/data/text/test_documents.py",
     "data.sequence_length": SIZE,
     "data.shuffle_buffer_size": SIZE,

@@ -133,7 +133,7 @@ class Workbench:
         data = self._open(json.dumps(settings))
         folders = {name: dataset.folder for name, dataset in data.datasets.items()}
         batches = BatchSchedule.from_config(config.data, config.sequence_length, world_size=1)
-        prepared = replace(data, config=with_datasets(config, folders), batches=batches)
+        prepared = replace(data, config=with_datasets(config, folders, {}), batches=batches)
         plan = complete_plan(replace(prepared, run_dir=self.folder / "run"))
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)

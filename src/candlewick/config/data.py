@@ -66,6 +66,9 @@ class DataConfig(Section):
     """Validation text, in the same forms as train_shards; empty: part of the training text is held out."""
     validation_sets: dict[str, tuple[str, ...]] = Field(default={})
     """More validation texts by name. Each is evaluated separately, as `eval/NAME/loss` and so on."""
+    prepared: dict[str, Path] = Field(default={})
+    """Written by a run: the token datasets that were made of its text, by name (`tokens`, `validation`). They are
+    read in the place of the text as long as they are there and the settings of text and tokenizer stay."""
     format: Literal["text", "chat"] = "text"
     """text, or chat: JSON lines with a list of messages. Only the assistant's messages are trained on."""
     documents: Literal["file", "line"] = "file"

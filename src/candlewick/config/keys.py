@@ -9,6 +9,7 @@ Pydantic's errors contain names of union members; the sentences here contain the
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
@@ -111,6 +112,14 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
         return str(folder / Path(text).expanduser())
     except RuntimeError:
         raise ValueError("names the home folder of a user who is not known") from None
+
+
+def relative_path(name: Name, text: str, folder: Path, anchor: Path) -> str:
+    """Return the text of a setting; a path in `folder` is made relative to `anchor`."""
+    is_path = Path in key_types().get(name, ()) or name in _URI_KEYS
+    if not is_path or "://" in text or not Path(text).is_relative_to(folder):
+        return text
+    return os.path.relpath(text, anchor)
 
 
 def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[Key, str]]:

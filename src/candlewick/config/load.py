@@ -45,6 +45,11 @@ _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("data",), ("global_batch_size", "global_batch_tokens")),
     (_EVALUATION, ("max_tokens", "max_batches")),
 )
+_TEXT_KEYS: tuple[Key, ...] = (  # they name another text or tokenizer than that of `data.prepared`
+    *(("data", name) for name in ("train_shards", "mixture", "validation_shards", "validation_sets")),
+    ("tokenizer",),
+    ("runtime", "checkpoint", "init_from"),
+)
 _CHOICES: set[Key] = {  # keys that replace settings of lower layers
     *((*section, name) for section, names in _ALTERNATIVES for name in names),
     *((*section, name) for section, name in DISCRIMINATORS.items()),
@@ -110,7 +115,8 @@ class _Settings:
         tree = self.dialect.translate(file.parsed.tree, file.name, report)
         tree = cast(Tree, _resolve_paths(tree, (), file.folder, report))
         self.folder = file.folder
-        self.tree = self.dialect.translate_merged(merge(self.tree, tree), tree, report)
+        merged = merge(_without_prepared(self.tree, tree), tree)
+        self.tree = self.dialect.translate_merged(merged, tree, report)
         self.locations |= {key: file.locate(key) for key in file.parsed.lines} | {(): file.name}
 
     def add_override(self, text: str) -> None:
@@ -132,6 +138,7 @@ class _Settings:
             setting = _resolve_paths(check_values(setting, key, report), key, self.folder, report)
             layer = tree_with(key, setting)
             is_choice = key in _CHOICES
+            self.tree = _without_prepared(self.tree, layer)
             self.tree = merge(self.tree, layer) if is_choice else cast(Tree, _assign(self.tree, key, setting))
         except ValueError as error:
             report(key, str(error))
@@ -291,6 +298,15 @@ def _restore_nulls(value: object, key: Key) -> object:
     return None if value == "null" and is_nullable(name_of(key)) else value
 
 
+def resolve_paths(tree: Tree, folder: Path) -> Tree:
+    """Return a tree of settings with absolute paths; those in it are relative to `folder`. Raises ValueError."""
+
+    def refuse(key: Key, message: str) -> None:
+        raise ValueError(f"{format_key(key)}: {message}")
+
+    return cast(Tree, _resolve_paths(tree, (), folder, refuse))
+
+
 def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
     """Return a tree or a value with absolute paths."""
     if isinstance(value, dict):
@@ -331,6 +347,14 @@ def _translate_max_batches(tree: Tree, note: NoteCallback, report: ProblemCallba
     tokens = batches and batches * (config.data.global_batch_tokens or rows * config.sequence_length)
     note(f"{format_key(key)}={batches} is read as max_tokens={tokens}")
     return cast(Tree, _assign(tree, (*_EVALUATION, "max_tokens"), tokens))
+
+
+def _without_prepared(tree: Tree, layer: Tree) -> Tree:
+    """Return the tree without data.prepared, if a layer names another text or tokenizer."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or not any(key[-1] in (look_up(layer, key[:-1]) or ()) for key in _TEXT_KEYS):
+        return tree
+    return tree | {"data": {name: value for name, value in cast(Tree, data).items() if name != "prepared"}}
 
 
 def merge(base: Tree, layer: Tree, key: Key = ()) -> Tree:

@@ -1,15 +1,19 @@
 """Flatten, compare and write the tree of settings.
 
-`dump` writes every setting, with absolute paths, so that the result means the same in every folder.
+`dump` writes every setting, with absolute paths, so that the result means the same in every folder. Paths inside a
+run are written relative to it, so that it can be moved.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from candlewick.config import RunConfig
 from candlewick.config.formats import Format, write_json, write_toml
+from candlewick.config.keys import name_of, relative_path
 from candlewick.config.yaml import Key, format_key, write_yaml
 
 Tree = dict[str, Any]
@@ -47,11 +51,33 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
         yield key, value
 
 
-def dump(config: RunConfig, file_format: Format) -> str:
-    """Write every setting. TOML has no null: null is left out where it is the default, else the text "null"."""
-    if file_format == "toml":
-        return write_toml(_without_nulls(config))
-    return {"yaml": write_yaml, "json": write_json}[file_format](config.model_dump(mode="json"))
+def relocatable(config: RunConfig, folder: Path, anchor: Path | None = None) -> Tree:
+    """Return the tree of a config, in which paths inside `folder` are relative to `anchor`, by default to it."""
+    return _relocatable(config.model_dump(mode="json"), folder, anchor or folder)
+
+
+def _relocatable(tree: Tree, folder: Path, anchor: Path) -> Tree:
+    folder, anchor = (Path(os.path.normpath(path.absolute())) for path in (folder, anchor))
+
+    def convert(value: object, key: Key) -> object:
+        if isinstance(value, dict):
+            return {name: convert(item, (*key, name)) for name, item in cast(Tree, value).items()}
+        if isinstance(value, list):
+            return [convert(item, key) for item in cast(list[object], value)]
+        return relative_path(name_of(key), value, folder, anchor) if isinstance(value, str) else value
+
+    return cast(Tree, convert(tree, ()))
+
+
+def dump(config: RunConfig, file_format: Format, folder: Path | None = None) -> str:
+    """Write every setting. TOML has no null: null is left out where it is the default, else the text "null".
+
+    Paths inside `folder` are written relative to it.
+    """
+    tree = _without_nulls(config) if file_format == "toml" else config.model_dump(mode="json")
+    if folder is not None:
+        tree = _relocatable(tree, folder, folder)
+    return {"yaml": write_yaml, "json": write_json, "toml": write_toml}[file_format](tree)
 
 
 def _without_nulls(section: BaseModel) -> Tree:

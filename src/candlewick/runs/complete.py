@@ -20,6 +20,7 @@ from candlewick.errors import ConfigError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
 from candlewick.runs.prepare import PreparedRun
+from candlewick.runs.record import write_record
 from candlewick.runs.sources import training_sources
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import learning_rate_share, max_steps_for_repetitions, planned_steps
@@ -39,8 +40,9 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        sealed = seal(dump(plan.config, "yaml"), plan.start.run)
+        sealed = seal(dump(plan.config, "yaml", plan.run_dir), plan.start.run)
         replace_durable(plan.run_dir / "config.yaml", sealed.encode())
+        write_record(prepared, plan)
         metrics = trainer.run()
     finally:
         trainer.loader.close()

@@ -11,7 +11,7 @@ from candlewick.parallel.device import find_device
 from candlewick.runs.complete import open_training_data
 from candlewick.runs.prepare import prepare_run
 from candlewick.runs.resolve import PreparePlan, TokenizerPlan, open_texts
-from candlewick.runs.sources import all_sources
+from candlewick.runs.sources import all_sources, without_lost_datasets
 from candlewick.train.evaluate import evaluate_sets
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh
@@ -28,13 +28,14 @@ def evaluate_checkpoint(
     model = build_model(checkpoint, find_device(device))
     config = checkpoint.config or RunConfig()
     if sources := data.train_shards:
-        only = {"train_shards": (), "mixture": (), "validation_shards": sources, "validation_sets": {}}
-        config = config.replaced(data={**only, "cache_dir": data.cache_dir})
+        only = {"validation_shards": sources, "validation_sets": {}, "prepared": {}}
+        others = {"train_shards": (), "mixture": (), "cache_dir": data.cache_dir}
+        config = config.replaced(data={**only, **others})
     elif not all_sources(config.data):
         raise CheckpointError(
             f"{checkpoint.folder} does not say what it was trained on", "name the text to evaluate on"
         )
-    config = config.replaced(data={"cache_max_bytes": None})
+    config = without_lost_datasets(config.replaced(data={"cache_max_bytes": None}))
     # tokens of another tokenizer are refused
     tokenizer = TokenizerPlan(checkpoint.tokenizer, "named", checkpoint.folder)
     texts, batches = open_texts(config.data), BatchSchedule(config.data.micro_batch_size)

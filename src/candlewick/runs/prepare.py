@@ -35,9 +35,16 @@ from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError
-from candlewick.runs.resolve import PreparePlan, Text, open_texts
+from candlewick.runs.resolve import PreparePlan, open_texts
 from candlewick.runs.sharding import Notify, make_shards
-from candlewick.runs.sources import all_sources, encoding_tokenizer, training_sources, with_datasets
+from candlewick.runs.sources import (
+    Text,
+    all_sources,
+    encoding_tokenizer,
+    source_dataset,
+    training_sources,
+    with_datasets,
+)
 from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.artifact import KIND, VERSION
@@ -51,7 +58,7 @@ logger = logging.getLogger(__name__)
 class PreparedRun:
     """A run whose text is tokenized."""
 
-    config: RunConfig  # names token datasets in the place of text. Nobody changes it any more.
+    config: RunConfig  # names the token datasets of its text. Nobody changes it any more.
     run_dir: Path
     start: Start
     batches: BatchSchedule  # as if the run were new
@@ -73,11 +80,13 @@ def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
     if texts:
         tokenizer, source, is_new = _make_tokenizer(plan, texts, notify)
         tokenizer, folders = encoding_tokenizer(tokenizer, data), dict[str, Path]()
+        used = {source, *source.parents}
         for name, text in texts.items():
             folders[name], reused = _make_dataset(plan, name, text, tokenizer, notify)
             is_new |= not reused
-        config, used = with_datasets(config, folders), {source, *source.parents}
+        config = with_datasets(config, folders, texts)
     assert tokenizer is not None, "token datasets bring theirs"
+    tokenizer = encoding_tokenizer(tokenizer, data)
     datasets = _open_datasets(config.data, tokenizer)
     if is_new and not plan.keeps_data and data.cache_max_bytes is not None and data.cache_dir is not None:
         trim(data.cache_dir, data.cache_max_bytes, used | {dataset.folder for dataset in datasets.values()})
@@ -162,7 +171,7 @@ def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
 
     Raises ConfigError without text or for a finished tokenizer, DataError, ArtifactError: see `make_tokenizer`.
     """
-    texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}))
+    texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}, prepared={}))
     if not texts:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
@@ -200,7 +209,7 @@ def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:
 
 def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDataset]:
     """Open the datasets that settings name, each once. Raises DataError for one of another tokenizer."""
-    folders = {name: Path(uris[0]) for name, uris in all_sources(data).items()}
+    folders = {name: folder for name in all_sources(data) if (folder := source_dataset(data, name)) is not None}
     for folder in folders.values():
         touch(folder)
     sha256 = tokenizer.sha256
@@ -211,10 +220,10 @@ def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDat
 def describe_run(run: PreparedRun) -> None:
     """Write the run's files for `candlewick train` and for readers of transformer_candle's run folders.
 
-    `training.yaml` and `training.toml` hold the config with absolute paths, `special_tokens.txt` a JSON array.
+    `training.yaml` and `training.toml` hold the config, `special_tokens.txt` a JSON array.
     """
     special_tokens = json.dumps(list(run.tokenizer.special_tokens), ensure_ascii=False)
     run.run_dir.mkdir(parents=True, exist_ok=True)
     replace_durable(run.run_dir / "special_tokens.txt", special_tokens.encode())
-    replace_durable(run.run_dir / "training.yaml", dump(run.config, "yaml").encode())
-    replace_durable(run.run_dir / "training.toml", dump(run.config, "toml").encode())
+    replace_durable(run.run_dir / "training.yaml", dump(run.config, "yaml", run.run_dir).encode())
+    replace_durable(run.run_dir / "training.toml", dump(run.config, "toml", run.run_dir).encode())

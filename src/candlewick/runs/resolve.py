@@ -24,18 +24,19 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.data.text.source_files import open_text
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
+    Text,
     dataset_tokenizer,
     encoding_tokenizer,
     open_tokenizer,
     text_sources,
     training_sources,
+    without_lost_datasets,
 )
 from candlewick.runs.start import continue_run, inherit_model, open_parent
 from candlewick.tokenizer.artifact import KIND
@@ -43,8 +44,6 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
 from candlewick.train.resume import apply_table
-
-Text = Corpus | SourceFiles
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +102,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     The caller holds the run's lock. Raises ConfigError for settings that cannot be, CheckpointError, DataError,
     TokenizerError and MachineError for what cannot be opened.
     """
+    config = without_lost_datasets(config)
     init_from, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
     if newest is not None:
         config, start = continue_run(config, newest)
@@ -225,7 +225,11 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
         settings = settings.replaced(tokenizer_json=None, special_tokens=None)
     copy_to = None if shared is None else run_folder
     dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
-    path = settings.tokenizer_json or settings.vocab or dataset
+    named = settings.tokenizer_json or settings.vocab
+    if named is not None and not named.exists() and (dataset is not None or isinstance(start, Resume)):
+        logger.info("the tokenizer %s is gone: the run's own is taken", named)
+        named, settings = None, TokenizerConfig()
+    path = named or dataset
     source = start.checkpoint.folder if path is None and isinstance(start, InitFrom) else path
     if request.retrain_tokenizer and source is not None:
         raise ConfigError(f"--force-retrain-tokenizer, but that of {source} is given", "leave one of them out")

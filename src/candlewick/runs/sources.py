@@ -2,20 +2,32 @@
 
 data.train_shards    tokens                        data.validation_shards   validation
 data.mixture         tokens_0, tokens_1, ...       data.validation_sets     validation_NAME
+
+`data.prepared` has the token datasets that a run made of its text, by these names.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.source_files import HubSource, SourceFiles
 from candlewick.data.tokens.cache import is_cached
 from candlewick.data.tokens.dataset import is_token_dataset
+from candlewick.data.tokens.plan import dataset_settings
 from candlewick.errors import ConfigError, DataError
+from candlewick.hub import SCHEME, parse_uri
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import read_special_tokens
 
+Text = Corpus | SourceFiles
 Sources = dict[str, tuple[str, ...]]
 """URIs by the name of the dataset that is made of them."""
+
+logger = logging.getLogger(__name__)
 
 
 def training_sources(data: DataConfig) -> Sources:
@@ -33,15 +45,23 @@ def all_sources(data: DataConfig) -> Sources:
 
 
 def text_sources(data: DataConfig) -> Sources:
-    """Return the sources that are text, not tokens."""
-    return {name: uris for name, uris in all_sources(data).items() if token_dataset(uris) is None}
+    """Return the sources that are text, not tokens, and of which no tokens are prepared."""
+    return {name: uris for name, uris in all_sources(data).items() if source_dataset(data, name) is None}
+
+
+def source_dataset(data: DataConfig, name: str) -> Path | None:
+    """Return the token dataset of a source, prepared or named; None for text. Raises ConfigError, DataError."""
+    return data.prepared.get(name) or token_dataset(all_sources(data)[name])
 
 
 def token_dataset(uris: Sequence[str]) -> Path | None:
     """Return the folder of the token dataset that `uris` name, None for text. Raises ConfigError, DataError."""
     paths = [Path(uri) for uri in uris if "://" not in uri]
     if (gone := next((path for path in paths if is_cached(path) and not path.exists()), None)) is not None:
-        raise DataError(f"the prepared tokens {gone} are gone from the cache", "give the text, to make them again")
+        raise DataError(
+            f"the prepared tokens {gone} are gone from the cache",
+            "name the text, to make them again: --override 'data.train_shards=[TEXT]'",
+        )
     datasets = [path for path in paths if is_token_dataset(path)]
     if not datasets:
         return None
@@ -53,9 +73,32 @@ def token_dataset(uris: Sequence[str]) -> Path | None:
     return datasets[0]
 
 
+def without_lost_datasets(config: RunConfig) -> RunConfig:
+    """Return the config with those prepared datasets that are there and that its settings would make."""
+    data, sources = config.data, all_sources(config.data)
+    kept: dict[str, Path] = {}
+    for name, folder in data.prepared.items():
+        if name not in sources:
+            continue
+        if not is_token_dataset(folder):
+            logger.warning("the tokens %s are gone: they are made again from %s", folder, ", ".join(sources[name]))
+        elif _is_made_with(folder, data, is_training=name in training_sources(data)):
+            kept[name] = folder
+        else:
+            logger.info("the tokens %s were made with other settings: they are not read", folder)
+    return config if kept == data.prepared else config.replaced(data={"prepared": kept})
+
+
+def _is_made_with(folder: Path, data: DataConfig, *, is_training: bool) -> bool:
+    settings = dataset_settings(data, hold_out=is_training and not data.validation_shards)
+    settings |= data.model_dump(include={"max_tokens", "max_documents"})  # of text of the Hub
+    made = read_manifest(folder).config
+    return all(made[name] == value for name, value in settings.items() if name in made)
+
+
 def dataset_tokenizer(data: DataConfig) -> Path | None:
     """Return the tokenizer of the first token dataset that is trained on."""
-    datasets = [token_dataset(uris) for uris in training_sources(data).values()]
+    datasets = [source_dataset(data, name) for name in training_sources(data)]
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
@@ -73,22 +116,32 @@ def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
 
 def encoding_tokenizer(tokenizer: Tokenizer, data: DataConfig) -> Tokenizer:
     """Return the tokenizer with which the text of a run is encoded: for chats it has their tokens."""
-    return tokenizer.with_chat_tokens() if data.format == "chat" and text_sources(data) else tokenizer
+    has_text = any(token_dataset(uris) is None for uris in all_sources(data).values())
+    return tokenizer.with_chat_tokens() if data.format == "chat" and has_text else tokenizer
 
 
-def with_datasets(config: RunConfig, folders: Mapping[str, Path]) -> RunConfig:
-    """Return the config with token datasets, and the tokenizer of the first, in the place of text."""
+def with_datasets(config: RunConfig, folders: Mapping[str, Path], texts: Mapping[str, Text]) -> RunConfig:
+    """Return the config with the token datasets of its text, and addresses of the Hub at their commit."""
     data = config.data
-    uris = {**all_sources(data), **{name: (str(folder),) for name, folder in folders.items()}}
+    uris = all_sources(data)
+    uris |= {name: tuple(_at_commit(uri, text) for uri in uris[name]) for name, text in texts.items()}
     named = zip(training_sources(data), data.mixture, strict=False)
-    mixture = tuple(source.replaced(shards=uris[name]) for name, source in named)
-    first = Path(next(iter(uris.values()))[0])
     return config.replaced(
         data={
+            "prepared": {**data.prepared, **folders},
             "train_shards": () if data.mixture else uris.get("tokens", ()),
-            "mixture": mixture,
+            "mixture": tuple(source.replaced(shards=uris[name]) for name, source in named),
             "validation_shards": uris.get("validation", ()),
             "validation_sets": {name: uris[f"validation_{name}"] for name in data.validation_sets},
-        },
-        tokenizer={"tokenizer_json": first / "tokenizer", "vocab": None, "merges": None, "special_tokens": None},
+        }
     )
+
+
+def _at_commit(uri: str, text: Text) -> str:
+    """Return an address of the Hub with the commit at which its files were listed; another one as it is."""
+    if not uri.startswith(SCHEME):
+        return uri
+    address = parse_uri(uri)
+    repos = [file.repo.uri for file in text.files if isinstance(file, HubSource)]
+    found = next(repo for repo in repos if (repo.kind, repo.name) == (address.kind, address.name))
+    return str(replace(address, revision=found.revision))

@@ -96,7 +96,8 @@ def continue_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resu
     Raises ConfigError if the config names another `init_from`.
     """
     uri = config.runtime.checkpoint.init_from
-    saved = newest.state["config"].get("runtime", {}).get("checkpoint", {}).get("init_from")
+    assert newest.config is not None, "a checkpoint of a run has one"
+    saved = newest.config.runtime.checkpoint.init_from
     if saved != uri and not (uri and saved and _is_pinned(uri, saved)):
         raise ConfigError(
             f"the run of {newest.folder} has runtime.checkpoint.init_from={saved}, it goes on with {uri}",
@@ -119,6 +120,12 @@ def _is_pinned(uri: str, saved: str) -> bool:
 
 
 def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
-    """Return the settings that change the result, by section: not log intervals, not the number of workers."""
-    data, runtime = {"cache_dir", "cache_max_bytes", "num_workers"}, {"logging", "log_every_n_steps"}
-    return config.model_dump(mode="json", exclude={"data": data, "runtime": runtime})
+    """Return the settings that change the result, by section: not names of text, not log intervals.
+
+    What was made of the text, and the tokenizer with it, is compared by the ids of the datasets.
+    """
+    names = {"train_shards", "validation_shards", "validation_sets", "prepared"}
+    data = dict.fromkeys({"cache_dir", "cache_max_bytes", "num_workers", *names}, True)
+    runtime = {"logging", "log_every_n_steps"}
+    excluded = {"data": {**data, "mixture": {"__all__": {"shards"}}}, "runtime": runtime, "tokenizer": True}
+    return config.model_dump(mode="json", exclude=excluded)

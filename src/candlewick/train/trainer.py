@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from candlewick.checkpoint.best import link_best
 from candlewick.checkpoint.layout import list_checkpoints, prune, set_later_aside, step_folder
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, full_weights, require_finite, require_room, save
+from candlewick.config.tree import relocatable
 from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import CandlewickError, CheckpointError, MachineError, RunDiverged, RunInterrupted
 from candlewick.model.transformer import Transformer
@@ -329,6 +331,12 @@ class Trainer:
             "optimizer": list(self.optimizer.named_state().values()),
         }
 
+    def _saved_config(self) -> dict[str, Any]:
+        """Return the config for state.json: checkpoints in the run's folder can be moved with it."""
+        if not self.checkpoints.is_relative_to(self.plan.run_dir):
+            return self.config.model_dump(mode="json")
+        return relocatable(self.config, self.plan.run_dir, step_folder(self.checkpoints, self.state.step))
+
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
         plan, model, device = self.plan, self.objective.model, self.plan.device.device
@@ -345,7 +353,7 @@ class Trainer:
                 "counters": self.state.to_json(),
                 "loader": self.loader.state(),
                 "random": random_state(device),
-                "config": plan.config.model_dump(mode="json"),
+                "config": self._saved_config(),
                 "validation": plan.data.validation_ids,
                 **numerics_fingerprint(device),
             },

@@ -291,7 +291,7 @@ def test_orchestrate_input_replaces_the_text_of_the_config(tiny, config_file, te
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert result["run_dir"] == str(tmp_path / "run")
-    assert result["metrics"]["final/loss"] > 0
+    assert result["metrics"]["eval/loss"] > 0
     assert [sample["prompt"] for sample in result["samples"]] == [""]
     assert "tokenizer  made: " in captured.err
     manifest = json.loads((tmp_path / "run" / "tokens" / "manifest.json").read_bytes())

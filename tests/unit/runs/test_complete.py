@@ -33,7 +33,7 @@ def test_token_dataset_of_another_folder_serves_as_validation(tiny, tokens, text
     copy = shutil.copytree(tokens, tmp_path / "copy")
     tokenizer = {"tokenizer_json": str(tokens / "tokenizer")}
     text = {**tiny().data.model_dump(mode="json"), "train_shards": [str(text_dir / "00.txt")]}
-    other = prepare(tiny(data=text, tokenizer=tokenizer)).config.data.train_shards[0]
+    other = prepare(tiny(data=text, tokenizer=tokenizer)).config.data.prepared["tokens"]
     for folder, side in ((copy, "validation"), (other, "train")):
         data = open_data(with_data(tiny, train_shards=[str(tokens)], validation_shards=[str(folder)]))
         assert data.validation.name == side

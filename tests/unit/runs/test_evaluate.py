@@ -90,7 +90,7 @@ def test_evaluate_of_changed_text_uses_the_tokenizer_of_the_model(
     folder = trained_copy / "checkpoints" / "step_000000012"
     (folder / "manifest.json").unlink()
     state = json.loads((folder / "training/state.json").read_bytes())
-    state["config"]["data"]["train_shards"] = [str(text)]
+    state["config"]["data"] |= {"train_shards": [str(text)], "prepared": {}}
     (folder / "training/state.json").write_text(json.dumps(state))
     before, tokenizers = evaluate(folder), set(cache.glob("tokenizer-*"))
     assert before == evaluate(trained)

@@ -70,7 +70,7 @@ def test_orchestrate_repeated_reuses_every_stage(tiny, orchestrated):
     changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
     assert sorted(changed) == [*["LOCK"] * 2, "special_tokens.txt", "training.toml", "training.yaml"]
     assert result["samples"][0]["prompt"] == ""
-    assert 0 < result["metrics"]["final/bits_per_byte"] < 8
+    assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 
 
 def test_orchestrate_makes_missing_or_damaged_stages_again(tiny, orchestrated, tmp_path):
@@ -118,7 +118,7 @@ def test_orchestrate_continues_a_stopped_run(tiny, orchestrated, tmp_path, monke
     result = orchestrate(tiny(), tmp_path / "run", said)
     assert said.reused() == STAGES[:2]
     assert said.made() == STAGES[2:]
-    assert result["metrics"]["final/loss"] > 0
+    assert result["metrics"]["eval/loss"] > 0
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows if "train/loss" in row] == list(range(1, 13))
 
@@ -172,7 +172,7 @@ def test_orchestrate_writes_mixture_and_validation_tokens_side_by_side(tiny, tex
         assert said.made() == made
     assert list(result["tokens"]) == ["tokens_0", "tokens_1", "validation"]
     held = read_manifest(tmp_path / "run" / "validation").details["splits"]["validation"]
-    assert result["metrics"]["final/tokens"] == held["tokens"]
+    assert result["metrics"]["eval/tokens"] == held["tokens"]
 
 
 def test_orchestrate_with_init_from_resumes_without_the_parent(tiny, trained_copy, text_dir, tmp_path):

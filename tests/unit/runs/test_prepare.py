@@ -52,8 +52,7 @@ def test_prepare_writes_special_tokens_and_training_configs(prepared, run_dir, t
     ]
     yaml, toml = (load_config(run_dir / f"training.{kind}") for kind in ("yaml", "toml"))
     assert yaml == toml
-    assert yaml.data.train_shards == (str(run_dir / "tokens"),)
-    assert yaml.tokenizer.tokenizer_json == run_dir / "tokens" / "tokenizer"
+    assert yaml.data.prepared == {"tokens": run_dir / "tokens"}
 
 
 def test_tokenizer_is_configured_else_of_the_run_else_shared_else_trained(

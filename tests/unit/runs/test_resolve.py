@@ -53,7 +53,7 @@ def test_resume_hashes_each_file_once_and_builds_one_tokenizer(tiny, trained_cop
     files = {str(path): counted[str(path)] for path in newest.rglob("*.*") if path.name != "manifest.json"}
     assert files == dict.fromkeys(files, 1)
     assert (counted["tokenizers"], counted["corpora"]) == (1, 0)
-    tokens = config.data.train_shards[0]
+    tokens = str(config.data.prepared["tokens"])
     assert {count for name, count in counted.items() if name.startswith(tokens)} == {1}
 
 

@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from tests import foreign
@@ -10,7 +9,7 @@ from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, TokenizerError
-from candlewick.runs.sources import all_sources, open_tokenizer, text_sources, token_dataset
+from candlewick.runs.sources import all_sources, open_tokenizer, source_dataset, text_sources
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -33,19 +32,13 @@ def test_all_sources_and_text_sources_name_what_a_run_reads(mixed, text_dir):
     assert list(text_sources(data)) == ["tokens_0", "tokens_2", "validation", "validation_code"]
 
 
-def tokens_of(texts) -> Path:
-    """The folder of the token dataset that a prepared config names in the place of text."""
-    folder = token_dataset(texts)
-    assert folder is not None
-    return folder
-
-
 def test_a_mixture_has_one_tokenizer_and_a_dataset_per_source(mixed, tokens):
     config = prepare(mixed()).config
-    folders = [tokens_of(source.shards) for source in config.data.mixture]
+    found = [source_dataset(config.data, f"tokens_{number}") for number in range(3)]
+    folders = [folder for folder in found if folder is not None]
     assert folders[1] == tokens
     assert [source.weight for source in config.data.mixture] == [3, 2, 1]
-    assert prepare(config).config == config  # nothing is text any more
+    assert prepare(config).config == config  # nothing is prepared again
     data = open_data(config)
     assert len({read_manifest(folder).inputs["tokenizer"] for folder in folders}) == 1
     assert [split.dataset_id for split in data.train] == [read_manifest(folder).id for folder in folders]
@@ -74,7 +67,7 @@ def test_validation_sets_may_be_text_or_validation_tokens(tiny, tokens, text_dir
     other = shutil.copytree(tokens, tmp_path / "copy")
     sets = {"six": [str(text_dir / "06.txt")], "same": [str(other)], "again": [str(text_dir / "06.txt")]}
     config = prepare(with_data(tiny, validation_sets=sets)).config
-    assert token_dataset(config.data.validation_sets["six"]) is not None
+    assert config.data.prepared.keys() == {"tokens", "validation_six", "validation_again"}
     data = open_data(config)
     assert data.validation_sets["six"].num_bytes == (text_dir / "06.txt").stat().st_size
     assert data.validation_sets["same"].name == "validation"  # it is trained on too: what it held out
@@ -103,13 +96,12 @@ def test_chat_sources_add_chat_tokens_and_masks(tiny, tokens, tmp_path, cache):
     config = with_data(tiny, train_shards=[str(tmp_path / "a.jsonl")], format="chat")
     config = config.replaced(tokenizer={"tokenizer_json": tmp_path / "tokenizer"})
     found = prepare(config).config
-    extended = found.tokenizer.tokenizer_json
-    assert extended is not None
+    extended = found.data.prepared["tokens"] / "tokenizer"
     assert Tokenizer.load(extended).chat_ids == (300, 301)
     assert open_data(found).train[0].masks is not None
     # the same tokens, whether the tokenizer had the chat's already or not
     again = config.replaced(tokenizer={"tokenizer_json": extended})
-    assert prepare(again).config == found
+    assert prepare(again).config.data == found.data == prepare(found).config.data
 
 
 def test_cache_limit_keeps_the_datasets_of_the_run(tiny, text_dir, tmp_path):
@@ -118,13 +110,12 @@ def test_cache_limit_keeps_the_datasets_of_the_run(tiny, text_dir, tmp_path):
     more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
     more = prepare(first.replaced(data=more)).config
     assert open_data(more).train[0].num_tokens
-    sources = [*more.data.train_shards, *more.data.validation_sets["more"]]
-    assert sorted(map(str, cache.iterdir())) == sorted(sources)  # the tokenizer lies in the first
+    # a dataset has the tokenizer in it
+    assert set(cache.iterdir()) >= set(more.data.prepared.values())
 
 
 def test_tokens_missing_from_the_cache_are_refused_with_the_fix(tiny, text_dir, tmp_path):
-    config = prepare(with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(text_dir / "00.txt")])).config
-    shutil.rmtree(config.data.train_shards[0])
+    config = with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(tmp_path / "tokens-0123456789abcdef")])
     with pytest.raises(DataError, match=r"the prepared tokens .*tokens-\w+ are gone from the cache .*the text"):
         prepare(config)
 
@@ -133,7 +124,7 @@ def test_cache_limit_removes_datasets_of_other_runs(tiny, text_dir, tmp_path):
     own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
     first = prepare(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")])).config
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what this run uses
-    opened = TokenDataset.open(tokens_of(first.data.train_shards)).split("train")
+    opened = TokenDataset.open(first.data.prepared["tokens"]).split("train")
     prepare(with_data(tiny, **own, train_shards=[str(text_dir / "01.txt")]))
     assert len(list((tmp_path / "cache").iterdir())) == 3  # the first one's tokens are still open
     assert opened.num_tokens
@@ -148,7 +139,6 @@ def test_tokenizer_in_two_files_is_stored_with_its_tokens(tiny, text_dir, tmp_pa
     two = {"vocab": tmp_path / "vocab.json", "merges": tmp_path / "merges.txt"}
     config = with_data(tiny, train_shards=[str(text_dir / "00.txt")])
     found = prepare(config.replaced(tokenizer=TokenizerConfig(**two))).config
-    assert found.tokenizer.vocab is None
     own = prepare(found).tokenizer
     assert own.sha256 == Tokenizer.from_files(**two).sha256
     assert (own.delimiter_id, own.end_id) == (1, 2)

@@ -55,11 +55,15 @@ class Corpus:
         """SHA-256 of each file's content; reads every byte once."""
         return tuple(map(_content_sha256, self.files))
 
+    @property
+    def rows(self) -> list[list[str | int]]:
+        """Name, size and SHA-256 of each file."""
+        return [[file.name, file.bytes, content] for file, content in zip(self.files, self.hashes, strict=True)]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, sizes and contents."""
-        pairs = zip(self.files, self.hashes, strict=True)
-        return json_sha256([[file.name, file.bytes, content] for file, content in pairs])
+        return json_sha256(self.rows)
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in order; see `read_documents`."""

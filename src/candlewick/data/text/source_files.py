@@ -49,9 +49,9 @@ class SourceFiles:
     files: tuple[SourceFile | HubSource, ...]
     config: DataConfig
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The SHA-256 over names, sizes and hashes; reads every local byte once."""
+    @property
+    def rows(self) -> list[list[str | int]]:
+        """Name, size and hash of each file; reads every local byte once."""
         rows: list[list[str | int]] = []
         for file in self.files:
             if isinstance(file, SourceFile):
@@ -59,7 +59,12 @@ class SourceFiles:
             else:  # the commit is left out: the same files in a later one are the same
                 listed = file.file
                 rows.append([f"{file.repo.uri.name}/{listed.path}", listed.bytes, listed.sha256 or listed.blob_id])
-        return json_sha256(rows)
+        return rows
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 over names, sizes and hashes."""
+        return json_sha256(self.rows)
 
     def iter_downloaded(
         self, start: int, folder: Path, ahead: int, should_continue: Callable[[int], bool] = lambda _: True

@@ -32,6 +32,8 @@ from candlewick.tokenizer.special import DELIMITER
 
 logger = logging.getLogger(__name__)
 
+_MAX_LISTED = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
@@ -109,11 +111,22 @@ def prepare_tokens(
         for path in folder.rglob("*"):  # left by killed runs, or by runs with other settings
             if path.is_file() and path not in names:
                 path.unlink()
-        made = provenance(encoder=backend, workers=job.workers)
+        made = provenance(encoder=backend, workers=job.workers, text=_describe_text(job))
         manifest = Manifest(KIND, VERSION, recipe.inputs, recipe.config, tuple(files), details, made)
         return publish(folder, output, manifest)
 
     return build_once(output, recipe, build, hashes=False)
+
+
+def _describe_text(job: EncodeJob) -> dict[str, Any]:
+    """Return names, sizes and hashes of the source files of each side, as many as a manifest has room for."""
+    sides = {"train": job.train, "validation": job.validation}
+    described: dict[str, Any] = {}
+    for side, text in sides.items():
+        if text is not None:
+            sizes = [file.bytes for file in text.files]
+            described[side] = {"num_files": len(sizes), "bytes": sum(sizes), "files": text.rows[:_MAX_LISTED]}
+    return described
 
 
 def _encode(
