@@ -14,7 +14,6 @@ import pytest
 import yaml
 from tests.conftest import make_text
 from tests.prepared import dataset_folder, prepare
-from torch.utils.tensorboard import SummaryWriter
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.safetensors import read_tensors
@@ -26,6 +25,7 @@ from candlewick.runs.complete import open_training_data
 from candlewick.runs.resolve import Request
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.train import train_tokenizer
+from candlewick.train.monitor.trackers import TensorBoardTracker
 
 Json = dict[str, Any]
 
@@ -115,8 +115,8 @@ def run(place: Path, tree: Json, run_dir: Path, monkeypatch, capsys) -> Outcome:
     path.write_text(json.dumps(tree).replace("RUN", run_dir.parent.name))
     config = load_config(path, dialect=CandleDialect())
     flushes: list[int] = []
-    real = SummaryWriter.flush
-    monkeypatch.setattr(SummaryWriter, "flush", lambda self: (flushes.append(1), real(self))[1])
+    real = TensorBoardTracker.flush
+    monkeypatch.setattr(TensorBoardTracker, "flush", lambda self: (flushes.append(1), real(self))[1])
     capsys.readouterr()
     result = run_training(config, run_dir, resume=False)
     output = capsys.readouterr()

@@ -15,6 +15,8 @@ import json
 import logging
 import math
 import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
@@ -67,21 +69,50 @@ METRICS = {
 }
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
 
+_FLUSH_SECONDS = 10.0
+
 logger = logging.getLogger(__name__)
+
+
+class AppendedFile:
+    """Appends to a file. What could not be written is kept, and is first at the next try; no byte comes twice."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
+
+    def write(self, content: bytes) -> None:
+        """Keep some bytes for the next `flush`."""
+        self._unwritten += content
+
+    def flush(self) -> None:
+        """Write what is not in the file yet. Raises OSError that names the file; then some is left."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            error.filename = error.filename or str(self._path)  # a full disk names no file
+            raise
+
+    def close(self) -> None:
+        """Write what is left, and close the file. Raises OSError."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()
 
 
 class JsonlTracker:
     """Appends rows to a JSON-lines file. With `resume_step`, keeps the rows up to that step; else starts anew."""
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
         if resume_step is None:
             path.unlink(missing_ok=True)
         # the evaluation after the last save comes again when a finished run is resumed
         self._kept = [] if resume_step is None or not path.exists() else _cut(path, resume_step)
-        self._file = path.open("ab", buffering=0)
-        self._unwritten = b""
+        self._file = AppendedFile(path)
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Append one row. Raises ValueError for a name that is not in METRICS."""
@@ -93,60 +124,77 @@ class JsonlTracker:
         """Append one row with a text."""
         self._write(step, {name: text})
 
+    def flush(self) -> None:
+        """Write what is left of the rows. Raises OSError."""
+        self._file.flush()
+
     def close(self) -> None:
         """Write what is left, and close the file. Raises OSError."""
-        try:
-            self._write_out()
-        finally:
-            self._file.close()
+        self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
         row = {"step": step, **values}
         if row not in self._kept:
-            self._unwritten += json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-            self._write_out()
-
-    def _write_out(self) -> None:
-        """Write the lines that are not in the file yet. Raises OSError that names the file; then some are left."""
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-        except OSError as error:
-            error.filename = error.filename or str(self._path)  # a full disk names no file
-            raise
+            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.flush()
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard event files every 10 seconds, or after each `flush_every` rows; see `JsonlTracker`."""
+    """Writes a TensorBoard event file every 10 seconds, or after each `flush_every` rows; see `JsonlTracker`.
+
+    TensorBoard's own writer loses what it could not write, and all that follows, so only its records are taken.
+    """
 
     def __init__(self, folder: Path, *, resume_step: int | None = None, flush_every: int | None = None) -> None:
         try:
-            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+            records = importlib.import_module("torch.utils.tensorboard").RecordWriter
+            self._summary: Any = importlib.import_module("torch.utils.tensorboard.summary")
+            self._events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
         except ImportError as error:
             raise MachineError(
                 f"runtime.logging.tensorboard needs the package tensorboard: {error}",
                 "pip install 'candlewick[tensorboard]', or set runtime.logging.tensorboard=false",
             ) from None
-        purge = None if resume_step is None else resume_step + 1
-        seconds = 10 if flush_every is None else 1 << 30
-        self._writer: Any = writer(str(folder), purge_step=purge, flush_secs=seconds)
-        self._flush_every, self._rows = flush_every, 0
+        # files are read in the order of their names
+        self._file = AppendedFile(folder / f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}")
+        self._records: Any = records(self._file)
+        self._flush_every, self._rows, self._flushed_at = flush_every, 0, time.monotonic()
+        first = 0 if resume_step is None else resume_step + 1
+        self._record(first, file_version="brain.Event:2")
+        if resume_step is not None:  # what older files have from this step on is not shown any more
+            began = self._events.SessionLog(status=self._events.SessionLog.START)
+            self._record(first, session_log=began)
+        self.flush()
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Record each figure as a scalar."""
         for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
+            self._record(step, summary=self._summary.scalar(name, value))
         self._rows += 1
-        if self._flush_every is not None and self._rows % self._flush_every == 0:
-            self._writer.flush()
+        if self._flush_every is None:
+            is_due = time.monotonic() - self._flushed_at >= _FLUSH_SECONDS
+        else:
+            is_due = self._rows % self._flush_every == 0
+        if is_due:
+            self.flush()
 
     def text(self, step: int, name: str, text: str) -> None:
         """Record a text; indented, because TensorBoard shows Markdown."""
-        self._writer.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), step)
+        indented = "".join(f"    {line}\n" for line in text.splitlines())
+        self._record(step, summary=self._summary.text(name, indented))
+
+    def flush(self) -> None:
+        """Write what is left of the rows. Raises OSError."""
+        self._flushed_at = time.monotonic()
+        self._file.flush()
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        self._writer.close()
+        """Write what is left, and close the event file. Raises OSError."""
+        self._file.close()
+
+    def _record(self, step: int, **what: Any) -> None:
+        event = self._events.Event(wall_time=time.time(), step=step, **what)
+        self._records.write(event.SerializeToString())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Metric trackers: rows read back, a crash loses one line, a resumed run repeats no step."""
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -15,8 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing import event_accumulator as accumulator
 
 from candlewick.errors import DataError, MachineError
+from candlewick.train.monitor import trackers
 from candlewick.train.monitor.trackers import METRICS, JsonlTracker, TensorBoardTracker, metric_of, read_metrics
 
 
@@ -135,7 +136,6 @@ def test_tensorboard_files_read_back_without_repeated_steps(tmp_path: Path):
     second.text(10, "sample/0", "three")
     second.close()
 
-    accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     losses = events.Scalars("train/loss")
@@ -156,7 +156,7 @@ def test_missing_tensorboard_package_raises_with_the_fix(tmp_path: Path, monkeyp
 def test_metrics_file_on_a_full_disk_raises_with_its_name(tmp_path: Path):
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, tracker._file.fileno())
+    os.dup2(full, tracker._file._file.fileno())
     os.close(full)
     for action in (lambda: tracker.log(1, {"train/loss": 1.0}), tracker.close):
         with pytest.raises(OSError, match="No space left") as caught:
@@ -199,25 +199,37 @@ def test_only_rows_that_are_cut_off_are_told(tmp_path: Path, caplog, rows: range
 
 
 @pytest.mark.parametrize(
-    ("flush_every", "resume_step", "seconds", "purge_step", "flushed"),
-    [(None, None, 10, None, []), (2, None, 1 << 30, None, [2, 4]), (3, 7, 1 << 30, 8, [3])],
+    ("flush_every", "seconds", "written"), [(None, 3.0, [4]), (None, 11.0, [1, 2, 3, 4, 5]), (2, 11.0, [2, 4])]
 )
-def test_tensorboard_is_flushed_by_time_or_by_rows_and_purged_after_the_resumed_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_every, resume_step, seconds, purge_step, flushed
-):
-    made, rows, flushes = [], [], []
-    writer = SimpleNamespace(add_scalar=lambda *row: rows.append(row), flush=lambda: flushes.append(len(rows)))
-    fake = SimpleNamespace(SummaryWriter=lambda folder, **settings: made.append((folder, settings)) or writer)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    tracker = TensorBoardTracker(tmp_path, resume_step=resume_step, flush_every=flush_every)
-    assert made == [(str(tmp_path), {"purge_step": purge_step, "flush_secs": seconds})]
+def test_tensorboard_is_flushed_by_time_or_by_rows(tmp_path, monkeypatch, flush_every, seconds, written):
+    now = [100.0]
+    monkeypatch.setattr(trackers.time, "monotonic", lambda: now[0])
+    tracker = TensorBoardTracker(tmp_path, flush_every=flush_every)
+    (file,) = tmp_path.iterdir()
+    size, found = file.stat().st_size, list[int]()
     for step in range(1, 6):
+        now[0] += seconds
         tracker.log(step, {"train/loss": 1.0})
-    assert flushes == flushed
-    closed = []
-    writer.close = lambda: closed.append(True)
+        if file.stat().st_size > size:
+            size = file.stat().st_size
+            found.append(step)
+    assert found == written
+    tracker.text(6, "sample/0", "one")
+    for finish in (tracker.flush, tracker.close):
+        finish()
+        assert file.stat().st_size > size
+
+
+def test_tensorboard_records_that_could_not_be_written_are_written_with_the_next(tmp_path):
+    tracker: Any = TensorBoardTracker(tmp_path, flush_every=1)
+    for step, free in enumerate([1000, 10, 0, 5, 1000], start=1):
+        room_for(tracker._file, free)
+        with contextlib.suppress(OSError):
+            tracker.log(step, {"train/loss": step / 8, "train/grad_norm": 1.0})
     tracker.close()
-    assert closed == [True]
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    for name in ("train/loss", "train/grad_norm"):
+        assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4, 5]
 
 
 def test_resume_of_a_long_run_keeps_few_rows_in_memory(tmp_path: Path):
@@ -231,10 +243,9 @@ def test_resume_of_a_long_run_keeps_few_rows_in_memory(tmp_path: Path):
     assert len(read_metrics(path)) == 19_999
 
 
-def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    tracker: Any = JsonlTracker(path)
-    write, room = tracker._file.write, [0]
+def room_for(appended: Any, free: int) -> None:
+    """Let a file take so many more bytes, as a disk that is nearly full does."""
+    write, room = getattr(appended._file, "whole_write", appended._file.write), [free]
 
     def write_a_part(content: bytes) -> int:
         if not (size := min(room[0], len(content))):
@@ -242,9 +253,14 @@ def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path: Path
         room[0] -= size
         return write(content[:size])
 
-    tracker._file = SimpleNamespace(write=write_a_part, close=tracker._file.close)
+    appended._file = SimpleNamespace(write=write_a_part, whole_write=write, close=appended._file.close)
+
+
+def test_rows_that_could_not_be_written_are_written_with_the_next(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    tracker: Any = JsonlTracker(path)
     for step, free in enumerate([1000, 10, 0, 5, 1000]):  # a row that is torn is completed later
-        room[0] = free
+        room_for(tracker._file, free)
         with contextlib.suppress(OSError):
             tracker.log(step, {"train/loss": step / 8})
     tracker.close()
