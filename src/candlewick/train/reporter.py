@@ -88,8 +88,9 @@ class Reporter:
         self._show(lambda display: display.update(row, step=state.step, total_steps=total))
 
     def end_training_interval(self) -> None:
-        """Charge the time until now to training: evaluation or saving follows."""
+        """Charge the time until now to training, and write out what was recorded: evaluation or saving follows."""
         self._telemetry.charge("training")
+        self._track(lambda tracker: tracker.flush())
 
     def _warn_once(self, step: int, row: Mapping[str, float]) -> None:
         """Warn of a run that learns nothing, once for each reason."""

@@ -200,6 +200,17 @@ def test_tensorboard_rows_of_later_steps_are_purged_and_flushed_as_asked(tmp_pat
     assert made == [{"resume_step": 7, "flush_every": 3}]
 
 
+def test_rows_are_written_out_before_an_evaluation_or_a_save(tmp_path, shown):
+    reporter, state = make(tmp_path, tensorboard=True, tensorboard_flush_every_n=100), TrainState(total_steps=4)
+    with reporter.running(state):
+        (file,) = (tmp_path / "tensorboard").iterdir()
+        sizes = [file.stat().st_size]
+        for event in (lambda: reporter.step(state, result(3.25), 0.02), reporter.end_training_interval):
+            event()
+            sizes.append(file.stat().st_size)
+    assert sizes[0] == sizes[1] < sizes[2]
+
+
 def test_figures_are_shown_when_the_run_ends(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
