@@ -170,7 +170,12 @@ def publish(folder: Path, target: Path, manifest: Manifest) -> Manifest:
         require_replaceable(target, manifest.kind)
         previous = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
         target.rename(previous)
-    folder.rename(target)
+    try:
+        folder.rename(target)
+    except OSError:
+        if previous is not None:
+            previous.rename(target)
+        raise
     fsync_directory(target.parent)
     if previous is not None:
         shutil.rmtree(previous, ignore_errors=True)

@@ -116,6 +116,23 @@ def test_publish_replaces_an_artifact(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_publish_that_fails_puts_the_artifact_back_that_it_was_to_replace(tmp_path, monkeypatch):
+    made = make(tmp_path / "x", details={"count": 1})
+    rename, left = Path.rename, [2]  # the second one publishes
+
+    def fail_once(self, target):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="Input/output error"):
+        make(tmp_path / "x", details={"count": 2})
+    assert read_manifest(tmp_path / "x") == made
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_publish_fills_an_empty_folder(tmp_path):
     (tmp_path / "x").mkdir()
     make(tmp_path / "x")
