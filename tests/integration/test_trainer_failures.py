@@ -8,7 +8,7 @@ from tests.trainer_stage import Stage
 
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config import CheckpointConfig, SchedulerConfig
-from candlewick.errors import CheckpointError, MachineError, RunDiverged
+from candlewick.errors import ArtifactError, CheckpointError, MachineError, RunDiverged
 from candlewick.runs.train import run_training
 from candlewick.train import trainer as trainer_module
 from candlewick.train.state import TrainState
@@ -28,7 +28,13 @@ def failing(monkeypatch, stage, errors):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(5, "Input/output error"), MachineError("no", "x"), CheckpointError("no", "x")]
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        MachineError("no", "x"),
+        CheckpointError("no", "x"),
+        ArtifactError("no", "x"),
+    ],
 )
 def test_save_that_fails_is_one_warning_and_the_next_save_tries_again(monkeypatch, caplog, error):
     stage = Stage(monkeypatch, losses=[3.0, 2.0, 4.0])
@@ -40,6 +46,14 @@ def test_save_that_fails_is_one_warning_and_the_next_save_tries_again(monkeypatc
         f"step {step} is not saved, the next save tries again: {error}" for step in (2, 3)
     ]
     assert (stage.state.best_steps, stage.state.best_loss) == ((4,), 2.0)  # that of step 2 is not there
+
+
+def test_best_step_whose_save_failed_is_the_best_one_if_its_last_save_succeeds(monkeypatch):
+    stage = Stage(monkeypatch, losses=[3.0, 4.0, 2.0])
+    failing(monkeypatch, stage, [None, None, OSError(5, "Input/output error")])
+    stage.trainer.run()
+    assert stage.events[-4:] == ["sample 6", "fail 6", "save checkpoints 6", "evaluate 6 all"]
+    assert (stage.state.best_steps, stage.state.best_loss) == ((6,), 2.0)
 
 
 @pytest.mark.parametrize("stop", [False, True])

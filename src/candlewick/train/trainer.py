@@ -18,7 +18,14 @@ from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, full_weights, require_finite, require_room, save
 from candlewick.config.tree import relocatable
 from candlewick.data.rows.loader import GlobalBatch, Loader
-from candlewick.errors import CandlewickError, CheckpointError, MachineError, RunDiverged, RunInterrupted
+from candlewick.errors import (
+    ArtifactError,
+    CandlewickError,
+    CheckpointError,
+    MachineError,
+    RunDiverged,
+    RunInterrupted,
+)
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
 from candlewick.optim.shard import local_tensor
@@ -68,6 +75,7 @@ class Trainer:
         self.newest = start.folder if start is not None and is_own else None  # it was verified
         self.saved_step = None if self.newest is None else self.state.step
         self.newest_loss: Tensor | None = None  # of the update that was made last
+        self.lower_loss: tuple[int, float] | None = None  # of a step that is to be saved as the best one
         self.metrics: Metrics = {}  # of the last evaluation
 
     def run(self) -> Metrics:
@@ -113,6 +121,7 @@ class Trainer:
                 self._save()
             self.stop.raise_if_asked()
         self._save(is_last=True)
+        self._link_best()  # which may have failed
         if state.skipped_steps:
             logger.warning(
                 "%d of %d updates were skipped: their loss or gradients were not finite",
@@ -198,16 +207,21 @@ class Trainer:
             self.reporter.evaluation(self.state, self.metrics)
 
     def _keep_if_best(self, loss: float) -> None:
-        """Save the weights if none had a lower validation loss; if that fails the best one stays the best."""
-        state, best = self.state, self.runtime.evaluation.best
-        if best is None or not loss < (math.inf if state.best_loss is None else state.best_loss):
+        """Save the weights if none had a lower validation loss."""
+        best_loss = self.state.best_loss
+        if self.runtime.evaluation.best is None or not loss < (math.inf if best_loss is None else best_loss):
             return
-        before = state.best_loss, state.best_steps
-        kept = len(state.best_steps) + 1 if best.max_keep is None else best.max_keep
-        state.best_loss, state.best_steps = loss, (*state.best_steps, state.step)[-kept:]
+        self.lower_loss = self.state.step, loss
         self.saved_step = None  # one of this step does not know yet that it is the best
-        if not self._save():
-            state.best_loss, state.best_steps = before
+        self._save()
+
+    def _count_as_best(self) -> None:
+        """Count the present step among the best, if its loss is lower; its checkpoint, which follows, says so."""
+        state, best = self.state, self.runtime.evaluation.best
+        if best is None or self.lower_loss is None or self.lower_loss[0] != state.step:
+            return
+        kept = len(state.best_steps) + 1 if best.max_keep is None else best.max_keep
+        state.best_loss, state.best_steps = self.lower_loss[1], (*state.best_steps, state.step)[-kept:]
 
     def _update_counters(self) -> None:
         """Read what the device has counted: a save follows."""
@@ -219,26 +233,28 @@ class Trainer:
     def _save(self, *, is_last: bool = False) -> bool:
         """Write a checkpoint of the present step, unless this process wrote or read it; return if it is there.
 
-        One that cannot be written is a warning, and the next save tries again; the last one raises.
+        One that cannot be written is a warning, and the next save tries again; the last one raises. Until then
+        the best one stays the best.
         """
         self.reporter.end_training_interval()
         self._update_counters()
         step = self.state.step
         if self.saved_step == step:
             return True
-        sound_step = self.state.sound_step
+        before = self.state.best_loss, self.state.best_steps, self.state.sound_step
+        self._count_as_best()
         self._judge_loss()
         snapshot = self.snapshot()
         require_finite(snapshot)
         try:
             folder = self._write(snapshot)
-        except (OSError, MachineError, CheckpointError) as error:
+        except (OSError, MachineError, CheckpointError, ArtifactError) as error:
+            self.state.best_loss, self.state.best_steps, self.state.sound_step = before
             if is_last:
                 raise
-            self.state.sound_step = sound_step
             logger.warning("step %d is not saved, the next save tries again: %s", step, error)
             return False
-        self.saved_step, self.newest = step, folder
+        self.saved_step, self.newest, self.lower_loss = step, folder, None
         self._link_best()
         max_keep = self.runtime.checkpoint.max_keep
         try:

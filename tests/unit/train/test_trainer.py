@@ -36,7 +36,7 @@ def test_trainer_runs_events_in_order(monkeypatch):
     ]
     # the time of every save is charged to saving
     assert stage.reported == ["checkpoints 2", "checkpoints 3", "checkpoints 6"]
-    assert stage.linked == [(), (2,), (2,), (6,)]  # at the start, and after each save
+    assert stage.linked == [(), (2,), (2,), (6,), (6,)]  # at the start, after each save, and at the end
     assert stage.multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert stage.rates == [0.01, 0.02, 0.02]
     assert (stage.state.tokens, stage.state.best_loss) == (600, 2.0)
@@ -307,9 +307,12 @@ def test_best_checkpoint_is_saved_again_if_it_was_saved_before_its_evaluation(mo
     assert stage.events.count("save checkpoints 4") == 1
 
 
-def test_failure_of_a_link_is_one_warning_and_it_is_tried_at_the_next_save(monkeypatch, caplog):
+@pytest.mark.parametrize("failing", [0, 3])
+def test_failure_of_a_link_is_one_warning_and_it_is_tried_at_the_next_save_and_at_the_end(
+    monkeypatch, caplog, failing
+):
     stage = Stage(monkeypatch)
-    tries = iter([OSError(28, "No space left on device"), None, None, None])
+    tries = iter([OSError(28, "No space left on device") if number == failing else None for number in range(5)])
 
     def link(*_, **__):
         if (error := next(tries)) is not None:
