@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from candlewick import __version__
@@ -95,25 +96,32 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     except CandlewickError as error:
         error = candle.explain(error)
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        _tell(f"error: {' '.join(str(error).split())}")
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        _tell("interrupted")
         return 5
     except OSError as error:
         return _report_os_error(error)
     except MemoryError:
-        sys.stderr.write("error: there is not enough memory (fix: give a smaller file, or a machine with more)\n")
+        _tell("error: there is not enough memory (fix: give a smaller file, or a machine with more)")
         return 4
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of a library in Rust; it derives from BaseException alone
             raise
-        sys.stderr.write(f"error: a library gave up on its input: {str(error)[:200]} (fix: check the files)\n")
+        _tell(f"error: a library gave up on its input: {str(error)[:200]} (fix: check the files)")
         return 3
     return 0
+
+
+def _tell(line: str) -> None:
+    """Write a line to standard error, which may be a file on a disk that is full."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _report_os_error(error: OSError) -> int:
@@ -126,7 +134,7 @@ def _report_os_error(error: OSError) -> int:
         fix = "check the path"
     else:
         fix = "check the disk; what was saved before is intact"
-    sys.stderr.write(f"error: {error.strerror or error}{where} (fix: {fix})\n")
+    _tell(f"error: {error.strerror or error}{where} (fix: {fix})")
     return 2 if isinstance(error, FileNotFoundError) else 4
 
 

@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,13 @@ def test_os_error_prints_one_line_with_path_and_fix(number, code, said, monkeypa
     assert "/x/y" in err
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_error_that_cannot_be_told_keeps_its_exit_code():
+    command = [sys.executable, "-m", "candlewick", "config", "show", "--config", "/nowhere.yaml"]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(command, stderr=full, check=False).returncode == 2
 
 
 def test_interrupt_outside_a_run_exits_5(monkeypatch, capsys):
