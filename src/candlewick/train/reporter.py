@@ -66,6 +66,7 @@ class Reporter:
             yield
         finally:
             self._show(lambda display: display.stop())
+            self._track(lambda tracker: tracker.flush())  # so that closing is a second try
             self._track(lambda tracker: tracker.close())
 
     def step(self, state: TrainState, loss: float, result: StepResult, learning_rate: float) -> None:

@@ -191,7 +191,7 @@ def test_only_the_loss_of_a_further_validation_set_stands_in_the_line(tmp_path, 
 
 
 def test_tensorboard_rows_of_later_steps_are_purged_and_flushed_as_asked(tmp_path, shown, monkeypatch):
-    made, other = [], SimpleNamespace(close=lambda: None)
+    made, other = [], SimpleNamespace(flush=lambda: None, close=lambda: None)
     monkeypatch.setattr(
         reporter_module, "TensorBoardTracker", lambda folder, **settings: made.append(settings) or other
     )
@@ -252,6 +252,23 @@ def test_tracker_that_fails_is_one_warning_until_it_writes_again(tmp_path, shown
     rows = read_metrics(tmp_path / "metrics.jsonl")  # the other tracker goes on
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+def test_figures_of_the_last_update_are_tried_once_more_at_the_end(tmp_path, shown, monkeypatch):
+    reporter, state = make(tmp_path), TrainState(total_steps=4)
+    file: Any = reporter._trackers[0]._file
+    tries = iter([OSError(28, "No space left on device")] * 2)
+
+    def write(content: bytes) -> int:
+        if (error := next(tries, None)) is not None:
+            raise error
+        return real.write(content)
+
+    with reporter.running(state):
+        real, file._file = file._file, SimpleNamespace(write=write, close=lambda: None)
+        reporter.log(1, {"train/loss": 1.0})
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    real.close()
 
 
 def test_display_without_a_reader_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch):
