@@ -30,6 +30,8 @@ BEST_JSON = "best.json"
 """In the place of links to the best checkpoints, where there are none: {"best": a path from its folder on}."""
 OPTIMIZER, STATE = "training/optimizer.safetensors", "training/state.json"
 _STEP = re.compile(r"step_\d{9}")
+_LINK = re.compile(r"\.tmp-(best|step_\d{9})")  # that was not renamed yet
+_SETTINGS = re.compile(r"\.(config|training|best|special_tokens)\.(yaml|toml|json|txt)\.\d+\.tmp")  # nor was it
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +139,17 @@ def set_later_aside(directory: Path, step: int) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the folders that an interrupted save or prune left. Only the holder of the run's lock may call it."""
+    """Remove what interrupted saves, prunes, links and written settings left in a folder of a run.
+
+    Only the holder of the folder's lock may call it.
+    """
     for folder in sorted(directory.glob(".*-step_*")):
         prefix, name = folder.name.split("-")[:2]
         # a checkpoint that was to be replaced is put back if its replacement was not published
         if prefix == ".old" and not (directory / name).exists():
             folder.rename(directory / name)
-        elif prefix in (".tmp", ".old", ".del"):
+        elif prefix in (".tmp", ".old", ".del") and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
+    for path in directory.glob(".*"):
+        if (_LINK.fullmatch(path.name) and path.is_symlink()) or _SETTINGS.fullmatch(path.name):
+            path.unlink()

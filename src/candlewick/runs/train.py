@@ -49,6 +49,6 @@ def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
         for directory in sorted(directories - {run_dir.resolve()}):
             fix = "wait for it, stop it, or set runtime.checkpoint.directory and runtime.evaluation.best.directory"
             stack.enter_context(hold_folder(directory, fix))
-        for directory in directories:
+        for directory in {*directories, run_dir.resolve()}:
             remove_leftovers(directory)
         yield
