@@ -4,6 +4,7 @@ Processes are forked from one that has loaded everything, so that a start takes 
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -46,6 +47,8 @@ SETTINGS = BASE | {
 
 Disturbance = Callable[[Path], AbstractContextManager[None]]
 """Makes the block in which a command runs, of the folder that it writes to."""
+
+logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it hides of an earlier start
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.faults.training"])
@@ -130,16 +133,21 @@ def ending(run_dir: Path, checkpoints: Path | None = None, best: Path | None = N
 
 
 def tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard shows of a run, by name; of speeds and texts only the steps."""
+    """Return what TensorBoard shows of a run, by name; of speeds and texts only the steps.
+
+    Of evaluations and texts each is there once: a finished run that is resumed evaluates again, and TensorBoard
+    hides no text of an earlier start.
+    """
     if not folder.is_dir():
         return {}
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    scalars = {
-        name: [(event.step, 0.0 if name.startswith("perf/") else event.value) for event in events.Scalars(name)]
-        for name in events.Tags()["scalars"]
-    }
-    texts = {name: [(event.step, 0.0) for event in events.Tensors(name)] for name in events.Tags()["tensors"]}
-    return scalars | texts
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    found = dict[str, list[tuple[int, float]]]()
+    for name in events.Tags()["scalars"]:
+        shown = [(event.step, 0.0 if name.startswith("perf/") else event.value) for event in events.Scalars(name)]
+        found[name] = list(dict.fromkeys(shown)) if name.startswith("eval/") else shown
+    for name in events.Tags()["tensors"]:
+        found[name] = sorted({(event.step, 0.0) for event in events.Tensors(name)})
+    return found
 
 
 def whole_checkpoints(directory: Path) -> list[Path]:
