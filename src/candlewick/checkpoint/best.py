@@ -37,9 +37,11 @@ def link_best(checkpoints: Path, steps: Sequence[int], place: Path, *, is_folder
         links |= {place / folder.name: folder for folder in folders}
     for link in {best, *(place.glob("step_*") if is_folder else ())} - links.keys():
         if link.is_symlink():
+            _tell_of_another(link, checkpoints)
             link.unlink()
     try:
         for link, folder in links.items():
+            _tell_of_another(link, checkpoints)
             _link(link, folder)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -51,6 +53,12 @@ def link_best(checkpoints: Path, steps: Sequence[int], place: Path, *, is_folder
     else:
         if is_folder:
             (place / BEST_JSON).unlink(missing_ok=True)
+
+
+def _tell_of_another(link: Path, checkpoints: Path) -> None:
+    """Warn of a link to a checkpoint that is none of `checkpoints`: another run made it, and it is replaced."""
+    if link.is_symlink() and link.resolve().parent != checkpoints.resolve():
+        logger.warning("%s was a link to %s, which stays; from now on it is one of this run", link, link.resolve())
 
 
 def _link(link: Path, folder: Path) -> None:
@@ -65,7 +73,11 @@ def _link(link: Path, folder: Path) -> None:
     if not link.is_symlink() and (link / BEST_JSON).is_file():
         (link / BEST_JSON).unlink()
         link.rmdir()
-    temporary.replace(link)
+    try:
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_directory(link.parent)
 
 

@@ -52,6 +52,33 @@ def test_folder_of_links_has_one_to_each_best_checkpoint_that_is_kept(checkpoint
     assert find_checkpoints(place / "best") == [place / "best"]
 
 
+def test_links_of_another_run_are_replaced_with_a_warning(checkpoints, make_snapshot, tmp_path, caplog):
+    place, others = tmp_path / "good", tmp_path / "other" / "checkpoints"
+    save(others, make_snapshot(2))
+    link_best(others, (2,), place, is_folder=True)
+    link_best(others, (2,), place, is_folder=True)
+    assert not caplog.records
+    link_best(checkpoints, (1,), place, is_folder=True)
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"{place / name} was a link to {others / 'step_000000002'}, which stays; from now on it is one of this run"
+        for name in ("best", "step_000000002")
+    ]
+    assert list_checkpoints(others) == [others / "step_000000002"]
+
+
+def test_link_that_cannot_be_replaced_leaves_nothing_beside_it(checkpoints, tmp_path, monkeypatch):
+    link_best(checkpoints, (1,), tmp_path / "good", is_folder=True)
+    before = links(tmp_path / "good")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        link_best(checkpoints, (1, 2), tmp_path / "good", is_folder=True)
+    assert links(tmp_path / "good") == before
+
+
 def test_folder_of_the_checkpoints_gets_the_link_to_the_best_alone(checkpoints):
     link_best(checkpoints, (1, 2), checkpoints, is_folder=True)
     assert links(checkpoints) == {"best": "step_000000002"}
