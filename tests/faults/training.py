@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ Disturbance = Callable[[Path], AbstractContextManager[None]]
 
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it hides of an earlier start
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.faults.training"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.faults.training"])
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,24 @@ def start(words: list[str], folder: Path, disturb: Disturbance | None = None, se
 
     After so many `seconds` the process is killed, wherever it is.
     """
-    process = _context.Process(target=_run, args=(words, folder, disturb))
+    process = launch(words, folder, disturb)
+    if seconds is not None:
+        process.join(seconds)
+        if process.exitcode is None:
+            process.kill()
+    return end(process)
+
+
+def launch(words: list[str], folder: Path, disturb: Disturbance | None = None) -> ForkServerProcess:
+    """Begin what `start` does, and return the process."""
+    process = context.Process(target=_run, args=(words, folder, disturb))
     process.start()
-    process.join(120 if seconds is None else seconds)
-    if seconds is not None and process.exitcode is None:
-        process.kill()
-        process.join()
+    return process
+
+
+def end(process: ForkServerProcess) -> int:
+    """Wait for a process, and return its exit code."""
+    process.join(120)
     code = process.exitcode
     assert code is not None, "it hangs"
     process.close()
