@@ -31,7 +31,7 @@ BEST_JSON = "best.json"
 OPTIMIZER, STATE = "training/optimizer.safetensors", "training/state.json"
 _STEP = re.compile(r"step_\d{9}")
 _LINK = re.compile(r"\.tmp-(best|step_\d{9})")  # that was not renamed yet
-_SETTINGS = re.compile(r"\.(config|training|best|special_tokens)\.(yaml|toml|json|txt)\.\d+\.tmp")  # nor was it
+_TEMPORARY = re.compile(r"\.\w+\.(yaml|toml|json|txt)\.\d+\.tmp")  # of `replace_durable`
 
 logger = logging.getLogger(__name__)
 
@@ -151,5 +151,5 @@ def remove_leftovers(directory: Path) -> None:
         elif prefix in (".tmp", ".old", ".del") and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
     for path in directory.glob(".*"):
-        if (_LINK.fullmatch(path.name) and path.is_symlink()) or _SETTINGS.fullmatch(path.name):
+        if (_LINK.fullmatch(path.name) and path.is_symlink()) or _TEMPORARY.fullmatch(path.name):
             path.unlink()

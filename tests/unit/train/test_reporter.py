@@ -205,7 +205,7 @@ def test_rows_are_written_out_before_an_evaluation_or_a_save(tmp_path, shown):
     with reporter.running(state):
         (file,) = (tmp_path / "tensorboard").iterdir()
         sizes = [file.stat().st_size]
-        for event in (lambda: reporter.step(state, result(3.25), 0.02), reporter.end_training_interval):
+        for event in (lambda: reporter.step(state, 3.25, result(3.25), 0.02), reporter.end_training_interval):
             event()
             sizes.append(file.stat().st_size)
     assert sizes[0] == sizes[1] < sizes[2]
