@@ -18,6 +18,7 @@ from candlewick.config import (
 )
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import GlobalBatch
+from candlewick.train import saver as saver_module
 from candlewick.train import trainer as trainer_module
 from candlewick.train.mean_loss import MeanLoss
 from candlewick.train.state import TrainState
@@ -51,9 +52,9 @@ class Stage:
             **settings,
         )
         monkeypatch.setattr(trainer_module, "train_step", self.train_step)
-        monkeypatch.setattr(trainer_module, "save", self.save)
-        monkeypatch.setattr(trainer_module, "link_best", self.link_best)
-        monkeypatch.setattr(trainer_module, "prune", lambda *given: self.pruned.append(given[2:4]))
+        monkeypatch.setattr(saver_module, "save", self.save)
+        monkeypatch.setattr(saver_module, "link_best", self.link_best)
+        monkeypatch.setattr(saver_module, "prune", lambda *given: self.pruned.append(given[2:4]))
         self.weights = {"w": torch.ones(2)}
         self.linked: list[tuple[int, ...]] = []
         self.pruned: list[tuple[int, tuple[int, ...]]] = []

@@ -16,6 +16,7 @@ from candlewick.artifacts.manifest import MANIFEST
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
+from candlewick.train.trainer import Trainer
 
 
 @pytest.fixture
@@ -268,6 +269,7 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 from candlewick.cli.main import main
+from candlewick.train.trainer import Trainer
 raise SystemExit(main(sys.argv[1:]))
 """
 
@@ -287,3 +289,55 @@ def test_refused_write_leaves_the_checkpoints_unchanged(trained_copy):
     assert content(trained_copy / "checkpoints") == before
     assert not [path for path in trained_copy.rglob("*") if path.name.startswith(".")]
     assert main([str(word) for word in words]) == 0  # without the limit the run goes on
+
+
+# links, and shards that are cut under a run
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "tensorboard", "LOCK", "checkpoints/journal.jsonl"])
+def test_link_that_a_run_would_write_through_is_refused_by_name(fails, trained_copy, tmp_path, name):
+    mine = tmp_path / "mine"
+    if name == "tensorboard":
+        mine.mkdir()
+        (mine / "events.out.tfevents.1").write_text("mine")
+    else:
+        mine.write_text("mine")
+    path = trained_copy / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(mine)
+    before = content(mine) if mine.is_dir() else mine.read_text()
+    assert f"{path} is a link" in fails(3, "train", "--resume", trained_copy)
+    assert before == (content(mine) if mine.is_dir() else mine.read_text())
+
+
+def test_checkpoint_of_links_is_read_and_evaluated(trained, tmp_path, run_candlewick):
+    """As the Hub's cache keeps a snapshot."""
+    folder, links = list_checkpoints(trained / "checkpoints")[-1], tmp_path / "links"
+    for path in filter(Path.is_file, folder.rglob("*")):
+        link = links / path.relative_to(folder)
+        link.parent.mkdir(exist_ok=True, parents=True)
+        link.symlink_to(path)
+    found, expected = (json.loads(run_candlewick("eval", place, "--json").out) for place in (links, folder))
+    assert found == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says that a page cannot be read")
+@pytest.mark.parametrize("packing", ["chunk", "bfd"])
+def test_shard_that_is_cut_under_a_run_is_one_line_and_the_run_is_saved(
+    fails, tiny, tokens_copy, config_file, tmp_path, packing, monkeypatch
+):
+    data = {**tiny().data.model_dump(mode="json"), "train_shards": [str(tokens_copy)], "packing": packing}
+    config = config_file(tiny(data=data))
+    shard = tokens_copy / "shards" / "train-00000.bin"
+    take = Trainer._step
+
+    def cut(self, update):
+        if self.state.step == 2:
+            os.truncate(shard, 0)
+        return take(self, update)
+
+    monkeypatch.setattr(Trainer, "_step", cut)
+    line = fails(3, "train", "--config", config, "--run-dir", tmp_path / "run")
+    assert f"a part of {shard} cannot be read any more" in line
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert newest.name in ("step_000000003", "step_000000004", "step_000000005")  # batches were read ahead

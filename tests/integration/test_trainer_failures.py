@@ -10,7 +10,7 @@ from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config import CheckpointConfig, SchedulerConfig
 from candlewick.errors import ArtifactError, CheckpointError, MachineError, RunDiverged
 from candlewick.runs.train import run_training
-from candlewick.train import trainer as trainer_module
+from candlewick.train import saver as saver_module
 from candlewick.train.state import TrainState
 
 
@@ -24,7 +24,7 @@ def failing(monkeypatch, stage, errors):
             raise error
         return save(directory, snapshot)
 
-    monkeypatch.setattr(trainer_module, "save", fail)
+    monkeypatch.setattr(saver_module, "save", fail)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_old_checkpoints_that_cannot_be_removed_are_a_warning(monkeypatch, caplo
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(trainer_module, "prune", refuse)
+    monkeypatch.setattr(saver_module, "prune", refuse)
     stage.trainer.run()
     assert "older checkpoints could not be removed" in caplog.text
 
@@ -121,7 +121,7 @@ def test_run_that_the_disk_cannot_hold_is_refused_before_its_first_update(monkey
         asked.append(tensor_bytes * count)
         raise MachineError("no room", "free space")
 
-    monkeypatch.setattr(trainer_module, "require_room", refuse)
+    monkeypatch.setattr(saver_module, "require_room", refuse)
     with pytest.raises(MachineError, match="no room"):
         stage.trainer.run()
     assert (asked, stage.events) == (
@@ -145,7 +145,7 @@ def test_full_disk_spares_the_checkpoint_that_the_run_was_resumed_from(tiny, tra
     (newest / "model.safetensors").write_bytes(b"damaged")
     runtime = {**tiny().runtime.model_dump(mode="json"), "evaluation": {"best": None}}
     runtime["checkpoint"] = {"every_n_steps": 1, "max_keep": 2}
-    save, calls = trainer_module.save, list[int]()
+    save, calls = saver_module.save, list[int]()
 
     def fail_twice(directory, snapshot):
         calls.append(snapshot.step)
@@ -153,29 +153,16 @@ def test_full_disk_spares_the_checkpoint_that_the_run_was_resumed_from(tiny, tra
             raise OSError(28, "No space left on device")
         return save(directory, snapshot)
 
-    monkeypatch.setattr(trainer_module, "save", fail_twice)
+    monkeypatch.setattr(saver_module, "save", fail_twice)
     left = list[list[str]]()
     monkeypatch.setattr(
-        trainer_module.Trainer,
-        "_link_best",
+        saver_module.Saver,
+        "link_best",
         lambda _: left.append([p.name for p in list_checkpoints(checkpoints)]),
     )
     run_training(tiny(runtime=runtime), trained_copy, resume=True)
     assert calls[:2] == [11, 11]
     assert "step_000000010" in left[1]
-
-
-def test_last_checkpoint_with_a_loss_below_guessing_outlives_spoilt_ones(monkeypatch, caplog):
-    checkpoint = CheckpointConfig(every_n_steps=1, max_keep=1)
-    stage = Stage(monkeypatch, checkpoint=checkpoint, evaluation={"best": None})
-    stage.training_losses = {3: 4.7, 4: float("inf"), 5: 99.0}  # ln 100 = 4.61
-    stage.trainer.run()
-    assert stage.pruned == [(1, ()), (1, ()), (1, (2,)), (1, (2,)), (1, (2,)), (1, ())]
-    assert stage.state.sound_step == 6
-    warnings = [record.getMessage() for record in caplog.records if "spoilt" in record.getMessage()]
-    assert len(warnings) == 3
-    assert "step 3 has a training loss of 4.70, that of guessing is 4.61" in warnings[0]
-    assert "--resume checkpoints/step_000000002" in warnings[0]
 
 
 def test_save_that_fails_is_not_the_sound_one(monkeypatch):
@@ -195,7 +182,7 @@ def test_update_that_ends_a_diverged_run_has_a_row(monkeypatch):
 
 def test_short_run_needs_room_for_what_it_writes_alone(monkeypatch):
     asked = list[int]()
-    monkeypatch.setattr(trainer_module, "require_room", lambda _, size, count: asked.append(count))
+    monkeypatch.setattr(saver_module, "require_room", lambda _, size, count: asked.append(count))
     for total, every in ((6, 3), (2, 3)):
         scheduler = SchedulerConfig(total_steps=total, strategy="constant", warmup_steps=1)
         state, checkpoint = TrainState(total_steps=total), CheckpointConfig(every_n_steps=every, max_keep=9)

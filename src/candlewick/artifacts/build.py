@@ -26,6 +26,7 @@ from candlewick.artifacts.manifest import (
     publish,
     read_bounded,
     read_manifest,
+    require_no_link,
     require_replaceable,
     staging,
     verify,
@@ -100,6 +101,7 @@ def exclusive_build(output: Path) -> Generator[Path]:
     """
     partial = output.with_name(output.name + ".partial")
     while True:
+        require_no_link(partial)
         partial.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial, os.O_RDONLY)
         try:

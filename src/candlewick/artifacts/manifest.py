@@ -100,6 +100,12 @@ def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     return content
 
 
+def require_no_link(path: Path) -> None:
+    """Raise ArtifactError for a link in a folder that is written: what it leads to would be changed."""
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link, and would be written to", "remove it")
+
+
 def fsync_directory(path: Path) -> None:
     """Make the file names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -137,6 +143,7 @@ def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None 
 def replace_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
     """Write a file so that a reader finds the old content or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link there would be written through
     try:
         entry = write_durable(temporary, chunks, name or path.name)
         temporary.replace(path)
@@ -245,8 +252,8 @@ def first_problem(error: ValidationError, *keys: str) -> str:
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """Raise ArtifactError for the first file that is missing or has another size (or, with `hashes`, hash)."""
     for entry in manifest.files:
-        path = folder / entry.name
-        if path.resolve().parent != (folder.resolve() / entry.name).parent or not path.is_file():
+        path = folder / entry.name  # it may be a link: its content is what counts
+        if not path.is_file():
             raise ArtifactError(f"{path} is missing", _FIX)
         if (size := path.stat().st_size) != entry.bytes:
             raise ArtifactError(f"{path} has {size} bytes, its manifest says {entry.bytes}: it changed", _FIX)

@@ -20,8 +20,19 @@ from collections.abc import Collection, Container
 from dataclasses import replace
 from pathlib import Path
 
-from candlewick.artifacts.manifest import MANIFEST, Manifest, fsync_directory, read_bounded, read_manifest, verify
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    fsync_directory,
+    read_bounded,
+    read_manifest,
+    replace_durable,
+    verify,
+)
+from candlewick.config import RunConfig
 from candlewick.config.load import load_config
+from candlewick.config.seal import seal
+from candlewick.config.tree import dump
 from candlewick.errors import ArtifactError, CheckpointError
 
 KIND, VERSION = "checkpoint", 2
@@ -127,6 +138,12 @@ def _is_of(folder: Path, run: str | None) -> bool:
         return _read_manifest(folder).provenance.get("run") in (None, run)
     except CheckpointError:
         return False
+
+
+def write_config(config: RunConfig, run_dir: Path, run: str) -> None:
+    """Write a run's `config.yaml`, which names the run and is sealed. Raises OSError."""
+    sealed = seal(dump(config, "yaml", run_dir), run)
+    replace_durable(run_dir / "config.yaml", sealed.encode())
 
 
 def set_later_aside(directory: Path, step: int) -> None:

@@ -8,10 +8,8 @@ It stands apart from `runs.train` because it needs torch.
 import logging
 from typing import Any
 
-from candlewick.artifacts.manifest import replace_durable
+from candlewick.checkpoint.layout import write_config
 from candlewick.config import RunConfig
-from candlewick.config.seal import seal
-from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import saved_rows
 from candlewick.data.rows.row_order import RowOrder
@@ -40,8 +38,7 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own
-        sealed = seal(dump(plan.config, "yaml", plan.run_dir), plan.start.run)
-        replace_durable(plan.run_dir / "config.yaml", sealed.encode())
+        write_config(plan.config, plan.run_dir, plan.start.run)
         write_record(prepared, plan)
         metrics = trainer.run()
     finally:

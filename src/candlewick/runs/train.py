@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from candlewick.artifacts.build import hold_folder
+from candlewick.artifacts.manifest import require_no_link
 from candlewick.checkpoint.layout import remove_leftovers
 from candlewick.config import RunConfig
 from candlewick.runs.prepare import prepare_run
@@ -42,6 +43,8 @@ def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(hold_folder(run_dir, "wait for it, stop it, or choose another --run-dir"))
+        for name in ("log.txt", "metrics.jsonl", "tensorboard"):
+            require_no_link(run_dir / name)
         stack.enter_context(log_file(run_dir / "log.txt"))
         directories = {
             folder.resolve() for folder in checkpoint_directories(config, run_dir) if folder is not None
@@ -49,6 +52,7 @@ def hold_run(config: RunConfig, run_dir: Path) -> Generator[None]:
         for directory in sorted(directories - {run_dir.resolve()}):
             fix = "wait for it, stop it, or set runtime.checkpoint.directory and runtime.evaluation.best.directory"
             stack.enter_context(hold_folder(directory, fix))
+            require_no_link(directory / "journal.jsonl")
         for directory in {*directories, run_dir.resolve()}:
             remove_leftovers(directory)
         yield

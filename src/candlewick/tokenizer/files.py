@@ -8,6 +8,7 @@ GPT-2's pattern, and `<bos>` and `<eos>` around a text where both exist; a token
 the Hub, takes precedence.
 """
 
+import hashlib
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import cast
@@ -16,8 +17,8 @@ from tokenizers import Regex, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import pre_tokenizers as pre
 
-from candlewick.artifacts.manifest import read_bounded
-from candlewick.errors import TokenizerError
+from candlewick.artifacts.manifest import MANIFEST, read_bounded, read_manifest
+from candlewick.errors import ArtifactError, TokenizerError
 from candlewick.tokenizer.check import MAX_BYTES, PATTERNS, Json, parse_object, tokenizers_errors
 from candlewick.tokenizer.special import CHAT_TOKENS, PADDINGS, PAIRS
 
@@ -128,8 +129,25 @@ def _read_text(path: Path) -> str:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        return read_bounded(file, MAX_BYTES)
+        content = read_bounded(file, MAX_BYTES)
     except FileNotFoundError:
         raise TokenizerError(f"{file} does not exist", "give a tokenizer.json or its folder") from None
     except OSError as error:
         raise TokenizerError(f"{file} cannot be read: {error.strerror}", "name a tokenizer") from None
+    if _listed_sha256(file) not in (None, hashlib.sha256(content).hexdigest()):
+        raise TokenizerError(
+            f"{file} was changed: its {MANIFEST} has another sha256",
+            f"restore it, or remove {MANIFEST} to use it as your own",
+        )
+    return content
+
+
+def _listed_sha256(file: Path) -> str | None:
+    """Return the hash that the manifest of its folder lists for a file; None without one."""
+    if not (file.parent / MANIFEST).is_file():
+        return None
+    try:
+        entries = read_manifest(file.parent).files
+    except ArtifactError:  # another program's, or damaged itself
+        return None
+    return next((entry.sha256 for entry in entries if entry.name == file.name), None)

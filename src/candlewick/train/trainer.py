@@ -1,28 +1,22 @@
 """The training loop, read from top to bottom: load, step, log, evaluate, save."""
 
-import errno
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from candlewick.checkpoint.best import link_best
-from candlewick.checkpoint.layout import list_checkpoints, prune, set_later_aside, step_folder
+from candlewick.checkpoint.layout import step_folder
 from candlewick.checkpoint.open import STATE_VERSION
-from candlewick.checkpoint.save import Snapshot, full_weights, require_finite, require_room, save
+from candlewick.checkpoint.save import Snapshot, full_weights
 from candlewick.config.tree import relocatable
 from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import (
-    ArtifactError,
     CandlewickError,
-    CheckpointError,
-    MachineError,
+    DataError,
     RunDiverged,
     RunInterrupted,
 )
@@ -37,8 +31,9 @@ from candlewick.train.loss_scale import LossScale
 from candlewick.train.mean_loss import MeanLoss
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.objective import NextTokenLoss
-from candlewick.train.plan import RunPlan, checkpoint_directories
+from candlewick.train.plan import RunPlan
 from candlewick.train.reporter import Reporter
+from candlewick.train.saver import Saver
 from candlewick.train.state import TrainState, numerics_fingerprint, random_state
 from candlewick.train.step import StepResult, train_step
 
@@ -65,28 +60,25 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.config, self.runtime = self.plan.config, self.plan.config.runtime
-        self.checkpoints, self.best = checkpoint_directories(self.config, self.plan.run_dir)
         self.splits = self.plan.data.validation_splits
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
-        start = self.plan.start.checkpoint
-        # of format version 1 a run may start from a copy of its best one, which is about to be set aside
-        is_own = start is not None and start.folder.resolve().parent == self.checkpoints.resolve()
-        self.newest = start.folder if start is not None and is_own else None  # it was verified
-        self.saved_step = None if self.newest is None else self.state.step
-        self.newest_loss: Tensor | None = None  # of the update that was made last
-        self.lower_loss: tuple[int, float] | None = None  # of a step that is to be saved as the best one
+        self.saver = Saver(self.plan, self.state, self.reporter)
         self.metrics: Metrics = {}  # of the last evaluation
 
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation; none if there was none.
 
-        Raises RunInterrupted after saving when a signal asked to stop, RunDiverged when updates or weights were
-        not finite, MachineError or OSError if the last checkpoint cannot be saved.
+        Raises RunInterrupted after saving when a signal asked to stop, DataError after saving when text cannot be
+        read any more, RunDiverged when updates or weights were not finite, MachineError after saving when the
+        folder of the run is not there any more, MachineError or OSError if the last checkpoint cannot be saved.
         """
         with self.stop.listening(), self.reporter.running(self.state), oom_as_machine_error():
             try:
                 return self._train()
+            except DataError:  # weights and counters are those of a whole step
+                self._save(is_last=True)
+                raise
             except StopAskedError:
                 self._save(is_last=True)
                 raise RunInterrupted(
@@ -98,11 +90,10 @@ class Trainer:
         """Make the updates that are left, and what is due between them; return the last metrics."""
         state, runtime = self.state, self.runtime
         if state.step:
-            if self.newest is not None:
-                set_later_aside(self.checkpoints, state.step)
+            self.saver.set_later_aside()
             self._save(is_last=True)
-        self._link_best()
-        self._require_room()
+        self.saver.link_best()
+        self.saver.require_room()
         self._evaluate_if_due()  # a stop may have come before it
         while state.total_steps is None or state.step < state.total_steps:
             began = time.monotonic()
@@ -116,12 +107,15 @@ class Trainer:
             state.train_seconds += time.monotonic() - began
             self._set_total_steps()
             self.stop.raise_if_asked()
+            if self._is_due(runtime.log_every_n_steps) and self.saver.has_lost_folder():
+                self._save(is_last=True)
+                self.saver.raise_for_lost_folder()
             self._evaluate_if_due()
             if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                 self._save()
             self.stop.raise_if_asked()
         self._save(is_last=True)
-        self._link_best()  # which may have failed
+        self.saver.link_best()  # which may have failed
         if state.skipped_steps:
             logger.warning(
                 "%d of %d updates were skipped: their loss or gradients were not finite",
@@ -136,7 +130,7 @@ class Trainer:
         """Count an update and report it when that is due, or when it ends the run. Raises RunDiverged."""
         state = self.state
         self.losses.add(result.loss)
-        self.newest_loss = result.loss
+        self.saver.newest_loss = result.loss
         try:
             self.guard.check(state, result)
         except RunDiverged:
@@ -192,7 +186,8 @@ class Trainer:
                 self.reporter.samples(state, self.sample())
         except (RuntimeError, CandlewickError) as error:  # too little memory, say: no reason to end a run
             logger.warning("there are no samples of step %d: %s", state.step, error)
-        self._keep_if_best(self.metrics["eval/loss"])
+        if self.saver.has_lower_loss(self.metrics["eval/loss"]):
+            self._save()
 
     def _evaluate_all(self) -> None:
         """Evaluate the last weights on all of the split, unless their regular evaluation did."""
@@ -206,23 +201,6 @@ class Trainer:
         else:
             self.reporter.evaluation(self.state, self.metrics)
 
-    def _keep_if_best(self, loss: float) -> None:
-        """Save the weights if none had a lower validation loss."""
-        best_loss = self.state.best_loss
-        if self.runtime.evaluation.best is None or not loss < (math.inf if best_loss is None else best_loss):
-            return
-        self.lower_loss = self.state.step, loss
-        self.saved_step = None  # one of this step does not know yet that it is the best
-        self._save()
-
-    def _count_as_best(self) -> None:
-        """Count the present step among the best, if its loss is lower; its checkpoint, which follows, says so."""
-        state, best = self.state, self.runtime.evaluation.best
-        if best is None or self.lower_loss is None or self.lower_loss[0] != state.step:
-            return
-        kept = len(state.best_steps) + 1 if best.max_keep is None else best.max_keep
-        state.best_loss, state.best_steps = self.lower_loss[1], (*state.best_steps, state.step)[-kept:]
-
     def _update_counters(self) -> None:
         """Read what the device has counted: a save follows."""
         self.guard.flush(self.state)
@@ -230,92 +208,11 @@ class Trainer:
         if self.loss_scale is not None:
             self.loss_scale.write_to(self.state)
 
-    def _save(self, *, is_last: bool = False) -> bool:
-        """Write a checkpoint of the present step, unless this process wrote or read it; return if it is there.
-
-        One that cannot be written is a warning, and the next save tries again; the last one raises. Until then
-        the best one stays the best.
-        """
+    def _save(self, *, is_last: bool = False) -> None:
+        """Save a checkpoint of the present step, unless it is there; the last one raises if that fails."""
         self.reporter.end_training_interval()
         self._update_counters()
-        step = self.state.step
-        if self.saved_step == step:
-            return True
-        before = self.state.best_loss, self.state.best_steps, self.state.sound_step
-        self._count_as_best()
-        self._judge_loss()
-        snapshot = self.snapshot()
-        require_finite(snapshot)
-        try:
-            folder = self._write(snapshot)
-        except (OSError, MachineError, CheckpointError, ArtifactError) as error:
-            self.state.best_loss, self.state.best_steps, self.state.sound_step = before
-            if is_last:
-                raise
-            logger.warning("step %d is not saved, the next save tries again: %s", step, error)
-            return False
-        self.saved_step, self.newest, self.lower_loss = step, folder, None
-        self._link_best()
-        max_keep = self.runtime.checkpoint.max_keep
-        try:
-            if max_keep is not None:
-                prune(self.checkpoints, folder, max_keep, self._spared_steps(), self.plan.start.run)
-        except OSError as error:
-            logger.warning("older checkpoints could not be removed: %s", error)
-        self.reporter.checkpoint(self.state, folder)
-        return True
-
-    def _judge_loss(self) -> None:
-        """Count the weights as sound if the newest loss is below that of guessing; warn if they no longer are."""
-        state, guessing = self.state, math.log(self.plan.tokenizer.vocab_size)
-        loss = None if self.newest_loss is None else self.newest_loss.item()
-        if loss is not None and loss < guessing:
-            state.sound_step = state.step
-        elif loss is not None and state.sound_step is not None:
-            logger.warning(
-                "step %d has a training loss of %.2f, that of guessing is %.2f: its weights may be spoilt, so "
-                "step %d is kept as well (go on from it with --resume %s)",
-                *(state.step, loss, guessing, state.sound_step),
-                step_folder(self.checkpoints, state.sound_step),
-            )
-
-    def _spared_steps(self) -> tuple[int, ...]:
-        """Return the steps that pruning spares: the best, and the last sound one if the newest is not."""
-        best, sound = self.state.best_steps, self.state.sound_step
-        return best if sound is None or sound == self.state.step else (*best, sound)
-
-    def _require_room(self) -> None:
-        """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written."""
-        if self.state.step == self.state.total_steps:
-            return
-        best, max_keep = self.runtime.evaluation.best, self.runtime.checkpoint.max_keep
-        kept = (max_keep or 1) + (0 if best is None else best.max_keep or 1) + 1
-        if self.state.total_steps is not None:  # a short run saves less often
-            intervals = self.runtime.checkpoint.every_n_steps, best and self.runtime.evaluation.every_n_steps
-            left = self.state.total_steps - self.state.step
-            kept = min(kept, 1 + sum(left // steps for steps in intervals if steps))
-        missing = max(kept - len(list_checkpoints(self.checkpoints)), 1)
-        require_room(self.checkpoints, 8 * self.plan.num_parameters, missing)  # at least: with one moment
-
-    def _write(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint; on a full disk once more, when of the others only the newest and best are left."""
-        try:
-            return save(self.checkpoints, snapshot)
-        except (OSError, MachineError) as error:
-            is_full = isinstance(error, MachineError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full or self.newest is None or self.runtime.checkpoint.max_keep is None:
-                raise
-            logger.warning("%s; older checkpoints are removed to make room", error)
-            prune(self.checkpoints, self.newest, 1, self._spared_steps(), self.plan.start.run)
-            return save(self.checkpoints, snapshot)
-
-    def _link_best(self) -> None:
-        """Link the best checkpoints, or warn: they are there without the links."""
-        place = self.best or self.plan.run_dir / "best"
-        try:
-            link_best(self.checkpoints, self.state.best_steps, place, is_folder=self.best is not None)
-        except OSError as error:
-            logger.warning("the best checkpoint could not be linked as %s: %s", place, error)
+        self.saver.save(self.snapshot, is_last=is_last)
 
     def evaluate(self, max_tokens: int | None) -> Metrics:
         """Return the metrics of at most `max_tokens` (None: all) of each split; of the averages, if kept."""
@@ -349,9 +246,9 @@ class Trainer:
 
     def _saved_config(self) -> dict[str, Any]:
         """Return the config for state.json: checkpoints in the run's folder can be moved with it."""
-        if not self.checkpoints.is_relative_to(self.plan.run_dir):
+        if not self.saver.checkpoints.is_relative_to(self.plan.run_dir):
             return self.config.model_dump(mode="json")
-        return relocatable(self.config, self.plan.run_dir, step_folder(self.checkpoints, self.state.step))
+        return relocatable(self.config, self.plan.run_dir, step_folder(self.saver.checkpoints, self.state.step))
 
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""

@@ -331,10 +331,25 @@ def test_verify_names_a_missing_truncated_or_changed_file(tmp_path):
         verify(tmp_path / "x", manifest)
 
 
-def test_verify_refuses_a_link_in_place_of_a_file(tmp_path):
+def test_verify_follows_a_link_to_a_file_with_the_same_content_alone(tmp_path):
+    """As in the Hub's cache, and of shards that lie on another disk."""
     manifest = make(tmp_path / "x")
-    (tmp_path / "other").write_bytes(b"abc")
-    (tmp_path / "x" / "a.bin").unlink()
-    (tmp_path / "x" / "a.bin").symlink_to(tmp_path / "other")
+    path, other = tmp_path / "x" / "a.bin", tmp_path / "other"
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(other)
     with pytest.raises(ArtifactError, match=r"a\.bin is missing"):
         verify(tmp_path / "x", manifest)
+    other.write_bytes(content)
+    verify(tmp_path / "x", manifest)
+    other.write_bytes(content[::-1])
+    with pytest.raises(ArtifactError, match=r"a\.bin has sha256"):
+        verify(tmp_path / "x", manifest)
+
+
+def test_replace_durable_writes_through_no_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a").symlink_to("mine")
+    (tmp_path / f".a.{os.getpid()}.tmp").symlink_to("mine")
+    artifacts.replace_durable(tmp_path / "a", b"new")
+    assert [(tmp_path / name).read_text() for name in ("mine", "a")] == ["mine", "new"]

@@ -122,10 +122,10 @@ def test_remove_leftovers_puts_back_a_checkpoint_whose_successor_did_not_come(tm
 def test_remove_leftovers_removes_links_and_settings_that_were_not_renamed_yet_and_nothing_else(tmp_path):
     for name in (".tmp-best", ".tmp-step_000000004"):
         (tmp_path / name).symlink_to("gone")
-    for name in (".config.yaml.12.tmp", ".best.json.7.tmp", ".mine.yaml.12.tmp", ".config.yaml.tmp", ".tmp-other"):
+    for name in (".config.yaml.12.tmp", ".best.json.7.tmp", ".mine.12.tmp", ".config.yaml.tmp", ".tmp-other"):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".mine.yaml.12.tmp", ".config.yaml.tmp", ".tmp-other"}
+    assert {path.name for path in tmp_path.iterdir()} == {".mine.12.tmp", ".config.yaml.tmp", ".tmp-other"}
 
 
 def test_remove_leftovers_and_prune_go_on_past_a_folder_that_cannot_be_removed(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from candlewick.errors import CheckpointError, ConfigError, DataError, MachineEr
 from candlewick.runs import complete
 from candlewick.runs.train import hold_run, run_training
 from candlewick.train.monitor.trackers import read_metrics
-from candlewick.train.trainer import Trainer
+from candlewick.train.saver import Saver
 
 
 def with_data(tiny, **settings):
@@ -197,7 +197,7 @@ def test_new_run_in_the_folder_of_one_that_saved_nothing_starts_clean(tiny, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_keep_if_best", crash)
+        patch.setattr(Saver, "has_lower_loss", crash)
         run_training(config, tmp_path / "run", resume=False)
     dead = {path.name for path in (tmp_path / "run" / "tensorboard").iterdir()}
     run_training(config, tmp_path / "run", resume=False)

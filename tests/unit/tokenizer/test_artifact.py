@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from tests import foreign
 from tokenizers import Tokenizer as RustTokenizer
@@ -116,3 +118,35 @@ def test_measure_counts_texts_that_a_lossy_tokenizer_changes(tmp_path):
     foreign.write("candle", tmp_path)
     found = measure(Tokenizer.load(tmp_path), [" the of", " the \u65e5", "the"])
     assert (found["texts"], found["changed_texts"]) == (3, 2)
+
+
+def test_tokenizer_folder_with_a_flipped_bit_is_refused_or_is_the_same_tokenizer(trained, tmp_path, texts):
+    """400 flips, one at a time, in every file of the folder."""
+    write(trained, tmp_path / "t", texts)
+    files, choose = sorted((tmp_path / "t").iterdir()), random.Random(5)
+    expected, refused = Tokenizer.load(tmp_path / "t"), 0
+    for number in range(400):
+        path = files[number % len(files)]
+        good = path.read_bytes()
+        content = bytearray(good)
+        content[choose.randrange(len(good))] ^= 1 << choose.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = Tokenizer.load(tmp_path / "t")
+            assert (found.json_bytes, found.roles) == (expected.json_bytes, expected.roles)
+        except TokenizerError:
+            refused += 1
+        path.write_bytes(good)
+    assert refused >= 2 * (400 // len(files))  # those of tokenizer.json and of tokenizer_config.json
+
+
+def test_tokenizer_that_was_edited_is_refused_with_the_fix(trained, tmp_path, texts):
+    write(trained, tmp_path / "t", texts)
+    path = tmp_path / "t" / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("{", "{ ", 1))
+    with pytest.raises(
+        TokenizerError, match=r"tokenizer_config\.json was changed: its manifest\.json"
+    ):
+        Tokenizer.load(tmp_path / "t")
+    (tmp_path / "t" / "manifest.json").unlink()
+    Tokenizer.load(tmp_path / "t")

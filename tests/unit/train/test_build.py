@@ -64,7 +64,7 @@ def test_resume_restores_step_tokens_and_rows_read(tiny, built, trained_copy):
     trainer = built(tiny(), run_dir=trained_copy, resume=True)
     assert (trainer.state.step, trainer.state.tokens, trainer.state.total_steps) == (12, 12 * 4 * 32, 12)
     assert trainer.loader.rows_read == 12 * 4
-    assert trainer.saved_step == 12
+    assert trainer.saver.saved_step == 12
     assert trainer.state.best_loss is not None
 
 

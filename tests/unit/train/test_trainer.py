@@ -12,11 +12,11 @@ from tests.trainer_stage import Stage
 
 from candlewick.checkpoint.save import full_weights
 from candlewick.config import (
-    BestConfig,
     LoggingConfig,
     SchedulerConfig,
 )
 from candlewick.errors import MachineError, RunDiverged, RunInterrupted
+from candlewick.train import saver as saver_module
 from candlewick.train import trainer as trainer_module
 from candlewick.train.guards import STOP_SIGNALS
 from candlewick.train.loss_scale import LossScale
@@ -146,7 +146,7 @@ def test_trainer_counts_skipped_updates_before_a_save(monkeypatch):
     stage = Stage(monkeypatch, skipped=[3, 6])
     counted = []
     monkeypatch.setattr(
-        trainer_module, "save", lambda directory, snapshot: counted.append(stage.state.skipped_steps)
+        saver_module, "save", lambda directory, snapshot: counted.append(stage.state.skipped_steps)
     )
     stage.trainer.run()
     assert counted == [0, 1, 2]  # the best at step 2, checkpoints at 3 and 6
@@ -288,42 +288,6 @@ def test_run_without_evaluation_at_the_end_has_none(monkeypatch):
         assert [event for event in stage.events if event.startswith("evaluate")] == steps
         assert metrics == ({"eval/loss": 1.0, "eval/tokens": 5} if steps else {})
         assert stage.events[-1] == "save checkpoints 6"
-
-
-def test_checkpoints_and_best_ones_are_kept_as_many_as_each_is_set_to(monkeypatch):
-    stage = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"best": BestConfig(max_keep=2)})
-    stage.trainer.run()
-    assert stage.pruned == [(3, (2,)), (3, (2,)), (3, (2, 4)), (3, (4, 6))]
-    every = Stage(monkeypatch, losses=[3.0, 2.0, 1.0], evaluation={"best": BestConfig(max_keep=None)})
-    every.trainer.run()
-    assert every.state.best_steps == (2, 4, 6)
-
-
-def test_best_checkpoint_is_saved_again_if_it_was_saved_before_its_evaluation(monkeypatch):
-    """After a stop, or by an interval of checkpoints alone: the saved state must name it as the best."""
-    stage = Stage(monkeypatch, state=TrainState(step=4, total_steps=6, evaluated_step=2))
-    stage.trainer.run()
-    assert stage.trainer.saved_step == 6
-    assert stage.events.count("save checkpoints 4") == 1
-
-
-@pytest.mark.parametrize("failing", [0, 3])
-def test_failure_of_a_link_is_one_warning_and_it_is_tried_at_the_next_save_and_at_the_end(
-    monkeypatch, caplog, failing
-):
-    stage = Stage(monkeypatch)
-    tries = iter([OSError(28, "No space left on device") if number == failing else None for number in range(5)])
-
-    def link(*_, **__):
-        if (error := next(tries)) is not None:
-            raise error
-
-    monkeypatch.setattr(trainer_module, "link_best", link)
-    stage.trainer.run()
-    assert [record.getMessage() for record in caplog.records] == [
-        "the best checkpoint could not be linked as best: [Errno 28] No space left on device"
-    ]
-    assert next(tries, "none left") == "none left"
 
 
 def test_training_time_ends_before_an_evaluation_and_a_save_begin(monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from candlewick.data.tokens.dataset import Indices, Tokens, TokenSplit
+from candlewick.data.tokens.dataset import Indices, Tokens, TokenSplit, require_readable
 
 Mask = NDArray[np.bool_]
 IGNORE_INDEX = -100  # as in torch's cross_entropy
@@ -86,6 +86,7 @@ class ChunkedRows:
             fits = local + width <= len(self.split.shards[number])
             view = self._views[number]
             if view is not None and fits.any():
+                require_readable(self.split.shards[number], local[fits].tolist(), width)
                 out[chosen[fits]] = view[local[fits]]
             for i in chosen[~fits]:
                 out[i] = self.split.read_tokens(int(positions[i]), width)

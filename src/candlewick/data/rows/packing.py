@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from candlewick.data.rows.chunking import Mask, Rows, mask_split
 from candlewick.data.rows.permutation import permute
-from candlewick.data.tokens.dataset import Indices, TokenSplit
+from candlewick.data.tokens.dataset import Indices, TokenSplit, require_readable
 from candlewick.errors import DataError
 
 _BUCKET_DOCUMENTS = 1 << 18
@@ -32,6 +32,8 @@ class PackedRows:
         self.sequence_length = sequence_length
         self._needs_starts = needs_starts
         self._masks = mask_split(split)
+        for ends in split.document_ends:
+            require_readable(ends, [0], ends.size)
         shards = zip(split.shard_starts, split.document_ends, strict=True)
         ends = np.concatenate([start + shard_ends.astype(np.int64) for start, shard_ends in shards])
         if not ends.size or ends[-1] != split.num_tokens:

@@ -14,8 +14,10 @@ headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove rea
 `details` of the manifest lists tokens, documents and bytes of UTF-8 text per split and shard.
 """
 
+import errno
 import fcntl
 import logging
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -45,6 +47,8 @@ from candlewick.errors import ArtifactError, DataError
 KIND = "tokens"
 VERSION = 1
 _FIX = "prepare it again"
+_HARDWARE_POISON = getattr(errno, "EHWPOISON", 133)
+_POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which Python does not name
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 _Count = Annotated[int, Field(strict=True, ge=0)]
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -94,6 +98,29 @@ def write_shard(
     return entries
 
 
+def require_readable(array: NDArray[Any], starts: Iterable[int], length: int) -> None:
+    """Bring ranges of a mapped file, of `length` entries, into memory. Raises DataError if one cannot be read.
+
+    The kernel would end the process (SIGBUS). On systems without such a call nothing is done.
+    """
+    base = array.base
+    if not isinstance(base, np.memmap):
+        return
+    mapping: mmap.mmap = base._mmap  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
+    for start in starts:
+        first = start * array.itemsize
+        aligned = first - first % mmap.PAGESIZE
+        try:
+            mapping.madvise(_POPULATE_READ, aligned, first - aligned + length * array.itemsize)
+        except OSError as error:
+            if error.errno in (errno.EFAULT, errno.EIO, _HARDWARE_POISON):
+                raise DataError(
+                    f"a part of {base.filename} cannot be read any more: it was cut, or its disk fails",
+                    "restore it (`candlewick data verify` tells), then go on with --resume",
+                ) from None
+            return  # no such call here
+
+
 def is_token_dataset(path: Path) -> bool:
     """Return whether a folder holds prepared tokens, not text."""
     if not (path / MANIFEST).is_file():
@@ -132,7 +159,9 @@ class TokenSplit:
         while filled < length:
             position = (start + filled) % self.num_tokens
             number = bisect_right(self.shard_starts, position) - 1
-            tokens = self.shards[number][position - self.shard_starts[number] :][: length - filled]
+            first = position - self.shard_starts[number]
+            tokens = self.shards[number][first:][: length - filled]
+            require_readable(self.shards[number], [first], len(tokens))
             out[filled : filled + len(tokens)] = tokens
             filled += len(tokens)
         return out

@@ -6,8 +6,9 @@ r"""Trackers, which record the figures of a run: `metrics.jsonl` always, TensorB
     {"step": 500, "final/loss": 3.0102, "final/bits_per_byte": 1.848, ...}         at the end
 
 One JSON object per line, written line by line but not fsynced; what could not be written is tried with the next
-line. A resume at step n cuts off a torn line and every row after step n. Other malformed lines stay; reading skips
-them, with a warning. Figures that are not finite are null.
+line. The last key, `crc32`, is the checksum of the row without it: a damaged row is not taken for another one. A
+resume at step n cuts off a torn line and every row after step n. Other malformed lines stay; reading skips them,
+with a warning. Figures that are not finite are null.
 """
 
 import importlib
@@ -17,11 +18,12 @@ import math
 import re
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from candlewick.errors import DataError, MachineError
 
@@ -70,6 +72,8 @@ METRICS = {
 """Every figure that a run records: name and meaning. NAME is a validation set, PART a part of the model."""
 
 _FLUSH_SECONDS = 10.0
+_MAX_LINE_BYTES = 64 << 20
+_CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}\n$')
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +139,7 @@ class JsonlTracker:
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
         row = {"step": step, **values}
         if row not in self._kept:
-            self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            self._file.write(_line(row))
             self._file.flush()
 
 
@@ -217,26 +221,49 @@ def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
     return last_rows
 
 
+def _line(row: Mapping[str, object]) -> bytes:
+    """Return the line of a row, with its checksum."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    return b'%s, "crc32": "%08x"}\n' % (text[:-1], zlib.crc32(text))
+
+
+def _parse(line: bytes, *, needs_checksum: bool) -> tuple[dict[str, Any] | None, bool]:
+    """Return the row of a line, None for a damaged one, and whether it has a checksum; old rows have none."""
+    found = _CHECKSUM.search(line)
+    text = line[: found.start()] + b"}" if found else line
+    is_whole = int(found[1], 16) == zlib.crc32(text) if found else line.endswith(b"\n") and not needs_checksum
+    row: object = None
+    with suppress(ValueError, RecursionError):
+        row = json.loads(text) if is_whole else None
+    match row:
+        case {"step": int()}:
+            return cast("dict[str, Any]", row), found is not None
+        case _:
+            return None, found is not None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file; of one that is longer than a row can be its pieces, of which none is a row."""
+    while line := file.readline(_MAX_LINE_BYTES):
+        yield line
+
+
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield (row, offset after its line). Skip malformed lines; warn about the first one that a row follows."""
     offset = damaged = 0
-    has_warned = False
+    has_warned = has_checksums = False
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             offset += len(line)
-            row: object = None
-            with suppress(ValueError, RecursionError):
-                row = json.loads(line) if line.endswith(b"\n") else None
-            match row:
-                case {"step": int()}:
-                    if damaged and not has_warned:
-                        has_warned = True
-                        logger.warning(
-                            "%s line %d is not a row of metrics: the file was damaged or edited", path, damaged
-                        )
-                    yield cast("dict[str, Any]", row), offset
-                case _:
-                    damaged = damaged or number
+            row, has_checksum = _parse(line, needs_checksum=has_checksums)
+            if row is None:
+                damaged = damaged or number
+                continue
+            has_checksums |= has_checksum
+            if damaged and not has_warned:
+                has_warned = True
+                logger.warning("%s line %d is not a row of metrics: the file was damaged or edited", path, damaged)
+            yield row, offset
 
 
 def metric_of(name: str) -> str:
