@@ -9,6 +9,7 @@
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
+#   make readers     transformers, vLLM, mlx-lm, lm-eval and TRL read our checkpoints (READERS=their environments, LOG=)
 #   make gpu       with a CUDA device: its tests, training speed factor by factor, attention (SECONDS=300)
 #   make attention   how exact, fast and large attention is, beside the full matrix of scores
 #
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults mutants interpreters quick records check format bench attention gpu docs
+.PHONY: demo test core fuzz faults mutants interpreters quick records readers check format bench attention gpu docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -60,6 +61,10 @@ quick: $(VENV)/.dev
 records: BASE ?= feef26f
 records: $(VENV)/.dev
 	$(BIN)/python tests/records/runs.py against $(BASE)
+
+readers: READERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/candlewick-readers
+readers: $(VENV)/.dev
+	$(BIN)/python -m tests.readers.run --environments "$(READERS)" $(if $(LOG),--log "$(LOG)")
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -14,19 +14,23 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was compared: the reader's class, equal and comparable greedy tokens, differences of losses."""
+    """What was compared: the reader's class, equal and comparable greedy tokens, losses, tensors after a step."""
 
     reader_class: str
     num_equal: int
     num_compared: int
     loss_error: float
+    changed_tensors: list[int] | None
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
         parts = [self.reader_class] if self.reader_class else []
         if self.num_compared:
             parts.append(f"{self.num_equal} of {self.num_compared} greedy tokens equal")
-        return ", ".join([*parts, f"losses within {self.loss_error:.0e}", *self.problems])
+        parts.append(f"losses within {self.loss_error:.0e}")
+        if self.changed_tensors:
+            parts.append("a step changes {} of {} tensors".format(*self.changed_tensors))
+        return ", ".join([*parts, *self.problems])
 
 
 def comparable(prompt: dict[str, Any]) -> int:
@@ -56,17 +60,15 @@ def compare(case: dict[str, Any], result: dict[str, Any]) -> Comparison:
         if not errors[-1] <= TOLERANCE:
             problems.append(f"{name}: loss {loss:.7f}, ours {expected:.7f}")
     problems += _compare_ids(case, result)
-    return Comparison(result.get("class", ""), num_equal, num_compared, max(errors), tuple(problems))
+    changed = result.get("changed_tensors")
+    if changed is not None and changed[0] != changed[1]:
+        problems.append("a step leaves tensors as they were, or not finite")
+    return Comparison(result.get("class", ""), num_equal, num_compared, max(errors), changed, tuple(problems))
 
 
 def _compare_ids(case: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    """Return what differs in token ids, and tensors that a step of training has not changed."""
+    """Return the texts of which a reader made other token ids."""
     expected = {"text": case["text_ids"]} | {name: text["ids"] for name, text in case["losses"].items()}
-    found = {"text": result.get("text_ids"), "chat": result.get("chat_ids"), **result.get("trained_ids", {})}
-    problems = [
-        f"{name}: other token ids" for name, ids in found.items() if ids is not None and ids != expected[name]
-    ]
-    changed = result.get("changed_tensors")
-    if changed is not None and (changed == "not finite" or changed[0] != changed[1]):
-        problems.append(f"changed by the step: {changed}")
-    return problems
+    found = [(name, result[f"{name}_ids"]) for name in ("text", "chat") if f"{name}_ids" in result]
+    found += result.get("trained_ids", {}).items()
+    return [f"{name}: other token ids" for name, ids in found if ids != expected[name]]

@@ -40,13 +40,15 @@ def read(case: dict) -> dict:
         before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
         loss = trainer.train().training_loss
     after = trainer.model.state_dict()
-    changed = sum(not torch.equal(tensor, after[name]) for name, tensor in before.items())
-    finite = all(tensor.isfinite().all() for tensor in after.values())
+    changed = [
+        bool(after[name].isfinite().all()) and not torch.equal(tensor, after[name])
+        for name, tensor in before.items()
+    ]
     return {
         "class": type(trainer.model).__name__,
         "trained_ids": {name: list(ids)},
         "losses": {name: loss},
-        "changed_tensors": [changed, len(after)] if finite else "not finite",
+        "changed_tensors": [sum(changed), len(after)],
     }
 
 
