@@ -61,6 +61,6 @@ def is_offline(stderr: str) -> bool:
 
 
 def megabytes(root: Path, name: str) -> int:
-    """Return how much the files of an environment hold."""
+    """Return the size of the files of an environment, in millions of bytes."""
     files = (path for path in (root / name).rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files) >> 20
+    return sum(path.stat().st_size for path in files) // 1_000_000
