@@ -38,7 +38,7 @@ from candlewick.model.norm import RMSNorm
 from candlewick.model.transformer import Transformer
 from candlewick.optim import groups
 from candlewick.optim.build import OPTIMIZERS
-from candlewick.optim.momentum import Lion
+from candlewick.optim.elementwise import Lion
 from candlewick.optim.schedule import SCHEDULES, Schedule
 from candlewick.runs.report.explain import explain
 from candlewick.runs.train import run_training

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.errors import CheckpointError
+from candlewick.model.initialize import materialize
 from candlewick.model.transformer import Transformer
+from candlewick.parallel.fsdp import sharded_like
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -28,12 +29,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) 
         raise CheckpointError(f"{source}{problem}", fix)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            tensor = tensors[name]
-            if isinstance(parameter, DTensor):
-                tensor = distribute_tensor(
-                    tensor.to(parameter.device), parameter.device_mesh, parameter.placements
-                )
-            parameter.copy_(tensor)
+            parameter.copy_(sharded_like(tensors[name], parameter))
 
 
 def read_resized_weights(checkpoint: Checkpoint, vocab_size: int) -> dict[str, Tensor]:
@@ -66,7 +62,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> Transformer:
     tensors = checkpoint.weights()
     with torch.device("meta"):
         model = Transformer(config, vocab_size)
-    model.to_empty(device=device)
+    materialize(model, device)
     model.init_buffers()
     load_weights(model, tensors, checkpoint.folder)
     return model.eval()

@@ -66,6 +66,19 @@ def init_tensor(name: str, shape: torch.Size, seed: int) -> Tensor:
     return value
 
 
+def materialize(model: nn.Module, device: torch.device) -> None:
+    """Give a model on the meta device memory on another one, with any numbers; no weight is tied any more.
+
+    As `to_empty`, for which torch imports its compiler.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+
+
 def initialize(model: nn.Module, seed: int) -> None:
     """Set every parameter of a Transformer to its initial value. Raises ValueError for an unknown name."""
     with torch.no_grad():

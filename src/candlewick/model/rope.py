@@ -41,7 +41,13 @@ class Rotary(nn.Module):
         """Fill the buffers on their device; a table gets `positions` rows, or a few thousand if that is more."""
         device = next(self.buffers()).device
         length = min(max(positions, _MIN_TABLE_POSITIONS), self.config.max_position_embeddings)
-        with torch.device("meta" if device.type == "meta" else "cpu"):
+        if device.type == "meta":  # shapes alone: torch would import its compiler to compute them
+            angles = self.config.rotary_dim // 2
+            shape = (length, 1, angles) if self.is_table else (angles,)
+            for name, _ in [*self.named_buffers()]:
+                setattr(self, name, torch.empty(shape, device=device))
+            return
+        with torch.device("cpu"):
             frequencies = inverse_frequencies(self.config)
             if self.is_table:
                 cos, sin = self._angles(torch.arange(length), frequencies)

@@ -26,6 +26,24 @@ from candlewick.model.paged import PagedCache
 from candlewick.model.rope import Rotary, Rotation, rotate
 
 
+class Linear(nn.Linear):
+    """A matrix product. On the meta device no numbers are drawn: torch would import its compiler for it."""
+
+    def reset_parameters(self) -> None:
+        """Draw initial numbers, unless there is no memory for them."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """A table of rows. On the meta device no numbers are drawn, as with `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Draw initial numbers, unless there is no memory for them."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
@@ -36,10 +54,10 @@ class Attention(nn.Module):
         query_width = config.num_attention_heads * config.head_dim
         key_width = config.num_key_value_heads * config.head_dim
         bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias)
+        self.q_proj = Linear(config.hidden_size, query_width, bias)
+        self.k_proj = Linear(config.hidden_size, key_width, bias)
+        self.v_proj = Linear(config.hidden_size, key_width, bias)
+        self.o_proj = Linear(query_width, config.hidden_size, bias)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
@@ -68,9 +86,9 @@ class GatedFeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, bias = config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(config.hidden_size, width, bias)
-        self.up_proj = nn.Linear(config.hidden_size, width, bias)
-        self.down_proj = nn.Linear(width, config.hidden_size, bias)
+        self.gate_proj = Linear(config.hidden_size, width, bias)
+        self.up_proj = Linear(config.hidden_size, width, bias)
+        self.down_proj = Linear(width, config.hidden_size, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
@@ -82,8 +100,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
@@ -118,7 +136,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.max_positions = config.max_position_embeddings
-        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = None if config.rope_mode == "off" else Rotary(config)
@@ -157,7 +175,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.model = Decoder(config, vocab_size)
-        self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, vocab_size, bias=False)
         self.tie_weights()
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, documents: Documents | None = None) -> Tensor:
@@ -180,7 +198,7 @@ class Transformer(nn.Module):
         return PagedCache(shape, table.dtype, table.device, page_size)
 
     def init_buffers(self) -> None:
-        """Restore the rotary angles and tied weights, which `to_empty` discards and no file contains."""
+        """Restore the rotary angles and tied weights, which `materialize` discards and no file contains."""
         if self.model.rotary_emb is not None:
             self.model.rotary_emb.init_buffers()
         self.tie_weights()

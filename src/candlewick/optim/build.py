@@ -11,7 +11,6 @@ start and has the parameter's name, so a checkpoint is complete at any step:
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from candlewick.config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, OptimizerConfig, Section, SGDConfig
 from candlewick.errors import CheckpointError
 from candlewick.optim.average import ExponentialMovingAverage
+from candlewick.optim.elementwise import SGD, Adam, AdamW, Elementwise, Lion
 from candlewick.optim.groups import param_groups, role
-from candlewick.optim.momentum import SGD, Lion
 from candlewick.optim.muon import Muon
 from candlewick.optim.shard import local_tensor
 
@@ -30,7 +29,7 @@ from candlewick.optim.shard import local_tensor
 class Optimizer:
     """The optimizers of a model and the average of its weights, behind one set of calls."""
 
-    elementwise: torch.optim.Optimizer
+    elementwise: Elementwise[Any]
     muon: Muon | None
     average: ExponentialMovingAverage | None
     names: Mapping[Tensor, str]
@@ -47,7 +46,7 @@ class Optimizer:
 
         `found_inf` is a float tensor on the device, 1 if any gradient is not finite: then nothing changes.
         """
-        self.elementwise.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        self.elementwise.found_inf = found_inf
         self.elementwise.step()
         if self.muon is not None:
             self.muon.step(found_inf)
@@ -122,20 +121,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return optimizer
 
 
-def _adam(kind: type[torch.optim.Adam], groups: list[dict[str, Any]], config: AdamWConfig) -> torch.optim.Adam:
-    adam = kind(groups, lr=1.0, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True)
-    for parameter in (parameter for group in adam.param_groups for parameter in group["params"]):
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
-        adam.state[parameter] = {"step": step, **moments}
-    return adam
-
-
-OPTIMIZERS: dict[type[Section], Callable[[list[dict[str, Any]], Any], torch.optim.Optimizer]] = {
-    AdamWConfig: partial(_adam, torch.optim.AdamW),
-    AdamConfig: partial(_adam, torch.optim.Adam),
+OPTIMIZERS: dict[type[Section], Callable[[list[dict[str, Any]], Any], Elementwise[Any]]] = {
+    AdamWConfig: AdamW,
+    AdamConfig: Adam,
     SGDConfig: SGD,
     LionConfig: Lion,
-    MuonConfig: partial(_adam, torch.optim.AdamW),  # of all parameters but the matrices
+    MuonConfig: AdamW,  # of all parameters but the matrices
 }
 """The elementwise optimizer of each config, from parameter groups. It skips an update if its `found_inf` is 1."""

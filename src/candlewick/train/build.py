@@ -9,7 +9,7 @@ from candlewick.checkpoint.huggingface import unsupported_by_transformers
 from candlewick.checkpoint.load import load_weights, read_resized_weights
 from candlewick.data.rows.loader import Loader
 from candlewick.model.flops import flops_per_token
-from candlewick.model.initialize import initialize
+from candlewick.model.initialize import initialize, materialize
 from candlewick.model.transformer import Transformer
 from candlewick.model.varlen import document_kernel
 from candlewick.optim.build import Optimizer, build_optimizer
@@ -68,7 +68,7 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
     torch.empty(plan.num_parameters, device=device)
     with torch.device("meta"):
         model = Transformer(config.model, plan.vocab_size)
-    model.to_empty(device=device)
+    materialize(model, device)
     model.init_buffers()
     if isinstance(plan.start, Fresh):
         initialize(model, config.runtime.seed)

@@ -144,9 +144,7 @@ def test_tokenizer_that_was_edited_is_refused_with_the_fix(trained, tmp_path, te
     write(trained, tmp_path / "t", texts)
     path = tmp_path / "t" / "tokenizer_config.json"
     path.write_text(path.read_text().replace("{", "{ ", 1))
-    with pytest.raises(
-        TokenizerError, match=r"tokenizer_config\.json was changed: its manifest\.json"
-    ):
+    with pytest.raises(TokenizerError, match=r"tokenizer_config\.json was changed: its manifest\.json"):
         Tokenizer.load(tmp_path / "t")
     (tmp_path / "t" / "manifest.json").unlink()
     Tokenizer.load(tmp_path / "t")

@@ -37,7 +37,7 @@ _DATASHEET_FLOPS = {
 }
 """Part of the device's name -> dense bfloat16 FLOP/s. The first that matches holds."""
 
-_MEASURE_SECONDS = 0.25
+_MEASURE_SECONDS = 0.1
 _NEWEST_WEIGHT = 0.3
 
 
