@@ -58,7 +58,7 @@ def link_best(checkpoints: Path, steps: Sequence[int], place: Path, *, is_folder
 def _tell_of_another(link: Path, checkpoints: Path) -> None:
     """Warn of a link to a checkpoint that is none of `checkpoints`: another run made it, and it is replaced."""
     if link.is_symlink() and link.resolve().parent != checkpoints.resolve():
-        logger.warning("%s was a link to %s, which stays; from now on it is one of this run", link, link.resolve())
+        logger.warning("%s was a link to %s, which stays: links there are now this run's", link, link.resolve())
 
 
 def _link(link: Path, folder: Path) -> None:

@@ -60,7 +60,7 @@ def test_links_of_another_run_are_replaced_with_a_warning(checkpoints, make_snap
     assert not caplog.records
     link_best(checkpoints, (1,), place, is_folder=True)
     assert sorted(record.getMessage() for record in caplog.records) == [
-        f"{place / name} was a link to {others / 'step_000000002'}, which stays; from now on it is one of this run"
+        f"{place / name} was a link to {others / 'step_000000002'}, which stays: links there are now this run's"
         for name in ("best", "step_000000002")
     ]
     assert list_checkpoints(others) == [others / "step_000000002"]
