@@ -41,7 +41,7 @@ SETTINGS = BASE | {
     "runtime.checkpoint.every_n_steps": 3,
     "runtime.checkpoint.max_keep": 2,
     "runtime.evaluation.every_n_steps": 4,
-    "runtime.evaluation.max_batches": 2,
+    "runtime.evaluation.max_tokens": 64,
     "runtime.sample": {"max_new_tokens": 2},
 }
 """What a tiny run has unless a campaign says otherwise; a name with its section, and its value."""

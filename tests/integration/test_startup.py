@@ -1,4 +1,4 @@
-"""A run imports no more than it needs: torch's compiler and its modules for ranks take longer than all the rest."""
+"""A run imports no more than it needs: torch's compiler and its modules for ranks take longer than the rest."""
 
 import json
 import subprocess

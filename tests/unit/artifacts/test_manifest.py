@@ -353,3 +353,14 @@ def test_replace_durable_writes_through_no_link(tmp_path):
     (tmp_path / f".a.{os.getpid()}.tmp").symlink_to("mine")
     artifacts.replace_durable(tmp_path / "a", b"new")
     assert [(tmp_path / name).read_text() for name in ("mine", "a")] == ["mine", "new"]
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 40])
+def test_verify_finds_a_changed_file_with_and_without_threads(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(artifacts, "_HASHED_IN_THREADS_BYTES", limit)
+    manifest = make(tmp_path / "x")
+    verify(tmp_path / "x", manifest)
+    path = tmp_path / "x" / "a.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(ArtifactError, match=r"a\.bin has sha256"):
+        verify(tmp_path / "x", manifest)
