@@ -6,6 +6,8 @@ traceback. Any other exception that reaches the command line is a bug, and keeps
 
 from pathlib import Path
 
+_MAX_CHARS = 4000
+
 
 class CandlewickError(Exception):
     """A problem that the user can act on: what is wrong, and what to do about it."""
@@ -18,7 +20,10 @@ class CandlewickError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.problem} (fix: {self.fix})"
+        problem = self.problem
+        if len(problem) > _MAX_CHARS:  # names and values may come from a damaged or hostile file
+            problem = f"{problem[: _MAX_CHARS // 2]} ... {problem[-_MAX_CHARS // 2 :]}"
+        return f"{problem} (fix: {self.fix})"
 
 
 class ConfigError(CandlewickError):

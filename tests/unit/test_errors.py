@@ -39,3 +39,10 @@ def test_exit_codes_are_those_of_the_documentation():
         "RunInterrupted": 5,
         "RunDiverged": 6,
     }
+
+
+def test_long_problem_is_shortened_and_keeps_its_ends_and_the_fix():
+    text = str(CandlewickError("begin" + "x" * 100_000 + "end", "free 3 GB"))
+    assert len(text) < 5000
+    assert text.startswith("begin")
+    assert text.endswith("xend (fix: free 3 GB)")

@@ -81,9 +81,19 @@ def json_sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Let an OSError inside the block name a file: of one that is open, the system names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex, read in pieces."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file in hex, read in pieces. Raises OSError that names it."""
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -93,7 +103,7 @@ def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would be waited for
 
-    with open(path, "rb", opener=opener) as file:
+    with naming(path), open(path, "rb", opener=opener) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         content = file.read(max_bytes + 1)
@@ -128,17 +138,13 @@ def make_directory(path: Path) -> None:
 def write_durable(path: Path, chunks: bytes | Iterable[bytes], name: str | None = None) -> FileEntry:
     """Write a file, hash it on the way, and fsync it. `name` is its name in the manifest."""
     digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("wb") as file:
-            for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names no file
-        raise
+    with naming(path), path.open("wb") as file:
+        for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
     return FileEntry(name or path.name, size, digest.hexdigest())
 
 

@@ -15,7 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from candlewick.artifacts.manifest import MANIFEST, Manifest, canonical_json, file_sha256, read_bounded
+from pydantic import ValidationError
+
+from candlewick.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    canonical_json,
+    file_sha256,
+    first_problem,
+    read_bounded,
+)
 from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
@@ -145,8 +154,9 @@ class Checkpoint:
             tree = resolve_paths(tree, self.folder.resolve())
             return RunConfig.model_validate_json(canonical_json(tree))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise CheckpointError(
-                f"{self.state_file} holds settings that this version does not read: {error}",
+                f"{self.state_file} holds settings that this version does not read: {problem}",
                 "use the version of candlewick that wrote it",
             ) from None
 

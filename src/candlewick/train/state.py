@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick.config import Steps
 from candlewick.errors import CheckpointError
@@ -45,8 +45,12 @@ class TrainState:
         try:
             return TypeAdapter(cls).validate_json(json.dumps(raw, allow_nan=False))
         except ValueError as error:
+            problem = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors(include_url=False, include_input=False)[0]
+                problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise CheckpointError(
-                f"state.json has other counters than this version: {error}",
+                f"state.json has other counters than this version: {problem}",
                 "use the version of candlewick that wrote it",
             ) from None
 

@@ -364,3 +364,15 @@ def test_verify_finds_a_changed_file_with_and_without_threads(tmp_path, monkeypa
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(ArtifactError, match=r"a\.bin has sha256"):
         verify(tmp_path / "x", manifest)
+
+
+@pytest.mark.parametrize("number", [5, 28, 116])
+def test_error_while_a_file_is_read_names_the_file(tmp_path, monkeypatch, number):
+    (tmp_path / "a").write_bytes(b"a")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    with pytest.raises(OSError, match="a'$"):
+        artifacts.file_sha256(tmp_path / "a")
