@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from tests.prepared import newest_checkpoint
@@ -108,7 +107,7 @@ def test_chat_training_counts_answer_tokens_only(child, trained_copy):
     result = run_training(config, folder, resume=False)
     tokens = read_manifest(newest_checkpoint(folder / "checkpoints")).inputs["tokens"]
     data = load_config(folder / "config.yaml").data
-    manifest = read_manifest(Path(data.train_shards[0]))
+    manifest = read_manifest(data.prepared["tokens"])
     assert manifest.id == tokens
     held = [shard for shard in manifest.details["shards"] if shard["split"] == "validation"]
     assert result["metrics"]["final/tokens"] == sum(shard["targets"] for shard in held)

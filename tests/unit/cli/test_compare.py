@@ -3,6 +3,8 @@ import shutil
 
 import pytest
 
+from candlewick.train.monitor.trackers import read_metrics
+
 
 @pytest.fixture
 def other(trained, tmp_path):
@@ -10,7 +12,7 @@ def other(trained, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     shutil.copy(trained / "config.yaml", folder)
-    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(trained / "metrics.jsonl")
     for row in rows:
         if row["step"] > 6 and "train/loss" in row:
             row["train/loss"] += 0.5

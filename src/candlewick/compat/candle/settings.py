@@ -46,7 +46,7 @@ _DEFAULTS: Tree = {
     "runtime": {
         "log_every_n_steps": 100,
         "checkpoint": {"max_keep": None},
-        "evaluation": {"every_n_steps": None, "max_batches": None, "best": None},
+        "evaluation": {"every_n_steps": None, "max_tokens": None, "best": None},
     },
 }
 _STREAMING = ("dataset", "split", "max_samples", "stream_batch_size")
