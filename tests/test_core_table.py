@@ -34,6 +34,7 @@ EXEMPT = {
     "data.num_workers": "the same bytes with any number: tests/unit/data/tokens/test_prepare.py",
     "data.documents": "checked text by text in tests/unit/data/text/test_documents.py",
     "data.prepared": "written by a run; tests/integration/test_moved_run.py",
+    "data.prepared_from": "written by a run; tests/integration/test_moved_run.py",
     "data.bad_utf8": "checked byte by byte in tests/unit/data/text/test_documents.py",
     "data.sequence_length": SIZE,
     "data.shuffle_buffer_size": SIZE,

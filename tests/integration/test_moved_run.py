@@ -97,7 +97,8 @@ def test_run_folder_holds_no_absolute_path_into_itself():
     start("run", "orchestrate")
     inside = str(Path("run").resolve()).encode()
     holding = [name for name, content in contents("run").items() if inside in content and name != "log.txt"]
-    assert holding == []
+    # state.json says where the data was; config.yaml, which is read first, where it is
+    assert [name for name in holding if not name.endswith("state.json")] == []
     assert load_config("run/config.yaml").data.prepared == {"tokens": Path("run/tokens").resolve()}
 
 
@@ -185,3 +186,58 @@ def test_prepared_tokens_of_an_override_are_a_path_of_its_folder():
     assert config.data.prepared == {"tokens": Path("here").resolve()}
     with pytest.raises(ConfigError, match="should be a path"):
         load_config("c.yaml", ["data.prepared={tokens: ''}"])
+
+
+def test_edited_sources_of_a_run_configuration_are_read_and_not_its_prepared_tokens(capsys):
+    write_config()
+    start("run", "orchestrate")
+    shutil.copytree("text", "other")
+    Path("other/00.txt").write_text("quite another text " * 300)
+    text = Path("run/training.yaml").read_text()
+    edited = text.replace(
+        f"train_shards:\n  - {Path('text').resolve()}", f"train_shards:\n  - {Path('other').resolve()}"
+    )
+    assert edited != text
+    Path("run/edited.yaml").write_text(edited)
+    assert main(["train", "--config", "run/edited.yaml", "--run-dir", "new"]) == 0
+    assert "were made of other sources: they are not read" in capsys.readouterr().err
+    before, after = (load_config(f"{name}/config.yaml").data.prepared["tokens"] for name in ("run", "new"))
+    assert before != after
+
+
+def test_checkpoint_that_is_copied_out_of_its_run_still_knows_its_data():
+    write_config()
+    start("run", "orchestrate")
+    shutil.copytree("run/best", "exported")
+    shutil.rmtree("text")
+    assert main(["eval", "exported"]) == 0
+
+
+def test_run_whose_checkpoints_are_a_link_to_another_disk_finds_its_tokens():
+    write_config()
+    Path("disk").mkdir()
+    Path("run").mkdir()
+    Path("run/checkpoints").symlink_to("../disk")
+    start("run", "orchestrate")
+    shutil.rmtree("text")
+    assert main(["eval", "run"]) == 0
+    assert resume("run", 8) == 0
+
+
+def test_run_that_started_from_a_model_inside_its_folder_goes_on_after_a_move():
+    write_config()
+    start("first")
+    Path("run").mkdir()
+    shutil.copytree(list_checkpoints(Path("first/checkpoints"))[-1], "run/base")
+    start("run", "train", "--init-from", "run/base")
+    assert resume("run", 6) == 0
+    Path("run").rename("moved")
+    assert resume("moved", 8) == 0
+
+
+def test_weight_of_a_source_is_compared_without_its_text(capsys):
+    write_config("mixture")
+    start("run")
+    shutil.rmtree("text")
+    resume("run", 6, "--override", "data.mixture[1].weight=3")
+    assert "does not exist" not in capsys.readouterr().err

@@ -6,6 +6,8 @@ import torch
 from candlewick.checkpoint.layout import list_checkpoints, step_folder
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
+from candlewick.errors import MachineError
+from candlewick.runs import complete
 from candlewick.runs.train import run_training
 from candlewick.train.monitor.trackers import read_metrics
 
@@ -57,3 +59,34 @@ def test_resume_from_a_checkpoint_of_another_run_is_refused(tiny, run_dir, train
     assert main(["train", "--resume", str(run_dir), "--run-dir", str(trained)]) == 2
     assert "give one of them" in capsys.readouterr().err
     assert sorted(run_dir.rglob("*")) == before
+
+
+def test_branch_that_was_set_aside_is_taken_up_again_under_its_own_name(run_dir):
+    before = weights(run_dir)
+    checkpoints = run_dir / "checkpoints"
+    words = ["train", "--resume", str(step_folder(checkpoints, 6)), "--override", "optimizer.learning_rate=0.001"]
+    assert main(words) == 0
+    (rejected,) = checkpoints.glob("step_000000012.rejected-*")
+    assert not all(torch.equal(before[name], tensor) for name, tensor in weights(run_dir).items())
+    assert main(["train", "--resume", str(rejected), "--run-dir", str(run_dir)]) == 0
+    after = weights(run_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(list(checkpoints.glob("step_000000012.rejected-*"))) == 2
+
+
+def test_start_that_ends_before_its_first_update_does_not_forget_to_go_back(run_dir, monkeypatch):
+    def fail(*_):
+        raise MachineError("no memory", "more memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(complete, "build", fail)
+        assert main(["train", "--resume", str(step_folder(run_dir / "checkpoints", 6))]) == 4
+    assert list_checkpoints(run_dir / "checkpoints")[-1].name == "step_000000006"
+
+
+def test_best_link_names_its_run_wherever_the_checkpoints_lie(tiny, tmp_path):
+    runtime = {**tiny().runtime.model_dump(mode="json"), "checkpoint": {"directory": str(tmp_path / "disk" / "a")}}
+    run_training(tiny(runtime=runtime), tmp_path / "run", resume=False)
+    words = ["--override", "scheduler.total_steps=14"]
+    assert main(["train", "--resume", str(tmp_path / "run" / "best"), *words]) == 0
+    assert list_checkpoints(tmp_path / "disk" / "a")[-1].name == "step_000000014"

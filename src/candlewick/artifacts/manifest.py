@@ -36,6 +36,7 @@ MAX_JSON_BYTES = 64 << 20
 """No JSON file of Candlewick is larger; one that somebody gave us might fill the memory."""
 _FIX = "make it again or restore it"
 _HASHED_IN_THREADS_BYTES = 16 << 20
+_MAX_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ def _verify_hashes(folder: Path, entries: Sequence[FileEntry]) -> None:
     if sum(entry.bytes for entry in entries) < _HASHED_IN_THREADS_BYTES:
         found = [*map(file_sha256, paths)]
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(_MAX_THREADS) as threads:
             found = [*threads.map(file_sha256, paths)]
     for path, entry, sha256 in zip(paths, entries, found, strict=True):
         if sha256 != entry.sha256:

@@ -24,6 +24,7 @@ from candlewick.artifacts.manifest import (
     MANIFEST,
     Manifest,
     fsync_directory,
+    make_directory,
     read_bounded,
     read_manifest,
     replace_durable,
@@ -120,8 +121,8 @@ def _read_best(path: Path) -> str:
 def prune(directory: Path, last: Path, max_keep: int, best: Collection[int] = (), run: str | None = None) -> None:
     """Remove all but the newest `max_keep` checkpoints up to `last`, the folder that was just written.
 
-    The checkpoints of the steps `best` are neither counted nor removed, nor are those of later steps, which were
-    rejected when the run resumed. Neither are those of another run, and those whose manifest cannot be read.
+    The checkpoints of the steps `best` are neither counted nor removed, nor are those of later steps, of another
+    run, and those whose manifest cannot be read.
     """
     spared = {step_folder(directory, step) for step in best}
     candidates = [folder for folder in list_checkpoints(directory) if folder <= last and folder not in spared]
@@ -142,16 +143,17 @@ def _is_of(folder: Path, run: str | None) -> bool:
 
 def write_config(config: RunConfig, run_dir: Path, run: str) -> None:
     """Write a run's `config.yaml`, which names the run and is sealed. Raises OSError."""
+    make_directory(run_dir)
     sealed = seal(dump(config, "yaml", run_dir), run)
     replace_durable(run_dir / "config.yaml", sealed.encode())
 
 
-def set_later_aside(directory: Path, step: int) -> None:
-    """Rename the checkpoints of later steps than `step`, from which a run goes on: it writes them anew."""
-    for folder in list_checkpoints(directory):
-        if folder > step_folder(directory, step):
+def set_aside_after(start: Path, step: int) -> None:
+    """Rename the checkpoints beside `start`, of `step`, that are not before it: the run goes on from there."""
+    for folder in list_checkpoints(start.parent):
+        if folder != start and folder >= step_folder(start.parent, step):
             aside = folder.with_name(f"{folder.name}.rejected-{time.time_ns()}")
-            logger.warning("the run goes on from step %d, so %s is kept as %s", step, folder, aside.name)
+            logger.warning("the run goes on from %s, so %s is kept as %s", start, folder, aside.name)
             folder.rename(aside)
 
 

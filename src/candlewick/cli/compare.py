@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         _print_row(key, [format_side(sides, name) for name in ("first", "second")])
     print(f"\ntraining loss, mean over {result['smoothed_over_tokens']:,.0f} tokens")
     _print_numbers({f"step {step:,}": values for step, values in result["training_loss"].items()})
-    print("\nlast validation, a part of it before the end of a run")
+    print("\nlast validation (final: of all of the text)")
     _print_numbers(result["validation"])
     print("\nspeed")
     _print_numbers(result["figures"])

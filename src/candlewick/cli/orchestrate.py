@@ -161,8 +161,6 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
     for flag, key in _SETTINGS.items():
         if (value := getattr(args, key)) is not None:
             overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}", *_IMPLIED.get(flag, ())]
-    if args.eval_batches is not None:
-        overrides.append(f"runtime.evaluation.max_batches={args.eval_batches}")
     return overrides
 
 
@@ -178,6 +176,17 @@ def _batch_overrides(args: argparse.Namespace, overrides: list[str]) -> list[str
     if rows % passes:
         raise ConfigError(f"{rows} rows (--batch-size) are not {passes} equal passes (--grad-accum)", "change one")
     return [f"data.global_batch_size={rows}", f"data.micro_batch_size={rows // passes}"]
+
+
+def _evaluation_overrides(args: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """Return the override of --eval-batches, which counts batches of all rows of an update."""
+    if args.eval_batches is None:
+        return []
+    from candlewick.runs.resolve import rows_per_update
+
+    config = load_with_dialect(args.config, [*args.override, *overrides], lambda _: None)[0]
+    tokens = args.eval_batches * rows_per_update(config) * config.sequence_length
+    return [f"runtime.evaluation.max_tokens={tokens}"]
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -217,6 +226,7 @@ def run(args: argparse.Namespace) -> None:
 
     overrides = flag_overrides(args)
     overrides += _batch_overrides(args, overrides)
+    overrides += _evaluation_overrides(args, overrides)
     config = load_run_config(args, overrides, roots.get("CACHE"))
     sharding = None
     if roots and not args.stream:

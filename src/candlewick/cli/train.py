@@ -70,8 +70,11 @@ def _resume(args: argparse.Namespace, default_dir: Path) -> tuple[bool | Literal
         return resume, args.run_dir or default_dir
     path = Path(resume)
     if (path / "config.json").is_file():  # a checkpoint, or a link to one
-        path = path.resolve()
-        return path, args.run_dir or path.parent.parent
+        places = [path.absolute().parent, *path.resolve().parents[:2]]
+        found = next((place for place in places if (place / "config.yaml").is_file()), None)
+        if found is None and args.run_dir is None:
+            raise ConfigError(f"no run has {path} in its folder", "give the folder of its run with --run-dir")
+        return path.resolve(), args.run_dir or found or default_dir
     if args.run_dir is not None and args.run_dir.resolve() != path.resolve():
         raise ConfigError(f"--resume names the run {path}, --run-dir {args.run_dir}", "give one of them")
     return True, path

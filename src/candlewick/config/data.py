@@ -68,7 +68,9 @@ class DataConfig(Section):
     """More validation texts by name. Each is evaluated separately, as `eval/NAME/loss` and so on."""
     prepared: dict[str, Path] = Field(default={})
     """Written by a run: the token datasets that were made of its text, by name (`tokens`, `validation`). They are
-    read in the place of the text as long as they are there and the settings of text and tokenizer stay."""
+    read in the place of the text as long as they are there and fit the sources and the settings of text."""
+    prepared_from: dict[str, tuple[str, ...]] = Field(default={})
+    """Written by a run: the sources of each of these datasets."""
     format: Literal["text", "chat"] = "text"
     """text, or chat: JSON lines with a list of messages. Only the assistant's messages are trained on."""
     documents: Literal["file", "line"] = "file"

@@ -34,6 +34,7 @@ _URI_KEYS: set[Name] = {  # paths or addresses
     ("data", "mixture", "shards"),
     ("data", "validation_shards"),
     ("data", "validation_sets", "*"),
+    ("data", "prepared_from", "*"),
 }
 _EXTENDS: Name = ("extends",)
 _MAX_SUGGESTIONS = 20
@@ -114,12 +115,12 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
         raise ValueError("names the home folder of a user who is not known") from None
 
 
-def relative_path(name: Name, text: str, folder: Path, anchor: Path) -> str:
-    """Return the text of a setting; a path in `folder` is made relative to `anchor`."""
+def relative_path(name: Name, text: str, folder: Path) -> str:
+    """Return the text of a setting; a path in `folder` is made relative to it."""
     is_path = Path in key_types().get(name, ()) or name in _URI_KEYS
     if not is_path or "://" in text or not Path(text).is_relative_to(folder):
         return text
-    return os.path.relpath(text, anchor)
+    return os.path.relpath(text, folder)
 
 
 def find_problems(error: ValidationError, tree: dict[str, Any]) -> Iterator[tuple[Key, str]]:

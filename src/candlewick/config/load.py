@@ -45,11 +45,7 @@ _ALTERNATIVES: tuple[tuple[Key, tuple[str, ...]], ...] = (
     (("data",), ("global_batch_size", "global_batch_tokens")),
     (_EVALUATION, ("max_tokens", "max_batches")),
 )
-_TEXT_KEYS: tuple[Key, ...] = (  # they name another text or tokenizer than that of `data.prepared`
-    *(("data", name) for name in ("train_shards", "mixture", "validation_shards", "validation_sets")),
-    ("tokenizer",),
-    ("runtime", "checkpoint", "init_from"),
-)
+_TOKENIZER_KEYS: tuple[Key, ...] = (("tokenizer",), ("runtime", "checkpoint", "init_from"))
 _CHOICES: set[Key] = {  # keys that replace settings of lower layers
     *((*section, name) for section, names in _ALTERNATIVES for name in names),
     *((*section, name) for section, name in DISCRIMINATORS.items()),
@@ -86,6 +82,10 @@ class Dialect:
     def translate_merged(self, tree: Tree, _layer: Tree, _report: ProblemCallback, /) -> Tree:
         """Return the tree, into which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
+
+    def rows_per_batch(self, config: RunConfig, /) -> int:
+        """Return the rows of each of the validation batches that max_batches counts: those of a micro-batch."""
+        return config.data.micro_batch_size
 
     def notes(self, _config: RunConfig, /) -> list[str]:
         """Return messages about the translation for the user."""
@@ -154,7 +154,7 @@ class _Settings:
         def report(key: Key, message: str) -> None:
             self.problems.append((self.location(key), key, message))
 
-        self.tree = _translate_max_batches(self.tree, note, report)
+        self.tree = _translate_max_batches(self.tree, self.dialect.rows_per_batch, note, report)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
         except ValidationError as error:
@@ -298,15 +298,6 @@ def _restore_nulls(value: object, key: Key) -> object:
     return None if value == "null" and is_nullable(name_of(key)) else value
 
 
-def resolve_paths(tree: Tree, folder: Path) -> Tree:
-    """Return a tree of settings with absolute paths; those in it are relative to `folder`. Raises ValueError."""
-
-    def refuse(key: Key, message: str) -> None:
-        raise ValueError(f"{format_key(key)}: {message}")
-
-    return cast(Tree, _resolve_paths(tree, (), folder, refuse))
-
-
 def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
     """Return a tree or a value with absolute paths."""
     if isinstance(value, dict):
@@ -323,11 +314,10 @@ def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallbac
     return value
 
 
-def _translate_max_batches(tree: Tree, note: NoteCallback, report: ProblemCallback) -> Tree:
-    """Return the tree with max_tokens for max_batches, of older files and of transformer_candle.
-
-    A batch has all rows of an update.
-    """
+def _translate_max_batches(
+    tree: Tree, rows_per_batch: Callable[[RunConfig], int], note: NoteCallback, report: ProblemCallback
+) -> Tree:
+    """Return the tree with max_tokens for max_batches, a key of older files."""
     key, evaluation = (*_EVALUATION, "max_batches"), look_up(tree, _EVALUATION)
     if not isinstance(evaluation, dict) or "max_batches" not in evaluation:
         return tree
@@ -343,16 +333,16 @@ def _translate_max_batches(tree: Tree, note: NoteCallback, report: ProblemCallba
         config = RunConfig.model_validate_json(json.dumps(tree))
     except ValidationError:
         return tree  # its problems are found next
-    rows = config.data.global_batch_size or config.data.micro_batch_size
-    tokens = batches and batches * (config.data.global_batch_tokens or rows * config.sequence_length)
+    tokens = batches and batches * rows_per_batch(config) * config.sequence_length
     note(f"{format_key(key)}={batches} is read as max_tokens={tokens}")
     return cast(Tree, _assign(tree, (*_EVALUATION, "max_tokens"), tokens))
 
 
 def _without_prepared(tree: Tree, layer: Tree) -> Tree:
-    """Return the tree without data.prepared, if a layer names another text or tokenizer."""
+    """Return the tree without data.prepared, if a layer names another tokenizer."""
     data = tree.get("data")
-    if not isinstance(data, dict) or not any(key[-1] in (look_up(layer, key[:-1]) or ()) for key in _TEXT_KEYS):
+    sections = [(look_up(layer, key[:-1]), key[-1]) for key in _TOKENIZER_KEYS]
+    if not isinstance(data, dict) or not any(isinstance(s, dict) and name in s for s, name in sections):
         return tree
     return tree | {"data": {name: value for name, value in cast(Tree, data).items() if name != "prepared"}}
 
@@ -364,7 +354,8 @@ def merge(base: Tree, layer: Tree, key: Key = ()) -> Tree:
         if layer[kind] != base.get(kind, default):
             return layer
     for section, names in _ALTERNATIVES:
-        if key == section and any(map(layer.get, names)):
+        is_given = any(map(layer.get, names)) or (section == _EVALUATION and any(n in layer for n in names))
+        if key == section and is_given:
             base = {name: value for name, value in base.items() if name not in names}
     merged = {**base, **layer}
     for name in base.keys() & layer.keys():

@@ -51,20 +51,16 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
         yield key, value
 
 
-def relocatable(config: RunConfig, folder: Path, anchor: Path | None = None) -> Tree:
-    """Return the tree of a config, in which paths inside `folder` are relative to `anchor`, by default to it."""
-    return _relocatable(config.model_dump(mode="json"), folder, anchor or folder)
-
-
-def _relocatable(tree: Tree, folder: Path, anchor: Path) -> Tree:
-    folder, anchor = (Path(os.path.normpath(path.absolute())) for path in (folder, anchor))
+def _relocatable(tree: Tree, folder: Path) -> Tree:
+    """Return a tree in which paths inside a folder are relative to it."""
+    folder = Path(os.path.normpath(folder.absolute()))
 
     def convert(value: object, key: Key) -> object:
         if isinstance(value, dict):
             return {name: convert(item, (*key, name)) for name, item in cast(Tree, value).items()}
         if isinstance(value, list):
             return [convert(item, key) for item in cast(list[object], value)]
-        return relative_path(name_of(key), value, folder, anchor) if isinstance(value, str) else value
+        return relative_path(name_of(key), value, folder) if isinstance(value, str) else value
 
     return cast(Tree, convert(tree, ()))
 
@@ -76,7 +72,7 @@ def dump(config: RunConfig, file_format: Format, folder: Path | None = None) -> 
     """
     tree = _without_nulls(config) if file_format == "toml" else config.model_dump(mode="json")
     if folder is not None:
-        tree = _relocatable(tree, folder, folder)
+        tree = _relocatable(tree, folder)
     return {"yaml": write_yaml, "json": write_json, "toml": write_toml}[file_format](tree)
 
 

@@ -8,7 +8,7 @@ It stands apart from `runs.train` because it needs torch.
 import logging
 from typing import Any
 
-from candlewick.checkpoint.layout import write_config
+from candlewick.checkpoint.layout import set_aside_after, write_config
 from candlewick.config import RunConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import saved_rows
@@ -24,7 +24,7 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import learning_rate_share, max_steps_for_repetitions, planned_steps
 from candlewick.train.build import build
 from candlewick.train.guards import oom_as_machine_error
-from candlewick.train.plan import Resume, RunPlan, TrainingData, embedding_rows
+from candlewick.train.plan import Resume, RunPlan, TrainingData, checkpoint_directories, embedding_rows
 from candlewick.train.resume import changes
 from candlewick.train.state import TrainState
 from candlewick.train.trainer import Sampler
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
     """Train a run whose text is prepared; the caller holds its lock. See `runs.train`."""
     plan = complete_plan(prepared)
+    if isinstance(plan.start, Resume):  # before metrics are cut: a start that ends early must not forget it
+        folder = plan.start.checkpoint.folder.resolve()
+        if folder.parent == checkpoint_directories(plan.config, plan.run_dir)[0].resolve():
+            set_aside_after(folder, plan.state.step)
     trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
     try:
         # only now: settings that the run cannot go on with must not replace its own

@@ -5,6 +5,8 @@ from pathlib import Path
 from candlewick.checkpoint.load import build_model
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
+from candlewick.config.load import load_config
+from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import CheckpointError
 from candlewick.parallel.device import find_device
@@ -17,6 +19,14 @@ from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh
 
 
+def _find_config(checkpoint: Checkpoint) -> RunConfig:
+    """Return the config of a checkpoint, with the places of its data that its run has now: it may have moved."""
+    config, path = checkpoint.config or RunConfig(), checkpoint.folder.resolve().parent.parent / "config.yaml"
+    if checkpoint.run is None or read_run_id(path) != checkpoint.run:
+        return config
+    return config.replaced(data=load_config(path).data)
+
+
 def evaluate_checkpoint(
     path: Path, data: DataConfig, *, device: str = "auto", max_tokens: int | None = None
 ) -> dict[str, float]:
@@ -26,9 +36,9 @@ def evaluate_checkpoint(
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
     model = build_model(checkpoint, find_device(device))
-    config = checkpoint.config or RunConfig()
+    config = _find_config(checkpoint)
     if sources := data.train_shards:
-        only = {"validation_shards": sources, "validation_sets": {}, "prepared": {}}
+        only = {"validation_shards": sources, "validation_sets": {}, "prepared": {}, "prepared_from": {}}
         others = {"train_shards": (), "mixture": (), "cache_dir": data.cache_dir}
         config = config.replaced(data={**only, **others})
     elif not all_sources(config.data):

@@ -34,7 +34,7 @@ from candlewick.data.text.source_files import HubSource, SourceFiles
 from candlewick.data.tokens.cache import touch, trim
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
-from candlewick.errors import ConfigError
+from candlewick.errors import ArtifactError, ConfigError
 from candlewick.runs.resolve import PreparePlan, open_texts
 from candlewick.runs.sharding import Notify, make_shards
 from candlewick.runs.sources import (
@@ -171,7 +171,9 @@ def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
 
     Raises ConfigError without text or for a finished tokenizer, DataError, ArtifactError: see `make_tokenizer`.
     """
-    texts = open_texts(config.data.replaced(validation_shards=(), validation_sets={}, prepared={}))
+    texts = open_texts(
+        config.data.replaced(validation_shards=(), validation_sets={}, prepared={}, prepared_from={})
+    )
     if not texts:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
@@ -213,7 +215,12 @@ def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDat
     for folder in folders.values():
         touch(folder)
     sha256 = tokenizer.sha256
-    datasets = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
+    try:
+        datasets = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
+    except ArtifactError as error:
+        if not data.prepared:
+            raise
+        raise ArtifactError(error.problem, "remove its dataset: it is made again from the text") from None
     return {name: datasets[folder] for name, folder in folders.items()}
 
 

@@ -55,7 +55,7 @@ def _describe(dataset: TokenDataset, sources: tuple[str, ...]) -> dict[str, Any]
 def _describe_start(plan: RunPlan) -> dict[str, Any]:
     program = Path(sys.argv[0]).name
     words = ["candlewick" if program == "__main__.py" else program, *sys.argv[1:]]
-    command = _TOKEN.sub("hf_...", shlex.join(words))
+    command = _TOKEN.sub("hf_...", shlex.join(words)).encode(errors="backslashreplace").decode()
     machine = {"device": str(plan.device.device), "cores": count_cores(), "processor": platform.machine()}
     return {"step": plan.state.step, "command": command, **provenance(torch=torch.__version__, **machine)}
 

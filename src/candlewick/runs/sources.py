@@ -78,15 +78,17 @@ def without_lost_datasets(config: RunConfig) -> RunConfig:
     data, sources = config.data, all_sources(config.data)
     kept: dict[str, Path] = {}
     for name, folder in data.prepared.items():
-        if name not in sources:
-            continue
-        if not is_token_dataset(folder):
+        if data.prepared_from.get(name) != sources.get(name):
+            logger.info("the tokens %s were made of other sources: they are not read", folder)
+        elif not is_token_dataset(folder):
             logger.warning("the tokens %s are gone: they are made again from %s", folder, ", ".join(sources[name]))
         elif _is_made_with(folder, data, is_training=name in training_sources(data)):
             kept[name] = folder
+            logger.info("the tokens %s are read in the place of %s", folder, ", ".join(sources[name]))
         else:
             logger.info("the tokens %s were made with other settings: they are not read", folder)
-    return config if kept == data.prepared else config.replaced(data={"prepared": kept})
+    made_of = {name: data.prepared_from[name] for name in kept}
+    return config if kept == data.prepared else config.replaced(data={"prepared": kept, "prepared_from": made_of})
 
 
 def _is_made_with(folder: Path, data: DataConfig, *, is_training: bool) -> bool:
@@ -129,6 +131,7 @@ def with_datasets(config: RunConfig, folders: Mapping[str, Path], texts: Mapping
     return config.replaced(
         data={
             "prepared": {**data.prepared, **folders},
+            "prepared_from": {**data.prepared_from, **{name: uris[name] for name in folders}},
             "train_shards": () if data.mixture else uris.get("tokens", ()),
             "mixture": tuple(source.replaced(shards=uris[name]) for name, source in named),
             "validation_shards": uris.get("validation", ()),
@@ -142,6 +145,8 @@ def _at_commit(uri: str, text: Text) -> str:
     if not uri.startswith(SCHEME):
         return uri
     address = parse_uri(uri)
+    if address.is_pinned:
+        return uri
     repos = [file.repo.uri for file in text.files if isinstance(file, HubSource)]
     found = next(repo for repo in repos if (repo.kind, repo.name) == (address.kind, address.name))
     return str(replace(address, revision=found.revision))

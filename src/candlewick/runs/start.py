@@ -8,9 +8,11 @@ settings of its checkpoint.
 from collections.abc import Sequence
 from pathlib import Path
 
+from candlewick.artifacts.manifest import read_manifest
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.errors import ConfigError
+from candlewick.errors import ArtifactError, CheckpointError, ConfigError
 from candlewick.hub import SCHEME, fetch_model, open_repo, parse_uri
 from candlewick.runs.sources import dataset_tokenizer, encoding_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
@@ -98,17 +100,27 @@ def continue_run(config: RunConfig, newest: Checkpoint) -> tuple[RunConfig, Resu
     uri = config.runtime.checkpoint.init_from
     assert newest.config is not None, "a checkpoint of a run has one"
     saved = newest.config.runtime.checkpoint.init_from
-    if saved != uri and not (uri and saved and _is_pinned(uri, saved)):
+    assert newest.manifest is not None, "a checkpoint of a run has one"
+    inputs = newest.manifest.inputs
+    if saved != uri and not (uri and saved and (_is_pinned(uri, saved) or _is_parent(uri, inputs.get("parent")))):
         raise ConfigError(
             f"the run of {newest.folder} has runtime.checkpoint.init_from={saved}, it goes on with {uri}",
             "set it to what the run began with, or resume without --config",
         )
     if saved != uri:
         config = config.replaced(runtime={"checkpoint": {"init_from": saved}})
-    assert newest.manifest is not None, "a checkpoint of a run has one"
-    inputs = newest.manifest.inputs
     run = newest.run or new_run_id()  # one of format version 1 has none
     return config, Resume(newest, inputs.get("parent"), str(inputs.get("tokenizer")), run)
+
+
+def _is_parent(uri: str, parent: object) -> bool:
+    """Return whether a path is that of the checkpoint with the id `parent`, which may have moved."""
+    if uri.startswith(SCHEME):
+        return False
+    try:
+        return read_manifest(find_checkpoints(Path(uri))[0]).id == parent
+    except (ArtifactError, CheckpointError):
+        return False
 
 
 def _is_pinned(uri: str, saved: str) -> bool:
@@ -124,7 +136,7 @@ def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
 
     What was made of the text, and the tokenizer with it, is compared by the ids of the datasets.
     """
-    names = {"train_shards", "validation_shards", "validation_sets", "prepared"}
+    names = {"train_shards", "validation_shards", "validation_sets", "prepared", "prepared_from"}
     data = dict.fromkeys({"cache_dir", "cache_max_bytes", "num_workers", *names}, True)
     runtime = {"logging", "log_every_n_steps"}
     excluded = {"data": {**data, "mixture": {"__all__": {"shards"}}}, "runtime": runtime, "tokenizer": True}

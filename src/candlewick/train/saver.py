@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from candlewick.checkpoint.best import link_best
-from candlewick.checkpoint.layout import list_checkpoints, prune, set_later_aside, step_folder, write_config
+from candlewick.checkpoint.layout import list_checkpoints, prune, step_folder, write_config
 from candlewick.checkpoint.save import Snapshot, require_finite, require_room, save
 from candlewick.errors import ArtifactError, CheckpointError, MachineError
 from candlewick.train.plan import RunPlan, checkpoint_directories
@@ -32,7 +32,8 @@ class Saver:
         self.checkpoints, self.best = checkpoint_directories(plan.config, plan.run_dir)
         start = plan.start.checkpoint
         # of format version 1 a run may start from a copy of its best one, which is about to be set aside
-        is_own = start is not None and start.folder.resolve().parent == self.checkpoints.resolve()
+        own = step_folder(self.checkpoints, state.step)
+        is_own = start is not None and start.folder.resolve() == own.resolve()
         self.newest = start.folder if start is not None and is_own else None  # it was verified
         self.saved_step = None if self.newest is None else state.step
         self.newest_loss: Tensor | None = None  # of the update that was made last
@@ -97,8 +98,8 @@ class Saver:
         elif loss is not None and state.sound_step is not None:
             logger.warning(
                 "step %d has a training loss of %.2f, that of guessing is %.2f: its weights may be spoilt, so "
-                "step %d is kept as well (go on from it with --resume %s)",
-                *(state.step, loss, guessing, state.sound_step),
+                "step %d is kept as well (go on from it with --run-dir %s --resume %s)",
+                *(state.step, loss, guessing, state.sound_step, self.plan.run_dir),
                 step_folder(self.checkpoints, state.sound_step),
             )
 
@@ -140,11 +141,6 @@ class Saver:
         except OSError as error:
             logger.warning("the best checkpoint could not be linked as %s: %s", place, error)
 
-    def set_later_aside(self) -> None:
-        """Rename the checkpoints of later steps than the one that the run goes on from."""
-        if self.newest is not None:
-            set_later_aside(self.checkpoints, self.state.step)
-
     def has_lost_folder(self) -> bool:
         """Return whether the folder of the run was removed or renamed: then the next save makes a new one."""
         is_lost = self._find_folder() != self._folder
@@ -159,7 +155,7 @@ class Saver:
         raise MachineError(
             f"the folder {run_dir} was removed or renamed while its run wrote to it; step {self.state.step} is "
             "saved in a new one",
-            f"move it back, or go on with --resume {run_dir}",
+            f"go on with --resume {run_dir}; or put its step folder into the renamed one, and go on there",
         )
 
     def _find_folder(self) -> tuple[int, int] | None:

@@ -5,14 +5,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from candlewick.checkpoint.layout import step_folder
 from candlewick.checkpoint.open import STATE_VERSION
 from candlewick.checkpoint.save import Snapshot, full_weights
-from candlewick.config.tree import relocatable
 from candlewick.data.rows.loader import GlobalBatch, Loader
 from candlewick.errors import (
     CandlewickError,
@@ -77,7 +74,8 @@ class Trainer:
             try:
                 return self._train()
             except DataError:  # weights and counters are those of a whole step
-                self._save(is_last=True)
+                if self.state.step:
+                    self._save(is_last=True)
                 raise
             except StopAskedError:
                 self._save(is_last=True)
@@ -90,7 +88,6 @@ class Trainer:
         """Make the updates that are left, and what is due between them; return the last metrics."""
         state, runtime = self.state, self.runtime
         if state.step:
-            self.saver.set_later_aside()
             self._save(is_last=True)
         self.saver.link_best()
         self.saver.require_room()
@@ -109,7 +106,6 @@ class Trainer:
             self.stop.raise_if_asked()
             if self._is_due(runtime.log_every_n_steps) and self.saver.has_lost_folder():
                 self._save(is_last=True)
-                self.saver.raise_for_lost_folder()
             self._evaluate_if_due()
             if self._is_due(runtime.checkpoint.every_n_steps, runtime.checkpoint.every_n_epochs):
                 self._save()
@@ -212,7 +208,10 @@ class Trainer:
         """Save a checkpoint of the present step, unless it is there; the last one raises if that fails."""
         self.reporter.end_training_interval()
         self._update_counters()
+        is_lost = self.saver.has_lost_folder()
         self.saver.save(self.snapshot, is_last=is_last)
+        if is_lost:
+            self.saver.raise_for_lost_folder()
 
     def evaluate(self, max_tokens: int | None) -> Metrics:
         """Return the metrics of at most `max_tokens` (None: all) of each split; of the averages, if kept."""
@@ -244,12 +243,6 @@ class Trainer:
             "optimizer": list(self.optimizer.named_state().values()),
         }
 
-    def _saved_config(self) -> dict[str, Any]:
-        """Return the config for state.json: checkpoints in the run's folder can be moved with it."""
-        if not self.saver.checkpoints.is_relative_to(self.plan.run_dir):
-            return self.config.model_dump(mode="json")
-        return relocatable(self.config, self.plan.run_dir, step_folder(self.saver.checkpoints, self.state.step))
-
     def snapshot(self) -> Snapshot:
         """Return the content of a checkpoint. Its weights are the averages, if the run keeps them."""
         plan, model, device = self.plan, self.objective.model, self.plan.device.device
@@ -266,7 +259,7 @@ class Trainer:
                 "counters": self.state.to_json(),
                 "loader": self.loader.state(),
                 "random": random_state(device),
-                "config": self._saved_config(),
+                "config": plan.config.model_dump(mode="json"),
                 "validation": plan.data.validation_ids,
                 **numerics_fingerprint(device),
             },

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import sys
 from typing import Any
@@ -71,3 +72,8 @@ def test_damaged_record_is_told_and_written_anew(started, caplog, damage):
     path.write_text(damage if damage is not None else path.read_text().replace('"step": 0', '"step": 1'))
     assert [start["step"] for start in read(started(resume=True, steps=3))["starts"]] == [2]
     assert "was damaged or edited: the earlier starts" in caplog.text
+
+
+def test_command_with_a_name_that_is_not_utf8_is_recorded(started, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["candlewick", "train", "--run-dir", os.fsdecode(b"r_\xff")])
+    assert "udcff" in read(started())["starts"][0]["command"]

@@ -10,7 +10,8 @@ from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.cli.main import main
 from candlewick.config import BestConfig, CheckpointConfig
-from candlewick.errors import MachineError
+from candlewick.data.rows.loader import Loader
+from candlewick.errors import DataError, MachineError
 from candlewick.runs.train import run_training
 from candlewick.train import saver as saver_module
 from candlewick.train.reporter import Reporter
@@ -108,3 +109,27 @@ def test_run_whose_folder_is_gone_saves_once_and_says_so(tiny, tmp_path, monkeyp
 def test_run_folder_that_is_named_by_a_relative_path_is_found(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_training(tiny(), Path("run"), resume=False)["steps"] == 12
+
+
+@pytest.mark.parametrize("step", [5, 11])
+def test_run_whose_folder_is_gone_and_whose_checkpoints_lie_elsewhere_goes_on(tiny, tmp_path, monkeypatch, step):
+    """At step 11 there is one update left, and no other row of metrics before its end."""
+    run_dir, runtime = tmp_path / "run", tiny().runtime.model_dump(mode="json")
+    runtime |= {"checkpoint": {"directory": str(tmp_path / "disk"), "every_n_steps": 1}, "log_every_n_steps": 5}
+    runtime["evaluation"] = {"best": None}
+    with monkeypatch.context() as patch:
+        after_step(patch, step, lambda: run_dir.rename(tmp_path / "elsewhere"))
+        with pytest.raises(MachineError, match=r"run was removed or renamed"):
+            run_training(tiny(runtime=runtime), run_dir, resume=False)
+    assert main(["train", "--resume", str(run_dir), "--override", "scheduler.total_steps=13"]) == 0
+    assert list_checkpoints(tmp_path / "disk")[-1].name == "step_000000013"
+
+
+def test_run_that_can_read_no_first_batch_leaves_no_checkpoint(tiny, tmp_path, monkeypatch):
+    def fail(_):
+        raise DataError("gone", "bring it back")
+
+    monkeypatch.setattr(Loader, "next", fail)
+    with pytest.raises(DataError, match="gone"):
+        run_training(tiny(), tmp_path / "run", resume=False)
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []

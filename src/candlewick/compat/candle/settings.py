@@ -142,6 +142,11 @@ class CandleDialect(Dialect):
             data.pop("global_batch_tokens", None)
         return tree | {"data": data | {name: size for name, size in native.items() if name not in layer_data}}
 
+    def rows_per_batch(self, config: RunConfig) -> int:
+        """Return the rows of a validation batch: in a configuration of transformer_candle those of an update."""
+        rows = None if self._batch is None else config.data.global_batch_size
+        return rows or config.data.micro_batch_size
+
     def notes(self, config: RunConfig) -> list[str]:
         """Return messages about how files and batch sizes were read, and how large the model becomes."""
         notes, data = [*self._notes], config.data

@@ -66,15 +66,17 @@ class _Run:
 def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     """Return the comparison of two run folders; pairs are (first, second), None where a run does not say.
 
-    A figure of validation is of `tokens` of it: before the end of a run they are a part. Raises ConfigError or
-    DataError for a folder that is no run's.
+    Figures of validation are the last ones: eval/... of a part of the text, final/... of all of it. Raises
+    ConfigError or DataError for a folder that is no run's.
     """
     pair = [_Run(load_config(f / "config.yaml"), read_metrics(f / "metrics.jsonl")) for f in (first, second)]
     window = _SMOOTHED_SHARE * min(run.last("data/tokens") or 0.0 for run in pair)
     curves = [run.smoothed(window) for run in pair]
     common = sorted(curves[0].keys() & curves[1].keys())
     shown = sorted({common[round(at)] for at in np.linspace(0, len(common) - 1, 8)}) if common else []
-    names = sorted({name for run in pair for row in run.rows for name in row if name.startswith("eval/")})
+    names = sorted(
+        {name for run in pair for row in run.rows for name in row if name.startswith(("eval/", "final/"))}
+    )
     losses, totals = [run.figures("train/loss") for run in pair], [run.totals() for run in pair]
     both = sorted(losses[0].keys() & losses[1].keys())
     different = (step for step in both if losses[0][step] != losses[1][step])

@@ -115,20 +115,22 @@ def test_file_with_extends_gets_the_defaults_of_candlewick(tmp_path, notes):
     [
         ("data: {batch_size: 4, gradient_accumulation_steps: 2}", [], 3 * 4 * 64),
         ("data: {batch_size: 6, gradient_accumulation_steps: 2, sequence_length: 8}", [], 3 * 6 * 8),
-        ("data: {global_batch_size: 4, micro_batch_size: 2}", [], 3 * 4 * 64),
+        ("data: {global_batch_size: 4, micro_batch_size: 2}", [], 3 * 2 * 64),
         ("data: {micro_batch_size: 2}", [], 3 * 2 * 64),
-        ("data: {global_batch_tokens: 640, micro_batch_size: 2}", [], 3 * 640),
+        ("data: {global_batch_tokens: 640, micro_batch_size: 2}", [], 3 * 2 * 64),
         ("data: {batch_size: 4}", ["runtime.evaluation.max_tokens=7"], 7),
         ("data: {batch_size: 4}", ["data.batch_size=8"], 3 * 8 * 64),
         ("data: {batch_size: 4}", ["runtime.evaluation.max_tokens=7", "runtime.evaluation.max_batches=2"], 512),
         ("data: {batch_size: 4}", ["runtime.evaluation.max_batches=null"], None),
+        ("data: {batch_size: 4}", ["runtime.evaluation.max_tokens=null"], None),
     ],
 )
 def test_max_batches_counts_validation_batches_of_batch_size_rows(load, notes, text, overrides, tokens):
     model = "model: {hidden_size: 64, num_attention_heads: 2, max_position_embeddings: 64}"
     config = load(f"{text}\n{model}\nruntime: {{evaluation: {{max_batches: 3}}}}\n", *overrides)
     assert config.runtime.evaluation.max_tokens == tokens
-    assert any(f"read as max_tokens={tokens}" in note for note in notes) == (tokens != 7)
+    is_translated = not (overrides and "max_tokens" in overrides[-1])
+    assert any(f"read as max_tokens={tokens}" in note for note in notes) == is_translated
 
 
 @pytest.mark.parametrize("value", [0, -1, "many", 1.5, True])
@@ -309,3 +311,16 @@ def test_a_profile_has_no_streaming_config(streaming, tmp_path, monkeypatch):
     assert find_streaming_config(Path()) is None
     (tmp_path / "streaming_config.json").unlink()
     assert find_streaming_config(Path("run.yaml")) is None
+
+
+@pytest.mark.parametrize(
+    "override", ["data=5", "runtime.checkpoint=5", "runtime=5", "tokenizer=5", "data.prepared=5"]
+)
+def test_override_of_a_section_with_a_number_is_refused_by_its_name(override):
+    with pytest.raises(ConfigError, match=r"should be a section with keys|is not a section"):
+        load_config("demo", [override])
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("max_batches=null", None), ("max_batches=3", 3 * 4 * 256)])
+def test_max_batches_replaces_the_max_tokens_of_a_profile(text, tokens):
+    assert load_config("local", [f"runtime.evaluation.{text}"]).runtime.evaluation.max_tokens == tokens
