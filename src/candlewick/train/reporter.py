@@ -42,8 +42,8 @@ class Reporter:
         self._loader = loader
         self._is_shown = runtime.logging.enable_stdout and progress_enabled()
         self._display = Display(None, enabled=self._is_shown)
-        metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
-        self._trackers: list[JsonlTracker | TensorBoardTracker] = [metrics]
+        self._metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
+        self._trackers: list[JsonlTracker | TensorBoardTracker] = [self._metrics]
         if tensorboard := runtime.logging.tensorboard:
             folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
             if (
@@ -131,7 +131,8 @@ class Reporter:
         self._telemetry.charge("evaluation")
         for number, (prompt, text) in enumerate(samples):
             name, whole = f"sample/{number}", prompt + text
-            self._track(lambda tracker, name=name, whole=whole: tracker.text(state.step, name, whole))
+            if not self._metrics.has(state.step, {name: whole}):
+                self._track(lambda tracker, name=name, whole=whole: tracker.text(state.step, name, whole))
             shown = "\n".join("    | " + line for line in whole.splitlines())
             self._show(
                 lambda display, shown=shown: display.message(f"step {state.step:,}  the model writes:\n{shown}")
@@ -143,8 +144,9 @@ class Reporter:
         self._show_and_log(f"step {state.step:,}  saved {folder}")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
-        """Record figures of an update without showing them."""
-        self._track(lambda tracker: tracker.log(step, row))
+        """Record figures of an update without showing them, unless an earlier start of the run did."""
+        if not self._metrics.has(step, row):
+            self._track(lambda tracker: tracker.log(step, row))
 
     def _track(self, report: Callable[[JsonlTracker | TensorBoardTracker], None]) -> None:
         """Report to each tracker; the first of several failures in a row is a warning."""

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 
@@ -22,6 +23,19 @@ def test_train_prints_steps_validation_loss_and_the_next_command(short, tmp_path
     assert lines[1].startswith("validation: loss 5.")
     assert lines[1].endswith(" bits per byte")
     assert lines[2] == f"try: candlewick generate {run_dir}"
+
+
+@pytest.mark.parametrize("end", ["total_steps=2", "total_tokens=256", "total_epochs=0.01", "total_seconds=0.2"])
+def test_printed_command_trains_the_run_longer(short, tmp_path, capsys, end):
+    run_dir, alone = (
+        tmp_path / "run",
+        ["--override", f"scheduler.{end}", "--override", "scheduler.strategy=constant"],
+    )
+    assert main(["train", "--config", short, "--run-dir", str(run_dir), *alone]) == 0
+    steps = int(list_checkpoints(run_dir / "checkpoints")[-1].name.removeprefix("step_"))
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("train it longer: candlewick ")
+    assert main(shlex.split(command)) == 0
+    assert int(list_checkpoints(run_dir / "checkpoints")[-1].name.removeprefix("step_")) > steps
 
 
 def test_train_json_has_the_result(short, tmp_path, capsys):

@@ -128,6 +128,10 @@ class JsonlTracker:
         """Append one row with a text."""
         self._write(step, {name: text})
 
+    def has(self, step: int, row: Mapping[str, float | str]) -> bool:
+        """Return whether the file had a row when the run was resumed: its last evaluation comes again."""
+        return {"step": step, **row} in self._kept
+
     def flush(self) -> None:
         """Write what is left of the rows. Raises OSError."""
         self._file.flush()
@@ -137,10 +141,8 @@ class JsonlTracker:
         self._file.close()
 
     def _write(self, step: int, values: Mapping[str, float | str | None]) -> None:
-        row = {"step": step, **values}
-        if row not in self._kept:
-            self._file.write(_line(row))
-            self._file.flush()
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
 
 
 class TensorBoardTracker:
