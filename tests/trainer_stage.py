@@ -103,7 +103,9 @@ class Stage:
             ),
             state=self.state,
             objective=SimpleNamespace(model="model"),
-            optimizer=SimpleNamespace(set_lr=self.multipliers.append),
+            optimizer=SimpleNamespace(
+                set_lr=self.multipliers.append, named_state=lambda: {"moment": torch.zeros(1)}
+            ),
             losses=MeanLoss(self.state, torch.device("cpu")),
             loss_scale=self.loss_scale,
             loader=self,

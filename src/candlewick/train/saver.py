@@ -108,8 +108,11 @@ class Saver:
         best, sound = self.state.best_steps, self.state.sound_step
         return best if sound is None or sound == self.state.step else (*best, sound)
 
-    def require_room(self) -> None:
-        """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written."""
+    def require_room(self, state_bytes: int) -> None:
+        """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written.
+
+        `state_bytes` are those of the optimizer's state; the weights are float32.
+        """
         if self.state.step == self.state.total_steps:
             return
         best, max_keep = self.runtime.evaluation.best, self.runtime.checkpoint.max_keep
@@ -119,7 +122,7 @@ class Saver:
             left = self.state.total_steps - self.state.step
             kept = min(kept, 1 + sum(left // steps for steps in intervals if steps))
         missing = max(kept - len(list_checkpoints(self.checkpoints)), 1)
-        require_room(self.checkpoints, 8 * self.plan.num_parameters, missing)  # at least: with one moment
+        require_room(self.checkpoints, 4 * self.plan.num_parameters + state_bytes, missing)
 
     def _write(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint; on a full disk once more, when of the others only the newest and best are left."""

@@ -90,7 +90,7 @@ class Trainer:
         if state.step:
             self._save(is_last=True)
         self.saver.link_best()
-        self.saver.require_room()
+        self.saver.require_room(sum(tensor.nbytes for tensor in self.optimizer.named_state().values()))
         self._evaluate_if_due()  # a stop may have come before it
         while state.total_steps is None or state.step < state.total_steps:
             began = time.monotonic()
