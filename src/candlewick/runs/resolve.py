@@ -103,6 +103,10 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     TokenizerError and MachineError for what cannot be opened.
     """
     config = without_lost_datasets(config)
+    for name, folder in config.data.prepared.items():
+        logger.info(
+            "the tokens %s are read in the place of %s", folder, ", ".join(config.data.prepared_from[name])
+        )
     init_from, newest = config.runtime.checkpoint.init_from, _find_newest(config, run_dir, request)
     if newest is not None:
         config, start = continue_run(config, newest)

@@ -84,7 +84,6 @@ def without_lost_datasets(config: RunConfig) -> RunConfig:
             logger.warning("the tokens %s are gone: they are made again from %s", folder, ", ".join(sources[name]))
         elif _is_made_with(folder, data, is_training=name in training_sources(data)):
             kept[name] = folder
-            logger.info("the tokens %s are read in the place of %s", folder, ", ".join(sources[name]))
         else:
             logger.info("the tokens %s were made with other settings: they are not read", folder)
     made_of = {name: data.prepared_from[name] for name in kept}
