@@ -78,7 +78,7 @@ def without_lost_datasets(config: RunConfig) -> RunConfig:
     data, sources = config.data, all_sources(config.data)
     kept: dict[str, Path] = {}
     for name, folder in data.prepared.items():
-        if data.prepared_from.get(name) != sources.get(name):
+        if name not in sources or data.prepared_from.get(name) != sources[name]:
             logger.info("the tokens %s were made of other sources: they are not read", folder)
         elif not is_token_dataset(folder):
             logger.warning("the tokens %s are gone: they are made again from %s", folder, ", ".join(sources[name]))

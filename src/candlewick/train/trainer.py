@@ -209,7 +209,7 @@ class Trainer:
         self.reporter.end_training_interval()
         self._update_counters()
         is_lost = self.saver.has_lost_folder()
-        self.saver.save(self.snapshot, is_last=is_last)
+        self.saver.save(self.snapshot, is_last=is_last or is_lost)
         if is_lost:
             self.saver.raise_for_lost_folder()
 

@@ -9,7 +9,13 @@ from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, TokenizerError
-from candlewick.runs.sources import all_sources, open_tokenizer, source_dataset, text_sources
+from candlewick.runs.sources import (
+    all_sources,
+    open_tokenizer,
+    source_dataset,
+    text_sources,
+    without_lost_datasets,
+)
 from candlewick.tokenizer.bpe import Tokenizer
 
 
@@ -161,3 +167,8 @@ def test_tokenizer_of_a_configuration_is_opened(tmp_path):
     listed.write_text('["<bos>", "<nowhere>", "the"]')
     with pytest.raises(TokenizerError, match="lists <nowhere>, the, which the tokenizer does not have as special"):
         open_tokenizer(TokenizerConfig(tokenizer_json=tmp_path, special_tokens=listed))
+
+
+def test_prepared_tokens_of_a_name_that_no_source_has_are_left_out(tiny, tmp_path):
+    config = tiny().replaced(data={"prepared": {"another": tmp_path}})
+    assert without_lost_datasets(config).data.prepared == {}

@@ -133,3 +133,15 @@ def test_run_that_can_read_no_first_batch_leaves_no_checkpoint(tiny, tmp_path, m
     with pytest.raises(DataError, match="gone"):
         run_training(tiny(), tmp_path / "run", resume=False)
     assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_save_of_a_run_whose_folder_is_gone_is_not_claimed_if_it_fails(monkeypatch):
+    stage = Stage(monkeypatch, evaluation={"best": None})
+    monkeypatch.setattr(stage.trainer.saver, "has_lost_folder", lambda: stage.state.step == 3)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(saver_module, "save", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        stage.trainer.run()
