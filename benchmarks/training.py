@@ -126,7 +126,7 @@ def build(case: Case, config: ModelConfig, vocab_size: int, ranks: Distributed) 
             weight.normal_(std=0.02) if weight.dim() > 1 else weight.fill_(1.0)
     objective = NextTokenLoss(model, num_tokens=vocab_size)
     if case.loss_rows is not None:
-        objective.chunking = objective.chunking._replace(rows=case.loss_rows)
+        objective.settings = objective.settings._replace(rows=case.loss_rows)
     apply_recompute(model, case.recompute)
     apply_fsdp(objective, model.model.layers, ranks)
     if case.is_compiled:
@@ -138,7 +138,7 @@ def build(case: Case, config: ModelConfig, vocab_size: int, ranks: Distributed) 
         gather_once(objective, ROWS // case.micro_batch)
     objective.train()
     optimizer = build_optimizer(model, case.optimizer)
-    return lambda batch: train_step(objective, optimizer, batch, 1.0).loss, objective.chunking.rows
+    return lambda batch: train_step(objective, optimizer, batch, 1.0).loss, objective.settings.rows
 
 
 def gather_once(objective: FSDPModule, micro_batches: int) -> None:

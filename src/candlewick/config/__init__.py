@@ -17,6 +17,7 @@ from candlewick.config.run import (
     CheckpointConfig,
     EvaluationConfig,
     LoggingConfig,
+    ObjectiveConfig,
     RunConfig,
     RuntimeConfig,
     SampleConfig,
@@ -28,5 +29,5 @@ __all__ += ["LinearScaling", "Llama3Scaling", "ModelConfig", "NtkScaling", "Yarn
 __all__ += ["AdamConfig", "AdamWConfig", "LionConfig", "MuonConfig", "OptimizerConfig"]
 __all__ += ["Role", "SGDConfig", "SchedulerConfig"]
 __all__ += ["BestConfig", "CheckpointConfig", "EvaluationConfig", "LoggingConfig"]
-__all__ += ["RunConfig", "RuntimeConfig", "SampleConfig"]
+__all__ += ["ObjectiveConfig", "RunConfig", "RuntimeConfig", "SampleConfig"]
 __all__ += ["Section", "Steps"]

@@ -4,6 +4,7 @@
     |- model       ModelConfig       the shape of the transformer
     |- tokenizer   TokenizerConfig   which vocabulary, or how to train one
     |- data        DataConfig        text or token shards, and how they become batches
+    |- objective   ObjectiveConfig   what is minimized
     |- optimizer   MuonConfig | AdamWConfig | AdamConfig | SGDConfig | LionConfig, by `algorithm`
     |- scheduler   SchedulerConfig   learning rate over time, and when the run ends
     `- runtime     RuntimeConfig     device, precision, seed, checkpoints, evaluation, logging
@@ -20,7 +21,15 @@ from pydantic import Field, model_validator
 from candlewick.config.data import DataConfig, TokenizerConfig
 from candlewick.config.model import ModelConfig
 from candlewick.config.optimizer import MuonConfig, OptimizerConfig, SchedulerConfig
-from candlewick.config.section import Count, Positive, Section
+from candlewick.config.section import Count, Fraction, Positive, Section
+
+
+class ObjectiveConfig(Section):
+    """What training minimizes: the cross-entropy of the next token."""
+
+    label_smoothing: Fraction = 0.0
+    """Share of each target's probability that is spread evenly over the vocabulary (arXiv:1512.00567, section 7).
+    `train/loss` is then the smoothed one; evaluations are never smoothed."""
 
 
 class CheckpointConfig(Section):
@@ -132,6 +141,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = MuonConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     runtime: RuntimeConfig = RuntimeConfig()

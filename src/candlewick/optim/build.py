@@ -20,7 +20,7 @@ from candlewick.config import AdamConfig, AdamWConfig, LionConfig, MuonConfig, O
 from candlewick.errors import CheckpointError
 from candlewick.optim.average import ExponentialMovingAverage
 from candlewick.optim.elementwise import SGD, Adam, AdamW, Elementwise, Lion
-from candlewick.optim.groups import param_groups, role
+from candlewick.optim.groups import param_groups, report_excluded, role
 from candlewick.optim.muon import Muon
 from candlewick.optim.shard import local_tensor
 
@@ -107,8 +107,9 @@ class Optimizer:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Build the optimizer of a Transformer that has its initial weights already."""
+    """Build the optimizer of a Transformer with its weights. Raises ConfigError for patterns of names."""
     parameters = dict(model.named_parameters())
+    report_excluded(parameters.keys(), config)
     muon, others, peak_lr = None, parameters, config.learning_rate
     if isinstance(config, MuonConfig):
         matrices = {name: parameter for name, parameter in parameters.items() if role(name) == "matrix"}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from candlewick.config import MuonConfig
 from candlewick.optim.chunks import chunks
+from candlewick.optim.groups import is_excluded
 from candlewick.optim.orthogonal import coefficients, orthogonalize
 from candlewick.optim.shard import local_tensor
 
@@ -36,6 +37,7 @@ class _Stack:
     parameters: tuple[nn.Parameter, ...]
     momentum: Tensor  # (n, rows, columns)
     second: Tensor | None  # (n, rows), the second momentum of NorMuon
+    weight_decay: float
 
 
 class Muon:
@@ -46,11 +48,12 @@ class Muon:
         self.peak_lr = config.learning_rate * config.learning_rate_scales.get("matrix", 1.0)
         self.learning_rate = self.peak_lr
         self.coefficients = coefficients(config.coefficients, config.newton_schulz_steps)
-        shapes: dict[torch.Size, list[str]] = {}
+        shapes: dict[tuple[torch.Size, float], list[str]] = {}
         for name, parameter in parameters.items():
-            shapes.setdefault(parameter.shape, []).append(name)
+            weight_decay = 0.0 if is_excluded(name, config) else config.weight_decay
+            shapes.setdefault((parameter.shape, weight_decay), []).append(name)
         self.stacks: list[_Stack] = []
-        for shape, names in shapes.items():
+        for (shape, weight_decay), names in shapes.items():
             for part in chunks([shape.numel()] * len(names)):
                 members = tuple(parameters[name] for name in names[part])
                 tensors = [local_tensor(parameter.detach()) for parameter in members]
@@ -60,7 +63,7 @@ class Muon:
                     )
                 momentum = torch.stack(tensors).zero_()
                 second = None if config.normuon_beta2 is None else momentum.new_zeros(momentum.shape[:2])
-                self.stacks.append(_Stack(tuple(names[part]), members, momentum, second))
+                self.stacks.append(_Stack(tuple(names[part]), members, momentum, second, weight_decay))
 
     def state(self) -> dict[str, Tensor]:
         """Return each matrix's momentum (and NorMuon's second one) by name, as views of the state."""
@@ -92,7 +95,7 @@ class Muon:
             update = normalize_rows(update, stack.second, keep * (1 - self.config.normuon_beta2))
         rows, columns = update.shape[1:]
         update *= keep * (-self.learning_rate * math.sqrt(max(1, rows / columns)))
-        shrink = keep * (self.learning_rate * self.config.weight_decay)
+        shrink = keep * (self.learning_rate * stack.weight_decay)
         for parameter, change in zip(stack.parameters, update, strict=True):
             weight = local_tensor(parameter)
             if self.config.cautious_decay:

@@ -75,7 +75,8 @@ def _build_objective(plan: RunPlan) -> NextTokenLoss:
     else:
         checkpoint = plan.start.checkpoint
         load_weights(model, read_resized_weights(checkpoint, plan.vocab_size), checkpoint.folder)
-    objective = NextTokenLoss(model, num_tokens=plan.tokenizer.vocab_size)
+    smoothing = config.objective.label_smoothing
+    objective = NextTokenLoss(model, num_tokens=plan.tokenizer.vocab_size, label_smoothing=smoothing)
     apply_recompute(model, config.runtime.recompute)
     apply_fsdp(objective, model.model.layers, plan.device)
     return objective.train()

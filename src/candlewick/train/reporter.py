@@ -69,12 +69,14 @@ class Reporter:
             self._track(lambda tracker: tracker.flush())  # so that closing is a second try
             self._track(lambda tracker: tracker.close())
 
-    def step(self, state: TrainState, loss: float, result: StepResult, learning_rate: float) -> None:
-        """Record the update that just ended, with the mean loss since the last row. Waits for the device."""
+    def step(
+        self, state: TrainState, losses: Mapping[str, float], result: StepResult, learning_rate: float
+    ) -> None:
+        """Record the update that just ended, with the `losses` of a row by name. Waits for the device."""
         self._telemetry.charge("training")
         waited, total = self._loader.wait_seconds, state.total_steps
         row = {
-            "train/loss": loss,
+            **losses,
             "train/grad_norm": result.grad_norm.item(),
             "train/skipped_steps": float(state.skipped_steps),
             **({} if result.loss_scale is None else {"train/loss_scale": result.loss_scale.item()}),

@@ -59,6 +59,7 @@ RULES: dict[str, Rule] = {
     "data.micro_batch_size": Rule(
         "warned of", "it decides how sums are rounded, and without a global batch the rows"
     ),
+    "objective": _LEARNING,
     "optimizer": _LEARNING,
     "optimizer.algorithm": Rule("must match", "another algorithm has another state"),
     "optimizer.normuon_beta2": Rule("must match", "the second moments are a part of the state"),

@@ -30,6 +30,7 @@ class TrainState:
     loss_scale_clean_steps: Steps = 0  # updates since the loss scale last changed
     loss_sum: float = 0.0  # of the finite losses of the updates since the last row of metrics
     loss_count: Steps = 0  # the number of those losses
+    loss_ema: float | None = None  # exponential moving average of the finite losses of all updates
     evaluated_step: Steps = 0  # the last step whose regular evaluation is done
     best_loss: float | None = None  # lowest validation loss at a regular evaluation
     best_steps: tuple[Steps, ...] = ()  # the steps of the best checkpoints that are kept, the best of them last

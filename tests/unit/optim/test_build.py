@@ -14,7 +14,7 @@ from candlewick.config import (
     RunConfig,
     SGDConfig,
 )
-from candlewick.errors import CheckpointError
+from candlewick.errors import CheckpointError, ConfigError
 from candlewick.model.initialize import initialize
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import OPTIMIZERS, build_optimizer
@@ -70,13 +70,22 @@ def random_gradients(model, seed):
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
+EXCLUDED = {TABLE, NORM, "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"}
+PATTERNS = ("*embed_tokens*", "model.norm.weight", "model.layers.*.mlp.up_proj.weight")
+
+
+def decays(config, name):
+    is_excluded = config.weight_decay_exclude == PATTERNS and name in EXCLUDED
+    return not is_excluded and (config.decay == "all" or role(name) != "vector")
+
+
 def oracle(config, named):
     """Torch's own optimizer, not fused, on float64 copies, one group per parameter."""
     groups = [
         {
             "params": [tensor],
             "lr": config.learning_rate * config.learning_rate_scales.get(role(name), 1.0),
-            "weight_decay": config.weight_decay if config.decay == "all" or "norm" not in name else 0.0,
+            "weight_decay": config.weight_decay if decays(config, name) else 0.0,
         }
         for name, tensor in named.items()
     ]
@@ -94,6 +103,10 @@ SCALES: dict[Role, float] = {"matrix": 0.5, "embedding": 2.0, "head": 0.25, "vec
         ("optimizer.algorithm=adam", AdamConfig(learning_rate=0.01, weight_decay=0.1)),
         ("optimizer.decay=matrices", AdamWConfig(learning_rate=0.01, decay="matrices")),
         ("optimizer.decay=all", AdamWConfig(learning_rate=0.01, decay="all")),
+        (
+            "optimizer.weight_decay_exclude",
+            AdamWConfig(learning_rate=0.01, decay="all", weight_decay_exclude=PATTERNS),
+        ),
         ("optimizer.learning_rate_scales", AdamWConfig(learning_rate=0.01, learning_rate_scales=SCALES)),
     ],
 )
@@ -224,16 +237,18 @@ def test_learning_rate_scale_of_zero_freezes_a_role(config):
         assert torch.equal(parameter, before[name]) == (role(name) in frozen), name
 
 
+@pytest.mark.parametrize("exclude", [(), PATTERNS])
 @pytest.mark.parametrize("decay", ["matrices", "all"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_decay_shrinks_every_weight_that_is_not_zero_and_vectors_only_with_all(kind, decay):
-    model, optimizer = build(kind.model_validate({"weight_decay": 0.1, "decay": decay}))
+def test_decay_shrinks_every_weight_but_vectors_without_all_and_excluded_ones(kind, decay, exclude):
+    config = kind.model_validate({"weight_decay": 0.1, "decay": decay, "weight_decay_exclude": exclude})
+    model, optimizer = build(config)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = weights(model)
     optimizer.step()
     for name, parameter in weights(model).items():
-        is_decayed = before[name].any() and (decay == "all" or role(name) != "vector")
+        is_decayed = before[name].any() and decays(config, name)
         assert parameter.norm() < before[name].norm() if is_decayed else torch.equal(parameter, before[name]), name
 
 
@@ -250,6 +265,30 @@ def test_decay_multiplies_by_one_minus_rate_times_decay(kind, decay, expected):
     assert torch.allclose(after[NORM], before[NORM] * expected)
     for name in (TABLE, MATRIX):
         assert torch.allclose(after[name], before[name] * 0.99)
+
+
+def test_pattern_that_matches_no_parameter_is_refused_when_the_optimizer_is_built():
+    with pytest.raises(ConfigError, match="did you mean \\*bias\\*"):
+        build(MuonConfig(weight_decay_exclude=("bias",)), attention_bias=True, qk_norm=False)
+
+
+@pytest.mark.parametrize("cautious", [True, False])
+def test_matrices_of_muon_differ_from_excluded_ones_by_their_decay_alone(cautious):
+    weights_after = []
+    for exclude in ((), PATTERNS):
+        model, optimizer = build(
+            MuonConfig(weight_decay=0.1, cautious_decay=cautious, weight_decay_exclude=exclude)
+        )
+        before = weights(model)
+        random_gradients(model, 0)
+        optimizer.step()
+        weights_after.append(weights(model))
+    decayed, free = weights_after
+    for name in filter(lambda name: role(name) == "matrix", decayed):
+        change = free[name] - before[name]
+        shrink = 0.002 * before[name] * ((before[name] * change <= 0) if cautious else 1)
+        expected = free[name] - shrink if name in EXCLUDED else free[name]
+        assert torch.allclose(decayed[name], expected, atol=1e-6), name
 
 
 def test_averaged_puts_the_averages_into_the_parameters():

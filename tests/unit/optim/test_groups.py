@@ -1,3 +1,4 @@
+import logging
 import re
 
 import pytest
@@ -5,8 +6,9 @@ import torch
 from tests.model_variants import parameter_names
 
 from candlewick.config import AdamWConfig, ModelConfig
+from candlewick.errors import ConfigError
 from candlewick.model.transformer import Transformer
-from candlewick.optim.groups import ROLES, param_groups, role
+from candlewick.optim.groups import ROLES, param_groups, report_excluded, role
 
 
 def parameters(**settings):
@@ -64,3 +66,39 @@ def test_peak_learning_rate_of_a_role_is_scaled():
         "head": 1.0,
         "vector": 0.0,
     }
+
+
+def test_excluded_parameters_are_a_group_of_their_own_that_does_not_decay():
+    config = AdamWConfig(decay="all", weight_decay_exclude=("*embed_tokens*", "*.mlp.*", "model.norm.weight"))
+    named = parameters()
+    names = {id(parameter): name for name, parameter in named}
+    groups = param_groups(named, config, 0.5)
+    assert sum(len(group["params"]) for group in groups) == len(named)
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    free = {name for name in decays if ".mlp." in name} | {"model.embed_tokens.weight", "model.norm.weight"}
+    assert decays == {name: 0.0 if name in free else 0.1 for name in decays}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        ("norm", r"did you mean \*norm\*\?"),
+        ("model.embed_token.weight", r"did you mean model\.embed_tokens\.weight"),
+        ("MODEL.NORM.WEIGHT", r"did you mean model\.embed_tokens\.weight or "),
+    ],
+)
+def test_pattern_that_matches_no_parameter_is_refused_with_near_names(pattern, near):
+    names = [name for name, _ in parameters()]
+    with pytest.raises(ConfigError, match=rf"weight_decay_exclude: '{pattern}' matches the name of no .*{near}"):
+        report_excluded(names, AdamWConfig(weight_decay_exclude=("*", pattern)))
+
+
+def test_excluded_parameters_are_counted_in_the_log(caplog):
+    config = AdamWConfig(weight_decay_exclude=("*.mlp.*", "lm_head.weight"))
+    with caplog.at_level(logging.INFO):
+        report_excluded([name for name, _ in parameters(num_layers=2)], config)
+    key = "optimizer.weight_decay_exclude"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{key}: *.mlp.* matches 6 of 25 parameters, which do not decay: model.layers.0.mlp.gate_proj.weight, ...",
+        f"{key}: lm_head.weight matches 1 of 25 parameters, which do not decay: lm_head.weight",
+    ]

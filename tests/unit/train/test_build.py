@@ -187,6 +187,18 @@ def test_components_train_without_the_trainer_and_save_nothing(tiny, built, tmp_
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
+def test_label_smoothing_is_trained_with_and_not_evaluated_with(tiny, built, tmp_path):
+    shares = (0.0, 0.3)
+    trainers = [built(tiny(objective={"label_smoothing": s}), run_dir=tmp_path / str(s)) for s in shares]
+    plain, smoothed = (trainer.evaluate(None) for trainer in trainers)
+    assert plain == smoothed
+    losses = [by_hand(trainer, 2) for trainer in trainers]
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=0.5)  # both guess, which costs ln V however smoothed
+    assert losses[0] != losses[1]
+    weights = [dict(trainer.objective.named_parameters()) for trainer in trainers]
+    assert not torch.equal(*(w["model.model.embed_tokens.weight"] for w in weights))
+
+
 def test_init_from_starts_with_other_weights_and_resumes_without_the_parent(
     tiny, built, trained_copy, tmp_path, core_row
 ):

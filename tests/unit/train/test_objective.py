@@ -59,6 +59,45 @@ def test_loss_and_gradients_equal_a_plain_computation_in_float64(rows, tied):
         assert (grad - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
 
 
+@pytest.mark.parametrize("rows", [1, 7, 64, 1024])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("smoothing", [0.1, 0.75])
+def test_smoothed_loss_and_gradients_equal_those_of_torch_in_float64(rows, tied, smoothing, core_row):
+    model, (tokens, targets) = build(tied=tied), batch()
+    logits = model(tokens)[..., :NUM_TOKENS].flatten(0, 1)
+    expected = F.cross_entropy(logits, targets.flatten(), label_smoothing=smoothing, reduction="sum") / 17
+    expected.backward()
+    reference = gradients(model)
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, label_smoothing=smoothing, chunk_rows=rows)
+    loss = objective(tokens, targets, 1 / 17)
+    loss.backward()
+    with torch.no_grad():
+        without_gradients = objective(tokens, targets, 1 / 17)
+    found = gradients(model)
+    errors = [(found[name] - grad).abs().max() / grad.abs().max() for name, grad in reference.items()]
+    errors += [(value - expected).abs() / expected for value in (loss, without_gradients)]
+    reference_name = "torch cross_entropy(label_smoothing), float64, loss and gradients"
+    core_row("objective.label_smoothing", reference_name, max(errors).item(), 1e-12)
+
+
+def test_fully_masked_batch_has_zero_smoothed_loss_and_gradients():
+    model, (tokens, targets) = build(), batch()
+    objective = NextTokenLoss(model, num_tokens=NUM_TOKENS, label_smoothing=0.2, chunk_rows=7)
+    loss = objective(tokens, torch.full_like(targets, -100), 1.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all((grad == 0).all() for grad in gradients(model).values())
+
+
+def test_token_losses_are_never_smoothed():
+    model = build()
+    plain_losses, smoothed = (
+        NextTokenLoss(model, num_tokens=NUM_TOKENS, label_smoothing=share).token_losses(*batch())[0]
+        for share in (0.0, 0.3)
+    )
+    assert torch.equal(plain_losses, smoothed)
+
+
 def test_gradients_are_multiplied_by_the_incoming_gradient():
     model = build()
     objective = NextTokenLoss(model, num_tokens=NUM_TOKENS)
@@ -166,13 +205,13 @@ def test_token_losses_are_per_target_and_zero_where_masked():
 
 
 def test_logit_chunks_are_bounded_in_rows_and_bytes():
-    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS).chunking.rows == 1024
-    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=7).chunking.rows == 7
+    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS).settings.rows == 1024
+    assert NextTokenLoss(build(), num_tokens=NUM_TOKENS, chunk_rows=7).settings.rows == 7
     with torch.device("meta"):
         large = NextTokenLoss(Transformer(ModelConfig(num_layers=1), 32_000), num_tokens=32_000)
         huge = NextTokenLoss(Transformer(ModelConfig(num_layers=1), 1 << 20), num_tokens=1 << 20)
-    assert 512 <= large.chunking.rows <= 525
-    assert huge.chunking.rows == 256
+    assert 512 <= large.settings.rows <= 525
+    assert huge.settings.rows == 256
 
 
 @pytest.mark.parametrize("num_tokens", [0, 49])

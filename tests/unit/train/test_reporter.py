@@ -56,7 +56,7 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
         state.step, state.tokens, state.skipped_steps = 1, 128, 2
-        reporter.step(state, 3.25, result(3.25), 0.02)
+        reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02)
         reporter.evaluation(state, METRICS_OF_EVALUATION)
         reporter.samples(state, [("def ", "f():\n  \x1b[31mpass"), ("", "two")])
         reporter.end_training_interval()
@@ -85,7 +85,7 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
 def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
     reporter, state = make(tmp_path, enable_stdout=False), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, 3.25, result(3.25), 0.02)
+        reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02)
         reporter.evaluation(state, METRICS_OF_EVALUATION)
     assert shown.getvalue() == ""
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
@@ -94,7 +94,7 @@ def test_reporter_without_stdout_writes_rows_and_shows_nothing(tmp_path, shown):
 def test_reporter_records_a_nan_loss_as_none(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, float("nan"), result(float("nan")), 0.02)
+        reporter.step(state, {"train/loss": float("nan")}, result(float("nan")), 0.02)
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["train/loss"] is None
 
 
@@ -137,7 +137,7 @@ def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(step=3)
     with reporter.running(state):
         reporter.log(3, {"stats/layers.0/weight_rms": 0.5})
-        reporter.step(state, 3.25, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
+        reporter.step(state, {"train/loss": 3.25}, replace(result(3.25), loss_scale=torch.tensor(1024.0)), 0.02)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first == {"step": 3, "stats/layers.0/weight_rms": 0.5}
     assert second["train/loss_scale"] == 1024
@@ -167,7 +167,7 @@ def test_time_belongs_to_the_activity_that_each_event_ends(tmp_path, shown):
     loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
     reporter, state = Reporter(RuntimeConfig(), tmp_path, telemetry, loader, None, 300), TrainState(step=1)
     with reporter.running(state):
-        reporter.step(state, 3.25, result(3.25), 0.02)
+        reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02)
         reporter.end_training_interval()
         reporter.evaluation(state, METRICS_OF_EVALUATION)
         reporter.samples(state, [])
@@ -205,7 +205,10 @@ def test_rows_are_written_out_before_an_evaluation_or_a_save(tmp_path, shown):
     with reporter.running(state):
         (file,) = (tmp_path / "tensorboard").iterdir()
         sizes = [file.stat().st_size]
-        for event in (lambda: reporter.step(state, 3.25, result(3.25), 0.02), reporter.end_training_interval):
+        for event in (
+            lambda: reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02),
+            reporter.end_training_interval,
+        ):
             event()
             sizes.append(file.stat().st_size)
     assert sizes[0] == sizes[1] < sizes[2]
@@ -215,7 +218,7 @@ def test_figures_are_shown_when_the_run_ends(tmp_path, shown):
     reporter, state = make(tmp_path), TrainState(total_steps=4)
     with reporter.running(state):
         for state.step in (1, 2):
-            reporter.step(state, 3.25, result(3.25), 0.02)
+            reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02)
     assert [line.split()[1] for line in shown.getvalue().splitlines()] == ["1/4", "2/4"]
 
 
@@ -282,7 +285,7 @@ def test_display_without_a_reader_is_dropped_and_the_run_goes_on(tmp_path, monke
         with reporter.running(state):
             for step in (1, 2):
                 state.step = step
-                reporter.step(state, 3.25, result(3.25), 0.02)
+                reporter.step(state, {"train/loss": 3.25}, result(3.25), 0.02)
                 reporter.evaluation(state, METRICS_OF_EVALUATION)
                 reporter.samples(state, [("a", "b")])
         with contextlib.suppress(BrokenPipeError):
@@ -296,7 +299,7 @@ def test_gradients_that_are_all_zero_are_told_once(tmp_path, shown, caplog):
     with reporter.running(state):
         for step, update in enumerate((result(5.5), dead, dead), start=1):
             state.step = step
-            reporter.step(state, 3.25, update, 0.02)
+            reporter.step(state, {"train/loss": 3.25}, update, 0.02)
     (record,) = caplog.records
     assert record.getMessage() == "step 2: all gradients are zero, so nothing is learned"
 
@@ -306,7 +309,7 @@ def test_loss_of_guessing_after_a_hundred_updates_is_told_once(tmp_path, shown, 
     with reporter.running(state):
         for step, loss in ((50, 5.7), (99, 5.7), (100, 5.6), (150, 5.7), (200, 5.8)):  # ln 300 = 5.704
             state.step = step
-            reporter.step(state, loss, result(loss), 0.02)
+            reporter.step(state, {"train/loss": loss}, result(loss), 0.02)
     assert [record.getMessage() for record in caplog.records] == [
         "step 150: the training loss, 5.70, is that of guessing, so nothing is learned yet"
     ]
@@ -317,6 +320,6 @@ def test_loss_scale_at_its_least_is_told_once(tmp_path, shown, caplog):
     with reporter.running(state):
         for scale in (2.0, 1.0, 1.0):
             state.step += 1
-            reporter.step(state, 3.0, replace(result(3.0), loss_scale=torch.tensor(scale)), 0.02)
+            reporter.step(state, {"train/loss": 3.0}, replace(result(3.0), loss_scale=torch.tensor(scale)), 0.02)
     (record,) = caplog.records
     assert record.getMessage().startswith("step 2: the loss scale of fp16 fell to 1, its least: set runtime.prec")

@@ -28,7 +28,9 @@ from typing import Any, BinaryIO, cast
 from candlewick.errors import DataError, MachineError
 
 METRICS = {
-    "train/loss": "next-token cross-entropy in nats: mean over the updates since the last row that were finite",
+    "train/loss": "next-token cross-entropy in nats, with objective.label_smoothing the smoothed one: mean over "
+    "the updates since the last row that were finite",
+    "train/loss_ema": "exponential moving average of this loss over all updates; the newest has weight 0.1",
     "train/grad_norm": "gradient norm before clipping, of the row's last update",
     "train/skipped_steps": "updates skipped so far because a gradient was not finite",
     "train/loss_scale": "what the loss was multiplied by in fp16, of the row's last update",
