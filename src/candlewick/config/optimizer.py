@@ -19,7 +19,7 @@ class _Optimizer(Section):
     decay: Literal["matrices", "all"] = "matrices"
     """Parameters that decay: weight matrices (embeddings included), or all."""
     weight_decay_exclude: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Parameters that do not decay, whatever `decay` says: patterns of names, such as `*embed_tokens*`."""
+    """Patterns of the names of parameters that do not decay, whatever `decay` says: `["*embed_tokens*"]`."""
     max_grad_norm: Positive | None = 1.0
     """Clip the global gradient norm to this; null disables clipping."""
     learning_rate_scales: dict[Role, NotNegative] = Field(default={})

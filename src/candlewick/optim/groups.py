@@ -52,7 +52,7 @@ def report_excluded(names: Collection[str], config: OptimizerConfig) -> None:
             near = [f"*{pattern}*"] if containing else get_close_matches(pattern, names, 3)
             raise ConfigError(
                 f"optimizer.weight_decay_exclude: {pattern!r} matches the name of no parameter",
-                f"did you mean {' or '.join(near or list(names)[:3])}?",
+                f"did you mean {' or '.join(map(repr, near or list(names)[:3]))}?",
             )
         logger.info(
             "optimizer.weight_decay_exclude: %s matches %d of %d parameters, which do not decay: %s%s",

@@ -268,7 +268,7 @@ def test_decay_multiplies_by_one_minus_rate_times_decay(kind, decay, expected):
 
 
 def test_pattern_that_matches_no_parameter_is_refused_when_the_optimizer_is_built():
-    with pytest.raises(ConfigError, match="did you mean \\*bias\\*"):
+    with pytest.raises(ConfigError, match=r"did you mean '\*bias\*'"):
         build(MuonConfig(weight_decay_exclude=("bias",)), attention_bias=True, qk_norm=False)
 
 

@@ -82,9 +82,9 @@ def test_excluded_parameters_are_a_group_of_their_own_that_does_not_decay():
 @pytest.mark.parametrize(
     ("pattern", "near"),
     [
-        ("norm", r"did you mean \*norm\*\?"),
-        ("model.embed_token.weight", r"did you mean model\.embed_tokens\.weight"),
-        ("MODEL.NORM.WEIGHT", r"did you mean model\.embed_tokens\.weight or "),
+        ("norm", r"did you mean '\*norm\*'\?"),
+        ("model.embed_token.weight", r"did you mean 'model\.embed_tokens\.weight'"),
+        ("MODEL.NORM.WEIGHT", r"did you mean 'model\.embed_tokens\.weight' or "),
     ],
 )
 def test_pattern_that_matches_no_parameter_is_refused_with_near_names(pattern, near):
