@@ -8,7 +8,6 @@ run's config then names them: it goes on without the text as long as they are th
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from candlewick.artifacts.manifest import (
     publish,
     read_manifest,
     replace_durable,
-    require_replaceable,
     staging,
     write_durable,
 )
@@ -45,7 +43,13 @@ from candlewick.runs.sources import (
     training_sources,
     with_datasets,
 )
-from candlewick.runs.tokenizer import make_tokenizer, tokenizer_recipe
+from candlewick.runs.tokenizer import (
+    holds_tokenizer,
+    make_tokenizer,
+    own_manifest,
+    remove_tokenizer,
+    tokenizer_recipe,
+)
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.artifact import KIND, VERSION
 from candlewick.tokenizer.bpe import Tokenizer
@@ -147,10 +151,10 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify
     tokenizer, folder = choice.tokenizer, choice.source
     if tokenizer is None or folder is None:
         for obsolete in choice.retrain:
-            require_replaceable(obsolete, KIND)
-            shutil.rmtree(obsolete, ignore_errors=True)
+            remove_tokenizer(obsolete)
         # they may name where the new one goes
-        settings = plan.config.tokenizer.replaced(tokenizer_json=None, special_tokens=None)
+        nothing = dict.fromkeys(("tokenizer_json", "vocab", "merges", "special_tokens"))
+        settings = plan.config.tokenizer.replaced(**nothing)
         text = training_text(data, texts)
         folder = choice.source or _cache_folder(data, tokenizer_recipe(text, settings))
         with bytes_progress("tokenizer") as progress:
@@ -197,10 +201,10 @@ def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
 
 def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:
     """Copy a tokenizer to `target`, with the manifest of its training if there is one, unless it is there."""
-    if (target / MANIFEST).is_file() and Tokenizer.load(target).sha256 == tokenizer.sha256:
+    if holds_tokenizer(target) and Tokenizer.load(target).sha256 == tokenizer.sha256:
         return
     with staging(target) as aside:
-        if (source / MANIFEST).is_file() and (manifest := read_manifest(source)).kind == KIND:
+        if holds_tokenizer(source) and (manifest := own_manifest(source)) is not None:
             for entry in manifest.files:
                 write_durable(aside / entry.name, (source / entry.name).read_bytes())
         else:

@@ -7,8 +7,8 @@ imported.
 
 A tokenizer is taken, in this order, from the settings, from a token dataset that is trained on, from the
 checkpoint that a run starts from, from the run folder, from a folder that several runs share; else it is trained.
-With a checkpoint it has to be the checkpoint's. Those of the two folders are only taken if a request says so: one
-that was trained with other settings is then an error.
+With a checkpoint it has to be the checkpoint's. Of the two folders, a tokenizer of another program is taken as it
+is; one of Candlewick only if a request says so, and then one that was trained with other settings is an error.
 """
 
 import logging
@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.checkpoint.layout import find_checkpoints, list_checkpoints
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
@@ -39,7 +38,7 @@ from candlewick.runs.sources import (
     without_lost_datasets,
 )
 from candlewick.runs.start import continue_run, inherit_model, open_parent
-from candlewick.tokenizer.artifact import KIND
+from candlewick.runs.tokenizer import holds_tokenizer, own_manifest
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.budget import planned_steps, require_end
 from candlewick.train.plan import Fresh, InitFrom, Resume, Start, checkpoint_directories
@@ -225,8 +224,8 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     """Choose the tokenizer. Raises ConfigError for settings or a request that contradict what is there."""
     run_folder, shared, settings = run_dir / "tokenizer", request.shared_tokenizer, config.tokenizer
     folders = [folder for folder in (run_folder if request.keeps_data else None, shared) if folder is not None]
-    if settings.tokenizer_json in folders:  # it names where the tokenizer is going to be
-        settings = settings.replaced(tokenizer_json=None, special_tokens=None)
+    if _names_own_tokenizer(settings, folders, request):
+        settings = settings.replaced(tokenizer_json=None, vocab=None, merges=None, special_tokens=None)
     copy_to = None if shared is None else run_folder
     dataset = dataset_tokenizer(config.data)  # first: it says what is wrong if prepared tokens are gone
     named = settings.tokenizer_json or settings.vocab
@@ -246,11 +245,21 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     if isinstance(start, Resume):
         if request.retrain_tokenizer:  # a pod that restarts repeats its command
             logger.warning("--force-retrain-tokenizer is left out: the run in %s has its tokenizer", run_dir)
-        kept = run_folder if (run_folder / "tokenizer.json").is_file() else start.checkpoint.folder
+        kept = run_folder if holds_tokenizer(run_folder) else start.checkpoint.folder
         return TokenizerPlan(start.checkpoint.tokenizer, "existing", kept)
     retrain = tuple(folders) if request.retrain_tokenizer else ()
     plan = None if retrain else _find_tokenizer(settings, folders, request)
     return plan or TokenizerPlan(None, "trained", folders[-1] if folders else None, copy_to, retrain)
+
+
+def _names_own_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request: Request) -> bool:
+    """Return whether settings name a tokenizer where this run is going to make it, perhaps under another name."""
+    named = settings.tokenizer_json or settings.vocab
+    if named is None or named in folders:
+        return named is not None
+    folder, shared = named.parent if named.suffix == ".json" else named, request.shared_tokenizer
+    is_place = folder in folders or (shared is not None and folder.parent == shared.parent)
+    return is_place and (request.retrain_tokenizer or not named.exists())
 
 
 def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> None:
@@ -271,14 +280,15 @@ def _require_same_tokenizer(tokenizer: Tokenizer, path: Path, start: Start) -> N
 
 
 def _find_tokenizer(settings: TokenizerConfig, folders: Sequence[Path], request: Request) -> TokenizerPlan | None:
-    """Return the first tokenizer in the folders, if the request is to take one.
+    """Return the first tokenizer in the folders, if the request is to take one or another program wrote it.
 
     Raises ConfigError for one that was trained with other settings, and if none may be trained and none is there.
     """
-    if not (request.skip_tokenizer or request.shared_tokenizer):
-        return None
-    for folder in (folder for folder in folders if (folder / "tokenizer.json").is_file()):
-        recorded = read_manifest(folder, KIND).config if (folder / MANIFEST).is_file() else {}
+    for folder in filter(holds_tokenizer, folders):
+        manifest = own_manifest(folder)
+        if manifest is not None and not (request.skip_tokenizer or request.shared_tokenizer):
+            return None  # it is made again if its recipe is another one
+        recorded = {} if manifest is None else manifest.config
         values = settings.model_dump(mode="json").items()
         if different := [f"{k}={recorded[k]}, not {v}" for k, v in values if recorded.get(k, v) != v]:
             problem = f"{folder} was trained with {'; '.join(different)}"

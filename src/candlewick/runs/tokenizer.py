@@ -1,29 +1,74 @@
 """The tokenizer stage: a corpus and the tokenizer's settings -> a tokenizer artifact, unless it is there already.
 
+Tokenizers of other programs have no manifest, or one of theirs.
+
 Of a hundred pieces (at most 64 KiB and a hundredth of the corpus) one is kept out of training and measured on; of
 a large corpus fewer, about 200 pieces and 2 MB; below some 50 KB none.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import cast
 
 from candlewick.artifacts.build import ProgressCallback, Recipe, build_once
-from candlewick.artifacts.manifest import Manifest
+from candlewick.artifacts.manifest import MANIFEST, Manifest, read_bounded, read_manifest, require_replaceable
 from candlewick.config import TokenizerConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import Document
 from candlewick.data.text.source_files import SourceFiles
 from candlewick.errors import ConfigError
 from candlewick.tokenizer.artifact import KIND, VERSION, write_artifact
+from candlewick.tokenizer.files import (
+    MERGES_TXT,
+    SPECIAL_TOKENS_TXT,
+    TOKENIZER_CONFIG_JSON,
+    TOKENIZER_JSON,
+    VOCAB_JSON,
+)
 from candlewick.tokenizer.train import CHUNK_CHARS, PATTERN, split_text, train_tokenizer
 
 _EVERY = 100
 _MAX_HELDOUT = 200
 _MAX_HELDOUT_BYTES = 2_000_000
 _MIN_PIECE_CHARS = 1 << 10
+_FILES = {
+    *(TOKENIZER_JSON, VOCAB_JSON, MERGES_TXT, MANIFEST, TOKENIZER_CONFIG_JSON),
+    *(SPECIAL_TOKENS_TXT, "special_tokens_map.json", "seed_manifest.json"),
+}
+"""Names of the files that programs write beside a tokenizer."""
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer of any program."""
+    return (folder / TOKENIZER_JSON).is_file() or all((folder / n).is_file() for n in (VOCAB_JSON, MERGES_TXT))
+
+
+def own_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a tokenizer artifact; None for a tokenizer of another program.
+
+    Raises ArtifactError for a damaged one.
+    """
+    try:
+        content: object = json.loads(read_bounded(folder / MANIFEST))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        content = None  # read_manifest says what is wrong
+    if isinstance(content, dict) and content and cast("dict[str, object]", content).get("kind") != KIND:
+        return None
+    return read_manifest(folder, KIND)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    """Remove a tokenizer of any program. Raises ArtifactError for a folder that holds anything else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if not (holds_tokenizer(folder) and names <= _FILES and own_manifest(folder) is None):
+        require_replaceable(folder, KIND)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_tokenizer(

@@ -8,7 +8,7 @@ from candlewick.config import DataConfig, TokenizerConfig
 from candlewick.data.text.source_files import open_text
 from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.runs import tokenizer as tokenizer_stage
-from candlewick.runs.tokenizer import make_tokenizer
+from candlewick.runs.tokenizer import make_tokenizer, own_manifest, remove_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 
@@ -179,3 +179,27 @@ def test_configured_vocab_and_merges_cannot_be_trained(make):
     settings = TokenizerConfig(vocab=Path("v.json"), merges=Path("m.txt"))
     with pytest.raises(ConfigError, match="vocab=v.json is a finished tokenizer .*to null to train one"):
         make(settings=settings)
+
+
+def test_manifest_of_another_program_is_none_and_a_damaged_one_is_an_error(tmp_path):
+    assert own_manifest(tmp_path) is None
+    for content in ('{"cfg_hash": "1", "token_count": 3}', '{"kind": "checkpoint"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        assert own_manifest(tmp_path) is None
+    for content in ("{", "[]", "{}", '{"kind": "tokenizer"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ArtifactError):
+            own_manifest(tmp_path)
+
+
+def test_only_a_folder_of_tokenizer_files_is_removed(tmp_path):
+    folder = tmp_path / "tokenizer"
+    remove_tokenizer(folder)
+    folder.mkdir()
+    for name in ("tokenizer.json", "manifest.json", "mine.md"):
+        (folder / name).write_text("{}" if name != "manifest.json" else '{"cfg_hash": "1"}')
+    with pytest.raises(ArtifactError, match="folder of something else"):
+        remove_tokenizer(folder)
+    (folder / "mine.md").unlink()
+    remove_tokenizer(folder)
+    assert not folder.exists()
