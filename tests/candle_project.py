@@ -43,8 +43,13 @@ def write_tokenizer(folder: Path, text: str, manifest: Manifest = "library", *, 
     contents = {
         "library": {"cfg_hash": "2a" * 32, "created_at": "unix:1759094293", "token_count": rust.get_vocab_size()},
         "orchestrator": {
-            **{"version": 1, "generated_at_unix": 1759094293, "trained": True, "force_retrain": False},
-            **{"vocab_size": 32_000, "tokenizer_seed": 17, "tokenizer_max_lines": None},
+            "version": 1,
+            "generated_at_unix": 1759094293,
+            "trained": True,
+            "force_retrain": False,
+            "vocab_size": 32_000,
+            "tokenizer_seed": 17,
+            "tokenizer_max_lines": None,
             "corpora": [{"path": "input.txt", "size_bytes": len(text), "sha256": "0" * 64}],
         },
     }
@@ -53,49 +58,31 @@ def write_tokenizer(folder: Path, text: str, manifest: Manifest = "library", *, 
     return folder
 
 
-def settings(run: str, text: str, *, validation: str | None = None, **sections: Any) -> dict[str, Any]:
-    """Return a configuration with the keys that transformer_candle's files have, nulls included.
+_SETTINGS = """
+model: {hidden_size: 32, intermediate_size: 64, num_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
+  max_position_embeddings: 32, attn_dropout: null, residual_dropout: null, rope_mode: null, rope_theta: null}
+tokenizer: {tokenizer_json: RUN/tokenizer/tokenizer.json, vocab: null, merges: null,
+  special_tokens: RUN/special_tokens.txt}
+data: {train_shards: [TEXT], validation_shards: [TEXT], batch_size: 4, gradient_accumulation_steps: 2,
+  shuffle_buffer_size: 1024, num_workers: 1, cache_dir: null}
+optimizer: {algorithm: adam_w, learning_rate: 8.0e-5, weight_decay: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1.0e-8}
+scheduler: {strategy: cosine_with_warmup, warmup_steps: 1, total_steps: 3, total_epochs: null, min_lr: 1.0e-5,
+  max_lr: null}
+runtime:
+  {seed: 42, precision: fp32, log_every_n_steps: 1,
+  checkpoint: {directory: RUN/checkpoints, every_n_steps: 2, every_n_epochs: null, max_keep: 3},
+  evaluation: {every_n_steps: 2, every_n_epochs: null, max_batches: 1,
+    best: {directory: RUN/best, max_keep: 1}},
+  logging: {enable_stdout: true, tensorboard: RUN/tensorboard, tensorboard_flush_every_n: 10}}
+"""
+
+
+def settings(run: str, text: str, **sections: Any) -> dict[str, Any]:
+    """Return a configuration with all the keys that transformer_candle's files have, nulls included.
 
     `run` and `text` are paths; `sections` are merged over it.
     """
-    tree: dict[str, Any] = {
-        "model": {
-            **{"hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_attention_heads": 2},
-            **{"num_key_value_heads": 2, "max_position_embeddings": 32, "attn_dropout": None},
-            **{"residual_dropout": None, "rope_mode": None, "rope_theta": None},
-        },
-        "tokenizer": {
-            **{"tokenizer_json": f"{run}/tokenizer/tokenizer.json", "vocab": None, "merges": None},
-            "special_tokens": f"{run}/special_tokens.txt",
-        },
-        "data": {
-            **{"train_shards": [text], "validation_shards": [validation or text], "batch_size": 4},
-            **{"gradient_accumulation_steps": 2, "shuffle_buffer_size": 1024, "num_workers": 1, "cache_dir": None},
-        },
-        "optimizer": {
-            **{"algorithm": "adam_w", "learning_rate": 8.0e-5, "weight_decay": 0.01},
-            **{"beta1": 0.9, "beta2": 0.95, "epsilon": 1.0e-8},
-        },
-        "scheduler": {
-            **{"strategy": "cosine_with_warmup", "warmup_steps": 1, "total_steps": 3, "total_epochs": None},
-            **{"min_lr": 1.0e-5, "max_lr": None},
-        },
-        "runtime": {
-            **{"seed": 42, "precision": "fp32", "log_every_n_steps": 1},
-            "checkpoint": {
-                **{"directory": f"{run}/checkpoints", "every_n_steps": 2},
-                **{"every_n_epochs": None, "max_keep": 3},
-            },
-            "evaluation": {
-                **{"every_n_steps": 2, "every_n_epochs": None, "max_batches": 1},
-                "best": {"directory": f"{run}/best", "max_keep": 1},
-            },
-            "logging": {
-                **{"enable_stdout": True, "tensorboard": f"{run}/tensorboard"},
-                "tensorboard_flush_every_n": 10,
-            },
-        },
-    }
+    tree = yaml.safe_load(_SETTINGS.replace("RUN", run).replace("TEXT", text))
     return {name: {**values, **sections.get(name, {})} for name, values in tree.items()}
 
 

@@ -2,8 +2,9 @@
 # What a pod runs when it starts, and again whenever it was stopped: text -> shards -> tokens -> training.
 # Each step does what is not done yet, so the same command goes on where the last one was stopped.
 #
-#   RUN_CONFIG            configuration or shipped profile, configs/NAME.yaml too; default orchestrate
-#   RUN_EXPERIMENT        name of the run and of its folders; default: that of RUN_CONFIG
+#   RUN_CONFIG            configuration or shipped profile; for configs/NAME.yaml, if it is not here, the profile NAME
+#                         (of transformer_candle's sizes and ours: docs/from-candle.md); default orchestrate
+#   RUN_EXPERIMENT        name of the run and of its folders, any; default: that of RUN_CONFIG
 #   RUN_SHARD             1 (default): write the text as shards first; 0: they are there
 #   RUN_SOURCE            text to shard: file, folder or hf://datasets/OWNER/NAME; needed with RUN_SHARD=1
 #   RUN_MAX_DOCUMENTS     documents of it at most; default: all
@@ -17,8 +18,9 @@ set -euo pipefail
 config=${RUN_CONFIG:-orchestrate}
 name=$(basename "$config")
 name=${name%.*}
-if [[ ! -e $config ]]; then
-  config=$name # transformer_candle's configs/runpod_1b.yaml is the shipped profile runpod_1b
+if [[ $config != "$name" && ! -e $config ]]; then
+  echo "note: $config is not here: the shipped profile $name is taken, which is another model" >&2
+  config=$name
 fi
 experiment=${RUN_EXPERIMENT:-$name}
 

@@ -16,6 +16,7 @@ from tests.unit.runs.test_sharding import write_candle_shards
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.cli.main import main
+from candlewick.config.load import profiles, read_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = {
@@ -219,13 +220,16 @@ def boot(roots, small):
     """Run the boot sequence as a pod does, with `candlewick` on its path; return its exit code and output."""
     tools = roots / "bin"
     tools.mkdir()
-    (tools / "candlewick").write_text(f'#!/bin/sh\nexec {sys.executable} -m candlewick "$@"\n')
+    (tools / "candlewick").write_text(
+        f'#!/bin/sh\ncase $1 in orchestrate) exec {sys.executable} -m candlewick "$@" $SMALLER ;; esac\n'
+        f'exec {sys.executable} -m candlewick "$@"\n'
+    )
     (tools / "candlewick").chmod(0o755)
 
     def run(**variables):
         path = f"{tools}:{os.environ['PATH']}"
         variables = {"RUN_CONFIG": small, "SHARD_LINES": "100", **variables}
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src"), **variables}
+        env = {**os.environ, "SMALLER": "", "PATH": path, "PYTHONPATH": str(ROOT / "src"), **variables}
         script = ROOT / "infra" / "runpod" / "boot.sh"
         done = subprocess.run([script], cwd=roots, env=env, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
@@ -255,6 +259,38 @@ def test_pod_accepts_the_path_of_a_profile_of_transformer_candle(boot, roots, te
     assert code == 0, said
     assert sum(read_manifest(roots / side / "e").details["total_lines"] for side in ("train", "val")) == 150
     assert f"next: candlewick train --config {roots}/runs/e/training.yaml\n" in said
+
+
+SMALLER = {  # a copy of any profile that trains in a second
+    "model": "hidden_size=32 num_layers=1 num_attention_heads=2 intermediate_size=48 vocab_size=null".split(),
+    "tokenizer": ["vocab_size=300"],
+    "data": ["global_batch_size=4", "micro_batch_size=4", "sequence_length=32"],
+    "scheduler": ["total_steps=2", "warmup_steps=1"],
+    "runtime": ["device=cpu", "sample=null"],
+}
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_pod_trains_every_shipped_profile_under_any_experiment(boot, roots, text_dir, name):
+    words = [f"--override {section}.{word}" for section, values in SMALLER.items() for word in values]
+    is_cloud, experiment = "/workspace" in read_profile(name), "my-first.run"
+    if not is_cloud:  # shards of transformer_candle are there
+        write_candle_shards(roots / "train" / experiment, {"train_0000.txt": (text_dir / "01.txt").read_text()})
+    code, said = boot(
+        RUN_CONFIG=name,
+        RUN_EXPERIMENT=experiment,
+        RUN_SOURCE=str(text_dir / "00.txt"),
+        RUN_SHARD=str(int(is_cloud)),
+        RUN_LOADER_WORKERS="1",
+        RUN_VAL_RATIO="0.2" if name != "runpod_2b" else "0",
+        RUN_TRAIN=str(int(name == "runpod_1b")),
+        SMALLER=" ".join(words),
+    )
+    assert (code, "done: 2 steps" in said) == (0, name == "runpod_1b"), said
+    assert f"next: candlewick train --config {roots}/runs/{experiment}/training.yaml" in said
+    assert {path.name for path in (roots / "runs").iterdir()} == {experiment}
+    assert (roots / "artifacts" / experiment / "tokenizer.json").is_file()
+    assert read_profile(name).count(f"/{name}") == 3 * is_cloud  # one spelling: of the profile and of its folders
 
 
 def test_pod_with_validation_ratio_zero_holds_out_nothing(boot, roots, text_dir):

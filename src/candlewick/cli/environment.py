@@ -5,6 +5,16 @@ from pathlib import Path
 
 from candlewick.errors import MachineError
 
+CLOUD_FOLDERS = {
+    "RUNS": "/workspace/runs",
+    "CACHE": "/workspace/cache",
+    "TOKENIZER": "/workspace/artifacts/tokenizer",
+    "TRAIN": "/workspace/datasets/train",
+    "VAL": "/workspace/datasets/val",
+    "HF_CACHE": "/workspace/hf_cache",
+}
+"""The folders of `--mode cloud`, which the environment may move."""
+
 
 def cache_home() -> Path:
     """Return the cache folder: $XDG_CACHE_HOME/candlewick, else ~/.cache/candlewick.
@@ -45,7 +55,5 @@ def cloud_roots() -> dict[str, Path]:
 
     An HF_HOME that is set counts as HF_CACHE.
     """
-    folders = {"RUNS": "/workspace/runs", "CACHE": "/workspace/cache", "TRAIN": "/workspace/datasets/train"}
-    folders |= {"TOKENIZER": "/workspace/artifacts/tokenizer", "VAL": "/workspace/datasets/val"}
-    folders["HF_CACHE"] = os.environ.get("HF_HOME") or "/workspace/hf_cache"
+    folders = CLOUD_FOLDERS | {"HF_CACHE": os.environ.get("HF_HOME") or CLOUD_FOLDERS["HF_CACHE"]}
     return {n: Path(os.environ.get(f"ORCHESTRATE_{n}_ROOT") or folder).absolute() for n, folder in folders.items()}

@@ -24,7 +24,7 @@ from candlewick.cli.arguments import (
     load_with_dialect,
     whole_number,
 )
-from candlewick.cli.environment import cloud_roots, use_hub
+from candlewick.cli.environment import CLOUD_FOLDERS, cloud_roots, use_hub
 from candlewick.cli.output import emit_json, escape_for_terminal, print_note, print_stage
 from candlewick.errors import ConfigError
 
@@ -164,6 +164,19 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def _folder_overrides(args: argparse.Namespace, roots: dict[str, Path], name: str) -> list[str]:
+    """Return overrides for what a profile names below /workspace: the folders of this experiment take its place."""
+    config, own = load_with_dialect(args.config, args.override, lambda _: None)[0], Path(args.config).stem
+    named = {
+        "TRAIN": ("data.train_shards", config.data.train_shards),
+        "VAL": ("data.validation_shards", config.data.validation_shards),
+        "TOKENIZER": ("tokenizer.tokenizer_json", (str(config.tokenizer.tokenizer_json),)),
+    }
+    moved = {key: str(roots[r] / name) for r, (key, v) in named.items() if v == (f"{CLOUD_FOLDERS[r]}/{own}",)}
+    lists = {key: [] if args.stream else [path] for key, path in moved.items() if key.startswith("data.")}
+    return [f"{key}={json.dumps(lists.get(key, path))}" for key, path in moved.items()]
+
+
 def _batch_overrides(args: argparse.Namespace, overrides: list[str]) -> list[str]:
     """Return the overrides of --batch-size and --grad-accum; the other of them is as in the configuration."""
     if args.batch_size is None and args.grad_accum is None:
@@ -224,7 +237,7 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.runs.resolve import Request
     from candlewick.runs.sharding import Sharding
 
-    overrides = flag_overrides(args)
+    overrides = [*(_folder_overrides(args, roots, name) if roots else ()), *flag_overrides(args)]
     overrides += _batch_overrides(args, overrides)
     overrides += _evaluation_overrides(args, overrides)
     config = load_run_config(args, overrides, roots.get("CACHE"))
