@@ -35,7 +35,8 @@ WORDS = {  # in the files of cli that call or name it: what goes
     "import_model.py": ("    candle.add_import(kinds)\n",),
     "main.py": ("        error = candle.explain(error)\n", "candle or "),
     "tokenizer.py": ("candle.train_tokenizer(args) or ", " or candle.open_tokenizer(args.config)"),
-    "train.py": ('    args.override = [*candle.streaming_overrides(args.config or ""), *args.override]\n',),
+    "orchestrate.py": (" and not candle.is_candle(args.config)",),
+    "train.py": ("    candle.read_as_candle(args)\n",),
 }
 TESTS = (  # of what calls it today
     *("tests/unit/config/test_load.py", "tests/unit/cli/test_config.py", "tests/unit/cli/test_tokenizer.py"),

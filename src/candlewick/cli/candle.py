@@ -13,6 +13,7 @@ from candlewick.cli.output import print_note
 from candlewick.errors import CandlewickError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from candlewick.config import RunConfig
     from candlewick.config.load import Dialect
     from candlewick.runs.import_hf import ImportResult
 
@@ -36,6 +37,42 @@ def explain(error: CandlewickError) -> CandlewickError:
         f"{error.path} holds a checkpoint of transformer_candle, not one of candlewick",
         f"candlewick import candle {error.path} --config training.yaml --output RUN makes it one",
     )
+
+
+def is_candle(source: str | None) -> bool:
+    """Return whether a configuration is a file of transformer_candle; a profile and None are not."""
+    return source is not None and _load(source, [])[1]
+
+
+def _load(source: str, overrides: "list[str]") -> "tuple[RunConfig, bool]":
+    """Load a configuration without notes; also return whether it is transformer_candle's."""
+    from candlewick.compat.candle.settings import CandleDialect
+    from candlewick.config.load import load_config
+
+    dialect = CandleDialect()
+    return load_config(source, overrides, lambda _: None, dialect), dialect.reads_candle
+
+
+def read_as_candle(args: argparse.Namespace) -> None:
+    """Let `train` do with a file of transformer_candle what its `train` did.
+
+    The text is that of a streaming_config.json beside it; the run folder is that of its checkpoints; `--resume`
+    starts a run if there is none. Raises CheckpointError if there is one of transformer_candle to resume.
+    """
+    args.override = [*streaming_overrides(args.config or ""), *args.override]
+    config, is_candle = _load(args.config, args.override) if args.config else (None, False)
+    if config is None or not is_candle:
+        return
+    from candlewick.compat.candle.checkpoint import holds_candle
+    from candlewick.compat.candle.paths import find_run
+    from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
+
+    args.run_dir = args.run_dir or find_run(config)
+    if args.resume is True:
+        args.resume = "auto"
+        directory = checkpoint_directory(args.run_dir or Path(), config.runtime.checkpoint.directory)
+        if holds_candle(directory) and not list_checkpoints(directory):
+            raise CheckpointError("there is nothing of candlewick to resume", "start anew", directory)
 
 
 def streaming_overrides(config: str) -> list[str]:

@@ -87,7 +87,7 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
     "run": {
         "--profile": ({"choices": tuple(_PROFILES)}, "profile without --config: full (default), or a small one"),
         "--run-dir": ({"type": Path, "metavar": "DIR"}, "folder of the run; default: runs/EXPERIMENT"),
-        "--resume": (_SWITCH, "require a checkpoint to resume; without this flag, resume if there is one"),
+        "--resume": (_SWITCH, "with --config, require a checkpoint to resume; else a run is resumed if there is one"),
         "--mode": ({"choices": ("local", "cloud")}, _CLOUD),
         "--experiment": (_NAME, "name of the run and its folders; default: the name of the configuration"),
         "--train-shard-lines": (_COUNT, "documents per shard of training text; default 1,000,000"),
@@ -165,7 +165,7 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _folder_overrides(args: argparse.Namespace, roots: dict[str, Path], name: str) -> list[str]:
-    """Return overrides for what a profile names below /workspace: the folders of this experiment take its place."""
+    """Return overrides that put the folders of this experiment in the place of a profile's below /workspace."""
     config, own = load_with_dialect(args.config, args.override, lambda _: None)[0], Path(args.config).stem
     named = {
         "TRAIN": ("data.train_shards", config.data.train_shards),
@@ -227,7 +227,11 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
+    from candlewick.cli import candle  # which imports this file
+
     _check_flags(args)
+    # transformer_candle's command line and files resume a run if there is one
+    requires_run = args.resume and args.config and not candle.is_candle(args.config)
     args.config = args.config or _PROFILES[args.profile or "full"]
     name = args.experiment or Path(args.config).stem
     roots = cloud_roots() if args.mode == "cloud" else {}
@@ -249,7 +253,7 @@ def run(args: argparse.Namespace) -> None:
         documents = {"train": lines, "validation": args.validation_shard_lines or lines}
         sharding = Sharding(folders, documents, existing)
     request = Request(
-        resume="required" if args.resume else "if_available",
+        resume="required" if requires_run else "if_available",
         keeps_data=True,
         skip_tokenizer=bool(args.skip_tokenizer),
         retrain_tokenizer=bool(args.force_retrain_tokenizer),

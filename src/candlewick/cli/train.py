@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train, and print the last evaluation."""
+    candle.read_as_candle(args)
     path = Path(args.config or "run")
     # `orchestrate` writes both files into the run folder: its training.yaml is trained in that folder
     is_prepared = path.stem == "training" and (path.parent / "special_tokens.txt").is_file()
     default_dir = path.parent if is_prepared else Path("runs") / path.stem
     resume, run_dir = _resume(args, default_dir)
-    args.override = [*candle.streaming_overrides(args.config or ""), *args.override]
     saved = run_dir / "config.yaml"
     if resume not in (False, "auto") and args.init_from is not None:
         raise ConfigError("--resume goes on with a run, --init-from starts a new one", "give one of them")

@@ -83,6 +83,10 @@ class Dialect:
         """Return the tree, into which a file or an override (the layer) was just merged, without foreign keys."""
         return tree
 
+    def complete(self, tree: Tree, /) -> Tree:
+        """Return the tree of all files and overrides without foreign keys and values."""
+        return tree
+
     def rows_per_batch(self, config: RunConfig, /) -> int:
         """Return the rows of each of the validation batches that max_batches counts: those of a micro-batch."""
         return config.data.micro_batch_size
@@ -113,7 +117,7 @@ class _Settings:
             self.problems.append((file.locate(key), key, message))
 
         tree = self.dialect.translate(file.parsed.tree, file.name, report)
-        tree = cast(Tree, _resolve_paths(tree, (), file.folder, report))
+        tree = cast(Tree, resolve_paths(tree, (), file.folder, report))
         self.folder = file.folder
         merged = merge(_without_prepared(self.tree, tree), tree)
         self.tree = self.dialect.translate_merged(merged, tree, report)
@@ -135,7 +139,7 @@ class _Settings:
             return
         try:
             key, setting = self.dialect.translate_override(key, parse_value(value.strip()))
-            setting = _resolve_paths(check_values(setting, key, report), key, self.folder, report)
+            setting = resolve_paths(check_values(setting, key, report), key, self.folder, report)
             layer = tree_with(key, setting)
             is_choice = key in _CHOICES
             self.tree = _without_prepared(self.tree, layer)
@@ -154,6 +158,7 @@ class _Settings:
         def report(key: Key, message: str) -> None:
             self.problems.append((self.location(key), key, message))
 
+        self.tree = self.dialect.complete(self.tree)
         self.tree = _translate_max_batches(self.tree, self.dialect.rows_per_batch, note, report)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))
@@ -298,14 +303,14 @@ def _restore_nulls(value: object, key: Key) -> object:
     return None if value == "null" and is_nullable(name_of(key)) else value
 
 
-def _resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
-    """Return a tree or a value with absolute paths."""
+def resolve_paths(value: object, key: Key, folder: Path, report: ProblemCallback) -> object:
+    """Return a tree, or the value of a key, with absolute paths; relative ones start at `folder`."""
     if isinstance(value, dict):
         section = cast(Tree, value)
-        return {name: _resolve_paths(item, (*key, name), folder, report) for name, item in section.items()}
+        return {name: resolve_paths(item, (*key, name), folder, report) for name, item in section.items()}
     if isinstance(value, list):
         entries = enumerate(cast(list[object], value))
-        return [_resolve_paths(item, (*key, i), folder, report) for i, item in entries]
+        return [resolve_paths(item, (*key, i), folder, report) for i, item in entries]
     if isinstance(value, str):
         try:
             return resolve_path(name_of(key), value, folder)

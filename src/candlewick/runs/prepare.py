@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from candlewick.artifacts.build import Recipe
+from candlewick.artifacts.build import Recipe, find_built
 from candlewick.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -124,7 +124,9 @@ def _make_dataset(
     Of training text a part is held out unless there is validation text.
     """
     data, job = plan.config.data, _encode_job(plan, name, text, tokenizer)
-    folder = plan.folders[name] if plan.folders else _cache_folder(data, job.recipe())
+    folder, recipe = plan.run_dir / name, job.recipe()
+    if not plan.keeps_data and find_built(folder, recipe, hashes=False) is None:  # `orchestrate` did not make it
+        folder = _cache_folder(data, recipe)
     with bytes_progress(name) as progress:
         manifest, reused = prepare_tokens(job, folder, progress=progress)
     tokens = {split: counts["tokens"] for split, counts in manifest.details["splits"].items()}

@@ -166,15 +166,25 @@ def test_batch_size_flag_keeps_the_accumulation_of_the_config(given, tmp_path):
 
 def test_flags_without_a_setting_become_options(given, tmp_path):
     got = given("--skip-tokenizer", "--resume", "--experiment", "e", "--mode", "local")
-    assert (got.options.skip_tokenizer, got.options.retrain_tokenizer, got.options.resume) == (
-        True,
-        False,
-        "required",
-    )
+    assert (got.options.skip_tokenizer, got.options.retrain_tokenizer) == (True, False)
     assert (got.options.prepare_only, got.run_dir.parts) == (False, ("runs", "e"))
     assert given("--force-retrain-tokenizer", "--run-dir", "r").options.retrain_tokenizer
     assert given("--run-dir", "r").run_dir.name == "r"
     assert given().options.sharding is None
+
+
+def test_resume_flag_requires_a_run_of_a_configuration_of_ours_only(given, tmp_path):
+    (tmp_path / "candle.yaml").write_text("data: {batch_size: 2}\n")
+    (tmp_path / "ours.yaml").write_text("extends: local\n")
+    resumes = {
+        (): "if_available",
+        ("--profile", "local"): "if_available",
+        ("--config", str(tmp_path / "candle.yaml")): "if_available",
+        ("--config", str(tmp_path / "ours.yaml")): "required",
+        ("--config", "local"): "required",
+    }
+    assert {words: given(*words, "--resume").options.resume for words in resumes} == resumes
+    assert given("--config", "local").options.resume == "if_available"
 
 
 def test_cloud_mode_uses_the_folders_of_the_environment(given, tmp_path, monkeypatch):

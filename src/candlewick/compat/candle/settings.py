@@ -1,13 +1,14 @@
 """Translate configurations of transformer_candle into Candlewick's keys while `config.load` reads them.
 
     data.batch_size, data.gradient_accumulation_steps     data.global_batch_size, data.micro_batch_size
-    scheduler.max_lr                                       optimizer.learning_rate, the peak
-    training.checkpoint_dir                                runtime.checkpoint.init_from
-    model.rope_mode: disabled, pre, online, auto, ...      off, preapply, on_the_fly
+    scheduler.max_lr          with polynomial             scheduler.power, which it was
+                              else                        optimizer.learning_rate, the peak
+    training.checkpoint_dir                               runtime.checkpoint.init_from
+    model.rope_mode: disabled, pre, online, auto, ...     off, preapply, on_the_fly
 
 These keys are read in every file and override. A file with one of the first three is transformer_candle's: what it
-leaves out has transformer_candle's default. Other keys have Candlewick's names. Each translation is printed as a
-note.
+and its overrides leave out, or set to null, has transformer_candle's default. Other keys have Candlewick's names.
+Each translation is printed as a note.
 """
 
 import json
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from candlewick.artifacts.manifest import read_bounded
-from candlewick.config import ModelConfig, RunConfig
+from candlewick.config import ModelConfig, MuonConfig, RunConfig
 from candlewick.config.formats import ProblemCallback
-from candlewick.config.keys import look_up
-from candlewick.config.load import Dialect, merge, tree_with
+from candlewick.compat.candle.paths import find_base, find_shards
+from candlewick.config.keys import is_nullable, key_types, look_up, name_of
+from candlewick.config.load import Dialect, load_config, merge, resolve_paths, tree_with
+from candlewick.config.profiles import profiles
 from candlewick.config.tree import Tree
 from candlewick.config.yaml import Key, format_key
 from candlewick.errors import ConfigError
@@ -26,12 +29,12 @@ from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR = ("scheduler", "max_lr")
+_LEARNING_RATE, _ALGORITHM = ("optimizer", "learning_rate"), ("optimizer", "algorithm")
+_SHARDS = (("data", "train_shards"), ("data", "validation_shards"))
 _ROPE_MODE = ("model", "rope_mode")
 _CANDLE_KEYS = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # Candlewick's files have none of these
-_RENAMED: dict[Key, Key] = {
-    _MAX_LR: ("optimizer", "learning_rate"),
-    ("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from"),
-}
+_SIZES = {("data", _BATCH): 8, ("data", _ACCUMULATION): 1}
+_RENAMED: dict[Key, Key] = {("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from")}
 _ROPE_MODES = {
     "disabled": "off",
     **dict.fromkeys(("pre-applied", "pre", "preapplied"), "preapply"),
@@ -64,9 +67,19 @@ class CandleDialect(Dialect):
 
     def __init__(self, *, is_candle: bool | None = None) -> None:
         self._is_candle = is_candle
+        self._file: Path | None = None
         self._notes: list[str] = []
         self._batch: int | None = None
         self._passes: int | None = None
+        self._peak: Key = _LEARNING_RATE  # which of its two keys was set last
+        self._optimizer: Tree = {}  # as the file says
+        self._nulls: list[Key] = []  # keys that overrides take away
+        self._sets_rate = False
+
+    @property
+    def reads_candle(self) -> bool:
+        """Whether the file that was loaded is transformer_candle's."""
+        return self._file is not None
 
     def translate(self, tree: Tree, where: str, report: ProblemCallback) -> Tree:
         """Return a file's tree with Candlewick's keys; a file of transformer_candle gets its defaults."""
@@ -74,38 +87,85 @@ class CandleDialect(Dialect):
         if is_candle is None:
             is_candle = any(name in _section(tree, section) for section, name in _CANDLE_KEYS)
         if is_candle:
+            self._file = Path(where)
             tree = _without_nulls(tree)  # transformer_candle wrote null for every key that was not set
+            self._optimizer = _section(tree, "optimizer")
+            base = find_base(tree, self._file.absolute())
+            if base != self._file.absolute().parent:
+                tree = cast(Tree, resolve_paths(tree, (), base, report))
+                self._notes.append(f"{where}: its paths start at {base}, where its orchestrator was called")
         for candle_key, native_key in _RENAMED.items():
-            if candle_key[1] not in _section(tree, str(candle_key[0])):
-                continue
-            tree, value = _pop(tree, candle_key)
-            hint = " (the power of polynomial is scheduler.power)" if candle_key == _MAX_LR else ""
-            if (native_value := look_up(tree, native_key)) not in (None, value):
-                report(native_key, f"is {native_value}, and {format_key(candle_key)} is {value}: keep one{hint}")
-            self._notes.append(f"{format_key(candle_key)}={value} is read as {format_key(native_key)}{hint}")
-            tree = merge(tree, tree_with(native_key, value))
-        if (mode := look_up(tree, _ROPE_MODE)) is not None:
-            tree = merge(tree, tree_with(*self.translate_override(_ROPE_MODE, mode)))
+            if candle_key[1] in _section(tree, str(candle_key[0])):
+                tree, value = _pop(tree, candle_key)
+                tree = merge(tree, tree_with(*self._rename(candle_key, native_key, value)))
+        peak, rate = look_up(tree, _MAX_LR), look_up(tree, _LEARNING_RATE)
+        self._peak = _MAX_LR if rate is None and peak is not None else _LEARNING_RATE
+        if None not in (peak, rate) and peak != rate and look_up(tree, ("scheduler", "strategy")) != "polynomial":
+            problem = f"is {rate}, and {format_key(_MAX_LR)} is {peak}: keep one (the power of polynomial is "
+            report(_LEARNING_RATE, f"{problem}scheduler.power)")
         if not is_candle:
             return tree
         self._notes.append(f"{where} {_FILE_NOTE}")
-        return merge(_defaults(tree), self._drop_ignored(tree))
+        return merge(_defaults(tree), tree)
 
     def translate_override(self, key: Key, value: object) -> tuple[Key, object]:
-        """Return Candlewick's key and value of an override."""
-        if key == _ROPE_MODE and isinstance(value, str):
-            value = _ROPE_MODES.get(value.lower(), value)
-        return _RENAMED.get(key, key), value
+        """Return Candlewick's key and value of an override; null is transformer_candle's default in its files."""
+        self._peak = key if key in (_MAX_LR, _LEARNING_RATE) else self._peak
+        self._sets_rate |= key == _LEARNING_RATE
+        if key in _RENAMED:
+            return self._rename(key, _RENAMED[key], value)
+        if not self.reads_candle:
+            return key, value
+        defaults = _defaults(tree_with(key, value))
+        if key == _ALGORITHM and value in ("adam_w", "adam", "sgd"):  # its other settings stay
+            return key[:1], {**defaults["optimizer"], **self._optimizer, "algorithm": value}
+        default = look_up(defaults, key)
+        if isinstance(value, dict):
+            return key, merge(default if isinstance(default, dict) else {}, _without_nulls(cast(Tree, value)), key)
+        if value is not None:
+            return key, value
+        if name_of(key) in key_types() and not is_nullable(name_of(key)):
+            self._nulls.append(key)
+        return key, _SIZES.get(key, default)
+
+    def _rename(self, key: Key, native: Key, value: object) -> tuple[Key, object]:
+        self._notes.append(f"{format_key(key)}={value} is read as {format_key(native)}")
+        return native, value
+
+    def complete(self, tree: Tree) -> Tree:
+        """Return the tree of all files and overrides with Candlewick's keys and values only."""
+        if isinstance(mode := look_up(tree, _ROPE_MODE), str):
+            tree = merge(tree, tree_with(_ROPE_MODE, _ROPE_MODES.get(mode.lower(), mode)))
+        if _MAX_LR[1] in _section(tree, _MAX_LR[0]):
+            is_power = look_up(tree, ("scheduler", "strategy")) == "polynomial"
+            tree, value = _pop(tree, _MAX_LR)
+            if value is not None and (is_power or self._peak == _MAX_LR):
+                native = ("scheduler", "power") if is_power else _LEARNING_RATE
+                tree = merge(tree, tree_with(*self._rename(_MAX_LR, native, value)))
+        if not self.reads_candle:
+            return tree
+        for key in self._nulls:
+            tree = tree if look_up(tree, key) is not None else _pop(tree, key)[0]
+        if isinstance(hidden := _section(tree, "model").get("hidden_size"), int):
+            tree = merge({"model": {"intermediate_size": 4 * hidden}}, tree)
+        for key in _SHARDS:
+            if isinstance(uris := look_up(tree, key), list):
+                found = find_shards(cast(list[object], uris))
+                self._notes += [f"{old} is not there: {new} is read" for old, new in found.items()]
+                tree = merge(tree, tree_with(key, [found.get(str(uri), uri) for uri in cast(list[object], uris)]))
+        return self._drop_ignored(tree)
 
     def _drop_ignored(self, tree: Tree) -> Tree:
         """Return the tree without settings that transformer_candle accepted and ignored."""
         scheduler = _section(tree, "scheduler")
-        ignored: list[tuple[Key, str]] = []
-        if scheduler.get("strategy", "constant") in ("constant", "linear_warmup") and "min_lr" in scheduler:
+        strategy, ignored = scheduler.get("strategy", "constant"), list[tuple[Key, str]]()
+        if strategy in ("constant", "linear_warmup") and scheduler.get("min_lr"):
             ignored.append((("scheduler", "min_lr"), "a constant rate does not fall"))
-        if {"total_steps", "total_epochs"} <= scheduler.keys():
+        if strategy != "polynomial" and scheduler.get("power"):
+            ignored.append((("scheduler", "power"), "only polynomial has one"))
+        if None not in (scheduler.get("total_steps"), scheduler.get("total_epochs")):
             ignored.append((("scheduler", "total_epochs"), "the run ends by scheduler.total_steps"))
-        if look_up(tree, ("optimizer", "algorithm")) == "sgd":
+        if look_up(tree, _ALGORITHM) == "sgd":
             betas = _ADAM.keys() & _section(tree, "optimizer").keys()
             ignored += [(("optimizer", name), "sgd has no such setting") for name in sorted(betas)]
         for key, reason in ignored:
@@ -157,8 +217,18 @@ class CandleDialect(Dialect):
                 f"data.{_BATCH}={self._batch} with {_ACCUMULATION}={self._passes} is read as {how}: "
                 f"global_batch_size={data.global_batch_size}, micro_batch_size={data.micro_batch_size}"
             )
-        if self._notes and config.model.mlp == "swiglu" and "mlp" not in config.model.model_fields_set:
-            notes.append(_describe_width(config.model))
+        if self._file is not None:
+            if config.model.mlp == "swiglu" and "mlp" not in config.model.model_fields_set:
+                notes.append(_describe_width(config.model))
+            if self._file.stem in profiles():
+                notes.append(_compare_with_profile(self._file, config))
+        rate, usual = config.optimizer.learning_rate, MuonConfig().learning_rate
+        if self._sets_rate and isinstance(config.optimizer, MuonConfig) and rate <= usual / 10:
+            notes.append(
+                f"optimizer.learning_rate={rate:g} is the rate of Muon, 1/{usual / rate:.0f} of its default {usual:g}: "
+                f"that of AdamW, for the other parameters, is optimizer.adam_learning_rate="
+                f"{config.optimizer.adam_learning_rate:g}; optimizer.algorithm=adam_w trains all with AdamW"
+            )
         return notes
 
 
@@ -190,13 +260,11 @@ def _without_nulls(tree: Tree) -> Tree:
 
 def _defaults(tree: Tree) -> Tree:
     """Return the defaults of transformer_candle for a file."""
-    hidden = look_up(tree, ("model", "hidden_size"))
-    width = {"intermediate_size": 4 * (hidden if isinstance(hidden, int) else 4096)}
-    algorithm = look_up(tree, ("optimizer", "algorithm")) or "adam_w"
+    algorithm = look_up(tree, _ALGORITHM) or "adam_w"
     optimizer = {"algorithm": algorithm, **({} if algorithm == "muon" else _OPTIMIZER)}
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
-    return merge(_DEFAULTS, {"model": width, "optimizer": optimizer})
+    return merge(_DEFAULTS, {"optimizer": optimizer})
 
 
 def _describe_width(model: ModelConfig) -> str:
@@ -209,6 +277,20 @@ def _describe_width(model: ModelConfig) -> str:
         f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
         f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, "
         "and mlp: silu is transformer_candle's block"
+    )
+
+
+def _compare_with_profile(file: Path, config: RunConfig) -> str:
+    """Say how large the model of a file is, and that of the shipped profile with its name."""
+    profile = load_config(file.stem)
+    rows = config.model.vocab_size or profile.model.vocab_size or profile.tokenizer.vocab_size
+    models = [
+        f"{model_size(c.model, c.model.vocab_size or rows).total:,} parameters, {c.optimizer.algorithm}"
+        for c in (config, profile)
+    ]
+    return (
+        f"{file} is another model than the shipped profile of its name: the file has {models[0]}; "
+        f"`--config {file.stem}` has {models[1]} (with {rows:,} tokens)"
     )
 
 

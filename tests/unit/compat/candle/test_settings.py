@@ -1,6 +1,7 @@
 """Translating the settings of transformer_candle: names, defaults, batch sizes, refused values."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from candlewick.compat.candle.settings import CandleDialect, find_streaming_config
 from candlewick.config import EvaluationConfig, RunConfig
 from candlewick.config.load import load_config
+from candlewick.config.tree import flatten
 from candlewick.errors import ConfigError
 from candlewick.model.flops import model_size
 
@@ -165,9 +167,95 @@ def test_keys_that_transformer_candle_ignored_are_dropped_with_a_note(load, note
     assert "scheduler.total_epochs is left out: the run ends by scheduler.total_steps" in notes
 
 
-def test_max_lr_of_polynomial_is_read_as_the_peak_with_a_note(load, notes):
-    load("data: {batch_size: 4}\nscheduler: {strategy: polynomial, max_lr: 0.5}\n")
-    assert any("max_lr=0.5 is read as optimizer.learning_rate (the power of polynomial" in note for note in notes)
+@pytest.mark.parametrize(
+    ("lines", "overrides", "power", "rate"),
+    [
+        ("strategy: polynomial, max_lr: 2.0", [], 2.0, 0.1),
+        ("strategy: polynomial", ["scheduler.max_lr=2"], 2.0, 0.1),
+        ("strategy: cosine", ["scheduler.max_lr=2", "scheduler.strategy=polynomial"], 2.0, 0.1),
+        ("strategy: polynomial, max_lr: 2.0", ["scheduler.strategy=cosine"], 1.0, 0.1),
+        ("strategy: polynomial, max_lr: 2.0", ["scheduler.max_lr=null"], 1.0, 0.1),
+        ("strategy: cosine", ["scheduler.max_lr=0.5"], 1.0, 0.5),
+        ("strategy: cosine, max_lr: 0.1", ["optimizer.learning_rate=0.2"], 1.0, 0.2),
+        ("strategy: cosine", ['scheduler={"strategy": "polynomial", "max_lr": 3, "min_lr": null}'], 3.0, 0.1),
+    ],
+)
+def test_max_lr_is_the_power_of_polynomial_and_else_the_peak(load, notes, lines, overrides, power, rate):
+    text = f"data: {{batch_size: 4}}\noptimizer: {{learning_rate: 0.1}}\nscheduler: {{{lines}}}\n"
+    config = load(text, *overrides)
+    assert (config.scheduler.power, config.optimizer.learning_rate) == (power, rate)
+    native = "scheduler.power" if power != 1 else "optimizer.learning_rate"
+    assert any("scheduler.max_lr=" in n and native in n for n in notes) == (power != 1 or rate == 0.5)
+
+
+FILE = """
+model: {hidden_size: 64, intermediate_size: 96, num_attention_heads: 4, num_key_value_heads: 2, rope_mode: pre}
+data: {batch_size: 4, gradient_accumulation_steps: 2}
+optimizer: {learning_rate: 0.01, weight_decay: 0.3, beta1: 0.8}
+scheduler: {strategy: cosine, warmup_steps: 7, min_lr: 1e-4, total_steps: 9}
+runtime: {evaluation: {every_n_steps: 3}, checkpoint: {every_n_steps: 4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.intermediate_size=null", {"model.intermediate_size": 256}),
+        ("model.num_key_value_heads=null", {"model.num_key_value_heads": 4}),
+        ("model.rope_mode=null", {"model.rope_mode": "preapply"}),
+        ("model.hidden_size=128", {"model.intermediate_size": 96}),
+        ("data.batch_size=null", {"data.global_batch_size": 8, "data.micro_batch_size": 4}),
+        ("optimizer.beta1=null", {"optimizer.beta1": 0.9, "optimizer.weight_decay": 0.3}),
+        ("optimizer.algorithm=adam", {"optimizer.learning_rate": 0.01, "optimizer.max_grad_norm": None}),
+        ("optimizer.algorithm=sgd", {"optimizer.learning_rate": 0.01, "optimizer.decay": "all"}),
+        ('optimizer={"algorithm": "adam", "beta2": null}', {"optimizer.learning_rate": 3e-4, "optimizer.beta2": 0.95}),
+        ("scheduler.warmup_steps=null", {"scheduler.warmup_steps": 0}),
+        ("scheduler.min_lr=null", {"scheduler.min_lr": 0.0}),
+        ("scheduler.strategy=constant", {"scheduler.min_lr": 0.0}),
+        ("runtime.evaluation=null", {"runtime.evaluation.every_n_steps": None, "runtime.evaluation.best": None}),
+        ('runtime.evaluation={"max_batches": null}', {"runtime.evaluation.max_tokens": None}),
+        ('model={"hidden_size": 64, "num_attention_heads": 2, "rope_mode": "auto"}', {"model.intermediate_size": 256}),
+    ],
+)
+def test_override_of_a_candle_file_follows_its_rules(load, override, expected):
+    values = flatten(load(FILE, override))
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_override_of_candle_is_noted(load, notes):
+    load(FILE, "training.checkpoint_dir=/x", "scheduler.strategy=constant", "scheduler.min_lr=1e-5")
+    assert "training.checkpoint_dir=/x is read as runtime.checkpoint.init_from" in notes
+    assert "scheduler.min_lr is left out: a constant rate does not fall" in notes
+
+
+def test_override_of_an_unknown_key_with_null_is_refused(load):
+    with pytest.raises(ConfigError, match="unknown key"):
+        load(FILE, "scheduler.min_rl=null")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "there", "here"),
+    [
+        ("m3_medium", (384, 1536, 6, 6), "26,4", "22,910,592"),
+        ("runpod_1b", (2048, 8192, 20, 32), "1,407,", "1,069,634,048"),
+    ],
+)
+def test_file_with_the_name_of_a_profile_is_compared_with_it(tmp_path, notes, name, shape, there, here):
+    sizes = dict(zip(("hidden_size", "intermediate_size", "num_layers", "num_attention_heads"), shape, strict=True))
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(json.dumps({"model": sizes, "data": {"batch_size": 6}}))
+    load_config(path, (), notes.append, CandleDialect())
+    (said,) = [note for note in notes if "another model than the shipped profile" in note]
+    assert re.search(rf"the file has {there}[\d,]* parameters, adam_w; `--config {name}` has {here} param.*, muon", said)
+
+
+def test_rate_of_adamw_given_to_muon_is_noted(notes):
+    load_config("m3_medium", ["optimizer.learning_rate=4e-5"], notes.append, CandleDialect())
+    (said,) = notes
+    assert said.startswith("optimizer.learning_rate=4e-05 is the rate of Muon, 1/500 of its default 0.02: ")
+    load_config("m3_medium", ["optimizer.learning_rate=0.01"], notes.append, CandleDialect())
+    load_config("local", ["optimizer.learning_rate=4e-5"], notes.append, CandleDialect())
+    assert len(notes) == 1
 
 
 def test_is_candle_reads_any_file_with_the_defaults_of_transformer_candle(tmp_path):
