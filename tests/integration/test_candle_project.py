@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
-from tests.candle_project import write_tokenizer
+from tests.candle import Candle
+from tests.candle_project import settings, write_config, write_run, write_tokenizer
 from tests.conftest import make_text
 
 from candlewick.tokenizer.bpe import Tokenizer
@@ -92,3 +94,132 @@ def test_shared_tokenizer_of_transformer_candle_is_copied_into_the_run(orchestra
     shared = write_tokenizer(tmp_path / "TOKENIZER" / "e", text.read_text(), manifest)
     assert f"tokenizer  reused, up to date: {shared}" in orchestrated("cloud", "--skip-tokenizer").out
     assert Tokenizer.load(tmp_path / "run" / "tokenizer").sha256 == Tokenizer.load(shared).sha256
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of transformer_candle with the run folder runs/local, and another working directory."""
+    write_run(tmp_path / "repo", make_text(3, 3000))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "repo"
+
+
+FAST = ("--override", "runtime.sample=null", "--override", "runtime.device=cpu")
+
+
+@pytest.mark.parametrize("kind", ["toml", "yaml"])
+def test_training_file_of_its_orchestrator_trains_in_its_run_folder(repository, tmp_path, kind, run_candlewick):
+    run = repository / "runs" / "local"
+    said = run_candlewick("train", "--config", run / f"training.{kind}", *FAST)
+    assert f"its paths start at {repository}, where its orchestrator was called" in said.err
+    assert "done: 3 steps" in said.out
+    names = {path.name for path in run.iterdir()}
+    assert {"checkpoints", "best", "tensorboard", "config.yaml", "metrics.jsonl", "log.txt"} <= names
+    assert not any((tmp_path / "elsewhere").iterdir())
+    assert list((run / "tensorboard").glob("events*"))
+
+
+def test_run_of_its_file_lies_in_one_folder(repository, run_candlewick):
+    config = write_config(repository / "configs" / "m3.yaml", settings("../runs/local", "../crates/input.txt"))
+    shutil.copy(repository / "crates" / "pretraining-data" / "input.txt", repository / "crates" / "input.txt")
+    run_candlewick("train", "--config", config, *FAST)
+    run = repository / "runs" / "local"
+    assert {"checkpoints", "best", "tensorboard", "config.yaml", "metrics.jsonl"} <= {
+        p.name for p in run.iterdir()
+    }
+    # a checkpoint folder of another name says nothing of the run
+    kept = ("--override", "runtime.checkpoint.directory=../kept", "--override", "runtime.evaluation.best=null")
+    run_candlewick("train", "--config", config, *FAST, *kept)
+    assert Path("runs/m3/metrics.jsonl").is_file()
+
+
+def test_resume_of_its_file_starts_and_goes_on(repository, run_candlewick):
+    words = ("train", "--config", repository / "runs" / "local" / "training.toml", *FAST, "--resume")
+    assert "done: 3 steps" in run_candlewick(*words).out
+    more = ("--override", "scheduler.total_steps=5")
+    assert "done: 5 steps" in run_candlewick(*words, *more).out
+    assert "done: 5 steps" in run_candlewick(*words, *more).out
+
+
+def test_resume_of_its_own_checkpoint_names_the_import_command(repository, run_candlewick):
+    run = repository / "runs" / "local"
+    Candle(320, 32, 2, 64, 2).write(run / "checkpoints")
+    words = ("train", "--config", run / "training.toml", *FAST)
+    said = run_candlewick(*words, "--resume", code=3).err
+    assert f"candlewick import candle {run / 'checkpoints'}" in said
+    assert "holds a checkpoint of transformer_candle" in said
+
+
+def test_orchestrate_resumes_with_more_steps(orchestrated):
+    assert "(2 steps" in orchestrated("local", "--resume").out
+    assert "(4 steps" in orchestrated("local", "--resume", "--steps", "4").out
+
+
+def cloud_file(tmp_path, name):
+    """Return a file as configs/runpod_1b.yaml, with the folders of cloud mode below `tmp_path`."""
+    tree = settings(f"{tmp_path}/RUNS/{name}", f"{tmp_path}/TRAIN/{name}/train_0000.txt")
+    places = {kind: f"{tmp_path}/TOKENIZER/{name}/{file}" for kind, file in FILES.items()}
+    tree["tokenizer"] |= places
+    tree["data"] |= {"validation_shards": [f"{tmp_path}/VAL/{name}/val_0000.txt"], "cache_dir": f"{tmp_path}/own"}
+    return write_config(tmp_path / "configs" / f"{name.replace('-', '_')}.yaml", tree)
+
+
+FILES = {"tokenizer_json": "tokenizer.json", "vocab": "vocab.json", "merges": "merges.txt"}
+
+
+@pytest.mark.parametrize("experiment", ["runpod-1b", "other"])
+def test_its_pod_shards_prepares_and_trains_with_its_own_file(
+    orchestrated, text, tmp_path, run_candlewick, experiment
+):
+    outputs = [word for s in ("train", "val") for word in (f"--{s}-output", tmp_path / s.upper() / experiment)]
+    run_candlewick("data", "shard", "--source", text, *outputs, "--mode", "split", "--val-ratio", "0.1")
+    config = cloud_file(tmp_path, "runpod-1b")
+    cloud = ("--mode", "cloud", "--config", config, "--experiment", experiment, "--reuse-shards")
+    vocabulary = ("--vocab-size", "300", "--loader-workers", "1")
+    prepared = run_candlewick(*WORDS, *cloud, *vocabulary).out
+    run = tmp_path / "RUNS" / experiment
+    assert f"next: candlewick train --config {run}/training.yaml" in prepared
+    if experiment == "other":
+        return
+    # the last command of its pod: text, tokenizer and tokens are those that were prepared
+    said = run_candlewick("train", "--config", config, *FAST)
+    assert "done: 3 steps" in said.out
+    assert f"train_0000.txt is not there: {tmp_path}/TRAIN/runpod-1b/train_0000.jsonl is read" in said.err
+    assert not (tmp_path / "own").exists()
+    assert f"tokens     reused, up to date: {run / 'tokens'}" in (run / "log.txt").read_text()
+    assert (run / "metrics.jsonl").is_file()
+
+
+SMALL = """model.hidden_size=32 model.num_layers=1 model.num_attention_heads=2 model.vocab_size=300 data.num_workers=1
+tokenizer.vocab_size=300 data.global_batch_size=8 data.sequence_length=32 data.documents=line
+scheduler.total_steps=2 scheduler.warmup_steps=1"""
+
+
+def test_shipped_profile_finds_the_tokens_of_cloud_mode_in_its_run_folder(
+    orchestrated, text, tmp_path, run_candlewick
+):
+    small = [word for key in SMALL.split() for word in ("--override", key)]
+    run_candlewick(*WORDS, "--mode", "cloud", "--config", "runpod_1b", "--input", text, *small)
+    moved = {  # below /workspace, but for the test
+        "data.train_shards": f"[{tmp_path / 'TRAIN' / 'runpod_1b'}]",
+        "data.validation_shards": f"[{tmp_path / 'VAL' / 'runpod_1b'}]",
+        "tokenizer.tokenizer_json": tmp_path / "TOKENIZER" / "runpod_1b",
+        "data.cache_dir": tmp_path / "own",
+    }
+    run = tmp_path / "RUNS" / "runpod_1b"
+    words = ("train", "--config", "runpod_1b", "--run-dir", run, *FAST, *small)
+    run_candlewick(*words, *(word for key, path in moved.items() for word in ("--override", f"{key}={path}")))
+    assert f"tokens     reused, up to date: {run / 'tokens'}" in (run / "log.txt").read_text()
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--max-tokens", "64")])
+def test_eval_of_a_fresh_import_reads_the_text_of_its_configuration(repository, tmp_path, run_candlewick, words):
+    run = repository / "runs" / "local"
+    Candle(320, 32, 2, 64, 2).write(run / "checkpoints")
+    run_candlewick("import", "candle", run, "--output", tmp_path / "new")
+    figures = json.loads(run_candlewick("eval", tmp_path / "new", "--json", *words).out)
+    assert figures["eval/tokens"] == (64 if words else figures["eval/tokens"])
+    assert figures["eval/loss"] > 0

@@ -87,7 +87,10 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
     "run": {
         "--profile": ({"choices": tuple(_PROFILES)}, "profile without --config: full (default), or a small one"),
         "--run-dir": ({"type": Path, "metavar": "DIR"}, "folder of the run; default: runs/EXPERIMENT"),
-        "--resume": (_SWITCH, "with --config, require a checkpoint to resume; else a run is resumed if there is one"),
+        "--resume": (
+            _SWITCH,
+            "with --config, require a checkpoint to resume; else a run is resumed if there is one",
+        ),
         "--mode": ({"choices": ("local", "cloud")}, _CLOUD),
         "--experiment": (_NAME, "name of the run and its folders; default: the name of the configuration"),
         "--train-shard-lines": (_COUNT, "documents per shard of training text; default 1,000,000"),

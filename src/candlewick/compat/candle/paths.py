@@ -1,9 +1,9 @@
 """Paths in the files of transformer_candle: where they start, and what lies there under another name.
 
-    RUN/training.toml           of its orchestrator: paths start where that was called, perhaps at the repository
-    train/e/train_0000.txt      a shard that Candlewick's sharder wrote as train_0000.jsonl
-    processed/mixed_corpus.txt  what `data preprocess` wrote as the folder mixed_corpus
-    RUN/checkpoints             the run folder is RUN
+RUN/training.toml           of its orchestrator: paths start where that was called, perhaps at the repository
+train/e/train_0000.txt      a shard that Candlewick's sharder wrote as train_0000.jsonl
+processed/mixed_corpus.txt  what `data preprocess` wrote as the folder mixed_corpus
+RUN/checkpoints             the run folder is RUN
 """
 
 from collections.abc import Sequence

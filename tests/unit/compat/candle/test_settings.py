@@ -208,13 +208,19 @@ runtime: {evaluation: {every_n_steps: 3}, checkpoint: {every_n_steps: 4}}
         ("optimizer.beta1=null", {"optimizer.beta1": 0.9, "optimizer.weight_decay": 0.3}),
         ("optimizer.algorithm=adam", {"optimizer.learning_rate": 0.01, "optimizer.max_grad_norm": None}),
         ("optimizer.algorithm=sgd", {"optimizer.learning_rate": 0.01, "optimizer.decay": "all"}),
-        ('optimizer={"algorithm": "adam", "beta2": null}', {"optimizer.learning_rate": 3e-4, "optimizer.beta2": 0.95}),
+        (
+            'optimizer={"algorithm": "adam", "beta2": null}',
+            {"optimizer.learning_rate": 3e-4, "optimizer.beta2": 0.95},
+        ),
         ("scheduler.warmup_steps=null", {"scheduler.warmup_steps": 0}),
         ("scheduler.min_lr=null", {"scheduler.min_lr": 0.0}),
         ("scheduler.strategy=constant", {"scheduler.min_lr": 0.0}),
         ("runtime.evaluation=null", {"runtime.evaluation.every_n_steps": None, "runtime.evaluation.best": None}),
         ('runtime.evaluation={"max_batches": null}', {"runtime.evaluation.max_tokens": None}),
-        ('model={"hidden_size": 64, "num_attention_heads": 2, "rope_mode": "auto"}', {"model.intermediate_size": 256}),
+        (
+            'model={"hidden_size": 64, "num_attention_heads": 2, "rope_mode": "auto"}',
+            {"model.intermediate_size": 256},
+        ),
     ],
 )
 def test_override_of_a_candle_file_follows_its_rules(load, override, expected):
@@ -241,12 +247,16 @@ def test_override_of_an_unknown_key_with_null_is_refused(load):
     ],
 )
 def test_file_with_the_name_of_a_profile_is_compared_with_it(tmp_path, notes, name, shape, there, here):
-    sizes = dict(zip(("hidden_size", "intermediate_size", "num_layers", "num_attention_heads"), shape, strict=True))
+    sizes = dict(
+        zip(("hidden_size", "intermediate_size", "num_layers", "num_attention_heads"), shape, strict=True)
+    )
     path = tmp_path / f"{name}.yaml"
     path.write_text(json.dumps({"model": sizes, "data": {"batch_size": 6}}))
     load_config(path, (), notes.append, CandleDialect())
     (said,) = [note for note in notes if "another model than the shipped profile" in note]
-    assert re.search(rf"the file has {there}[\d,]* parameters, adam_w; `--config {name}` has {here} param.*, muon", said)
+    assert re.search(
+        rf"the file has {there}[\d,]* parameters, adam_w; `--config {name}` has {here} param.*, muon", said
+    )
 
 
 def test_rate_of_adamw_given_to_muon_is_noted(notes):
