@@ -223,3 +223,41 @@ def test_eval_of_a_fresh_import_reads_the_text_of_its_configuration(repository, 
     figures = json.loads(run_candlewick("eval", tmp_path / "new", "--json", *words).out)
     assert figures["eval/tokens"] == (64 if words else figures["eval/tokens"])
     assert figures["eval/loss"] > 0
+
+
+def test_download_datasets_flags_fetch_into_its_folders(hub, tmp_path, monkeypatch, run_candlewick):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(json.dumps({"text": f"row {number} of a dataset"}) + "\n" for number in range(40)).encode()
+    for name in ("Skylion007/openwebtext", "emozilla/pg19", "me/own"):
+        hub.commit(f"datasets/{name}", {"train.jsonl": rows})
+    words = ("--datasets", "openwebtext", "books", "--private-dataset", "me/own", "--hf-token", "hf_x")
+    monkeypatch.setenv("HF_TOKEN", "before")
+    run_candlewick("data", "fetch", *words, "--max-examples", "30", "--chunk-size", "10")
+    fetched = tmp_path / "data" / "raw_hf"
+    assert len(list((fetched / "openwebtext").glob("train_*.jsonl"))) == 3
+    assert {path.name for path in fetched.iterdir()} == {"openwebtext", "pg19", "own", "download_manifest.json"}
+    run_candlewick("data", "fetch", *words, "--output-dir", "other", "--max-examples", "5")
+    assert len((tmp_path / "other" / "own" / "train_0000.jsonl").read_text().splitlines()) == 5
+
+
+def test_preprocess_names_its_corpus_like_a_file_and_mixes_fetched_text(tmp_path, monkeypatch, run_candlewick):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("raw", "raw_hf/web"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "a.txt").write_text(f"a line of {folder} that is long enough\n" * 3)
+    run_candlewick("data", "preprocess", "hbs_corpus.txt")
+    run_candlewick("data", "preprocess", "--mixed")
+    sizes = {}
+    for name in ("hbs_corpus", "mixed_corpus"):
+        folder = tmp_path / "data" / "processed" / name
+        sizes[name] = json.loads((folder / "manifest.json").read_bytes())["details"]["total_lines"]
+    assert sizes == {"hbs_corpus": 1, "mixed_corpus": 2}
+    assert "writes a folder per dataset" in run_candlewick("data", "preprocess", "x.txt", "--hf", code=2).err
+    # a configuration that names the file finds the folder
+    tree = settings("runs/m3", "data/processed/mixed_corpus.txt")
+    config = write_config(tmp_path / "m3.yaml", tree)
+    said = run_candlewick("config", "show", "--config", config)
+    assert (
+        f"{tmp_path}/data/processed/mixed_corpus.txt is not there: {tmp_path}/data/processed/mixed_corpus is read"
+        in (said.err)
+    )

@@ -63,9 +63,9 @@ def read_as_candle(args: argparse.Namespace) -> None:
     config, is_candle = _load(args.config, args.override) if args.config else (None, False)
     if config is None or not is_candle:
         return
+    from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
     from candlewick.compat.candle.checkpoint import holds_candle
     from candlewick.compat.candle.paths import find_run
-    from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
 
     args.run_dir = args.run_dir or find_run(config)
     if args.resume is True:

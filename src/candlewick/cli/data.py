@@ -25,11 +25,15 @@ _SMOKE_DOCUMENTS = 20_000
 _SMOKE_SHARE = 0.1
 _ROOT = Path("/workspace/datasets")
 _DATASET = "HuggingFaceFW/fineweb"
+_TOKEN = "token for the Hub; HF_TOKEN is safer: other users of this machine cannot see it"
+_CODE = tuple(f"the-stack-{language}" for language in ("python", "javascript", "rust", "go", "java"))
+_GROUPS = {"books": ("pg19",), "code": _CODE, "all": ("openwebtext", "wikipedia", "pg19", *_CODE)}
+_RAW, _FETCHED, _PROCESSED = (Path("data") / name for name in ("raw", "raw_hf", "processed"))
 _DESCRIPTION = """Write documents as text shards, with a manifest that holds the hash of every shard. No document
 is lost or cut short silently. After an interruption, the same command continues with the next document and
 writes the same bytes."""
 _SOURCE = "file, folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION[/PATH]; repeatable"
-_MODE = """smoke (default with --dataset): at most 20,000 documents, a tenth held out; prod (default with
+_MODE = """smoke (default with --dataset): 20,000 documents or --take, a tenth held out; prod (default with
 --source): all documents, none held out; split: all documents, --val-ratio of them held out"""
 _FORMAT = 'jsonl: a {"text": ...} per line, lossless; text: a document per line, in which line ends become spaces'
 
@@ -87,7 +91,7 @@ def _add_shard(actions: Any) -> None:
     for name in ("train", "val"):
         add(f"--{name}-output", "DIR", f"folder of the {name} shards; default {_ROOT}/{name}", type=Path)
     add_count(parser, "--workers", "number of files to download ahead", default=1)
-    add("--hf-token", "TOKEN", "token for the Hub; HF_TOKEN is safer: other users of this machine cannot see it")
+    add("--hf-token", "TOKEN", _TOKEN)
     add("--cache-root", "DIR", "download directory, also for HF_HOME; default: beside --train-output", type=Path)
     add_logging(parser)
 
@@ -127,10 +131,6 @@ def _select_documents(args: argparse.Namespace, mode: str) -> tuple[int | None, 
         raise ConfigError("--mode split holds out a share", "give --val-ratio X")
     if mode != "smoke":
         return args.take, args.val_ratio or 0.0
-    if (args.take or 0) > _SMOKE_DOCUMENTS:
-        raise ConfigError(
-            f"--take {args.take} is more than the {_SMOKE_DOCUMENTS} documents of --mode smoke", "give --mode prod"
-        )
     return args.take or _SMOKE_DOCUMENTS, _SMOKE_SHARE if args.val_ratio is None else args.val_ratio
 
 
@@ -138,15 +138,26 @@ def _add_fetch(actions: Any) -> None:
     parser = add_action(actions, "fetch", _fetch, "download datasets from the Hub as text shards")
     about = "known name (see --list), hf://datasets/OWNER/NAME@REVISION, or a YAML or JSON file with a list of "
     about += "{name, source, split, text_field, take}"
-    parser.add_argument("datasets", nargs="*", metavar="DATASET", help=about)
+    parser.add_argument("sources", nargs="*", metavar="DATASET", help=about)
     parser.add_argument("--list", action="store_true", help="print the known names and exit")
-    add_option(parser, "--output", "DIR", "folder to write to; each dataset gets its own folder in it", type=Path)
+    about = f"known names too, and {', '.join(_GROUPS)}"
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="DATASET", help=about)
+    add_option(
+        parser, "--private-dataset", "OWNER/NAME", "one more dataset on the Hub", action="append", default=[]
+    )
+    about = f"folder to write to; each dataset gets its own folder in it; with --datasets default {_FETCHED}"
+    parser.add_argument("--output", "--output-dir", metavar="DIR", type=Path, help=about)
+    add_count(parser, "--max-examples", "maximum number of documents of each dataset")
+    add_count(parser, "--chunk-size", "documents per shard", default=200_000)
+    add_option(parser, "--hf-token", "TOKEN", _TOKEN)
     add_count(parser, "--workers", "number of files to download ahead", default=1)
     add_logging(parser)
 
 
 def _fetch(args: argparse.Namespace) -> None:
     """Fetch datasets and print the state of each. Raises DataError if one failed."""
+    use_hub(token=args.hf_token)
+
     from candlewick.runs.datasets import KNOWN_DATASETS, fetch_datasets
 
     setup_logging(args)
@@ -155,9 +166,14 @@ def _fetch(args: argparse.Namespace) -> None:
             for name, source in KNOWN_DATASETS.items():
                 print(f"{name:<24}{source}")
         return
-    if not args.datasets or args.output is None:
+    private = [f"hf://datasets/{name}" for name in args.private_dataset]
+    chosen = [word for name in args.datasets for word in _GROUPS.get(name, (name,))]
+    sources = list(dict.fromkeys([*args.sources, *chosen, *private]))
+    output = args.output or (_FETCHED if chosen or private else None)
+    if not sources or output is None:
         raise ConfigError("no dataset or no folder to write to is given", "give DATASET and --output, or --list")
-    results = fetch_datasets(args.datasets, args.output, args.workers)
+    limits = {"take": args.max_examples, "documents_per_shard": args.chunk_size}
+    results = fetch_datasets(sources, output, args.workers, **limits)
     if not emit_json(args, {r.dataset.name: r.manifest.details if r.manifest else r.problem for r in results}):
         for result in results:
             manifest = result.manifest
@@ -175,13 +191,13 @@ def _add_preprocess(actions: Any) -> None:
     parser = add_action(
         actions, "preprocess", _preprocess, "clean raw text into text shards, and count what is dropped"
     )
-    output, source = Path("data/processed"), Path("data/raw")
-    about = f"folder to write to; default {output}"
-    parser.add_argument("output", nargs="?", type=Path, default=output, metavar="OUT", help=about)
-    add_option(parser, "--input", "DIR", "folder with text or a folder per corpus", type=Path, default=source)
+    about = f"folder to write to, default {_PROCESSED}; NAME.txt: all corpora as one, to {_PROCESSED}/NAME"
+    parser.add_argument("output", nargs="?", type=Path, default=_PROCESSED, metavar="OUT", help=about)
+    about = f"folder with text or a folder per corpus; default {_RAW}, and {_FETCHED} with --mixed"
+    parser.add_argument("--input", metavar="DIR", type=Path, help=about)
     which = parser.add_mutually_exclusive_group()
     options: dict[str, Any] = {"action": "store_const", "dest": "which", "default": "all"}
-    which.add_argument("--mixed", **options, const="mixed", help="write all corpora as one, to OUT/mixed_corpus")
+    which.add_argument("--mixed", **options, const="mixed_corpus", help="write all as one, to OUT/mixed_corpus")
     which.add_argument("--hf", **options, const="fetched", help="read only corpora that `data fetch` downloaded")
     add_count(parser, "--min-line-bytes", "drop lines of fewer bytes", default=10, least=0)
     parser.add_argument("--keep-control", action="store_true", help="keep control characters")
@@ -197,9 +213,16 @@ def _preprocess(args: argparse.Namespace) -> None:
 
     setup_logging(args)
     cleaning = Cleaning(args.min_line_bytes, not args.keep_control, not args.keep_spaces)
+    inputs = [args.input or _RAW]
+    if args.input is None and args.which == "mixed_corpus" and _FETCHED.is_dir():
+        inputs.append(_FETCHED)
+    if args.output.suffix == ".txt":
+        if args.which == "fetched":
+            raise ConfigError(f"--hf writes a folder per dataset, not {args.output}", "give a folder, or --mixed")
+        args.which, args.output = args.output.stem, _PROCESSED / args.output.parent
     options = {"format": args.format, "which": args.which}
     config = DataConfig(documents=args.documents)
-    results = preprocess_corpora(args.input, args.output, cleaning, config, **options)
+    results = preprocess_corpora(inputs, args.output, cleaning, config, **options)
     if emit_json(args, results):
         return
     heads = ("documents", "empty", "lines", "short", "control", "bytes kept")

@@ -42,6 +42,13 @@ def shorten_openmp_spin() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def adopt_hub_token() -> None:
+    """Let the token of the Hub also come from the two other variables in use, if HF_TOKEN is not set."""
+    tokens = (os.environ.get(f"{name}_TOKEN") for name in ("HF", "HUGGINGFACEHUB_API", "HUGGINGFACE_HUB"))
+    if token := next(filter(None, tokens), None):
+        os.environ["HF_TOKEN"] = token
+
+
 def use_hub(*, token: str | None = None, home: Path | None = None) -> None:
     """Set the token and the folder of the Hub's library; call it before the library is imported."""
     if token is not None:

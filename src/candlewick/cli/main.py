@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from candlewick import __version__
 from candlewick.cli import candle
 from candlewick.cli.arguments import as_sentence
-from candlewick.cli.environment import shorten_openmp_spin
+from candlewick.cli.environment import adopt_hub_token, shorten_openmp_spin
 from candlewick.errors import CandlewickError
 
 VERBS = {
@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: there is no verb {verb!r} (fix: {hint})\n")
         return 2
     shorten_openmp_spin()
+    adopt_hub_token()
     try:
         args = build_parser(verb).parse_args(words)
         args.run(args)

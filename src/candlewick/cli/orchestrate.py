@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _argument_type(field: dict[str, Any]) -> dict[str, Any]:
     """Return how argparse reads a setting with this schema; of alternatives the first counts, null is none."""
-    field = field.get("anyOf", [field])[0]
+    kinds = field.get("anyOf", [field])
+    if {"boolean", "string"} <= {kind.get("type") for kind in kinds}:  # on, or on in that folder
+        return {"nargs": "?", "const": True, "type": absolute, "metavar": "DIR"}
+    field = kinds[0]
     if "enum" in field:
         return {"choices": field["enum"], "type": lambda word: word.replace("-", "_")}
     if field["type"] == "boolean":
@@ -235,6 +239,8 @@ def run(args: argparse.Namespace) -> None:
     _check_flags(args)
     # transformer_candle's command line and files resume a run if there is one
     requires_run = args.resume and args.config and not candle.is_candle(args.config)
+    if args.config is None and find_spec("tensorboard") is not None:  # as there; an override still wins
+        args.override = ["runtime.logging.tensorboard=true", *args.override]
     args.config = args.config or _PROFILES[args.profile or "full"]
     name = args.experiment or Path(args.config).stem
     roots = cloud_roots() if args.mode == "cloud" else {}

@@ -88,15 +88,29 @@ def write_shards(
     return {"reused": reused, "outputs": [{"output": str(f), "id": m.id, **m.details} for f, m in folders]}
 
 
-def fetch_datasets(words: Sequence[str], output: Path, workers: int) -> list[FetchResult]:
-    """Download datasets by name, by address or by list file. Raises ConfigError and RunInterrupted."""
-    datasets = find_datasets(words)
+def fetch_datasets(
+    words: Sequence[str],
+    output: Path,
+    workers: int,
+    *,
+    take: int | None,
+    documents_per_shard: int,
+) -> list[FetchResult]:
+    """Download datasets by name, by address or by list file, of each at most `take` documents.
+
+    Raises ConfigError and RunInterrupted.
+    """
+    datasets = [
+        dataset if take is None else dataset.replaced(take=min(take, dataset.take or take))
+        for dataset in find_datasets(words)
+    ]
+    settings = ShardSettings(documents_per_shard)
     with bytes_progress("fetch") as progress:
-        return download_datasets(datasets, output, ahead=workers, progress=progress)
+        return download_datasets(datasets, output, settings, ahead=workers, progress=progress)
 
 
 def preprocess_corpora(
-    folder: Path,
+    inputs: Sequence[Path],
     output: Path,
     cleaning: Cleaning,
     config: DataConfig,
@@ -104,14 +118,18 @@ def preprocess_corpora(
     format: Literal["jsonl", "text"],
     which: str,
 ) -> dict[str, dict[str, Any]]:
-    """Clean each corpus in `folder` into text shards in a folder of `output`; return their details by its name.
+    """Clean each corpus in the folders `inputs` into text shards in a folder of `output`; return details by name.
 
-    `which` is "mixed" (all corpora as one), "fetched" (those of `fetch_datasets`) or "all". Raises DataError for a
+    `which` is "fetched" (those of `fetch_datasets`), "all", or a name: all corpora as one. Raises DataError for a
     folder without corpora, ConfigError for one that has text beside them.
     """
     settings = ShardSettings(format=format, cleaning=cleaning)
     details: dict[str, dict[str, Any]] = {}
-    for name, folders in _corpora(folder, which).items():
+    corpora: dict[str, list[Path]] = {}
+    for folder in inputs:
+        for name, folders in _corpora(folder, which).items():
+            corpora.setdefault(name, []).extend(folders)
+    for name, folders in corpora.items():
         outputs = Outputs(output / name, output / "val")  # nothing is held out
         with bytes_progress(name) as progress:
             manifests, _ = write_text_shards(
@@ -130,8 +148,8 @@ def _corpora(folder: Path, which: str) -> dict[str, list[Path]]:
         if not inner:
             raise DataError(f"{folder} has nothing that `candlewick data fetch` brought", "fetch first")
     has_files = any(path.is_file() and path.suffix != ".json" for path in folder.iterdir())
-    if has_files and inner and which != "mixed":
+    if has_files and inner and which in ("all", "fetched"):
         raise ConfigError(f"{folder} has text beside folders of corpora", "give --mixed, or move it into a folder")
-    if which == "mixed":
-        return {"mixed_corpus": inner if inner and not has_files else [folder]}
+    if which not in ("all", "fetched"):
+        return {which: inner if inner and not has_files else [folder]}
     return {f"{path.name}_corpus": [path] for path in inner or [folder]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import cache_home, cloud_roots, shorten_openmp_spin, use_hub
+from candlewick.cli.environment import adopt_hub_token, cache_home, cloud_roots, shorten_openmp_spin, use_hub
 from candlewick.errors import MachineError
 
 
@@ -74,3 +74,22 @@ def test_hub_gets_token_and_download_folder_from_the_environment(monkeypatch, tm
     use_hub(token="secret", home=tmp_path)
     assert (os.environ["HF_TOKEN"], os.environ["HF_HOME"]) == ("secret", str(tmp_path))
     assert os.environ["HF_HUB_CACHE"] == str(tmp_path / "hub")
+
+
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({}, None),
+        ({"HUGGINGFACEHUB_API_TOKEN": "a"}, "a"),
+        ({"HUGGINGFACE_HUB_TOKEN": "b", "HF_TOKEN": ""}, "b"),
+        ({"HUGGINGFACEHUB_API_TOKEN": "a", "HF_TOKEN": "c"}, "c"),
+    ],
+)
+def test_hub_token_comes_from_the_variables_of_transformer_candle_too(monkeypatch, variables, token):
+    for name in ("HF_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HUGGINGFACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, "")  # so that it is taken back
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    adopt_hub_token()
+    assert os.environ.get("HF_TOKEN") == token

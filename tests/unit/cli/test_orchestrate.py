@@ -26,7 +26,7 @@ from candlewick.config.tree import differences
         ("--warmup-steps N", "scheduler.warmup_steps: Updates of linear warm-up; null: 2 % of the run"),
         ("--input PATH", "data.train_shards: Training text: files, folders,"),
         ("--tokenizer-json PATH", "tokenizer.tokenizer_json: Existing tokenizer: a tokenizer.json"),
-        ("--tensorboard ", "runtime.logging.tensorboard: Write TensorBoard files"),
+        ("--tensorboard [DIR]", "runtime.logging.tensorboard: Write TensorBoard files"),
     ],
 )
 def test_flag_has_type_choices_and_help_of_its_setting(flag, said, capsys):
@@ -71,9 +71,10 @@ def given(monkeypatch, tmp_path, run_candlewick):
 
 
 def changed(got, base="orchestrate"):
-    """The settings that differ from those of a profile, but for the folder of the cache."""
+    """The settings that differ from those of a profile, but for the folder of the cache and TensorBoard."""
     found = differences(load_config(base), got.config)
-    return {key: sides["second"] for key, sides in found.items() if key != "data.cache_dir"}
+    others = ("data.cache_dir", "runtime.logging.tensorboard")
+    return {key: sides["second"] for key, sides in found.items() if key not in others}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,6 @@ def changed(got, base="orchestrate"):
         ("--loader-workers 9", {"data.num_workers": 9}),
         *((f"--precision {p}", {"runtime.precision": p}) for p in ("fp32", "fp16", "bf16", "mixed")),
         ("--seed 0", {"runtime.seed": 0}),
-        ("--tensorboard", {"runtime.logging.tensorboard": True}),
         ("--vocab-size 999", {"tokenizer.vocab_size": 999}),
         ("--layers 3 --override model.num_layers=5", {"model.num_layers": 3}),
     ],
@@ -117,6 +117,28 @@ def test_flag_sets_its_setting_and_wins_over_overrides(given, words, settings):
     got = given(*words.split())
     assert changed(got) == settings
     assert got.told == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "board"),
+    [
+        ("", True),  # as transformer_candle had it, if the package is there
+        ("--tensorboard", True),
+        ("--tensorboard board", "board"),
+        ("--override runtime.logging.tensorboard=false", False),
+        ("--config orchestrate", False),
+        ("--config orchestrate --tensorboard", True),
+    ],
+)
+def test_tensorboard_is_on_without_a_configuration_and_takes_a_folder(given, tmp_path, words, board):
+    assert given(*words.split()).config.runtime.logging.tensorboard == (
+        tmp_path / board if board == "board" else board
+    )
+
+
+def test_tensorboard_stays_off_where_the_package_is_missing(given, monkeypatch):
+    monkeypatch.setattr("candlewick.cli.orchestrate.find_spec", lambda _: None)
+    assert given().config.runtime.logging.tensorboard is False
 
 
 def test_eval_batches_flag_becomes_tokens_of_batches_as_large_as_an_update(given):

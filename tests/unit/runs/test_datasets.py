@@ -37,7 +37,7 @@ def corpora(tmp_path):
 
 def preprocess(folder, output, which):
     config = DataConfig(documents="file")
-    return preprocess_corpora(folder, output, Cleaning(), config, format="jsonl", which=which)
+    return preprocess_corpora([folder], output, Cleaning(), config, format="jsonl", which=which)
 
 
 def test_prepared_dataset_is_verified_inspected_and_reused(config, tmp_path):
@@ -96,14 +96,14 @@ def test_shard_runs_with_a_common_cache_download_into_separate_folders(monkeypat
 def test_fetched_datasets_are_named_after_their_address(hub, tmp_path):
     assert KNOWN_DATASETS["pg19"] == "hf://datasets/emozilla/pg19"
     hub.commit("datasets/me/a", {"train.jsonl": b'{"text": "one"}\n'})
-    (result,) = fetch_datasets(["hf://datasets/me/a"], tmp_path, 1)
+    (result,) = fetch_datasets(["hf://datasets/me/a"], tmp_path, 1, take=None, documents_per_shard=9)
     assert (result.dataset.name, result.reused) == ("a", False)
     assert (tmp_path / "a" / "train_0000.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("which", "names"),
-    [("all", ["a_corpus", "b_corpus"]), ("fetched", ["b_corpus"]), ("mixed", ["mixed_corpus"])],
+    [("all", ["a_corpus", "b_corpus"]), ("fetched", ["b_corpus"]), ("mixed_corpus", ["mixed_corpus"])],
 )
 def test_preprocess_writes_each_corpus_or_one_mixed(corpora, tmp_path, which, names):
     details = preprocess(corpora, tmp_path / "out", which)
@@ -119,7 +119,7 @@ def test_text_beside_corpora_is_an_error_unless_mixed(corpora, tmp_path):
     (corpora / "loose.txt").write_text("A line that is long enough.\n")
     with pytest.raises(ConfigError, match="has text beside folders of corpora"):
         preprocess(corpora, tmp_path / "out", "all")
-    assert preprocess(corpora, tmp_path / "out", "mixed")["mixed_corpus"]["total_lines"] == 3
+    assert preprocess(corpora, tmp_path / "out", "mixed_corpus")["mixed_corpus"]["total_lines"] == 3
 
 
 def test_folder_without_corpora_is_an_error(corpora, tmp_path):

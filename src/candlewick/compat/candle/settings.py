@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from candlewick.artifacts.manifest import read_bounded
+from candlewick.compat.candle.paths import find_base, find_shards
 from candlewick.config import ModelConfig, MuonConfig, RunConfig
 from candlewick.config.formats import ProblemCallback
-from candlewick.compat.candle.paths import find_base, find_shards
 from candlewick.config.keys import is_nullable, key_types, look_up, name_of
 from candlewick.config.load import Dialect, load_config, merge, resolve_paths, tree_with
 from candlewick.config.profiles import profiles

@@ -9,7 +9,7 @@ Each becomes OUTPUT/name (`data.shards.write`), unless it is there; OUTPUT/downl
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,13 +106,18 @@ def _read_list(path: Path) -> list[Dataset]:
 
 
 def download_datasets(
-    datasets: Sequence[Dataset], output: Path, *, ahead: int = 1, progress: ProgressCallback | None = None
+    datasets: Sequence[Dataset],
+    output: Path,
+    shards: ShardSettings | None = None,
+    *,
+    ahead: int = 1,
+    progress: ProgressCallback | None = None,
 ) -> list[FetchResult]:
     """Download all datasets into folders below `output`; write the download manifest. Raises RunInterrupted."""
     results: list[FetchResult] = []
     for dataset in datasets:
         config = DataConfig(text_field=dataset.text_field, documents="line")
-        settings = ShardSettings(take=dataset.take, split=dataset.split)
+        settings = replace(shards or ShardSettings(), take=dataset.take, split=dataset.split)
         outputs = Outputs(output / dataset.name, output / f"{dataset.name}.val")  # nothing is held out
         try:
             manifests, reused = write_text_shards(
