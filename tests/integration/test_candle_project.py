@@ -1,6 +1,7 @@
 """The repository of transformer_candle, used as it lies there: its run folders, tokenizers and configurations."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.candle import Candle
 from tests.candle_project import settings, write_config, write_run, write_tokenizer
 from tests.conftest import make_text
 
+from candlewick.cli.main import build_parser
 from candlewick.tokenizer.bpe import Tokenizer
 
 WORDS = ("orchestrate", "--override", "runtime.sample=null", "--override", "runtime.device=cpu")
@@ -192,8 +194,8 @@ def test_its_pod_shards_prepares_and_trains_with_its_own_file(
     assert (run / "metrics.jsonl").is_file()
 
 
-SMALL = """model.hidden_size=32 model.num_layers=1 model.num_attention_heads=2 model.vocab_size=300 data.num_workers=1
-tokenizer.vocab_size=300 data.global_batch_size=8 data.sequence_length=32 data.documents=line
+SMALL = """model.hidden_size=32 model.num_layers=1 model.num_attention_heads=2 model.vocab_size=300
+data.num_workers=1 tokenizer.vocab_size=300 data.global_batch_size=8 data.sequence_length=32 data.documents=line
 scheduler.total_steps=2 scheduler.warmup_steps=1"""
 
 
@@ -261,3 +263,61 @@ def test_preprocess_names_its_corpus_like_a_file_and_mixes_fetched_text(tmp_path
         f"{tmp_path}/data/processed/mixed_corpus.txt is not there: {tmp_path}/data/processed/mixed_corpus is read"
         in (said.err)
     )
+
+
+COMMANDS = """
+orchestrate --mode local --input crates/pretraining-data/input.txt --run-dir runs/local-smoke
+orchestrate --mode cloud --input /workspace/raw_corpus.txt --experiment runpod-2b --train-shard-lines 250000
+orchestrate --mode cloud --experiment runpod-1b --reuse-shards --skip-tokenizer --loader-workers 8
+orchestrate --stream --dataset HuggingFaceFW/fineweb --split train --max-samples 1000000 --vocab-size 50000 --experiment x
+orchestrate --stream --dataset a/b --split train --stream-batch-size 512 --run-dir r --experiment e --vocab-size 32000
+  --tokenizer-max-lines 600000 --hidden-size 256 --intermediate-size 1024 --layers 16 --heads 8 --seq-len 1024
+  --batch-size 8 --grad-accum 4 --steps 12500 --learning-rate 3e-4 --weight-decay 0.05 --warmup-steps 1000
+  --schedule cosine-with-warmup --checkpoint-every 500 --max-checkpoints 5 --evaluate-every 1000 --eval-batches 4
+  --log-every 10 --shuffle-buffer 8192 --loader-workers 2 --precision fp32 --seed 42 --tokenizer-seed 42 --max-samples 9
+orchestrate --input a --validation b --validation-shard-lines 9 --force-reshard --tokenizer-json t --tensorboard board
+  --resume --profile local
+orchestrate --input a --force-retrain-tokenizer --tensorboard board/deep
+train -c runs/local/training.toml --resume --override runtime.log_every_n_steps=5 --override data.train_shards[0]=a.txt
+data shard --mode smoke --split train --lines-per-shard 50000 --take 100000
+data shard --mode split --val-ratio 0.01 --seed 17 --gzip --dataset a/b --workers 2 --train-output t --val-output v
+  --hf-token x --cache-root c
+data fetch --datasets openwebtext wikipedia books code all --output-dir o --max-examples 9 --chunk-size 9
+  --private-dataset a/b --hf-token x
+data preprocess
+data preprocess --mixed
+data preprocess mine.txt --hf
+"""
+
+
+@pytest.mark.parametrize("command", re.split(r"\n(?=\S)", COMMANDS.strip()))
+def test_command_lines_of_its_guides_and_scripts_are_taken(command):
+    words = command.split()
+    assert build_parser(words[0]).parse_args(words).run
+
+
+def test_every_flag_of_its_programs_is_in_a_command_line():
+    flags = {verb: set(re.findall(r"--[a-z-]+", " ".join(c.split("\n")))) for verb, c in _commands().items()}
+    assert {verb: len(found) for verb, found in flags.items()} == {
+        **{"orchestrate": 44, "train": 2, "data shard": 13, "data fetch": 6, "data preprocess": 2}
+    }
+
+
+def _commands():
+    """The command lines above by verb."""
+    lines = {}
+    for command in re.split(r"\n(?=\S)", COMMANDS.strip()):
+        verb = " ".join(command.split()[: 1 + command.startswith("data")])
+        lines[verb] = f"{lines.get(verb, '')} {command}"
+    return lines
+
+
+def test_tensorboard_of_its_file_has_the_tags_of_the_table(repository, run_candlewick):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = repository / "runs" / "local"
+    run_candlewick("train", "--config", run / "training.toml", *FAST)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    same = {"train/loss", "train/grad_norm", *(f"eval/{n}" for n in ("loss", "perplexity", "accuracy", "tokens"))}
+    assert same | {"perf/tokens_per_second", "optim/learning_rate"} <= set(events.Tags()["scalars"])

@@ -44,7 +44,7 @@ def is_candle(source: str | None) -> bool:
     return source is not None and _load(source, [])[1]
 
 
-def _load(source: str, overrides: "list[str]") -> "tuple[RunConfig, bool]":
+def _load(source: str, overrides: list[str]) -> "tuple[RunConfig, bool]":
     """Load a configuration without notes; also return whether it is transformer_candle's."""
     from candlewick.compat.candle.settings import CandleDialect
     from candlewick.config.load import load_config
@@ -63,16 +63,13 @@ def read_as_candle(args: argparse.Namespace) -> None:
     config, is_candle = _load(args.config, args.override) if args.config else (None, False)
     if config is None or not is_candle:
         return
-    from candlewick.checkpoint.layout import checkpoint_directory, list_checkpoints
-    from candlewick.compat.candle.checkpoint import holds_candle
+    from candlewick.compat.candle.checkpoint import require_imported
     from candlewick.compat.candle.paths import find_run
 
     args.run_dir = args.run_dir or find_run(config)
     if args.resume is True:
         args.resume = "auto"
-        directory = checkpoint_directory(args.run_dir or Path(), config.runtime.checkpoint.directory)
-        if holds_candle(directory) and not list_checkpoints(directory):
-            raise CheckpointError("there is nothing of candlewick to resume", "start anew", directory)
+        require_imported(config.runtime.checkpoint.directory or (args.run_dir or Path()) / "checkpoints")
 
 
 def streaming_overrides(config: str) -> list[str]:

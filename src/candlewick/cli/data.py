@@ -220,9 +220,8 @@ def _preprocess(args: argparse.Namespace) -> None:
         if args.which == "fetched":
             raise ConfigError(f"--hf writes a folder per dataset, not {args.output}", "give a folder, or --mixed")
         args.which, args.output = args.output.stem, _PROCESSED / args.output.parent
-    options = {"format": args.format, "which": args.which}
     config = DataConfig(documents=args.documents)
-    results = preprocess_corpora(inputs, args.output, cleaning, config, **options)
+    results = preprocess_corpora(inputs, args.output, cleaning, config, format=args.format, which=args.which)
     if emit_json(args, results):
         return
     heads = ("documents", "empty", "lines", "short", "control", "bytes kept")

@@ -234,7 +234,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run every stage that is not up to date."""
-    from candlewick.cli import candle  # which imports this file
+    from candlewick.cli import candle
 
     _check_flags(args)
     # transformer_candle's command line and files resume a run if there is one

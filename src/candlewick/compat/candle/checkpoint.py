@@ -32,6 +32,7 @@ from candlewick.artifacts.manifest import (
     file_sha256,
     read_bounded,
 )
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.checkpoint.safetensors import read_tensors
 from candlewick.config import ModelConfig
 from candlewick.errors import CheckpointError
@@ -104,6 +105,12 @@ def _damaged(problem: str) -> CheckpointError:
 def holds_candle(path: Path) -> bool:
     """Return whether a folder is a checkpoint of transformer_candle, or it or its `checkpoints` holds some."""
     return _STEP_FOLDER.fullmatch(path.name) is not None or bool(_steps(path))
+
+
+def require_imported(directory: Path) -> None:
+    """Raise CheckpointError for a folder that holds checkpoints of transformer_candle alone."""
+    if holds_candle(directory) and not list_checkpoints(directory):
+        raise CheckpointError(f"{directory} has no checkpoint of candlewick", "import it", directory)
 
 
 def _steps(path: Path) -> list[Path]:

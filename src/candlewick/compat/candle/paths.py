@@ -20,8 +20,8 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".txt.gz")
 def find_base(tree: Tree, file: Path) -> Path:
     """Return the folder at which the relative paths of a configuration start: its own, or one above it.
 
-    The orchestrator wrote RUN/training.toml with paths as they were given. RUN/checkpoints is one of them, and says
-    how far RUN lies below the folder where it was called.
+    The orchestrator wrote RUN/training.toml with paths as they were given. RUN/checkpoints is one of them, and
+    says how far RUN lies below the folder where it was called.
     """
     directory = look_up(tree, ("runtime", "checkpoint", "directory"))
     is_relative = isinstance(directory, str) and not Path(directory).is_absolute()
@@ -46,6 +46,6 @@ def _holds_shards(path: Path) -> bool:
 
 
 def find_run(config: RunConfig) -> Path | None:
-    """Return the run folder of a configuration, the one in which its `checkpoints` lie; None if none is named so."""
+    """Return the run folder of a configuration, in which its `checkpoints` lie; None if they have another name."""
     directory = config.runtime.checkpoint.directory
     return directory.parent if directory is not None and directory.name == "checkpoints" else None

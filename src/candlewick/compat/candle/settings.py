@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from candlewick.artifacts.manifest import read_bounded
+from candlewick.compat.candle.notes import describe_rate, describe_sizes
 from candlewick.compat.candle.paths import find_base, find_shards
-from candlewick.config import ModelConfig, MuonConfig, RunConfig
+from candlewick.config import RunConfig
 from candlewick.config.formats import ProblemCallback
 from candlewick.config.keys import is_nullable, key_types, look_up, name_of
-from candlewick.config.load import Dialect, load_config, merge, resolve_paths, tree_with
-from candlewick.config.profiles import profiles
+from candlewick.config.load import Dialect, merge, resolve_paths, tree_with
 from candlewick.config.tree import Tree
 from candlewick.config.yaml import Key, format_key
 from candlewick.errors import ConfigError
-from candlewick.model.flops import model_size
 
 _BATCH, _ACCUMULATION = "batch_size", "gradient_accumulation_steps"
 _MAX_LR = ("scheduler", "max_lr")
@@ -33,7 +32,7 @@ _LEARNING_RATE, _ALGORITHM = ("optimizer", "learning_rate"), ("optimizer", "algo
 _SHARDS = (("data", "train_shards"), ("data", "validation_shards"))
 _ROPE_MODE = ("model", "rope_mode")
 _CANDLE_KEYS = (("data", _BATCH), ("data", _ACCUMULATION), _MAX_LR)  # Candlewick's files have none of these
-_SIZES = {("data", _BATCH): 8, ("data", _ACCUMULATION): 1}
+_SIZES: dict[Key, int] = {("data", _BATCH): 8, ("data", _ACCUMULATION): 1}
 _RENAMED: dict[Key, Key] = {("training", "checkpoint_dir"): ("runtime", "checkpoint", "init_from")}
 _ROPE_MODES = {
     "disabled": "off",
@@ -145,7 +144,8 @@ class CandleDialect(Dialect):
         if not self.reads_candle:
             return tree
         for key in self._nulls:
-            tree = tree if look_up(tree, key) is not None else _pop(tree, key)[0]
+            if isinstance(section := look_up(tree, key[:-1]), dict) and section.get(key[-1], 0) is None:
+                tree, _ = _pop(tree, key)
         if isinstance(hidden := _section(tree, "model").get("hidden_size"), int):
             tree = merge({"model": {"intermediate_size": 4 * hidden}}, tree)
         for key in _SHARDS:
@@ -218,18 +218,8 @@ class CandleDialect(Dialect):
                 f"global_batch_size={data.global_batch_size}, micro_batch_size={data.micro_batch_size}"
             )
         if self._file is not None:
-            if config.model.mlp == "swiglu" and "mlp" not in config.model.model_fields_set:
-                notes.append(_describe_width(config.model))
-            if self._file.stem in profiles():
-                notes.append(_compare_with_profile(self._file, config))
-        rate, usual = config.optimizer.learning_rate, MuonConfig().learning_rate
-        if self._sets_rate and isinstance(config.optimizer, MuonConfig) and rate <= usual / 10:
-            notes.append(
-                f"optimizer.learning_rate={rate:g} is the rate of Muon, 1/{usual / rate:.0f} of its default {usual:g}: "
-                f"that of AdamW, for the other parameters, is optimizer.adam_learning_rate="
-                f"{config.optimizer.adam_learning_rate:g}; optimizer.algorithm=adam_w trains all with AdamW"
-            )
-        return notes
+            notes += describe_sizes(self._file, config)
+        return notes + (describe_rate(config.optimizer) if self._sets_rate else [])
 
 
 def find_streaming_config(config: Path) -> tuple[Path, Tree] | None:
@@ -265,33 +255,6 @@ def _defaults(tree: Tree) -> Tree:
     if algorithm in ("adam_w", "adam"):
         optimizer |= _ADAM
     return merge(_DEFAULTS, {"optimizer": optimizer})
-
-
-def _describe_width(model: ModelConfig) -> str:
-    """Describe the size of a model whose MLP width was chosen for the block without a gate."""
-    width = max(64, model.intermediate_size * 2 // 3 // 64 * 64)
-    table = f" and {model.vocab_size * model.hidden_size:,} in the embedding" if model.vocab_size else ""
-    sizes = (model_size(m, vocab_size=0).total for m in (model, model.replaced(intermediate_size=width)))
-    now, then = (size - model.hidden_size for size in sizes)  # without the last norm
-    return (
-        f"model.intermediate_size={model.intermediate_size} is kept: with the gated block the layers have "
-        f"{now:,} parameters{table}; intermediate_size: {width} gives {then:,}, about the size that was meant, "
-        "and mlp: silu is transformer_candle's block"
-    )
-
-
-def _compare_with_profile(file: Path, config: RunConfig) -> str:
-    """Say how large the model of a file is, and that of the shipped profile with its name."""
-    profile = load_config(file.stem)
-    rows = config.model.vocab_size or profile.model.vocab_size or profile.tokenizer.vocab_size
-    models = [
-        f"{model_size(c.model, c.model.vocab_size or rows).total:,} parameters, {c.optimizer.algorithm}"
-        for c in (config, profile)
-    ]
-    return (
-        f"{file} is another model than the shipped profile of its name: the file has {models[0]}; "
-        f"`--config {file.stem}` has {models[1]} (with {rows:,} tokens)"
-    )
 
 
 def _pop(tree: Tree, key: Key) -> tuple[Tree, Any]:

@@ -1,7 +1,6 @@
 """Translating the settings of transformer_candle: names, defaults, batch sizes, refused values."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from candlewick.config import EvaluationConfig, RunConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import flatten
 from candlewick.errors import ConfigError
-from candlewick.model.flops import model_size
 
 
 @pytest.fixture
@@ -239,35 +237,6 @@ def test_override_of_an_unknown_key_with_null_is_refused(load):
         load(FILE, "scheduler.min_rl=null")
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "there", "here"),
-    [
-        ("m3_medium", (384, 1536, 6, 6), "26,4", "22,910,592"),
-        ("runpod_1b", (2048, 8192, 20, 32), "1,407,", "1,069,634,048"),
-    ],
-)
-def test_file_with_the_name_of_a_profile_is_compared_with_it(tmp_path, notes, name, shape, there, here):
-    sizes = dict(
-        zip(("hidden_size", "intermediate_size", "num_layers", "num_attention_heads"), shape, strict=True)
-    )
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(json.dumps({"model": sizes, "data": {"batch_size": 6}}))
-    load_config(path, (), notes.append, CandleDialect())
-    (said,) = [note for note in notes if "another model than the shipped profile" in note]
-    assert re.search(
-        rf"the file has {there}[\d,]* parameters, adam_w; `--config {name}` has {here} param.*, muon", said
-    )
-
-
-def test_rate_of_adamw_given_to_muon_is_noted(notes):
-    load_config("m3_medium", ["optimizer.learning_rate=4e-5"], notes.append, CandleDialect())
-    (said,) = notes
-    assert said.startswith("optimizer.learning_rate=4e-05 is the rate of Muon, 1/500 of its default 0.02: ")
-    load_config("m3_medium", ["optimizer.learning_rate=0.01"], notes.append, CandleDialect())
-    load_config("local", ["optimizer.learning_rate=4e-5"], notes.append, CandleDialect())
-    assert len(notes) == 1
-
-
 def test_is_candle_reads_any_file_with_the_defaults_of_transformer_candle(tmp_path):
     (tmp_path / "bare.yaml").write_text("optimizer: {learning_rate: 1e-4}\n")
     for dialect, algorithm in ((CandleDialect(), "muon"), (CandleDialect(is_candle=True), "adam_w")):
@@ -326,25 +295,6 @@ def test_settings_that_an_optimizer_lacks_are_dropped_with_a_note(algorithm, loa
         assert config.optimizer.decay == "all"
     told = [note for note in notes if "sgd has no such" in note]
     assert len(told) == (2 if algorithm == "sgd" else 0)
-
-
-@pytest.mark.parametrize(
-    "model",
-    ["", ", qk_norm: false", ", qk_norm: false, attention_bias: true, mlp_bias: true", ", num_key_value_heads: 1"],
-)
-def test_intermediate_size_is_kept_and_a_note_counts_its_parameters(model, load, notes):
-    shape = f"hidden_size: 64, num_layers: 3, num_attention_heads: 2, intermediate_size: 256{model}"
-    config = load(f"data: {{batch_size: 8}}\nmodel: {{{shape}, vocab_size: 512}}\n")
-    told = next(note for note in notes if "is kept" in note)
-    rest = 512 * 64 + 64  # the table and the last norm
-    small = config.model.replaced(intermediate_size=128)
-    assert f"{model_size(config.model, 512).total - rest:,} parameters and 32,768 in the embedding" in told
-    assert f"intermediate_size: 128 gives {model_size(small, 512).total - rest:,}" in told
-
-
-def test_named_block_settings_give_no_note_of_the_width(load, notes):
-    load("data: {batch_size: 8}\nmodel: {hidden_size: 64, num_attention_heads: 2, mlp: silu, qk_norm: false}\n")
-    assert not any("is kept" in note for note in notes)
 
 
 def test_file_of_candlewick_is_left_unchanged():
