@@ -41,16 +41,17 @@ def explain(error: CandlewickError) -> CandlewickError:
 
 def is_candle(source: str | None) -> bool:
     """Return whether a configuration is a file of transformer_candle; a profile and None are not."""
-    return source is not None and _load(source, [])[1]
+    return source is not None and _load_candle(source, []) is not None
 
 
-def _load(source: str, overrides: list[str]) -> "tuple[RunConfig, bool]":
-    """Load a configuration without notes; also return whether it is transformer_candle's."""
+def _load_candle(source: str, overrides: list[str]) -> "RunConfig | None":
+    """Load a configuration without notes; None if it is none of transformer_candle."""
     from candlewick.compat.candle.settings import CandleDialect
     from candlewick.config.load import load_config
 
     dialect = CandleDialect()
-    return load_config(source, overrides, lambda _: None, dialect), dialect.reads_candle
+    config = load_config(source, overrides, lambda _: None, dialect)
+    return config if dialect.reads_candle else None
 
 
 def read_as_candle(args: argparse.Namespace) -> None:
@@ -60,8 +61,7 @@ def read_as_candle(args: argparse.Namespace) -> None:
     starts a run if there is none. Raises CheckpointError if there is one of transformer_candle to resume.
     """
     args.override = [*streaming_overrides(args.config or ""), *args.override]
-    config, is_candle = _load(args.config, args.override) if args.config else (None, False)
-    if config is None or not is_candle:
+    if args.config is None or (config := _load_candle(args.config, args.override)) is None:
         return
     from candlewick.compat.candle.checkpoint import require_imported
     from candlewick.compat.candle.paths import find_run

@@ -96,17 +96,15 @@ def fetch_datasets(
     take: int | None,
     documents_per_shard: int,
 ) -> list[FetchResult]:
-    """Download datasets by name, by address or by list file, of each at most `take` documents.
+    """Download datasets by name, by address or by list file; `take`, if given, is of each.
 
     Raises ConfigError and RunInterrupted.
     """
-    datasets = [
-        dataset if take is None else dataset.replaced(take=min(take, dataset.take or take))
-        for dataset in find_datasets(words)
-    ]
-    settings = ShardSettings(documents_per_shard)
+    datasets = [dataset.replaced(take=take or dataset.take) for dataset in find_datasets(words)]
     with bytes_progress("fetch") as progress:
-        return download_datasets(datasets, output, settings, ahead=workers, progress=progress)
+        return download_datasets(
+            datasets, output, ShardSettings(documents_per_shard), ahead=workers, progress=progress
+        )
 
 
 def preprocess_corpora(

@@ -34,15 +34,12 @@ def find_shards(uris: Sequence[object]) -> dict[str, str]:
     """Return text under another name for each `.txt` that is not there: the same shard, or a folder of shards."""
     found: dict[str, str] = {}
     for path in (Path(uri) for uri in uris if isinstance(uri, str) and "://" not in uri and uri.endswith(".txt")):
-        names = [path.with_suffix(suffix) for suffix in _SUFFIXES]
-        others = [*filter(Path.is_file, names), *([path.with_suffix("")] if _holds_shards(path) else [])]
-        if others and not path.exists():
-            found[str(path)] = str(others[0])
+        folder = path.with_suffix("")
+        places = [*(path.with_suffix(suffix) for suffix in _SUFFIXES), folder / MANIFEST]
+        other = next(filter(Path.is_file, places), None)
+        if other is not None and not path.exists():
+            found[str(path)] = str(folder if other.name == MANIFEST else other)
     return found
-
-
-def _holds_shards(path: Path) -> bool:
-    return (path.with_suffix("") / MANIFEST).is_file()
 
 
 def find_run(config: RunConfig) -> Path | None:

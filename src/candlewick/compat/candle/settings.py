@@ -100,8 +100,7 @@ class CandleDialect(Dialect):
         peak, rate = look_up(tree, _MAX_LR), look_up(tree, _LEARNING_RATE)
         self._peak = _MAX_LR if rate is None and peak is not None else _LEARNING_RATE
         if None not in (peak, rate) and peak != rate and look_up(tree, ("scheduler", "strategy")) != "polynomial":
-            problem = f"is {rate}, and {format_key(_MAX_LR)} is {peak}: keep one (the power of polynomial is "
-            report(_LEARNING_RATE, f"{problem}scheduler.power)")
+            report(_LEARNING_RATE, f"is {rate}, and {format_key(_MAX_LR)} is {peak}: keep one")
         if not is_candle:
             return tree
         self._notes.append(f"{where} {_FILE_NOTE}")

@@ -266,7 +266,7 @@ def test_training_checkpoint_dir_is_read_as_init_from(load, tmp_path):
 
 
 def test_different_learning_rate_and_max_lr_are_refused(load):
-    with pytest.raises(ConfigError, match=r"is 0\.1, and scheduler\.max_lr is 2: keep one .*scheduler\.power"):
+    with pytest.raises(ConfigError, match=r"is 0\.1, and scheduler\.max_lr is 2: keep one"):
         load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 2}\n")
     assert load("optimizer: {learning_rate: 0.1}\nscheduler: {max_lr: 0.1}\n").optimizer.learning_rate == 0.1
 
