@@ -19,7 +19,7 @@ config=${RUN_CONFIG:-orchestrate}
 name=$(basename "$config")
 name=${name%.*}
 if [[ $config != "$name" && ! -e $config ]]; then
-  echo "note: $config is not here: the shipped profile $name is taken, which is another model" >&2
+  echo "note: $config is not here: the shipped profile $name is taken (the sizes of both: docs/from-candle.md)" >&2
   config=$name
 fi
 experiment=${RUN_EXPERIMENT:-$name}
