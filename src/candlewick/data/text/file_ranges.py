@@ -6,7 +6,7 @@
 Cut at a border that its pre-tokenizer draws, a text keeps its ids in byte-level BPE. Two borders are safe:
 
     ...word| word...      before a space that follows a visible ASCII character
-    ...\\n|word...         after a newline that a visible character follows, as `\\s*[\\r\\n]+` of GPT-4 and later
+    ...\\n|word...         after a newline before what is visible and no slash, as `\\s*[\\r\\n]+` of GPT-4
 
 A text without either for `MAX_PART_BYTES` is cut between two characters: one pre-token becomes two.
 """
@@ -29,7 +29,8 @@ BOM = b"\xef\xbb\xbf"
 _SAFE_CUTS = (
     re.compile(rb"(?<=[!-~])(?= )"),
     # lead bytes of UTF-8 that begin no white space: those of U+0080, U+1680, U+2000 and U+3000 are left out
-    re.compile(rb"(?<=\n)(?=[!-~\xc3-\xe0\xe4-\xf4])"),
+    # GPT-4o's pattern takes slashes after a line end with the punctuation before it
+    re.compile(rb"(?<=\n)(?=[!-.0-~\xc3-\xe0\xe4-\xf4])"),
 )
 Kind = Literal["text", "lines", "jsonl", "parquet", "chat"]
 Compression = Literal["gzip", "zstd"]
