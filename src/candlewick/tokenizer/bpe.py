@@ -24,6 +24,7 @@ from candlewick.artifacts.manifest import FileEntry, write_durable
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.check import (
     BYTE_OF,
+    CALL_SETTINGS,
     SPACE,
     Json,
     load_rust,
@@ -41,6 +42,12 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+_LOSSY = (
+    "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only for a "
+    "model that was trained with it"
+)
+_IGNORED = "the tokenizer's %s is ignored: transformers left it there in its last call"
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +59,11 @@ class Tokenizer:
     ) -> None:
         """Read a tokenizer.json and a tokenizer_config.json. Raises TokenizerError with the name `where`."""
         tree = parse_object(json_bytes, where)
+        self.ignored = tuple(name for name in CALL_SETTINGS if tree.get(name) is not None)
+        """Sections that are no part of the tokenizer: settings of the last call of transformers."""
+        if self.ignored:  # written as by tokenizers, so that the same tokenizer without them has the same sha256
+            tree |= dict.fromkeys(self.ignored)
+            json_bytes = json.dumps(tree, indent=2, ensure_ascii=False).encode(errors="surrogatepass")
         self._properties = properties = validate_tokenizer(tree, where)
         if dropout := tree["model"].get("dropout"):  # ids would differ from one run to the next
             tree["model"]["dropout"] = None
@@ -81,9 +93,9 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         """Load a tokenizer.json, or from a folder that file, else vocab.json and merges.txt.
 
-        Raises TokenizerError if it cannot be used. Warns, once, of bytes without a token.
+        Raises TokenizerError if it cannot be used. Tells, once, of bytes without a token and of what is ignored.
         """
-        return _warn_if_lossy(cls(*read_files(path)))
+        return _tell_differences(cls(*read_files(path)))
 
     @classmethod
     def from_files(
@@ -94,7 +106,7 @@ class Tokenizer:
         `special_tokens` are names, or a file of names (`files.read_special_tokens`); None: the known names.
         """
         files = read_vocab_files(vocab, merges, special_tokens, add_prefix_space=add_prefix_space)
-        return _warn_if_lossy(cls(*files))
+        return _tell_differences(cls(*files))
 
     @cached_property
     def continuation_json(self) -> bytes | None:
@@ -170,21 +182,19 @@ class Tokenizer:
         return _CHAT_TEMPLATE.replace("bos_token", start).removesuffix("{% endif %}") + ending + "{% endif %}"
 
 
-def _warn_if_lossy(tokenizer: Tokenizer) -> Tokenizer:
+def _tell_differences(tokenizer: Tokenizer) -> Tokenizer:
+    if tokenizer.ignored:
+        _tell_once(tokenizer.sha256, logging.INFO, _IGNORED, " and ".join(tokenizer.ignored))
     if tokenizer.missing_bytes:
-        _warn_once(tokenizer.sha256, tokenizer.changes[0])
+        _tell_once(tokenizer.sha256, logging.WARNING, _LOSSY, tokenizer.changes[0])
     elif tokenizer.changes:
         logger.debug("with this tokenizer, %s", "; ".join(tokenizer.changes))
     return tokenizer
 
 
 @lru_cache(maxsize=64)
-def _warn_once(_sha256: str, change: str) -> None:
-    logger.warning(
-        "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only "
-        "for a model that was trained with it",
-        change,
-    )
+def _tell_once(_sha256: str, level: int, message: str, detail: str) -> None:
+    logger.log(level, message, detail)
 
 
 def surrogate_error(texts: Sequence[str]) -> TokenizerError:

@@ -11,7 +11,7 @@ known to the letter; two JSON readers may differ on odd input, so the library ge
 """
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,23 +19,20 @@ from typing import Any, cast
 from tokenizers import Tokenizer as RustTokenizer
 
 from candlewick.errors import TokenizerError
+from candlewick.tokenizer.growth import MAX_GROWTH, max_growth
+from candlewick.tokenizer.patterns import KNOWN_PATTERNS, find_pattern
 
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PATTERNS = {
-    "qwen2": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
-    "cl100k": _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,  # of Llama 3, too
-}
-_PRE_TOKENIZERS: Mapping[str, object] = {
-    name: {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-    for name, regex in PATTERNS.items()
-} | {"digits": {"type": "Digits", "individual_digits": True}}
 SPACE = "\u2581"  # stands for a space in SentencePiece tokens
 MAX_BYTES = 64 << 20
+MAX_COMMAS = 4 << 20  # between values of a file, which take some 70 bytes each: 1.3 million in Gemma's
+MAX_ADDED_CHARS = 1 << 20
+_MAX_STEPS = 32
+CALL_SETTINGS = ("truncation", "padding")
+"""Sections of tokenizer.json in which transformers leaves the settings of its last call."""
 
 _KNOWN_STEPS = {
     "normalizer": {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace"},
-    "post_processor": {"ByteLevel", "TemplateProcessing"},
+    "post_processor": {"ByteLevel", "TemplateProcessing", "RobertaProcessing", "BertProcessing"},
     "decoder": {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"},
 }
 
@@ -70,6 +67,8 @@ def parse_object(content: bytes, where: str) -> Json:
             raise ValueError("a key is given twice")
         return section
 
+    if content.count(b",") > MAX_COMMAS:
+        raise TokenizerError(f"{where} has more than {MAX_COMMAS:,} values", "get the file again")
     try:
         tree: object = json.loads(content, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
@@ -86,16 +85,7 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
         if not condition:
             raise TokenizerError(f"{where} cannot be used: {problem}", "use one made by `candlewick tokenizer`")
 
-    require(tree.get("truncation") is None and tree.get("padding") is None, "it truncates or pads")
-    for name in ("normalizer", "post_processor"):
-        is_known = all(_is_known(step, _KNOWN_STEPS[name]) for step in find_steps(tree, name))
-        require(is_known, f"its {name} is none of {', '.join(sorted(_KNOWN_STEPS[name]))}")
-    is_byte_level = step_type(tree.get("decoder")) == "ByteLevel"
-    decoders = find_steps(tree, "decoder")
-    is_pieces = bool(decoders) and all(_is_known(step, _KNOWN_STEPS["decoder"]) for step in decoders)
-    require(is_byte_level or is_pieces, "its decoder is not ByteLevel, nor that of SentencePiece")
-    pattern = _find_pattern(find_steps(tree, "pre_tokenizer"), is_byte_level)
-    require(pattern is not None, "its pre-tokenizer is none of " + ", ".join((*PATTERNS, "gpt2", "Metaspace")))
+    is_byte_level, pattern = _check_steps(tree, require)
     require(step_type(tree.get("model")) == "BPE", "its model is not BPE")
     bpe = cast(Json, tree["model"])
     affixes = [name for name in ("continuing_subword_prefix", "end_of_word_suffix") if bpe.get(name)]
@@ -118,6 +108,8 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
                 special |= {name: i} if is_special else {}
             case _:
                 require(False, f"the added token {str(token)[:80]} is not special, and takes spaces with it")
+    chars = sum(len(token["content"]) for token in cast("list[Json]", added))
+    require(chars <= MAX_ADDED_CHARS, f"its added tokens have {chars:,} characters, at most 1,048,576 are read")
     numbers = {i for i in ids.values() if type(i) is int and i >= 0}
     require(len(numbers) == len(ids), f"its {len(ids)} ids are not whole numbers from 0 on, each once")
     size = max(numbers, default=-1) + 1
@@ -125,7 +117,30 @@ def validate_tokenizer(tree: Json, where: str) -> TokenizerProperties:
     missing = _count_missing_bytes(bpe, is_byte_level)
     adds_space = tree != without_prefix(tree)
     changes = tuple(_describe_changes(tree, is_byte_level, adds_space, missing))
-    return TokenizerProperties(cast(str, pattern), is_byte_level, adds_space, missing, changes, size, special)
+    return TokenizerProperties(pattern, is_byte_level, adds_space, missing, changes, size, special)
+
+
+def _check_steps(tree: Json, require: Callable[[bool, str], None]) -> tuple[bool, str]:
+    """Return whether a tokenizer is of bytes, and the name of its pattern, if all its steps are known and safe."""
+    for name in ("normalizer", "post_processor"):
+        is_known = all(_is_known(step, _KNOWN_STEPS[name]) for step in find_steps(tree, name))
+        names = ", ".join(sorted(_KNOWN_STEPS[name]))
+        require(
+            is_known, f"its {name} is none of {names}, or is long, replaces nothing or has a regular expression"
+        )
+    is_byte_level = step_type(tree.get("decoder")) == "ByteLevel"
+    decoders = find_steps(tree, "decoder")
+    is_pieces = bool(decoders) and all(_is_known(step, _KNOWN_STEPS["decoder"]) for step in decoders)
+    require(is_byte_level or is_pieces, "its decoder is not ByteLevel, nor that of SentencePiece")
+    for name in ("normalizer", "decoder", "post_processor"):
+        steps = cast("list[Json]", find_steps(tree, name))
+        require(len(steps) <= _MAX_STEPS, f"its {name} has {len(steps)} steps, at most {_MAX_STEPS} are read")
+        growth = max_growth(steps)
+        problem = f"its {name} makes {growth:.3g} characters of one, at most {MAX_GROWTH} are read"
+        require(growth <= MAX_GROWTH, problem)
+    pattern = find_pattern(find_steps(tree, "pre_tokenizer"), is_byte_level)
+    require(pattern is not None, "its pre-tokenizer is none of " + ", ".join(KNOWN_PATTERNS))
+    return is_byte_level, cast(str, pattern)
 
 
 def step_type(step: object) -> str | None:
@@ -144,26 +159,17 @@ def find_steps(tree: Json, name: str) -> list[object]:
 
 
 def _is_known(step: object, kinds: set[str]) -> bool:
-    """Return whether a step is of a known type, short, and without a regular expression."""
+    """Return whether a step is of a known type, short, and without a regular expression or an empty pattern."""
     match step:
-        case {"type": "Replace", "pattern": {"Regex": _}}:
-            return False
+        case {"type": "Replace", "pattern": {"String": str(pattern), **rest}, "content": str()}:
+            is_whole = bool(pattern) and not rest
+        case {"type": "Replace"}:
+            is_whole = False
+        case {"type": "Prepend"}:
+            is_whole = isinstance(step.get("prepend"), str)
         case _:
-            return step_type(step) in kinds and len(json.dumps(step)) <= 1000
-
-
-def _find_pattern(steps: list[object], is_byte_level: bool) -> str | None:
-    """Return the name of the pre-tokenizer if it is known to the letter, else None."""
-    match steps:
-        case [*cuts, {"type": "ByteLevel", "add_prefix_space": bool()}] if is_byte_level:
-            uses_regex = cast(Json, steps[-1]).get("use_regex", True)
-            names = [next((name for name, known in _PRE_TOKENIZERS.items() if known == cut), None) for cut in cuts]
-            known = [name for name in (*names, "gpt2" if uses_regex else "") if name is not None]
-            return "+".join(filter(None, known)) or "none" if len(known) > len(cuts) else None
-        case [] | [{"type": "Metaspace"}] if not is_byte_level:
-            return "metaspace" if steps else "none"
-        case _:
-            return None
+            is_whole = True
+    return is_whole and step_type(step) in kinds and len(json.dumps(step)) <= 1000
 
 
 def _count_missing_bytes(bpe: Json, is_byte_level: bool) -> int:

@@ -19,7 +19,8 @@ from tokenizers import pre_tokenizers as pre
 
 from candlewick.artifacts.manifest import MANIFEST, read_bounded, read_manifest
 from candlewick.errors import ArtifactError, TokenizerError
-from candlewick.tokenizer.check import MAX_BYTES, PATTERNS, Json, parse_object, tokenizers_errors
+from candlewick.tokenizer.check import MAX_BYTES, Json, parse_object, tokenizers_errors
+from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.special import CHAT_TOKENS, PADDINGS, PAIRS
 
 TOKENIZER_JSON = "tokenizer.json"

@@ -72,6 +72,9 @@ def find_roles(tree: Json, special: Mapping[str, int], settings: Mapping[str, An
 
 def template_tokens(tree: Json) -> list[str]:
     """Return the tokens of the template of a loaded tokenizer in order; $A is the text."""
-    templates = [cast(Json, step) for step in find_steps(tree, "post_processor") if step_type(step) != "ByteLevel"]
-    items = templates[0]["single"] if templates else []
-    return [item["SpecialToken"]["id"] if "SpecialToken" in item else "$A" for item in items]
+    steps = [cast(Json, step) for step in find_steps(tree, "post_processor") if step_type(step) != "ByteLevel"]
+    if not steps:
+        return []
+    if step_type(steps[0]) != "TemplateProcessing":  # of RoBERTa and BERT
+        return [steps[0]["cls"][0], "$A", steps[0]["sep"][0]]
+    return [item["SpecialToken"]["id"] if "SpecialToken" in item else "$A" for item in steps[0]["single"]]

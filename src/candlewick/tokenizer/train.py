@@ -22,8 +22,8 @@ from tokenizers import pre_tokenizers as pre
 
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
-from candlewick.tokenizer.check import PATTERNS
 from candlewick.tokenizer.files import byte_level
+from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.special import DELIMITER, PADDING
 
 PATTERN = "qwen2"

@@ -217,7 +217,7 @@ def test_candlewick_tokenizer_has_a_delimiter_and_no_end_token(tokenizer):
 
 def test_a_lossy_tokenizer_warns_once_with_the_remedy(tmp_path, caplog):
     foreign.write("candle", tmp_path)
-    bpe._warn_once.cache_clear()
+    bpe._tell_once.cache_clear()
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
             found = Tokenizer.load(tmp_path)
@@ -306,3 +306,32 @@ def test_foreign_chat_template_is_kept_until_chat_tokens_are_added(tmp_path):
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "theirs"
     found.with_chat_tokens().write(tmp_path)
     assert "<|im_start|>" in json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama2", "candle"])
+def test_padding_and_truncation_of_transformers_last_call_are_no_part_of_a_tokenizer(
+    kind, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    foreign.write(kind, tmp_path / "in")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "in")
+    theirs.save_pretrained(tmp_path / "before")
+    theirs.pad_token = theirs.pad_token or theirs.eos_token or "<eos>"
+    theirs(["the of", "the"], padding="max_length", truncation=True, max_length=3)
+    theirs.save_pretrained(tmp_path / "after")
+    tree = json.loads((tmp_path / "after" / "tokenizer.json").read_bytes())
+    assert None not in (tree["padding"], tree["truncation"])
+    plain = Tokenizer.load(tmp_path / "before")
+    bpe._tell_once.cache_clear()
+    with caplog.at_level(logging.INFO):
+        found, again = (Tokenizer.load(tmp_path / "after") for _ in range(2))
+    (note,) = [record.getMessage() for record in caplog.records if "is ignored" in record.getMessage()]
+    assert "the tokenizer's truncation and padding is ignored" in note
+    text = "the attention of the gradient, the naïve transformer"
+    assert found.encode(text) == again.encode(text) == plain.encode(text)
+    assert (found.sha256, found.json_bytes) == (plain.sha256, plain.json_bytes)
+    assert ReferenceEncoder(found.encoder_json).encode([text])[0].tolist() == plain.encode(text)
+    found.write(tmp_path / "in")
+    written = json.loads((tmp_path / "in" / "tokenizer.json").read_bytes())
+    assert (written["padding"], written["truncation"]) == (None, None)

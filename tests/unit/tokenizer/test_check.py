@@ -11,7 +11,6 @@ from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.check import (
     BYTE_OF,
-    PATTERNS,
     find_steps,
     load_rust,
     parse_object,
@@ -19,6 +18,7 @@ from candlewick.tokenizer.check import (
     validate_tokenizer,
     without_prefix,
 )
+from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.special import DELIMITER, PADDING
 
 
@@ -156,6 +156,15 @@ def put(*path_and_value):
     return change
 
 
+def doubled(text: str) -> dict:
+    """A step that doubles a text."""
+    return {"type": "Replace", "pattern": {"String": text}, "content": 2 * text}
+
+
+def sequence(*steps: dict, of: str = "normalizers") -> dict:
+    return {"type": "Sequence", of: list(steps)}
+
+
 SPLIT = ("pre_tokenizer", "pretokenizers", 0)
 
 
@@ -167,17 +176,20 @@ SPLIT = ("pre_tokenizer", "pretokenizers", 0)
         (put("normalizer", {"type": "Prepend", "prepend": "x" * 2000}), "its normalizer is none of"),
         (put("normalizer", {"type": ["NFC"]}), "its normalizer is none of"),
         (put("normalizer", {"type": "Sequence"}), "its normalizer is none of"),
-        (put("truncation", {"max_length": 3}), "it truncates or pads"),
-        (put("padding", {"strategy": "BatchLongest"}), "it truncates or pads"),
+        (put("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "b"}), "replaces nothing"),
+        (put("normalizer", {"type": "Replace", "pattern": {"String": "a"}}), "its normalizer is none of"),
+        (put("normalizer", {"type": "Replace", "pattern": "a", "content": "b"}), "its normalizer is none of"),
+        (put("normalizer", {"type": "Prepend"}), "its normalizer is none of"),
+        (put("normalizer", sequence(*[doubled("a")] * 30)), "makes 1.07e+09 characters of one, at most 16 are"),
+        (put("normalizer", sequence(*[{"type": "NFC"}] * 33)), "its normalizer has 33 steps, at most 32 are read"),
+        (put("decoder", sequence(*[doubled(" ")] * 5, of="decoders")), "its decoder makes 32 characters of one"),
         (put("post_processor", {"type": "TemplateProcessing"}), "is not a tokenizer: "),
-        (
-            put("post_processor", {"type": "RobertaProcessing"}),
-            "its post_processor is none of ByteLevel, Template",
-        ),
+        (put("post_processor", {"type": "RobertaProcessing"}), "is not a tokenizer: "),
+        (put("post_processor", {"type": "Other"}), "its post_processor is none of BertProcessing, ByteLevel,"),
         (put("decoder", None), "its decoder is not ByteLevel"),
         (put("decoder", {"type": "Replace", "pattern": {"Regex": "x"}, "content": ""}), "its decoder is not"),
         (put("decoder", {"type": "Fuse"}), "its pre-tokenizer is none of"),
-        (put("pre_tokenizer", None), "its pre-tokenizer is none of qwen2, cl100k, gpt2"),
+        (put("pre_tokenizer", None), "its pre-tokenizer is none of qwen2, cl100k, o200k"),
         (put(*SPLIT, "pattern", {"Regex": "(a|a)*$"}), "its pre-tokenizer is none of"),
         (put(*SPLIT, "behavior", "Removed"), "its pre-tokenizer is none of"),
         (put(*SPLIT, "invert", True), "its pre-tokenizer is none of"),
@@ -202,6 +214,7 @@ SPLIT = ("pre_tokenizer", "pretokenizers", 0)
             lambda tree: tree["added_tokens"].append(tree["added_tokens"][1] | {"content": "<x>", "id": 352}),
             "'<x>' has id 352, which the library reads as 350",
         ),
+        (put("added_tokens", 0, "content", "x" * (1 << 20)), "have 1,048,587 characters, at most 1,048,576 are"),
         (put("added_tokens", 0, "id", 3), "'<|endoftext|>' has two ids"),
         (put("model", "vocab", PADDING, 500), "has two ids"),
         (
@@ -241,6 +254,7 @@ def test_tokenizer_json_without_a_delimiter_is_refused(tree):
         (b"[" * 200_000, "is not valid JSON"),
         (b'{"a": 1, "a": 2}', "is not valid JSON: a key is given twice"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b'{"a": [' + b"[]," * (5 << 20) + b"[]]}", "has more than 4,194,304 values"),
     ],
 )
 def test_malformed_tokenizer_json_is_refused(content, said):

@@ -2,8 +2,10 @@ import json
 
 import pytest
 from tests import foreign
+from tokenizers import processors
 
 from candlewick.errors import TokenizerError
+from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.check import validate_tokenizer
 from candlewick.tokenizer.special import DELIMITER, find_roles, template_tokens
 
@@ -78,3 +80,15 @@ def test_template_of_reads_the_postprocessor():
         tree = json.loads(foreign.KINDS[kind]().to_str())
         assert " ".join(template_tokens(tree)) == expected
         assert validate_tokenizer(tree, "it").special
+
+
+@pytest.mark.parametrize("kind", ["RobertaProcessing", "BertProcessing"])
+def test_processors_of_roberta_and_bert_put_tokens_around_a_text(kind):
+    rust = foreign.candle(alphabet=True)
+    processor = getattr(processors, kind)
+    rust.post_processor = processor(("<eos>", 2), ("<bos>", 1))
+    found = Tokenizer(rust.to_str().encode())
+    assert found.template == ["<bos>", "$A", "<eos>"]
+    assert (found.delimiter_id, found.end_id) == (1, 2)
+    ids = found.encode("the of")
+    assert rust.encode("the of").ids == [1, *ids, 2]

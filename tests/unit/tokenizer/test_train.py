@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer import train
-from candlewick.tokenizer.check import PATTERNS
+from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.train import MAX_RUN_CHARS, TrainingText, split_text, train_tokenizer
 
 
