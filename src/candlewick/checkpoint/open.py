@@ -25,7 +25,7 @@ from candlewick.artifacts.manifest import (
     first_problem,
     read_bounded,
 )
-from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
+from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors, read_generation_config
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig, RunConfig
@@ -112,8 +112,13 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Load the tokenizer."""
-        return Tokenizer.load(self.folder)
+        """Load the tokenizer, with the model's settings of generation."""
+        return Tokenizer.load(self.folder).with_generation(self.generation)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Read generation_config.json, without what a checkpoint writes anew. Raises CheckpointError."""
+        return read_generation_config(self.folder)
 
     @property
     def state_file(self) -> Path:

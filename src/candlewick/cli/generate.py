@@ -8,14 +8,11 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from candlewick.cli.arguments import add_checkpoint, add_count, add_json, add_option
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
-
-if TYPE_CHECKING:
-    from candlewick.config import SampleConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", "FILE", "with --prompts: file for the results, each written when it is ready", type=Path)
     add_count(parser, "--samples", "texts per prompt; their seeds count up from --seed", default=1)
     add("--max-new-tokens", "N", "maximum number of new tokens", type=int, default=256)
-    add("--temperature", "X", "sampling temperature; 0: always the most likely token", type=float, default=0.8)
-    add("--top-k", "K", "sample from the K most likely tokens; 0: from all", type=int, default=40)
-    add("--top-p", "P", "sample from the most likely tokens whose probabilities add up to P", type=float)
-    add("--min-p", "P", "sample from tokens with at least P times the highest probability", type=float)
-    add("--repetition-penalty", "X", "above 1: repeat tokens less often", type=float, default=1.0)
+    model = "default: as generation_config.json says, else"
+    add("--temperature", "X", f"sampling temperature; 0: always the most likely token; {model} 0.8", type=float)
+    add("--top-k", "K", f"sample from the K most likely tokens; 0: from all; {model} 40", type=int)
+    about = f"sample from the most likely tokens whose probabilities add up to P; {model} 1"
+    add("--top-p", "P", about, type=float)
+    about = f"sample from tokens with at least P times the highest probability; {model} 0"
+    add("--min-p", "P", about, type=float)
+    add("--repetition-penalty", "X", f"above 1: repeat tokens less often; {model} 1", type=float)
     add("--stop", "TEXT", "end before this text; repeatable", action="append", default=[])
     add_count(parser, "--seed", "random seed; the same seed gives the same text", default=0, least=0)
     add("--draft", "CHECKPOINT", "smaller model with the same tokenizer, for speculative decoding", type=Path)
@@ -52,9 +52,10 @@ def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     is_chat = args.chat is not None
     prompts = [args.chat if is_chat else args.prompt] if args.prompts is None else read_prompts(args.prompts)
-    config = _sample_config(args)
+    given = _sampling_arguments(args)
     options = {"draft": args.draft, "draft_tokens": args.draft_tokens, "page_size": args.kv_page_size}
     generator = TextGenerator.load(args.checkpoint, args.device, **options)
+    config = generator.sampling(given)
     prefix = "" if is_chat else args.prompt
     if args.prompts is None and args.samples == 1 and not args.json:
         for piece in generator.stream(prompts[0], config, args.seed, is_chat=is_chat):
@@ -84,15 +85,18 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError("--logprobs are part of the JSON output", "add --json")
 
 
-def _sample_config(args: argparse.Namespace) -> "SampleConfig":
+def _sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of SampleConfig that are given. Raises ConfigError for a value that cannot be."""
     from candlewick.config import SampleConfig
 
-    names = ("max_new_tokens", "temperature", "top_p", "min_p", "repetition_penalty")
-    values = {name: getattr(args, name) for name in names}
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    given |= {"stop": tuple(args.stop)} | ({"top_k": None} if args.top_k == 0 else {})
     try:
-        return SampleConfig().replaced(top_k=args.top_k or None, stop=tuple(args.stop), **values)
+        SampleConfig().replaced(**given)
     except ConfigError as error:
         raise ConfigError(f"--{error.problem.replace('_', '-')}", "see `candlewick generate --help`") from None
+    return given
 
 
 def _write_lines(results: Iterator[dict[str, Any]], output: Path | None) -> None:

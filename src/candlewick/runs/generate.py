@@ -1,11 +1,13 @@
 """Text from a checkpoint: one text as it is written, or several texts in the order of their prompts."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from candlewick.checkpoint.huggingface import SAMPLING_FIELDS
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError
@@ -16,6 +18,8 @@ from candlewick.parallel.device import find_device
 from candlewick.terminal import track
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import encode_chat
+
+logger = logging.getLogger(__name__)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -60,6 +64,22 @@ class TextGenerator:
         engine = SpeculativeEngine(model, draft_model, tokenizer.vocab_size, draft_tokens, page_size)
         return cls(engine, tokenizer)
 
+    def sampling(self, given: Mapping[str, Any]) -> SampleConfig:
+        """Return how to sample: as `given`, else as generation_config.json of the model says, else as by default.
+
+        Raises ConfigError for a value that cannot be.
+        """
+        values = model_sampling(self.tokenizer.generation)
+        values = {name: value for name, value in values.items() if name not in given}
+        try:
+            config = SampleConfig().replaced(**values)
+        except ConfigError as error:
+            raise ConfigError(f"generation_config.json: {error.problem}", "give other values as flags") from None
+        if different := {name: value for name, value in values.items() if value != getattr(SampleConfig(), name)}:
+            words = ", ".join(f"{name} {value}" for name, value in different.items())
+            logger.info("sampling as generation_config.json says: %s", words)
+        return config.replaced(**given)
+
     def stream(self, prompt: str, config: SampleConfig, seed: int, *, is_chat: bool) -> Iterator[str]:
         """Yield the text after one prompt piece by piece. Raises ConfigError for a prompt that is too long."""
         return stream_text(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
@@ -87,6 +107,21 @@ class TextGenerator:
             messages = [{"role": "user", "content": prompt}]
             return encode_chat(self.tokenizer, messages, add_generation_prompt=True)[0]
         return [self.tokenizer.delimiter_id, *self.tokenizer.encode(prompt)]
+
+
+def model_sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of sampling that entries of generation_config.json mean to transformers.
+
+    Without a word of sampling they are empty, where transformers takes the most likely token always.
+    """
+    if not SAMPLING_FIELDS & generation.keys():
+        return {}
+    if generation.get("do_sample") is False:
+        return {"temperature": 0.0}
+    off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    values = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    values |= {name: generation[name] for name in values.keys() & generation.keys()}
+    return {name: None if name in off and value == off[name] else value for name, value in values.items()}
 
 
 def _in_order(results: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:

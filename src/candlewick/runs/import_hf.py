@@ -31,7 +31,9 @@ def import_hugging_face(source: str, output: Path, tokenizer: Path | None = None
     _, folder = find_model(source)
     checkpoint = Checkpoint.open(folder, need={"weights"})
     (model, rows), tensors = checkpoint.shape, checkpoint.weights()
-    loaded = Tokenizer.load(tokenizer) if tokenizer else checkpoint.tokenizer
+    loaded = (
+        Tokenizer.load(tokenizer).with_generation(checkpoint.generation) if tokenizer else checkpoint.tokenizer
+    )
     require_rows(loaded, rows, folder)
     weights = {name: tensor.float() for name, tensor in tensors.items()}
     inputs = {"tokenizer": loaded.sha256, "parent": checkpoint.id}

@@ -239,6 +239,8 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
     if path is not None:
         tokenizer = open_tokenizer(settings) or Tokenizer.load(path)
         _require_same_tokenizer(encoding_tokenizer(tokenizer, config.data), path, start)
+        if start.checkpoint is not None:
+            tokenizer = tokenizer.with_generation(start.checkpoint.generation)
         return TokenizerPlan(tokenizer, "named", path, copy_to)
     if isinstance(start, InitFrom):
         return TokenizerPlan(start.checkpoint.tokenizer, "named", start.checkpoint.folder, copy_to)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -32,15 +33,10 @@ from candlewick.tokenizer.check import (
     validate_tokenizer,
     without_prefix,
 )
+from candlewick.tokenizer.files import TEMPLATE_JINJA, TOKENIZER_JSON, AddedTokens, read_files, read_vocab_files
 from candlewick.tokenizer.files import TOKENIZER_CONFIG_JSON as CONFIG_JSON
-from candlewick.tokenizer.files import TOKENIZER_JSON, AddedTokens, read_files, read_vocab_files
 from candlewick.tokenizer.special import CHAT_TOKENS, find_roles, template_tokens
-
-_CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+from candlewick.tokenizer.template import chatml_templates
 
 _LOSSY = (
     "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only for a "
@@ -83,7 +79,9 @@ class Tokenizer:
         """The token after each document; None for Candlewick's tokenizers, which have none."""
         self.padding_id = None if roles.padding is None else properties.special[roles.padding]
         self.stop_ids = tuple(properties.special[token] for token in roles.stops)
-        """The tokens that end a generated text."""
+        """The tokens that end a generated text. The last one is the delimiter."""
+        self.generation: Mapping[str, Any] = {}
+        """The entries of generation_config.json of the model that it belongs to."""
         self.missing_bytes, self.changes = properties.missing_bytes, properties.changes
         self.chat_ids: tuple[int, int] | None = None  # of CHAT_TOKENS
         if properties.special.keys() >= set(CHAT_TOKENS):
@@ -117,7 +115,9 @@ class Tokenizer:
         """Return this tokenizer if it has the chat tokens, else a copy with the missing tokens as its last ids."""
         names = self.roles.names
         if self.chat_ids is not None:
-            return self if self._template is None else Tokenizer(self.json_bytes, settings=names)
+            if self._template is None:
+                return self
+            return Tokenizer(self.json_bytes, settings=names).with_generation(self.generation)
         tree = json.loads(self.json_bytes)
         existing = {token["content"] for token in tree["added_tokens"]}
         next_id = self.vocab_size
@@ -127,7 +127,20 @@ class Tokenizer:
                 next_id += number == next_id
                 token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
                 tree["added_tokens"].append({"id": number, "content": content, **token, "special": True})
-        return Tokenizer(json.dumps(tree, indent=2, ensure_ascii=False).encode(), settings=names)
+        json_bytes = json.dumps(tree, indent=2, ensure_ascii=False).encode()
+        return Tokenizer(json_bytes, settings=names).with_generation(self.generation)
+
+    def with_generation(self, settings: Mapping[str, Any]) -> "Tokenizer":
+        """Return this tokenizer for a model with these entries of generation_config.json."""
+        eos = settings.get("eos_token_id")
+        ends = [
+            i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int and 0 <= i < self.vocab_size
+        ]
+        tokenizer = copy(self)
+        tokenizer.generation = settings
+        others = dict.fromkeys(i for i in (*ends, *self.stop_ids) if i != self.delimiter_id)
+        tokenizer.stop_ids = (*others, self.delimiter_id)
+        return tokenizer
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens. Raises TokenizerError for half a surrogate pair."""
@@ -158,28 +171,23 @@ class Tokenizer:
         return text.replace(SPACE, " ").encode()
 
     def write(self, folder: Path, *, model_max_length: int | None = None) -> list[FileEntry]:
-        """Write tokenizer.json and tokenizer_config.json into `folder`, durably."""
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into `folder`, durably."""
         # without this class, readers build a tokenizer from the model's type, with other ids
         config: Json = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= self.roles.names
         if self._properties.adds_space and self._properties.is_byte_level:
             config["add_prefix_space"] = True  # older readers take it from here
-        if self._template is not None or self.chat_ids is not None:
-            config["chat_template"] = self._template or self._chat_template()
+        template, marked = self._template, None
+        if self.chat_ids is not None and template in (None, *(chatml := chatml_templates(self.roles))):
+            template, marked = chatml
+        if template is not None:
+            config["chat_template"] = template
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        return [
-            write_durable(folder / TOKENIZER_JSON, self.json_bytes),
-            write_durable(folder / CONFIG_JSON, text.encode()),
-        ]
-
-    def _chat_template(self) -> str:
-        """Return the template with which Hugging Face readers give the ids of `tokenizer.chat`."""
-        roles = self.roles
-        ending = "" if roles.end is None else f"{{% else %}}{{{{ {roles.end!r} }}}}"
-        start = "bos_token" if roles.names["bos_token"] == roles.delimiter else repr(roles.delimiter)
-        return _CHAT_TEMPLATE.replace("bos_token", start).removesuffix("{% endif %}") + ending + "{% endif %}"
+        files = {TOKENIZER_JSON: self.json_bytes, CONFIG_JSON: text.encode()}
+        files |= {} if marked is None else {TEMPLATE_JINJA: marked.encode()}
+        return [write_durable(folder / name, content) for name, content in files.items()]
 
 
 def _tell_differences(tokenizer: Tokenizer) -> Tokenizer:

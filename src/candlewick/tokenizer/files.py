@@ -1,6 +1,7 @@
 """Readers of tokenizer files return the content of one tokenizer.json and of its tokenizer_config.json.
 
     tokenizer.json  tokenizer_config.json                    read as they are
+    chat_template.jinja                                      in the place of the template in tokenizer_config.json
     vocab.json  merges.txt  special_tokens.txt               a byte-level BPE in two files, without the rest
 
 Vocabulary and merges name no pattern and no template. The defaults: a space before text that begins without one,
@@ -25,6 +26,7 @@ from candlewick.tokenizer.special import CHAT_TOKENS, PADDINGS, PAIRS
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
+TEMPLATE_JINJA = "chat_template.jinja"
 VOCAB_JSON = "vocab.json"
 MERGES_TXT = "merges.txt"
 SPECIAL_TOKENS_TXT = "special_tokens.txt"
@@ -34,7 +36,7 @@ _KNOWN_SPECIAL_TOKENS = {*PAIRS, *PAIRS.values(), *PADDINGS, *CHAT_TOKENS, "<unk
 AddedTokens = Path | Sequence[str] | None
 """Special tokens: a file of names, or names; None: the known names."""
 TokenizerFiles = tuple[bytes, str, Json]
-"""The content of a tokenizer.json, its name in messages, and the content of its tokenizer_config.json."""
+"""The content of a tokenizer.json, its name in messages, and its tokenizer_config.json with the chat template."""
 
 
 def read_files(path: Path) -> TokenizerFiles:
@@ -117,8 +119,9 @@ def read_special_tokens(path: Path, tokens: Container[str]) -> list[str]:
 
 
 def _read_config(folder: Path) -> Json:
-    file = folder / TOKENIZER_CONFIG_JSON
-    return parse_object(_read_bytes(file), str(file)) if file.exists() else {}
+    file, template = folder / TOKENIZER_CONFIG_JSON, folder / TEMPLATE_JINJA
+    settings = parse_object(_read_bytes(file), str(file)) if file.exists() else {}
+    return settings | ({"chat_template": _read_text(template)} if template.exists() else {})
 
 
 def _read_text(path: Path) -> str:

@@ -1,11 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from candlewick.runs.generate import TextGenerator, read_prompts
+from candlewick.runs.generate import TextGenerator, model_sampling, read_prompts
 from candlewick.tokenizer.bpe import Tokenizer
 
 CONFIG = SampleConfig(max_new_tokens=6)
@@ -85,3 +86,46 @@ def test_read_prompts_refuses_another_kind_of_file(tmp_path):
     (tmp_path / "p.json").write_text('{"prompt": "A"}')
     with pytest.raises(ConfigError, match=r"give a \.txt or \.jsonl file"):
         read_prompts(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("generation", "sampling"),
+    [
+        ({}, {}),
+        ({"eos_token_id": [1, 2], "repetition_penalty": 1.5}, {}),
+        ({"do_sample": False, "temperature": 0.6}, {"temperature": 0.0}),
+        ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 0}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"do_sample": True, "top_k": 20, "min_p": 0.1, "top_p": 1.0}, {"top_k": 20, "min_p": 0.1}),
+    ],
+)
+def test_model_is_sampled_as_its_generation_config_says(generation, sampling):
+    defaults = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": 1.0}
+    found = model_sampling(generation)
+    expected = defaults | sampling if generation.get("do_sample") else sampling
+    assert found == expected
+
+
+def test_flags_come_before_generation_config_and_it_before_our_defaults(generator, caplog):
+    of_model = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    theirs = replace(generator, tokenizer=generator.tokenizer.with_generation(of_model))
+    with caplog.at_level("INFO"):
+        found = theirs.sampling({"temperature": 0.3, "max_new_tokens": 9})
+    assert (found.temperature, found.top_p, found.top_k, found.max_new_tokens) == (0.3, 0.9, 50, 9)
+    assert "sampling as generation_config.json says: " in caplog.text
+    assert "top_p 0.9" in caplog.text
+    assert generator.sampling({}) == SampleConfig()  # our own models are saved with our defaults
+    damaged = replace(generator, tokenizer=generator.tokenizer.with_generation({"temperature": "hot"}))
+    with pytest.raises(ConfigError, match=r"generation_config\.json: .*temperature.*give other values as flags"):
+        damaged.sampling({})
+
+
+def test_text_ends_at_each_end_token_of_the_model(generator):
+    config = SampleConfig(max_new_tokens=20, temperature=0.0)
+    (result,) = generator.generate(["The man"], config, (0,), is_chat=False, logprobs=0)
+    assert len(result["tokens"]) == 20
+    ends = {"eos_token_id": [result["tokens"][4]["id"], 1]}
+    theirs = replace(generator, tokenizer=generator.tokenizer.with_generation(ends))
+    (shorter,) = theirs.generate(["The man"], config, (0,), is_chat=False, logprobs=0)
+    assert result["text"].startswith(shorter["text"])
+    assert len(shorter["tokens"]) <= 5

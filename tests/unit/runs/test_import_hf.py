@@ -1,6 +1,7 @@
 """Imported Hugging Face models compute equal logits; other folders are refused."""
 
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -72,3 +73,21 @@ def test_model_of_a_run_is_imported_from_its_newest_checkpoint(trained, tmp_path
     import_hugging_face(str(trained), tmp_path / "out")
     newest = newest_checkpoint(trained / "checkpoints")
     assert read_manifest(tmp_path / "out").inputs["parent"] == read_manifest(newest).id
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_import_keeps_the_template_and_the_generation_settings(tmp_path, tokenizer_folder, is_own):
+    source = tmp_path / "hf"
+    LlamaForCausalLM(LlamaConfig(**COMMON)).save_pretrained(source)
+    settings = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
+    (source / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [9, 8, 1000, True]}))
+    (tokenizer_folder / "chat_template.jinja").write_text("theirs")
+    if is_own:
+        shutil.copytree(tokenizer_folder, source, dirs_exist_ok=True)
+    import_hugging_face(str(source), tmp_path / "ours", None if is_own else tokenizer_folder)
+    written = json.loads((tmp_path / "ours" / "generation_config.json").read_bytes())
+    assert written.items() >= (settings | {"eos_token_id": [9, 8, 0], "bos_token_id": 0}).items()
+    _, tokenizer = load_for_inference(tmp_path / "ours", torch.device("cpu"))
+    assert tokenizer.stop_ids == (9, 8, 0)
+    config = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_bytes())
+    assert config["chat_template"] == "theirs"

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -197,3 +198,35 @@ def test_result_settings_leave_out_what_changes_no_result(tiny):
     )
     assert result_settings(other) == result_settings(tiny())
     assert result_settings(tiny().replaced(runtime={"seed": 1})) != result_settings(tiny())
+
+
+QUIET = {"device": "cpu", "logging": {"enable_stdout": False}}
+
+
+def generation_of(run: Path) -> dict:
+    return json.loads((newest_checkpoint(run / "checkpoints") / "generation_config.json").read_bytes())
+
+
+@pytest.mark.parametrize("tokenizer", ["of the checkpoint", "of the settings"])
+def test_a_run_keeps_the_generation_settings_and_the_template_of_what_it_starts_from(
+    tiny, checkpoint, tmp_path, tokenizer
+):
+    parent = shutil.copytree(checkpoint, tmp_path / "parent")
+    (parent / "manifest.json").unlink()  # a folder from elsewhere
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "eos_token_id": [7, 0]}
+    (parent / "generation_config.json").write_text(json.dumps(settings | {"transformers_version": "9"}))
+    (parent / "chat_template.jinja").write_text("theirs")
+    runtime = {"checkpoint": {"init_from": str(parent), "every_n_steps": 1}}
+    if tokenizer == "of the settings":
+        shutil.copytree(parent, tmp_path / "tokenizer")
+        (tmp_path / "tokenizer" / "generation_config.json").unlink()
+    named = {"tokenizer_json": str(tmp_path / "tokenizer")} if tokenizer == "of the settings" else {}
+    for steps in (1, 2):  # the second goes on
+        schedule = {"warmup_steps": 0, "total_steps": steps}
+        config = tiny(runtime={**QUIET, **runtime}, tokenizer=named, scheduler=schedule)
+        run_training(config, tmp_path / "run", resume=steps == 2)
+        found = generation_of(tmp_path / "run")
+        assert found.items() >= (settings | {"bos_token_id": 0}).items()
+        assert not {"top_k", "transformers_version"} & found.keys()
+        written = newest_checkpoint(tmp_path / "run" / "checkpoints") / "tokenizer_config.json"
+        assert json.loads(written.read_bytes())["chat_template"] == "theirs"

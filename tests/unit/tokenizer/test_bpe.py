@@ -299,11 +299,18 @@ def test_chat_tokens_are_added_to_a_foreign_tokenizer_with_its_roles(tmp_path):
     assert found.with_chat_tokens() is found
 
 
-def test_foreign_chat_template_is_kept_until_chat_tokens_are_added(tmp_path):
+@pytest.mark.parametrize("template", [None, "of chat_template.jinja \u65e5\n"])
+def test_foreign_chat_template_is_kept_until_chat_tokens_are_added(template, tmp_path):
     foreign.write("qwen3", tmp_path)
+    if template is not None:  # transformers, too, prefers this file
+        (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = Tokenizer.load(tmp_path)
-    found.write(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "theirs"
+    (tmp_path / "out").mkdir()
+    for folder in (tmp_path / "out", tmp_path):
+        found.write(folder)
+        written = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert written["chat_template"] == (template or "theirs")
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
     found.with_chat_tokens().write(tmp_path)
     assert "<|im_start|>" in json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"]
 
