@@ -5,7 +5,7 @@
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
-#   make faults     every campaign of tests/faults: of downloads, calls that fail, kills, races (COUNT=, SEED=)
+#   make faults     every campaign of tests/faults: of downloads, calls that fail, kills, races, tokenizers
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
@@ -45,6 +45,7 @@ faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.write_errors $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 	$(BIN)/python -m tests.faults.kills $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 	$(BIN)/python -m tests.faults.races $(if $(COUNT),--count $(COUNT))
+	$(BIN)/python -m tests.faults.tokenizers $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 
 mutants: COUNT = 60
 mutants: SEED =

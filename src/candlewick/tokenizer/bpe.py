@@ -30,6 +30,7 @@ from candlewick.tokenizer.check import (
     Json,
     load_rust,
     parse_object,
+    tokenizers_errors,
     validate_tokenizer,
     without_prefix,
 )
@@ -144,17 +145,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens. Raises TokenizerError for half a surrogate pair."""
-        try:
-            return self._rust.encode(text, add_special_tokens=False).ids
-        except TypeError:
-            raise surrogate_error([text]) from None
+        with tokenizers_errors("the tokenizer", "fails with this text"):
+            try:
+                return self._rust.encode(text, add_special_tokens=False).ids
+            except TypeError:
+                raise surrogate_error([text]) from None
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of ids; bytes that are not UTF-8 become U+FFFD. Raises TokenizerError for a wrong id."""
         wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise TokenizerError(f"there is no token {wrong}", f"ids are 0 to {self.vocab_size - 1}")
-        return self._rust.decode(list(ids), skip_special_tokens=skip_special)
+        with tokenizers_errors("the tokenizer", "fails with these ids"):
+            return self._rust.decode(list(ids), skip_special_tokens=skip_special)
 
     def decode_continuation(self, ids: Sequence[int]) -> str:
         """Return the text of ids that continue a text, without special tokens; a first space stays."""

@@ -59,7 +59,7 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, 
 
 
 def parse_object(content: bytes, where: str) -> Json:
-    """Parse a JSON object. Raises TokenizerError, also for a repeated key."""
+    """Parse a JSON object. Raises TokenizerError, also for a repeated key and half a surrogate pair."""
 
     def unique(pairs: list[tuple[str, Any]]) -> Json:
         section = dict(pairs)
@@ -67,10 +67,15 @@ def parse_object(content: bytes, where: str) -> Json:
             raise ValueError("a key is given twice")
         return section
 
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
     if content.count(b",") > MAX_COMMAS:
         raise TokenizerError(f"{where} has more than {MAX_COMMAS:,} values", "get the file again")
     try:
-        tree: object = json.loads(content, object_pairs_hook=unique)
+        tree: object = json.loads(content.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\ud" in content.lower():  # half a surrogate pair cannot be written again
+            json.dumps(tree, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{where} is not valid JSON: {str(error)[:200]}", "get the file again") from None
     if not isinstance(tree, dict):
@@ -166,7 +171,7 @@ def _is_known(step: object, kinds: set[str]) -> bool:
         case {"type": "Replace"}:
             is_whole = False
         case {"type": "Prepend"}:
-            is_whole = isinstance(step.get("prepend"), str)
+            is_whole = isinstance(cast(Json, step).get("prepend"), str)
         case _:
             is_whole = True
     return is_whole and step_type(step) in kinds and len(json.dumps(step)) <= 1000
@@ -209,14 +214,26 @@ def _describe_changes(tree: Json, is_byte_level: bool, adds_space: bool, missing
 
 
 @contextmanager
-def tokenizers_errors(where: str) -> Generator[None]:
-    """Turn errors of the tokenizers library about a file into TokenizerError."""
+def native_panics(where: str, problem: str) -> Generator[None]:
+    """Turn a panic of a native library, which is no Exception, into TokenizerError."""
     try:
         yield
-    except BaseException as error:  # a panic in Rust derives from BaseException alone
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TokenizerError):
+    except BaseException as error:
+        if isinstance(error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit):
             raise
-        raise TokenizerError(f"{where} is not a tokenizer: {str(error)[:200]}", "get the file again") from None
+        raise TokenizerError(f"{where} {problem}: {str(error)[:200]}", "get the file again") from None
+
+
+@contextmanager
+def tokenizers_errors(where: str, problem: str = "is not a tokenizer") -> Generator[None]:
+    """Turn errors and panics of the tokenizers library about a file into TokenizerError."""
+    try:
+        with native_panics(where, problem):
+            yield
+    except Exception as error:
+        if isinstance(error, TokenizerError | MemoryError):
+            raise
+        raise TokenizerError(f"{where} {problem}: {str(error)[:200]}", "get the file again") from None
 
 
 def load_rust(tree: Json, where: str) -> RustTokenizer:

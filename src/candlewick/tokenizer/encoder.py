@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from candlewick.errors import MachineError
+from candlewick.errors import MachineError, TokenizerError
 from candlewick.tokenizer.bpe import surrogate_error
+from candlewick.tokenizer.check import native_panics, tokenizers_errors
 
 # the reference makes some 100 bytes of objects per byte of text
 _BATCH_CHARS = 1 << 18
@@ -41,7 +42,7 @@ def make_encoder(tokenizer_json: bytes) -> "ReferenceEncoder | FastEncoder":
         fast = FastEncoder(tokenizer_json)
         if not all(map(np.array_equal, fast.encode(probes), reference.encode(probes))):
             raise MachineError("fastokens gives other ids with this tokenizer", "use tokenizers")
-    except MachineError as fault:
+    except (MachineError, TokenizerError) as fault:
         logger.warning("encoding with the reference, which is some 40 times slower: %s", fault)
         return reference
     return fast
@@ -60,10 +61,11 @@ class ReferenceEncoder:
         """Return the ids of all texts, and the count of each. Raises TokenizerError for half a surrogate pair."""
         ids: list[NDArray[np.uint32]] = []
         for batch in batched(texts, len, _BATCH_CHARS, _BATCH_TEXTS):
-            try:
-                encodings = self._rust.encode_batch_fast(batch, add_special_tokens=False)
-            except TypeError:
-                raise surrogate_error(texts) from None
+            with tokenizers_errors("the tokenizer", "fails with this text"):
+                try:
+                    encodings = self._rust.encode_batch_fast(batch, add_special_tokens=False)
+                except TypeError:
+                    raise surrogate_error(texts) from None
             ids += [np.array(encoding.ids, np.uint32) for encoding in encodings]
         flat = np.concatenate(ids) if ids else np.empty(0, np.uint32)
         return flat, np.array([len(array) for array in ids], np.int64)
@@ -94,14 +96,16 @@ class FastEncoder:
         except ImportError:
             raise MachineError("fastokens is not installed", "pip install 'candlewick[fast]'") from None
         try:
-            self._rust = package.Tokenizer.from_json_str(tokenizer_json.decode())
-        except ValueError as error:
+            with native_panics("fastokens", "cannot use this tokenizer"):
+                self._rust = package.Tokenizer.from_json_str(tokenizer_json.decode())
+        except (ValueError, TokenizerError) as error:
             raise MachineError(f"fastokens cannot use this tokenizer: {error}", "use tokenizers") from None
 
     def encode(self, texts: list[str]) -> EncodedTexts:
         """See `ReferenceEncoder`."""
-        try:
-            ids, ends = self._rust.encode_batch_flat(texts, split_special_tokens=True)
-        except UnicodeEncodeError:
-            raise surrogate_error(texts) from None
+        with tokenizers_errors("the tokenizer", "fails with this text"):
+            try:
+                ids, ends = self._rust.encode_batch_flat(texts, split_special_tokens=True)
+            except UnicodeEncodeError:
+                raise surrogate_error(texts) from None
         return np.frombuffer(ids, "<u4"), np.diff(np.frombuffer(ends, "<u8").astype(np.int64))

@@ -8,10 +8,10 @@ step to the first: a pattern that is replaced weighs what its replacement weighs
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 MAX_GROWTH = 16
-_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 def max_growth(steps: Sequence[Mapping[str, Any]]) -> float:
@@ -30,7 +30,7 @@ def max_growth(steps: Sequence[Mapping[str, Any]]) -> float:
         elif kind == "Prepend":  # before each stretch between added tokens, which may be one character
             weight = sum(weights[char] for char in step["prepend"])
             weights, other = {char: old + weight for char, old in weights.items()}, other + weight
-        elif kind in _FORMS or kind == "Lowercase":
+        elif kind in get_args(_Form) or kind == "Lowercase":
             largest = max(other, *weights.values(), 1.0)
             # a form that composes may make the heaviest character of any two
             known = {} if kind in ("NFC", "NFKC") else weights
@@ -46,4 +46,4 @@ def _strings(step: Mapping[str, Any]) -> list[str]:
 
 
 def _normalize(kind: str, char: str) -> str:
-    return char.lower() if kind == "Lowercase" else unicodedata.normalize(kind, char)
+    return char.lower() if kind == "Lowercase" else unicodedata.normalize(cast(_Form, kind), char)

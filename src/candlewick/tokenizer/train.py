@@ -22,6 +22,7 @@ from tokenizers import pre_tokenizers as pre
 
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer, surrogate_error
+from candlewick.tokenizer.check import native_panics
 from candlewick.tokenizer.files import byte_level
 from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.special import DELIMITER, PADDING
@@ -106,7 +107,8 @@ def train_bpe(
         initial_alphabet=pre.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rust.train_from_iterator(reader.read(texts), trainer)
+    with native_panics("the tokenizer", "cannot be trained"):
+        rust.train_from_iterator(reader.read(texts), trainer)
     if not reader.bytes:
         raise TokenizerError("there is no text to train a tokenizer on", "check the sources")
     tokenizer = Tokenizer(rust.to_str(pretty=True).encode())

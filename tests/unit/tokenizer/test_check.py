@@ -18,8 +18,10 @@ from candlewick.tokenizer.check import (
     validate_tokenizer,
     without_prefix,
 )
+from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder, make_encoder
 from candlewick.tokenizer.patterns import PATTERNS
 from candlewick.tokenizer.special import DELIMITER, PADDING
+from candlewick.tokenizer.train import train_tokenizer
 
 
 def tree_of(kind: str) -> dict:
@@ -254,6 +256,9 @@ def test_tokenizer_json_without_a_delimiter_is_refused(tree):
         (b"[" * 200_000, "is not valid JSON"),
         (b'{"a": 1, "a": 2}', "is not valid JSON: a key is given twice"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b'\xef\xbb\xbf{"a": 1}', "is not valid JSON: Unexpected UTF-8 BOM"),  # the encoders refuse it
+        (b'{"a": NaN}', "is not valid JSON: NaN is no number of JSON"),
+        (b'{"a": "\\uD800"}', "is not valid JSON: 'utf-8' codec can't encode character '\\ud800'"),
         (b'{"a": [' + b"[]," * (5 << 20) + b"[]]}", "has more than 4,194,304 values"),
     ],
 )
@@ -273,6 +278,40 @@ def test_panic_of_the_rust_library_is_a_tokenizer_error(tokenizer, monkeypatch):
         "candlewick.tokenizer.check.RustTokenizer", type("Rust", (), {"from_str": staticmethod(panic)})
     )
     assert "is not a tokenizer: index out of bounds" in refusal(tokenizer.json_bytes)
+
+
+class Panicking:
+    """A tokenizer of the library that panics whatever is asked."""
+
+    def __getattr__(self, name):
+        def panic(*args, **options):
+            raise Panic("index out of bounds: the len is 8 but the index is 8")
+
+        return panic
+
+
+def test_panic_while_encoding_or_decoding_is_a_tokenizer_error(tokenizer, monkeypatch):
+    encoders = [FastEncoder(tokenizer.json_bytes), ReferenceEncoder(tokenizer.json_bytes)]
+    broken = Tokenizer(tokenizer.json_bytes)
+    for each in (broken, *encoders):
+        monkeypatch.setattr(each, "_rust", Panicking())
+    for call in (lambda: broken.encode("a"), *(lambda e=e: e.encode(["a"]) for e in encoders)):
+        with pytest.raises(TokenizerError, match="the tokenizer fails with this text: index out of bounds"):
+            call()
+    with pytest.raises(TokenizerError, match="the tokenizer fails with these ids: index out of bounds"):
+        broken.decode([3])
+
+
+def test_panic_of_the_fast_encoder_leaves_the_reference(tokenizer, monkeypatch):
+    package = type("fastokens", (), {"Tokenizer": type("Tokenizer", (), {"from_json_str": Panicking().load})})
+    monkeypatch.setattr("candlewick.tokenizer.encoder.importlib.import_module", lambda name: package)
+    assert isinstance(make_encoder(tokenizer.json_bytes), ReferenceEncoder)
+
+
+def test_panic_while_training_is_a_tokenizer_error(monkeypatch):
+    monkeypatch.setattr("candlewick.tokenizer.train.byte_level", lambda *args, **options: Panicking())
+    with pytest.raises(TokenizerError, match="the tokenizer cannot be trained: index out of bounds"):
+        train_tokenizer(["a"], vocab_size=300)
 
 
 def test_interrupt_while_loading_is_raised(tokenizer, monkeypatch):
