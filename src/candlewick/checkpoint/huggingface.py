@@ -1,4 +1,4 @@
-"""config.json and generation_config.json: the settings of a model in the words of Hugging Face.
+"""config.json: the settings of a model in the words of Hugging Face.
 
 A model is saved as the first `model_type` that expresses every field of its ModelConfig:
 
@@ -17,8 +17,7 @@ transformers 5 know only the old one.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -77,9 +76,6 @@ def _is_known_scaling(_: ModelConfig, scaling: Any) -> bool:
 
 
 _FIX = "use the file that the model was published with"
-_GENERATION_IDS = {"bos_token_id", "eos_token_id", "pad_token_id"}
-SAMPLING_FIELDS = {"do_sample", "temperature", "top_k", "top_p", "min_p"}
-"""Entries of generation_config.json that say how tokens are drawn."""
 _CONTEXT_FIELDS = {"rope_type", "factor", "original_max_position_embeddings"}
 SCALING_FIELDS = {
     "linear": {"rope_type", "factor"},
@@ -213,44 +209,9 @@ def _hf_fields(config: ModelConfig, kind: str) -> dict[str, Any]:
     return fields
 
 
-def generation_config(
-    stop_ids: Sequence[int], padding_id: int | None, unused_ids: Sequence[int], inherited: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the content of generation_config.json. The last of `stop_ids` is the delimiter.
-
-    `unused_ids` are those of rows of the embedding that no token has: they are never drawn. `inherited` are the
-    entries of the model that this one comes from; without a word of sampling, ours are written.
-    """
-    kept = {name: value for name, value in inherited.items() if name not in _GENERATION_IDS}
-    sampling = {} if SAMPLING_FIELDS & kept.keys() else {"do_sample": True, "temperature": 0.8, "top_k": 40}
-    return {
-        **({"suppress_tokens": list(unused_ids)} if unused_ids else {}),
-        "bos_token_id": stop_ids[-1],
-        "eos_token_id": list(stop_ids) if len(stop_ids) > 1 else stop_ids[0],
-        "pad_token_id": padding_id,
-        **sampling,
-        **kept,
-    }
-
-
-def read_generation_config(folder: Path) -> dict[str, Any]:
-    """Read generation_config.json: single values, and the tokens that end a text. Raises CheckpointError.
-
-    Lists of other tokens and the version of transformers are left out. Without the file it is empty.
-    """
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return {}
-    values = _read_object(path, "generation configuration")
-    plain = {name: value for name, value in values.items() if type(value) in (bool, int, str)}
-    plain |= {name: value for name, value in values.items() if isinstance(value, float) and isfinite(value)}
-    plain.pop("transformers_version", None)
-    return plain | {"eos_token_id": values.get("eos_token_id")}
-
-
 def from_hf_config(path: Path) -> tuple[ModelConfig, int]:
     """Read config.json: the model's settings and its vocabulary rows. Raises CheckpointError."""
-    fields = _read_object(path, "model configuration")
+    fields = read_json_file(path, "model configuration")
     kind = fields.get("model_type")
     if kind not in tuple(ARCHITECTURES):
         known = ", ".join(ARCHITECTURES)
@@ -272,7 +233,8 @@ def from_hf_config(path: Path) -> tuple[ModelConfig, int]:
     return config, vocab_size
 
 
-def _read_object(path: Path, name: str) -> dict[str, Any]:
+def read_json_file(path: Path, name: str) -> dict[str, Any]:
+    """Read the object in a small file; `name` is what it is. Raises CheckpointError."""
     try:
         raw: object = json.loads(read_bounded(path), parse_int=_parse_int)
     except (OSError, ValueError, RecursionError) as error:

@@ -25,7 +25,8 @@ from candlewick.artifacts.manifest import (
     first_problem,
     read_bounded,
 )
-from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors, read_generation_config
+from candlewick.checkpoint.generation import read_generation_config
+from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig, RunConfig

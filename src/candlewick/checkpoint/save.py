@@ -35,7 +35,8 @@ from candlewick.artifacts.manifest import (
     staging,
     write_durable,
 )
-from candlewick.checkpoint.huggingface import generation_config, to_hf_config, to_hf_tensors
+from candlewick.checkpoint.generation import generation_config
+from candlewick.checkpoint.huggingface import to_hf_config, to_hf_tensors
 from candlewick.checkpoint.layout import KIND, OPTIMIZER, STATE, VERSION, step_folder, verify_checkpoint
 from candlewick.checkpoint.safetensors import MODEL
 from candlewick.config import ModelConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from candlewick.checkpoint.huggingface import SAMPLING_FIELDS
+from candlewick.checkpoint.generation import SAMPLING_FIELDS
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError
