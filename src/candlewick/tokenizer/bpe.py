@@ -43,7 +43,7 @@ _LOSSY = (
     "the tokenizer is lossy: %s; train a new one with `candlewick tokenizer train`, and keep this one only for a "
     "model that was trained with it"
 )
-_IGNORED = "the tokenizer's %s is ignored: transformers left it there in its last call"
+_IGNORED = "ignored in the tokenizer: %s, which transformers left there in its last call"
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
-MAX_GROWTH = 16
+MAX_GROWTH = 8  # a MiB of text may then take 1.1 GB while it is encoded
 _Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
