@@ -112,15 +112,14 @@ class TextGenerator:
 def model_sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of sampling that entries of generation_config.json mean to transformers.
 
-    Without a word of sampling they are empty, where transformers takes the most likely token always.
+    Without a word of sampling ours are left, where transformers takes the most likely token always.
     """
-    if not SAMPLING_FIELDS & generation.keys():
-        return {}
+    defaults = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    values = defaults if SAMPLING_FIELDS & generation.keys() else {}
+    values = values | {name: generation[name] for name in defaults.keys() & generation.keys()}
     if generation.get("do_sample") is False:
-        return {"temperature": 0.0}
+        values["temperature"] = 0.0
     off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    values = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    values |= {name: generation[name] for name in values.keys() & generation.keys()}
     return {name: None if name in off and value == off[name] else value for name, value in values.items()}
 
 

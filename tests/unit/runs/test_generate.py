@@ -92,8 +92,8 @@ def test_read_prompts_refuses_another_kind_of_file(tmp_path):
     ("generation", "sampling"),
     [
         ({}, {}),
-        ({"eos_token_id": [1, 2], "repetition_penalty": 1.5}, {}),
-        ({"do_sample": False, "temperature": 0.6}, {"temperature": 0.0}),
+        ({"eos_token_id": [1, 2], "repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"do_sample": False, "temperature": 0.6, "top_k": 50}, {"temperature": 0.0, "top_k": 50}),
         ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 0}, {"temperature": 0.6, "top_p": 0.9}),
         ({"do_sample": True, "top_k": 20, "min_p": 0.1, "top_p": 1.0}, {"top_k": 20, "min_p": 0.1}),
@@ -102,8 +102,7 @@ def test_read_prompts_refuses_another_kind_of_file(tmp_path):
 def test_model_is_sampled_as_its_generation_config_says(generation, sampling):
     defaults = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": 1.0}
     found = model_sampling(generation)
-    expected = defaults | sampling if generation.get("do_sample") else sampling
-    assert found == expected
+    assert found == (defaults | sampling if "do_sample" in generation else sampling)
 
 
 def test_flags_come_before_generation_config_and_it_before_our_defaults(generator, caplog):

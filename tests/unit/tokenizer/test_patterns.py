@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from candlewick.data.text.file_ranges import _SAFE_CUTS
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.check import validate_tokenizer
+from candlewick.tokenizer.encoder import make_encoder
 from candlewick.tokenizer.patterns import PATTERNS, find_pattern
 
 # as in the files of GPT-4o, Mistral Nemo, Qwen 3.5 and DeepSeek V3, in one piece
@@ -74,9 +75,12 @@ def test_tokenizers_with_patterns_of_the_hub_give_the_ids_of_the_library(name, o
     rust, ours = RustTokenizer.from_str(json.dumps(tree)), Tokenizer(json.dumps(tree).encode())
     rust.encode_special_tokens = True
     assert ours.pattern == name
-    for text in odd_texts(5, 2000):
+    texts = [*odd_texts(5, 2000), "HelloWORLD's iPhone\u02b0 a!\n//b 12345\u4e00abc"]
+    for text in texts:
         assert ours.encode(text) == rust.encode(text, add_special_tokens=False).ids
         assert ours.decode(ours.encode(text)) == text
+    ids = make_encoder(ours.encoder_json).encode(texts)[0].tolist()  # the fast one, if it is right
+    assert ids == [i for text in texts for i in ours.encode(text)]
 
 
 RUSTS = {name: RustTokenizer.from_str(json.dumps(byte_tokenizer(*splits(*REGEXES[name])))) for name in REGEXES}
