@@ -150,8 +150,8 @@ def _write_hf_files(aside: Path, snapshot: Snapshot) -> Iterator[FileEntry]:
     ids = (tokenizer.delimiter_id, tokenizer.padding_id, tokenizer.end_id)
     config_json = to_hf_config(config, snapshot.vocab_size, *ids)
     unused_ids = range(tokenizer.vocab_size, snapshot.vocab_size)
-    ids = tokenizer.stop_ids, tokenizer.padding_id, unused_ids
-    generation = generation_config(*ids, tokenizer.generation)
+    stop_ids, inherited = tokenizer.stop_ids, tokenizer.generation
+    generation = generation_config(stop_ids, tokenizer.padding_id, unused_ids, inherited)
     yield write_durable(aside / "config.json", _json(config_json))
     yield write_durable(aside / "generation_config.json", _json(generation))
     yield from tokenizer.write(aside, model_max_length=config.max_position_embeddings)

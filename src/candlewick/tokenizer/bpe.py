@@ -7,9 +7,9 @@ the pattern, which is Qwen2's, since readers such as llama.cpp know patterns by 
 `<|endoftext|>` (id 0) goes before each document; the same letters in a text become ordinary tokens.
 
 On disk it is Hugging Face's `tokenizer.json`, plus a `tokenizer_config.json`. A foreign tokenizer is validated
-(`tokenizer.check`), keeps every byte of its file, and names the tokens that begin and end a document
-(`tokenizer.special`). It may change text: `changes` names how. For chats there are two more special tokens
-(`tokenizer.chat`); a tokenizer without them gets them as its last ids.
+(`tokenizer.check`), keeps every byte of its file but padding and truncation, and names the tokens that begin and
+end a document (`tokenizer.special`). It may change text: `changes` names how. For chats there are two more special
+tokens (`tokenizer.chat`); a tokenizer without them gets them as its last ids.
 """
 
 import hashlib
