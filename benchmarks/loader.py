@@ -22,11 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from candlewick.artifacts.manifest import MANIFEST
 from candlewick.config import DataConfig
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import Loader
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.data.tokens.maps import FolderHold, MappedFiles
 
 ROWS, LENGTH = 32, 2048
 DELIMITER = 0
@@ -109,9 +111,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train-00000.bin"
         ends = write_shard(path, args.tokens)
-        shard = np.memmap(path, np.uint16, "r").view(np.ndarray)
-        shard.sum()  # into the page cache
-        split = TokenSplit("train", "0" * 64, (shard,), (0,), args.tokens, args.tokens * 4, DELIMITER, (ends,))
+        (path.parent / MANIFEST).touch()  # what a dataset has, and a hold locks
+        shards = MappedFiles(FolderHold(path.parent), "{}.bin", [path.stem], [args.tokens], np.uint16)
+        shards[0].sum()  # into the page cache
+        split = TokenSplit("train", "0" * 64, shards, (0,), args.tokens, args.tokens * 4, DELIMITER, (ends,))
         modes = {"candlewick": {}, **(MODES if args.modes else {})}
         loaders = {name: make_loader(split, settings) for name, settings in modes.items()}
         readers = {name: reader(loader) for name, loader in loaders.items()}

@@ -10,6 +10,7 @@ from candlewick.artifacts.manifest import MANIFEST, Manifest
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.data.tokens.maps import MappedFiles
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare_tokens as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
@@ -52,8 +53,8 @@ def build_trainer(
 
 def dataset_folder(split: TokenSplit) -> Path:
     """Return the folder of the token dataset whose memory-mapped shards a split reads."""
-    shard: Any = split.shards[0]
-    return Path(shard.base.filename).parents[1]
+    assert isinstance(split.shards, MappedFiles)
+    return split.shards.hold.folder
 
 
 def prepare_tokens(

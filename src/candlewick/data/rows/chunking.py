@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Self, cast
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from candlewick.data.tokens.dataset import Indices, Tokens, TokenSplit, require_readable
+from candlewick.data.tokens.dataset import Indices, Tokens, TokenSplit
+from candlewick.data.tokens.maps import MappedFiles, require_readable
 
 Mask = NDArray[np.bool_]
 IGNORE_INDEX = -100  # as in torch's cross_entropy
@@ -47,7 +47,7 @@ def mask_split(split: TokenSplit) -> TokenSplit | None:
     """Return a split whose tokens are the masks of `split`: 1 if the token counts as a target, else 0."""
     if split.masks is None:
         return None
-    return replace(split, shards=cast("tuple[Tokens, ...]", split.masks), masks=None)
+    return replace(split, shards=cast("MappedFiles | tuple[Tokens, ...]", split.masks), masks=None)
 
 
 class ChunkedRows:
@@ -60,9 +60,6 @@ class ChunkedRows:
         self.last_row_tokens = split.num_tokens - (self.num_rows - 1) * sequence_length
         self._needs_starts = needs_starts
         self._starts = np.array(split.shard_starts, np.int64)
-        width = sequence_length + 1
-        # indexing these views copies only the wanted rows; np.take would copy the file
-        self._views = [sliding_window_view(s, width) if len(s) >= width else None for s in split.shards]
         masks = mask_split(split)
         self._masks = None if masks is None else ChunkedRows(masks, sequence_length)
 
@@ -79,17 +76,15 @@ class ChunkedRows:
         width = self.sequence_length + 1
         positions = (offsets + rows * self.sequence_length) % self.split.num_tokens
         numbers = np.searchsorted(self._starts, positions, "right") - 1
-        out = np.empty((len(rows), width), self.split.shards[0].dtype)
+        out = np.empty((len(rows), width), self.split.shards[int(numbers[0])].dtype)
         for number in set(numbers.tolist()):
-            chosen = np.flatnonzero(numbers == number)
-            local = positions[chosen] - self._starts[number]
-            fits = local + width <= len(self.split.shards[number])
-            view = self._views[number]
-            if view is not None and fits.any():
-                require_readable(self.split.shards[number], local[fits].tolist(), width)
-                out[chosen[fits]] = view[local[fits]]
-            for i in chosen[~fits]:
-                out[i] = self.split.read_tokens(int(positions[i]), width)
+            chosen, shard = np.flatnonzero(numbers == number), self.split.shards[number]
+            firsts = (positions[chosen] - self._starts[number]).tolist()
+            last = shard.size - width  # of the rows that lie in this shard alone
+            require_readable(shard, [first for first in firsts if first <= last], width)
+            for i, first in zip(chosen.tolist(), firsts, strict=True):
+                is_whole = first <= last
+                out[i] = shard[first : first + width] if is_whole else self.split.read_tokens(int(positions[i]), width)
         return out
 
     def loss_mask(self, rows: Indices, offsets: Indices | int) -> Mask | None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from candlewick.data.rows.chunking import Mask, Rows, mask_split
 from candlewick.data.rows.permutation import permute
-from candlewick.data.tokens.dataset import Indices, TokenSplit, require_readable
+from candlewick.data.tokens.dataset import Indices, TokenSplit
+from candlewick.data.tokens.maps import require_readable
 from candlewick.errors import DataError
 
 _BUCKET_DOCUMENTS = 1 << 18

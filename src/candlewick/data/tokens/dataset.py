@@ -14,20 +14,16 @@ headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove rea
 `details` of the manifest lists tokens, documents and bytes of UTF-8 text per split and shard.
 """
 
-import errno
-import fcntl
 import logging
-import mmap
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.manifest import (
@@ -42,13 +38,13 @@ from candlewick.artifacts.manifest import (
     verify,
 )
 from candlewick.data.text.file_ranges import SPLITS, Split
+from candlewick.data.tokens.maps import FolderHold, MappedFiles, require_readable
 from candlewick.errors import ArtifactError, DataError
 
 KIND = "tokens"
 VERSION = 1
+READABLE_VERSIONS = (1, 2)
 _FIX = "prepare it again"
-_HARDWARE_POISON = getattr(errno, "EHWPOISON", 133)
-_POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which Python does not name
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
 _Count = Annotated[int, Field(strict=True, ge=0)]
 Tokens = NDArray[np.uint16 | np.uint32]
@@ -98,29 +94,6 @@ def write_shard(
     return entries
 
 
-def require_readable(array: NDArray[Any], starts: Iterable[int], length: int) -> None:
-    """Bring ranges of a mapped file, of `length` entries, into memory. Raises DataError if one cannot be read.
-
-    The kernel would end the process (SIGBUS). On systems without such a call nothing is done.
-    """
-    base = array.base
-    if not isinstance(base, np.memmap):
-        return
-    mapping: mmap.mmap = base._mmap  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
-    for start in starts:
-        first = start * array.itemsize
-        aligned = first - first % mmap.PAGESIZE
-        try:
-            mapping.madvise(_POPULATE_READ, aligned, first - aligned + length * array.itemsize)
-        except OSError as error:
-            if error.errno in (errno.EFAULT, errno.EIO, _HARDWARE_POISON):
-                raise DataError(
-                    f"a part of {base.filename} cannot be read any more: it was cut, or its disk fails",
-                    "restore it (`candlewick data verify` tells), then go on with --resume",
-                ) from None
-            return  # no such call here
-
-
 def is_token_dataset(path: Path) -> bool:
     """Return whether a folder holds prepared tokens, not text."""
     if not (path / MANIFEST).is_file():
@@ -134,17 +107,17 @@ def is_token_dataset(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """The shards of one split as one array of `num_tokens` tokens, memory-mapped."""
+    """The shards of one split as one array of `num_tokens` tokens, mapped into memory where they are read."""
 
     name: str
     dataset_id: str
-    shards: tuple[Tokens, ...]
+    shards: MappedFiles | tuple[Tokens, ...]
     shard_starts: tuple[int, ...]  # of each shard in the split
     num_tokens: int
     num_bytes: int  # of UTF-8 text; of a chat, of its answers
     delimiter_id: int = 0
-    document_ends: tuple[NDArray[np.uint64], ...] = ()  # of each shard, exclusive, from the start of the shard
-    masks: tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
+    document_ends: MappedFiles | tuple[NDArray[np.uint64], ...] = ()  # of each shard, exclusive, from the start of the shard
+    masks: MappedFiles | tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
     masked_tokens: int = 0  # that do not count as targets
 
     @property
@@ -154,17 +127,16 @@ class TokenSplit:
 
     def read_tokens(self, start: int, length: int) -> Tokens:
         """Return a copy of `length` tokens from `start` on; after the last token comes the first."""
-        out = np.empty(length, self.shards[0].dtype)
-        filled = 0
-        while filled < length:
-            position = (start + filled) % self.num_tokens
-            number = bisect_right(self.shard_starts, position) - 1
-            first = position - self.shard_starts[number]
-            tokens = self.shards[number][first:][: length - filled]
-            require_readable(self.shards[number], [first], len(tokens))
-            out[filled : filled + len(tokens)] = tokens
-            filled += len(tokens)
-        return out
+        parts: list[Tokens] = []
+        while length or not parts:
+            start %= self.num_tokens
+            number = bisect_right(self.shard_starts, start) - 1
+            first, shard = start - self.shard_starts[number], self.shards[number]
+            tokens = shard[first : first + length]
+            require_readable(shard, [first], tokens.size)
+            parts.append(tokens)
+            start, length = start + tokens.size, length - tokens.size
+        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -184,7 +156,12 @@ class TokenDataset:
 
         Raises ArtifactError for a file that is missing, changed or foreign, DataError for another tokenizer.
         """
-        manifest = read_manifest(folder, KIND, VERSION)
+        try:
+            hold = FolderHold(folder)
+        except OSError:
+            read_manifest(folder, KIND, *READABLE_VERSIONS)  # says what is wrong with it
+            raise
+        manifest = read_manifest(folder, KIND, *READABLE_VERSIONS)
         sha256 = manifest.inputs.get("tokenizer")
         if tokenizer_sha256 is not None and sha256 != tokenizer_sha256:
             raise DataError(
@@ -193,7 +170,7 @@ class TokenDataset:
             )
         _verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
-        splits = {name: _open_split(folder, name, shards, manifest) for name in SPLITS}
+        splits = {name: _open_split(hold, name, shards, manifest) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, shards, splits)
 
     def split(self, name: Split) -> TokenSplit:
@@ -208,10 +185,10 @@ def verify_shards(dataset: TokenDataset) -> None:
     """Read every token and document end. Raises ArtifactError naming the shard with an impossible one."""
     for shard in dataset.shards:
         path = dataset.folder / f"shards/{shard.name}.bin"
-        tokens = _map_file(path, token_dtype(dataset.vocab_size))
+        tokens = np.memmap(path, token_dtype(dataset.vocab_size), "r")
         document_ends = np.fromfile(path.with_suffix(".idx"), "<u8").astype(np.int64)
         if shard.targets is not None:
-            mask = _map_file(path.with_suffix(".msk"), np.uint8)
+            mask = np.memmap(path.with_suffix(".msk"), np.uint8, "r")
             if mask.max() > 1 or np.count_nonzero(mask) != shard.targets:
                 problem = f"should mark {shard.targets} tokens with 1, and the others with 0"
                 raise ArtifactError(f"{path.with_suffix('.msk')} {problem}", _FIX)
@@ -264,36 +241,26 @@ def _require_shown(details: Mapping[str, Any]) -> None:
         raise TypeError("vocab_size, bad_utf8, holdout or splits")
 
 
-def _open_split(folder: Path, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:
-    split_shards = [shard for shard in shards if shard.split == name]
+def _open_split(hold: FolderHold, name: str, shards: list[Shard], manifest: Manifest) -> TokenSplit:
+    shards = [shard for shard in shards if shard.split == name]
+    names, tokens = [shard.name for shard in shards], [shard.tokens for shard in shards]
+    is_masked = any(shard.targets is not None for shard in shards)
 
-    def map_all(extension: str, dtype: Any) -> tuple[Any, ...]:
-        return tuple(_map_file(folder / f"shards/{shard.name}.{extension}", dtype) for shard in split_shards)
+    def map_files(extension: str, lengths: list[int], dtype: DTypeLike) -> MappedFiles:
+        return MappedFiles(hold, f"shards/{{}}.{extension}", names, lengths, dtype)
 
-    bounds = [0, *accumulate(shard.tokens for shard in split_shards)]
-    is_masked = any(shard.targets is not None for shard in split_shards)
     return TokenSplit(
         name,
         manifest.id,
-        map_all("bin", token_dtype(manifest.details["vocab_size"])),
-        tuple(bounds[:-1]),
-        num_tokens=bounds[-1],
-        num_bytes=sum(shard.text_bytes for shard in split_shards),
+        map_files("bin", tokens, token_dtype(manifest.details["vocab_size"])),
+        tuple(accumulate(tokens[:-1], initial=0)) if shards else (),
+        num_tokens=sum(tokens),
+        num_bytes=sum(shard.text_bytes for shard in shards),
         delimiter_id=manifest.details["delimiter"]["id"],
-        document_ends=map_all("idx", "<u8"),
-        masks=map_all("msk", np.uint8) if is_masked else None,
-        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in split_shards) if is_masked else 0,
+        document_ends=map_files("idx", [shard.documents for shard in shards], "<u8"),
+        masks=map_files("msk", tokens, np.uint8) if is_masked else None,
+        masked_tokens=sum(shard.tokens - (shard.targets or 0) for shard in shards) if is_masked else 0,
     )
-
-
-def _map_file(path: Path, dtype: Any) -> NDArray[Any]:
-    """Map a file into memory under a shared lock; the mapping keeps the file open, and so the lock."""
-    if not path.stat().st_size:
-        return np.empty(0, dtype)
-    with path.open("rb") as file:
-        with suppress(OSError):  # a file system without locks has no cache to be trimmed
-            fcntl.flock(file, fcntl.LOCK_SH)
-        return np.memmap(file, dtype, "r").view(np.ndarray)
 
 
 def _verify_once(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
