@@ -17,15 +17,17 @@ import platform
 import shutil
 import stat
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from candlewick import __version__
 from candlewick.errors import ArtifactError
@@ -33,7 +35,10 @@ from candlewick.errors import ArtifactError
 MANIFEST = "manifest.json"
 _FILE_NAME = "^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)?$"
 MAX_JSON_BYTES = 64 << 20
-"""No JSON file of Candlewick is larger; one that somebody gave us might fill the memory."""
+"""No other JSON file of Candlewick is larger; one that somebody gave us might fill the memory."""
+MAX_MANIFEST_BYTES = 128 << 20
+"""No manifest is larger, as one is neither written nor read: about 120,000 token shards, or 120 TB of text."""
+_LIST_PIECE = 1000
 _FIX = "make it again or restore it"
 _HASHED_IN_THREADS_BYTES = 16 << 20
 _MAX_THREADS = 4
@@ -46,40 +51,81 @@ class FileEntry:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(pattern=_FILE_NAME)]
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(strict=True, ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """The content of a `manifest.json`."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     kind: str
-    version: int
+    version: Annotated[int, Field(strict=True)]
     inputs: Mapping[str, Any]
     config: Mapping[str, Any]
     files: tuple[FileEntry, ...]
     details: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The SHA-256 over everything but the provenance: the same on every machine."""
-        content = asdict(self)
-        del content["provenance"]
-        return json_sha256(content)
+        return _hash_content(self.content)[1]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The fields by name, as `canonical_json` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def canonical_json(value: object) -> bytes:
     """Serialize so that equal values give equal bytes: sorted keys, no spaces, UTF-8, finite numbers only."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    options: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    return json.dumps(value, sort_keys=True, default=_entry_as_json, **options).encode()
+
+
+def _entry_as_json(value: object) -> dict[str, Any]:
+    if not isinstance(value, FileEntry):
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return {"bytes": value.bytes, "name": value.name, "sha256": value.sha256}
 
 
 def json_sha256(value: object) -> str:
     """Return the SHA-256 of `canonical_json(value)` in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _hash_content(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the SHA-256 of the canonical JSON of a manifest's content, and its id, that without the provenance.
+
+    Long lists are serialized in pieces: those of a large dataset would take much memory at once.
+    """
+    whole, identity = hashlib.sha256(), hashlib.sha256()
+    for number, key in enumerate(sorted(content)):
+        hashed = (whole,) if key == "provenance" else (whole, identity)
+        for piece in (b"," if number else b"{", canonical_json(key), b":", *_canonical_pieces(content[key])):
+            for digest in hashed:
+                digest.update(piece)
+    for digest in (whole, identity):
+        digest.update(b"}")
+    return whole.hexdigest(), identity.hexdigest()
+
+
+def _canonical_pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, dict):
+        section = cast("dict[str, Any]", value)
+        for number, key in enumerate(sorted(section)):
+            yield (b"," if number else b"{") + canonical_json(key) + b":"
+            yield from _canonical_pieces(section[key])
+        yield b"}" if section else b"{}"
+    elif isinstance(value, list | tuple) and len(items := cast("Sequence[Any]", value)) > _LIST_PIECE:
+        for start in range(0, len(items), _LIST_PIECE):
+            yield (b"," if start else b"[") + canonical_json(items[start : start + _LIST_PIECE])[1:-1]
+        yield b"]"
+    else:
+        yield canonical_json(value)
 
 
 @contextmanager
@@ -175,10 +221,19 @@ def staging(target: Path) -> Generator[Path]:
 
 
 def publish(folder: Path, target: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest into `folder`, whose files are durable, and rename it to `target`; replaces its kind."""
-    content = asdict(manifest)
-    content["sha256"] = json_sha256(content)
-    write_durable(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+    """Write the manifest into `folder`, whose files are durable, and rename it to `target`; replaces its kind.
+
+    Raises ArtifactError for a manifest that nobody would read, and for another kind of artifact at `target`.
+    """
+    content = {**manifest.content, "sha256": _hash_content(manifest.content)[0]}
+    text = json.dumps(content, indent=1, sort_keys=True, default=_entry_as_json).encode() + b"\n"
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            f"the {MANIFEST} of {target} would have {len(text):,} bytes for {len(manifest.files):,} files, none is "
+            f"read that has more than {MAX_MANIFEST_BYTES:,}",
+            "make fewer, larger files of it (text: data.shard_text_bytes), or several datasets",
+        )
+    write_durable(folder / MANIFEST, text)
     for directory in {folder, *(folder / Path(entry.name).parent for entry in manifest.files)}:
         fsync_directory(directory)
     previous = None
@@ -220,14 +275,14 @@ def read_manifest(folder: Path, kind: str | None = None, *versions: int) -> Mani
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(read_bounded(path, MAX_JSON_BYTES))
-        sha256 = raw.pop("sha256", None) if isinstance(raw, dict) else None
-        content = canonical_json(
-            raw
-        )  # refuses values without an id: numbers that are not finite, half surrogate pairs
-        if sha256 is not None and sha256 != hashlib.sha256(content).hexdigest():
+        raw: Any = from_json(read_bounded(path, MAX_MANIFEST_BYTES), allow_inf_nan=False)
+        content = cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
+        sha256 = content.pop("sha256", None)
+        whole, identity = _hash_content(content)
+        if sha256 is not None and sha256 != whole:
             raise ArtifactError(f"{path} was changed: its sha256 is another one", _FIX)
-        manifest = TypeAdapter(Manifest).validate_json(content, strict=True)
+        manifest = _adapter().validate_python(content)
+        vars(manifest)["id"] = identity  # it was hashed already
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} has no {MANIFEST}: it is not a finished {kind or 'artifact'}",
@@ -252,6 +307,11 @@ def read_manifest(folder: Path, kind: str | None = None, *versions: int) -> Mani
     return manifest
 
 
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
 def first_problem(error: ValidationError, *keys: str) -> str:
     """Return the key, below `keys`, and the message of the first problem that pydantic found."""
     problem = error.errors(include_url=False, include_input=False)[0]
@@ -260,14 +320,28 @@ def first_problem(error: ValidationError, *keys: str) -> str:
 
 def verify(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """Raise ArtifactError for the first file that is missing or has another size (or, with `hashes`, hash)."""
-    for entry in manifest.files:
-        path = folder / entry.name  # it may be a link: its content is what counts
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing", _FIX)
-        if (size := path.stat().st_size) != entry.bytes:
-            raise ArtifactError(f"{path} has {size} bytes, its manifest says {entry.bytes}: it changed", _FIX)
+    file_states(folder, manifest)
     if hashes:
         _verify_hashes(folder, manifest.files)
+
+
+def file_states(folder: Path, manifest: Manifest) -> list[list[int]]:
+    """Return inode, size and modification time in ns of each file. Raises ArtifactError as `verify` does."""
+    states: list[list[int]] = []
+    for entry in manifest.files:
+        path = f"{folder}/{entry.name}"
+        try:
+            status = os.stat(path)  # it may be a link: its content is what counts
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtifactError(f"{path} is missing", _FIX) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactError(f"{path} is missing: what is there is no file", _FIX)
+        if status.st_size != entry.bytes:
+            raise ArtifactError(
+                f"{path} has {status.st_size} bytes, its manifest says {entry.bytes}: it changed", _FIX
+            )
+        states.append([status.st_ino, status.st_size, status.st_mtime_ns])
+    return states
 
 
 def _verify_hashes(folder: Path, entries: Sequence[FileEntry]) -> None:

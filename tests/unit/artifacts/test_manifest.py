@@ -1,8 +1,9 @@
 import contextlib
 import hashlib
+import json
 import os
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -273,9 +274,36 @@ def test_manifest_of_other_content_is_refused(tmp_path, content):
 
 def test_manifest_above_the_size_limit_is_refused(tmp_path, monkeypatch):
     make(tmp_path / "x")
-    monkeypatch.setattr(artifacts, "MAX_JSON_BYTES", 10)
-    with pytest.raises(ArtifactError, match="larger than 10 bytes"):
+    size = (tmp_path / "x" / MANIFEST).stat().st_size
+    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size)
+    read_manifest(tmp_path / "x")
+    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size - 1)
+    with pytest.raises(ArtifactError, match=f"larger than {size - 1} bytes"):
         read_manifest(tmp_path / "x")
+
+
+def test_manifest_that_would_not_be_read_is_not_published(tmp_path, monkeypatch):
+    old = make(tmp_path / "x")
+    files = tuple(FileEntry(f"shards/train-{i:05d}.bin", 1 << 30, SHA) for i in range(3000))
+    new = make(tmp_path / "y", files=files)
+    size = (tmp_path / "y" / MANIFEST).stat().st_size
+    assert read_manifest(tmp_path / "y") == new
+    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size - 1)
+    with pytest.raises(ArtifactError, match=rf"would have {size:,} bytes for 3,000 files.*fewer, larger files"):
+        make(tmp_path / "x", files=files)
+    assert read_manifest(tmp_path / "x") == old
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001, 2500])
+def test_id_of_long_lists_is_the_hash_of_their_canonical_json(tmp_path, count):
+    files = tuple(FileEntry(f"f{i}", i, SHA) for i in range(count))
+    details = {"é": [{"b": i, "a": None} for i in range(count)], "z": {}, "a": {"y": [1.5, "\U0001f600"], "x": []}}
+    manifest = make(tmp_path / "x", files=files, details=details)
+    written = json.loads((tmp_path / "x" / MANIFEST).read_bytes())
+    assert written.pop("sha256") == json_sha256(written)
+    assert written == json.loads(json.dumps(asdict(manifest)))
+    del written["provenance"]
+    assert manifest.id == read_manifest(tmp_path / "x").id == json_sha256(written)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from candlewick.artifacts.manifest import (
     FileEntry,
     Manifest,
     canonical_json,
+    file_states,
     first_problem,
     json_sha256,
     read_manifest,
@@ -272,10 +273,7 @@ def _verify_once(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
     if rehash or checked is None or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
         verify(folder, manifest)
         return
-    verify(folder, manifest, hashes=False)
-    statuses = [(folder / entry.name).stat() for entry in manifest.files]
-    files = [[status.st_ino, status.st_size, status.st_mtime_ns] for status in statuses]
-    state = json_sha256([manifest.id, str(folder.resolve()), files])
+    state = json_sha256([manifest.id, str(folder.resolve()), file_states(folder, manifest)])
     stamp = checked / f"{state}.json"
     if stamp.exists():
         return
