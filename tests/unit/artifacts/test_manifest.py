@@ -272,23 +272,16 @@ def test_manifest_of_other_content_is_refused(tmp_path, content):
         read_manifest(tmp_path)
 
 
-def test_manifest_above_the_size_limit_is_refused(tmp_path, monkeypatch):
-    make(tmp_path / "x")
-    size = (tmp_path / "x" / MANIFEST).stat().st_size
-    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size)
-    read_manifest(tmp_path / "x")
-    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size - 1)
-    with pytest.raises(ArtifactError, match=f"larger than {size - 1} bytes"):
-        read_manifest(tmp_path / "x")
-
-
-def test_manifest_that_would_not_be_read_is_not_published(tmp_path, monkeypatch):
+def test_manifest_above_the_size_limit_is_neither_published_nor_read(tmp_path, monkeypatch):
     old = make(tmp_path / "x")
-    files = tuple(FileEntry(f"shards/train-{i:05d}.bin", 1 << 30, SHA) for i in range(3000))
+    files = tuple(FileEntry(f"{i}.bin", 1 << 30, SHA) for i in range(3000))
     new = make(tmp_path / "y", files=files)
     size = (tmp_path / "y" / MANIFEST).stat().st_size
+    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size)
     assert read_manifest(tmp_path / "y") == new
     monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", size - 1)
+    with pytest.raises(ArtifactError, match=f"larger than {size - 1} bytes"):
+        read_manifest(tmp_path / "y")
     with pytest.raises(ArtifactError, match=rf"would have {size:,} bytes for 3,000 files.*fewer, larger files"):
         make(tmp_path / "x", files=files)
     assert read_manifest(tmp_path / "x") == old
