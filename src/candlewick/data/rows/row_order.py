@@ -27,8 +27,10 @@ _BLOCK = 4096  # positions of a permutation that are computed at a time
 
 def open_rows(split: TokenSplit, config: DataConfig, sequence_length: int) -> ChunkedRows | PackedRows:
     """Return a split as rows of T tokens by `data.packing`; with `data.document_mask` rows have `starts`."""
-    kind = PackedRows if config.packing == "bfd" else ChunkedRows
-    return kind(split, sequence_length, needs_starts=config.document_mask)
+    needs_starts = config.document_mask
+    if config.packing == "chunk":
+        return ChunkedRows(split, sequence_length, needs_starts=needs_starts)
+    return PackedRows(split, sequence_length, needs_starts=needs_starts, cache=config.cache_dir)
 
 
 class RowOrder:

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIXES = ("tokens-", "tokenizer-")
+_PREFIXES = ("tokens-", "tokenizer-", "rows-")
 logger = logging.getLogger(__name__)
 
 

@@ -122,6 +122,12 @@ class TokenSplit:
     masked_tokens: int = 0  # that do not count as targets
 
     @property
+    def num_documents(self) -> int:
+        """The number of documents that end in the split."""
+        ends = self.document_ends
+        return sum(ends.lengths if isinstance(ends, MappedFiles) else map(len, ends))
+
+    @property
     def num_targets(self) -> int:
         """The number of tokens that count as targets; they stand for `num_bytes` of text."""
         return self.num_tokens - self.masked_tokens
@@ -169,7 +175,7 @@ class TokenDataset:
                 f"{folder} was prepared with tokenizer {str(sha256)[:12]}, not with {tokenizer_sha256[:12]}",
                 "prepare the text again with this tokenizer, or use the one in its `tokenizer` folder",
             )
-        _verify_once(folder, manifest, rehash=rehash)
+        verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(hold, name, shards, manifest) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, shards, splits)
@@ -264,7 +270,7 @@ def _open_split(hold: FolderHold, name: str, shards: list[Shard], manifest: Mani
     )
 
 
-def _verify_once(folder: Path, manifest: Manifest, *, rehash: bool) -> None:
+def verify_once(folder: Path, manifest: Manifest, *, rehash: bool = False) -> None:
     """Verify sizes; verify hashes too if the dataset is small, else once per machine and state of the files."""
     try:
         checked = Path.home() / ".cache" / "candlewick" / "verified"

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.token_splits import count_up
 
-from candlewick.data.rows import packing
+from candlewick.data.rows import packing_plan
 from candlewick.data.rows.chunking import ChunkedRows
-from candlewick.data.rows.packing import PackedRows, pack
+from candlewick.data.rows.packing import PackedRows
+from candlewick.data.rows.packing_plan import pack
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
@@ -52,7 +53,7 @@ DOCUMENTS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 @settings(max_examples=40, deadline=None)
 def test_packed_rows_predict_every_next_token_once(documents, cuts, length, group):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_BUCKET_DOCUMENTS", group)
+        patch.setattr(packing_plan, "_BUCKET_DOCUMENTS", group)
         view = PackedRows(make_split(documents, cuts), length)
     rows = view.read(np.arange(view.num_rows), 0)
     counted = rows.targets != -100
