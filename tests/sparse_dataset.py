@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from candlewick.artifacts.manifest import MANIFEST, FileEntry, Manifest, canonical_json, replace_durable
+from candlewick.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from candlewick.data.tokens import dataset
 from candlewick.data.tokens.dataset import KIND, Shard
 

@@ -84,7 +84,9 @@ class ChunkedRows:
             require_readable(shard, [first for first in firsts if first <= last], width)
             for i, first in zip(chosen.tolist(), firsts, strict=True):
                 is_whole = first <= last
-                out[i] = shard[first : first + width] if is_whole else self.split.read_tokens(int(positions[i]), width)
+                out[i] = (
+                    shard[first : first + width] if is_whole else self.split.read_tokens(int(positions[i]), width)
+                )
         return out
 
     def loss_mask(self, rows: Indices, offsets: Indices | int) -> Mask | None:

@@ -40,14 +40,15 @@ class PackingPlan:
     """
 
     def __init__(self, split: TokenSplit, length: int, cache: Path | None = None) -> None:
-        entries, counts = None, list[list[int]]()
+        files, counts = None, list[list[int]]()
         if cache is not None and split.num_documents > _MAX_IN_MEMORY:
             try:
-                entries, counts = _open_file(split, length, cache)
+                files, counts = _open_file(split, length, cache)
             except OSError as error:
                 size = split.num_documents * 24 / 1e9
                 logger.warning("no plan of rows in %s (%s): %.0f GB of memory hold it", cache, error, size)
-        self._entries = np.concatenate([*_pack(split, length, counts)]) if entries is None else entries
+        self._files = files  # which hold the folder of the plan
+        self._entries = np.concatenate([*_pack(split, length, counts)]) if files is None else files[0]
         rows, segments = np.array(counts, np.int64).T
         self._first_rows = np.cumsum(rows) - rows  # of each bucket
         self._shifts = np.cumsum(segments + 1) - (segments + 1)  # from the number of a row to that of its entry
@@ -72,8 +73,8 @@ class PackingPlan:
         return rows + self._shifts[np.searchsorted(self._first_rows, rows, "right") - 1]
 
 
-def _open_file(split: TokenSplit, length: int, cache: Path) -> tuple[Entries, list[list[int]]]:
-    """Map the plan of a split, made now unless it is there; return its entries, and the counts of its buckets."""
+def _open_file(split: TokenSplit, length: int, cache: Path) -> tuple[MappedFiles, list[list[int]]]:
+    """Return the file of the plan of a split, made now unless it is there, and the counts of its buckets."""
     settings = {"split": split.name, "sequence_length": length, "bucket_documents": _BUCKET_DOCUMENTS}
     recipe = Recipe(KIND, {"dataset": split.dataset_id}, settings)
     folder = cache / f"{KIND}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
@@ -98,7 +99,7 @@ def _open_file(split: TokenSplit, length: int, cache: Path) -> tuple[Entries, li
     except ArtifactError as error:
         raise ArtifactError(error.problem, f"remove {folder}: it is made again") from None
     entries = manifest.files[0].bytes // _ENTRY.itemsize
-    return MappedFiles(hold, "{}", [_FILE], [entries], _ENTRY)[0], manifest.details["buckets"]
+    return MappedFiles(hold, "{}", [_FILE], [entries], _ENTRY), manifest.details["buckets"]
 
 
 def _pack(split: TokenSplit, length: int, counts: list[list[int]]) -> Iterator[Entries]:

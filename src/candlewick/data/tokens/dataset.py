@@ -117,8 +117,12 @@ class TokenSplit:
     num_tokens: int
     num_bytes: int  # of UTF-8 text; of a chat, of its answers
     delimiter_id: int = 0
-    document_ends: MappedFiles | tuple[NDArray[np.uint64], ...] = ()  # of each shard, exclusive, from the start of the shard
-    masks: MappedFiles | tuple[NDArray[np.uint8], ...] | None = None  # of each shard: 1 if the token counts as a target
+    document_ends: (
+        MappedFiles | tuple[NDArray[np.uint64], ...]
+    ) = ()  # of each shard, exclusive, from the start of the shard
+    masks: MappedFiles | tuple[NDArray[np.uint8], ...] | None = (
+        None  # of each shard: 1 if the token counts as a target
+    )
     masked_tokens: int = 0  # that do not count as targets
 
     @property
