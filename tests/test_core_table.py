@@ -30,7 +30,6 @@ EXEMPT = {
     "runtime.logging.tensorboard": WHERE,
     "runtime.logging.enable_stdout": WHERE,
     "runtime.logging.level": WHERE,
-    "data.cache_max_bytes": "what is deleted; tests/unit/data/tokens/test_cache.py",
     "data.num_workers": "the same bytes with any number: tests/unit/data/tokens/test_prepare.py",
     "data.documents": "checked text by text in tests/unit/data/text/test_documents.py",
     "data.prepared": "written by a run; tests/integration/test_moved_run.py",

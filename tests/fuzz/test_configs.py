@@ -39,7 +39,7 @@ def test_random_configuration_runs_or_is_refused_in_one_line(bench):
         "{format: chat, bad_utf8: skip, mixture: [{shards: [a]}, {shards: [b], weight: 3}]}",
         "{documents: line, bad_utf8: skip, deduplicate: true, validation_shards: [a]}",
         "{documents: line, bad_utf8: error, text_field: body, validation_sets: {web: [a]}}",
-        "{mixture: [{shards: [a]}, {shards: [b]}], deduplicate: true, cache_max_bytes: 1}",
+        "{mixture: [{shards: [a]}, {shards: [b]}], deduplicate: true}",
     ],
 )
 def test_workbench_prepares_text_with_the_data_settings_of_a_configuration(bench, data):

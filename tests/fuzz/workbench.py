@@ -59,7 +59,6 @@ _OFF = {
 _PREPARING = {
     "train_shards", "mixture", "validation_shards", "validation_sets", "format", "documents", "text_field",
     "messages_field", "bad_utf8", "deduplicate", "validation_fraction", "shard_text_bytes", "cache_dir",
-    "cache_max_bytes",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig, RunConfig
+from candlewick.config.keys import without_retired
 from candlewick.errors import CheckpointError
 from candlewick.model.flops import model_size
 from candlewick.tokenizer.bpe import Tokenizer
@@ -155,7 +156,7 @@ class Checkpoint:
         if not self.state_file.is_file():
             return None
         try:
-            tree = _translate_max_batches(self.state["config"])
+            tree = without_retired(_translate_max_batches(self.state["config"]), logger.debug)
             return RunConfig.model_validate_json(canonical_json(tree))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else str(error)

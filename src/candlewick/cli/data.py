@@ -2,9 +2,13 @@
 
 import argparse
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import (
     add_action,
@@ -17,9 +21,12 @@ from candlewick.cli.arguments import (
     load_from_arguments,
     setup_logging,
 )
-from candlewick.cli.environment import use_hub
+from candlewick.cli.environment import cache_home, use_hub
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from candlewick.runs.datasets import CachedFolder
 
 _SMOKE_DOCUMENTS = 20_000
 _SMOKE_SHARE = 0.1
@@ -52,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_shard(actions)
     _add_fetch(actions)
     _add_preprocess(actions)
+
+    _add_cache(actions)
 
     verify = add_action(actions, "verify", _verify, "check every byte of a folder of token shards or text shards")
     inspect = add_action(actions, "inspect", _inspect, "show what a token dataset contains")
@@ -230,6 +239,52 @@ def _preprocess(args: argparse.Namespace) -> None:
     for name, details in results.items():
         print(f"{name:<24}" + "".join(f"{details['cleaning'][column]:>14,}" for column in columns))
     print(f"wrote: {args.output} (dropped: empty documents, short lines, control characters)")
+
+
+def _add_cache(actions: Any) -> None:
+    parser = add_action(
+        actions, "cache", _cache, "list or remove text that runs have prepared and keep for others"
+    )
+    about = "its folder; default: candlewick in $XDG_CACHE_HOME or ~/.cache"
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help=about)
+    about = "remove these; what a run uses stays, and what is gone is prepared again when a run needs it"
+    parser.add_argument("--remove", nargs="+", metavar="NAME", default=[], help=about)
+    add_count(parser, "--unused-days", "remove what no run has opened for N days", least=0)
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from candlewick.runs.datasets import clear_cache, find_cached
+
+    cache: Path = args.folder or cache_home()
+    folders = find_cached(cache, args.remove, args.unused_days)
+    if not args.remove and args.unused_days is None:
+        if not emit_json(args, {"cache": str(cache), "folders": [asdict(folder) for folder in folders]}):
+            _print_cached(folders)
+            print(f"{cache}: {sum(folder.bytes for folder in folders):,} bytes in {len(folders)} folders")
+        return
+    if folders and not args.yes:
+        if args.json or not sys.stdin.isatty():
+            raise ConfigError(
+                f"this would remove {', '.join(f.name for f in folders)}", "give --yes to remove them"
+            )
+        _print_cached(folders)
+        if input(f"remove {len(folders)} folders of {cache}? [y/N] ").strip().lower() not in ("y", "yes"):
+            return
+    removed = clear_cache(cache, folders)
+    if not emit_json(args, {"cache": str(cache), "removed": removed}):
+        print(f"removed: {', '.join(removed) or 'nothing'}")
+
+
+def _print_cached(folders: "Sequence[CachedFolder]") -> None:
+    print(f"{'name':<34}{'tokens':>18}{'bytes':>18}{'unused days':>13}{'age in days':>13}  text")
+    now = time.time()
+    for folder in folders:
+        tokens = "-" if folder.tokens is None else f"{folder.tokens:,}"
+        made = folder.used if folder.made is None else datetime.fromisoformat(folder.made).timestamp()
+        unused, age = ((now - moment) / 86_400 for moment in (folder.used, made))
+        columns = f"{folder.name:<34}{tokens:>18}{folder.bytes:>18,}{unused:>13.1f}{age:>13.1f}"
+        print(f"{columns}  {escape_for_terminal(folder.about)}")
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -87,8 +87,6 @@ class DataConfig(Section):
     """Share to hold out without validation_shards: by document hash, or file ends below 1,000 documents."""
     cache_dir: Path | None = None
     """Folder for the token datasets that `train` prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
-    cache_max_bytes: Count | None = None
-    """Maximum size of the cache; the least recently used datasets are deleted. Null: no limit."""
     num_workers: Count | None = None
     """Worker processes that prepare text; null: one per core."""
     max_tokens: Count | None = None

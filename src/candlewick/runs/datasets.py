@@ -1,6 +1,8 @@
 """Token datasets and text shards made or examined on their own, not for a run. Torch is not imported."""
 
 import hashlib
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from candlewick.config import DataConfig, RunConfig
 from candlewick.data.shards.clean import Cleaning
 from candlewick.data.shards.fetch import DATASETS, FetchResult, download_datasets, find_datasets
 from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
+from candlewick.data.tokens.cache import CachedFolder, list_cache, remove_cached
 from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError, DataError
@@ -63,6 +66,35 @@ def inspect_dataset(folder: Path, num_tokens: int) -> dict[str, Any]:
     ids = split.read_tokens(0, min(num_tokens, split.num_tokens)).tolist()
     decoded = {"ids": ids, "text": tokenizer.decode(ids, skip_special=False)} if ids else {}
     return {**_summary(dataset.manifest), **decoded}
+
+
+def find_cached(cache: Path, names: Sequence[str] = (), unused_days: int | None = None) -> list[CachedFolder]:
+    """Return folders of a cache: those of `names` and those that no run opened for so many days, or else all.
+
+    Raises DataError for a name that is not there.
+    """
+    folders = list_cache(cache)
+    if missing := sorted(set(names) - {folder.name for folder in folders}):
+        raise DataError(f"{cache} has no {', '.join(missing)}", f"see `candlewick data cache {cache}`")
+    if not names and unused_days is None:
+        return folders
+    oldest = -math.inf if unused_days is None else time.time() - unused_days * 86_400
+    return [folder for folder in folders if folder.name in names or folder.used <= oldest]
+
+
+def clear_cache(cache: Path, folders: Sequence[CachedFolder]) -> list[str]:
+    """Remove folders of a cache; return their names. Raises DataError, after the others, for those in use."""
+    removed, problems = list[str](), list[DataError]()
+    for folder in folders:
+        try:
+            remove_cached(cache / folder.name)
+            removed.append(folder.name)
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        told = f"; removed: {', '.join(removed)}" if removed else ""
+        raise DataError("; ".join(error.problem for error in problems) + told, problems[0].fix)
+    return removed
 
 
 def write_shards(

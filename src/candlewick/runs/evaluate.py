@@ -46,7 +46,7 @@ def evaluate_checkpoint(
             f"{checkpoint.folder} does not say what it was trained on", "name the text to evaluate on"
         )
     own_cache = config.data.cache_dir or data.cache_dir  # an imported run has none until it is trained
-    config = without_lost_datasets(config.replaced(data={"cache_max_bytes": None, "cache_dir": own_cache}))
+    config = without_lost_datasets(config.replaced(data={"cache_dir": own_cache}))
     # tokens of another tokenizer are refused
     tokenizer = TokenizerPlan(checkpoint.tokenizer, "named", checkpoint.folder)
     texts, batches = open_texts(config.data), BatchSchedule(config.data.micro_batch_size)

@@ -29,7 +29,7 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import SourceFile
 from candlewick.data.text.source_files import HubSource, SourceFiles
-from candlewick.data.tokens.cache import touch, trim
+from candlewick.data.tokens.cache import touch
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ArtifactError, ConfigError
@@ -80,20 +80,14 @@ def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
     texts = open_texts(data) if plan.texts is None else plan.texts
     if isinstance(plan.start, Resume):
         _require_same_text(plan, texts)
-    tokenizer, is_new, used = plan.tokenizer.tokenizer, False, set[Path]()
+    tokenizer = plan.tokenizer.tokenizer
     if texts:
-        tokenizer, source, is_new = _make_tokenizer(plan, texts, notify)
-        tokenizer, folders = encoding_tokenizer(tokenizer, data), dict[str, Path]()
-        used = {source, *source.parents}
-        for name, text in texts.items():
-            folders[name], reused = _make_dataset(plan, name, text, tokenizer, notify)
-            is_new |= not reused
+        tokenizer = encoding_tokenizer(_make_tokenizer(plan, texts, notify), data)
+        folders = {name: _make_dataset(plan, name, text, tokenizer, notify) for name, text in texts.items()}
         config = with_datasets(config, folders, texts)
     assert tokenizer is not None, "token datasets bring theirs"
     tokenizer = encoding_tokenizer(tokenizer, data)
     datasets = _open_datasets(config.data, tokenizer)
-    if is_new and not plan.keeps_data and data.cache_max_bytes is not None and data.cache_dir is not None:
-        trim(data.cache_dir, data.cache_max_bytes, used | {dataset.folder for dataset in datasets.values()})
     return PreparedRun(config, plan.run_dir, plan.start, plan.batches, tokenizer, datasets)
 
 
@@ -116,10 +110,8 @@ def notify_stage(notify: Notify, name: str, folder: Path, reused: bool, figures:
     notify(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({figures})")
 
 
-def _make_dataset(
-    plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer, notify: Notify
-) -> tuple[Path, bool]:
-    """Encode one source, unless it was; return the folder, and whether it was there.
+def _make_dataset(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer, notify: Notify) -> Path:
+    """Encode one source, unless it was; return the folder.
 
     Of training text a part is held out unless there is validation text.
     """
@@ -132,7 +124,7 @@ def _make_dataset(
     tokens = {split: counts["tokens"] for split, counts in manifest.details["splits"].items()}
     figures = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
     notify_stage(notify, name, folder, reused, figures)
-    return folder, reused
+    return folder
 
 
 def _encode_job(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer) -> EncodeJob:
@@ -144,11 +136,14 @@ def _encode_job(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer) 
 def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:
     if data.cache_dir is None:
         raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
-    return data.cache_dir / f"{recipe.kind}-{json_sha256([recipe.inputs, recipe.config])[:16]}"
+    identity: list[object] = [recipe.inputs, recipe.config]
+    if recipe.version > 1:  # what an older version made stays where runs of that version read it
+        identity.append(recipe.version)
+    return data.cache_dir / f"{recipe.kind}-{json_sha256(identity)[:16]}"
 
 
-def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify) -> tuple[Tokenizer, Path, bool]:
-    """Return the run's tokenizer, trained if it has to be, its folder, and whether it was trained now."""
+def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify) -> Tokenizer:
+    """Return the run's tokenizer, trained if it has to be."""
     choice, data, reused = plan.tokenizer, plan.config.data, True
     tokenizer, folder = choice.tokenizer, choice.source
     if tokenizer is None or folder is None:
@@ -169,7 +164,7 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify
         notify_stage(notify, "tokenizer", folder, reused, f"{tokenizer.vocab_size:,} tokens")
     if choice.copy_to is not None and choice.copy_to != folder:
         _copy_tokenizer(tokenizer, folder, choice.copy_to)
-    return tokenizer, folder, not reused
+    return tokenizer
 
 
 def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:

@@ -137,7 +137,7 @@ def result_settings(config: RunConfig) -> dict[str, dict[str, object]]:
     What was made of the text, and the tokenizer with it, is compared by the ids of the datasets.
     """
     names = {"train_shards", "validation_shards", "validation_sets", "prepared", "prepared_from"}
-    data = dict.fromkeys({"cache_dir", "cache_max_bytes", "num_workers", *names}, True)
+    data = dict.fromkeys({"cache_dir", "num_workers", *names}, True)
     runtime = {"logging", "log_every_n_steps"}
     excluded = {"data": {**data, "mixture": {"__all__": {"shards"}}}, "runtime": runtime, "tokenizer": True}
     return config.model_dump(mode="json", exclude=excluded)

@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
     "data": _TOKENS,
     **dict.fromkeys(("data.train_shards", "data.mixture", "data.validation_sets"), _TEXT),
     **dict.fromkeys(("data.validation_shards", "data.prepared", "data.prepared_from"), _TEXT),
-    **dict.fromkeys(("data.cache_dir", "data.cache_max_bytes", "data.num_workers"), _MACHINE),
+    **dict.fromkeys(("data.cache_dir", "data.num_workers"), _MACHINE),
     **dict.fromkeys(("data.sequence_length", "data.packing", "data.order", "data.shuffle_buffer_size"), _ORDER),
     "data.document_mask": Rule("restarts best", "losses with and without it differ"),
     "data.max_repetitions": Rule("free", "it bounds the length of the run"),

@@ -1,3 +1,7 @@
+import fcntl
+import os
+import time
+
 import pytest
 
 from candlewick.artifacts.manifest import read_manifest
@@ -8,7 +12,9 @@ from candlewick.runs.datasets import (
     KNOWN_DATASETS,
     Outputs,
     ShardSettings,
+    clear_cache,
     fetch_datasets,
+    find_cached,
     inspect_dataset,
     prepare_dataset,
     preprocess_corpora,
@@ -127,3 +133,36 @@ def test_folder_without_corpora_is_an_error(corpora, tmp_path):
         preprocess(tmp_path / "nothing", tmp_path / "out", "all")
     with pytest.raises(DataError, match="nothing that `candlewick data fetch` brought"):
         preprocess(corpora / "a", tmp_path / "out", "fetched")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache with two unfinished folders, one of which was used a day and a half ago."""
+    for name, days in (("tokens-a", 1.5), ("tokens-b", 0)):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        (tmp_path / "cache" / name / "x").write_bytes(bytes(7))
+        moment = time.time() - days * 86_400
+        os.utime(tmp_path / "cache" / name, (moment, moment))
+    return tmp_path / "cache"
+
+
+def test_folders_of_a_cache_are_found_by_name_and_by_the_days_without_use(cache):
+    def names(*of: str, days: int | None = None) -> list[str]:
+        return [folder.name for folder in find_cached(cache, of, days)]
+
+    assert names() == ["tokens-a", "tokens-b"]
+    assert (names("tokens-b"), names("tokens-b", days=1)) == (["tokens-b"], ["tokens-a", "tokens-b"])
+    assert (names(days=2), names(days=1), names(days=0)) == ([], ["tokens-a"], ["tokens-a", "tokens-b"])
+    with pytest.raises(DataError, match=r"cache has no \.\., tokens-c \(fix: see `candlewick data cache .*cache`"):
+        names("tokens-a", "tokens-c", "..")
+
+
+def test_a_cache_is_cleared_of_what_no_run_uses(cache):
+    folders = find_cached(cache)
+    with (cache / "tokens-a").joinpath("manifest.json").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with pytest.raises(DataError, match=r"tokens-a is in use; removed: tokens-b \(fix: remove it when"):
+            clear_cache(cache, folders)
+    assert [path.name for path in cache.iterdir()] == ["tokens-a"]
+    assert clear_cache(cache, folders[:1]) == ["tokens-a"]
+    assert clear_cache(cache, []) == []

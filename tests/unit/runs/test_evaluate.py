@@ -64,7 +64,7 @@ def test_evaluate_of_a_token_dataset_reads_the_validation_split(tiny, trained, t
 def test_evaluate_covers_all_validation_sets(tiny, text_dir, tmp_path):
     mixture = [{"shards": [str(text_dir / f"0{i}.txt")]} for i in range(2)]
     sets = {"six": [str(text_dir / "06.txt")]}
-    sides = {"train_shards": [], "mixture": mixture, "validation_sets": sets, "cache_max_bytes": 1}
+    sides = {"train_shards": [], "mixture": mixture, "validation_sets": sets}
     data = {**tiny().data.model_dump(mode="json"), **sides, "cache_dir": str(tmp_path / "cache")}
     run_training(tiny(data=data, scheduler={"total_steps": 2}), tmp_path / "run", resume=False)
     last = final_metrics(tmp_path / "run")

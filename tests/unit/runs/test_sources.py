@@ -7,7 +7,6 @@ from tests.prepared import open_data, plan_run, prepare
 
 from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.config import TokenizerConfig
-from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.errors import ConfigError, DataError, TokenizerError
 from candlewick.runs.sources import (
     all_sources,
@@ -110,34 +109,10 @@ def test_chat_sources_add_chat_tokens_and_masks(tiny, tokens, tmp_path, cache):
     assert prepare(again).config.data == found.data == prepare(found).config.data
 
 
-def test_cache_limit_keeps_the_datasets_of_the_run(tiny, text_dir, tmp_path):
-    cache = tmp_path / "cache"
-    first = prepare(with_data(tiny, cache_dir=str(cache), train_shards=[str(text_dir / "00.txt")])).config
-    more = {"validation_sets": {"more": (str(text_dir / "01.txt"),)}, "cache_max_bytes": 1}
-    more = prepare(first.replaced(data=more)).config
-    assert open_data(more).train[0].num_tokens
-    # a dataset has the tokenizer in it
-    assert set(cache.iterdir()) >= set(more.data.prepared.values())
-
-
 def test_tokens_missing_from_the_cache_are_refused_with_the_fix(tiny, text_dir, tmp_path):
     config = with_data(tiny, cache_dir=str(tmp_path), train_shards=[str(tmp_path / "tokens-0123456789abcdef")])
     with pytest.raises(DataError, match=r"the prepared tokens .*tokens-\w+ are gone from the cache .*the text"):
         prepare(config)
-
-
-def test_cache_limit_removes_datasets_of_other_runs(tiny, text_dir, tmp_path):
-    own = {"cache_dir": str(tmp_path / "cache"), "cache_max_bytes": 1}
-    first = prepare(with_data(tiny, **own, train_shards=[str(text_dir / "00.txt")])).config
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # what this run uses
-    opened = TokenDataset.open(first.data.prepared["tokens"]).split("train")
-    prepare(with_data(tiny, **own, train_shards=[str(text_dir / "01.txt")]))
-    assert len(list((tmp_path / "cache").iterdir())) == 3  # the first one's tokens are still open
-    assert opened.num_tokens
-    del opened
-    prepare(with_data(tiny, **own, train_shards=[str(text_dir / "02.txt")]))
-    names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir())
-    assert names == ["tokenizer", "tokens"]
 
 
 def test_tokenizer_in_two_files_is_stored_with_its_tokens(tiny, text_dir, tmp_path, cache):

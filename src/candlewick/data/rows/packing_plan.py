@@ -1,7 +1,7 @@
 """The plan of packed rows: which segments of documents each row holds. That of a large split is a file.
 
     CACHE/rows-0123456789abcdef/rows.bin    for each bucket of documents its rows, then their segments
-    row        number of the entry of its first segment (int64), tokens in it (int32); one more: where the last ends
+    row        entry number of its first segment (int64), tokens in it (int32); one more: where the last ends
     segment    its first token in the split (int64), tokens (int32)
 
 Buckets are packed one at a time, in the memory that one takes. The plan of few documents is made in memory at each

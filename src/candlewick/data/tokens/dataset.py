@@ -18,6 +18,7 @@ import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -97,8 +98,16 @@ def write_shard(
 
 def is_token_dataset(path: Path) -> bool:
     """Return whether a folder holds prepared tokens, not text."""
-    if not (path / MANIFEST).is_file():
+    manifest = path / MANIFEST
+    if not manifest.is_file():
         return False
+    status = manifest.stat()
+    return _is_token_dataset(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache
+def _is_token_dataset(path: Path, *_state: int) -> bool:
+    """Read a manifest: a start asks some five times about each, and a large one takes a second."""
     try:
         return read_manifest(path).kind == KIND
     except ArtifactError as error:
@@ -276,15 +285,11 @@ def _open_split(hold: FolderHold, name: str, shards: list[Shard], manifest: Mani
 
 def verify_once(folder: Path, manifest: Manifest, *, rehash: bool = False) -> None:
     """Verify sizes; verify hashes too if the dataset is small, else once per machine and state of the files."""
-    try:
-        checked = Path.home() / ".cache" / "candlewick" / "verified"
-    except RuntimeError:  # no home for the stamp
-        checked = None
-    if rehash or checked is None or sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES:
+    is_small = sum(entry.bytes for entry in manifest.files) <= _ALWAYS_HASHED_BYTES
+    stamp = None if rehash or is_small else stamp_path(folder, manifest)
+    if stamp is None:
         verify(folder, manifest)
         return
-    state = json_sha256([manifest.id, str(folder.resolve()), file_states(folder, manifest)])
-    stamp = checked / f"{state}.json"
     if stamp.exists():
         return
     logger.info("checking the hashes of %s, once on this machine", folder)
@@ -294,3 +299,15 @@ def verify_once(folder: Path, manifest: Manifest, *, rehash: bool = False) -> No
         replace_durable(stamp, canonical_json({"folder": str(folder.resolve()), "id": manifest.id}))
     except OSError as error:
         logger.warning("%s cannot be written (%s): the hashes are checked again next time", stamp, error)
+
+
+def stamp_path(folder: Path, manifest: Manifest) -> Path | None:
+    """Return the file that says that files in this state were hashed; None without a home folder.
+
+    Raises ArtifactError for a file that is missing or has another size.
+    """
+    try:
+        checked = Path.home() / ".cache" / "candlewick" / "verified"
+    except RuntimeError:
+        return None
+    return checked / f"{json_sha256([manifest.id, str(folder.resolve()), file_states(folder, manifest)])}.json"

@@ -1,6 +1,6 @@
 """Files of a folder, mapped into memory when they are read first; few of them are mapped at a time.
 
-    FolderHold    the folder, open, and a shared lock on its manifest: `candlewick data cache --remove` leaves it alone
+    FolderHold    the folder, open, and a lock on its manifest, so that `data cache --remove` leaves it alone
     MappedFiles   its files as arrays; the one that was mapped first is the first to go
 
 Files are opened below the open folder, so that another folder under the same name is never read in its place.
@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -50,7 +50,7 @@ class FolderHold:
             except OSError as error:
                 logger.info("%s cannot be locked (%s): do not remove it while it is read", folder, error.strerror)
             # whoever removed it in the meantime has renamed it first
-            if os.path.samestat(os.fstat(self.descriptor), os.stat(folder)):
+            if os.path.samestat(os.fstat(self.descriptor), folder.stat()):
                 return
             close()
 
@@ -65,7 +65,7 @@ class MappedFiles:
     Any thread may read. Raises DataError for a file that has another size by now, or is gone.
     """
 
-    _mapped: deque[tuple["weakref.ref[MappedFiles]", int]] = deque()  # of all objects, the oldest first
+    _mapped: ClassVar[deque[tuple["weakref.ref[MappedFiles]", int]]] = deque()  # of all objects, the oldest first
     _lock = threading.Lock()
 
     def __init__(

@@ -202,6 +202,23 @@ def test_split_without_tokens_is_refused(tmp_path):
         dataset.split("validation")
 
 
+@pytest.mark.parametrize(("version", "is_read"), [(1, True), (2, True), (0, False), (3, False)])
+def test_datasets_of_version_1_and_2_are_read(tmp_path, version, is_read):
+    make_dataset(tmp_path / "ds")
+    edit_manifest(tmp_path / "ds", lambda m: m.update(version=version))
+    if is_read:
+        assert TokenDataset.open(tmp_path / "ds").split("train").num_tokens == 36
+        return
+    with pytest.raises(ArtifactError, match=rf"format version {version}, this program reads 1 and 2"):
+        TokenDataset.open(tmp_path / "ds")
+
+
+def test_split_has_as_many_documents_as_end_in_it(tmp_path):
+    assert make_dataset(tmp_path / "ds").split("train").num_documents == 2 + 1 + 5
+    ends = (np.array([3, 4], np.uint64), np.array([1], np.uint64))
+    assert TokenSplit("train", "id", (), (0, 4), 5, 5, document_ends=ends).num_documents == 3
+
+
 def test_is_token_dataset_accepts_token_manifests_only(tmp_path):
     make_dataset(tmp_path / "ds")
     assert is_token_dataset(tmp_path / "ds")

@@ -34,7 +34,7 @@ def open_files(folder: Path) -> MappedFiles:
 
 
 def open_descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
+    return len(os.listdir("/dev/fd"))  # noqa: PTH208
 
 
 def is_locked(folder: Path) -> bool:
