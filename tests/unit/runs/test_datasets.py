@@ -1,6 +1,5 @@
 import fcntl
 import os
-import time
 
 import pytest
 
@@ -141,7 +140,7 @@ def cache(tmp_path):
     for name, days in (("tokens-a", 1.5), ("tokens-b", 0)):
         (tmp_path / "cache" / name).mkdir(parents=True)
         (tmp_path / "cache" / name / "x").write_bytes(bytes(7))
-        moment = time.time() - days * 86_400
+        moment = (tmp_path / "cache" / name).stat().st_mtime - days * 86_400
         os.utime(tmp_path / "cache" / name, (moment, moment))
     return tmp_path / "cache"
 
