@@ -126,7 +126,7 @@ def require_readable(array: NDArray[Any], starts: Iterable[int], length: int) ->
 
     The kernel would end the process (SIGBUS). On systems without such a call nothing is done.
     """
-    mapped = getattr(array.base, "obj", None)  # of the memoryview between
+    mapped = getattr(array.base, "obj", None)  # numpy puts a memoryview between
     if not isinstance(mapped, _FileMap):
         return
     for start in starts:
