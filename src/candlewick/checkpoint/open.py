@@ -30,7 +30,7 @@ from candlewick.checkpoint.huggingface import from_hf_config, from_hf_tensors
 from candlewick.checkpoint.layout import OPTIMIZER, STATE, find_checkpoints, list_checkpoints, verify_checkpoint
 from candlewick.checkpoint.safetensors import INDEX, MODEL, read_model, read_tensors
 from candlewick.config import ModelConfig, RunConfig
-from candlewick.config.keys import without_retired
+from candlewick.config.tree import without_retired
 from candlewick.errors import CheckpointError
 from candlewick.model.flops import model_size
 from candlewick.tokenizer.bpe import Tokenizer

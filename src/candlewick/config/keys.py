@@ -10,7 +10,7 @@ Pydantic's errors contain names of union members; the sentences here contain the
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,6 @@ _URI_KEYS: set[Name] = {  # paths or addresses
     ("data", "validation_sets", "*"),
     ("data", "prepared_from", "*"),
 }
-_RETIRED = {("data", "cache_max_bytes"): "nothing is removed by itself: see `candlewick data cache`"}
 _EXTENDS: Name = ("extends",)
 _MAX_SUGGESTIONS = 20
 _BOOL_LIKE = {"yes", "no", "on", "off", "y", "n", "true", "false"}
@@ -207,17 +206,6 @@ def find_nearest(name: Name, limit: int = 1) -> list[Name]:
         return SequenceMatcher(None, last, key[-1]).ratio() + 0.1 * (key[:-1] == name[:-1])
 
     return sorted(sorted(key for key in keys if key[-1] in suggestions), key=similarity, reverse=True)[:limit]
-
-
-def without_retired(tree: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
-    """Return a tree without keys of earlier versions that do nothing any more; note those that were set."""
-    for (name, key), instead in _RETIRED.items():
-        section = tree.get(name)
-        if isinstance(section, dict) and key in section:
-            if section[key] is not None:
-                note(f"{name}.{key} does nothing any more, {instead}")
-            tree = tree | {name: {other: value for other, value in section.items() if other != key}}
-    return tree
 
 
 def look_up(tree: Any, key: Key) -> Any:

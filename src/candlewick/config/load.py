@@ -23,18 +23,10 @@ from pydantic import ValidationError
 
 from candlewick.config import RunConfig
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, ProblemCallback, check_values, line_of, parse
-from candlewick.config.keys import (
-    DISCRIMINATORS,
-    find_problems,
-    is_nullable,
-    look_up,
-    name_of,
-    resolve_path,
-    without_retired,
-)
+from candlewick.config.keys import DISCRIMINATORS, find_problems, is_nullable, look_up, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
 from candlewick.config.seal import require_whole
-from candlewick.config.tree import Tree, leaves
+from candlewick.config.tree import Tree, leaves, without_retired
 from candlewick.config.yaml import MAX_DEPTH, Key, ParseResult, format_key, parse_value, shorten
 from candlewick.errors import ConfigError
 

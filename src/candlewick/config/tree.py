@@ -5,7 +5,7 @@ run are written relative to it, so that it can be moved.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from candlewick.config.keys import name_of, relative_path
 from candlewick.config.yaml import Key, format_key, write_yaml
 
 Tree = dict[str, Any]
+_RETIRED = {("data", "cache_max_bytes"): "nothing is removed by itself: see `candlewick data cache`"}
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -49,6 +50,17 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
             yield from leaves(item, (*key, name))
     else:
         yield key, value
+
+
+def without_retired(tree: Tree, note: Callable[[str], None]) -> Tree:
+    """Return a tree without keys of earlier versions that do nothing any more; note those that were set."""
+    for (name, key), instead in _RETIRED.items():
+        section = tree.get(name)
+        if isinstance(section, dict) and key in section:
+            if section[key] is not None:
+                note(f"{name}.{key} does nothing any more, {instead}")
+            tree = tree | {name: {other: value for other, value in section.items() if other != key}}
+    return tree
 
 
 def _relocatable(tree: Tree, folder: Path) -> Tree:

@@ -15,7 +15,6 @@ from candlewick.config.keys import (
     look_up,
     name_of,
     resolve_path,
-    without_retired,
 )
 from candlewick.config.yaml import format_key
 
@@ -232,15 +231,3 @@ def test_extends_is_a_key_of_files_only():
 def test_sections_with_free_keys_are_dicts():
     for name in (("optimizer", "learning_rate_scales"), ("data", "validation_sets")):
         assert key_types()[name] == {dict}
-
-
-def test_retired_keys_are_dropped_and_told_if_they_were_set():
-    notes: list[str] = []
-    tree = {"data": {"cache_max_bytes": None, "format": "text"}, "model": {}}
-    assert without_retired(tree, notes.append) == {"data": {"format": "text"}, "model": {}}
-    assert (notes, tree["data"]["cache_max_bytes"]) == ([], None)
-    assert without_retired({"data": {"cache_max_bytes": 5}}, notes.append) == {"data": {}}
-    (note,) = notes
-    assert note.startswith("data.cache_max_bytes does nothing any more")
-    for tree in ({}, {"data": 3}, {"data": {"format": "chat"}}):
-        assert without_retired(tree, notes.append) == tree

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from candlewick.config import RunConfig
 from candlewick.config.formats import Format
 from candlewick.config.load import load_config
-from candlewick.config.tree import dump, flatten
+from candlewick.config.tree import dump, flatten, without_retired
 
 KINDS: tuple[Format, ...] = ("yaml", "toml", "json")
 text = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["null", "010", "1e5", "yes", "~"])
@@ -88,3 +88,15 @@ def test_dump_toml_writes_null_only_where_the_default_is_not_null():
     assert [line for line in text.splitlines() if "null" in line] == ['sample = "null"', 'every_n_steps = "null"']
     assert "vocab_size = 32000" in text
     assert "num_workers" not in text
+
+
+def test_retired_keys_are_dropped_and_told_if_they_were_set():
+    notes: list[str] = []
+    tree = {"data": {"cache_max_bytes": None, "format": "text"}, "model": {}}
+    assert without_retired(tree, notes.append) == {"data": {"format": "text"}, "model": {}}
+    assert (notes, tree["data"]["cache_max_bytes"]) == ([], None)
+    assert without_retired({"data": {"cache_max_bytes": 5}}, notes.append) == {"data": {}}
+    (note,) = notes
+    assert note.startswith("data.cache_max_bytes does nothing any more")
+    for tree in ({}, {"data": 3}, {"data": {"format": "chat"}}):
+        assert without_retired(tree, notes.append) == tree
