@@ -9,8 +9,13 @@ from typing import Any
 from candlewick.artifacts.manifest import MANIFEST, Manifest
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.file_ranges import FileRange
+from candlewick.data.text.holdout import choose_holdout, hold_tails
 from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.data.tokens.encode import START, Task
 from candlewick.data.tokens.maps import MappedFiles
+from candlewick.data.tokens.plan import group_files, make_task
 from candlewick.data.tokens.prepare import EncodeJob
 from candlewick.data.tokens.prepare import prepare_tokens as prepare_job
 from candlewick.runs.complete import complete_plan, open_training_data
@@ -64,6 +69,22 @@ def prepare_tokens(
     loaded = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
     job = EncodeJob.from_config(config, loaded)
     return prepare_job(replace(job, hold_out=job.hold_out and hold_out), output, **settings)
+
+
+def plan_tasks(corpus: Corpus, config: DataConfig, *, hold_out: bool = True, key: str = "0" * 64) -> list[Task]:
+    """Return the tasks of a text, as its preparation makes them of files that are no large documents."""
+    share, holdout = config.validation_fraction, choose_holdout([corpus]) if hold_out else "given"
+    tails = hold_tails([corpus], share).ranges if holdout == "tails" else {}
+    split = None if holdout == "hash" else "train"
+    groups = group_files(
+        enumerate(corpus.files),
+        lambda file: tails.get(file) or (FileRange(file, split=split),),
+        corpus,
+        config.shard_text_bytes,
+        START,
+        0,
+    )
+    return [make_task(i, group, corpus.reading, share, key) for i, group in enumerate(groups) if group is not None]
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

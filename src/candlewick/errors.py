@@ -23,7 +23,7 @@ class CandlewickError(Exception):
         problem = self.problem
         if len(problem) > _MAX_CHARS:  # names and values may come from a damaged or hostile file
             problem = f"{problem[: _MAX_CHARS // 2]} ... {problem[-_MAX_CHARS // 2 :]}"
-        return f"{problem} (fix: {self.fix})"
+        return " ".join(f"{problem} (fix: {self.fix})".split())
 
 
 class ConfigError(CandlewickError):

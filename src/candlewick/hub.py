@@ -137,23 +137,26 @@ def _list_files(api: Any, uri: HubUri) -> tuple[HubFile, ...]:
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def fetch_file(repo: HubRepo, file: HubFile, folder: Path | None = None) -> Path:
-    """Download a file into `folder`, or the Hub's cache, and verify it. Raises DataError, MachineError."""
+def fetch_file(uri: HubUri, file: HubFile, folder: Path | None = None) -> Path:
+    """Download a file of a repository into `folder`, or the Hub's cache, and verify it.
+
+    Raises DataError, MachineError.
+    """
     if file.path.startswith("/") or ".." in file.path.split("/"):
-        raise DataError(f"{repo.uri} lists {file.path!r}, a path that leads out of it", "use another repository")
+        raise DataError(f"{uri} lists {file.path!r}, a path that leads out of it", "use another repository")
 
     def download() -> Path:
         path = huggingface_hub.hf_hub_download(
-            repo.uri.name,
+            uri.name,
             file.path,
-            repo_type=repo.uri.kind,
-            revision=repo.uri.revision,
+            repo_type=uri.kind,
+            revision=uri.revision,
             local_dir=folder,
             cache_dir=folder,  # a damaged file in the user's cache would be copied again and again
         )
         return _verify_download(Path(path), file)
 
-    return _request_with_retries(str(replace(repo.uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
+    return _request_with_retries(str(replace(uri, path=file.path)), download, _FINAL_IN_DOWNLOADS)
 
 
 def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
@@ -175,7 +178,7 @@ def fetch_model(repo: HubRepo, allow: Sequence[str]) -> Path:
     if not chosen:
         names = ", ".join(file.path for file in repo.files)[:200] or "nothing"
         raise DataError(f"{uri} has no file of {', '.join(allow)}, only {names}", "check name and revision")
-    paths = [fetch_file(repo, file) for file in chosen]
+    paths = [fetch_file(uri, file) for file in chosen]
     return paths[0].parents[chosen[0].path.removeprefix(prefix).count("/")]
 
 

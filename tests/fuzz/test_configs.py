@@ -65,9 +65,7 @@ def test_limits_of_the_workbench_keep_a_valid_configuration_valid(bench, text):
     assert bench.attempt(".yaml", text + "scheduler: {total_steps: 3}\n") == "ran"
 
 
-@pytest.mark.parametrize(
-    "error", [ZeroDivisionError("x"), ConfigError("two\nlines", "none"), ConfigError("\x1b[31m", "none")]
-)
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), ConfigError("\x1b[31m", "none")])
 def test_workbench_reports_a_traceback_or_malformed_message_as_defect(bench, monkeypatch, error):
     def fail(*args):
         raise error

@@ -35,7 +35,7 @@ from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
 from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.text.documents import content_field
+from candlewick.data.text.reading import Reading
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
 from candlewick.runs.complete import complete_plan, make_sampler
@@ -116,7 +116,7 @@ class Workbench:
     def _text(self, data: DataConfig, number: int) -> Path:
         """Return the folder of a text in the format of a configuration, written at first use."""
         is_bad = number == 1 or data.bad_utf8 != "error"
-        name = json_sha256([data.format, content_field(data), is_bad, number])[:16]
+        name = json_sha256([data.format, Reading.from_config(data).field, is_bad, number])[:16]
         folder = self.folder / f"text-{name}"
         if not folder.exists():
             folder.mkdir()
@@ -179,7 +179,7 @@ def _write_text(folder: Path, data: DataConfig, number: int, bad: bytes) -> None
     if data.format == "chat":
         rows = [[{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text}] for text in texts]
         rows.insert(2, [{"role": "system", "content": "nobody answers"}])
-    lines = [json.dumps({content_field(data): row}).encode() for row in rows]
+    lines = [json.dumps({Reading.from_config(data).field: row}).encode() for row in rows]
     lines[1] = lines[1].replace(texts[1].encode(), texts[1].encode() + bad)
     lines = lines[: 60_000 // max(map(len, lines))]  # one shard, so no processes: those of a campaign have none
     (folder / "rows.jsonl").write_bytes(b"\n".join(lines))

@@ -1,6 +1,6 @@
 """Token datasets of each kind of text have the ids that `tests/golden/datasets.json` lists.
 
-    python -m tests.integration.test_frozen_datasets     writes the file, for a version that is meant to differ
+python -m tests.integration.test_frozen_datasets     writes the file, for a version that is meant to differ
 """
 
 import gzip
@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,8 +83,12 @@ def local_id(name: str, tokenizer: Tokenizer, folder: Path) -> str:
     source.mkdir()
     for file, content in files.items():
         (source / file).write_bytes(content)
-    text = {"train_shards": (str(source),), "shard_text_bytes": 1 << 16, "validation_fraction": 0.05}
-    return prepare_tokens(DataConfig(**text | {"num_workers": 1} | settings), tokenizer, folder / "tokens")[0].id
+    text: dict[str, Any] = {
+        "train_shards": (str(source),),
+        "shard_text_bytes": 1 << 16,
+        "validation_fraction": 0.05,
+    }
+    return prepare_tokens(DataConfig(**text | settings), tokenizer, folder / "tokens")[0].id
 
 
 def stream_id(name: str, tokenizer: Tokenizer, folder: Path) -> str:

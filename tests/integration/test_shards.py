@@ -33,7 +33,7 @@ def test_settings_of_shards_are_those_of_transformer_candle_by_default():
 
 def test_shards_are_written_in_utf8_with_the_version_of_their_format(text, outputs):
     (manifest,), _ = write_text_shards(text, outputs, ShardSettings(), CONFIG)
-    assert manifest.version == 1
+    assert manifest.version == 2
     assert '{"text": "line 0 größe"}\n'.encode() in (outputs.train / "train_0000.jsonl").read_bytes()
 
 
@@ -62,13 +62,13 @@ def test_progress_is_told_every_256_documents_and_never_beyond_the_end(text, out
     assert all(done <= total for done, total in told)
 
 
-def test_the_state_is_noted_at_shards_and_files_only(tmp_path, text, outputs, monkeypatch):
+def test_the_state_is_noted_at_shards_only(tmp_path, text, outputs, monkeypatch):
     (tmp_path / "b.jsonl").write_text('{"text": " "}\n' * 50)  # blank documents
     noted = []
     replace_durable = module.replace_durable
     monkeypatch.setattr(module, "replace_durable", lambda *a, **k: noted.append(a) or replace_durable(*a, **k))
     write_text_shards([*text, str(tmp_path / "b.jsonl")], outputs, ShardSettings(250, format="text"), CONFIG)
-    assert len(noted) == 2 + 2 + 1  # two full shards, two files, the end
+    assert len(noted) == 2 + 1  # two full shards, the end
 
 
 @pytest.mark.parametrize("stop_at", [100, 300])

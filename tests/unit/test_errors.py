@@ -14,6 +14,11 @@ def test_error_message_holds_the_problem_and_the_fix():
     assert str(error) == "the disk is full (fix: free 3 GB)"
 
 
+def test_error_message_is_one_line_whatever_is_in_it():
+    error = CandlewickError("no column x, only a\nb,\u2028c", "look\r\nhere")
+    assert str(error) == "no column x, only a b, c (fix: look here)"
+
+
 @pytest.mark.parametrize("kind", every_error())
 def test_error_without_a_fix_is_a_type_error(kind):
     with pytest.raises(TypeError, match="fix"):

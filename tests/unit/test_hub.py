@@ -90,8 +90,8 @@ def test_branch_is_resolved_to_a_commit_and_logged(server, waits, caplog):
 
 def test_fetched_files_equal_those_of_the_repository(repo, tmp_path):
     for file in repo.files:
-        assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
-        assert fetch_file(repo, file, tmp_path / "to").read_bytes() == FILES[file.path]
+        assert fetch_file(repo.uri, file, tmp_path / "to").read_bytes() == FILES[file.path]
+        assert fetch_file(repo.uri, file, tmp_path / "to").read_bytes() == FILES[file.path]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -100,7 +100,7 @@ def test_fetched_files_equal_those_of_the_repository(repo, tmp_path):
 def test_network_fault_during_a_download_changes_no_byte(server, repo, tmp_path, fault, path, times):
     server.fail(rf"(HEAD|GET) /(datasets|cdn)/.*{path}", *[fault] * times)
     server.stall_seconds = 2
-    assert fetch_file(repo, named(repo, path), tmp_path / "to").read_bytes() == FILES[path]
+    assert fetch_file(repo.uri, named(repo, path), tmp_path / "to").read_bytes() == FILES[path]
 
 
 # what a listing says cannot be checked against anything else
@@ -146,9 +146,9 @@ def test_missing_path_of_a_repository_is_refused(server, repo, path, message):
 
 def test_damaged_local_file_is_fetched_again(server, repo, tmp_path):
     file = named(repo, "data/a.parquet")
-    path = fetch_file(repo, file, tmp_path)
+    path = fetch_file(repo.uri, file, tmp_path)
     path.write_bytes(LARGE[::-1])
-    assert fetch_file(repo, file, tmp_path).read_bytes() == LARGE
+    assert fetch_file(repo.uri, file, tmp_path).read_bytes() == LARGE
 
 
 def test_file_with_a_wrong_hash_is_refused_with_both_hashes(server, repo, tmp_path):
@@ -156,18 +156,18 @@ def test_file_with_a_wrong_hash_is_refused_with_both_hashes(server, repo, tmp_pa
     with pytest.raises(
         DataError, match=r"10240 bytes with hash \w{12}, the listing says 10240 with \w{12} .*another network"
     ):
-        fetch_file(repo, named(repo, "data/a.parquet"), tmp_path)
+        fetch_file(repo.uri, named(repo, "data/a.parquet"), tmp_path)
     assert not list(tmp_path.rglob("a.parquet"))
     server.fail("GET /datasets/", *["other"] * TRIES)
     with pytest.raises(DataError, match=r"README.md: 120 bytes with hash \w{12}"):
-        fetch_file(repo, named(repo, "README.md"), tmp_path)
+        fetch_file(repo.uri, named(repo, "README.md"), tmp_path)
 
 
 def test_file_of_another_size_is_refused(server, repo, tmp_path):
     server.plan = lambda request: None
     server.repos["datasets/o/n"].commits[repo.uri.revision]["z.txt"] = b"grown"
     with pytest.raises(DataError, match="5 bytes with hash .*, the listing says 0"):
-        fetch_file(repo, named(repo, "z.txt"), tmp_path)
+        fetch_file(repo.uri, named(repo, "z.txt"), tmp_path)
 
 
 def test_last_failed_try_raises_with_the_reason(server, repo, waits, tmp_path):
@@ -180,7 +180,7 @@ def test_last_failed_try_raises_with_the_reason(server, repo, waits, tmp_path):
     assert waits == list(module.WAIT_SECONDS)
     server.plan = lambda request: "drop"
     with pytest.raises(MachineError, match="RemoteProtocolError"):
-        fetch_file(repo, named(repo, "z.txt"), tmp_path)
+        fetch_file(repo.uri, named(repo, "z.txt"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_retries_do_not_multiply_with_those_of_the_library(
         if "tree" in pattern:
             open_repo(repo.uri)
         else:
-            fetch_file(repo, named(repo, "data/a.parquet"), tmp_path)
+            fetch_file(repo.uri, named(repo, "data/a.parquet"), tmp_path)
     assert len(server.requests) <= requests
     assert sum(waits) <= seconds
 
@@ -271,7 +271,7 @@ def test_unexpected_status_raises_with_its_code(server, repo):
 def test_refused_file_raises_without_a_retry(server, repo, tmp_path, waits, status):
     server.plan = lambda request: status
     with pytest.raises(DataError, match=f"README.md.*HTTP {status}"):
-        fetch_file(repo, named(repo, "README.md"), tmp_path)
+        fetch_file(repo.uri, named(repo, "README.md"), tmp_path)
     assert not waits
 
 
@@ -282,7 +282,7 @@ def test_token_opens_a_gated_repository_and_goes_to_the_hub_only(server, waits, 
     repo = open_repo("hf://datasets/o/gated")
     server.fail("GET /cdn/", "cut", "503", "flip")
     for file in repo.files:
-        fetch_file(repo, file, tmp_path / "to")
+        fetch_file(repo.uri, file, tmp_path / "to")
     assert all(request.authorization is None for request in server.requests if request.host == "localhost")
     reason = module._describe_error(RuntimeError(f"GET http://x/y?signature=1 with {TOKEN}"))
     assert reason == "RuntimeError: GET http://x/y?... with ***"
@@ -297,7 +297,7 @@ def test_offline_mode_is_named_in_the_error(repo, monkeypatch, tmp_path):
     with pytest.raises(MachineError, match="HF_HUB_OFFLINE is set"):
         open_repo("hf://datasets/o/n")
     with pytest.raises(MachineError, match="HF_HUB_OFFLINE is set"):
-        fetch_file(repo, repo.files[0], tmp_path)
+        fetch_file(repo.uri, repo.files[0], tmp_path)
 
 
 def test_full_disk_during_a_download_raises_without_a_retry(repo, tmp_path, monkeypatch, waits):
@@ -306,7 +306,7 @@ def test_full_disk_during_a_download_raises_without_a_retry(repo, tmp_path, monk
 
     monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
     with pytest.raises(OSError, match="No space left") as error:
-        fetch_file(repo, repo.files[0], tmp_path)
+        fetch_file(repo.uri, repo.files[0], tmp_path)
     assert error.value.errno == errno.ENOSPC
     assert not waits
 
@@ -321,7 +321,7 @@ def test_server_without_a_commit_is_refused(server, repo, monkeypatch):
 def test_path_outside_the_folder_is_refused(repo, tmp_path):
     for path in ("../x", "/etc/x", "a/../../x"):
         with pytest.raises(DataError, match="leads out of it"):
-            fetch_file(repo, HubFile(path, 1, None, ""), tmp_path)
+            fetch_file(repo.uri, HubFile(path, 1, None, ""), tmp_path)
 
 
 MODEL = {

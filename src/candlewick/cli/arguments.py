@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candlewick.cli.environment import cache_home
+from candlewick.cli.environment import cache_home, save_stdin
 from candlewick.cli.output import print_note
 from candlewick.terminal import setup
 
@@ -29,7 +29,7 @@ def add_override(parser: argparse.ArgumentParser, paths: str = "") -> None:
 
 def absolute(path: str) -> str:
     """Return a path as an absolute path, relative to the working directory; a URI unchanged."""
-    return path if not path or "://" in path else str(Path(path).expanduser().absolute())
+    return path if path in ("", "-") or "://" in path else str(Path(path).expanduser().absolute())
 
 
 def load_with_dialect(
@@ -46,10 +46,21 @@ def load_from_arguments(args: argparse.Namespace, extra: Sequence[str] = ()) -> 
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
-    config = load_with_dialect(args.config, [*args.override, *text, *extra])[0]
+    config = _with_stdin(load_with_dialect(args.config, [*args.override, *text, *extra])[0])
     if "log_level" in args:
         setup_logging(args, config)
     return config
+
+
+def _with_stdin(config: "RunConfig") -> "RunConfig":
+    """Return the config with a file of standard input in the place of `-`: a run reads its text more than once."""
+    data = config.data
+    if "-" not in (*data.train_shards, *data.validation_shards):
+        return config
+    saved = str(save_stdin((data.cache_dir or cache_home()) / "stdin"))
+    sides = ("train_shards", "validation_shards")
+    changes = {side: tuple(saved if uri == "-" else uri for uri in getattr(data, side)) for side in sides}
+    return config.replaced(data=changes)
 
 
 def load_run_config(args: argparse.Namespace, extra: Sequence[str] = (), cache: Path | None = None) -> "RunConfig":

@@ -1,9 +1,12 @@
 """Read and set environment variables for the command line. Only `parallel/env.py` reads others."""
 
+import hashlib
 import os
+import sys
+import tempfile
 from pathlib import Path
 
-from candlewick.errors import MachineError
+from candlewick.errors import DataError, MachineError
 
 CLOUD_FOLDERS = {
     "RUNS": "/workspace/runs",
@@ -31,6 +34,28 @@ def cache_home() -> Path:
         raise MachineError(
             "this user has no home folder to keep caches in", "set XDG_CACHE_HOME or data.cache_dir"
         ) from None
+
+
+def save_stdin(folder: Path) -> Path:
+    """Write standard input into a file of the folder, whose name is made from its hash; return its path.
+
+    Raises DataError if there is none.
+    """
+    if sys.stdin.isatty():
+        print("reading text from the terminal until Ctrl-D", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
+        while block := sys.stdin.buffer.read(1 << 20):
+            file.write(block)
+            digest.update(block)
+        size = file.tell()
+    path = folder / f"{digest.hexdigest()[:16]}.txt"
+    Path(file.name).replace(path)
+    if not size:
+        path.unlink()
+        raise DataError("no text came from standard input", "pipe some in: cat notes/*.md | candlewick ... -")
+    return path
 
 
 def shorten_openmp_spin() -> None:

@@ -119,9 +119,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _tell(line: str) -> None:
-    """Write a line to standard error, which may be a file on a disk that is full."""
+    """Write a line to standard error, which may be a file on a disk that is full.
+
+    Names and values in it may be a stranger's, and must not command a terminal.
+    """
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{shown}\n")
         sys.stderr.flush()
 
 

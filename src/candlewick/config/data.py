@@ -43,7 +43,7 @@ class MixtureSource(Section):
     shards: tuple[str, ...] = Field(min_length=1)
     """Training text: files, folders, `hf://datasets/...`, `stdlib://`, or one prepared token dataset."""
     weight: Annotated[int, Field(ge=1, lt=1 << 32)] = 1
-    """Relative weight: this source provides `weight` of every (sum of all weights) rows."""
+    """Relative weight: this source provides `weight` of every (sum of all weights) rows. 0.7, 0.3: 7, 3."""
 
 
 class BatchStage(Section):
@@ -71,28 +71,43 @@ class DataConfig(Section):
     read in the place of the text as long as they are there and fit the sources and the settings of text."""
     prepared_from: dict[str, tuple[str, ...]] = Field(default={})
     """Written by a run: the sources of each of these datasets."""
-    format: Literal["text", "chat"] = "text"
-    """text, or chat: JSON lines with a list of messages. Only the assistant's messages are trained on."""
+    include: tuple[str, ...] = ()
+    """Files of folders to read, as patterns like those of .gitignore; empty: all that are text."""
+    exclude: tuple[str, ...] = ()
+    """Files of folders to leave out, as patterns like those of .gitignore, which is honored too."""
+    format: Literal["text", "chat", "tokens"] = "text"
+    """text; chat: rows with a list of messages, of which the assistant's are trained on; tokens: files of ids that
+    nanoGPT, llm.c or Megatron made with the tokenizer that is named."""
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    """Type of the ids in headerless files of tokens (`format: tokens`), as nanoGPT writes them."""
     documents: Literal["file", "line"] = "file"
-    """How a .txt file is split into documents. In .jsonl and .parquet each row is a document."""
+    """How a file of plain text is split into documents. In files with rows each row is a document."""
     text_field: str = "text"
-    """Column of .jsonl and .parquet files that holds the text."""
+    """Column of .jsonl, .json, .csv, .parquet and .arrow files that holds the text; `a.b` for one in an object."""
     messages_field: str = "messages"
-    """Column of a chat file that holds the messages, each with `role` and `content`."""
+    """Column of a chat file with the messages, each with `role` and `content`; ShareGPT's is found too."""
     bad_utf8: Literal["error", "replace", "skip"] = "replace"
     """If bytes are not UTF-8: stop, replace them by U+FFFD, or skip the document. Both are counted."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """If a row cannot be read (malformed, or without text in its column): stop, or skip and count it."""
+    max_document_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 20
+    """Maximum size of a row of JSON lines, .csv, .parquet and the like."""
+    max_expansion: Annotated[int, Field(ge=2)] = 1000
+    """Maximum ratio of the text of a compressed file to the file, of files that hold more than 64 MiB."""
     deduplicate: bool = False
     """Skip a document whose text equals that of an earlier document."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
-    """Share to hold out without validation_shards: by document hash, or file ends below 1,000 documents."""
+    """Share to hold out without validation_shards: by document hash, below 1,000 documents the ends of files."""
+    validation_max_tokens: Count = 2_000_000
+    """Hold out about N tokens of the largest source at most, and the same share of the others."""
     cache_dir: Path | None = None
     """Folder for the token datasets that `train` prepares; null: candlewick in $XDG_CACHE_HOME or ~/.cache."""
     num_workers: Count | None = None
     """Worker processes that prepare text; null: one per core."""
     max_tokens: Count | None = None
-    """For Hub sources: prepare at least N training tokens; null: as many as the schedule reads."""
+    """Prepare at least N training tokens of each source; null: all, of the Hub as many as the schedule reads."""
     max_documents: Count | None = None
-    """For Hub sources: prepare at most N rows for training; null: no limit."""
+    """Prepare at most N documents of each source for training; null: no limit."""
     hub_split: Annotated[str, Field(min_length=1)] = "train"
     """Hub split to train on, unless the address names a path. Validation text uses the split `validation`."""
     shard_text_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20

@@ -2,6 +2,7 @@
 
     ("optimizer", "momentum")            {float}    a key, and the types of its value over all kinds of the section
     ("tokenizer", "tokenizer_json")      {Path, NoneType}
+    ("data", "train_shards")             {tuple, str}     a list
     ("data", "mixture", "weight")        {int}      of every entry of a list
     ("data", "validation_sets", "*")     {str}      * stands for names that the user chooses
 
@@ -36,6 +37,24 @@ _URI_KEYS: set[Name] = {  # paths or addresses
     ("data", "validation_sets", "*"),
     ("data", "prepared_from", "*"),
 }
+_OTHER_NAMES: dict[str, Name] = {  # of nanoGPT, the Trainer of transformers, litgpt
+    **dict.fromkeys(("lr", "max_lr"), ("optimizer", "learning_rate")),
+    **dict.fromkeys(("n_layer", "n_layers", "num_hidden_layers"), ("model", "num_layers")),
+    **dict.fromkeys(("n_head", "n_heads"), ("model", "num_attention_heads")),
+    **dict.fromkeys(("n_embd", "d_model", "dim"), ("model", "hidden_size")),
+    **dict.fromkeys(("block_size", "context_length", "max_seq_length"), ("model", "max_position_embeddings")),
+    **dict.fromkeys(("seq_len", "seq_length"), ("data", "sequence_length")),
+    **dict.fromkeys(("batch_size", "per_device_train_batch_size"), ("data", "micro_batch_size")),
+    "train_batch_size": ("data", "global_batch_size"),
+    **dict.fromkeys(("max_steps", "max_iters", "num_train_steps"), ("scheduler", "total_steps")),
+    **dict.fromkeys(("num_train_epochs", "max_epochs", "epochs"), ("scheduler", "total_epochs")),
+    "warmup_iters": ("scheduler", "warmup_steps"),
+    **dict.fromkeys(("grad_clip", "clip_grad_norm"), ("optimizer", "max_grad_norm")),
+    **dict.fromkeys(("eval_interval", "eval_steps"), ("runtime", "evaluation", "every_n_steps")),
+    **dict.fromkeys(("save_interval", "save_steps"), ("runtime", "checkpoint", "every_n_steps")),
+    "dtype": ("runtime", "precision"),
+}
+_OTHER_WORDS = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "adamw": "adam_w"}
 _EXTENDS: Name = ("extends",)
 _MAX_SUGGESTIONS = 20
 _BOOL_LIKE = {"yes", "no", "on", "off", "y", "n", "true", "false"}
@@ -71,6 +90,8 @@ def _walk(annotation: object, name: Name) -> Iterator[tuple[Name, object]]:
     elif kind is Annotated:
         yield from _walk(arguments[0], name)
     elif arguments:
+        if kind is tuple:
+            yield name, tuple
         for argument in arguments:
             yield from _walk(argument, name)
     elif annotation is not ...:
@@ -105,7 +126,7 @@ def resolve_path(name: Name, text: str, folder: Path) -> str:
         raise ValueError("should be a path, or null" if is_nullable(name) else "should be a path")
     if bool in key_types().get(name, ()) and text.lower() in _BOOL_LIKE:
         raise ValueError("should be true, false or a path")
-    if "://" in text and name in _URI_KEYS:
+    if ("://" in text or text == "-") and name in _URI_KEYS:
         return text
     if "://" in text:
         raise ValueError("should be a path of this machine, not an address")
@@ -187,6 +208,8 @@ def _explain_value(name: Name, value: object) -> str:
     """Return the value, and of the words that are allowed the most similar one."""
     words = [word for word in key_types().get(name, ()) if isinstance(word, str)]
     suggestions = get_close_matches(value[:80], words, 1) if isinstance(value, str) else []
+    if isinstance(value, str) and (meant := _OTHER_WORDS.get(value.lower())) in words:
+        suggestions = [meant]
     text = shorten(json.dumps(value, ensure_ascii=False))
     text = "a section" if isinstance(value, dict) else "a list" if isinstance(value, list) else text
     return f" (got {text}{f', did you mean {suggestions[0]}?' if suggestions else ''})"
@@ -198,6 +221,8 @@ def find_nearest(name: Name, limit: int = 1) -> list[Name]:
     The unknown key has a typo, a part of the name (`batch_size` of `micro_batch_size`), or the wrong section.
     """
     last = name[-1][:80].lower().replace("-", "_")
+    if (meant := _OTHER_NAMES.get(last)) is not None and limit == 1:
+        return [meant]
     keys = [key for key in key_types() if key[-1] != "*"]
     suggestions = set(get_close_matches(last, {key[-1] for key in keys}, len(keys)))
     suggestions |= {key[-1] for key in keys if len(last) >= 5 and (last in key[-1] or key[-1] in last)}

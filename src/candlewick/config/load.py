@@ -22,6 +22,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from candlewick.config import RunConfig
+from candlewick.config.accept import accept
 from candlewick.config.formats import MAX_BYTES, SUFFIXES, ProblemCallback, check_values, line_of, parse
 from candlewick.config.keys import DISCRIMINATORS, find_problems, is_nullable, look_up, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
@@ -158,7 +159,7 @@ class _Settings:
         def report(key: Key, message: str) -> None:
             self.problems.append((self.location(key), key, message))
 
-        self.tree = without_retired(self.dialect.complete(self.tree), note)
+        self.tree = accept(without_retired(self.dialect.complete(self.tree), note))
         self.tree = _translate_max_batches(self.tree, self.dialect.rows_per_batch, note, report)
         try:
             config = RunConfig.model_validate_json(json.dumps(self.tree))

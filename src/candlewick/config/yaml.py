@@ -74,6 +74,17 @@ def read_scalar(text: str) -> object:
     return text
 
 
+def load_foreign(text: str) -> object:
+    """Return the value of a stranger's YAML. Raises ValueError for one that is malformed, deep or has aliases."""
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+            raise ValueError("it has aliases, with which a short text can stand for a very large one")
+        return yaml.load(text, loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
+
+
 def shorten(text: str, length: int = 60) -> str:
     """Cut text for a message, and escape characters that a terminal cannot show or would obey."""
     text = text[: length + 1]

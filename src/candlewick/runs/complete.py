@@ -14,7 +14,8 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.loader import saved_rows
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenDataset, TokenSplit
-from candlewick.errors import ConfigError
+from candlewick.data.tokens.overlap import count_overlap
+from candlewick.errors import ConfigError, DataError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
 from candlewick.runs.prepare import PreparedRun
@@ -29,6 +30,8 @@ from candlewick.train.resume import changes
 from candlewick.train.state import TrainState
 from candlewick.train.trainer import Sampler
 
+_MANY_PASSES = 100.0
+_SEALED_PASSES = 1.5  # over a text of which there may be more: up to here rounding explains them
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +88,9 @@ def complete_plan(prepared: PreparedRun) -> RunPlan:
         _check_resume(prepared.start, config, data, state)
     rows = embedding_rows(config.model, prepared.tokenizer)
     max_steps = _max_steps(config, batches, order, state.total_steps)
+    _tell_unusual_length(prepared, data, batches, order, state.total_steps)
+    if not isinstance(prepared.start, Resume):
+        _tell_overlap(data)
     start, tokenizer = prepared.start, prepared.tokenizer
     return RunPlan(
         config, prepared.run_dir, start, tokenizer, rows, data, device, order, batches, state, max_steps
@@ -121,6 +127,62 @@ def _check_resume(start: Resume, config: RunConfig, data: TrainingData, state: T
         )
 
 
+def _tell_unusual_length(
+    prepared: PreparedRun, data: TrainingData, batches: BatchSchedule, order: RowOrder, total_steps: int | None
+) -> None:
+    """Warn of text that is read very often and of a warm-up that does not end.
+
+    Raises DataError for a source that does not fill a row.
+    """
+    config, names = prepared.config, list(training_sources(prepared.config.data))
+    for name, split in zip(names, data.train, strict=True):
+        if split.num_tokens < config.sequence_length:
+            raise DataError(
+                f"{name} has {split.num_tokens} tokens to train on, a row has {config.sequence_length}",
+                "give more text, or lower data.sequence_length",
+            )
+    if total_steps is None:
+        return
+    for name, times in zip(names, order.repetitions(batches.rows_after(total_steps)), strict=True):
+        budget = prepared.datasets[name].manifest.config.get("max_tokens")
+        if budget is not None and times > _SEALED_PASSES:
+            logger.warning(
+                "%s has the first %d tokens of its source, which the run reads %.3g times: a new run with a "
+                "larger data.max_tokens reads more of it",
+                name,
+                budget,
+                times,
+            )
+        elif times > _MANY_PASSES:
+            logger.warning("the run reads %s %.4g times: a model learns so small a text by heart", name, times)
+    warmup = config.scheduler.warmup_steps or 0
+    if warmup > total_steps:
+        share = learning_rate_share(config, total_steps - 1, total_steps)
+        logger.warning(
+            "scheduler.warmup_steps=%d is longer than the run of %d updates: the learning rate reaches %.2g of "
+            "its peak",
+            *(warmup, total_steps, share),
+        )
+
+
+def _tell_overlap(data: TrainingData) -> None:
+    """Tell how many validation documents are trained on too. Text that is on both sides is on purpose."""
+    trained = {split.dataset_id: split for split in data.train if split.document_ends}
+    told = {*map(id, trained.values())}
+    for name, split in {"": data.validation, **data.validation_sets}.items():
+        if not split.document_ends or id(split) in told:
+            continue
+        told.add(id(split))
+        found = count_overlap(list(trained.values()), split)
+        if found.exact or found.near:
+            logger.log(
+                logging.WARNING if found.exact else logging.INFO,
+                "of %d validation documents%s%s %d are trained on too, %d nearly",
+                *(found.documents, f" of {name}" if name else "", " (a sample)" if found.is_sample else ""),
+                *(found.exact, found.near),
+            )
+
+
 def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total_steps: int | None) -> int | None:
     """Return the updates that data.max_repetitions allows. Raises ConfigError when the run is longer."""
     limit = config.data.max_repetitions
@@ -142,27 +204,30 @@ def _max_steps(config: RunConfig, batches: BatchSchedule, order: RowOrder, total
 def open_training_data(prepared: PreparedRun) -> TrainingData:
     """Return the splits that a run reads.
 
-    The main validation is `validation_shards`, else what the first source held out; of a mixture what each source
-    held out is a set as well: `mixture_0`, `mixture_1` and so on.
+    The main validation is `validation_shards`, else what the first source held out, if it did; of a mixture what
+    each source held out is a set as well: `mixture_0`, `mixture_1` and so on. Raises DataError without any.
     """
     data, datasets = prepared.config.data, prepared.datasets
     sources = [datasets[name] for name in training_sources(data)]
     sets = {name: _validation(datasets[f"validation_{name}"], sources) for name in data.validation_sets}
+    held_out = {
+        f"mixture_{number}": source.split("validation")
+        for number, source in enumerate(sources)
+        if source.has_split("validation")
+    }
     if data.mixture and "validation" not in datasets:
-        sets |= {f"mixture_{number}": source.split("validation") for number, source in enumerate(sources)}
-    main = datasets.get("validation")
-    return TrainingData(
-        train=tuple(source.split("train") for source in sources),
-        validation=sources[0].split("validation") if main is None else _validation(main, sources),
-        validation_sets=sets,
-    )
+        sets |= held_out
+    if "validation" in datasets:
+        main = _validation(datasets["validation"], sources)
+    else:
+        main = next(iter(held_out.values()), None) or sources[0].split("validation")
+    return TrainingData(tuple(source.split("train") for source in sources), main, sets)
 
 
 def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSplit:
     """Return the split of a dataset that validates: its training split, unless that is trained on or empty."""
     is_source = any(dataset.id == source.id for source in sources)
-    num_tokens = dataset.manifest.details["splits"]["train"]["tokens"]
-    return dataset.split("train" if num_tokens and not is_source else "validation")
+    return dataset.split("train" if dataset.has_split("train") and not is_source else "validation")
 
 
 def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:

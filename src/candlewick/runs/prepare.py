@@ -27,16 +27,14 @@ from candlewick.config import DataConfig, RunConfig
 from candlewick.config.tree import dump
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.file_ranges import SourceFile
-from candlewick.data.text.source_files import HubSource, SourceFiles
+from candlewick.data.text.file_ranges import TextFile
 from candlewick.data.tokens.cache import touch
-from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ArtifactError, ConfigError
 from candlewick.runs.resolve import PreparePlan, open_texts
 from candlewick.runs.sharding import Notify, make_shards
 from candlewick.runs.sources import (
-    Text,
     all_sources,
     encoding_tokenizer,
     source_dataset,
@@ -83,7 +81,7 @@ def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
     tokenizer = plan.tokenizer.tokenizer
     if texts:
         tokenizer = encoding_tokenizer(_make_tokenizer(plan, texts, notify), data)
-        folders = {name: _make_dataset(plan, name, text, tokenizer, notify) for name, text in texts.items()}
+        folders = {name: _make_dataset(plan, name, texts, tokenizer, notify) for name in texts}
         config = with_datasets(config, folders, texts)
     assert tokenizer is not None, "token datasets bring theirs"
     tokenizer = encoding_tokenizer(tokenizer, data)
@@ -91,18 +89,30 @@ def prepare_run(plan: PreparePlan, notify: Notify = logger.info) -> PreparedRun:
     return PreparedRun(config, plan.run_dir, plan.start, plan.batches, tokenizer, datasets)
 
 
-def _require_same_text(plan: PreparePlan, texts: Mapping[str, Text]) -> None:
+def _require_same_text(plan: PreparePlan, texts: Mapping[str, Corpus]) -> None:
     """Raise ConfigError if datasets in the run folder were made of other text, or otherwise: none is replaced."""
     assert plan.tokenizer.tokenizer is not None, "a run that goes on has one"
     tokenizer = encoding_tokenizer(plan.tokenizer.tokenizer, plan.config.data)
     for name, folder in (plan.folders or {}).items():
         if (folder / MANIFEST).is_file():
-            manifest, recipe = read_manifest(folder), _encode_job(plan, name, texts[name], tokenizer).recipe()
-            if (dict(manifest.inputs), dict(manifest.config)) != (dict(recipe.inputs), dict(recipe.config)):
+            manifest, recipe = read_manifest(folder), _encode_job(plan, name, texts, tokenizer).recipe()
+            is_same = (dict(manifest.inputs), dict(manifest.config)) == (dict(recipe.inputs), dict(recipe.config))
+            if not is_same and not _is_former(folder, recipe):
                 raise ConfigError(
                     f"{plan.run_dir} holds a run on other text, or on text that was prepared otherwise",
                     "put text and settings back, or choose another --run-dir",
                 )
+
+
+def _is_former(folder: Path, recipe: Recipe) -> bool:
+    """Return whether a dataset of a former version was made of this text, with these settings as far as it says.
+
+    A run that goes on keeps it: another would have its rows in another order.
+    """
+    if not is_token_dataset(folder) or (manifest := read_manifest(folder)).version >= recipe.version:
+        return False
+    made = {**manifest.inputs, **manifest.config}
+    return made.items() <= {**recipe.inputs, **recipe.config}.items()
 
 
 def notify_stage(notify: Notify, name: str, folder: Path, reused: bool, figures: str) -> None:
@@ -110,27 +120,33 @@ def notify_stage(notify: Notify, name: str, folder: Path, reused: bool, figures:
     notify(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({figures})")
 
 
-def _make_dataset(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer, notify: Notify) -> Path:
+def _make_dataset(
+    plan: PreparePlan, name: str, texts: Mapping[str, Corpus], tokenizer: Tokenizer, notify: Notify
+) -> Path:
     """Encode one source, unless it was; return the folder.
 
     Of training text a part is held out unless there is validation text.
     """
-    data, job = plan.config.data, _encode_job(plan, name, text, tokenizer)
+    data, job = plan.config.data, _encode_job(plan, name, texts, tokenizer)
     folder, recipe = plan.run_dir / name, job.recipe()
-    if not plan.keeps_data and find_built(folder, recipe, hashes=False) is None:  # `orchestrate` did not make it
-        folder = _cache_folder(data, recipe)
-    with bytes_progress(name) as progress:
-        manifest, reused = prepare_tokens(job, folder, progress=progress)
+    if isinstance(plan.start, Resume) and _is_former(folder, recipe):
+        manifest, reused = read_manifest(folder), True
+    else:
+        if not plan.keeps_data and find_built(folder, recipe, hashes=False) is None:  # not made by `orchestrate`
+            folder = _cache_folder(data, recipe)
+        with bytes_progress(name) as progress:
+            manifest, reused = prepare_tokens(job, folder, progress=progress)
     tokens = {split: counts["tokens"] for split, counts in manifest.details["splits"].items()}
     figures = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
     notify_stage(notify, name, folder, reused, figures)
     return folder
 
 
-def _encode_job(plan: PreparePlan, name: str, text: Text, tokenizer: Tokenizer) -> EncodeJob:
-    data, is_training = plan.config.data, name in training_sources(plan.config.data)
-    sides: tuple[Text | None, Text | None] = (text, None) if is_training else (None, text)
-    return EncodeJob(*sides, tokenizer, data, hold_out=is_training and not data.validation_shards)
+def _encode_job(plan: PreparePlan, name: str, texts: Mapping[str, Corpus], tokenizer: Tokenizer) -> EncodeJob:
+    text, data, is_training = texts[name], plan.config.data, name in training_sources(plan.config.data)
+    sides: tuple[Corpus | None, Corpus | None] = (text, None) if is_training else (None, text)
+    sources = tuple(texts[name] for name in training_sources(data) if name in texts)
+    return EncodeJob(*sides, tokenizer, data, is_training and not data.validation_shards, sources)
 
 
 def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:
@@ -142,7 +158,7 @@ def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:
     return data.cache_dir / f"{recipe.kind}-{json_sha256(identity)[:16]}"
 
 
-def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Text], notify: Notify) -> Tokenizer:
+def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Corpus], notify: Notify) -> Tokenizer:
     """Return the run's tokenizer, trained if it has to be."""
     choice, data, reused = plan.tokenizer, plan.config.data, True
     tokenizer, folder = choice.tokenizer, choice.source
@@ -183,17 +199,15 @@ def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
         return make_tokenizer(training_text(config.data, texts), config.tokenizer, output, progress=progress)
 
 
-def training_text(data: DataConfig, texts: Mapping[str, Text]) -> Text:
+def training_text(data: DataConfig, texts: Mapping[str, Corpus]) -> Corpus:
     """Return all text that is trained on as one, each file of it once."""
     training = [texts[name] for name in training_sources(data) if name in texts]
     if len(training) == 1:
         return training[0]
-    by_place: dict[Path | tuple[str, str], SourceFile | HubSource] = {}
+    by_place: dict[Path | tuple[str, str], TextFile] = {}
     for file in (file for text in training for file in text.files):
         by_place.setdefault(file.place, file)
-    files = tuple(by_place.values())
-    local = tuple(file for file in files if isinstance(file, SourceFile))
-    return Corpus(local, data) if len(local) == len(files) else SourceFiles(files, data)
+    return Corpus(tuple(by_place.values()), training[0].reading)
 
 
 def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:

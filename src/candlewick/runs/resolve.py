@@ -23,13 +23,13 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.text.source_files import open_text
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.find import open_text
 from candlewick.errors import CheckpointError, ConfigError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
-    Text,
     dataset_tokenizer,
     encoding_tokenizer,
     open_tokenizer,
@@ -84,7 +84,7 @@ class PreparePlan:
     start: Start
     batches: BatchSchedule  # as if the run were new
     tokenizer: TokenizerPlan
-    texts: Mapping[str, Text] | None
+    texts: Mapping[str, Corpus] | None
     """Opened text by the name of the dataset that is made of it; None: in shards that are not written yet."""
     shard_jobs: Sequence[ShardJob] = ()  # shards of text that are written, or verified, first
     keeps_data: bool = False  # datasets lie in the run folder; else in `data.cache_dir`
@@ -181,7 +181,7 @@ def rows_per_update(config: RunConfig) -> int:
     return BatchSchedule.from_config(config.data, config.sequence_length, world_size=1).rows
 
 
-def open_texts(data: DataConfig) -> dict[str, Text]:
+def open_texts(data: DataConfig) -> dict[str, Corpus]:
     """Open every source that is text, by the name of its dataset; a repository of the Hub at one commit."""
     commits: dict[HubUri, str | None] = {}
 
@@ -249,6 +249,10 @@ def _resolve_tokenizer(config: RunConfig, start: Start, run_dir: Path, request: 
             logger.warning("--force-retrain-tokenizer is left out: the run in %s has its tokenizer", run_dir)
         kept = run_folder if holds_tokenizer(run_folder) else start.checkpoint.folder
         return TokenizerPlan(start.checkpoint.tokenizer, "existing", kept)
+    if config.data.format == "tokens":
+        raise ConfigError(
+            "files of tokens do not say which tokenizer made them", "set tokenizer.tokenizer_json to it"
+        )
     retrain = tuple(folders) if request.retrain_tokenizer else ()
     plan = None if retrain else _find_tokenizer(settings, folders, request)
     return plan or TokenizerPlan(None, "trained", folders[-1] if folders else None, copy_to, retrain)

@@ -14,7 +14,7 @@ from typing import Literal
 from candlewick.artifacts.manifest import MANIFEST
 from candlewick.config import DataConfig
 from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
-from candlewick.data.text.corpus import is_text_artifact
+from candlewick.data.text.folders import is_text_artifact
 from candlewick.errors import ConfigError, DataError
 from candlewick.hub import SCHEME
 from candlewick.runs.sources import token_dataset

@@ -14,7 +14,6 @@ from pathlib import Path
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.source_files import HubSource, SourceFiles
 from candlewick.data.tokens.cache import is_cached
 from candlewick.data.tokens.dataset import is_token_dataset
 from candlewick.data.tokens.plan import dataset_settings
@@ -23,7 +22,6 @@ from candlewick.hub import SCHEME, parse_uri
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import read_special_tokens
 
-Text = Corpus | SourceFiles
 Sources = dict[str, tuple[str, ...]]
 """URIs by the name of the dataset that is made of them."""
 
@@ -121,7 +119,7 @@ def encoding_tokenizer(tokenizer: Tokenizer, data: DataConfig) -> Tokenizer:
     return tokenizer.with_chat_tokens() if data.format == "chat" and has_text else tokenizer
 
 
-def with_datasets(config: RunConfig, folders: Mapping[str, Path], texts: Mapping[str, Text]) -> RunConfig:
+def with_datasets(config: RunConfig, folders: Mapping[str, Path], texts: Mapping[str, Corpus]) -> RunConfig:
     """Return the config with the token datasets of its text, and addresses of the Hub at their commit."""
     data = config.data
     uris = all_sources(data)
@@ -139,13 +137,13 @@ def with_datasets(config: RunConfig, folders: Mapping[str, Path], texts: Mapping
     )
 
 
-def _at_commit(uri: str, text: Text) -> str:
+def _at_commit(uri: str, text: Corpus) -> str:
     """Return an address of the Hub with the commit at which its files were listed; another one as it is."""
     if not uri.startswith(SCHEME):
         return uri
     address = parse_uri(uri)
     if address.is_pinned:
         return uri
-    repos = [file.repo.uri for file in text.files if isinstance(file, HubSource)]
+    repos = [file.hub[0] for file in text.files if file.hub is not None]
     found = next(repo for repo in repos if (repo.kind, repo.name) == (address.kind, address.name))
     return str(replace(address, revision=found.revision))

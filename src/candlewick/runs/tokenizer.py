@@ -19,7 +19,8 @@ from candlewick.artifacts.manifest import MANIFEST, Manifest, read_bounded, read
 from candlewick.config import TokenizerConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import Document
-from candlewick.data.text.source_files import SourceFiles
+from candlewick.data.text.downloads import download
+from candlewick.data.text.sample import sample_documents
 from candlewick.errors import ConfigError
 from candlewick.tokenizer.artifact import KIND, VERSION, write_artifact
 from candlewick.tokenizer.files import (
@@ -72,7 +73,7 @@ def remove_tokenizer(folder: Path) -> None:
 
 
 def make_tokenizer(
-    text: Corpus | SourceFiles, config: TokenizerConfig, output: Path, *, progress: ProgressCallback | None = None
+    text: Corpus, config: TokenizerConfig, output: Path, *, progress: ProgressCallback | None = None
 ) -> tuple[Manifest, bool]:
     """Return the tokenizer artifact at `output`, and whether it was there; else train it on opened text.
 
@@ -89,35 +90,35 @@ def make_tokenizer(
     recipe = tokenizer_recipe(text, config)
 
     def make(partial: Path) -> Manifest:
-        if isinstance(text, Corpus):
-            return _train(text, config, recipe, output, progress)
         folder = partial / "fetched"
         try:
-            return _train(_first_files(text, config).download_all(folder), config, recipe, output, progress)
+            chosen = enumerate(_first_files(text, config).files)
+            files = tuple(download(file, folder / str(number), text.reading) for number, file in chosen)
+            return _train(replace(text, files=files), config, recipe, output, progress)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return build_once(output, recipe, make)
 
 
-def _first_files(text: SourceFiles, config: TokenizerConfig) -> SourceFiles:
+def _first_files(text: Corpus, config: TokenizerConfig) -> Corpus:
     """Return the first files of text of the Hub, up to `max_train_bytes`: enough to train a tokenizer on."""
+    if text.is_local:
+        return text
     before = accumulate((file.bytes for file in text.files), initial=0)
     files = zip(text.files, before, strict=False)
     return replace(text, files=tuple(file for file, size in files if size < config.max_train_bytes))
 
 
-def tokenizer_recipe(text: Corpus | SourceFiles, config: TokenizerConfig) -> Recipe:
+def tokenizer_recipe(text: Corpus, config: TokenizerConfig) -> Recipe:
     """Return what decides the result: the text, how it is read, and the settings."""
-    reading = {"documents", "text_field", "bad_utf8"}
-    if text.config.format == "chat":
-        reading = {"format", "messages_field", "bad_utf8"}
-    read = text.config.model_dump(mode="json", include=reading)
+    read = {name: getattr(text.reading, name) for name in ("format", "documents", "field", "bad_utf8", "bad_rows")}
     others = {"tokenizer_json", "vocab", "merges", "special_tokens"}
     others |= {"max_train_lines"} if config.max_train_lines is None else set()
     training = config.model_dump(mode="json", exclude=others)
-    files = text if isinstance(text, Corpus) else _first_files(text, config)
-    return Recipe(KIND, {"corpus": files.fingerprint}, {"pattern": PATTERN, **read, **training}, VERSION)
+    return Recipe(
+        KIND, {"corpus": _first_files(text, config).fingerprint}, {"pattern": PATTERN, **read, **training}, VERSION
+    )
 
 
 def _train(
@@ -125,7 +126,7 @@ def _train(
 ) -> Manifest:
     """Train on a corpus of this disk, and write the artifact."""
     num_documents = num_bytes = 0
-    for document in first_documents(corpus, config.max_train_lines):
+    for document in _documents(corpus, config):
         num_documents += document.starts_document
         num_bytes += len(document.text) if document.text.isascii() else len(document.text.encode())
     every = max(_EVERY, num_documents // _MAX_HELDOUT, num_bytes // _MAX_HELDOUT_BYTES)
@@ -133,7 +134,7 @@ def _train(
     heldout: list[str] = []
 
     def training_pieces() -> Iterator[str]:
-        documents = first_documents(corpus, config.max_train_lines)
+        documents = _documents(corpus, config)
         pieces = (piece for document in documents for piece in split_text(document.text, length))
         for number, piece in enumerate(pieces):
             if number % every == every // 2:
@@ -151,6 +152,13 @@ def _train(
         progress=None if progress is None else lambda done: progress(min(done, limit), limit),
     )
     return write_artifact(tokenizer, report, heldout, output, recipe)
+
+
+def _documents(corpus: Corpus, config: TokenizerConfig) -> Iterator[Document]:
+    """Yield the text to train on: no more of a large corpus is read than is taken."""
+    if config.max_train_lines is not None:
+        return first_documents(corpus, config.max_train_lines)
+    return sample_documents(corpus, config.max_train_bytes + config.max_train_bytes // _EVERY)
 
 
 def first_documents(corpus: Corpus, limit: int | None) -> Iterator[Document]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from candlewick.errors import TokenizerError
 from candlewick.tokenizer.bpe import Tokenizer
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
 ANSWER: Role = "assistant"
 

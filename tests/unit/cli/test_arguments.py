@@ -1,4 +1,5 @@
 import argparse
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,15 @@ def test_sources_replace_the_training_text_of_a_config_in_another_folder(parse, 
     data = load_from_arguments(parser.parse_args(["--config", "configs/mix.yaml", "é.txt", "stdlib://"])).data
     assert (data.train_shards, data.mixture) == ((str(tmp_path / "é.txt"), "stdlib://"), ())
     assert len(load_from_arguments(parser.parse_args(["--config", "configs/mix.yaml"])).data.mixture) == 2
+
+
+@pytest.mark.parametrize("words", [["-"], ["--override", "data.train_shards=[-]"]])
+def test_standard_input_is_a_source_that_can_be_read_again(words, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"piped text")))
+    parser = argparse.ArgumentParser()
+    add_sources(parser)
+    add_config(parser)
+    config = load_from_arguments(parser.parse_args([*words, "--override", f"data.cache_dir={tmp_path}"]))
+    (source,) = config.data.train_shards
+    assert Path(source).parent == tmp_path / "stdin"
+    assert Path(source).read_bytes() == b"piped text"

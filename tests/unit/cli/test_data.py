@@ -161,7 +161,7 @@ def test_prepare_refuses_a_mixture_without_a_named_source(files, tmp_path, capsy
 
 
 def test_inspect_lists_where_bad_bytes_are(files, tmp_path, capsys):
-    (tmp_path / "bad.txt").write_bytes(b"bad \xff words\n" * 400)
+    (tmp_path / "bad.txt").write_bytes(b"bad \xff words\n" + b"good words\n" * 400)
     assert prepare((tmp_path / "bad.txt", *files[1:])) == 0
     capsys.readouterr()
     assert main(["data", "inspect", str(files[2])]) == 0

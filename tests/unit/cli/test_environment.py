@@ -1,12 +1,21 @@
 """Environment variables: the cache folder (XDG), the threads, the folders of cloud mode, the Hub."""
 
+import hashlib
+import io
 import os
 from pathlib import Path
 
 import pytest
 
-from candlewick.cli.environment import adopt_hub_token, cache_home, cloud_roots, shorten_openmp_spin, use_hub
-from candlewick.errors import MachineError
+from candlewick.cli.environment import (
+    adopt_hub_token,
+    cache_home,
+    cloud_roots,
+    save_stdin,
+    shorten_openmp_spin,
+    use_hub,
+)
+from candlewick.errors import DataError, MachineError
 
 
 def test_cache_home_uses_an_absolute_xdg_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -93,3 +102,27 @@ def test_hub_token_comes_from_the_variables_of_transformer_candle_too(monkeypatc
         monkeypatch.setenv(name, value)
     adopt_hub_token()
     assert os.environ.get("HF_TOKEN") == token
+
+
+class TestStandardInput:
+    @pytest.fixture
+    def pipe(self, monkeypatch):
+        def pipe(content: bytes) -> None:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+        return pipe
+
+    def test_standard_input_is_kept_under_a_name_made_from_its_hash(self, pipe, tmp_path):
+        pipe(b"some text")
+        path = save_stdin(tmp_path / "stdin")
+        assert path.read_bytes() == b"some text"
+        assert path.name == f"{hashlib.sha256(b'some text').hexdigest()[:16]}.txt"
+        pipe(b"some text")
+        assert save_stdin(tmp_path / "stdin") == path
+        assert list((tmp_path / "stdin").iterdir()) == [path]
+
+    def test_empty_standard_input_is_an_error_and_leaves_nothing(self, pipe, tmp_path):
+        pipe(b"")
+        with pytest.raises(DataError, match="no text came from standard input"):
+            save_stdin(tmp_path)
+        assert not list(tmp_path.iterdir())

@@ -80,6 +80,11 @@ def test_candlewick_error_prints_one_line_and_exits_with_its_code(error, code, m
     assert capsys.readouterr().err == "error: a b (fix: c)\n"
 
 
+def test_names_in_an_error_command_no_terminal(monkeypatch, capsys):
+    assert _raising(DataError("only \x1b[2J, \udcff", "é"), monkeypatch) == 3
+    assert capsys.readouterr().err == "error: only \ufffd[2J, \ufffd (fix: é)\n"
+
+
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [

@@ -36,7 +36,7 @@ def test_key_types_lists_sections_leaves_and_every_variant():
     assert ("optimizer", "nesterov") in types  # sgd
     assert {tag.tag for tag in TAGS} == types["optimizer", "algorithm"]
     assert types["data", "mixture", "weight"] == {int}
-    assert types["data", "validation_sets", "*"] == {str}
+    assert types["data", "validation_sets", "*"] == {tuple, str}
     assert ("optimizer", "learning_rate_scales", "head") in types
     assert types["runtime", "logging", "tensorboard"] == {bool, Path}
 

@@ -208,7 +208,7 @@ def test_all_problems_are_reported_with_file_and_line():
         "c.yaml",
         "extends: base.toml\n"
         "model:\n  num_layers: many\n  num_layers: .inf\n  sequence_length: 4\n"
-        "data: {train_shards: a}\n"
+        "data: {train_shards: 3}\n"
         "runtime:\n  logging: {tensorboard: yes}\n",
     )
     message = refusal("c.yaml", ["scheduler.strategy=cosin"])

@@ -1,19 +1,28 @@
 """A small tokenizer, and files of every kind, for the tests of `data`."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import open_corpus
-from candlewick.data.text.file_ranges import SourceFile
+from candlewick.data.text.file_ranges import TextFile
+from candlewick.data.text.find import open_text
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
+
+_COMPRESS = {
+    ".gz": gzip.compress,
+    ".zst": lambda raw: pa.Codec("zstd").compress(raw, asbytes=True),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +51,7 @@ def write(tmp_path):
         if isinstance(content, list):
             content = "".join(json.dumps({"text": text}) + "\n" for text in content)
         raw = content.encode() if isinstance(content, str) else content
-        if name.endswith(".gz"):
-            raw = gzip.compress(raw)
-        elif name.endswith(".zst"):
-            raw = pa.Codec("zstd").compress(raw, asbytes=True)
-        path.write_bytes(raw)
+        path.write_bytes(_COMPRESS.get(path.suffix.lower(), bytes)(raw))
         return path
 
     return write_file
@@ -54,10 +59,30 @@ def write(tmp_path):
 
 @pytest.fixture
 def source(write):
-    """Write a file and return it as a SourceFile."""
+    """Write a file and return it as a TextFile."""
 
-    def make(name: str, content: bytes | str | list, documents: Literal["file", "line"] = "file") -> SourceFile:
-        config = DataConfig(documents=documents)
-        return open_corpus([str(write(name, content))], config).files[0]
+    def make(name: str, content: bytes | str | list, documents: Literal["file", "line"] = "file") -> TextFile:
+        return open_file(write(name, content), documents=documents)
 
     return make
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a column of text as a .parquet or .arrow file, or as a stream; return it as a TextFile."""
+
+    def make(name: str, column: Any, field: str = "text", **settings: Any) -> TextFile:
+        path, own = tmp_path / name, pa.table({field: column})
+        if name.endswith(".parquet"):
+            pq.write_table(own, path, **settings)
+        else:
+            new = pa.ipc.new_stream if "stream" in name else pa.ipc.new_file
+            with new(str(path), own.schema) as writer:
+                writer.write_table(own, **settings)
+        return open_file(path)
+
+    return make
+
+
+def open_file(path: Path, **settings: Any) -> TextFile:
+    return open_text([str(path)], DataConfig.model_validate(settings)).files[0]

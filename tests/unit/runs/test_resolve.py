@@ -11,10 +11,9 @@ from candlewick.artifacts import manifest as manifest_module
 from candlewick.artifacts.build import hold_folder
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config.load import load_config
-from candlewick.data.text import source_files
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.source_files import HubSource
 from candlewick.errors import CheckpointError, ConfigError
+from candlewick.runs import resolve as module
 from candlewick.runs.resolve import Request, open_texts, resolve
 from candlewick.runs.train import run_training
 from candlewick.tokenizer.bpe import Tokenizer
@@ -25,7 +24,7 @@ from candlewick.train.plan import Fresh, InitFrom, Resume
 def counted(monkeypatch):
     """Count what a run opens from now on: files that are hashed, tokenizers, corpora."""
     counts = Counter()
-    file_sha256, init, open_corpus = manifest_module.file_sha256, Tokenizer.__init__, source_files.open_corpus
+    file_sha256, init, open_corpus = manifest_module.file_sha256, Tokenizer.__init__, module.open_text
 
     def hash_file(path):
         counts[str(path)] += 1
@@ -35,13 +34,13 @@ def counted(monkeypatch):
         counts["tokenizers"] += 1
         init(self, *args, **settings)
 
-    def open_text(uris, config):
+    def open_text(*args, **settings):
         counts["corpora"] += 1
-        return open_corpus(uris, config)
+        return open_corpus(*args, **settings)
 
     monkeypatch.setattr(manifest_module, "file_sha256", hash_file)
     monkeypatch.setattr(Tokenizer, "__init__", make_tokenizer)
-    monkeypatch.setattr(source_files, "open_corpus", open_text)
+    monkeypatch.setattr(module, "open_text", open_text)
     return counts
 
 
@@ -175,9 +174,8 @@ def test_hub_dataset_is_listed_once_and_all_parts_have_one_commit(tiny, hub):
     def commits(*uris):
         hub.requests.clear()
         found = open_texts(tiny().data.replaced(train_shards=uris[:1], validation_sets={"set": uris[1:]}))
-        return {
-            file.repo.uri.revision for text in found.values() for file in text.files if isinstance(file, HubSource)
-        }, hub.asked("GET .*/tree/")
+        repos = {file.hub[0].revision for text in found.values() for file in text.files if file.hub is not None}
+        return repos, hub.asked("GET .*/tree/")
 
     uris = [f"hf://datasets/me/web/{folder}" for folder in "ab"]
     assert commits(*uris) == ({commit}, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.find import open_text
 from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.runs.sharding import Sharding, make_shards, plan_shards
 
@@ -69,7 +69,7 @@ def shard_text(config, sharding, say):
 
 
 def documents(config, side="train_shards"):
-    return [d.text for d in open_corpus(getattr(config, side), config).documents()]
+    return [d.text for d in open_text(getattr(config, side), config).documents()]
 
 
 def test_files_and_folders_become_shards_with_hashes(text, sharding, train, val, tmp_path):

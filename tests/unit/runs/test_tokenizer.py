@@ -5,7 +5,7 @@ import pytest
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig, TokenizerConfig
-from candlewick.data.text.source_files import open_text
+from candlewick.data.text.find import open_text
 from candlewick.errors import ArtifactError, ConfigError, DataError
 from candlewick.runs import tokenizer as tokenizer_stage
 from candlewick.runs.tokenizer import make_tokenizer, own_manifest, remove_tokenizer
@@ -36,9 +36,11 @@ def test_a_corpus_becomes_a_tokenizer_artifact(make, text_dir, tmp_path):
     assert manifest.details["bytes"] + manifest.details["heldout"]["bytes"] == size
     assert manifest.config == {
         "pattern": "qwen2",
+        "format": "text",
         "documents": "file",
-        "text_field": "text",
+        "field": "text",
         "bad_utf8": "replace",
+        "bad_rows": "error",
         "vocab_size": 300,
         "min_frequency": 2,
         "max_train_bytes": 1 << 30,

@@ -41,7 +41,8 @@ from candlewick.config.formats import MAX_BYTES, SUFFIXES, line_of, parse
 from candlewick.config.load import join_problems
 from candlewick.config.section import Count, Fraction, Section, Steps
 from candlewick.config.tree import Tree
-from candlewick.data.text.corpus import Corpus, open_corpus
+from candlewick.data.text.corpus import Corpus, content_hash
+from candlewick.data.text.find import open_text
 from candlewick.errors import ConfigError, TokenizerError
 from candlewick.runs.tokenizer import first_documents
 from candlewick.tokenizer.artifact import KIND, VERSION, write_artifact
@@ -189,7 +190,7 @@ def train_candle_tokenizer(config: CandleTokenizerConfig, output: Path | None = 
     """
     if (training := config.training) is None:
         raise ConfigError("there is no text to train on", "set training.inputs")
-    corpus = open_corpus(training.inputs, DataConfig(documents="line"))
+    corpus = open_text(training.inputs, DataConfig(documents="line"))
     folder = output or config.artifacts.dir
     settings = config.model_dump(mode="json", exclude={"artifacts": True, "training": {"inputs", "num_threads"}})
 
@@ -241,7 +242,7 @@ def _lines(corpus: Corpus, training: TokenizerTraining, max_chars: int) -> Itera
     files, generator = list(corpus.files), random.Random(training.seed)
     if training.shuffle:
         generator.shuffle(files)
-    documents = first_documents(Corpus(tuple(files), corpus.config), training.max_lines)
+    documents = first_documents(Corpus(tuple(files), corpus.reading), training.max_lines)
     for chunk in batched((document.text for document in documents), len, _CHUNK_CHARS, _CHUNK_LINES):
         if training.shuffle:
             generator.shuffle(chunk)
@@ -255,7 +256,7 @@ def _candle_manifest(config: CandleTokenizerConfig, corpus: Corpus, paths: list[
     now, training = time.time(), config.training
     for path in paths:
         digest.update(str(path).encode() + path.read_bytes())
-    files = zip(corpus.files, corpus.hashes, strict=True)
+    files = [(file, content_hash(file)) for file in corpus.files]
     return {
         "cfg_hash": digest.hexdigest(),
         "created_at": f"unix:{now:.0f}",

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml  # which reads JSON too
 from pydantic import Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.build import ProgressCallback
@@ -26,6 +25,7 @@ from candlewick.artifacts.manifest import (
     replace_durable,
 )
 from candlewick.config import DataConfig, Section
+from candlewick.config.yaml import load_foreign
 from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.errors import CandlewickError, ConfigError, RunInterrupted
 from candlewick.hub import SCHEME, parse_uri
@@ -95,10 +95,10 @@ def _read_list(path: Path) -> list[Dataset]:
         names = ", ".join(DATASETS)
         raise ConfigError(f"{path} is not a file, an address, or a known dataset", f"known ones are {names}")
     try:
-        return TypeAdapter(list[Dataset]).validate_json(json.dumps(yaml.safe_load(read_bounded(path))))
+        return TypeAdapter(list[Dataset]).validate_json(json.dumps(load_foreign(read_bounded(path).decode())))
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error)}", "write name and source") from None
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not a list of datasets: {' '.join(str(error).split())[:200]}",
             "write a YAML list of name and source",

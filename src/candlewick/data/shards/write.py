@@ -7,7 +7,7 @@ With `format: text` line ends inside of a document become spaces, and blank docu
 counted.
 
 Growing shards lie in TRAIN.partial and VAL.partial, files of the Hub in TRAIN.fetched. `state.json` holds the
-cursor in the sources and the size of the open files, after each shard and source file. After a stop, by `kill -9`
+cursor in the sources and the size of the open files, after each full shard. After a stop, by `kill -9`
 too, the next process truncates the open files and continues: the bytes are the same as without the stop.
 """
 
@@ -40,13 +40,16 @@ from candlewick.artifacts.manifest import (
 from candlewick.config import DataConfig
 from candlewick.data.shards.clean import Cleaning, CleaningReport, clean
 from candlewick.data.shards.writer import ShardWriter
-from candlewick.data.text.documents import Document, TextDefects, content_field, read_documents
-from candlewick.data.text.file_ranges import FileRange
+from candlewick.data.text.corpus import Corpus
+from candlewick.data.text.documents import Document, TextDefects, count_documents, read_documents
+from candlewick.data.text.downloads import Downloads
+from candlewick.data.text.file_ranges import FileRange, TextFile
+from candlewick.data.text.find import open_text
 from candlewick.data.text.holdout import document_split
-from candlewick.data.text.source_files import SourceFiles, open_sources
 from candlewick.errors import ArtifactError, ConfigError, DataError
 
-KIND, VERSION = "text", 1
+KIND, VERSION = "text", 2
+_READ_VERSIONS = (1, 2)
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
 logger = logging.getLogger(__name__)
@@ -94,10 +97,10 @@ def write_text_shards(
     folders = {"train": outputs.train} | ({"val": outputs.validation} if settings.validation_fraction else {})
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
-    files = open_sources(sources, settings.split, config)
-    reading = config.model_dump(include={"documents", "bad_utf8"}) | {"field": content_field(config)}
+    corpus = open_text(sources, config, settings.split)
+    reading = config.model_dump(include={"documents", "bad_utf8", "bad_rows"}) | {"field": corpus.reading.field}
     shaping = {name: value for name, value in asdict(settings).items() if name != "mode"}
-    inputs = {"corpus": files.fingerprint}
+    inputs = {"corpus": corpus.fingerprint}
     recipes = {side: Recipe(KIND, inputs, {"side": side, **shaping, **reading}, VERSION) for side in folders}
 
     def find_shards() -> dict[str, Manifest]:
@@ -116,11 +119,10 @@ def write_text_shards(
         if len(built := find_shards()) == len(folders):  # another process was faster
             return list(built.values()), True
         key = json_sha256([asdict(recipe) for recipe in recipes.values()])
-        job = _ShardJob(files, settings, partials, key, set(built))
+        job = _ShardJob(corpus, settings, partials, key, set(built))
         for writer in job.writers.values():
             stack.callback(writer.close)
         job.run(downloads, ahead, progress)
-        shutil.rmtree(downloads, ignore_errors=True)
         for side in reversed(folders):  # train last: the state lies with it
             if side not in built:
                 built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources))
@@ -145,7 +147,7 @@ class _Cursor:
 class _ShardJob:
     """Writes the sources as shards, from the saved state of a former process on."""
 
-    files: SourceFiles
+    corpus: Corpus
     settings: ShardSettings
     folders: dict[str, Path]
     key: str
@@ -196,25 +198,30 @@ class _ShardJob:
 
     def run(self, downloads: Path, ahead: int, progress: ProgressCallback | None) -> None:
         """Write the documents that are left. Defects of a file that is read again are counted once."""
-        files, cursor = self.files.files, self.cursor
+        files, cursor = self.corpus.files, self.cursor
         total, done = sum(file.bytes for file in files), sum(file.bytes for file in files[: cursor.file])
-        for number, file in self.files.iter_downloaded(cursor.file, downloads, ahead, self._wants_more):
+        source = Downloads(self.corpus, downloads, ahead)
+        for number, file in source.files(cursor.file, self._wants_next):
+            if not self._wants_more():
+                break
             before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
             self.defects = replace(before)
-            documents = _join_parts(read_documents(FileRange(file), self.files.config, self.defects))
+            documents = _join_parts(read_documents(FileRange(file), self.corpus.reading, self.defects))
             for row, text in enumerate(documents):
                 if row < skip:
                     continue
                 if self._write_document(text):
                     self._save_state(number, row + 1, before)
-                if not self._wants_more(0):
+                if not self._wants_more():
                     break
                 if progress and row % _DOCUMENTS_PER_REPORT == 0:
                     self._report(progress, done + min(cursor.text_bytes - first_byte, file.bytes), total)
             done += file.bytes
-            self._save_state(number + 1, 0, self.defects)
+            cursor.file, cursor.skip = number + 1, 0
+            source.release(number + 1)
             if progress:
                 self._report(progress, done, total)
+        source.close()
         for writer in self.writers.values():
             writer.finish()
         self._save_state(len(files), 0, self.defects)
@@ -226,7 +233,12 @@ class _ShardJob:
             done, total = cursor.text_bytes, cursor.text_bytes * take // cursor.taken
         progress(done, total)
 
-    def _wants_more(self, rows: int) -> bool:
+    def _wants_next(self, file: TextFile) -> bool:
+        return self._wants_more(
+            count_documents(FileRange(file), self.corpus.reading) if file.kind == "parquet" else 0
+        )
+
+    def _wants_more(self, rows: int = 0) -> bool:
         return self.settings.take is None or self.cursor.taken + rows < self.settings.take
 
     def _write_document(self, text: str) -> bool:
@@ -234,7 +246,7 @@ class _ShardJob:
         line = self._format_line(text)
         if line is None:
             return False
-        split = document_split(f"{self.settings.seed}\n{text}", self.settings.validation_fraction)
+        split = document_split(text, self.settings.validation_fraction, f"{self.settings.seed}\n")
         side = "val" if split == "validation" else "train"
         self.cursor.taken += 1
         self.cursor.text_bytes += len(line)
@@ -319,7 +331,7 @@ def verify_text_shards(folder: Path) -> tuple[int, int]:
     try:
         raw: Any = json.loads(read_bounded(folder / MANIFEST))
         if "kind" in raw:
-            manifest = read_manifest(folder, KIND, VERSION)
+            manifest = read_manifest(folder, KIND, *_READ_VERSIONS)
         else:
             listed = [(Path(row["path"]).name, int(row["bytes"]), str(row["sha256"])) for row in raw["shards"]]
             manifest = Manifest(KIND, 0, {}, {}, tuple(FileEntry(*row) for row in listed), {}, {})

@@ -9,30 +9,32 @@ paths, by split or for `train`. The configuration that is the default is taken, 
 
 import logging
 import re
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import cast
 
-import yaml
-
+from candlewick.config.yaml import load_foreign
 from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, HubUri, fetch_file
 
 logger = logging.getLogger(__name__)
 _CARD = "README.md"
 _MAX_CARD_BYTES = 4 << 20
-_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
-_KINDS = ("parquet", "jsonl", "txt")
+_MAX_HEADER_CHARACTERS = 1 << 20
+_KINDS = ("parquet", "arrow", "jsonl", "ndjson", "json", "csv", "tsv", "txt")
+_SUFFIX = re.compile(rf"\.({'|'.join(_KINDS)})(\.(gz|zst|bz2|xz))?", re.IGNORECASE)
+_NO_TEXT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
 _VALIDATION = {"validation", "valid", "val", "dev"}
 _SPLITS = {"train", "test", "eval", *_VALIDATION}
-_WILDCARDS = {r"\*\*/": "(.*/)?", r"\*\*": ".*", r"\*": "[^/]*", r"\?": "[^/]"}
 
 
 def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
     """Return the text files at the repository's path, or without a path of `split`. Raises DataError for none."""
-    texts = tuple(file for file in repo.files if file.path.endswith(_SUFFIXES))
+    texts = tuple(file for file in repo.files if _kind(file) is not None)
     if path := repo.uri.path:
-        chosen = _match_globs(texts, [path, f"{path}/**"])
+        named = tuple(file for file in repo.files if file.path == path)
+        chosen = named or _match_globs(texts, [path, f"{path}/**"])
     else:
         patterns = _read_card(repo, split)
         chosen = _match_name(texts, split, repo.uri) if patterns is None else _match_globs(texts, patterns)
@@ -41,21 +43,38 @@ def choose_files(repo: HubRepo, split: str) -> tuple[HubFile, ...]:
         raise DataError(
             f"{repo.uri} has no text files{'' if path else f' of the split {split!r}'} "
             f"({len(texts)} text files in {', '.join(folders)[:200] or 'no folder'})",
-            "name a folder in it: hf://datasets/OWNER/NAME@REVISION/folder; text is " + ", ".join(_SUFFIXES),
+            "name a folder or file in it: hf://datasets/OWNER/NAME@REVISION/folder; text is "
+            + ", ".join(f".{kind}" for kind in _KINDS),
         )
     return chosen
 
 
+def _kind(file: HubFile) -> str | None:
+    """Return the extension of a file of text, None for another."""
+    path = PurePosixPath(file.path)
+    found = (
+        None
+        if path.name in _NO_TEXT
+        else _SUFFIX.fullmatch("".join(path.suffixes[-2:])) or _SUFFIX.fullmatch(path.suffix)
+    )
+    return found and found[1].lower()
+
+
 def _match_globs(files: tuple[HubFile, ...], patterns: list[str]) -> tuple[HubFile, ...]:
-    """Return the files that match a pattern; `*` stays in its folder, `**` does not; `[0-9]` is one character."""
-    wild = re.compile("|".join([*map(re.escape, _WILDCARDS), r"\\\[(?P<set>[\w\\-]+)\\\]"]))
+    """Return the files that match a pattern; `**` stands for folders at any depth, `*` stays in one."""
+    parts = [pattern.removeprefix("./").split("/") for pattern in patterns]
+    return tuple(file for file in files if any(_matches(file.path.split("/"), pattern) for pattern in parts))
 
-    def regex(match: re.Match[str]) -> str:
-        return "[" + match["set"].replace("\\", "") + "]" if match["set"] else _WILDCARDS[match[0]]
 
-    escaped = [re.escape(pattern.removeprefix("./")) for pattern in patterns]
-    expressions = [re.compile(wild.sub(regex, pattern)) for pattern in escaped]
-    return tuple(file for file in files if any(e.fullmatch(file.path) for e in expressions))
+def _matches(names: list[str], pattern: list[str]) -> bool:
+    """Return whether the parts of a path match those of a pattern, in time of their product."""
+    reached = {0}  # parts of the path that the parts of the pattern so far can match
+    for part in pattern:
+        if part == "**":
+            reached = set(range(min(reached, default=len(names) + 1), len(names) + 1))
+        else:
+            reached = {i + 1 for i in reached if i < len(names) and fnmatchcase(names[i], part)}
+    return len(names) in reached
 
 
 def _read_card(repo: HubRepo, split: str) -> list[str] | None:
@@ -64,18 +83,18 @@ def _read_card(repo: HubRepo, split: str) -> list[str] | None:
     if card is None:
         return None
     with TemporaryDirectory() as folder:
-        text = fetch_file(repo, card, Path(folder)).read_text(encoding="utf-8", errors="replace")
+        text = fetch_file(repo.uri, card, Path(folder)).read_text(encoding="utf-8", errors="replace")
     return card_patterns(text, split, str(repo.uri))
 
 
 def card_patterns(card: str, split: str, name: str) -> list[str] | None:
     """Return the patterns of a split's files in the header of a card, None for no files. Raises DataError."""
-    header = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    header = re.match(r"---\s*\n(.*?)\n---", card[:_MAX_HEADER_CHARACTERS], re.DOTALL)
     try:
-        tree: object = yaml.safe_load(header[1]) if header else None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        tree = load_foreign(header[1]) if header else None
+    except ValueError as error:
         raise DataError(
-            f"the header of {name}/{_CARD} cannot be read: {' '.join(str(error).split())[:200]}",
+            f"the header of {name}/{_CARD} cannot be read: {error}",
             "name the files: hf://datasets/OWNER/NAME@REVISION/folder",
         ) from None
     configs = [config for config in _list(_get(tree, "configs")) if _get(config, "data_files")]
@@ -93,7 +112,7 @@ def card_patterns(card: str, split: str, name: str) -> list[str] | None:
     for entry in _list(_get(chosen[0], "data_files")):
         paths = _get(entry, "path") if isinstance(entry, dict) else entry
         if (_get(entry, "split") or "train") == split:
-            patterns += map(str, _list(paths))
+            patterns += [path for path in _list(paths) if isinstance(path, str)]
     return patterns
 
 
@@ -112,7 +131,7 @@ def _match_name(texts: tuple[HubFile, ...], split: str, uri: HubUri) -> tuple[Hu
     chosen = tuple(file for file in texts if path_words[file] & names)
     if not chosen and split == "train":
         chosen = tuple(file for file in texts if not path_words[file] & _SPLITS)
-    kinds = {next(kind for kind in _KINDS if f".{kind}" in file.path) for file in chosen}
+    kinds = {_kind(file) or "" for file in chosen}
     if len(kinds) > 1:
         logger.warning(
             "%s has the split %r in several formats (%s), maybe the same text twice: %s/*.%s would be one of them",

@@ -44,7 +44,7 @@ from candlewick.data.tokens.maps import FolderHold, MappedFiles, require_readabl
 from candlewick.errors import ArtifactError, DataError
 
 KIND = "tokens"
-VERSION = 1
+VERSION = 2
 READABLE_VERSIONS = (1, 2)
 _FIX = "prepare it again"
 _ALWAYS_HASHED_BYTES = 4 << 30  # about 3 seconds; larger datasets are hashed once per machine
@@ -193,10 +193,14 @@ class TokenDataset:
         splits = {name: _open_split(hold, name, shards, manifest) for name in SPLITS}
         return cls(folder, manifest.id, manifest, vocab_size, shards, splits)
 
+    def has_split(self, name: Split) -> bool:
+        """Return whether a split holds tokens."""
+        return self._splits[name].num_tokens > 0
+
     def split(self, name: Split) -> TokenSplit:
         """Return a split. Raises DataError if it holds no tokens."""
         split = self._splits[name]
-        if not split.num_tokens:
+        if not self.has_split(name):
             raise DataError(f"{self.folder} has no {name} tokens", "prepare it again with more text")
         return split
 

@@ -9,16 +9,18 @@ The shards depend on the task alone: any process on any machine writes the same 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from candlewick.artifacts.build import ProgressCallback
+from candlewick.artifacts.durable import DurableFile
 from candlewick.artifacts.manifest import (
     FileEntry,
     canonical_json,
@@ -26,12 +28,12 @@ from candlewick.artifacts.manifest import (
     read_bounded,
     replace_durable,
 )
-from candlewick.config import DataConfig
 from candlewick.data.text.documents import Document, TextDefects, read_documents
 from candlewick.data.text.file_ranges import SPLITS, FileRange, Split
 from candlewick.data.text.holdout import document_split
-from candlewick.data.tokens.dataset import Indices, Shard, Tokens, token_dtype, write_shard
-from candlewick.data.tokens.workers import map_in_processes
+from candlewick.data.text.reading import Reading
+from candlewick.data.tokens.dataset import Indices, Shard, Tokens, token_dtype
+from candlewick.data.tokens.token_files import TokenFile
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import ANSWER, ChatTokens, message_text
@@ -45,6 +47,16 @@ _SELF_CHECKS_PER_BATCH = 32
 logger = logging.getLogger(__name__)
 
 
+class Position(NamedTuple):
+    """A place in a corpus: the number of a file, and how many of its ranges lie before."""
+
+    file: int
+    part: int
+
+
+START = Position(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """The text of one shard per split. The key is the hash of all that decides the shards."""
@@ -53,7 +65,10 @@ class Task:
     file_ranges: tuple[FileRange, ...]
     text_bytes: int  # about
     key: str
-    config: DataConfig
+    reading: Reading
+    share: float = 0.0  # of the documents whose range has no split: it is held out
+    max_bytes: int = 0  # of text in a shard; a range whose size is not known becomes several shards
+    next: Position = START  # what comes after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +114,50 @@ class ShardMaker:
         defects = TextDefects()
         shards: list[Shard] = []
         files: list[FileEntry] = []
-        chat = self._chat if task.config.format == "chat" else None
-        open_shards = {split: _OpenShard(self.output, split, chat) for split in SPLITS}
-        documents = _read_task(task, defects)
-        for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
-            for split, shard in open_shards.items():
-                if chosen := [document for name, document in batch if name == split]:
-                    shard.add(chosen, *self._encode(chosen, is_chat=chat is not None))
-                # the length of a compressed file is unknown; of a chat, text_bytes counts the answers only
-                if max(shard.text_bytes, shard.tokens) > 2 * task.config.shard_text_bytes:
-                    shard.write(task.index, shards, files)
-            if on_bytes:
-                on_bytes(sum(len(document.text) for _, document in batch))
-        for shard in open_shards.values():
-            shard.write(task.index, shards, files)
+        chat = self._chat if task.reading.format == "chat" else None
+        open_shards: dict[Split, _OpenShard] = {
+            split: _OpenShard(self.output, split, task.index, chat) for split in SPLITS
+        }
+        with ExitStack() as stack:
+            for shard in open_shards.values():
+                stack.callback(shard.discard)
+            fill = self._copy if task.reading.format == "tokens" else self._fill
+            for size in fill(task, open_shards, defects):
+                for shard in open_shards.values():
+                    # the length of a compressed file is unknown; of a chat, text_bytes counts the answers only
+                    if max(shard.text_bytes, shard.tokens) > 2 * task.max_bytes:
+                        shard.finish(shards, files)
+                if on_bytes:
+                    on_bytes(size)
+            for shard in open_shards.values():
+                shard.finish(shards, files)
         receipt = Receipt(task.key, tuple(shards), tuple(files), defects)
         replace_durable(_receipt_path(self.output.folder, task), canonical_json(asdict(receipt)))
         return receipt
+
+    def _fill(self, task: Task, shards: Mapping[Split, "_OpenShard"], defects: TextDefects) -> Iterator[int]:
+        """Encode a task's documents batch by batch; yield the characters of each batch."""
+        documents = _read_task(task, defects)
+        for batch in batched(documents, lambda item: len(item[1].text), _BATCH_CHARACTERS, _BATCH_DOCUMENTS):
+            for split, shard in shards.items():
+                if chosen := [document for name, document in batch if name == split]:
+                    shard.add(chosen, *self._encode(chosen, is_chat=shard.chat is not None))
+            yield sum(len(document.text) for _, document in batch)
+
+    def _copy(self, task: Task, shards: Mapping[Split, "_OpenShard"], _: TextDefects) -> Iterator[int]:
+        """Copy a task's tokens range by range; yield the bytes of their text."""
+        for part in task.file_ranges:
+            source = TokenFile.open(part.file, task.reading.token_dtype)
+            ids, ends = source.read(part, self.output.delimiter_id, self.output.vocab_size)
+            text_bytes = int(self._text_bytes[ids].sum())
+            shards[part.split or "train"].append(ids, ends, text_bytes)
+            yield text_bytes
+
+    @cached_property
+    def _text_bytes(self) -> Indices:
+        """Return how many bytes of text each token stands for: of a special token none."""
+        special, tokens = set(self._tokenizer.special_tokens.values()), range(self.output.vocab_size)
+        return np.array([0 if token in special else len(self._tokenizer.token_bytes(token)) for token in tokens])
 
     def _encode(self, documents: list[Document], *, is_chat: bool) -> EncodedTexts:
         if self._self_check is not None:
@@ -150,40 +192,10 @@ def _receipt_path(folder: Path, task: Task) -> Path:
     return folder / "shards" / f"{task.index:05d}.json"
 
 
-def run_tasks(
-    tasks: Sequence[Task], output: TokenOutput, workers: int, progress: ProgressCallback | None = None
-) -> tuple[list[Receipt], str]:
-    """Run the tasks without a receipt; return all receipts in order, and the name of the encoder."""
-    receipts = {task.index: receipt for task in tasks if (receipt := read_receipt(output.folder, task))}
-    if receipts:
-        logger.info("%d of %d tasks were finished before", len(receipts), len(tasks))
-    remaining = [task for task in tasks if task.index not in receipts]
-    total = sum(task.text_bytes for task in tasks)
-    done_bytes = total - sum(task.text_bytes for task in remaining)
-    backend = "none: all shards were there"
-
-    def report(text_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += text_bytes
-        if progress:
-            progress(min(done_bytes, total), total)
-
-    report(0)
-    if len(remaining) == 1:  # a process would take longer to start than most such tasks to run
-        maker = ShardMaker(output)
-        receipts[remaining[0].index] = maker.run(remaining[0], report)
-        backend = maker.backend
-    else:
-        results = map_in_processes(partial(_run_task, output), remaining, workers)
-        for number, (receipt, backend) in results:  # noqa: B007 - it is read after the loop
-            receipts[remaining[number].index] = receipt
-            report(remaining[number].text_bytes)
-        if backend == ReferenceEncoder.name:
-            logger.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
-    return [receipts[task.index] for task in tasks], backend
-
-
-def _run_task(output: TokenOutput, task: Task) -> tuple[Receipt, str]:
+def run_task(output: TokenOutput, task: Task) -> tuple[Receipt, str]:
+    """Return the receipt of a task, which is run unless it is finished, and the name of the encoder or ""."""
+    if (receipt := read_receipt(output.folder, task)) is not None:
+        return receipt, ""
     maker = _shard_maker(output)
     return maker.run(task), maker.backend
 
@@ -192,26 +204,26 @@ _shard_maker = lru_cache(maxsize=1)(ShardMaker)
 
 
 def _read_task(task: Task, defects: TextDefects) -> Iterator[tuple[Split, Document]]:
-    config = task.config
     for file_range in task.file_ranges:
         split: Split = file_range.split or "train"
-        for document in read_documents(file_range, config, defects):
+        for document in read_documents(file_range, task.reading, defects):
             if file_range.split is None and document.starts_document:
-                split = document_split(document.text, config.validation_fraction, document.chat_sha256)
+                split = document_split(document.chat_text or document.text, task.share)
             yield split, document
 
 
 @dataclass
 class _OpenShard:
-    """Holds the tokens of a growing shard in memory, as the shard is written at once with its hash."""
+    """Writes the files of one shard after another; no text or token of them stays in memory."""
 
     output: TokenOutput
     split: Split
+    number: int  # of the task
     chat: ChatTokens | None
-    token_arrays: list[Tokens] = field(default_factory=list[Tokens])
-    mask_arrays: list[NDArray[np.uint8]] = field(default_factory=list[NDArray[np.uint8]])
-    document_ends: list[Indices] = field(default_factory=list[Indices])
+    files: dict[str, DurableFile] = field(default_factory=dict[str, DurableFile])
     tokens: int = 0
+    documents: int = 0  # that end in the shard
+    targets: int = 0
     text_bytes: int = 0
     max_id: int = 0
     num_written: int = 0
@@ -244,12 +256,9 @@ class _OpenShard:
                 f"the encoder gave id {self.max_id}, the tokenizer has {self.output.vocab_size} ids",
                 "report this with the tokenizer",
             )
-        self.token_arrays.append(out)
-        self.document_ends.append(self.tokens + stops[ends_document])
-        self.tokens += out.size
-        if self.chat is None:
-            self.text_bytes += sum(_utf8_bytes(document.text) for document in documents)
-        else:
+        text_bytes = 0 if self.chat is not None else sum(_utf8_bytes(document.text) for document in documents)
+        self.append(out, stops[ends_document], text_bytes)
+        if self.chat is not None:
             self._mask(documents, out, stops - has_end - 2 - lengths, stops - has_end - 2)
 
     def _mask(self, documents: Sequence[Document], out: Tokens, starts: Indices, stops: Indices) -> None:
@@ -260,22 +269,46 @@ class _OpenShard:
             if document.role == ANSWER:
                 mask[start + self.chat.header_tokens(out[start:stop], ANSWER) : stop + 1] = 1
                 self.text_bytes += _utf8_bytes(document.text) - len(message_text(ANSWER, ""))
-        self.mask_arrays.append(mask)
+        self.targets += int(mask.sum())
+        self._append("msk", mask)
 
-    def write(self, number: int, shards: list[Shard], files: list[FileEntry]) -> None:
-        """Write the tokens as a shard, append it to the two lists, and start the next shard."""
+    def append(self, ids: NDArray[np.integer], ends: Indices, text_bytes: int) -> None:
+        """Append tokens (n,) with their delimiters, and where documents end in them."""
+        if not ids.size:
+            return
+        self._append("bin", ids.astype(token_dtype(self.output.vocab_size), copy=False))
+        self._append("idx", (self.tokens + ends).astype("<u8"))
+        self.tokens += ids.size
+        self.documents += len(ends)
+        self.text_bytes += text_bytes
+        self.max_id = max(self.max_id, int(ids.max()))
+
+    def _append(self, extension: str, array: NDArray[Any]) -> None:
+        if extension not in self.files:
+            self.files[extension] = DurableFile(self.output.folder / f"shards/{self.name}.{extension}")
+        self.files[extension].write(array.tobytes())
+
+    @property
+    def name(self) -> str:
+        """The name of the shard, which sorts after that of the one before."""
+        return f"{self.split}-{self.number:05d}" + (f"_{self.num_written:03d}" if self.num_written else "")
+
+    def finish(self, shards: list[Shard], files: list[FileEntry]) -> None:
+        """Finish the shard, append it to the two lists, and start the next one."""
         if not self.tokens:
             return
-        suffix = f"_{self.num_written:03d}" if self.num_written else ""  # sorts after the first
-        document_ends = np.concatenate(self.document_ends).astype(np.uint64)
-        name = f"{self.split}-{number:05d}{suffix}"
-        targets = None if self.chat is None else sum(int(mask.sum()) for mask in self.mask_arrays)
-        shard = Shard(name, self.split, self.tokens, document_ends.size, self.text_bytes, self.max_id, targets)
-        files += write_shard(self.output.folder, shard, self.token_arrays, document_ends, self.mask_arrays)
-        shards.append(shard)
-        self.token_arrays, self.mask_arrays, self.document_ends = [], [], []
-        self.tokens = self.text_bytes = self.max_id = 0
+        targets = None if self.chat is None else self.targets
+        counts = self.tokens, self.documents, self.text_bytes, self.max_id, targets
+        shards.append(Shard(self.name, self.split, *counts))
+        files += [file.commit(f"shards/{file.path.name}") for file in self.files.values()]
+        self.files = {}
+        self.tokens = self.documents = self.targets = self.text_bytes = self.max_id = 0
         self.num_written += 1
+
+    def discard(self) -> None:
+        """Remove the files of a shard that is not finished."""
+        for file in self.files.values():
+            file.discard()
 
 
 def _utf8_bytes(text: str) -> int:

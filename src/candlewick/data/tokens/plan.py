@@ -3,124 +3,138 @@
     a.txt b.txt c.txt | d.jsonl [0, 64M) | d.jsonl [64M, 128M) | e.parquet rows [0, 9000) | ...
     -----task 0------   -----task 1-----   ------task 2-------   --------task 3--------
 
-Files in order are grouped until they hold `data.shard_text_bytes` of text; larger files are cut, unless they are
-compressed. The plan depends on text and settings only; a task's key is the hash of its text and settings.
+Files in order are cut into pieces of at most `data.shard_text_bytes` of text, unless they are compressed, and
+pieces are joined until a shard is full. After 512 shards the next are twice as large, up to 16 times: 40 TB of
+text are some 40,000 shards. A group depends on the text up to its end only. A task's key is the hash of its text
+and settings.
 """
 
-import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.documents import content_field
-from candlewick.data.text.file_ranges import MAX_PART_BYTES, FileRange, SourceFile, character_start, find_last_cut
-from candlewick.data.text.holdout import Holdout, assign_splits, choose_holdout
-from candlewick.data.text.parquet import row_groups
+from candlewick.data.text.columns import row_groups
+from candlewick.data.text.corpus import Corpus, Positions, content_hash
+from candlewick.data.text.documents import content_columns, text_size
+from candlewick.data.text.file_ranges import MAX_PART_BYTES, FileRange, TextFile, character_start, find_last_cut
+from candlewick.data.text.reading import Reading
 from candlewick.data.tokens.dataset import VERSION
-from candlewick.data.tokens.encode import Task
+from candlewick.data.tokens.encode import Position, Task
+from candlewick.data.tokens.token_files import divide_tokens
 
-RangeGroup = tuple[tuple[FileRange, ...], int]  # consecutive ranges, and about how many bytes of text they have
-_EXPANSION = 4  # bytes of text per byte of a compressed file, about
-logger = logging.getLogger(__name__)
+_BYTES_PER_TOKEN = 4  # about
+_SHARDS_PER_SIZE = 512
+_MAX_DOUBLINGS = 4
+
+
+class Group(NamedTuple):
+    """Consecutive ranges, and what comes after them."""
+
+    ranges: tuple[FileRange, ...]
+    text_bytes: int  # about
+    max_bytes: int  # for which the ranges were joined
+    next: Position
 
 
 def dataset_settings(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
     """Return the settings that shape a token dataset. Without `hold_out` all text is for training."""
+    shaping = {"format", "documents", "bad_utf8", "bad_rows", "deduplicate", "shard_text_bytes"}
     return {
-        **config.model_dump(include={"format", "documents", "bad_utf8", "deduplicate", "shard_text_bytes"}),
-        "field": content_field(config),
+        **config.model_dump(include=shaping),
+        "field": Reading.from_config(config).field,
         "validation_fraction": config.validation_fraction if hold_out else None,
     }
 
 
-def plan_tasks(
-    corpus: Corpus | None, validation: Corpus | None, identity: str, config: DataConfig, *, hold_out: bool = True
-) -> tuple[Holdout, list[Task]]:
-    """Return the way of holding out, and the tasks in order. `identity` is the hash of the tokenizer."""
-    holdout: Holdout = "given"
-    groups: list[RangeGroup] = []
-    hashes: dict[SourceFile, str] = {}
-    if corpus is not None:
-        holdout = choose_holdout(corpus) if hold_out else "given"
-        groups += group_ranges(assign_splits(corpus, holdout), corpus)
-        hashes |= zip(corpus.files, corpus.hashes, strict=True)
-    if validation is not None:
-        if corpus is not None and validation.fingerprint != corpus.fingerprint:  # equal text is on purpose
-            training_hashes = set(corpus.hashes)
-            pairs = zip(validation.files, validation.hashes, strict=True)
-            if copies := [file.name for file, sha256 in pairs if sha256 in training_hashes]:
-                counts = len(copies), copies[0]
-                logger.warning("%d files are in the training and the validation text: %s", *counts)
-        groups += group_ranges((FileRange(file, split="validation") for file in validation.files), validation)
-        hashes |= zip(validation.files, validation.hashes, strict=True)
-    return holdout, make_tasks(groups, hashes, identity, config, hold_out)
+def make_task(index: int, group: Group, reading: Reading, share: float, key: str) -> Task:
+    """Return the task of a group; `key` stands for the tokenizer and the settings, `index` is its number."""
+    ranges = [file_range.identity(content_hash(file_range.file)) for file_range in group.ranges]
+    sha256 = json_sha256([VERSION, index, key, ranges])
+    return Task(index, group.ranges, group.text_bytes, sha256, reading, share, group.max_bytes, group.next)
 
 
-def make_tasks(
-    groups: Sequence[RangeGroup],
-    hashes: Mapping[SourceFile, str],
-    identity: str,
-    config: DataConfig,
-    hold_out: bool,
-    first: int = 0,
-) -> list[Task]:
-    """Return a task for each group, numbered from `first` on."""
-    tasks, settings = list[Task](), dataset_settings(config, hold_out=hold_out)
-    for i, (file_ranges, text_bytes) in enumerate(groups, first):
-        inputs = [VERSION, i, identity, settings, [r.identity(hashes[r.file]) for r in file_ranges]]
-        tasks.append(Task(i, file_ranges, text_bytes, json_sha256(inputs), config))
-    return tasks
+def max_shard_bytes(number: int, first_bytes: int) -> int:
+    """Return how many bytes of text a shard has, by its number."""
+    return first_bytes << min(number // _SHARDS_PER_SIZE, _MAX_DOUBLINGS)
 
 
-def group_documents(corpus: Corpus) -> list[tuple[FileRange, ...]]:
-    """Return a corpus in groups of about `data.shard_text_bytes`, in order, without cutting documents."""
-    file_ranges: list[tuple[FileRange, int]] = []
+def group_files(
+    files: Iterable[tuple[int, TextFile] | None],
+    find_ranges: Callable[[TextFile], Iterable[FileRange]],
+    corpus: Corpus,
+    piece_bytes: int,
+    start: Position,
+    number: int,
+) -> Iterator[Group | None]:
+    """Cut files that are large, join small ones, and yield the groups behind `start`, from group `number` on.
+
+    None in the place of a file is passed on.
+    """
+    group, total, limit = list[FileRange](), 0, max_shard_bytes(number, piece_bytes)
+    end = start
+    for item in files:
+        if item is None:
+            yield None
+            continue
+        file_number, file = item
+        pieces = (piece for part in find_ranges(file) for piece in _divide(part, corpus.reading, piece_bytes))
+        for piece_number, (piece, size) in enumerate(pieces):
+            here = Position(file_number, piece_number)
+            if here < start:
+                continue
+            if group and total + size > limit:
+                yield Group(tuple(group), total, limit, here)
+                number += 1
+                group, total, limit = [], 0, max_shard_bytes(number, piece_bytes)
+            group.append(_with_duplicates(piece, corpus.duplicates.get(file)))
+            total += size
+        end = Position(file_number + 1, 0)
+    if group:
+        yield Group(tuple(group), total, limit, end)
+
+
+def group_documents(corpus: Corpus, group_bytes: int) -> Iterator[tuple[FileRange, ...]]:
+    """Yield a corpus in groups of about so many bytes of text, in order, without cutting documents."""
+    group, total = list[FileRange](), 0
     for file in corpus.files:
         whole = FileRange(file)
-        file_ranges += [(whole, file.bytes)] if file.kind == "text" else _divide_range(whole, corpus.config)
-    return [group for group, _ in _join_ranges(file_ranges, corpus.config.shard_text_bytes)]
-
-
-def group_ranges(file_ranges: Iterable[FileRange], corpus: Corpus) -> Iterator[RangeGroup]:
-    """Cut and group ranges, each with the positions of its duplicates."""
-    divided = (smaller for file_range in file_ranges for smaller in _divide_range(file_range, corpus.config))
-    for group, size in _join_ranges(divided, corpus.config.shard_text_bytes):
-        ranges = (_with_duplicates(r, corpus.duplicates.get(r.file, ())) for r in group)
-        yield tuple(ranges), size
-
-
-def _with_duplicates(file_range: FileRange, positions: tuple[int, ...]) -> FileRange:
-    stop = len(positions) if file_range.stop is None else bisect_left(positions, file_range.stop)
-    return replace(file_range, duplicates=positions[bisect_left(positions, file_range.start) : stop])
-
-
-def _join_ranges(file_ranges: Iterable[tuple[FileRange, int]], group_bytes: int) -> Iterator[RangeGroup]:
-    """Join consecutive (range, bytes of text) to groups of about `group_bytes`."""
-    group, total = list[FileRange](), 0
-    for file_range, size in file_ranges:
-        if group and total + size > group_bytes:
-            yield tuple(group), total
-            group, total = [], 0
-        group.append(file_range)
-        total += size
+        pieces = [(whole, file.bytes)] if file.kind == "text" else _divide(whole, corpus.reading, group_bytes)
+        for file_range, size in pieces:
+            if group and total + size > group_bytes:
+                yield tuple(group)
+                group, total = [], 0
+            group.append(file_range)
+            total += size
     if group:
-        yield tuple(group), total
+        yield tuple(group)
 
 
-def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[FileRange, int]]:
+def _with_duplicates(file_range: FileRange, positions: Positions | None) -> FileRange:
+    """Return a range with those of its file's duplicates that lie in it."""
+    if positions is None:
+        return file_range
+    start, stop = file_range.start, file_range.stop
+    high = len(positions) if stop is None else bisect_left(positions, stop)
+    inner = positions[bisect_left(positions, start) : high].tolist()
+    return replace(file_range, duplicates=tuple(sorted({*file_range.duplicates, *inner})))
+
+
+def _divide(file_range: FileRange, reading: Reading, piece_bytes: int) -> Iterator[tuple[FileRange, int]]:
     """Cut a range that is too large; yield (range, bytes of text, about)."""
-    file, shard_bytes = file_range.file, config.shard_text_bytes
-    if file.kind == "parquet":
-        yield from _divide_rows(file_range, config)
-    elif file.compression is not None:
-        yield file_range, file.bytes * _EXPANSION
+    file = file_range.file
+    if file.kind == "tokens":
+        pieces = divide_tokens(file_range, reading.token_dtype, piece_bytes // _BYTES_PER_TOKEN)
+        yield from ((piece, tokens * _BYTES_PER_TOKEN) for piece, tokens in pieces)
+    elif file.kind == "parquet":
+        yield from _divide_rows(file_range, reading, piece_bytes)
+    elif file.compression is not None or not file.is_addressed_by_bytes:
+        yield file_range, text_size(file, reading)
     else:
         start, stop = file_range.start, file.bytes if file_range.stop is None else file_range.stop
-        count = -(-(stop - start) // shard_bytes)
+        count = -(-(stop - start) // piece_bytes)
         targets = [start + i * (stop - start) // count for i in range(1, count)]
         cuts = sorted({_cut_before(file, start, target) for target in targets} - {start})
         for low, high in zip([start, *cuts], [*cuts, stop], strict=True):
@@ -130,7 +144,7 @@ def _divide_range(file_range: FileRange, config: DataConfig) -> Iterator[tuple[F
             yield part, high - low
 
 
-def _cut_before(file: SourceFile, start: int, target: int) -> int:
+def _cut_before(file: TextFile, start: int, target: int) -> int:
     """Return the last safe cut before `target`: of rows the end of a line; `start` if there is none."""
     length = 1 << 16
     while True:
@@ -146,14 +160,14 @@ def _cut_before(file: SourceFile, start: int, target: int) -> int:
         length *= 8
 
 
-def _divide_rows(file_range: FileRange, config: DataConfig) -> Iterator[tuple[FileRange, int]]:
+def _divide_rows(file_range: FileRange, reading: Reading, piece_bytes: int) -> Iterator[tuple[FileRange, int]]:
     """Cut rows [start, stop) between row groups. A row group that is partly inside counts fully."""
-    groups, shard_bytes = row_groups(file_range.file, config.text_field), config.shard_text_bytes
+    groups = row_groups(file_range.file, content_columns(file_range.file, reading))
     stop = sum(rows for rows, _ in groups) if file_range.stop is None else file_range.stop
     low, first, total = file_range.start, 0, 0
     for rows, size in groups:
         if file_range.start < first + rows and first < stop:
-            if total and total + size > shard_bytes and first > low:
+            if total and total + size > piece_bytes and first > low:
                 yield replace(file_range, start=low, stop=first), total
                 low, total = first, 0
             total += size

@@ -7,43 +7,50 @@ without a receipt and ends in the same dataset: its id depends on text, settings
 """
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from candlewick.artifacts.build import ProgressCallback, Recipe, build_once, interruptible
 from candlewick.artifacts.manifest import FileEntry, Manifest, json_sha256, provenance, publish
 from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import TextDefects
-from candlewick.data.text.file_ranges import SPLITS, Split
-from candlewick.data.text.holdout import Holdout
-from candlewick.data.text.source_files import SourceFiles, open_text
+from candlewick.data.text.file_ranges import SPLITS, FileRange, Split, TextFile
+from candlewick.data.text.find import open_text
+from candlewick.data.text.holdout import Holdout, Tails, choose_holdout, hold_tails
 from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
 from candlewick.data.tokens.duplicates import remove_duplicates
-from candlewick.data.tokens.encode import Receipt, TokenOutput, receipt_entry, run_tasks
-from candlewick.data.tokens.plan import dataset_settings, plan_tasks
-from candlewick.data.tokens.stream import StreamPreparation, TaskResults
-from candlewick.data.tokens.workers import count_cores
+from candlewick.data.tokens.encode import Receipt, TokenOutput, receipt_entry
+from candlewick.data.tokens.pipeline import TaskResults, TextPipeline
+from candlewick.data.tokens.plan import dataset_settings
+from candlewick.data.tokens.token_files import hold_token_tails
+from candlewick.data.tokens.workers import count_cores, require_no_import
 from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.special import DELIMITER
 
 logger = logging.getLogger(__name__)
 
+TailRanges = Mapping[TextFile, tuple[FileRange, ...]]
 _MAX_LISTED = 1000
+_BYTES_PER_TOKEN = 4
+_EXPANSION = (1, 4)  # bytes of text per byte of a file, about, and of a compressed one
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
     """Training and validation text, either of which may be missing, and the tokenizer to encode them."""
 
-    train: Corpus | SourceFiles | None
-    validation: Corpus | SourceFiles | None
+    train: Corpus | None
+    validation: Corpus | None
     tokenizer: Tokenizer
     config: DataConfig
     hold_out: bool  # hold out a part of the training text for validation
+    sources: tuple[Corpus, ...] = ()
+    """All training text of the run, in order, so that none of it is trained on and held out. Empty: `train`."""
 
     @classmethod
     def from_config(cls, config: DataConfig, tokenizer: Tokenizer) -> Self:
@@ -62,16 +69,43 @@ class EncodeJob:
         """The number of worker processes."""
         return self.config.num_workers or count_cores()
 
+    @property
+    def all_sources(self) -> tuple[Corpus, ...]:
+        """All training text of the run."""
+        return self.sources or ((self.train,) if self.train is not None else ())
+
+    def choose_holdout(self) -> Holdout:
+        """Return how validation text is held out of the training text."""
+        if self.train is None or not self.hold_out:
+            return "given"
+        return "tails" if self.config.format == "tokens" else choose_holdout(self.all_sources)
+
+    def _share(self, holdout: Holdout) -> float:
+        """Return the share of a source to hold out: of the largest one `data.validation_max_tokens` at most."""
+        limit = sys.maxsize if self.config.max_tokens is None else self.config.max_tokens * _BYTES_PER_TOKEN
+        sizes = [
+            sum(file.bytes * _EXPANSION[file.compression is not None] for file in source.files)
+            for source in self.all_sources
+        ]
+        size = max([1, *sizes])
+        most = self.config.validation_max_tokens * _BYTES_PER_TOKEN
+        read = min(size, limit)
+        share = min(self.config.validation_fraction, most / read)
+        return share * read / size if holdout == "tails" else share  # tails are of all text, read or not
+
     def recipe(self) -> Recipe:
-        """Return the inputs and settings of the dataset."""
-        inputs = {
+        """Return the inputs and settings of the dataset; reads up to 1,000 documents."""
+        inputs: dict[str, Any] = {
             "corpus": None if self.train is None else self.train.fingerprint,
             "tokenizer": self.tokenizer.sha256,
             "validation_corpus": None if self.validation is None else self.validation.fingerprint,
         }
-        settings = dataset_settings(self.config, hold_out=self.hold_out)
-        if isinstance(self.train, SourceFiles):
-            settings |= self.config.model_dump(include={"max_tokens", "max_documents"})
+        settings, holdout = dataset_settings(self.config, hold_out=self.hold_out), self.choose_holdout()
+        settings |= {"holdout": holdout} | self.config.model_dump(include={"max_tokens", "max_documents"})
+        if holdout != "given" and (share := self._share(holdout)) < self.config.validation_fraction:
+            settings["share"] = share
+        if holdout == "tails" and len(self.all_sources) > 1:
+            inputs["sources"] = [source.fingerprint for source in self.all_sources]
         return Recipe(KIND, inputs, settings | self.delimiter_settings, VERSION)
 
     @property
@@ -81,17 +115,24 @@ class EncodeJob:
         is_ours = tokenizer.end_id is None and tokenizer.delimiter == DELIMITER
         return {} if is_ours else {"delimiter_id": tokenizer.delimiter_id, "end_id": tokenizer.end_id}
 
-    @property
-    def needs_streaming(self) -> bool:
-        """Whether any text comes from the Hub. Raises ConfigError for settings that need all text at once."""
-        if not any(isinstance(side, SourceFiles) for side in (self.train, self.validation)):
-            return False
-        if self.config.deduplicate:
+    def without_duplicates(self) -> Self:
+        """Return the job with the positions of duplicates, if `data.deduplicate` asks for them.
+
+        Raises ConfigError for text of the Hub, which is read once.
+        """
+        if not self.config.deduplicate:
+            return self
+        if not all(text.is_local for text in (self.train, self.validation) if text is not None):
             raise ConfigError(
                 "data.deduplicate reads all text twice, text of the Hub is read once",
                 "write it to this disk with `candlewick data shard` first",
             )
-        return True
+        how = self.workers, self.config.shard_text_bytes
+        train, validation = (text and remove_duplicates(text, *how) for text in (self.train, self.validation))
+        # few documents are held out by what is left of all sources
+        sources = self.sources if self.choose_holdout() == "tails" else ()
+        others = (train if text is self.train else remove_duplicates(text, *how) for text in sources)
+        return replace(self, train=train, validation=validation, sources=tuple(text for text in others if text))
 
 
 def prepare_tokens(
@@ -101,11 +142,12 @@ def prepare_tokens(
 
     Raises DataError for text that cannot be used, ArtifactError if something else is at `output`, RunInterrupted.
     """
+    require_no_import()
     recipe = job.recipe()
 
     def build(folder: Path) -> Manifest:
         with interruptible(folder):
-            files, details, backend = _encode(job, folder, progress)
+            files, details, backend = _encode(job.without_duplicates(), recipe, folder, progress)
         _require_text(job, details)
         names = {folder / entry.name for entry in files}
         for path in folder.rglob("*"):  # left by killed runs, or by runs with other settings
@@ -130,52 +172,64 @@ def _describe_text(job: EncodeJob) -> dict[str, Any]:
 
 
 def _encode(
-    job: EncodeJob, folder: Path, progress: ProgressCallback | None
+    job: EncodeJob, recipe: Recipe, folder: Path, progress: ProgressCallback | None
 ) -> tuple[list[FileEntry], dict[str, Any], str]:
     """Write the dataset's files; return them, the manifest's details and the name of the encoder."""
     for name in ("shards", "tokenizer"):
         (folder / name).mkdir(exist_ok=True)
     entries = job.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in entries]
-    tokenizer, delimiters = job.tokenizer, job.delimiter_settings
-    identity = json_sha256([tokenizer.sha256, delimiters]) if delimiters else tokenizer.sha256
+    tokenizer, results = job.tokenizer, TaskResults()
+    holdout: Holdout = recipe.config["holdout"]
+    full_share = recipe.config.get("share", job.config.validation_fraction)
     output = TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id, tokenizer.end_id)
-    duplicates = 0
-    if job.needs_streaming:
-        holdout, results = ("hash" if job.hold_out else "given"), TaskResults()
-        sides: dict[Split, Corpus | SourceFiles | None] = {"train": job.train, "validation": job.validation}
-        for side, text in sides.items():
-            if text is not None:
-                sources = text if isinstance(text, SourceFiles) else SourceFiles(text.files, text.config)
-                shared = results, output, identity, job.hold_out, job.workers, progress
-                StreamPreparation(sources, side, *shared).prepare()
-        tasks, receipts, backend = results.tasks, results.receipts, results.backend
-    else:
-        train, validation = (
-            side and remove_duplicates(cast(Corpus, side), job.workers) for side in (job.train, job.validation)
-        )
-        holdout, tasks = plan_tasks(train, validation, identity, job.config, hold_out=job.hold_out)
-        receipts, backend = run_tasks(tasks, output, job.workers, progress)
-        corpora = [corpus for corpus in (train, validation) if corpus is not None]
-        duplicates = sum(len(positions) for corpus in corpora for positions in corpus.duplicates.values())
-    for task, receipt in zip(tasks, receipts, strict=True):
+    settings = {name: value for name, value in recipe.config.items() if not name.startswith("max_")}
+    key = json_sha256([tokenizer.sha256, settings])
+    common = results, output, key, job.config.shard_text_bytes, job.workers
+    hold = hold_token_tails if job.config.format == "tokens" else hold_tails
+    tails = hold(job.all_sources, full_share) if holdout == "tails" else Tails()
+    if job.train is not None:
+        limits = {"max_tokens": job.config.max_tokens, "max_documents": job.config.max_documents}
+        share = full_share if holdout == "hash" else 0.0
+        is_limited = tails.ranges and any(limit is not None for limit in limits.values())
+        train, held_out = _divide(tails.ranges) if is_limited else (tails.ranges, {})
+        TextPipeline(job.train, "train", *common, share, train, **limits, progress=progress).run()
+        if is_limited:  # the tails of files that training does not reach count too
+            TextPipeline(job.train, "validation", *common, tails=held_out).run()
+    if job.validation is not None:
+        TextPipeline(job.validation, "validation", *common, progress=progress).run()
+    for task, receipt in zip(results.tasks, results.receipts, strict=True):
         files += [*receipt.files, receipt_entry(folder, task)]
-    details = _dataset_details(tokenizer.vocab_size, holdout, receipts, duplicates)
+    corpora = [corpus for corpus in (job.train, job.validation) if corpus is not None]
+    duplicates = sum(len(positions) for corpus in corpora for positions in corpus.duplicates.values())
+    copies = 0 if job.train is None else sum(tails.copies.get(file, 0) for file in job.train.files)
+    left_out = {"duplicates": duplicates, "copies": copies}
+    details = _dataset_details(tokenizer.vocab_size, holdout, results.receipts, left_out)
     details["delimiter"] = {"id": tokenizer.delimiter_id, "token": tokenizer.delimiter, "where": "doc_start"}
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
-    return files, details, backend
+    return files, details, results.backend
+
+
+def _divide(ranges: TailRanges) -> tuple[TailRanges, TailRanges]:
+    """Return the ranges for training, and those that are held out."""
+    train, held_out = (
+        {
+            file: tuple(part for part in parts if (part.split == "validation") is is_held)
+            for file, parts in ranges.items()
+        }
+        for is_held in (False, True)
+    )
+    return train, held_out
 
 
 def _dataset_details(
-    vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], duplicates: int
+    vocab_size: int, holdout: Holdout, receipts: Sequence[Receipt], left_out: dict[str, int]
 ) -> dict[str, Any]:
     shards = [shard for receipt in receipts for shard in receipt.shards]
     defects = TextDefects()
     for receipt in receipts:
         defects.merge(receipt.bad_utf8)
-    if defects.unanswered:
-        logger.warning("%d conversations without an answer are left out", defects.unanswered)
     defects.warn()
     counted = ("tokens", "documents", "text_bytes")
     splits = {
@@ -188,15 +242,16 @@ def _dataset_details(
         "specials_in_text": "plain",
         "holdout": holdout,
         "bad_utf8": {"documents": defects.documents, "sequences": defects.sequences, "examples": defects.examples},
-        "left_out": {"duplicates": duplicates, "unanswered": defects.unanswered},
+        "left_out": {**left_out, "unanswered": defects.unanswered, "bad rows": defects.rows},
         "splits": splits,
         "shards": [asdict(shard) for shard in shards],
     }
 
 
 def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
-    validation = job.train if job.hold_out else job.validation
-    sides: tuple[tuple[Split, str, Corpus | SourceFiles | None, str], ...] = (
+    is_alone = len(job.all_sources) == 1  # of several sources a small one may hold out nothing
+    validation = job.train if job.hold_out and is_alone else job.validation
+    sides: tuple[tuple[Split, str, Corpus | None, str], ...] = (
         ("train", "training", job.train, "text that is not empty or left out"),
         ("validation", "validation", validation, "raise data.validation_fraction, or set data.validation_shards"),
     )

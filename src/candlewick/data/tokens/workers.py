@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from candlewick.errors import MachineError
 
+_ITEMS_AHEAD = 2  # per worker
 _ITEMS_PER_WORKER = 16  # then it is replaced: the fast encoders' caches grow with the text and give nothing back
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,34 +28,81 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[tuple[int, Result]]:
-    """Yield (number of the item, result) in order of completion. Raises MachineError for a killed worker."""
-    if len(items) == 1:  # a process would take longer to start than most such items to do
-        yield 0, function(items[0])
-        return
-    wave = workers * _ITEMS_PER_WORKER
-    for first in range(0, len(items), wave):
-        numbers = range(first, min(first + wave, len(items)))
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(numbers)), context, start_worker)
-        others = set(multiprocessing.active_children())
-        try:
-            futures = {pool.submit(function, items[number]): number for number in numbers}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise MachineError(
-                "a worker process was killed, perhaps for want of memory; the finished shards are kept",
-                "run it again to go on, with a smaller data.num_workers or data.shard_text_bytes",
-            ) from None
-        except BaseException:
-            # their tasks have no receipts yet, so there is nothing to wait for
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-        finally:
+def require_no_import() -> None:
+    """Raise MachineError in a worker process that imports the script of its parent, and so runs it again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise MachineError(
+            "text is prepared while a worker process imports the script",
+            "put the call below `if __name__ == '__main__':`",
+        )
+
+
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item | None],
+    workers: int,
+    alone: Callable[[Item], Result] | None = None,
+) -> Generator[tuple[Item, Result]]:
+    """Yield (item, result) in the order of the items, of which a few more than there are workers are taken ahead.
+
+    None in the place of an item lets nothing be taken before the results so far are. A single item is done here,
+    by `alone` if that is given: a process would take longer to start than most such items to do. Raises
+    MachineError for a killed worker.
+    """
+    items = iter(items)
+    while (first := list(islice(items, 2)))[1:] in ([], [None]):
+        if not first:
+            return
+        if first[0] is not None:
+            yield first[0], (alone or function)(first[0])
+    items, pending = chain(first, items), deque[tuple[Item, Future[Result]]]()
+    with _Pool(workers) as pool:
+        for item in items:
+            if item is not None:
+                pending.append((item, pool.submit(function, item)))
+            while pending and (item is None or len(pending) >= workers * _ITEMS_AHEAD or pending[0][1].done()):
+                yield _take(pending)
+        while pending:
+            yield _take(pending)
+
+
+def _take(pending: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
+    item, future = pending.popleft()
+    try:
+        return item, future.result()
+    except BrokenProcessPool:
+        raise MachineError(
+            "a worker process was killed, or could not start as it says above; the finished shards are kept",
+            "run it again to go on; for want of memory with a smaller data.num_workers or data.shard_text_bytes",
+        ) from None
+
+
+class _Pool:
+    """Worker processes that are replaced from time to time; those that are left are ended with the block."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers, self._submitted = workers, 0
+        self._pools: list[ProcessPoolExecutor] = []
+        self._others = set(multiprocessing.active_children())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Queue a call."""
+        if self._submitted % (self._workers * _ITEMS_PER_WORKER) == 0:
+            if self._pools:  # it ends when its calls have
+                self._pools[-1].shutdown(wait=False)
+            context = multiprocessing.get_context("spawn")
+            self._pools.append(ProcessPoolExecutor(self._workers, context, start_worker))
+        self._submitted += 1
+        return self._pools[-1].submit(function, item)
+
+    def __exit__(self, *_: object) -> None:
+        # what runs has no receipt yet, so there is nothing to wait for
+        for process in set(multiprocessing.active_children()) - self._others:
+            process.terminate()
+        for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
 

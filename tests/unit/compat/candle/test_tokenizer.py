@@ -298,7 +298,7 @@ def test_max_lines_takes_lines_in_an_order_of_the_random_seed(make, tmp_path, mo
 
     def lines(**training) -> list[str]:
         config = make(training=training)
-        corpus = module.open_corpus(config.training.inputs, module.DataConfig(documents="line"))
+        corpus = module.open_text(config.training.inputs, module.DataConfig(documents="line"))
         return list(module._lines(corpus, config.training, 1 << 20))
 
     plain = [f"{side}{i}" for side in "ab" for i in range(10)]
@@ -319,7 +319,7 @@ def test_max_lines_takes_lines_in_an_order_of_the_random_seed(make, tmp_path, mo
 
 def test_long_lines_without_a_pattern_match_are_cut(make):
     config = make()
-    corpus = module.open_corpus(config.training.inputs, module.DataConfig(documents="line"))
+    corpus = module.open_text(config.training.inputs, module.DataConfig(documents="line"))
     whole = list(module._lines(corpus, config.training, 1 << 20))
     cut = list(module._lines(corpus, config.training, 10))
     assert "".join(cut) == "".join(whole)

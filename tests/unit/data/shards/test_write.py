@@ -17,7 +17,7 @@ from candlewick.artifacts.manifest import Manifest, file_sha256, publish, read_m
 from candlewick.config import DataConfig
 from candlewick.data.shards import write as text_shards
 from candlewick.data.shards.write import Outputs, ShardSettings, verify_text_shards, write_text_shards
-from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.find import open_text
 from candlewick.data.text.holdout import document_split
 from candlewick.errors import ArtifactError, ConfigError, DataError, RunInterrupted
 
@@ -26,8 +26,7 @@ TEXTS = [f"document {number}\nwith \t two lines\r\nor “three” {'x' * (number
 
 
 @pytest.fixture
-def text(write) -> list[str]:
-    """Three files with 200 documents, of three kinds."""
+def text(write) -> list[str]:  # 200 documents
     write("in/a.jsonl", TEXTS[:80])
     write("in/b.parquet", TEXTS[80:150])
     return [str(write("in/c.jsonl.gz", TEXTS[150:]).parent)]
@@ -59,7 +58,7 @@ def test_text_shards_hold_every_document(text, tmp_path, compress):
     assert len(made) == 1
     assert not (tmp_path / "val").exists()
     assert [json.loads(line) for line in lines(tmp_path / "train")] == [{"text": text} for text in TEXTS]
-    again = open_corpus([str(tmp_path / "train")], DataConfig())
+    again = open_text([str(tmp_path / "train")], DataConfig())
     assert [document.text for document in again.documents()] == TEXTS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "train"]
     verify(tmp_path / "train", made[0])
@@ -94,7 +93,7 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
     uri = str(write("in/a.jsonl", TEXTS + TEXTS[::-1]))
     found = []
     for seed in (17, 17, 18):
-        folder = tmp_path / f"{len(found)}"
+        folder = tmp_path / str(len(found))
         write_text_shards([uri], outputs(folder), ShardSettings(validation_fraction=0.3, seed=seed), CONFIG)
         train, val = set(lines(folder / "train")), set(lines(folder / "val"))
         assert not train & val
@@ -103,7 +102,7 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
         assert val == {
             json.dumps({"text": t}, ensure_ascii=False)
             for t in TEXTS
-            if document_split(f"{seed}\n{t}", 0.3) == "validation"
+            if document_split(t, 0.3, f"{seed}\n") == "validation"
         }
         found.append(val)
     assert found[0] == found[1] != found[2]
@@ -126,7 +125,7 @@ def test_text_format_replaces_and_counts_line_ends_inside_documents(write, tmp_p
     assert (tmp_path / "train" / "train_0000.txt").read_text() == "a b c d \nplain\né\u2028x\n"
     assert (made[0].details["newlines_replaced"], made[0].details["blank_left_out"]) == (4, 1)
     assert "4 line ends inside of documents became spaces, 1 blank documents are left out" in caplog.text
-    found = open_corpus([str(tmp_path / "train")], DataConfig()).documents()
+    found = open_text([str(tmp_path / "train")], DataConfig()).documents()
     assert [document.text for document in found] == ["a b c d ", "plain", "é\u2028x"]
 
 
@@ -195,7 +194,7 @@ def test_killed_sharder_continues_to_the_same_bytes(text, tmp_path, compress):
     expected = hashes(tmp_path / "clean")
     kills = count = 0
     while True:
-        count += 7
+        count += 5
         folder = tmp_path / f"{count}"
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, count)
@@ -226,7 +225,7 @@ def test_interrupted_sharder_keeps_finished_shards_and_continues(text, tmp_path,
     assert (tmp_path / "train.partial" / "train_0000.jsonl").exists()
     caplog.set_level(logging.INFO)
     write_text_shards(text, outputs(tmp_path), config, CONFIG)
-    assert "going on after 80 documents, in source file 2" in caplog.text
+    assert "going on after 69 documents, in source file 1" in caplog.text
     assert hashes(tmp_path / "train") == hashes(tmp_path / "clean" / "train")
 
 
@@ -249,6 +248,15 @@ def test_damaged_partial_shards_are_written_again(text, tmp_path, caplog, damage
     assert hashes(tmp_path / "train") == hashes(tmp_path / "clean" / "train")
     assert bool(message) == bool([r for r in caplog.records if "begun anew" in r.getMessage()])
     assert not (tmp_path / "train" / "junk.txt").exists()
+
+
+def test_state_is_saved_with_whole_shards_only(write, tmp_path, monkeypatch):
+    saved, save = [], text_shards._ShardJob._save_state
+    monkeypatch.setattr(text_shards._ShardJob, "_save_state", lambda *args: saved.append(1) or save(*args))
+    for number in range(50):
+        write(f"in/{number:02}.jsonl", [f"{number} a", f"{number} b"])
+    write_text_shards([str(tmp_path / "in")], outputs(tmp_path), ShardSettings(30), CONFIG)
+    assert (len(saved), len(lines(tmp_path / "train"))) == (4, 100)  # three full shards, and the end
 
 
 def interrupt(done: int, total: int) -> None:
@@ -335,7 +343,7 @@ def test_text_shards_keep_any_text_without_loss(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, "end"]))
     write_text_shards([str(folder / "a.jsonl")], outputs(folder), ShardSettings(3), CONFIG)
-    found = [document.text for document in open_corpus([str(folder / "train")], CONFIG).documents()]
+    found = [document.text for document in open_text([str(folder / "train")], CONFIG).documents()]
     assert found == [t for t in [*texts, "end"] if t]
 
 
@@ -350,7 +358,7 @@ def candle_shards(tmp_path) -> Path:
 
 
 def test_shards_of_transformer_candle_are_read_and_verified(candle_shards):
-    documents = open_corpus([str(candle_shards)], DataConfig()).documents()
+    documents = open_text([str(candle_shards)], DataConfig()).documents()
     assert [document.text for document in documents] == ["one", "two", "three"]
     assert verify_text_shards(candle_shards) == (2, 14)
     (candle_shards / "train_0001.txt").write_bytes(b"Three\n")

@@ -1,14 +1,17 @@
+import datetime
 import json
 import random
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
-from candlewick.data.text.chat import Message, chat_sha256, parse_messages
-from candlewick.data.text.file_ranges import Split
-from candlewick.data.text.holdout import hash_split
+from candlewick.data.text.chat import Message, chat_columns, chat_text, has_conversation, parse_messages
+from candlewick.data.text.file_ranges import SPLITS, Split
+from candlewick.data.text.holdout import document_split
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
@@ -74,8 +77,10 @@ def test_chat_shards_hold_every_conversation_with_its_mask(
     verify_shards(TokenDataset.open(tmp_path / "ds"))
     own = Tokenizer.load(tmp_path / "ds" / "tokenizer")
     assert own.sha256 == tokenizer.with_chat_tokens().sha256
-    assert read_back(tmp_path / "ds", "train") == expected(own, chats[:180])
-    assert read_back(tmp_path / "ds", "validation") == expected(own, chats[180:])
+    count = manifest.details["splits"]["train"]["documents"]
+    assert 170 < count < 190
+    assert read_back(tmp_path / "ds", "train") == expected(own, chats[:count])
+    assert read_back(tmp_path / "ds", "validation") == expected(own, chats[count:])
     answers = [turn["content"] for chat in chats for turn in chat if turn["role"] == "assistant"]
     counted = sum(split["text_bytes"] for split in manifest.details["splits"].values())
     assert counted == sum(len(answer.encode()) for answer in answers)
@@ -90,8 +95,8 @@ def test_chat_holdout_is_by_the_hash_of_the_conversation(write, tmp_path, tokeni
         tmp_path / "ds",
     )
     own = Tokenizer.load(tmp_path / "ds" / "tokenizer")
-    hashes = [chat_sha256([Message(turn["role"], turn["content"]) for turn in chat]) for chat in chats]
-    sides = [hash_split(found, 0.2) for found in hashes]
+    contents = [chat_text([Message(turn["role"], turn["content"]) for turn in chat]) for chat in chats]
+    sides = [document_split(text, 0.2) for text in contents]
     for name in ("train", "validation"):
         wanted = [chat for chat, side in zip(chats, sides, strict=True) if side == name]
         assert len(wanted) > 200
@@ -104,7 +109,8 @@ def test_duplicates_and_conversations_without_an_answer_are_left_out(write, tmp_
     path = write("in/a.jsonl.gz", lines([*chats, idle, *chats[:4]], "turns"))
     config = config_of(path, deduplicate=True, messages_field="turns", validation_fraction=0.2)
     manifest, _ = prepare(config, tokenizer_dir, tmp_path / "ds")
-    assert manifest.details["left_out"] == {"duplicates": 4, "unanswered": 1}
+    left_out = manifest.details["left_out"]
+    assert (left_out["duplicates"], left_out["unanswered"], left_out["bad rows"]) == (4, 1, 0)
     assert "1 conversations without an answer" in caplog.text
     own = Tokenizer.load(tmp_path / "ds" / "tokenizer")
     ids = read_back(tmp_path / "ds", "train")[0] + read_back(tmp_path / "ds", "validation")[0]
@@ -117,12 +123,13 @@ def test_duplicates_and_conversations_without_an_answer_are_left_out(write, tmp_
         ("{oops", "Expecting property name"),
         ("[]", "no list of messages under 'messages', only none"),
         ('{"text": "x"}', "no list of messages under 'messages', only text .*data.messages_field"),
+        ('{"prompt": 3, "completion": "x"}', "prompt or completion is 3, not text"),
         ('{"messages": []}', "no list of messages under 'messages', only messages"),
         ('{"messages": [{"role": "user"}]}', r"message 1 is \{'role': 'user'\}, not a role and a content"),
         ('{"messages": ["hello"]}', "message 1 is hello, not a role and a content of text"),
         (
-            '{"messages": [{"role": "user", "content": "x"}, {"role": "tool", "content": "x"}]}',
-            "message 2 has role 'tool', not one of system, user, assistant",
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "judge", "content": "x"}]}',
+            "message 2 has role 'judge', not one of system, user, assistant, tool",
         ),
     ],
 )
@@ -141,15 +148,31 @@ def test_half_surrogate_pairs_in_a_chat_are_bad_text(write, tmp_path, tokenizer,
     assert manifest.details["bad_utf8"]["sequences"] == 1
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
-def test_only_json_lines_hold_chats(write, tmp_path, tokenizer_dir, name):
-    path = write(f"in/{name}", ["x"] if name == "a.parquet" else "x")
-    with pytest.raises(DataError, match=r"has an unknown extension .*chat is \.jsonl \(also"):
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
+def test_text_without_chats_is_refused(write, tmp_path, tokenizer_dir, name):
+    path = write(f"in/{name}", '{\n "messages": []\n}' if name == "a.json" else "messages\nx\n")
+    with pytest.raises(DataError, match=r"plain text or a table of texts, without chats .*give \.jsonl, \.json"):
         prepare(config_of(path), tokenizer_dir, tmp_path / "ds")
-    with pytest.raises(DataError, match=r"has no text, .*put in \.jsonl \(also"):
+    with pytest.raises(DataError, match=r"has no text .*left out: 1 plain text"):
         prepare(config_of(path.parent), tokenizer_dir, tmp_path / "ds")
     with pytest.raises(DataError, match="stdlib:// is not a source of format chat"):
         prepare(config_of("stdlib://"), tokenizer_dir, tmp_path / "ds")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.json", "a.json.gz"])
+def test_chats_of_every_format_give_the_same_tokens(write, tmp_path, tokenizer_dir, name):
+    chats, path = make_chats(50), tmp_path / "in" / name
+    prepare(config_of(write("lines.jsonl", lines(chats))), tokenizer_dir, tmp_path / "lines")
+    rows = [{"id": number, "messages": chat} for number, chat in enumerate(chats)]
+    write(f"in/{name}", json.dumps(rows))
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
+    elif name == "a.arrow":
+        with pa.ipc.new_stream(str(path), pa.Table.from_pylist(rows).schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows), max_chunksize=7)
+    prepare(config_of(path), tokenizer_dir, tmp_path / "ds")
+    for split in SPLITS:
+        assert read_back(tmp_path / "ds", split) == read_back(tmp_path / "lines", split)
 
 
 def test_open_detects_a_changed_mask_file(write, tmp_path, tokenizer_dir):
@@ -167,8 +190,93 @@ def test_open_detects_a_changed_mask_file(write, tmp_path, tokenizer_dir):
         TokenDataset.open(tmp_path / "ds")
 
 
-def test_parse_messages_keeps_role_and_content():
-    row = {"messages": [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]}
-    messages = parse_messages(row, "messages")
-    assert messages == [Message("user", "a"), Message("assistant", "c")]
-    assert chat_sha256(messages) != chat_sha256([Message("user", "ac"), Message("assistant", "")])
+USER, REPLY = Message("user", "a"), Message("assistant", "b")
+CALL = {"function": {"name": "add", "arguments": {"x": 1}, "id": "7"}}
+CALLED = '<tool_call>\n{"name": "add", "arguments": {"x": 1}}\n</tool_call>'
+
+
+def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def turn(speaker: str, value: str) -> dict[str, str]:
+    return {"from": speaker, "value": value}
+
+
+PARSED: list[tuple[str, dict[str, Any], list[Message]]] = [
+    ("messages", {"messages": [said("user", "a", name="n"), said("assistant", "b")]}, [USER, REPLY]),
+    ("sharegpt", {"conversations": [turn("human", "a"), turn("gpt", "b")]}, [USER, REPLY]),
+    ("conversation", {"conversation": [turn("user", "a"), turn("bot", "b")]}, [USER, REPLY]),
+    ("prompt", {"prompt": "a", "completion": "b"}, [USER, REPLY]),
+    (
+        "prompt of messages",
+        {"prompt": [said("system", "s"), said("user", "a")], "completion": [said("assistant", "b")]},
+        [Message("system", "s"), USER, REPLY],
+    ),
+    (
+        "tool roles",
+        {"messages": [said(name, "r") for name in ("tool", "function", "observation")]},
+        [Message("tool", "r")] * 3,
+    ),
+    (
+        "parts",
+        {"messages": [said("user", [{"type": "text", "text": "a"}, {"text": "!"}])]},
+        [Message("user", "a!")],
+    ),
+    (
+        "calls",
+        {"messages": [said("assistant", None, tool_calls=[CALL])]},
+        [Message("assistant", CALLED)],
+    ),
+    (
+        "calls behind a content",
+        {"messages": [said("assistant", "Wait.", tool_calls=[CALL["function"], CALL])]},
+        [Message("assistant", f"Wait.\n{CALLED}\n{CALLED}")],
+    ),
+    (
+        "calls behind an empty content",
+        {"messages": [said("model", "", tool_calls=[CALL])]},
+        [Message("assistant", CALLED)],
+    ),
+    ("no calls", {"messages": [said("assistant", "b", tool_calls=[])]}, [REPLY]),
+    ("nulls of a table", {"messages": [said("user", "a", value=None, **{"from": None})]}, [USER]),
+]
+
+
+@pytest.mark.parametrize(("row", "messages"), [case[1:] for case in PARSED], ids=[case[0] for case in PARSED])
+def test_messages_of_every_layout_are_parsed(row, messages):
+    assert parse_messages(row, "messages") == messages
+    assert has_conversation(row, "messages")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, 3, {"text": "a"}, [{"type": "image", "url": "x"}], [{"text": "a"}, "b"], [{"text": None}], ["a"]],
+)
+def test_content_that_is_not_text_is_refused(content):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": content}]}
+    with pytest.raises(ValueError, match="message 2 is .*, not a role and a content of text"):
+        parse_messages(row, "messages")
+
+
+def test_arguments_of_a_call_may_be_anything():
+    odd = [{"name": "f", "arguments": datetime.date(2020, 1, 2)}]
+    (message,) = parse_messages({"messages": [{"role": "assistant", "tool_calls": odd}]}, "messages")
+    assert '"arguments": "2020-01-02"' in message.content
+    with pytest.raises(ValueError, match="message 1"):
+        parse_messages({"messages": [{"role": "assistant", "tool_calls": ["f"]}]}, "messages")
+
+
+def test_the_field_of_the_settings_comes_first():
+    row = {"turns": [{"role": "user", "content": "a"}], "messages": [{"role": "user", "content": "b"}]}
+    assert parse_messages(row, "turns") == [USER]
+    assert parse_messages(row, "gone") == [Message("user", "b")]
+    assert chat_columns(["id", "messages", "turns"], "turns") == ["turns"]
+    assert chat_columns(["id", "conversations"], "turns") == ["conversations"]
+    assert chat_columns(["prompt", "completion", "id"], "turns") == ["prompt", "completion"]
+    assert chat_columns(["prompt"], "turns") == ["turns"]
+    assert not has_conversation({"turns": "text", "prompt": "x"}, "turns")
+
+
+def test_chat_text_tells_speakers_apart():
+    assert chat_text([USER, REPLY]) != chat_text([Message("user", "ab"), Message("assistant", "")])

@@ -1,4 +1,5 @@
 import os
+import random
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from candlewick.data.text import file_ranges
-from candlewick.data.text.file_ranges import FileRange, character_start, cut_into_parts, find_last_cut
+from candlewick.data.text.file_ranges import (
+    FileRange,
+    RowCut,
+    TextFile,
+    character_start,
+    cut_into_parts,
+    find_last_cut,
+)
 from candlewick.errors import DataError
 
 # letters, digits, marks, and every kind of white space and line end
@@ -96,9 +104,10 @@ def test_character_cut_never_divides_a_character():
     assert character_start(b"\x80" * 10, 8) == 8  # not UTF-8 at all
 
 
-@pytest.mark.parametrize("extension", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("extension", ["", ".gz", ".zst", ".bz2", ".xz"])
 def test_blocks_join_to_any_range_of_a_file(source, extension):
-    raw = bytes(range(256)) * 20
+    raw = bytes(range(1, 128)) * 40 + b"end of the text, number 40"[:40]
+    raw = (raw * 2)[:5120]
     file = source(f"a.txt{extension}", raw)
     for start, stop in [(0, None), (0, 10), (7, 4000), (5000, None), (5119, 5120), (30, 30), (6000, None)]:
         assert b"".join(FileRange(file, start, stop).read_blocks(100)) == raw[start:stop]
@@ -132,12 +141,16 @@ def test_changed_or_missing_file_is_refused_while_reading(source):
         list(FileRange(file).read_blocks())
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
-def test_truncated_compressed_file_is_refused_by_name(source, name):
-    file = source(name, os.urandom(10_000))
-    file.path.write_bytes(file.path.read_bytes()[:-2000])
+def changed(file: TextFile, raw: bytes) -> TextFile:
+    file.path.write_bytes(raw)
     status = file.path.stat()
-    file = type(file)(file.path, file.name, "text", file.compression, status.st_size, status.st_mtime_ns)
+    return replace(file, bytes=status.st_size, modified_ns=status.st_mtime_ns)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.txt.bz2", "a.txt.xz"])
+def test_truncated_compressed_file_is_refused_by_name(source, name):
+    file = source(name, random.Random(0).randbytes(10_000).hex())
+    file = changed(file, file.path.read_bytes()[:-2000])
     with pytest.raises(DataError, match=r"a\.txt\..* cannot be read: .*it is damaged"):
         list(FileRange(file).read_blocks())
 
@@ -169,3 +182,44 @@ def test_parts_and_blocks_are_of_one_and_two_mebibytes(source):
     solid = b"x" * (5 << 20)
     assert [len(part) for part, _ in cut_into_parts(iter([solid]))] == [2 << 20, 2 << 20, 1 << 20]
     assert [len(block) for block in FileRange(source("a.txt", solid)).read_blocks()] == [2 << 20, 2 << 20, 1 << 20]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.txt.bz2", "a.txt.xz"])
+def test_a_file_that_grows_too_much_is_refused_before_it_is_decompressed(source, name):
+    file = replace(source(name, "x" * (9 << 20)), max_text_bytes=4 << 20)
+    seen = 0
+    with pytest.raises(DataError, match=r"has \d+ bytes, and more than 4194304 when .*raise data\.max_expansion"):
+        for block in FileRange(file).read_blocks():
+            seen += len(block)
+    assert seen <= 6 << 20
+    assert sum(map(len, FileRange(replace(file, max_text_bytes=9 << 20)).read_blocks())) == 9 << 20
+
+
+def test_a_line_that_is_too_long_is_refused_with_its_place(source):
+    file = source("a.txt.gz", "short\n" + "x" * (9 << 20) + "\n")
+    with pytest.raises(DataError, match=r"byte 6: a line of more than 4194304 bytes .*data\.max_document_bytes"):
+        list(FileRange(file).read_lines(4 << 20))
+    assert sum(len(block) for _, block in FileRange(file).read_lines(9 << 20)) == 7 + (9 << 20)
+
+
+def test_memory_that_is_missing_is_told_in_one_line(source, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(file_ranges, "open_stream", fail)
+    with pytest.raises(DataError, match=r"a\.txt cannot be read"):
+        list(FileRange(source("a.txt", "x")).read_blocks())
+
+
+def test_identity_holds_what_decides_the_text_of_a_range(source):
+    file = source("a.jsonl", ["x"])
+    whole = FileRange(file)
+    others = [
+        replace(whole, start=1), replace(whole, stop=5), replace(whole, split="train"),
+        replace(whole, duplicates=(0,)), replace(whole, cut=RowCut(0, 3, is_end=True)),
+        replace(whole, file=replace(file, kind="lines")), replace(whole, file=replace(file, name="b")),
+    ]  # fmt: skip
+    found = [str(one.identity("0")) for one in (whole, *others)]
+    assert len({*found, str(whole.identity("1"))}) == len(others) + 2
+    moved = replace(whole, file=replace(file, path=file.path.parent, modified_ns=5))
+    assert str(moved.identity("0")) == found[0]

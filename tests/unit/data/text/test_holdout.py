@@ -1,74 +1,119 @@
+"""Which documents are held out, and that no copy of them is trained on."""
+
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import open_corpus
 from candlewick.data.text.documents import TextDefects, read_documents
-from candlewick.data.text.holdout import MIN_TAIL_BYTES, assign_splits, choose_holdout, document_split, hash_split
+from candlewick.data.text.find import open_text
+from candlewick.data.text.holdout import (
+    MIN_TAIL_BYTES,
+    Tails,
+    choose_holdout,
+    document_split,
+    hold_tails,
+    normalize,
+)
 
 
-def held(path, **config) -> dict[str, list[str]]:
+def open_corpora(*paths, **config):
+    return [open_text([str(path)], DataConfig(**config)) for path in paths]
+
+
+def texts(corpora, tails: Tails) -> dict[str, list[str]]:
     """Which text each split gets."""
-    corpus = open_corpus([str(path)], DataConfig(**config))
     out: dict[str, list[str]] = {"train": [], "validation": []}
-    for piece in assign_splits(corpus, choose_holdout(corpus)):
-        assert piece.split is not None
-        out[piece.split] += [d.text for d in read_documents(piece, corpus.config, TextDefects())]
+    for corpus in corpora:
+        for file in corpus.files:
+            for piece in tails.ranges[file]:
+                assert piece.split is not None
+                whole: list[str] = []
+                for part in read_documents(piece, corpus.reading, TextDefects()):
+                    whole += [""] if part.starts_document or not whole else []
+                    whole[-1] += part.text
+                out[piece.split] += whole
     return out
+
+
+def held(*paths, share=0.01, **config) -> dict[str, list[str]]:
+    corpora = open_corpora(*paths, **config)
+    return texts(corpora, hold_tails(corpora, share))
+
+
+def size(found: list[str]) -> int:
+    return sum(map(len, found))
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
 def test_split_of_a_document_depends_on_its_hash(text):
     assert document_split(text, 0.5) == document_split(text, 0.5)
-    assert document_split(text, 1e-9) == "train"
-    assert document_split(text, 1 - 1e-9) == "validation"
+    assert document_split(text, 1e-12) == "train"
+    assert document_split(text, 1.0) == "validation"
 
 
-def test_split_of_holds_out_the_configured_share():
+def test_hashes_hold_out_the_share_and_a_larger_share_holds_out_a_superset():
     n = 4000
-    found = sum(document_split(f"document {i}", 0.1) == "validation" for i in range(n))
-    assert abs(found - 400) < 5 * (n * 0.1 * 0.9) ** 0.5
-    assert hash_split("0" * 64, 0.001) == "validation"
-    assert hash_split("f" * 64, 0.999) == "train"
+    sides = {share: {i for i in range(n) if document_split(f"document {i}", share) == "validation"}
+             for share in (0.05, 0.1, 0.2)}  # fmt: skip
+    for share, found in sides.items():
+        assert abs(len(found) - share * n) < 5 * (n * share * (1 - share)) ** 0.5
+    assert sides[0.05] < sides[0.1] < sides[0.2]
 
 
-def test_larger_share_holds_out_a_superset():
-    texts = [f"document {i}" for i in range(500)]
-    small = {t for t in texts if document_split(t, 0.05) == "validation"}
-    large = {t for t in texts if document_split(t, 0.2) == "validation"}
-    assert small < large
+def test_the_seed_decides_which_documents_are_held_out():
+    found = [
+        [document_split(f"document {i}", 0.5, seed) for i in range(100)] for seed in ("", "1\n", "1\n", "2\n")
+    ]
+    assert found[0] != found[1] == found[2] != found[3]
+
+
+def test_twins_fall_on_one_side():
+    """Twins differ in case, white space, punctuation, or behind the first 1,024 characters of words."""
+    body = "".join(f"Word{i}, " for i in range(400))
+    for number in range(200):
+        text = f"Document {number}: {body}"
+        side = document_split(text, 0.5)
+        for twin in (
+            text.upper(), text.replace(" ", "\n  "), text.replace(",", ";"), f"  {text}\n", text + "appended",
+            text[:1500], text.replace("Word399", "another"), f'"{text}"',
+        ):  # fmt: skip
+            assert document_split(twin, 0.5) == side
+    assert normalize("Ab\n C-d\t_é") == "abcdé".encode()
+    assert normalize("a\ud800") == b"a?".translate(None, b"?")
+
+
+def test_short_texts_that_differ_have_hashes_of_their_own():
+    assert len({document_split(f"{i}", 0.5) for i in range(20)}) == 2
 
 
 def test_holdout_is_by_tails_below_a_thousand_documents_and_by_hash_from_there(write, tmp_path):
-    write("rows.jsonl", [f"row {i}" for i in range(999)])
-    corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose_holdout(corpus) == "tails"
-    write("one.txt", "the thousandth")
-    corpus = open_corpus([str(tmp_path)], DataConfig())
-    assert choose_holdout(corpus) == "hash"
+    write("a/rows.jsonl", [f"row {i}" for i in range(998)] + ["", None])
+    assert choose_holdout(open_corpora(tmp_path / "a")) == "tails"
+    write("b/1.txt", "the 999th")
+    assert choose_holdout(open_corpora(tmp_path / "a", tmp_path / "b")) == "tails"
+    write("b/2.txt", "the thousandth")
+    assert choose_holdout(open_corpora(tmp_path / "a", tmp_path / "b")) == "hash"
 
 
-def test_hash_holdout_assigns_files_first_and_rows_while_reading(write, tmp_path):
-    for i in range(40):
-        write(f"{i}.txt", f"text {i}")
-    write("rows.jsonl", ["x"])
-    corpus = open_corpus([str(tmp_path)], DataConfig(validation_fraction=0.5))
-    found = {piece.file.name: piece.split for piece in assign_splits(corpus, "hash")}
-    assert found.pop("rows.jsonl") is None
-    assert set(found.values()) == {"train", "validation"}
-    again = {piece.file.name: piece.split for piece in assign_splits(corpus, "hash")}
-    again.pop("rows.jsonl")
-    assert again == found
-    assert {piece.split for piece in assign_splits(corpus, "given")} == {"train"}
+def test_parts_of_a_long_document_count_once(write, monkeypatch):
+    for module in ("documents", "file_ranges"):
+        monkeypatch.setattr(f"candlewick.data.text.{module}.PART_BYTES", 64)
+    assert choose_holdout(open_corpora(write("a.jsonl", ["some words " * 1000] * 6))) == "tails"
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_text_of_the_hub_is_held_out_by_hash(hub):
+    hub.commit("datasets/o/n", {"a.txt": b"x"})
+    assert choose_holdout([open_text(["hf://datasets/o/n"], DataConfig())]) == "hash"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.md"])
 def test_tail_of_a_single_text_is_held_out_after_a_newline(write, name):
     text = "".join(f"line {i} of the text\n" for i in range(20_000))
-    found = held(write(name, text), validation_fraction=0.02)
+    found = held(write(name, text), share=0.02)
     (train,), (validation,) = found["train"], found["validation"]
     assert train + validation == text
     assert train.endswith("\n")
@@ -77,7 +122,7 @@ def test_tail_of_a_single_text_is_held_out_after_a_newline(write, name):
 
 def test_tail_of_a_text_without_newlines_is_cut_between_characters(write):
     text = "中文" * 3000
-    found = held(write("a.txt", text), validation_fraction=0.2)
+    found = held(write("a.txt", text), share=0.2)
     assert found["train"][0] + found["validation"][0] == text
     assert len(found["validation"][0].encode()) == pytest.approx(0.2 * 18_000, abs=3)
 
@@ -85,41 +130,29 @@ def test_tail_of_a_text_without_newlines_is_cut_between_characters(write):
 def test_holdout_of_many_small_files_takes_few_long_tails(write, tmp_path):
     for i in range(60):
         write(f"{i:02}.txt", "".join(f"{i} {j} some words\n" for j in range(600)))
-    found = held(tmp_path, validation_fraction=0.03)
-    total = sum(len(text) for split in found.values() for text in split)
-    assert sum(map(len, found["validation"])) == pytest.approx(0.03 * total, abs=MIN_TAIL_BYTES)
+    found = held(tmp_path, share=0.03)
+    total = size(found["train"]) + size(found["validation"])
+    assert size(found["validation"]) == pytest.approx(0.03 * total, abs=MIN_TAIL_BYTES)
     assert all(len(text) > MIN_TAIL_BYTES - 100 for text in found["validation"])
     assert len(found["train"]) == 60
 
 
 @pytest.mark.parametrize("sizes", [[300], [300, 200], [200, 5000]])
 def test_holdout_of_very_little_text_is_not_empty(write, tmp_path, sizes):
-    for i, size in enumerate(sizes):
-        write(f"{i}.txt", "some words\n" * (size // 11))
-    found = held(tmp_path, validation_fraction=0.01)
+    for i, length in enumerate(sizes):
+        write(f"{i}.txt", f"some words {i}\n" * (length // 13))
+    found = held(tmp_path)
     assert found["train"]
     assert found["validation"]
-    assert len("".join(found["validation"])) < 0.5 * sum(sizes)
+    assert size(found["validation"]) < 0.5 * sum(sizes)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.jsonl.zst", "a.txt"])
-def test_last_rows_of_a_file_are_held_out(write, name):
-    rows = [f"row {i}" for i in range(30)]
-    content = "\n".join(rows) + "\n\n" if name == "a.txt" else rows
-    found = held(write(name, content), validation_fraction=0.1, documents="line")
-    assert found == {"train": rows[:27], "validation": rows[27:]}
-
-
-def test_held_out_rows_add_up_over_files(write, tmp_path):
-    for i in range(50):
-        write(f"{i:02}.jsonl", [f"{i} a", f"{i} b"])
-    found = held(tmp_path, validation_fraction=0.1)
-    assert len(found["validation"]) == 10
-    assert len(found["train"]) == 90
-
-
-def test_single_row_is_held_out(write):
-    assert held(write("a.jsonl", ["x"])) == {"train": [], "validation": ["x"]}
+def test_a_file_without_documents_is_held_out_nowhere(write):
+    paths = [
+        write(name, content) for name, content in (("a.jsonl", [None, ""]), ("b.json", "[]"), ("c.txt", "\n"))
+    ]
+    assert held(*paths, documents="line") == {"train": [], "validation": []}
+    assert held(*paths, write("d.jsonl", ["one", "two"]), documents="line", share=0.5)["validation"] == ["two"]
 
 
 def test_single_byte_is_for_training(write):
@@ -127,24 +160,24 @@ def test_single_byte_is_for_training(write):
 
 
 def test_the_tail_of_one_text_is_the_share_to_the_byte(write):
-    found = held(write("a.txt", "x" * 10_000), validation_fraction=0.3)
+    found = held(write("a.txt", "x" * 10_000), share=0.3)
     assert [len(found[split][0]) for split in ("train", "validation")] == [7000, 3000]
+    assert len(held(write("a.txt", "x" * 10_000), share=0.9)["validation"][0]) == 5000
 
 
 def test_tails_of_texts_add_up_to_the_share_to_the_byte(write, tmp_path):
     for name in "abc":
-        write(f"{name}.txt", "x" * 10_000)
-    found = held(tmp_path, validation_fraction=0.15)
+        write(f"{name}.txt", name * 10_000)
+    found = held(tmp_path, share=0.15)
     # of the first 1,500 bytes are owed, too few for a tail; of both 3,000; of the last 1,500 again
     assert [len(text) for text in found["train"]] == [10_000, 7000, 10_000]
     assert [len(text) for text in found["validation"]] == [3000]
 
 
-def test_a_tail_of_the_least_length_is_held_out_and_a_shorter_one_is_not(write, tmp_path):
-    for name in "ab":
-        write(f"{name}.txt", "x" * 20_480)
-    assert [len(text) for text in held(tmp_path, validation_fraction=0.1)["validation"]] == [2048, 2048]
-    assert [len(text) for text in held(tmp_path, validation_fraction=0.0999)["validation"]] == [4092]
+def test_a_short_tail_is_held_out_only_if_nothing_else_is(write, tmp_path):
+    write("a.txt", "x" * 30_000)
+    write("b.txt", "x" * 300)
+    assert [len(text) for text in held(tmp_path, share=0.1)["validation"]] == [3000]
 
 
 @pytest.mark.parametrize(
@@ -158,31 +191,133 @@ def test_a_cut_moves_to_the_nearest_end_of_a_line_within_a_kilobyte(write, newli
     text = ["x"] * 10_000
     for place in newlines:
         text[7000 + place] = "\n"
-    found = held(write("a.txt", "".join(text)), validation_fraction=0.3)
+    found = held(write("a.txt", "".join(text)), share=0.3)
     assert len(found["train"][0]) == 7000 + moved
 
 
-def test_the_first_line_of_a_very_short_text_may_be_all_that_is_trained_on(write):
-    assert held(write("a.txt", "\nxxxxxxxxx"), validation_fraction=0.5)["train"] == ["\n"]
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.jsonl.zst", "a.txt", "a.json", "a.csv"])
+def test_last_rows_of_a_file_are_held_out_by_their_size(write, name):
+    rows = [f"row {i:02}" for i in range(30)]
+    contents = {"a.txt": "\n".join(rows) + "\n\n", "a.csv": "\n".join(["text", *rows]),
+                "a.json": "[" + ",".join(f'{{"text": "{row}"}}' for row in rows) + "]"}  # fmt: skip
+    found = held(write(name, contents.get(name, rows)), share=0.1, documents="line")
+    assert found == {"train": rows[:27], "validation": rows[27:]}
 
 
-def test_no_more_than_half_of_a_text_is_held_out(write):
-    assert len(held(write("a.txt", "x" * 10_000), validation_fraction=0.9)["validation"][0]) == 5000
+def test_empty_rows_at_the_end_do_not_count(write):
+    rows = [f"row {i:02}" for i in range(49)]
+    found = held(write("a.jsonl", [*rows, ""]), share=0.1)
+    assert found == {"train": rows[:44], "validation": rows[44:]}
+    assert held(write("b.jsonl", [*rows, "", None, ""]))["validation"] == rows[44:]  # a tenth, of very little text
 
 
-def test_a_short_tail_is_held_out_only_if_nothing_else_is(write, tmp_path):
-    write("a.txt", "x" * 30_000)
-    write("b.txt", "x" * 300)
-    assert [len(text) for text in held(tmp_path, validation_fraction=0.1)["validation"]] == [3000]
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.csv", "a.txt"])
+def test_one_row_with_a_whole_book_is_cut_like_a_file(write, name):
+    book = "".join(f"Sentence {i} of the book.   " for i in range(4000))
+    contents = {"a.json": f'[{{"text": "{book}"}}]', "a.csv": f'text\n"{book}"\n', "a.txt": book + "\n\n"}
+    found = held(write(name, contents.get(name, [book])), documents="line")
+    assert [len(split) for split in found.values()] == [1, 1]
+    assert found["train"][0] + found["validation"][0] == book
+    assert len(found["validation"][0]) == pytest.approx(MIN_TAIL_BYTES, rel=0.05)
+    assert found["train"][0].endswith(" ")
 
 
-def test_a_hash_on_the_border_is_for_training():
-    assert hash_split("8" + "0" * 63, 0.5) == "train"
-    assert hash_split("7" + "f" * 63, 0.5) == "validation"
+def test_two_uneven_rows_give_a_tail_of_the_large_one(write):
+    """Five bytes were all that was trained on, and 91,427 held out."""
+    large = "words and more of them\n" * 3975
+    for rows in (["small", large], [large, "small"]):
+        found = held(write("a.jsonl", rows))
+        assert size(found["train"]) > 0.97 * len(large)
+        assert 0 < size(found["validation"]) < 0.03 * len(large)
+        assert size(found["train"]) + size(found["validation"]) == len(large) + 5
 
 
-@pytest.mark.parametrize(("rows", "chosen"), [(1004, "tails"), (1005, "hash")])
-def test_documents_that_are_left_out_do_not_count_for_the_choice(write, rows, chosen):
-    corpus = open_corpus([str(write("rows.jsonl", [f"row {i}" for i in range(rows)]))], DataConfig())
-    dropped = {corpus.files[0]: tuple(range(5))}
-    assert choose_holdout(replace(corpus, duplicates=dropped)) == chosen
+def test_held_out_rows_add_up_over_files(write, tmp_path):
+    for i in range(50):
+        write(f"{i:02}.jsonl", [f"{i:02} a", f"{i:02} b"])
+    found = held(tmp_path, share=0.1)
+    assert len(found["validation"]) == 10
+    assert len(found["train"]) == 90
+
+
+def test_a_single_word_is_for_training_or_cut(write):
+    found = held(write("a.jsonl", ["x"]))
+    assert found == {"train": ["x"], "validation": []}
+
+
+def test_copies_of_what_another_source_holds_out_are_not_trained_on(write):
+    rows = [f"document {i} of the first source" for i in range(60)]
+    others = [f"of the second source, {i}" for i in range(60)]
+    first = write("a.jsonl", rows)
+    second = write("b.jsonl", [row.upper() + " !" for row in rows] + others)
+    corpora = open_corpora(first, second)
+    tails = hold_tails(corpora, 0.1)
+    found = texts(corpora, tails)
+    trained = {normalize(text) for text in found["train"]}
+    assert len(found["validation"]) > 10
+    assert not trained & {normalize(text) for text in found["validation"]}
+    assert sum(tails.copies.values()) == 6
+    assert len(found["train"]) + len(found["validation"]) == 180 - 6
+
+
+def test_copies_inside_of_one_file_are_not_trained_on(write):
+    rows = [f"row {i:02}" for i in range(40)]
+    corpora = open_corpora(write("a.jsonl", [*rows, "Row 07"]))
+    tails = hold_tails(corpora, 0.1)
+    found = texts(corpora, tails)
+    assert (found["validation"], sum(tails.copies.values())) == ([*rows[36:], "Row 07"], 1)
+    assert found["train"] == [row for row in rows[:36] if row != "row 07"]
+
+
+def test_a_copied_file_is_cut_at_the_same_place(write):
+    text = "".join(f"line {i} of the text\n" for i in range(2000))
+    paths = [write("a/x.txt", text), write("b/other.txt", "another text\n" * 500), write("c/copy.md", text)]
+    corpora = open_corpora(*paths)
+    tails = hold_tails(corpora, 0.1)
+    cuts = [tails.ranges[corpora[i].files[0]][0].stop for i in (0, 2)]
+    assert cuts[0] == cuts[1]
+    assert cuts[0] is not None
+
+
+def test_a_book_in_one_row_is_cut_where_its_copy_is(write):
+    book = "".join(f"Sentence {i} of the book. " for i in range(4000))
+    small = [f"row {i}" for i in range(200)]
+    for others in ([book], [*small, book.upper()], [book, *small]):
+        found = held(write("a.jsonl", [book]), write("b.jsonl", others), share=0.03)
+        trained = "\n".join(found["train"]).lower()
+        assert found["validation"]
+        for text in found["validation"]:
+            assert text.lower() not in trained
+
+
+def test_documents_that_are_left_out_are_not_held_out(write):
+    """Else the one that stays would be dropped as a copy of them."""
+    (corpus,) = open_corpora(write("a.jsonl", [*(f"row {i:02}" for i in range(40)), "row 00", "row 01"]))
+    positions = np.array([part.position for part in corpus.documents()][-2:])
+    corpus = replace(corpus, duplicates={corpus.files[0]: positions})
+    tails = hold_tails([corpus], 0.1)
+    assert not any(tails.copies.values())
+    found = texts([corpus], tails)
+    assert found["validation"][:4] == [f"row {i:02}" for i in range(36, 40)]
+    assert found["train"] == [f"row {i:02}" for i in range(36)]
+
+
+def test_many_files_of_large_rows_give_few_long_tails(write, tmp_path):
+    for i in range(40):
+        write(f"{i:02}.jsonl", [f"{i} some words\n" * 3000])
+    found = held(tmp_path, share=0.01)
+    assert all(len(text) > MIN_TAIL_BYTES - 100 for text in found["validation"])
+    total = size(found["train"]) + size(found["validation"])
+    assert size(found["validation"]) == pytest.approx(0.01 * total, rel=0.2)
+
+
+def test_chats_are_held_out_whole(write):
+    row = '{"messages": [{"role": "user", "content": "%s"}, {"role": "assistant", "content": "%s"}]}\n'
+    path = write("a.jsonl", "".join(row % (f"question {i:02}", "answer " * 5) for i in range(20)))
+    corpora = open_corpora(path, format="chat")
+    tails = hold_tails(corpora, 0.1)
+    first, last = tails.ranges[corpora[0].files[0]]
+    assert (first.split, last.split, first.cut, last.cut) == ("train", "validation", None, None)
+    assert first.stop == last.start
+    lone = open_corpora(write("b.jsonl", row % ("q", "answer " * 1000)), format="chat")
+    assert [one.split for one in hold_tails(lone, 0.1).ranges[lone[0].files[0]]] == ["train"]

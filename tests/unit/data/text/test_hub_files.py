@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from candlewick.data.text import hub_files
-from candlewick.data.text.hub_files import card_patterns, choose_files
+from candlewick.data.text.hub_files import _match_globs, card_patterns, choose_files
 from candlewick.errors import DataError
 from candlewick.hub import HubFile, HubRepo, HubUri, open_repo
 
@@ -24,7 +24,7 @@ TREE = (
     "data/A/a.parquet",
     "data/A/b.jsonl.gz",
     "data/c.txt",
-    "data/x.csv",
+    "data/x.bin",
     "sample/10BT/a.parquet",
     "top.parquet",
 )
@@ -58,7 +58,7 @@ def test_a_path_without_text_names_the_folders_that_have_some():
     ):
         choose_files(repo(*TREE, "data/d.txt", path="dat"), "train")
     with pytest.raises(DataError, match=r"of the split 'train' \(0 text files in no folder\)"):
-        choose_files(repo("a.csv"), "train")
+        choose_files(repo("a.bin"), "train")
 
 
 NAMED = (
@@ -172,3 +172,17 @@ def test_so_many_configurations_are_not_all_named():
     assert str(caught.value).startswith(
         "hf://x has several configurations and no default: " + ", ".join(names)[:200] + " (fix"
     )
+
+
+def test_card_with_aliases_is_refused_before_it_grows():
+    layers = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    card = f"---\na0: &a0 [x]\n{layers}configs:\n- data_files: *a11\n---\n"
+    with pytest.raises(DataError, match="cannot be read: it has aliases"):
+        card_patterns(card, "train", "hf://datasets/o/n")
+
+
+def test_patterns_are_matched_part_by_part():
+    files = repo(*(f"{'a/' * 30}{i}.parquet" for i in range(3)), path=f"{'**/a/' * 25}**/nothing").files
+    assert not _match_globs(files, [f"{'**/a/' * 25}**/nothing", "a*a*a*a*a*a*a*a*a*b"])
+    assert len(_match_globs(files, [f"{'**/a/' * 25}**"])) == 3
+    assert len(_match_globs(files, ["**/[0-1].parquet"])) == 2

@@ -2,28 +2,31 @@ import random
 
 import numpy as np
 import pytest
+from tests.prepared import plan_tasks
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
 from candlewick.data.text import documents, file_ranges
-from candlewick.data.text.corpus import Corpus, open_corpus
+from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import TextDefects, read_documents
+from candlewick.data.text.find import open_text
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.duplicates import find_repeats, remove_duplicates
-from candlewick.data.tokens.plan import plan_tasks
+
+SMALL = {"shard_text_bytes": 1 << 16}
 
 
 def unique(folder, **settings) -> Corpus:
     config = DataConfig(deduplicate=True, **settings)
-    return remove_duplicates(open_corpus([str(folder)], config), 1)
+    return remove_duplicates(open_text([str(folder)], config), 1, config.shard_text_bytes)
 
 
-def kept(corpus: Corpus) -> list[str]:
+def kept(corpus: Corpus, **settings) -> list[str]:
     """The documents that the plan's tasks read, in order, joined from their parts."""
     whole: list[str] = []
-    for task in plan_tasks(corpus, None, "0" * 64, corpus.config, hold_out=False)[1]:
+    for task in plan_tasks(corpus, DataConfig(**settings), hold_out=False):
         for piece in task.file_ranges:
-            for document in read_documents(piece, corpus.config, TextDefects()):
+            for document in read_documents(piece, corpus.reading, TextDefects()):
                 whole += [""] * document.starts_document
                 whole[-1] += document.text
     return whole
@@ -48,7 +51,7 @@ def test_deduplication_keeps_each_document_once(write, tmp_path, core_row):
     write("in/e.parquet", texts[500:800])
     write("in/f.jsonl", [*texts[800:], "é <|endoftext|>", "é <|endoftext|>"])
     write("in/g.txt", texts[-1])
-    found = kept(unique(tmp_path / "in", shard_text_bytes=1 << 16))
+    found = kept(unique(tmp_path / "in", **SMALL), **SMALL)
     order = [texts[0], texts[0], *texts, "é <|endoftext|>", "é <|endoftext|>", texts[-1]]
     expected = list(dict.fromkeys(order))  # a plain set of Python, in order
     wrong = len(found) - len(set(found)) + len(set(expected) ^ set(found))
@@ -77,7 +80,7 @@ def test_held_out_rows_are_counted_without_duplicates(write, tmp_path, tokenizer
     )
     manifest, reused = prepare(config, tokenizer_dir, tmp_path / "ds")
     assert not reused
-    assert manifest.details["left_out"] == {"duplicates": 10, "unanswered": 0}
+    assert manifest.details["left_out"] == {"duplicates": 10, "copies": 0, "unanswered": 0, "bad rows": 0}
     dataset = TokenDataset.open(tmp_path / "ds")
     held = dataset.split("validation")
     assert tokenizer.decode(held.read_tokens(0, held.num_tokens).tolist()) == "row 18row 19"

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tests import foreign
+from tests.prepared import plan_tasks
 
 from candlewick.artifacts.manifest import file_sha256
 from candlewick.config import DataConfig
 from candlewick.data.text import documents, file_ranges
-from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.find import open_text
 from candlewick.data.tokens import encode
 from candlewick.data.tokens.encode import ShardMaker, Task, TokenOutput, read_receipt, receipt_entry
-from candlewick.data.tokens.plan import plan_tasks
 from candlewick.errors import DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.encoder import FastEncoder, ReferenceEncoder
@@ -29,7 +29,7 @@ def target(tmp_path, tokenizer) -> TokenOutput:
 
 def tasks_of(path, **config) -> list[Task]:
     settings = DataConfig(**config)
-    return plan_tasks(open_corpus([str(path)], settings), None, "0" * 64, settings)[1]
+    return plan_tasks(open_text([str(path)], settings), settings)
 
 
 def read_back(target: TokenOutput, split: str) -> tuple[list[int], list[int]]:
@@ -172,7 +172,7 @@ class TestReceipt:
 
     def test_receipt_of_another_task_is_none(self, task, target):
         receipt = ShardMaker(target).run(task)
-        other = Task(task.index, task.file_ranges, task.text_bytes, "f" * 64, task.config)
+        other = Task(task.index, task.file_ranges, task.text_bytes, "f" * 64, task.reading)
         assert receipt.key == task.key
         assert read_receipt(target.folder, other) is None
 
@@ -317,7 +317,7 @@ def test_a_shard_is_written_when_it_holds_more_than_twice_the_wanted_text(write,
     monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 12)
     path = write("in/a.txt.gz", "\n".join([f"{'the and of to in is ' * 3}{i:04d}" for i in range(4500)]))
     settings = DataConfig(documents="line", shard_text_bytes=1 << 16)
-    (task, *_) = plan_tasks(open_corpus([str(path)], settings), None, "0" * 64, settings, hold_out=False)[1]
+    (task, *_) = plan_tasks(open_text([str(path)], settings), settings, hold_out=False)
     batch = 1 << 12
     sizes = [shard.text_bytes for shard in ShardMaker(target).run(task).shards]
     assert sizes[:2] == [2 * (1 << 16) + batch] * 2

@@ -1,21 +1,18 @@
-import logging
 from itertools import pairwise
 
 import pytest
+from tests.prepared import plan_tasks
 
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import open_corpus
 from candlewick.data.text.documents import TextDefects, read_documents
-from candlewick.data.tokens.plan import dataset_settings, plan_tasks
+from candlewick.data.text.find import open_text
+from candlewick.data.tokens.encode import Task
+from candlewick.data.tokens.plan import dataset_settings
 
-SHA = "0" * 64
 
-
-def tasks_of(*paths, sha256=SHA, validation=None, **config):
-    config = DataConfig(**{"shard_text_bytes": 1 << 16, **config})
-    corpus = open_corpus([str(path) for path in paths], config)
-    other = open_corpus([str(validation)], config) if validation else None
-    return plan_tasks(corpus, other, sha256, config, hold_out=validation is None)
+def tasks_of(*paths, hold_out=True, key="0" * 64, **settings) -> list[Task]:
+    config = DataConfig(**{"shard_text_bytes": 1 << 16, **settings})
+    return plan_tasks(open_text([str(path) for path in paths], config), config, hold_out=hold_out, key=key)
 
 
 def text_of(tasks) -> str:
@@ -24,7 +21,7 @@ def text_of(tasks) -> str:
         for piece in task.file_ranges:
             out += (
                 "<" * document.starts_document + document.text + ">" * document.ends_document
-                for document in read_documents(piece, task.config, TextDefects())
+                for document in read_documents(piece, task.reading, TextDefects())
             )
     return "".join(out)
 
@@ -32,8 +29,7 @@ def text_of(tasks) -> str:
 def test_small_files_are_grouped_to_the_shard_size(write, tmp_path):
     for i in range(30):
         write(f"{i:02}.txt", f"{i} words\n" * 2000)
-    holdout, tasks = tasks_of(tmp_path)
-    assert holdout == "tails"
+    tasks = tasks_of(tmp_path)
     assert [task.index for task in tasks] == list(range(len(tasks)))
     assert all(task.text_bytes <= 1 << 16 for task in tasks)
     assert all(task.text_bytes > 1 << 15 for task in tasks[:-1])
@@ -47,8 +43,7 @@ def test_large_file_is_cut_without_loss(write, name, documents):
     rows = [f"row {i} " + "with some words and 中文 " * (i % 60) for i in range(600)]
     content = "\n".join(rows) + "\n"
     path = write(name, content if name == "a.txt" else rows)
-    _, tasks = tasks_of(path, documents=documents, validation=write("v.txt", "x"))
-    tasks = tasks[:-1]  # the last is validation
+    tasks = tasks_of(path, documents=documents, hold_out=False)
     assert len(tasks) > 4
     whole = "<" + content + ">" if (name, documents) == ("a.txt", "file") else "".join(f"<{row}>" for row in rows)
     assert text_of(tasks) == whole
@@ -59,7 +54,7 @@ def test_large_file_is_cut_without_loss(write, name, documents):
 
 def test_held_out_tail_and_shard_cuts_join_to_the_text(write):
     path = write("a.txt", "some words\n" * 40_000)
-    _, tasks = tasks_of(path, validation_fraction=0.3)
+    tasks = tasks_of(path, validation_fraction=0.3)
     splits = [piece.split or "" for task in tasks for piece in task.file_ranges]
     assert splits == sorted(splits)
     assert set(splits) == {"train", "validation"}
@@ -72,37 +67,36 @@ def test_held_out_tail_and_shard_cuts_join_to_the_text(write):
 @pytest.mark.parametrize("text", ["x" * 300_000, "中" * 100_000])
 def test_text_without_a_safe_position_is_cut_at_the_size_limit(write, text, monkeypatch):
     monkeypatch.setattr("candlewick.data.tokens.plan.MAX_PART_BYTES", 1 << 16)
-    _, tasks = tasks_of(write("a.txt", text), validation=write("v.txt", "x"))
+    tasks = tasks_of(write("a.txt", text), hold_out=False)
     assert len(tasks) > 3
-    assert text_of(tasks[:-1]) == f"<{text}>"
+    assert text_of(tasks) == f"<{text}>"
 
 
 def test_line_longer_than_a_shard_is_not_cut(write):
     rows = ["short", "y" * 300_000, "short", "z" * 200_000]
     path = write("a.txt", "\n".join(rows))
-    _, tasks = tasks_of(path, documents="line", validation=write("v.txt", "x"))
-    assert text_of(tasks[:-1]) == "".join(f"<{row}>" for row in rows)
+    tasks = tasks_of(path, documents="line", hold_out=False)
+    assert text_of(tasks) == "".join(f"<{row}>" for row in rows)
 
 
 def test_compressed_file_is_one_piece(write):
     path = write("a.txt.gz", "some words\n" * 100_000)
-    _, tasks = tasks_of(path, validation=write("v.txt", "x"))
-    assert [piece.stop for task in tasks for piece in task.file_ranges] == [None, 2 - 1]
+    tasks = tasks_of(path, hold_out=False)
+    assert [piece.stop for task in tasks for piece in task.file_ranges] == [None]
 
 
-def test_task_key_covers_every_setting_of_the_content(write):
+def test_task_key_covers_the_text_and_the_key_of_the_settings(write):
     path, other = write("a.txt", "some words\n" * 1000), write("b.txt", "more words\n" * 1000)
     keys = {
-        tasks_of(path)[1][0].key,
-        tasks_of(other)[1][0].key,
-        tasks_of(path, sha256="1" * 64)[1][0].key,
-        tasks_of(path, bad_utf8="error")[1][0].key,
-        tasks_of(path, validation_fraction=0.5)[1][0].key,
-        tasks_of(path, documents="line")[1][0].key,
-        tasks_of(path, validation=other)[1][0].key,
+        tasks_of(path)[0].key,
+        tasks_of(other)[0].key,
+        tasks_of(path, key="1" * 64)[0].key,
+        tasks_of(path, validation_fraction=0.5)[0].key,
+        tasks_of(path, documents="line")[0].key,
+        tasks_of(path, hold_out=False)[0].key,
     }
-    assert len(keys) == 7
-    assert tasks_of(path)[1][0].key == tasks_of(path, num_workers=7, sequence_length=64)[1][0].key
+    assert len(keys) == 6
+    assert tasks_of(path)[0].key == tasks_of(path, num_workers=7, sequence_length=64)[0].key
 
 
 def test_settings_of_returns_the_settings_of_the_content_only():
@@ -112,21 +106,9 @@ def test_settings_of_returns_the_settings_of_the_content_only():
     assert dataset_settings(DataConfig(), hold_out=False)["validation_fraction"] is None
 
 
-def test_text_in_both_splits_warns(write, caplog):
-    path, copy = write("a.txt", "same"), write("b.txt", "same")
-    with caplog.at_level(logging.WARNING):
-        tasks_of(path, validation=copy)
-    assert "1 files are in the training and the validation text: b.txt" in caplog.text
-
-
 def test_text_that_fits_exactly_is_one_task_and_compressed_text_counts_four_times(write, tmp_path):
     for name in "abc":
         write(f"in/{name}.txt", "x" * (1 << 15))
-    validation = write("v.txt", "x")
-    assert [task.text_bytes for task in tasks_of(tmp_path / "in", validation=validation)[1]] == [
-        1 << 16,
-        1 << 15,
-        1,
-    ]
+    assert [task.text_bytes for task in tasks_of(tmp_path / "in", hold_out=False)] == [1 << 16, 1 << 15]
     packed = write("a.txt.gz", "some words\n" * 1000)
-    assert tasks_of(packed, validation=validation)[1][0].text_bytes == 4 * packed.stat().st_size
+    assert tasks_of(packed, hold_out=False)[0].text_bytes == 4 * packed.stat().st_size

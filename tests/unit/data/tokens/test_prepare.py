@@ -16,8 +16,7 @@ from tests.waiting import wait_until
 from candlewick.artifacts.manifest import read_manifest, verify
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import Split
-from candlewick.data.tokens import encode
-from candlewick.data.tokens import prepare as module
+from candlewick.data.tokens import encode, pipeline
 from candlewick.data.tokens.dataset import TokenDataset, verify_shards
 from candlewick.errors import ArtifactError, DataError, RunInterrupted, TokenizerError
 
@@ -120,14 +119,14 @@ def test_prepare_reuses_finished_shards(write, tmp_path, tokenizer_dir, monkeypa
     config, out = config_of(write("in/a.txt", "some words\n" * 20_000), **SMALL), tmp_path / "ds"
     made: list[int] = []
 
-    def run_here(work, tasks, workers):
-        for number, task in enumerate(tasks):
+    def run_here(work, tasks, workers, alone):
+        for task in tasks:
             if len(made) == 2:
                 raise KeyboardInterrupt
             made.append(task.index)
-            yield number, work(task)
+            yield task, work(task)
 
-    monkeypatch.setattr(encode, "map_in_processes", run_here)
+    monkeypatch.setattr(pipeline, "map_in_order", run_here)
     with pytest.raises(RunInterrupted, match=r"stopped; what is finished is kept in .*ds\.partial") as stop:
         prepare(config, tokenizer_dir, out)
     assert stop.value.exit_code == 5
@@ -137,9 +136,9 @@ def test_prepare_reuses_finished_shards(write, tmp_path, tokenizer_dir, monkeypa
     with caplog.at_level(logging.INFO), pytest.raises(RunInterrupted):
         prepare(config, tokenizer_dir, out)
     assert made == [1, 2]
-    assert "1 of 4 tasks were finished before" in caplog.text
-    manifest, _ = prepare(config, tokenizer_dir, out)  # the one that is left runs in this process
+    assert "1 tasks were finished before" in caplog.text
     monkeypatch.undo()
+    manifest, _ = prepare(config, tokenizer_dir, out)  # the one that is left runs in this process
     assert manifest.id == prepare(config, tokenizer_dir, tmp_path / "other")[0].id
     encode._shard_maker.cache_clear()
 
@@ -154,22 +153,23 @@ def test_validation_text_becomes_the_validation_split(write, tmp_path, tokenizer
 
 
 def test_bad_utf8_is_counted_in_the_manifest_and_warned_of(write, tmp_path, tokenizer_dir, caplog):
-    config = config_of(write("in/a.txt", b"good\xff\xfe words\n" * 500))
+    text = b"good\xff\xfe words\n" + b"good words\n" * 500
+    config = config_of(write("in/a.txt", text + b"the end\xfe\n" + b"good words\n"))
     with caplog.at_level(logging.WARNING):
         manifest, _ = prepare(config, tokenizer_dir, tmp_path / "ds")
-    assert manifest.details["bad_utf8"]["sequences"] == 1000
+    assert manifest.details["bad_utf8"]["sequences"] == 3
     assert manifest.details["bad_utf8"]["examples"][0] == "a.txt, byte 4"
-    assert "1000 bad UTF-8 sequences in 2 documents, the first: a.txt, byte 4" in caplog.text
+    assert "3 bad UTF-8 sequences in 2 documents, the first: a.txt, byte 4" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "settings", "message"),
     [
         ("a.jsonl", ["", ""], {}, r"no training text came out of .*a\.jsonl"),
-        ("a.txt", b"\xff" * 99, {"bad_utf8": "skip"}, "no training text came out"),
+        ("a.jsonl", b'{"text": "\xff"}\n' + b"\n" * 2000, {"bad_utf8": "skip"}, "no training text came out"),
         ("a.txt", "x", {}, r"no validation text came out .*data\.validation_fraction"),
-        ("a.jsonl", ["only one"], {}, "no training text came out"),
-        ("a.txt", b"\xff" * 99, {"bad_utf8": "error"}, r"a\.txt, byte 0: not UTF-8"),
+        ("a.jsonl", ["x"], {}, r"no validation text came out .*data\.validation_fraction"),
+        ("a.txt", b"\xff" + b"text " * 999, {"bad_utf8": "error"}, r"a\.txt, byte 0: not UTF-8"),
         ("a.parquet", ["x"], {"text_field": "body"}, "has no column 'body'"),
     ],
 )
@@ -209,19 +209,19 @@ def test_error_in_a_worker_reaches_the_caller(write, tmp_path, tokenizer_dir):
 def test_second_prepare_waits_and_reuses_the_dataset(write, tmp_path, tokenizer_dir, monkeypatch):
     config, out = config_of(write("in/a.txt", "some words\n" * 3000)), tmp_path / "ds"
     entered, waits, go, results = threading.Event(), threading.Event(), threading.Event(), []
-    original, lock = module.run_tasks, fcntl.flock
+    original, lock = pipeline.TextPipeline.run, fcntl.flock
 
-    def slow(*args):
+    def slow(self):
         entered.set()
         assert go.wait(20)
-        return original(*args)
+        original(self)
 
     def flock(file, operation):
         if operation == fcntl.LOCK_EX:
             waits.set()
         return lock(file, operation)
 
-    monkeypatch.setattr(module, "run_tasks", slow)
+    monkeypatch.setattr(pipeline.TextPipeline, "run", slow)
     monkeypatch.setattr(fcntl, "flock", flock)
     threads = [
         threading.Thread(target=lambda: results.append(prepare(config, tokenizer_dir, out))) for _ in range(2)

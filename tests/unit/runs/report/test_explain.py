@@ -98,7 +98,7 @@ def test_explain_with_a_config_gives_value_and_source():
     ("word", "reader", "other"),
     [
         ("runtime.evaluation.best.max_keep", "train/saver.py", "checkpoint/save.py"),
-        ("data.documents", "data/text/corpus.py", "model/transformer.py"),
+        ("data.documents", "data/text/reading.py", "model/transformer.py"),
         ("scheduler.total_steps", "train/budget.py", "train/state.py"),
         ("data.mixture[].weight", "data/rows/row_order.py", "model/norm.py"),
         ("model.rope_scaling.factor", "model/frequencies.py", "train/loss_scale.py"),

@@ -1,10 +1,11 @@
-"""Streaming a Hub dataset into token shards: equal shards after faults, kills and restarts."""
+"""Text of this disk and of the Hub becomes equal shards after faults, kills and restarts."""
 
 import io
 import json
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens as prepare
 
 from candlewick.config import DataConfig
+from candlewick.data.text.downloads import Downloads
 from candlewick.data.text.file_ranges import Split
-from candlewick.data.text.source_files import SourceFiles
-from candlewick.data.tokens import stream as stream_module
+from candlewick.data.text.find import open_text
+from candlewick.data.tokens import pipeline
+from candlewick.data.tokens import prepare as prepare_module
 from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError, DataError, MachineError
 
 URI = "hf://datasets/me/web"
@@ -28,7 +32,7 @@ ROWS = 40
 
 def rows(number: int) -> list[str]:
     """Return the documents of one file."""
-    return [f"{number} {row}: {make_text(100 * number + row, 120)}" for row in range(ROWS)]
+    return [f"{number} {row}: {make_text(100 * number + row, 200)}" for row in range(ROWS)]
 
 
 def parquet(texts: list[str]) -> bytes:
@@ -55,12 +59,20 @@ def config(**settings) -> DataConfig:
     return DataConfig(**{**text, **settings})
 
 
-@pytest.fixture
-def make(tokenizer, tmp_path):
-    """Prepare into a folder: `make("name", **settings)`."""
+def map_here(function, items, workers, alone=None):
+    """Do what worker processes do, in this process."""
+    yield from ((item, (alone or function)(item)) for item in items if item is not None)
 
-    def make(name: str, **settings):
-        return prepare(config(**settings), tokenizer, tmp_path / name)[0]
+
+@pytest.fixture
+def make(tokenizer, tmp_path, monkeypatch):
+    """Prepare into a folder, of one worker in this process: `make("name", **settings)`."""
+
+    def make(name: str, num_workers: int = 1, **settings):
+        with monkeypatch.context() as patch:
+            if num_workers == 1:
+                patch.setattr(pipeline, "map_in_order", map_here)
+            return prepare(config(num_workers=num_workers, **settings), tokenizer, tmp_path / name)[0]
 
     return make
 
@@ -104,8 +116,8 @@ def test_max_tokens_ends_a_stream_and_its_downloads(hub, make, tmp_path):
     hub.requests.clear()
     manifest = make("part", max_tokens=whole // 3)
     found = manifest.details["splits"]["train"]["tokens"]
-    assert whole // 3 <= found < whole // 2
-    assert fetched(hub) == ["000.parquet", "001.parquet"]
+    assert whole // 3 <= found < 2 * whole // 3
+    assert fetched(hub) == ["000.parquet", "001.parquet", "002.parquet"]  # the last shows that a shard is full
     assert make("other", max_tokens=whole // 3, num_workers=2).id == manifest.id
     # what was prepared beyond the budget is not in it
     names = {path.name for path in (tmp_path / "part" / "shards").iterdir()}
@@ -124,30 +136,28 @@ class Killed(BaseException):
     """Like `kill -9`."""
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3, 5, 8])
-def test_killed_stream_continues_to_the_same_dataset(hub, make, monkeypatch, moment):
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+def test_killed_preparation_continues_to_the_same_dataset(hub, make, monkeypatch, moment):
     expected = make("clean").id
-    real, calls = stream_module.run_tasks, []
+    add = pipeline.TaskResults.add
 
-    def run(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == moment:
+    def run(self, task, receipt, backend=""):
+        if len(self.tasks) + 1 == moment:
             raise Killed
-        return real(*args, **kwargs)
+        add(self, task, receipt, backend)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream_module, "run_tasks", run)
+        patch.setattr(pipeline.TaskResults, "add", run)
         with suppress(Killed):
             make("killed")
     hub.requests.clear()
     assert make("killed").id == expected
-    waves = 2  # of each file
-    assert not {f"{n:03}.parquet" for n in range((moment - 1) // waves)} & set(fetched(hub))
+    assert not {f"{number:03}.parquet" for number in range(moment - 1)} & set(fetched(hub))  # a file is a task
 
 
 def test_damaged_stream_notes_are_ignored(hub, make, tmp_path):
     expected = make("clean").id
-    notes = tmp_path / "dirty.partial" / "train-stream.json"
+    notes = tmp_path / "dirty.partial" / "train-journal.jsonl"
     for content in ("{", '{"identity": 1, "files": []}', "[]"):
         notes.parent.mkdir(exist_ok=True)
         notes.write_text(content)
@@ -236,17 +246,27 @@ def test_stream_progress_counts_tokens_of_the_budget_or_bytes_of_the_files(hub, 
     assert told[-1] == (sum(map(len, FILES.values())),) * 2
 
 
-def test_one_file_is_fetched_ahead_unless_there_may_be_enough(hub, make, monkeypatch):
-    asked = []
-    iter_downloaded = SourceFiles.iter_downloaded
+@pytest.mark.parametrize(
+    ("settings", "ahead"),
+    [
+        ({}, [True] * 4),
+        ({"max_tokens": 500}, [False, False]),  # the second file shows that the first one fills its shard
+        ({"max_documents": 50}, [True, False]),
+        ({"max_documents": 40}, [False]),
+    ],
+)
+def test_one_file_is_fetched_ahead_unless_there_may_be_enough(hub, make, monkeypatch, settings, ahead):
+    wanted = []
+    files = Downloads.files
     monkeypatch.setattr(
-        SourceFiles,
-        "iter_downloaded",
-        lambda self, start, to, ahead, more: asked.append(ahead) or iter_downloaded(self, start, to, ahead, more),
+        Downloads,
+        "files",
+        lambda self, start, wants_next: files(
+            self, start, lambda file: wanted.append(wants_next(file)) or wanted[-1]
+        ),
     )
-    for settings in ({}, {"max_tokens": 500}, {"max_documents": 50}):
-        make(f"of-{len(asked)}", **settings)
-    assert asked == [1, 0, 0]
+    make("out", **settings)
+    assert wanted == ahead
 
 
 def test_all_text_of_the_hub_is_there_without_a_warning_and_progress_after_each_file(
@@ -255,8 +275,74 @@ def test_all_text_of_the_hub_is_there_without_a_warning_and_progress_after_each_
     told = []
     manifest, _ = prepare(config(), tokenizer, tmp_path / "all", progress=lambda *now: told.append(now))
     sizes = [len(content) for content in FILES.values()]
-    assert told == [(done, sum(sizes)) for done in accumulate(sizes)]
-    assert manifest.details["left_out"] == {"duplicates": 0, "unanswered": 0}
+    assert told == [(done, sum(sizes)) for done in accumulate(sizes, initial=0)]
+    assert manifest.details["left_out"] == {"duplicates": 0, "copies": 0, "unanswered": 0, "bad rows": 0}
     tokens = manifest.details["splits"]["train"]["tokens"]
     prepare(config(max_tokens=tokens), tokenizer, tmp_path / "exactly")
     assert "wanted" not in caplog.text
+
+
+@pytest.fixture
+def books(tmp_path) -> str:
+    """A folder of six long documents, whose tails are held out."""
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(make_text(number, 20_000))
+    return str(folder)
+
+
+def test_max_tokens_of_local_text_holds_out_as_much_less(make, books):
+    whole, part = (make(name, train_shards=(books,), **limit) for name, limit in LIMITED.items())
+    trained, held = (
+        [m.details["splits"][split]["tokens"] for m in (whole, part)] for split in ("train", "validation")
+    )
+    assert 20_000 <= trained[1] < 20_000 + trained[0] / 6
+    assert 0 < held[1] / trained[1] < 2 * held[0] / trained[0]
+
+
+LIMITED = {"whole": {"validation_fraction": 0.1}, "part": {"validation_fraction": 0.1, "max_tokens": 20_000}}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_max_documents_of_local_text_is_exact_and_some_text_is_held_out(make, books, count):
+    splits = make("out", train_shards=(books,), validation_fraction=0.01, max_documents=count).details["splits"]
+    assert splits["train"]["documents"] == count
+    assert splits["validation"]["documents"] > 0
+
+
+def test_max_documents_of_local_rows_takes_the_first(make, tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_bytes(jsonl(rows(0)))
+    (tmp_path / "b.jsonl").write_bytes(jsonl(rows(1)))
+    both = (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    make("out", train_shards=both, validation_shards=(both[1],), max_documents=ROWS + 3)
+    texts = [tokenizer.decode(list(ids)[1:]) for ids in documents(tmp_path / "out", "train")]
+    assert texts == rows(0) + rows(1)[:3]
+
+
+def test_longer_preparation_begins_with_the_shards_of_the_shorter(hub, make):
+    short, long = (make(f"of-{count}", max_tokens=count).details["shards"] for count in (9000, 30_000))
+    assert len(short) < len(long)
+    assert long[: len(short)] == short
+
+
+def test_tails_that_another_source_changes_are_not_taken_from_the_journal(make, tmp_path, tokenizer, monkeypatch):
+    texts = rows(0)
+    (tmp_path / "a.jsonl").write_bytes(jsonl(texts))
+    settings = {"train_shards": (str(tmp_path / "a.jsonl"),), "shard_text_bytes": 1 << 16}
+    job = EncodeJob.from_config(config(**settings), tokenizer)
+    (tmp_path / "b.jsonl").write_bytes(jsonl(rows(1)[:5] + texts[:2]))
+    other = open_text([str(tmp_path / "b.jsonl")], job.config)
+
+    def prepare_beside(sources, name):
+        return prepare_tokens(replace(job, sources=sources), tmp_path / name)[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "publish", stop)
+        with suppress(Killed):
+            prepare_beside((job.train,), "out")
+    assert prepare_beside((job.train, other), "out").id == prepare_beside((job.train, other), "clean").id
+
+
+def stop(*_args):
+    raise Killed

@@ -1,0 +1,72 @@
+"""Hashes of text files, kept between starts: a file whose stamp is the same is not read again.
+
+A stamp is size, time of change, inode and the time of the inode's change. Small texts, and files that changed in
+the last seconds, are always hashed. The hashes lie in the user's cache, and can be removed at any time.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from candlewick.artifacts.manifest import canonical_json, file_sha256, json_sha256, read_bounded, replace_durable
+from candlewick.data.text.file_ranges import TextFile
+
+_ALWAYS_HASHED_BYTES = 256 << 20  # about 0.2 seconds
+_TOO_NEW_NS = 5_000_000_000  # a file system may keep times in steps of seconds
+_MAX_THREADS = 4
+logger = logging.getLogger(__name__)
+
+
+def hash_files(files: Sequence[TextFile]) -> list[str]:
+    """Return the SHA-256 of each local file. Raises DataError for one that changed since it was found."""
+    if sum(file.bytes for file in files) <= _ALWAYS_HASHED_BYTES:
+        return [_hash(file) for file in files]
+    path = _stamps_path(files)
+    known = {} if path is None else _read(path)
+    stamps = [_stamp(file) for file in files]
+    with ThreadPoolExecutor(_MAX_THREADS) as threads:
+        hashes = [*threads.map(lambda file, stamp: known.get(stamp) or _hash(file), files, stamps)]
+    new = {stamp: sha256 for stamp, sha256 in zip(stamps, hashes, strict=True) if stamp}
+    if path is not None and new != known:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_durable(path, canonical_json({"hashes": new, "sha256": json_sha256(new)}))
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): the text is hashed again next time", path, error)
+    return hashes
+
+
+def _hash(file: TextFile) -> str:
+    file.require_unchanged()
+    return file_sha256(file.path)
+
+
+def _stamp(file: TextFile) -> str:
+    """Return what shows that a file is the same, "" for one that may still change within its times."""
+    file.require_unchanged()
+    status = file.path.stat()
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _TOO_NEW_NS:
+        return ""
+    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
+    return json_sha256([str(file.path), *numbers])
+
+
+def _stamps_path(files: Sequence[TextFile]) -> Path | None:
+    try:
+        folder = Path.home() / ".cache" / "candlewick" / "hashes"
+    except RuntimeError:  # there is no home
+        return None
+    return folder / f"{json_sha256([str(file.path) for file in files])}.json"
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the hashes of a former start by stamp; none if they are damaged."""
+    try:
+        content = json.loads(read_bounded(path))
+        hashes = content["hashes"]
+        return hashes if content["sha256"] == json_sha256(hashes) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,175 @@
+"""Documents that are held out are trained on in no source of a run: twenty constructed corpora, read back.
+
+A corpus is a list of sources, each a dictionary of files; many of their documents are copies and near-copies of
+others, in the same file, in other files and in other sources.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.conftest import make_text, tiny_config
+from tests.prepared import prepare
+
+from candlewick.data.text.file_ranges import Split
+from candlewick.data.text.holdout import normalize
+from candlewick.data.tokens.dataset import TokenDataset
+from candlewick.data.tokens.overlap import count_overlap
+from candlewick.runs.complete import open_training_data
+from candlewick.runs.prepare import PreparedRun
+from candlewick.tokenizer.bpe import Tokenizer
+
+Files = dict[str, bytes]
+
+
+def rows(count: int, first: int = 0, words: int = 30) -> list[str]:
+    return [f"{row} {make_text(row, words)}" for row in range(first, first + count)]
+
+
+def jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def parquet(texts: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), buffer, row_group_size=50)
+    return buffer.getvalue()
+
+
+def files(texts: list[str], prefix: str = "") -> Files:
+    return {f"{prefix}{number:04}.txt": text.encode() for number, text in enumerate(texts)}
+
+
+def chats(count: int, first: int = 0) -> bytes:
+    turns = (
+        [{"role": "user", "content": make_text(i, 9)}, {"role": "assistant", "content": make_text(i + 7, 20)}]
+        for i in range(first, first + count)
+    )
+    return "".join(json.dumps({"messages": messages}) + "\n" for messages in turns).encode()
+
+
+def shouted(texts: list[str]) -> list[str]:
+    """Return copies in other cases, with other spaces and punctuation."""
+    return [f"  {text.upper()}".replace(" ", "\n ").replace(".", " ... ") for text in texts]
+
+
+def changed(texts: list[str]) -> list[str]:
+    """Return twins with one word changed, in the middle or at the end."""
+    return [
+        " ".join([*text.split(" ")[:at], "other", *text.split(" ")[at + 1 :]])
+        for text, at in zip(texts, [15, -2] * len(texts), strict=False)
+    ]
+
+
+def appended(texts: list[str]) -> list[str]:
+    return [f"{text} more" for text in texts]
+
+
+BOOKS = [make_text(900 + number, 3000) for number in range(4)]
+CORPORA: dict[str, Callable[[], list[Files]]] = {
+    # below 1,000 documents: the tails of files
+    "copies of files": lambda: [files([*BOOKS, *BOOKS[:2]])],
+    "copies of files in two sources": lambda: [files(BOOKS), files(BOOKS[2:], "x/")],
+    "copies of files in other cases": lambda: [files([*BOOKS, *shouted(BOOKS)])],
+    "files with a word appended": lambda: [files(BOOKS), files(appended(BOOKS))],
+    "rows twice in a file": lambda: [{"a.jsonl": jsonl(rows(90) + rows(90))}],
+    "rows of two formats": lambda: [{"a.jsonl": jsonl(rows(90))}, {"b.parquet": parquet(rows(90, 45))}],
+    "the last rows first elsewhere": lambda: [{"a.jsonl": jsonl(rows(90))}, {"b.jsonl": jsonl(rows(90)[::-1])}],
+    "rows with one word changed": lambda: [{"a.jsonl": jsonl(rows(90))}, {"b.jsonl": jsonl(changed(rows(90)))}],
+    "rows in other cases": lambda: [{"a.jsonl": jsonl(rows(90))}, {"b.jsonl": jsonl(shouted(rows(90))[::-1])}],
+    "rows as files": lambda: [{"a.jsonl": jsonl(rows(90))}, files(rows(90)[60:])],
+    "a book as a file and as a row": lambda: [files(BOOKS[:1]), {"a.jsonl": jsonl(BOOKS[:1])}],
+    "chats": lambda: [{"a.jsonl": chats(90)}, {"b.jsonl": chats(90, 45)}],
+    "without duplicates": lambda: [{"a.jsonl": jsonl(rows(90) + rows(60))}, {"b.jsonl": jsonl(rows(50, 40))}],
+    # together more: the hash of each document
+    "many files and rows": lambda: [files(rows(1100)), {"a.jsonl": jsonl(rows(700, 600))}],
+    "two sources below 1,000": lambda: [{"a.jsonl": jsonl(rows(700))}, {"b.jsonl": jsonl(rows(700, 350))}],
+    "many rows with one word changed": lambda: [{"a.jsonl": jsonl(rows(800) + changed(rows(800)))}],
+    "many rows appended to": lambda: [{"a.jsonl": jsonl(rows(800))}, {"b.jsonl": jsonl(appended(rows(800)))}],
+    "many rows in other cases": lambda: [{"a.jsonl": jsonl(rows(800))}, {"b.jsonl": jsonl(shouted(rows(800)))}],
+    "a large and a small source": lambda: [{"a.jsonl": jsonl(rows(3000))}, {"b.jsonl": jsonl(rows(200))}],
+    "long documents": lambda: [
+        files([make_text(7, 20_000), *BOOKS]),
+        {"a.jsonl.gz": gzip.compress(jsonl([*BOOKS, make_text(7, 20_000), *rows(1100)]), mtime=0)},
+    ],
+}
+SETTINGS = {
+    "chats": {"format": "chat"},
+    "without duplicates": {"deduplicate": True},
+    "a large and a small source": {"validation_max_tokens": 3000, "validation_fraction": 0.1},
+}
+
+
+def documents(dataset: TokenDataset, split: Split, tokenizer: Tokenizer) -> list[str]:
+    """Return the documents of a split as texts."""
+    if not dataset.has_split(split):
+        return []
+    part = dataset.split(split)
+    ids = part.read_tokens(0, part.num_tokens).tolist()
+    starts = [place for place, token in enumerate(ids) if token == part.delimiter_id]
+    return [
+        tokenizer.decode(ids[low + 1 : high], skip_special=False) for low, high in pairwise([*starts, len(ids)])
+    ]
+
+
+@pytest.fixture
+def prepare_corpus(tmp_path, tokenizer_folder):
+    """Prepare a corpus by its name, each source as one of a mixture."""
+
+    def run(name: str) -> PreparedRun:
+        corpus = CORPORA[name]()
+        for number, source in enumerate(corpus):
+            for file, content in source.items():
+                path = tmp_path / str(number) / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        data = {"mixture": [{"shards": [str(tmp_path / str(number))]} for number in range(len(corpus))]}
+        data |= {"train_shards": [], "cache_dir": str(tmp_path / "cache"), "shard_text_bytes": 1 << 16}
+        data |= {"validation_fraction": 0.05, "num_workers": 1} | SETTINGS.get(name, {})
+        return prepare(
+            tiny_config(tmp_path, tmp_path, tokenizer={"tokenizer_json": str(tokenizer_folder)}, data=data)
+        )
+
+    return run
+
+
+def texts(run: PreparedRun, split: Split) -> list[str]:
+    """Return the documents of a split of all sources."""
+    return [text for dataset in run.datasets.values() for text in documents(dataset, split, run.tokenizer)]
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_no_document_that_is_held_out_is_trained_on(name, prepare_corpus):
+    run = prepare_corpus(name)
+    train, held_out = texts(run, "train"), texts(run, "validation")
+    assert train
+    assert held_out
+    assert not set(held_out) & set(train)
+    assert not {normalize(text) for text in held_out} & {normalize(text) for text in train}
+
+
+@pytest.mark.parametrize("name", ["copies of files", "copies of files in two sources"])
+def test_ends_of_copied_files_are_part_of_no_training_text(name, prepare_corpus):
+    run = prepare_corpus(name)
+    train = texts(run, "train")
+    assert not [text for text in texts(run, "validation") if any(text in document for document in train)]
+
+
+def test_rows_that_are_held_out_elsewhere_are_counted(prepare_corpus):
+    run = prepare_corpus("the last rows first elsewhere")
+    copies = [dataset.manifest.details["left_out"]["copies"] for dataset in run.datasets.values()]
+    assert sum(copies) == 2 * 90 - len(texts(run, "train")) - len(texts(run, "validation"))
+    assert min(copies) > 0
+
+
+@pytest.mark.parametrize("name", ["many rows with one word changed", "many rows appended to"])
+def test_near_copies_are_counted_and_no_exact_one(name, prepare_corpus):
+    data = open_training_data(prepare_corpus(name))
+    found = [count_overlap(data.train, split) for split in data.validation_splits.values()]
+    assert sum(overlap.exact for overlap in found) == 0
+    assert sum(overlap.near for overlap in found) > 9
