@@ -5,7 +5,7 @@
 #   make test   the tests, with branch coverage      make check   format, lint, types, layers, documents
 #   make docs   write the generated pages           make bench   the demo against nanoGPT (NANOGPT=its folder)
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
-#   make faults     every campaign of tests/faults: of downloads, calls that fail, kills, races, tokenizers
+#   make faults     every campaign of tests/faults: downloads, hostile files, calls that fail, kills, races (COUNT=, SEED=)
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
@@ -42,6 +42,8 @@ fuzz: $(VENV)/.dev
 faults: COUNT =
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.sharder $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
+	$(BIN)/python -m tests.faults.preparation $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
+	$(BIN)/python -m tests.faults.texts $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 	$(BIN)/python -m tests.faults.write_errors $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 	$(BIN)/python -m tests.faults.kills $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 	$(BIN)/python -m tests.faults.races $(if $(COUNT),--count $(COUNT))
