@@ -4,9 +4,11 @@
     python -m tests.records.runs check FILE          run every case, compare with FILE (of this kind of machine)
     python -m tests.records.runs against COMMIT      record COMMIT and the working tree on this machine, compare
 
-Only the command line is used, so the same file records any version of the program: `against` runs it on the
-sources of another commit. Equality is to the last bit, which holds on one machine with one torch: `check`
-therefore refuses a record of another processor, and `against` is what `make records` calls.
+`against` trains the working tree on the tokens that COMMIT prepared: a change of what is held out, or of a
+dataset's format, changes the order of the rows, and would hide a change of the training. Only the command line
+is used, so the same file records any version of the program: `against` runs it on the sources of another commit.
+Equality is to the last bit, which holds on one machine with one torch: `check` therefore refuses a record of
+another processor, and `against` is what `make records` calls.
 """
 
 import argparse
@@ -23,6 +25,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 40
@@ -144,34 +148,50 @@ def write_corpus(folder: Path) -> None:
     (folder / "chat.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
 
 
-def record() -> dict[str, Any]:
-    """Run every case with the `candlewick` that Python finds, and return what came out of each."""
+def record(folder: Path, tokens_of: Path | None = None) -> dict[str, Any]:
+    """Run every case with the `candlewick` that Python finds, and return what came out of each.
+
+    With `tokens_of`, the folder of another record, on the tokens that its runs read.
+    """
     import torch
 
     from candlewick.cli.main import main
 
     torch.set_num_threads(1)
     runs: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        text = Path(temporary) / "text"
-        text.mkdir()
-        write_corpus(text)
-        os.environ["XDG_CACHE_HOME"] = str(Path(temporary) / "cache")
-        for name, settings in cases(text):
-            run_dir = Path(temporary) / "runs" / name
-            overrides = [
-                part
-                for key, value in (BASE | settings).items()
-                for part in ("--override", f"{key}={json.dumps(value)}")
-            ]
-            kept = io.StringIO()
-            with contextlib.redirect_stdout(kept), contextlib.redirect_stderr(kept):
-                code = main(["train", "--run-dir", str(run_dir), "--quiet", *overrides])
-            if code:
-                raise SystemExit(f"{name}: exit code {code}\n{kept.getvalue()[-2000:]}")
-            runs[name] = outcome(run_dir)
-            sys.stderr.write(f"{name}: {runs[name]['losses'][-1]:.6f}\n")
+    text = folder / "text"
+    text.mkdir()
+    write_corpus(text)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    for name, settings in cases(text):
+        run_dir = folder / "runs" / name
+        given = settings if tokens_of is None else settings | prepared_sources(tokens_of / "runs" / name)
+        overrides = [
+            part for key, value in (BASE | given).items() for part in ("--override", f"{key}={json.dumps(value)}")
+        ]
+        kept = io.StringIO()
+        with contextlib.redirect_stdout(kept), contextlib.redirect_stderr(kept):
+            code = main(["train", "--run-dir", str(run_dir), "--quiet", *overrides])
+        if code:
+            raise SystemExit(f"{name}: exit code {code}\n{kept.getvalue()[-2000:]}")
+        runs[name] = outcome(run_dir)
+        sys.stderr.write(f"{name}: {runs[name]['losses'][-1]:.6f}\n")
     return {"machine": machine(), "runs": runs}
+
+
+def prepared_sources(run_dir: Path) -> dict[str, Any]:
+    """Return the settings that name the token datasets which a run of any version read."""
+    data = yaml.safe_load((run_dir / "config.yaml").read_text())["data"]
+    prepared = {name: str((run_dir / folder).resolve()) for name, folder in data.get("prepared", {}).items()}
+    if data.get("mixture"):
+        sources = [prepared.get(f"tokens_{i}", source["shards"][0]) for i, source in enumerate(data["mixture"])]
+        weights = [source["weight"] for source in data["mixture"]]
+        mixture = zip(sources, weights, strict=True)
+        return {"data.mixture": [{"shards": [source], "weight": weight} for source, weight in mixture]}
+    found: dict[str, Any] = {"data.train_shards": [prepared.get("tokens", data["train_shards"][0])]}
+    if data["validation_shards"]:
+        found["data.validation_shards"] = [prepared.get("validation", data["validation_shards"][0])]
+    return found
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
@@ -248,7 +268,9 @@ def against(commit: str) -> int:
         try:
             files = {"before": tree, "now": ROOT}
             for name, sources in files.items():
-                command = [sys.executable, __file__, "write", str(Path(temporary) / f"{name}.json")]
+                folder = Path(temporary) / name
+                command = [sys.executable, __file__, "write", f"{folder}.json", "--folder", str(folder)]
+                command += [] if name == "before" else ["--tokens-of", str(Path(temporary) / "before")]
                 subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(sources / "src")})
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
@@ -268,10 +290,15 @@ def run(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("action", choices=("write", "check", "against"))
     parser.add_argument("name", metavar="FILE|COMMIT")
+    parser.add_argument("--folder", type=Path, help="keep text, tokens and runs here")
+    parser.add_argument("--tokens-of", type=Path, help="folder of another record, whose tokens are read")
     args = parser.parse_args(argv)
     if args.action == "against":
         return int(against(args.name) > 0)
-    now = record()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary) / "record"
+        folder.mkdir()
+        now = record(folder, args.tokens_of)
     if args.action == "write":
         runs = ",\n".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in now["runs"].items())
         Path(args.name).write_text(f'{{"machine": {json.dumps(now["machine"])},\n"runs": {{\n{runs}\n}}}}\n')
