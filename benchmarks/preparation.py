@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer as PlainTokenizer
 
 from candlewick.config import DataConfig
-from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.find import open_text
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
@@ -103,7 +103,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        texts = [document.text for document in open_corpus(["stdlib://"], DataConfig()).documents()]
+        texts = [document.text for document in open_text(["stdlib://"], DataConfig()).documents()]
         train_tokenizer(texts, vocab_size=VOCABULARY)[0].write(folder)
         write_parquet(folder / "large.parquet", texts, args.megabytes * 1_000_000, args.changed)
         write_parquet(folder / "small.parquet", texts, args.peer_megabytes * 1_000_000, args.changed)

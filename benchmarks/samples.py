@@ -20,7 +20,7 @@ import torch
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig, SampleConfig
-from candlewick.data.text.corpus import open_corpus
+from candlewick.data.text.find import open_text
 from candlewick.generate.engine import sample_text
 
 WORD = re.compile(r"[A-Za-z]{3,}")
@@ -43,7 +43,7 @@ def tokenizes(text: str) -> bool:
 
 def measure(run: Path, text: str, count: int, tokens: int) -> dict[str, Any]:
     """Sample `count` texts and score them."""
-    corpus = open_corpus([text], DataConfig())
+    corpus = open_text([text], DataConfig())
     known = {word for document in corpus.documents() for word in WORD.findall(document.text)}
     model, tokenizer = load_for_inference(run, torch.device("cpu"))
     settings = SampleConfig(max_new_tokens=tokens, temperature=0.8, top_k=40)
