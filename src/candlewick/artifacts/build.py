@@ -64,6 +64,28 @@ def find_built(folder: Path, recipe: Recipe, *, hashes: bool = True) -> Manifest
     return manifest
 
 
+def require_same(output: Path, recipe: Recipe) -> None:
+    """Raise ArtifactError that names what differs if an artifact of this kind, made otherwise, is at `output`."""
+    if not (output / MANIFEST).is_file():
+        return
+    try:
+        manifest = read_manifest(output, recipe.kind)
+    except ArtifactError:
+        return  # something else, which is never replaced
+    made = {"version": manifest.version, **manifest.inputs, **manifest.config}
+    wanted = {"version": recipe.version, **recipe.inputs, **recipe.config}
+    different = [
+        f"{name} {str(made.get(name))[:20]}, now {str(wanted.get(name))[:20]}"
+        for name in sorted(made.keys() | wanted.keys())
+        if made.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise ArtifactError(
+            f"{output} holds {recipe.kind} that were made otherwise: {'; '.join(different)}",
+            "add --replace, or choose another folder",
+        )
+
+
 def build_once(
     output: Path, recipe: Recipe, build: Callable[[Path], Manifest], *, hashes: bool = True
 ) -> tuple[Manifest, bool]:

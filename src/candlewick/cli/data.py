@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sources(prepare)
     prepare.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the token dataset")
     prepare.add_argument("--tokenizer", metavar="DIR", type=Path, help="its folder; default: the configured one")
+    prepare.add_argument("--replace", action="store_true", help="replace a dataset that was made otherwise")
     add_count(prepare, "--workers", "number of processes; default: data.num_workers, else one per core")
     add_config(prepare)
     add_logging(prepare)
@@ -73,7 +74,8 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import prepare_dataset
 
     workers = [f"data.num_workers={args.workers}"] if args.workers else []
-    result = prepare_dataset(load_from_arguments(args, workers), args.output, args.tokenizer)
+    config = load_from_arguments(args, workers)
+    result = prepare_dataset(config, args.output, args.tokenizer, replace_other=args.replace)
     if emit_json(args, result):
         return
     print(f"{'up to date' if result['reused'] else 'wrote'}: {args.output}")
@@ -94,6 +96,7 @@ def _add_shard(actions: Any) -> None:
     add_count(parser, "--lines-per-shard", "documents per shard", default=200_000)
     add_choice(parser, "--format", ("jsonl", "text"), _FORMAT)
     parser.add_argument("--gzip", action="store_true", help="compress the shards")
+    parser.add_argument("--replace", action="store_true", help="replace shards that were made otherwise")
     add("--text-field", "NAME", "column that holds the text", default="text")
     add_choice(parser, "--documents", ("line", "file"), "what a document of a .txt file is")
     add("--output", "DIR", "folder to write to: DIR/train and DIR/val", type=Path)
@@ -122,7 +125,8 @@ def _shard(args: argparse.Namespace) -> None:
     )
     config = DataConfig(documents=args.documents, text_field=args.text_field)
     root = args.output or _ROOT
-    outputs = Outputs(args.train_output or root / "train", args.val_output or root / "val")
+    folders = args.train_output or root / "train", args.val_output or root / "val"
+    outputs = Outputs(*folders, replaces_other=args.replace)
     result = write_shards(sources, outputs, settings, config, cache=args.cache_root, workers=args.workers)
     if emit_json(args, result):
         return

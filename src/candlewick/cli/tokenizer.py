@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sources(train)
     about = "folder to write the tokenizer to; default: artifacts.dir of a transformer_candle configuration"
     add_output(train, about, default=None)
+    train.add_argument("--replace", action="store_true", help="replace a tokenizer that was made otherwise")
     add_config(train)
     add_logging(train)
 
@@ -65,7 +66,7 @@ def _train_configured(args: argparse.Namespace) -> tuple[Any, bool]:
     config = load_from_arguments(args)
     if args.output is None:
         raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
-    return prepare_tokenizer(config, args.output)
+    return prepare_tokenizer(config, args.output, replace_other=args.replace)
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from candlewick.config.formats import MAX_BYTES, SUFFIXES, ProblemCallback, chec
 from candlewick.config.keys import DISCRIMINATORS, find_problems, is_nullable, look_up, name_of, resolve_path
 from candlewick.config.profiles import profiles, read_profile
 from candlewick.config.seal import require_whole
-from candlewick.config.tree import Tree, leaves, without_retired
+from candlewick.config.tree import Tree, dropped_keys, leaves, without_retired
 from candlewick.config.yaml import MAX_DEPTH, Key, ParseResult, format_key, parse_value, shorten
 from candlewick.errors import ConfigError
 
@@ -104,6 +104,7 @@ class _Settings:
         self.tree: Tree = {}
         self.locations: dict[Key, str] = {}
         self.problems: list[tuple[str, Key, str]] = []
+        self.messages: list[str] = []
         self.dialect = dialect
         self.folder = Path.cwd()  # of the last file; relative paths of overrides start here
 
@@ -141,10 +142,11 @@ class _Settings:
         try:
             key, setting = self.dialect.translate_override(key, parse_value(value.strip()))
             setting = resolve_paths(check_values(setting, key, report), key, self.folder, report)
-            layer = tree_with(key, setting)
-            is_choice = key in _CHOICES
-            self.tree = _without_prepared(self.tree, layer)
+            layer, is_choice = tree_with(key, setting), key in _CHOICES
+            before = self.tree = _without_prepared(self.tree, layer)
             self.tree = merge(self.tree, layer) if is_choice else cast(Tree, _assign(self.tree, key, setting))
+            if (is_choice or isinstance(setting, dict)) and (dropped := dropped_keys(before, self.tree)):
+                self.messages.append(f"--override {name.strip()} drops what was set before: {dropped}")
         except ValueError as error:
             report(key, str(error))
             return
@@ -159,6 +161,8 @@ class _Settings:
         def report(key: Key, message: str) -> None:
             self.problems.append((self.location(key), key, message))
 
+        for message in self.messages:
+            note(message)
         self.tree = accept(without_retired(self.dialect.complete(self.tree), note))
         self.tree = _translate_max_batches(self.tree, self.dialect.rows_per_batch, note, report)
         try:

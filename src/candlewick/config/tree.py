@@ -52,6 +52,12 @@ def leaves(value: object, key: Key) -> Iterator[tuple[Key, object]]:
         yield key, value
 
 
+def dropped_keys(before: Tree, after: Tree) -> str:
+    """Return in words which settings of a tree another one lacks, "" for none."""
+    kept = {key for key, _ in leaves(after, ())}
+    return ", ".join(format_key(key) for key, _ in leaves(before, ()) if key not in kept)
+
+
 def without_retired(tree: Tree, note: Callable[[str], None]) -> Tree:
     """Return a tree without keys of earlier versions that do nothing any more; note those that were set."""
     for (name, key), instead in _RETIRED.items():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from candlewick.artifacts.build import require_same
 from candlewick.artifacts.manifest import MANIFEST, Manifest
 from candlewick.config import DataConfig, RunConfig
 from candlewick.data.shards.clean import Cleaning
@@ -25,20 +26,26 @@ KNOWN_DATASETS = {name: dataset.source for name, dataset in DATASETS.items()}
 """Addresses of the datasets that `fetch_datasets` knows by name."""
 
 
-def prepare_dataset(config: RunConfig, output: Path, tokenizer: Path | None) -> dict[str, Any]:
+def prepare_dataset(
+    config: RunConfig, output: Path, tokenizer: Path | None, *, replace_other: bool = False
+) -> dict[str, Any]:
     """Encode the text of a config into the token dataset `output`; return its manifest, and whether it was
     "reused".
 
-    `tokenizer` is a folder, by default the config names one. Raises ConfigError without a tokenizer and for a
-    mixture, else DataError, ArtifactError or RunInterrupted.
+    `tokenizer` is a folder, by default the config names one. A dataset that was made otherwise is only replaced
+    with `replace_other`. Raises ConfigError without a tokenizer and for a mixture, else DataError, ArtifactError
+    or RunInterrupted.
     """
     if config.data.mixture:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
     loaded = Tokenizer.load(tokenizer) if tokenizer else open_tokenizer(config.tokenizer)
     if loaded is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
+    job = EncodeJob.from_config(config.data, loaded)
+    if not replace_other:
+        require_same(output, job.recipe())
     with bytes_progress("data") as progress:
-        manifest, reused = prepare_tokens(EncodeJob.from_config(config.data, loaded), output, progress=progress)
+        manifest, reused = prepare_tokens(job, output, progress=progress)
     return {"output": str(output), "reused": reused, **_summary(manifest)}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from candlewick.artifacts.build import Recipe, find_built
+from candlewick.artifacts.build import Recipe, find_built, require_same
 from candlewick.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -183,10 +183,11 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Corpus], notify: Noti
     return tokenizer
 
 
-def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
+def prepare_tokenizer(config: RunConfig, output: Path, *, replace_other: bool = False) -> tuple[Manifest, bool]:
     """Train a tokenizer on a config's training text; return its manifest, and whether it was there already.
 
-    Raises ConfigError without text or for a finished tokenizer, DataError, ArtifactError: see `make_tokenizer`.
+    One that was made otherwise is only replaced with `replace_other`. Raises ConfigError without text or for a
+    finished tokenizer, DataError, ArtifactError: see `make_tokenizer`.
     """
     texts = open_texts(
         config.data.replaced(validation_shards=(), validation_sets={}, prepared={}, prepared_from={})
@@ -195,8 +196,11 @@ def prepare_tokenizer(config: RunConfig, output: Path) -> tuple[Manifest, bool]:
         raise ConfigError(
             "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
         )
+    text = training_text(config.data, texts)
+    if not replace_other:
+        require_same(output, tokenizer_recipe(text, config.tokenizer))
     with bytes_progress("tokenizer") as progress:
-        return make_tokenizer(training_text(config.data, texts), config.tokenizer, output, progress=progress)
+        return make_tokenizer(text, config.tokenizer, output, progress=progress)
 
 
 def training_text(data: DataConfig, texts: Mapping[str, Corpus]) -> Corpus:

@@ -7,9 +7,16 @@ import threading
 
 import pytest
 
-from candlewick.artifacts.build import Recipe, build_json_once, exclusive_build, find_built, hold_folder
+from candlewick.artifacts.build import (
+    Recipe,
+    build_json_once,
+    exclusive_build,
+    find_built,
+    hold_folder,
+    require_same,
+)
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
-from candlewick.errors import CheckpointError
+from candlewick.errors import ArtifactError, CheckpointError
 
 RECIPE = Recipe("thing", {"tokens": "a" * 64}, {"seed": 1})
 
@@ -183,3 +190,16 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
     process.communicate()
     with hold_folder(tmp_path, "wait"):
         pass
+
+
+def test_an_artifact_that_was_made_otherwise_is_refused_with_what_differs(thing, tmp_path):
+    folder, _ = thing
+    require_same(folder, RECIPE)
+    require_same(tmp_path / "nothing", RECIPE)
+    require_same(folder, Recipe("other", {}, {}))  # never replaced: `require_replaceable` says so
+    with pytest.raises(ArtifactError, match=r"made otherwise: seed 1, now 2.*add --replace"):
+        require_same(folder, Recipe("thing", RECIPE.inputs, {"seed": 2}))
+    with pytest.raises(ArtifactError, match="version 1, now 2"):
+        require_same(folder, Recipe("thing", RECIPE.inputs, RECIPE.config, version=2))
+    with pytest.raises(ArtifactError, match="tokens aaaaaaaaaaaaaaaaaaaa, now None"):
+        require_same(folder, Recipe("thing", {}, RECIPE.config))

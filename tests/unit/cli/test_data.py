@@ -191,7 +191,7 @@ def shard(text, tmp_path):
 
     def run(*words, source=True):
         given = ["--source", str(text)] if source else []
-        assert main(["data", "shard", *given, "--output", str(tmp_path / "out"), *words]) == 0
+        assert main(["data", "shard", *given, "--output", str(tmp_path / "out"), "--replace", *words]) == 0
         folders = (tmp_path / "out" / "train", tmp_path / "out" / "val")
         return [read_manifest(folder, "text").details for folder in folders if folder.exists()]
 

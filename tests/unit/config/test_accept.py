@@ -84,3 +84,19 @@ def test_names_of_other_programs_stand_for_keys_that_exist():
 def test_device_of_another_name_is_a_hint():
     with pytest.raises(ConfigError, match="did you mean cuda"):
         load_config(None, ["runtime.device=gpu"])
+
+
+def test_settings_that_an_override_drops_are_told(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "optimizer: {learning_rate: 0.005}\ndata: {micro_batch_size: 3, packing: bfd}\n"
+    )
+    told: list[str] = []
+    config = load_config(str(tmp_path / "c.yaml"), ["data={micro_batch_size: 4}"], told.append)
+    assert (config.data.micro_batch_size, config.data.packing) == (4, "chunk")
+    assert told == ["--override data drops what was set before: data.packing"]
+    told.clear()
+    load_config(str(tmp_path / "c.yaml"), ["optimizer.algorithm=adam"], told.append)
+    assert told == ["--override optimizer.algorithm drops what was set before: optimizer.learning_rate"]
+    told.clear()
+    load_config(str(tmp_path / "c.yaml"), ["data.micro_batch_size=4", "scheduler.total_steps=3"], told.append)
+    assert not told

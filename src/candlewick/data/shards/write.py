@@ -16,13 +16,20 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from candlewick.artifacts.build import ProgressCallback, Recipe, exclusive_build, find_built, interruptible
+from candlewick.artifacts.build import (
+    ProgressCallback,
+    Recipe,
+    exclusive_build,
+    find_built,
+    interruptible,
+    require_same,
+)
 from candlewick.artifacts.manifest import (
     MANIFEST,
     FileEntry,
@@ -77,6 +84,8 @@ class Outputs:
     train: Path
     validation: Path
     downloads: Path | None = None
+    _: KW_ONLY
+    replaces_other: bool = True  # shards that were made otherwise
 
 
 def write_text_shards(
@@ -109,8 +118,10 @@ def write_text_shards(
 
     if len(built := find_shards()) == len(folders):
         return list(built.values()), True
-    for folder in folders.values():
+    for side, folder in folders.items():
         require_replaceable(folder, KIND)
+        if not outputs.replaces_other:
+            require_same(folder, recipes[side])
     partial = outputs.train.with_name(outputs.train.name + ".partial")
     downloads = outputs.downloads or outputs.train.with_name(outputs.train.name + ".fetched")
     with ExitStack() as stack:
