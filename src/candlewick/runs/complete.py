@@ -143,25 +143,24 @@ def _tell_unusual_length(
             )
     if total_steps is None:
         return
-    for name, times in zip(names, order.repetitions(batches.rows_after(total_steps)), strict=True):
-        budget = prepared.datasets[name].manifest.config.get("max_tokens")
-        if budget is not None and times > _SEALED_PASSES:
+    repetitions = order.repetitions(batches.rows_after(total_steps))
+    for name, split, times in zip(names, data.train, repetitions, strict=True):
+        if prepared.datasets[name].manifest.config.get("max_tokens") is not None and times > _SEALED_PASSES:
             logger.warning(
                 "%s has the first %d tokens of its source, which the run reads %.3g times: a new run with a "
                 "larger data.max_tokens reads more of it",
-                name,
-                budget,
-                times,
+                *(name, split.num_tokens, times),
             )
         elif times > _MANY_PASSES:
             logger.warning("the run reads %s %.4g times: a model learns so small a text by heart", name, times)
     warmup = config.scheduler.warmup_steps or 0
     if warmup > total_steps:
-        share = learning_rate_share(config, total_steps - 1, total_steps)
+        steps = range(0, total_steps, max(1, total_steps // 100))
+        peak = max(learning_rate_share(config, step, total_steps) for step in steps)
         logger.warning(
             "scheduler.warmup_steps=%d is longer than the run of %d updates: the learning rate reaches %.2g of "
             "its peak",
-            *(warmup, total_steps, share),
+            *(warmup, total_steps, peak),
         )
 
 
