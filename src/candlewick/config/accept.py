@@ -44,13 +44,15 @@ def _accept(value: object, name: Name) -> object:
 
 def _whole_weights(mixture: list[object]) -> list[object]:
     """Return the sources with the smallest whole weights of the same ratios, if all have a number above 0."""
-    weights: list[Any] = [source.get("weight", 1) if isinstance(source, dict) else None for source in mixture]
+    weights: list[Any] = [source.get("weight") if isinstance(source, dict) else None for source in mixture]
     if not any(isinstance(weight, float) for weight in weights):
         return mixture
-    if not all(isinstance(weight, int | float) and 0 < weight < 1 << 32 for weight in weights):
+    if not all(type(weight) in (int, float) and 0 < weight < 1 << 32 for weight in weights):
         return mixture
     shares = [Fraction(str(weight)).limit_denominator(_MAX_DENOMINATOR) for weight in weights]
     common = math.lcm(*(share.denominator for share in shares))
     whole = [int(share * common) for share in shares]
+    if 0 in whole:
+        return mixture
     divisor = math.gcd(*whole) or 1
     return [{**cast(Tree, source), "weight": w // divisor} for source, w in zip(mixture, whole, strict=True)]

@@ -46,7 +46,7 @@ def test_weights_keep_their_ratios(weights, expected):
     assert [source["weight"] for source in found] == expected
 
 
-@pytest.mark.parametrize("weight", [0.0, -0.5, "x", None])
+@pytest.mark.parametrize("weight", [0.0, -0.5, "x", None, True, 1e-9])
 def test_weights_that_cannot_be_shares_stay_and_are_refused(weight):
     mixture = [{"shards": ["a"], "weight": weight}, {"shards": ["b"], "weight": 0.5}]
     assert accept({"data": {"mixture": mixture}}) == {"data": {"mixture": mixture}}

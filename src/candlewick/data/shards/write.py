@@ -212,9 +212,7 @@ class _ShardJob:
         files, cursor = self.corpus.files, self.cursor
         total, done = sum(file.bytes for file in files), sum(file.bytes for file in files[: cursor.file])
         source = Downloads(self.corpus, downloads, ahead)
-        for number, file in source.files(cursor.file, self._wants_next):
-            if not self._wants_more():
-                break
+        for number, file in source.files(cursor.file, self._wants_next) if self._wants_more() else ():
             before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
             self.defects = replace(before)
             documents = _join_parts(read_documents(FileRange(file), self.corpus.reading, self.defects))
@@ -232,6 +230,8 @@ class _ShardJob:
             source.release(number + 1)
             if progress:
                 self._report(progress, done, total)
+            if not self._wants_more():  # before the next file is waited for
+                break
         source.close()
         for writer in self.writers.values():
             writer.finish()

@@ -96,7 +96,9 @@ def count_documents(file_range: FileRange, reading: Reading, limit: int | None =
     if kind == "text":
         return 1
     if kind in ("parquet", "arrow"):
-        return sum(rows for rows, _ in row_groups(file_range.file, content_columns(file_range.file, reading)))
+        rows = sum(rows for rows, _ in row_groups(file_range.file, content_columns(file_range.file, reading)))
+        stop = rows if file_range.stop is None else min(file_range.stop, rows)
+        return max(0, stop - file_range.start)
     if file_range.file.is_addressed_by_bytes:
         lines = (line for _, block in file_range.read_lines() for line in block.split(b"\n") if line.strip())
         return sum(1 for _ in islice(lines, limit))

@@ -41,7 +41,8 @@ class Downloads:
         for number in range(start, len(self.corpus.files)):
             file = self._start(number).result()
             del self._pending[number]
-            self._present.append(number)
+            if file.hub is not None:
+                self._present.append(number)
             if file.hub is not None and self.ahead and wants_next(file):
                 for next_number in range(number + 1, min(number + 1 + self.ahead, len(self.corpus.files))):
                     self._start(next_number)

@@ -10,8 +10,10 @@ The order is that of the URIs, then of the names, which are relative to the URI.
 """
 
 import glob
+import logging
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo, parse_uri
 
 OpenRepo = Callable[[HubUri], HubRepo]
 STDLIB = "stdlib://"
+logger = logging.getLogger(__name__)
 _EXCLUDED_MODULES = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
 
 
@@ -73,7 +76,7 @@ def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -
             by_place.setdefault(file.resolve(), file)
     if not by_place:
         raise DataError(f"no file matches {uri}", "check the pattern; ** stands for folders at any depth")
-    return [_open_file(file, str(file), reading) for file in by_place.values()]
+    return _open_matches(uri, list(by_place.values()), reading)
 
 
 def _open_file(path: Path, name: str, reading: Reading) -> TextFile:
@@ -82,6 +85,22 @@ def _open_file(path: Path, name: str, reading: Reading) -> TextFile:
         return find_format(describe_file(path, name, reading), reading, is_named=True)
     except NotText as error:
         raise DataError(f"{path} is {error.what}", error.fix.replace("FILE", str(path), 1)) from None
+
+
+def _open_matches(uri: str, paths: Sequence[Path], reading: Reading) -> list[TextFile]:
+    """Return the text among the files that match a pattern; tell what is none. Raises DataError for nothing."""
+    files, left_out = list[TextFile](), Counter[str]()
+    for path in paths:
+        try:
+            files.append(find_format(describe_file(path, str(path), reading), reading, is_named=True))
+        except NotText as error:
+            left_out[error.what] += 1
+    told = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+    if not files:
+        raise DataError(f"no text matches {uri} (left out: {told})", "give a pattern of files with text")
+    if left_out:
+        logger.info("%s: %d files; left out: %s", uri, len(files), told)
+    return files
 
 
 def _find_on_hub(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -> list[TextFile]:

@@ -129,7 +129,7 @@ def find_problem(head: bytes, reading: Reading) -> NotText | None:
         return _not_utf8("UTF-16") if is_wide else NotText("binary", "give text")
     whole = head[:-4] if len(head) == HEAD_BYTES else head
     if reading.bad_utf8 != "skip" and count_bad(whole) > allowed_bad(len(head)):
-        return _not_utf8("WINDOWS-1252", "another encoding than UTF-8, perhaps Windows-1252")
+        return _not_utf8("ENCODING", "in another encoding than UTF-8, perhaps WINDOWS-1252")
     return None
 
 
@@ -164,7 +164,7 @@ def _has_text(text: str, kind: Kind, reading: Reading) -> bool:
     """Return whether the first row has the column of text, or a conversation."""
     if kind in ("csv", "tsv"):
         header = next(csv.reader([text.partition("\n")[0]], delimiter="\t" if kind == "tsv" else ","), [])
-        return reading.format == "text" and reading.field in header
+        return reading.format == "text" and reading.field in (name.strip() for name in header)
     row = _parse(text.lstrip().removeprefix("[") if kind == "array" else text.lstrip().partition("\n")[0])
     if not isinstance(row, dict) or reading.format == "chat":
         return row is None or (isinstance(row, dict) and has_conversation(cast("Row", row), reading.field))

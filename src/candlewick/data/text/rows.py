@@ -119,7 +119,9 @@ def read_table(file_range: FileRange, field: str, max_row_bytes: int) -> Iterato
         except csv.Error as error:
             row = error
         if row and number >= file_range.start:
-            yield number, row if isinstance(row, csv.Error) else row[column] if column < len(row) else ""
+            if not isinstance(row, csv.Error) and len(row) != len(header):
+                row = csv.Error(f"{len(row)} fields, the header has {len(header)}")
+            yield number, row if isinstance(row, csv.Error) else row[column]
         number += 1
 
 

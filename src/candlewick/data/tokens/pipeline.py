@@ -22,6 +22,7 @@ from candlewick.data.text.documents import count_documents, row_offset, text_siz
 from candlewick.data.text.downloads import Downloads
 from candlewick.data.text.file_ranges import BOM, FileRange, Split, TextFile
 from candlewick.data.text.holdout import document_split
+from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import (
     START,
     Position,
@@ -110,7 +111,7 @@ class TextPipeline:
     def _restore(self, journal: Path) -> Position:
         """Add the tasks that a former process finished, up to the first with a damaged shard; return their end."""
         tails = [part.identity("") for file in self.corpus.files for part in self.tails.get(file, ())]
-        settings = self.max_documents, tails, len(self.results.tasks)
+        settings = VERSION, self.max_documents, tails, len(self.results.tasks)
         key, position = json_sha256([self.key, self.corpus.fingerprint, *settings]), START
         lines = [canonical_json({"key": key})]
         try:
@@ -170,8 +171,9 @@ class TextPipeline:
             return part
         remaining, stop, file = self.max_documents - self._rows, part.stop, part.file
         rows = count_documents(part, self.corpus.reading, remaining + 1)
-        if rows > remaining and file.kind != "text":
-            rows, stop = remaining, row_offset(file, remaining, self.corpus.reading)
+        if rows > remaining and file.kind != "text":  # never beyond the part, behind which text may be held out
+            rows, end = remaining, row_offset(file, remaining, self.corpus.reading)
+            stop = end if stop is None or end is None else min(end, stop)
         self._rows += rows
         return replace(part, stop=stop)
 

@@ -1,7 +1,7 @@
 """Files of tokens that other programs made, as sources of a token dataset (`data.format: tokens`).
 
     nanoGPT      ids, headerless: uint16, or uint32 with `data.token_dtype`; the delimiter ends or begins documents
-    llm.c        256 int32 (20240520, 1, number of tokens, ...), then uint16 ids
+    llm.c        256 int32 (20240520, 1, number of tokens, ...), then uint16 ids; uint32 after (20240801, 7, ...)
     Megatron     NAME.bin with ids, and NAME.idx with their type and where documents begin
 
 A range of such a file is addressed by tokens. Ids stay what they are: the tokenizer that made them is named.
@@ -22,7 +22,8 @@ from candlewick.data.text.holdout import Tails
 from candlewick.data.tokens.dataset import Indices
 from candlewick.errors import DataError
 
-_LLMC_MAGIC, _LLMC_HEADER_BYTES = 20240520, 1024
+_LLMC_TYPES = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # magic number and version: of GPT-2, of Llama 3
+_LLMC_HEADER_BYTES = 1024
 _MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_HEADER_BYTES = len(_MEGATRON_MAGIC) + 8 + 1 + 8 + 8
 _MEGATRON_TYPES = {4: "<i4", 5: "<i8", 8: "<u2"}
@@ -45,8 +46,8 @@ class TokenFile:
         if raw.startswith(_MEGATRON_MAGIC):
             return cls._open_megatron(path, index, raw)
         header = np.fromfile(path, "<i4", 3)
-        if header.size == 3 and header[0] == _LLMC_MAGIC:
-            ids = _map(path, "<u2", _LLMC_HEADER_BYTES)
+        if header.size == 3 and (int(header[0]), int(header[1])) in _LLMC_TYPES:
+            ids = _map(path, _LLMC_TYPES[int(header[0]), int(header[1])], _LLMC_HEADER_BYTES)
             if ids.size != header[2]:
                 raise DataError(f"{path} has {ids.size} tokens, its header says {header[2]}", "get it again")
             return cls(path, ids)

@@ -157,3 +157,15 @@ def test_a_pinned_revision_is_resolved_by_whoever_opens_it(hub: HubServer):
     asked = []
     corpus = open_text(["hf://datasets/o/n"], CONFIG, open_repo=lambda uri: asked.append(uri) or open_repo(uri))
     assert len(corpus.files) == len(asked) == 1
+
+
+def test_files_behind_a_pattern_that_are_no_text_are_left_out_and_told(write, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    write("src/a.py", "x = 1")
+    write("src/__init__.py", "")
+    write("src/b.py", b"\0\1\2binary" * 9)
+    assert [file.name for file in open_text(["src/*.py"], DataConfig()).files] == ["src/a.py"]
+    assert "src/*.py: 1 files; left out: 1 empty, 1 binary" in caplog.text
+    with pytest.raises(DataError, match=r"no text matches src/_\*.py \(left out: 1 empty\)"):
+        open_text(["src/_*.py"], DataConfig())

@@ -125,7 +125,7 @@ ENGLISH = "Some English text, with a line.\n" * 40
         (ENGLISH.encode("utf-16-le"), "UTF-16", "iconv -f UTF-16 "),
         (ENGLISH.encode("utf-16-be"), "UTF-16", "iconv -f UTF-16 "),
         (ENGLISH.encode() + b"\0", "binary", "give text"),
-        ((ENGLISH + "“quotes” " * 20).encode("cp1252"), "another encoding than UTF-8", "iconv -f WINDOWS-1252"),
+        ((ENGLISH + "“quotes” " * 20).encode("cp1252"), "in another encoding than UTF-8", "iconv -f ENCODING"),
         (b"\x1f\x8b\x08\0", "compressed by gzip", "name it .gz"),
         (b"\x28\xb5\x2f\xfd\0", "compressed by zstd", "name it .zst"),
         (b"BZh91AY", "compressed by bzip2", "name it .bz2"),

@@ -129,8 +129,15 @@ def test_any_text_in_a_table_is_read_unchanged(texts, tmp_path_factory):
     assert [text for _, text in table(open_file(path))] == texts
 
 
-def test_blank_lines_count_and_short_rows_have_an_empty_text(source):
-    assert table(source("a.csv", "id,text\n1,x\n\n2\n3,y,more\n")) == [(0, "x"), (2, ""), (3, "y")]
+def test_blank_lines_count_and_rows_with_other_fields_than_the_header_are_bad(source):
+    found = table(source("a.csv", "id,text\n1,x\n\n2\n3,hello, world\n4,\n"))
+    assert [number for number, _ in found] == [0, 2, 3, 4]
+    assert [str(text) for _, text in found] == [
+        "x",
+        "1 fields, the header has 2",
+        "3 fields, the header has 2",
+        "",
+    ]
     assert table(source("b.csv", "\ufefftext\nx")) == [(0, "x")]
 
 

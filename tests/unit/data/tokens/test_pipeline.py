@@ -320,6 +320,16 @@ def test_max_documents_of_local_rows_takes_the_first(make, tmp_path, tokenizer):
     assert texts == rows(0) + rows(1)[:3]
 
 
+@pytest.mark.parametrize("count", [500, 870, 890, 2000])
+def test_max_documents_never_reaches_what_is_held_out(make, tmp_path, count):
+    texts = [f"row {row}: {make_text(row, 20)}" for row in range(900)]
+    (tmp_path / "a.parquet").write_bytes(parquet(texts))
+    make("out", train_shards=(str(tmp_path / "a.parquet"),), max_documents=count, validation_fraction=0.05)
+    train, held = (documents(tmp_path / "out", side) for side in ("train", "validation"))
+    assert not set(train) & set(held)
+    assert len(train) == min(count, 900 - len(held))
+
+
 def test_longer_preparation_begins_with_the_shards_of_the_shorter(hub, make):
     short, long = (make(f"of-{count}", max_tokens=count).details["shards"] for count in (9000, 30_000))
     assert len(short) < len(long)

@@ -112,3 +112,13 @@ def test_text_that_fits_exactly_is_one_task_and_compressed_text_counts_four_time
     assert [task.text_bytes for task in tasks_of(tmp_path / "in", hold_out=False)] == [1 << 16, 1 << 15]
     packed = write("a.txt.gz", "some words\n" * 1000)
     assert tasks_of(packed, hold_out=False)[0].text_bytes == 4 * packed.stat().st_size
+
+
+def test_settings_that_decide_bytes_only_at_times_are_in_the_recipe_then():
+    tokens, skipping = DataConfig(format="tokens"), DataConfig(bad_rows="skip")
+    assert dataset_settings(tokens) != dataset_settings(tokens.replaced(token_dtype="uint32"))
+    assert dataset_settings(skipping) != dataset_settings(skipping.replaced(max_document_bytes=2048))
+    plain = DataConfig()
+    assert dataset_settings(plain) == dataset_settings(
+        plain.replaced(token_dtype="uint32", max_document_bytes=2048)
+    )

@@ -32,6 +32,15 @@ def llmc(path, documents):
     return path
 
 
+def llmc_of_llama(path, documents):
+    """Write the header of llm.c's Llama 3 files, and ids of 32 bits."""
+    ids = np.array([token for document in documents for token in (0, *document)], "<u4")
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240801, 7, ids.size
+    path.write_bytes(header.tobytes() + ids.tobytes())
+    return path
+
+
 def megatron(path, documents, *, end=None, dtype="<i4", code=4):
     """Write NAME.bin and NAME.idx, each document one sequence, with or without a token at its end."""
     texts = [[*document, end] if end is not None else document for document in documents]
@@ -47,6 +56,7 @@ def megatron(path, documents, *, end=None, dtype="<i4", code=4):
 WRITERS = {
     "nanogpt": nanogpt,
     "llmc": llmc,
+    "llmc of llama": llmc_of_llama,
     "megatron": megatron,
     "megatron with ends": lambda path, documents: megatron(path, documents, end=0),
     "megatron uint16": lambda path, documents: megatron(path, documents, dtype="<u2", code=8),
