@@ -145,7 +145,8 @@ class _Settings:
             layer, is_choice = tree_with(key, setting), key in _CHOICES
             before = self.tree = _without_prepared(self.tree, layer)
             self.tree = merge(self.tree, layer) if is_choice else cast(Tree, _assign(self.tree, key, setting))
-            if (is_choice or isinstance(setting, dict)) and (dropped := dropped_keys(before, self.tree)):
+            is_told = isinstance(setting, dict) or DISCRIMINATORS.get(key[:-1]) == key[-1]
+            if is_told and (dropped := dropped_keys(before, self.tree)):
                 self.messages.append(f"--override {name.strip()} drops what was set before: {dropped}")
         except ValueError as error:
             report(key, str(error))
@@ -161,8 +162,6 @@ class _Settings:
         def report(key: Key, message: str) -> None:
             self.problems.append((self.location(key), key, message))
 
-        for message in self.messages:
-            note(message)
         self.tree = accept(without_retired(self.dialect.complete(self.tree), note))
         self.tree = _translate_max_batches(self.tree, self.dialect.rows_per_batch, note, report)
         try:
@@ -178,7 +177,7 @@ class _Settings:
                 join_problems(self.problems),
                 "correct it; `candlewick config explain KEY` says what a setting takes",
             )
-        for text in self.dialect.notes(config):
+        for text in (*self.messages, *self.dialect.notes(config)):
             note(text)
         return config
 
