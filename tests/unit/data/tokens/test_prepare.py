@@ -276,7 +276,7 @@ class TestStopping:
 
     @pytest.fixture
     def command(self, write, tmp_path, tokenizer_dir) -> list[str]:
-        path = write("in/a.txt", "".join(f"line {i} of some text\n" for i in range(60_000)))
+        path = write("in/a.txt", "".join(f"line {i} of some text\n" for i in range(240_000)))
         words = f"data prepare {path} --output {tmp_path / 'ds'} --tokenizer {tokenizer_dir} --workers 2"
         return [sys.executable, "-m", "candlewick", *words.split(), "--override", "data.shard_text_bytes=65536"]
 
