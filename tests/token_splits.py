@@ -1,12 +1,15 @@
-"""Splits of tokens in memory, whose tokens are their own positions."""
+"""Splits of tokens in memory, whose tokens are their own positions, and shards written at once."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from candlewick.data.tokens.dataset import TokenSplit
+from candlewick.artifacts.manifest import FileEntry, replace_durable
+from candlewick.data.tokens.dataset import Shard, Tokens, TokenSplit
 
 
 def count_up(bounds: Sequence[int], masks: Sequence[int] | None = None, **fields: Any) -> TokenSplit:
@@ -22,3 +25,21 @@ def count_up(bounds: Sequence[int], masks: Sequence[int] | None = None, **fields
         masks=None if masks is None else tuple(np.array(masks[low:high], np.uint8) for low, high in spans),
         **fields,
     )
+
+
+def write_shard(
+    folder: Path,
+    shard: Shard,
+    tokens: Iterable[Tokens],
+    document_ends: NDArray[np.uint64],
+    masks: Iterable[NDArray[np.uint8]] = (),
+) -> list[FileEntry]:
+    """Write the shard's files into `folder`/shards, durably; a reader never sees an incomplete file."""
+    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [document_ends.astype("<u8")]}
+    if shard.targets is not None:
+        contents["msk"] = masks
+    entries: list[FileEntry] = []
+    for extension, arrays in contents.items():
+        name = f"shards/{shard.name}.{extension}"
+        entries.append(replace_durable(folder / name, (array.tobytes() for array in arrays), name))
+    return entries

@@ -16,7 +16,7 @@ headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove rea
 
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -29,7 +29,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from candlewick.artifacts.manifest import (
     MANIFEST,
-    FileEntry,
     Manifest,
     canonical_json,
     file_states,
@@ -76,24 +75,6 @@ class Shard:
     def __post_init__(self) -> None:
         if self.targets is None and self.text_bytes == 0:
             raise ValueError(f"{self.name}: text_bytes=0")
-
-
-def write_shard(
-    folder: Path,
-    shard: Shard,
-    tokens: Iterable[Tokens],
-    document_ends: NDArray[np.uint64],
-    masks: Iterable[NDArray[np.uint8]] = (),
-) -> list[FileEntry]:
-    """Write the shard's files into `folder`/shards, durably; a reader never sees an incomplete file."""
-    contents: dict[str, Iterable[NDArray[Any]]] = {"bin": tokens, "idx": [document_ends.astype("<u8")]}
-    if shard.targets is not None:
-        contents["msk"] = masks
-    entries: list[FileEntry] = []
-    for extension, arrays in contents.items():
-        name = f"shards/{shard.name}.{extension}"
-        entries.append(replace_durable(folder / name, (array.tobytes() for array in arrays), name))
-    return entries
 
 
 def is_token_dataset(path: Path) -> bool:

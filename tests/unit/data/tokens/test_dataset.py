@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from tests.prepared import edit_manifest
+from tests.token_splits import write_shard
 
 from candlewick.artifacts.manifest import MANIFEST, Manifest, publish, read_manifest, staging
 from candlewick.data.tokens import dataset as token_shards
@@ -22,7 +23,6 @@ from candlewick.data.tokens.dataset import (
     is_token_dataset,
     token_dtype,
     verify_shards,
-    write_shard,
 )
 from candlewick.errors import ArtifactError, DataError
 

@@ -23,20 +23,11 @@ def nanogpt(path, documents, dtype="<u2"):
     return path
 
 
-def llmc(path, documents):
+def llmc(path, documents, dtype="<u2", magic=(20240520, 1)):
     """Write a header of 256 numbers, and the delimiter before each document."""
-    ids = np.array([token for document in documents for token in (0, *document)], "<u2")
+    ids = np.array([token for document in documents for token in (0, *document)], dtype)
     header = np.zeros(256, "<i4")
-    header[:3] = 20240520, 1, ids.size
-    path.write_bytes(header.tobytes() + ids.tobytes())
-    return path
-
-
-def llmc_of_llama(path, documents):
-    """Write the header of llm.c's Llama 3 files, and ids of 32 bits."""
-    ids = np.array([token for document in documents for token in (0, *document)], "<u4")
-    header = np.zeros(256, "<i4")
-    header[:3] = 20240801, 7, ids.size
+    header[:3] = *magic, ids.size
     path.write_bytes(header.tobytes() + ids.tobytes())
     return path
 
@@ -56,7 +47,7 @@ def megatron(path, documents, *, end=None, dtype="<i4", code=4):
 WRITERS = {
     "nanogpt": nanogpt,
     "llmc": llmc,
-    "llmc of llama": llmc_of_llama,
+    "llmc of llama": lambda path, documents: llmc(path, documents, "<u4", (20240801, 7)),
     "megatron": megatron,
     "megatron with ends": lambda path, documents: megatron(path, documents, end=0),
     "megatron uint16": lambda path, documents: megatron(path, documents, dtype="<u2", code=8),
