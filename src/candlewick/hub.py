@@ -83,6 +83,13 @@ class _WrongBytes(OSError):
     """A download differs from the listing."""
 
 
+def is_offline() -> bool:
+    """Return whether HF_HUB_OFFLINE forbids asking the Hub."""
+    from huggingface_hub import constants  # noqa: PLC0415 - the library takes a third of a second
+
+    return constants.HF_HUB_OFFLINE
+
+
 def parse_uri(uri: str) -> HubUri:
     """Parse `hf://...`. Raises DataError for another address, or a path that leads out of the repository."""
     match = _URI.fullmatch(uri)
@@ -198,10 +205,9 @@ def _verify_download(path: Path, file: HubFile) -> Path:
 
 def _request_with_retries(address: str, request: Callable[[], _Result], final: re.Pattern[str]) -> _Result:
     """Return the answer; after an error that `final` does not match, try again after `WAIT_SECONDS`."""
-    from huggingface_hub import constants  # noqa: PLC0415
     from huggingface_hub.errors import HTTPError  # noqa: PLC0415 # pyright: ignore[reportPrivateImportUsage]
 
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         raise MachineError(f"{address}: HF_HUB_OFFLINE is set", "unset it, or give local files")
     pauses = iter(WAIT_SECONDS)
     while True:

@@ -136,7 +136,7 @@ def _tell_unusual_length(
     """
     config, names = prepared.config, list(training_sources(prepared.config.data))
     for name, split in zip(names, data.train, strict=True):
-        if split.num_tokens < config.sequence_length:
+        if split.parts[0].num_tokens < config.sequence_length:
             raise DataError(
                 f"{name} has {split.num_tokens} tokens to train on, a row has {config.sequence_length}",
                 "give more text, or lower data.sequence_length",
@@ -145,11 +145,11 @@ def _tell_unusual_length(
         return
     repetitions = order.repetitions(batches.rows_after(total_steps))
     for name, split, times in zip(names, data.train, repetitions, strict=True):
-        if prepared.datasets[name].manifest.config.get("max_tokens") is not None and times > _SEALED_PASSES:
+        if "next" in prepared.datasets[name].manifest.details and times > _SEALED_PASSES:
             logger.warning(
-                "%s has the first %d tokens of its source, which the run reads %.3g times: a new run with a "
-                "larger data.max_tokens reads more of it",
-                *(name, split.num_tokens, times),
+                "%s has the first %d tokens of its source, which the run reads %.3g times: a larger "
+                "data.max_tokens reads more of it",
+                *(name, sum(part.num_tokens for part in split.parts), times),
             )
         elif times > _MANY_PASSES:
             logger.warning("the run reads %s %.4g times: a model learns so small a text by heart", name, times)

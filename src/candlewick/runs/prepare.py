@@ -9,7 +9,7 @@ run's config then names them: it goes on without the text as long as they are th
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from candlewick.artifacts.build import Recipe, find_built, require_same
@@ -30,7 +30,7 @@ from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import TextFile
 from candlewick.data.tokens.cache import touch
 from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset
-from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
+from candlewick.data.tokens.prepare import EncodeJob, misses_tokens, prepare_tokens
 from candlewick.errors import ArtifactError, ConfigError
 from candlewick.runs.resolve import PreparePlan, open_texts
 from candlewick.runs.sharding import Notify, make_shards
@@ -95,9 +95,10 @@ def _require_same_text(plan: PreparePlan, texts: Mapping[str, Corpus]) -> None:
     tokenizer = encoding_tokenizer(plan.tokenizer.tokenizer, plan.config.data)
     for name, folder in (plan.folders or {}).items():
         if (folder / MANIFEST).is_file():
-            manifest, recipe = read_manifest(folder), _encode_job(plan, name, texts, tokenizer).recipe()
+            job, former = _encode_job(plan, name, texts, tokenizer)
+            manifest, recipe = read_manifest(folder), job.recipe()
             is_same = (dict(manifest.inputs), dict(manifest.config)) == (dict(recipe.inputs), dict(recipe.config))
-            if not is_same and not _is_former(folder, recipe):
+            if not is_same and former is None and not _is_former(folder, recipe):
                 raise ConfigError(
                     f"{plan.run_dir} holds a run on other text, or on text that was prepared otherwise",
                     "put text and settings back, or choose another --run-dir",
@@ -127,35 +128,55 @@ def _make_dataset(
 
     Of training text a part is held out unless there is validation text.
     """
-    data, job = plan.config.data, _encode_job(plan, name, texts, tokenizer)
+    data, (job, former) = plan.config.data, _encode_job(plan, name, texts, tokenizer)
     folder, recipe = plan.run_dir / name, job.recipe()
     if isinstance(plan.start, Resume) and _is_former(folder, recipe):
         manifest, reused = read_manifest(folder), True
+    elif former is not None and job.before is None:
+        (folder, manifest), reused = former, True
     else:
-        if not plan.keeps_data and find_built(folder, recipe, hashes=False) is None:  # not made by `orchestrate`
+        if job.before is not None:
+            folder = job.before[0].parent / _cache_name(recipe)
+        elif not plan.keeps_data and find_built(folder, recipe, hashes=False) is None:  # not by `orchestrate`
             folder = _cache_folder(data, recipe)
         with bytes_progress(name) as progress:
             manifest, reused = prepare_tokens(job, folder, progress=progress)
     tokens = {split: counts["tokens"] for split, counts in manifest.details["splits"].items()}
     figures = f"{tokens['train']:,} to train on, {tokens['validation']:,} held out"
+    figures += f", behind {job.before[0].name}" if job.before else ""
     notify_stage(notify, name, folder, reused, figures)
     return folder
 
 
-def _encode_job(plan: PreparePlan, name: str, texts: Mapping[str, Corpus], tokenizer: Tokenizer) -> EncodeJob:
+def _encode_job(
+    plan: PreparePlan, name: str, texts: Mapping[str, Corpus], tokenizer: Tokenizer
+) -> tuple[EncodeJob, tuple[Path, Manifest] | None]:
+    """Return the job of a source, and the dataset of its text that the run has read until now, if it goes on."""
     text, data, is_training = texts[name], plan.config.data, name in training_sources(plan.config.data)
     sides: tuple[Corpus | None, Corpus | None] = (text, None) if is_training else (None, text)
     sources = tuple(texts[name] for name in training_sources(data) if name in texts)
-    return EncodeJob(*sides, tokenizer, data, is_training and not data.validation_shards, sources)
+    job = EncodeJob(*sides, tokenizer, data, is_training and not data.validation_shards, sources)
+    if not isinstance(plan.start, Resume):
+        return job, None
+    assert plan.start.checkpoint.config is not None, "a checkpoint of a run has one"
+    folder = plan.start.checkpoint.config.data.prepared.get(name)
+    if folder is None or not is_token_dataset(folder) or not job.begins_with(manifest := read_manifest(folder)):
+        return job, None
+    former = folder, manifest
+    return replace(job, before=former if misses_tokens(manifest, data.max_tokens) else None), former
 
 
 def _cache_folder(data: DataConfig, recipe: Recipe) -> Path:
     if data.cache_dir is None:
         raise ConfigError("there is no folder to keep prepared text in", "set data.cache_dir")
+    return data.cache_dir / _cache_name(recipe)
+
+
+def _cache_name(recipe: Recipe) -> str:
     identity: list[object] = [recipe.inputs, recipe.config]
     if recipe.version > 1:  # what an older version made stays where runs of that version read it
         identity.append(recipe.version)
-    return data.cache_dir / f"{recipe.kind}-{json_sha256(identity)[:16]}"
+    return f"{recipe.kind}-{json_sha256(identity)[:16]}"
 
 
 def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Corpus], notify: Notify) -> Tokenizer:
@@ -231,8 +252,6 @@ def _copy_tokenizer(tokenizer: Tokenizer, source: Path, target: Path) -> None:
 def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDataset]:
     """Open the datasets that settings name, each once. Raises DataError for one of another tokenizer."""
     folders = {name: folder for name in all_sources(data) if (folder := source_dataset(data, name)) is not None}
-    for folder in folders.values():
-        touch(folder)
     sha256 = tokenizer.sha256
     try:
         datasets = {folder: TokenDataset.open(folder, tokenizer_sha256=sha256) for folder in set(folders.values())}
@@ -240,6 +259,8 @@ def _open_datasets(data: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenDat
         if not data.prepared:
             raise
         raise ArtifactError(error.problem, "remove its dataset: it is made again from the text") from None
+    for part in (part for dataset in datasets.values() for part in dataset.parts):
+        touch(part.folder)
     return {name: datasets[folder] for name, folder in folders.items()}
 
 

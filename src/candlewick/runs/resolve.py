@@ -26,7 +26,7 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.find import open_text
 from candlewick.errors import CheckpointError, ConfigError
-from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo
+from candlewick.hub import SCHEME, HubRepo, HubUri, is_offline, open_repo
 from candlewick.parallel.env import read_ranks
 from candlewick.runs.sharding import Sharding, ShardJob, plan_shards
 from candlewick.runs.sources import (
@@ -130,8 +130,8 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
             "there is no text to train on",
             "set data.train_shards, for example [stdlib://]; orchestrate also takes --input PATH or --stream",
         )
-    if newest is not None and newest.config is not None and config.data.max_tokens is None:
-        config = config.replaced(data={"max_tokens": newest.config.data.max_tokens})  # derived when the run began
+    if newest is not None and newest.config is not None:
+        config = without_lost_datasets(_with_former_budget(config, newest.config, batches))
     config = _with_token_budget(config, batches)
     texts = None if any(job.action == "write" for job in shard_jobs) else open_texts(config.data)
     plan = PreparePlan(config, run_dir, start, batches, tokenizer, texts, shard_jobs, request.keeps_data)
@@ -199,23 +199,39 @@ def open_texts(data: DataConfig) -> dict[str, Corpus]:
     }
 
 
+def _with_former_budget(config: RunConfig, former: RunConfig, batches: BatchSchedule) -> RunConfig:
+    """Return the config with the `data.max_tokens` of the run so far, or a larger one if that was derived too."""
+    limit = former.data.max_tokens
+    if limit is None or config.data.max_tokens not in (None, limit):
+        return config
+    before, now = (_tokens_read(settings, batches) for settings in (former, config))
+    may_grow = before == limit and now is not None and not is_offline()  # else what there is, is read again
+    return config.replaced(data={"max_tokens": max(limit, now) if may_grow and now else limit})
+
+
+def _tokens_read(config: RunConfig, batches: BatchSchedule) -> int | None:
+    """Return the tokens that the schedule reads; None: it is no number of steps or tokens that ends it."""
+    if config.scheduler.total_steps is None and config.scheduler.total_tokens is None:
+        return None
+    length = config.sequence_length
+    steps = planned_steps(config.scheduler, batches, sequence_length=length, epoch_rows=1)
+    assert steps is not None, "it has steps or tokens"
+    return batches.rows_after(steps) * length
+
+
 def _with_token_budget(config: RunConfig, batches: BatchSchedule) -> RunConfig:
     """Return the config with `data.max_tokens` set to what the schedule reads, if that is left open and known."""
-    data, scheduler = config.data, config.scheduler
+    data = config.data
     is_streamed = any(uri.startswith(SCHEME) for uris in training_sources(data).values() for uri in uris)
     if not is_streamed or data.max_tokens is not None:
         return config
-    if scheduler.total_steps is None and scheduler.total_tokens is None:
+    if (tokens := _tokens_read(config, batches)) is None:
         if data.max_documents is not None:
             return config
         raise ConfigError(
             "text of the Hub has no end here: neither its size nor a number of steps or tokens is set",
             "set scheduler.total_steps or total_tokens, data.max_tokens, or data.max_documents",
         )
-    length = config.sequence_length
-    steps = planned_steps(scheduler, batches, sequence_length=length, epoch_rows=1)
-    assert steps is not None, "it has steps or tokens"
-    tokens = batches.rows_after(steps) * length
     logger.info("the run reads %d tokens: so many are prepared of text on the Hub", tokens)
     return config.replaced(data={"max_tokens": tokens})
 

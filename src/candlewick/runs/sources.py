@@ -17,6 +17,7 @@ from candlewick.data.text.corpus import Corpus
 from candlewick.data.tokens.cache import is_cached
 from candlewick.data.tokens.dataset import is_token_dataset
 from candlewick.data.tokens.plan import dataset_settings
+from candlewick.data.tokens.prepare import is_limited, misses_tokens
 from candlewick.errors import ConfigError, DataError
 from candlewick.hub import SCHEME, parse_uri
 from candlewick.tokenizer.bpe import Tokenizer
@@ -83,7 +84,7 @@ def without_lost_datasets(config: RunConfig) -> RunConfig:
         elif _is_made_with(folder, data, is_training=name in training_sources(data)):
             kept[name] = folder
         else:
-            logger.info("the tokens %s were made with other settings: they are not read", folder)
+            logger.info("the tokens %s were made with other settings: they are not read, or read on", folder)
     made_of = {name: data.prepared_from[name] for name in kept}
     return config if kept == data.prepared else config.replaced(data={"prepared": kept, "prepared_from": made_of})
 
@@ -91,7 +92,10 @@ def without_lost_datasets(config: RunConfig) -> RunConfig:
 def _is_made_with(folder: Path, data: DataConfig, *, is_training: bool) -> bool:
     settings = dataset_settings(data, hold_out=is_training and not data.validation_shards)
     settings |= data.model_dump(include={"max_tokens", "max_documents"})  # of text of the Hub
-    made = read_manifest(folder).config
+    manifest = read_manifest(folder)
+    made, limit = {**manifest.config}, data.max_tokens
+    if is_limited(manifest, limit) and not misses_tokens(manifest, limit):
+        made["max_tokens"] = limit
     return all(made[name] == value for name, value in settings.items() if name in made)
 
 

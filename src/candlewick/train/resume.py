@@ -51,6 +51,7 @@ RULES: dict[str, Rule] = {
     "data": _TOKENS,
     **dict.fromkeys(("data.train_shards", "data.mixture", "data.validation_sets"), _TEXT),
     **dict.fromkeys(("data.validation_shards", "data.prepared", "data.prepared_from"), _TEXT),
+    "data.max_tokens": Rule("by content", "the text behind what the run has read may be prepared too"),
     **dict.fromkeys(("data.cache_dir", "data.num_workers"), _MACHINE),
     **dict.fromkeys(("data.sequence_length", "data.packing", "data.order", "data.shuffle_buffer_size"), _ORDER),
     "data.document_mask": Rule("restarts best", "losses with and without it differ"),

@@ -47,7 +47,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "data.bad_utf8": ("error", MUST),
     "data.deduplicate": ("true", MUST),
     "data.validation_fraction": (0.2, MUST),
-    "data.max_tokens": (1000, MUST),
+    "data.max_tokens": (1000, CONTENT),
     "data.sequence_length": (64, MUST),
     "data.packing": ("bfd", MUST),
     "data.order": ("window", MUST),

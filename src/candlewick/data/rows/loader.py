@@ -115,7 +115,7 @@ def saved_rows(state: Mapping[str, Any], order: RowOrder) -> int:
             "resume with the version of candlewick that wrote it",
         )
     for name, value in order.identity.items():
-        if state.get(name) != value:
+        if state.get(name) != value and name != "more_parts":
             raise DataError(
                 f"the run was reading with {name} {str(state.get(name))[:16]}, now it is {str(value)[:16]}",
                 "resume with the data and settings of the run, or start a new run",
@@ -123,6 +123,11 @@ def saved_rows(state: Mapping[str, Any], order: RowOrder) -> int:
     rows = state.get("samples")
     if type(rows) is not int or rows < 0:
         raise DataError(f"the loader's state has no number of samples, but {rows!r}", "use another checkpoint")
+    if not order.begins_alike(state.get("more_parts"), rows):
+        raise DataError(
+            f"the run has read {rows:,} rows, more than are in the tokens that it had and has now",
+            "put data.max_tokens back to what it was, or start a new run",
+        )
     return rows
 
 

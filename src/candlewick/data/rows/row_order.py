@@ -3,10 +3,13 @@
     row g of the run --Mixture--> source, its row k --divmod--> epoch e, position --permute--> row of the dataset
 
 `order: window` permutes windows of rows, and the rows in each: only the bytes of one window are read at a time.
+A source that was prepared in several parts (`TokenSplit.before`) is read part by part in each epoch, so that a run
+that has not read all of the first part goes on in the same rows when a second one is there.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from candlewick.data.rows.packing import PackedRows
 from candlewick.data.rows.permutation import permute, permute_in_windows, stateless_hash
 from candlewick.data.tokens.dataset import Indices, TokenSplit
 
-RowPositions = NDArray[np.int64]  # (3, rows): source, row in the source, offset of its grid
+RowPositions = NDArray[np.int64]  # (3, rows): view, row in the view, offset of its grid
 _WINDOW_ROWS = 65_536
 _BLOCK = 4096  # positions of a permutation that are computed at a time
 
@@ -39,18 +42,23 @@ class RowOrder:
     def __init__(
         self, sources: Sequence[TokenSplit], config: DataConfig, *, sequence_length: int, seed: int
     ) -> None:
-        self._ids = [split.dataset_id for split in sources]
         self.sequence_length, self._seed = sequence_length, seed
-        self._views = [open_rows(split, config, sequence_length) for split in sources]
+        parts = [source.parts for source in sources]
+        self._views = [open_rows(part, config, sequence_length) for source in parts for part in source]
+        bounds = list(accumulate(map(len, parts), initial=0))
+        self._sources = [self._views[low:high] for low, high in pairwise(bounds)]  # of each source its views
+        self._first_views = bounds[:-1]
         self._mixture = Mixture([source.weight for source in config.mixture] or [1], seed)
         if len(sources) != len(self._mixture.weights):
             raise ValueError(f"{len(sources)} sources for {len(self._mixture.weights)} weights")
         self._window = None if config.order == "global" else config.shuffle_buffer_size or _WINDOW_ROWS
-        self._block = lru_cache(2 * len(sources))(_permute_block)  # two per source, as a batch may lie on a seam
-        self.num_rows = sum(view.num_rows for view in self._views)
+        self._block = lru_cache(2 * len(self._views))(_permute_block)  # two per view, as a batch may lie on a seam
+        self._source_sizes = [sum(view.num_rows for view in views) for views in self._sources]
+        self.num_rows = sum(self._source_sizes)
+        ids = [part.dataset_id for part, *_ in parts]
         # all that decides the order, as JSON values
         self.identity: dict[str, Any] = {
-            "dataset_id": self._ids[0] if len(self._ids) == 1 else json_sha256(self._ids),
+            "dataset_id": ids[0] if len(ids) == 1 else json_sha256(ids),
             "weights": list(self._mixture.weights),
             "split": sources[0].name,
             "packing": config.packing,
@@ -58,20 +66,37 @@ class RowOrder:
             "seed": seed,
             "sequence_length": sequence_length,
         }
+        if len(self._views) > len(sources):
+            self.identity["more_parts"] = [[part.dataset_id for part in later] for _, *later in parts]
 
     def repetitions(self, rows: int) -> tuple[float, ...]:
         """Return how many times the first `rows` rows read each source."""
         counts = self._mixture.counts(rows)
-        return tuple(count / view.num_rows for count, view in zip(counts, self._views, strict=True))
+        return tuple(count / size for count, size in zip(counts, self._source_sizes, strict=True))
+
+    def begins_alike(self, more_parts: Any, rows: int) -> bool:
+        """Return whether the first `rows` rows are those of an order that only differs in its `more_parts`."""
+        none: list[list[str]] = [[] for _ in self._sources]
+        now, former = self.identity.get("more_parts", none), more_parts or none
+        if now == former:
+            return True
+        if not isinstance(former, list) or [type(parts) for parts in former] != [list] * len(self._sources):
+            return False
+        for views, count, *parts in zip(self._sources, self._mixture.counts(rows), now, former, strict=True):
+            common = 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*parts, strict=False)))
+            if count > sum(view.num_rows for view in views[:common]):
+                return False
+        return True
 
     def positions(self, first: int, count: int) -> RowPositions:
         """Return the positions of rows [first, first + count) of the run."""
-        positions = np.zeros((3, count), np.int64)
-        if len(self._views) > 1:
-            positions[0] = self._mixture.sources(first, count)
         first_rows = self._mixture.counts(first)
-        for source, mask in self._by_source(positions):
-            positions[1:, mask] = self._source_rows(source, first_rows[source], positions[0, mask].size)
+        if len(self._sources) == 1:
+            return self._source_rows(0, first_rows[0], count)
+        positions, sources = np.empty((3, count), np.int64), self._mixture.sources(first, count)
+        for source in np.unique(sources).tolist():
+            chosen = np.flatnonzero(sources == source)
+            positions[:, chosen] = self._source_rows(source, first_rows[source], chosen.size)
         return positions
 
     def read(self, positions: RowPositions) -> Rows:
@@ -81,8 +106,8 @@ class RowOrder:
         shape = positions.shape[1], self.sequence_length
         tokens, targets = np.empty((2, *shape), np.int32)
         num_targets, starts = 0, None
-        for source, chosen in self._by_source(positions):
-            rows = self._views[source].read(*positions[1:, chosen])
+        for view, chosen in self._by_view(positions):
+            rows = self._views[view].read(*positions[1:, chosen])
             tokens[chosen], targets[chosen] = rows.tokens, rows.targets
             num_targets += rows.num_targets
             if rows.starts is not None:
@@ -93,30 +118,34 @@ class RowOrder:
     def num_targets(self, positions: RowPositions) -> int:
         """Return how many targets count at `positions`, without reading tokens."""
         total = 0
-        for source, chosen in self._by_source(positions):
+        for view, chosen in self._by_view(positions):
             rows, offsets = positions[1:, chosen]
-            mask = self._views[source].loss_mask(rows, offsets)
+            mask = self._views[view].loss_mask(rows, offsets)
             total += rows.size * self.sequence_length if mask is None else int(np.count_nonzero(mask))
         return total
 
-    def _by_source(self, positions: RowPositions) -> list[tuple[int, Indices | slice]]:
-        """Return each source in `positions`, with the indices of its positions."""
+    def _by_view(self, positions: RowPositions) -> list[tuple[int, Indices | slice]]:
+        """Return each view in `positions`, with the indices of its positions."""
         if len(self._views) == 1:
             return [(0, slice(None))]
-        return [(source, np.flatnonzero(positions[0] == source)) for source in np.unique(positions[0]).tolist()]
+        return [(view, np.flatnonzero(positions[0] == view)) for view in np.unique(positions[0]).tolist()]
 
-    def _source_rows(self, source: int, first: int, count: int) -> NDArray[np.int64]:
-        """Return row and grid offset, (2, count), of rows [first, first + count) of one source."""
-        n, dataset_id = self._views[source].num_rows, self._ids[source]
-        out = np.empty((2, count), np.int64)
+    def _source_rows(self, source: int, first: int, count: int) -> RowPositions:
+        """Return the positions of rows [first, first + count) of one source."""
+        out = np.empty((3, count), np.int64)
         filled = 0
         while filled < count:
-            epoch, position = divmod(first + filled, n)
+            epoch, position = divmod(first + filled, self._source_sizes[source])
+            number, views = self._first_views[source], self._sources[source]
+            while position >= views[0].num_rows:
+                position -= views[0].num_rows
+                number, views = number + 1, views[1:]
+            n, dataset_id = views[0].num_rows, views[0].split.dataset_id
             key = stateless_hash("rows", self._seed, epoch, dataset_id)
             block = self._block(n, key, self._window, position // _BLOCK)[position % _BLOCK :][: count - filled]
-            out[0, filled : filled + block.size] = block
             shift = stateless_hash("offset", self._seed, epoch, dataset_id)
-            out[1, filled : filled + block.size] = shift % self.sequence_length
+            for row, values in zip(out, (number, block, shift % self.sequence_length), strict=True):
+                row[filled : filled + block.size] = values
             filled += block.size
         return out
 

@@ -11,13 +11,14 @@
 Each document begins with the delimiter, which text can never produce. A document may go on in the next shard. A
 headerless .bin with .idx beside it is what nanoGPT, OLMo-core and datatrove read as it is.
 
-`details` of the manifest lists tokens, documents and bytes of UTF-8 text per split and shard.
+`details` of the manifest lists tokens, documents and bytes of UTF-8 text per split and shard. A dataset that ends
+before its text says in `next` where. One that goes on there names the former, which lies beside it, in `before`.
 """
 
 import logging
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -114,6 +115,12 @@ class TokenSplit:
         None  # of each shard: 1 if the token counts as a target
     )
     masked_tokens: int = 0  # that do not count as targets
+    before: "TokenSplit | None" = None  # of the same text, which this one goes on behind
+
+    @property
+    def parts(self) -> tuple["TokenSplit", ...]:
+        """The splits of one text, in order; this one is the last."""
+        return (*(self.before.parts if self.before else ()), self)
 
     @property
     def num_documents(self) -> int:
@@ -150,6 +157,7 @@ class TokenDataset:
     vocab_size: int
     shards: list[Shard]
     _splits: Mapping[str, TokenSplit]
+    before: "TokenDataset | None" = None  # of the same text, which this one goes on behind
 
     @classmethod
     def open(cls, folder: Path, *, tokenizer_sha256: str | None = None, rehash: bool = False) -> Self:
@@ -172,18 +180,37 @@ class TokenDataset:
         verify_once(folder, manifest, rehash=rehash)
         vocab_size, shards = _parse_details(folder, manifest)
         splits = {name: _open_split(hold, name, shards, manifest) for name in SPLITS}
-        return cls(folder, manifest.id, manifest, vocab_size, shards, splits)
+        before = _find_before(folder, manifest)
+        former = before and cls.open(before, tokenizer_sha256=tokenizer_sha256, rehash=rehash)
+        return cls(folder, manifest.id, manifest, vocab_size, shards, splits, former)
+
+    @property
+    def parts(self) -> tuple["TokenDataset", ...]:
+        """The datasets of one text, in order; this one is the last."""
+        return (*(self.before.parts if self.before else ()), self)
 
     def has_split(self, name: Split) -> bool:
         """Return whether a split holds tokens."""
-        return self._splits[name].num_tokens > 0
+        return any(part._splits[name].num_tokens for part in self.parts)
 
     def split(self, name: Split) -> TokenSplit:
-        """Return a split. Raises DataError if it holds no tokens."""
+        """Return a split: that of validation from the first part. Raises DataError if it holds no tokens."""
         split = self._splits[name]
-        if not self.has_split(name):
+        if self.before is not None and (name == "validation" or not split.num_tokens):
+            return self.before.split(name)
+        if not split.num_tokens:
             raise DataError(f"{self.folder} has no {name} tokens", "prepare it again with more text")
-        return split
+        return split if self.before is None else replace(split, before=self.before.split(name))
+
+
+def _find_before(folder: Path, manifest: Manifest) -> Path | None:
+    """Return the folder of the dataset that this one goes on behind. Raises ArtifactError if it is another one."""
+    if "before" not in manifest.inputs:
+        return None
+    before = folder.parent / manifest.details["before"]["folder"]
+    if before.parent != folder.parent or read_manifest(before, KIND, VERSION).id != manifest.inputs["before"]:
+        raise ArtifactError(f"{before} is not the dataset that {folder} goes on behind", _FIX)
+    return before
 
 
 def verify_shards(dataset: TokenDataset) -> None:
@@ -242,6 +269,9 @@ def _require_shown(details: Mapping[str, Any]) -> None:
     numbers += [details["vocab_size"], details["delimiter"]["id"], bad_utf8["sequences"]]
     numbers += details.get("left_out", {}).values()
     texts = [details["holdout"], *bad_utf8["examples"]]
+    if (before := details.get("before")) is not None:
+        numbers.append(before["tokens"])
+        texts.append(before["folder"])
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
         raise TypeError("vocab_size, bad_utf8, holdout or splits")
 

@@ -57,6 +57,17 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
+class Continuation(NamedTuple):
+    """Where the tasks go on: behind so many tasks, at a position before whose file so many rows lie."""
+
+    tasks: int
+    position: Position
+    rows: int
+
+
+BEGINNING = Continuation(0, START, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """The text of one shard per split. The key is the hash of all that decides the shards."""

@@ -24,7 +24,8 @@ from candlewick.data.text.file_ranges import BOM, FileRange, Split, TextFile
 from candlewick.data.text.holdout import document_split
 from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import (
-    START,
+    BEGINNING,
+    Continuation,
     Position,
     Receipt,
     ShardMaker,
@@ -74,15 +75,17 @@ class TextPipeline:
     tails: Mapping[TextFile, tuple[FileRange, ...]] = field(default_factory=dict[TextFile, tuple[FileRange, ...]])
     max_tokens: int | None = None
     max_documents: int | None = None
+    begin: Continuation = BEGINNING
     progress: ProgressCallback | None = None
 
     def __post_init__(self) -> None:
-        self._rows = 0  # of the files so far, counted if `max_documents` is set
+        self._end = self.begin
+        self._rows = self.begin.rows  # of the files so far, counted if `max_documents` is set
         self._rows_before: dict[int, int] = {}  # a file, by its number
         self._planned = self._finished = 0  # bytes of text in tasks, about
 
-    def run(self) -> None:
-        """Run the tasks that are not finished, until a limit is reached."""
+    def run(self) -> Continuation | None:
+        """Run the tasks that are not finished, until a limit is reached; return where more tokens come from."""
         journal, downloads = self.output.folder / f"{self.side}-journal.jsonl", self.output.folder / "fetched"
         self._first = len(self.results.tasks)
         start = self._restore(journal)
@@ -93,6 +96,7 @@ class TextPipeline:
                 self.results.add(task, receipt, backend)
                 rows = self._rows_before.get(task.next.file, self._rows)
                 entry = {"index": task.index, "key": task.key, "next": task.next, "rows": rows}
+                self._end = Continuation(task.index + 1, task.next, rows)
                 file.write(canonical_json(entry) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -107,12 +111,14 @@ class TextPipeline:
         if self.max_tokens is not None and not self._has_enough():
             counts = self.results.tokens, self.max_tokens
             logger.warning("the source has %d tokens to train on, fewer than the %d wanted", *counts)
+        is_whole = self._end.position.file == len(self.corpus.files)
+        return self._end if self._has_enough() and not is_whole else None
 
     def _restore(self, journal: Path) -> Position:
         """Add the tasks that a former process finished, up to the first with a damaged shard; return their end."""
         tails = [part.identity("") for file in self.corpus.files for part in self.tails.get(file, ())]
-        settings = VERSION, self.max_documents, tails, len(self.results.tasks)
-        key, position = json_sha256([self.key, self.corpus.fingerprint, *settings]), START
+        settings = VERSION, self.max_documents, tails, len(self.results.tasks), self.begin
+        key, position = json_sha256([self.key, self.corpus.fingerprint, *settings]), self.begin.position
         lines = [canonical_json({"key": key})]
         try:
             head, *entries = read_bounded(journal).split(b"\n")
@@ -124,6 +130,7 @@ class TextPipeline:
                     break
                 self.results.add(task, receipt)
                 position, self._rows = Position(*entry["next"]), entry["rows"]
+                self._end = Continuation(task.index + 1, position, self._rows)
                 lines.append(line)
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the tasks before it count
@@ -134,8 +141,8 @@ class TextPipeline:
         return position
 
     def _tasks(self, start: Position) -> Iterator[Task | None]:
-        first = index = len(self.results.tasks)
-        number = first - self._first
+        index = self.begin.tasks + len(self.results.tasks)
+        number = index - self._first
         for group in group_files(
             self._files(start.file), self._ranges, self.corpus, self.piece_bytes, start, number
         ):

@@ -23,7 +23,7 @@ from candlewick.data.text.find import open_text
 from candlewick.data.text.holdout import Holdout, Tails, choose_holdout, hold_tails
 from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
 from candlewick.data.tokens.duplicates import remove_duplicates
-from candlewick.data.tokens.encode import Receipt, TokenOutput, receipt_entry
+from candlewick.data.tokens.encode import BEGINNING, Continuation, Position, Receipt, TokenOutput, receipt_entry
 from candlewick.data.tokens.pipeline import TaskResults, TextPipeline
 from candlewick.data.tokens.plan import dataset_settings
 from candlewick.data.tokens.token_files import hold_token_tails
@@ -51,6 +51,8 @@ class EncodeJob:
     hold_out: bool  # hold out a part of the training text for validation
     sources: tuple[Corpus, ...] = ()
     """All training text of the run, in order, so that none of it is trained on and held out. Empty: `train`."""
+    before: tuple[Path, Manifest] | None = None
+    """A dataset of this text up to fewer tokens: only what comes after it is encoded."""
 
     @classmethod
     def from_config(cls, config: DataConfig, tokenizer: Tokenizer) -> Self:
@@ -106,7 +108,19 @@ class EncodeJob:
             settings["share"] = share
         if holdout == "tails" and len(self.all_sources) > 1:
             inputs["sources"] = [source.fingerprint for source in self.all_sources]
+        if self.before is not None:  # which is held out by the share of the first part, so that it stays so
+            manifest = self.before[1]
+            inputs["before"] = manifest.id
+            settings = {name: value for name, value in settings.items() if name != "share"}
+            settings |= {name: value for name, value in manifest.config.items() if name == "share"}
         return Recipe(KIND, inputs, settings | self.delimiter_settings, VERSION)
+
+    def begins_with(self, manifest: Manifest) -> bool:
+        """Return whether a dataset is of this text with these settings, but up to fewer tokens or in parts."""
+        recipe, free = self.recipe(), {"max_tokens", "share", "before"}
+        made, wanted = ({**of.inputs, **of.config} for of in (manifest, recipe))
+        is_same = all(made.get(name) == wanted.get(name) for name in {*made, *wanted} - free)
+        return is_same and made != wanted and is_limited(manifest, self.config.max_tokens)
 
     @property
     def delimiter_settings(self) -> dict[str, Any]:
@@ -148,7 +162,8 @@ def prepare_tokens(
     def build(folder: Path) -> Manifest:
         with interruptible(folder):
             files, details, backend = _encode(job.without_duplicates(), recipe, folder, progress)
-        _require_text(job, details)
+        if job.before is None:
+            _require_text(job, details)
         names = {folder / entry.name for entry in files}
         for path in folder.rglob("*"):  # left by killed runs, or by runs with other settings
             if path.is_file() and path not in names:
@@ -179,7 +194,12 @@ def _encode(
         (folder / name).mkdir(exist_ok=True)
     entries = job.tokenizer.write(folder / "tokenizer")
     files = [replace(entry, name=f"tokenizer/{entry.name}") for entry in entries]
-    tokenizer, results = job.tokenizer, TaskResults()
+    tokenizer, begin = job.tokenizer, BEGINNING
+    results, end = TaskResults(), None
+    if job.before is not None:
+        tasks, position, rows = job.before[1].details["next"]
+        begin = Continuation(tasks, Position(*position), rows)
+        results.tokens = train_tokens(job.before[1])
     holdout: Holdout = recipe.config["holdout"]
     full_share = recipe.config.get("share", job.config.validation_fraction)
     output = TokenOutput(folder, tokenizer.vocab_size, tokenizer.delimiter_id, tokenizer.end_id)
@@ -193,8 +213,9 @@ def _encode(
         share = full_share if holdout == "hash" else 0.0
         is_limited = tails.ranges and any(limit is not None for limit in limits.values())
         train, held_out = _divide(tails.ranges) if is_limited else (tails.ranges, {})
-        TextPipeline(job.train, "train", *common, share, train, **limits, progress=progress).run()
-        if is_limited:  # the tails of files that training does not reach count too
+        text = TextPipeline(job.train, "train", *common, share, train, **limits, begin=begin, progress=progress)
+        end = text.run()
+        if is_limited and begin is BEGINNING:  # the tails of files that training does not reach count too
             TextPipeline(job.train, "validation", *common, tails=held_out).run()
     if job.validation is not None:
         TextPipeline(job.validation, "validation", *common, progress=progress).run()
@@ -208,7 +229,29 @@ def _encode(
     details["delimiter"] = {"id": tokenizer.delimiter_id, "token": tokenizer.delimiter, "where": "doc_start"}
     if tokenizer.roles.end is not None:
         details["end"] = {"id": tokenizer.end_id, "token": tokenizer.roles.end, "where": "doc_end"}
+    if end is not None:
+        details["next"] = end
+    if job.before is not None:
+        details["before"] = {"folder": job.before[0].name, "tokens": train_tokens(job.before[1])}
     return files, details, results.backend
+
+
+def is_limited(manifest: Manifest, max_tokens: int | None) -> bool:
+    """Return whether a dataset was prepared up to at most so many tokens."""
+    limit = manifest.config.get("max_tokens")
+    return manifest.version == VERSION and limit is not None and max_tokens is not None and limit <= max_tokens
+
+
+def misses_tokens(manifest: Manifest, max_tokens: int | None) -> bool:
+    """Return whether its text would give a dataset more tokens if it were prepared up to so many."""
+    is_full = max_tokens is not None and train_tokens(manifest) >= max_tokens
+    return "next" in manifest.details and not is_full
+
+
+def train_tokens(manifest: Manifest) -> int:
+    """Return the training tokens of a dataset, and of those before it."""
+    before = manifest.details.get("before", {"tokens": 0})
+    return manifest.details["splits"]["train"]["tokens"] + before["tokens"]
 
 
 def _divide(ranges: TailRanges) -> tuple[TailRanges, TailRanges]:

@@ -139,3 +139,49 @@ def test_a_window_is_65536_rows_if_nothing_is_said():
     assert make_order(A, order="window").identity["window_rows"] == 65_536
     assert make_order(A, shuffle_buffer_size=4).identity["window_rows"] == 4
     assert make_order(A).identity["window_rows"] is None
+
+
+LONGER = replace(make_split(5000, 200, "b2"), before=B)
+LONGEST = replace(make_split(7000, 90, "b3"), before=LONGER)
+
+
+@pytest.mark.parametrize("data", [{}, {"packing": "bfd"}, {"order": "window"}, {"mixture": mixture(2, 1)}])
+def test_longer_source_begins_with_the_rows_of_the_shorter_and_goes_on_behind_them(data):
+    others = [A] if data.get("mixture") else []
+    short, longer = make_order(B, *others, **data), make_order(LONGER, *others, **data)
+    count = 38 if not others else 57 - 1  # of one source 300 / 8 rows, of two a third more
+    before, after = short.positions(0, count), longer.positions(0, count + 30)[:, :count]
+    assert np.array_equal(short.read(before).tokens, longer.read(after).tokens)
+    rows = longer.read(longer.positions(0, longer.num_rows))
+    if not others:
+        targets = sorted(rows.targets[rows.targets >= 0].tolist())
+        if data.get("packing") != "bfd":  # each token is a target once
+            assert targets == [*range(1000, 1300), *range(5000, 5200)]
+        second = longer.positions(short.num_rows, longer.num_rows - short.num_rows)
+        assert set(second[0].tolist()) == {1}
+        assert sorted(second[1].tolist()) == list(range(longer.num_rows - short.num_rows))
+
+
+def test_epochs_of_a_longer_source_read_all_its_parts_in_another_order():
+    order = make_order(LONGEST)
+    epochs = [order.positions(epoch * order.num_rows, order.num_rows) for epoch in range(2)]
+    pairs = [sorted(zip(*places[:2].tolist(), strict=True)) for places in epochs]
+    assert pairs[0] == pairs[1]
+    assert len({*pairs[0]}) == order.num_rows
+    assert not np.array_equal(epochs[0][1], epochs[1][1])
+
+
+def test_state_fits_orders_that_begin_alike_as_far_as_the_run_read():
+    short, longer, longest = make_order(B), make_order(LONGER), make_order(LONGEST)
+    assert "more_parts" not in short.identity
+    assert longer.identity == {**short.identity, "more_parts": [["b2"]]}
+    assert longest.identity["more_parts"] == [["b2", "b3"]]
+    for state, order, shared in (
+        *((None, longer, 38), (None, longest, 38), ([["b2"]], short, 38)),
+        *(([["b2"]], longest, 63), ([["b2", "b3"]], longer, 63), ([["x"]], longest, 38)),
+    ):
+        assert order.begins_alike(state, shared)
+        assert not order.begins_alike(state, shared + 1)
+    assert longer.begins_alike([["b2"]], 10**9)
+    for damaged in ([], {}, "b2", [[], []], ["b2"], 5):
+        assert not longest.begins_alike(damaged, 39)
