@@ -95,7 +95,7 @@ def test_rows_of_a_longer_run_are_those_of_the_shorter_and_then_new_ones(config,
         data = settings.data.replaced(packing=packing)
         a, b = (RowOrder(p.data.train, data, sequence_length=32, seed=0) for p in (short, longer))
         rows = [order.read(order.positions(0, a.num_rows)).tokens for order in (a, b)]
-        assert np.array_equal(*rows)
+        assert np.array_equal(rows[0], rows[1])
         assert b.num_rows > 1.5 * a.num_rows
         assert max(b.repetitions(2000)) <= 1  # nothing is read twice
     assert "tokens has the first" not in caplog.text

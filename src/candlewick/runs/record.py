@@ -49,7 +49,10 @@ def write_record(prepared: PreparedRun, plan: RunPlan) -> None:
 def _describe(dataset: TokenDataset, sources: tuple[str, ...]) -> dict[str, Any]:
     manifest = dataset.manifest
     files = manifest.provenance.get("text", {})  # datasets of older versions have none
-    return {"sources": sources, "dataset": dataset.id, "splits": manifest.details["splits"], "files": files}
+    described = {"sources": sources, "dataset": dataset.id, "splits": manifest.details["splits"], "files": files}
+    if dataset.before is not None:
+        described["before"] = _describe(dataset.before, sources)
+    return described
 
 
 def _describe_start(plan: RunPlan) -> dict[str, Any]:
