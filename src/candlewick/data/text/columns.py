@@ -31,6 +31,15 @@ def column_names(file: TextFile) -> list[str]:
         return pq.ParquetFile(str(file.path)).schema_arrow.names
 
 
+def require_columns(file: TextFile, columns: Sequence[str]) -> None:
+    """Raise DataError if a file cannot be read, lacks a column, or the only one asked for holds no text."""
+    with _reading(file):
+        if file.kind == "arrow":
+            _require_columns(file, _open_arrow(file).schema, columns)
+        else:
+            _open_parquet(file, columns).close()
+
+
 def row_groups(file: TextFile, columns: Sequence[str]) -> list[tuple[int, int]]:
     """Return (rows, bytes) of each row group; an .arrow file is one. Raises DataError without the columns."""
     with _reading(file):

@@ -13,7 +13,6 @@ import glob
 import logging
 import sys
 import sysconfig
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from candlewick.config import DataConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import TextFile
 from candlewick.data.text.folders import find_in_folder
-from candlewick.data.text.formats import NotText, describe_file, find_format, name_format
+from candlewick.data.text.formats import LeftOut, NotText, describe_file, find_format, name_format
 from candlewick.data.text.hub_files import choose_files
 from candlewick.data.text.reading import Reading
 from candlewick.errors import DataError
@@ -89,17 +88,20 @@ def _open_file(path: Path, name: str, reading: Reading) -> TextFile:
 
 def _open_matches(uri: str, paths: Sequence[Path], reading: Reading) -> list[TextFile]:
     """Return the text among the files that match a pattern; tell what is none. Raises DataError for nothing."""
-    files, left_out = list[TextFile](), Counter[str]()
+    files, left_out = list[TextFile](), LeftOut()
     for path in paths:
         try:
-            files.append(find_format(describe_file(path, str(path), reading), reading, is_named=True))
+            files.append(find_format(describe_file(path, str(path), reading), reading, is_named=False))
         except NotText as error:
-            left_out[error.what] += 1
-    told = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+            left_out.add(path, error)
+    told = ", ".join(f"{count:,} {what}" for what, count in left_out.counts.items())
     if not files:
-        raise DataError(f"no text matches {uri} (left out: {told})", "give a pattern of files with text")
-    if left_out:
+        raise DataError(
+            f"no text matches {uri} (left out: {told})", left_out.fix("give a pattern of files with text")
+        )
+    if told:
         logger.info("%s: %d files; left out: %s", uri, len(files), told)
+        left_out.warn(uri)
     return files
 
 

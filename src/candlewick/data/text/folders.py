@@ -18,7 +18,7 @@ from pathspec import GitIgnoreSpec
 
 from candlewick.artifacts.manifest import MANIFEST, Manifest, read_bounded, read_manifest
 from candlewick.data.text.file_ranges import TextFile
-from candlewick.data.text.formats import NotText, describe_file, find_format
+from candlewick.data.text.formats import LeftOut, NotText, describe_file, find_format
 from candlewick.data.text.reading import Reading
 from candlewick.errors import ArtifactError, DataError
 
@@ -39,8 +39,9 @@ def find_in_folder(
     files = list(walk.files(folder, "", reading, []))
     summary = walk.describe(files)
     if not files:
-        raise DataError(f"{folder} has no text ({summary})", "give a folder with text in it")
+        raise DataError(f"{folder} has no text ({summary})", walk.left_out.fix("give a folder with text in it"))
     logger.info("%s: %s", folder, summary)
+    walk.left_out.warn(str(folder))
     return files
 
 
@@ -70,7 +71,7 @@ _Ignore = tuple[int, GitIgnoreSpec]  # where the names begin that a .gitignore m
 class _Walk:
     include: GitIgnoreSpec | None
     exclude: GitIgnoreSpec | None
-    left_out: Counter[str] = field(default_factory=Counter[str])
+    left_out: LeftOut = field(default_factory=LeftOut)
     seen: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     files_seen: set[Path] = field(default_factory=set[Path])
 
@@ -90,7 +91,7 @@ class _Walk:
             path, name, is_dir = folder / entry.name, prefix + entry.name, entry.is_dir()
             reason = self._reason(f"{name}/" if is_dir else name, ignores)
             if reason is not None:
-                self.left_out[reason] += 1
+                self.left_out.counts[reason] += 1
             elif is_dir:
                 yield from self._folder(path, f"{name}/", reading, ignores)
             elif entry.is_file() and not (entry.name == MANIFEST and is_shards):
@@ -102,11 +103,11 @@ class _Walk:
         if is_text_artifact(path):
             manifest = _artifact(path)
             if manifest is not None and manifest.config.get("side") == "val":
-                self.left_out["folders of held-out text"] += 1
+                self.left_out.counts["folders of held-out text"] += 1
                 return
             reading = replace(reading, documents="line")
         elif (manifest := _artifact(path)) is not None:
-            self.left_out[f"folders of {manifest.kind}"] += 1
+            self.left_out.counts[f"folders of {manifest.kind}"] += 1
             return
         yield from self.files(path, prefix, reading, ignores)
 
@@ -126,19 +127,22 @@ class _Walk:
         try:
             if not os.access(real, os.R_OK):
                 raise NotText("not readable", "")
+            if reading.format == "tokens" and not name.endswith(".bin"):
+                raise NotText("no .bin", "")
             if real in self.files_seen:
                 raise NotText("links to files that are taken", "")
             yield find_format(describe_file(path, name, reading, real), reading, is_named=False)
             self.files_seen.add(real)
         except NotText as error:
-            self.left_out[error.what] += 1
+            self.left_out.add(path, error)
 
     def describe(self, files: Sequence[TextFile]) -> str:
         """Return in words what was taken, by extension, and what was left out."""
         kinds = Counter(Path(file.name).suffix.lower() or "without extension" for file in files)
         size = sum(file.bytes for file in files)
         taken = f"{len(files):,} files, {size / 1e6:,.1f} MB: " + _list(kinds)
-        return taken + (f"; left out: {_list(self.left_out, number_first=True)}" if self.left_out else "")
+        counts = self.left_out.counts
+        return taken + (f"; left out: {_list(counts, number_first=True)}" if counts else "")
 
 
 def _list(counts: Counter[str], *, number_first: bool = False) -> str:

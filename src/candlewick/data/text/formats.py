@@ -1,21 +1,27 @@
 """The format of a text file, by its name and its first bytes; what is not text is named with the fix.
 
-.jsonl .ndjson .json .csv .tsv .parquet .arrow .feather     rows; in a folder only if they have the column of text
+.jsonl .ndjson .json .csv .tsv .parquet .arrow .feather     rows
 all other names                                             text, if it is UTF-8
 .gz .zst .bz2 .xz                                           after one of these names: compressed
+
+A named file is read as its name says. In a folder or behind a pattern, a file whose first row lacks the column of
+text, or whose first bytes show that it is damaged, is left out; a .json file is plain text then.
 """
 
 import csv
+import io
 import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from candlewick.data.text.chat import chat_columns, has_conversation
-from candlewick.data.text.columns import column_names
+from candlewick.data.text.columns import column_names, require_columns
 from candlewick.data.text.file_ranges import BOM, READ_ERRORS, Compression, Kind, TextFile, open_stream
 from candlewick.data.text.reading import Reading
 from candlewick.data.text.rows import Row, find_value
@@ -48,14 +54,43 @@ _MAGIC = {
 }
 _MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_EMPTY = "empty", "give a file with text in it"
+_TAIL_BYTES = 64
+_CUT = object()
+_LONGEST_WORD = 16  # of JSON that is no string: an escape, or most of a number
+logger = logging.getLogger(__name__)
 
 
 class NotText(Exception):
-    """A file is not text in UTF-8: what it is instead, and the fix."""
+    """A file is not text in UTF-8: what it is instead, and the fix. Its name may promise that it is."""
 
-    def __init__(self, what: str, fix: str) -> None:
+    def __init__(self, what: str, fix: str, *, is_promised: bool = False) -> None:
         super().__init__(what)
-        self.what, self.fix = what, fix
+        self.what, self.fix, self.is_promised = what, fix, is_promised
+
+
+@dataclass
+class LeftOut:
+    """Counts by reason what is left out of a folder or a pattern; keeps the first file that promised text."""
+
+    counts: Counter[str] = field(default_factory=Counter[str])
+    _promised: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+
+    def add(self, path: Path, error: NotText) -> None:
+        """Count a file that is no text."""
+        self.counts[error.what] += 1
+        if error.is_promised:
+            self._promised.setdefault(error.what, (str(path), error.fix))
+
+    def fix(self, default: str) -> str:
+        """Return the fix of the first file that promised text, or `default`."""
+        return next((f"{path}: {fix}" for path, fix in self._promised.values()), default)
+
+    def warn(self, source: str) -> None:
+        """Log each reason why files that promised text are left out, with its first file."""
+        for what, (path, fix) in self._promised.items():
+            about = source, self.counts[what], what, path, fix
+            logger.warning("%s: %d files are left out: %s, the first: %s (fix: %s)", *about)
 
 
 def name_format(name: str, reading: Reading) -> tuple[Kind, Compression | None]:
@@ -84,27 +119,36 @@ def describe_file(path: Path, name: str, reading: Reading, real: Path | None = N
 def find_format(file: TextFile, reading: Reading, *, is_named: bool) -> TextFile:
     """Return a file of this disk with the format that its first bytes show. Raises NotText.
 
-    A file that was not named, but lies in a folder, is plain text if it has rows without the right columns.
+    One that was not named, but found in a folder or by a pattern, must show that its rows hold text.
     """
     if file.kind == "tokens":
-        if not (is_named or file.name.endswith(".bin")):
-            raise NotText("no .bin", "name a file of tokens")
         return file
+    if not file.bytes:
+        raise NotText(*_EMPTY)
     if file.kind in ("parquet", "arrow"):
         if file.compression is not None:
-            raise NotText(f"{file.kind} compressed by {file.compression}", "decompress it")
-        if not (is_named or _has_column(column_names(file), reading)):
-            raise NotText(f"tables without {reading.field!r}", "set data.text_field to the column with the text")
+            raise NotText(f"{file.kind} compressed by {file.compression}", "decompress it", is_promised=True)
+        if not is_named:
+            _require_text_column(file, reading)
         return file
     head = _read_head(file)
     if problem := find_problem(head, reading):
         raise problem
-    text = head.removeprefix(BOM).decode(errors="ignore")
-    kind = _json_kind(text) if file.kind == "array" else file.kind
-    if kind in ("text", "lines") or not (is_named or _has_text(text, kind, reading)):
+    text, is_whole = head.removeprefix(BOM).decode(errors="ignore"), len(head) < HEAD_BYTES
+    is_json = file.kind == "array"
+    kind = _json_kind(text) if is_json else file.kind
+    has_rows = kind not in ("text", "lines")
+    problem = None
+    if has_rows and not is_named:
+        problem = _find_row_problem(text, kind, reading, is_json=is_json, is_whole=is_whole)
+    if not has_rows or (problem and is_json):
         kind = plain_kind(reading)
     if reading.format == "chat" and kind not in ("jsonl", "array"):
         raise NotText("plain text or a table of texts, without chats", "give .jsonl, .json, .parquet or .arrow")
+    if problem and not is_json:
+        raise problem
+    if kind == "array" and not (is_named or _ends_with_bracket(file, head)):
+        raise NotText("JSON arrays that are cut", "get it again", is_promised=True)
     return replace(file, kind=kind)
 
 
@@ -116,7 +160,7 @@ def plain_kind(reading: Reading) -> Kind:
 def find_problem(head: bytes, reading: Reading) -> NotText | None:
     """Return why the first bytes of a file are no text in UTF-8, or None."""
     if not head:
-        return NotText("empty", "give a file with text in it")
+        return NotText(*_EMPTY)
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return _not_utf8(encoding)
@@ -153,39 +197,87 @@ def _not_utf8(encoding: str, what: str | None = None) -> NotText:
 
 def _json_kind(text: str) -> Kind:
     """Return what a .json file is: an array, a value in each line, or neither, then it is plain text."""
-    text = text.lstrip()
-    if text.startswith("["):
-        return "array"
-    line, end, _ = text.partition("\n")
-    return "jsonl" if text.startswith("{") and (not end or isinstance(_parse(line), dict)) else "text"
-
-
-def _has_text(text: str, kind: Kind, reading: Reading) -> bool:
-    """Return whether the first row has the column of text, or a conversation."""
-    if kind in ("csv", "tsv"):
-        header = next(csv.reader([text.partition("\n")[0]], delimiter="\t" if kind == "tsv" else ","), [])
-        return reading.format == "text" and reading.field in (name.strip() for name in header)
-    row = _parse(text.lstrip().removeprefix("[") if kind == "array" else text.lstrip().partition("\n")[0])
-    if not isinstance(row, dict) or reading.format == "chat":
-        return row is None or (isinstance(row, dict) and has_conversation(cast("Row", row), reading.field))
+    begin = text.lstrip()[:1]
+    if begin != "{":
+        return "array" if begin == "[" else "text"
     try:
-        return isinstance(find_value(cast("Row", row), reading.field), str | None)
-    except KeyError:
-        return False
-
-
-def _has_column(names: Sequence[str], reading: Reading) -> bool:
-    if reading.format == "chat":
-        return set(chat_columns(names, reading.field)) <= set(names)
-    return reading.field in names or reading.field.partition(".")[0] in names
-
-
-def _parse(text: str) -> object:
-    """Return the first JSON value of a text, None if it is cut or wrong."""
-    try:
-        return json.JSONDecoder().raw_decode(text.lstrip())[0]
+        _first_row(text, "jsonl")
     except (ValueError, RecursionError):
+        return "text"
+    return "jsonl"
+
+
+def _find_row_problem(text: str, kind: Kind, reading: Reading, *, is_json: bool, is_whole: bool) -> NotText | None:
+    """Return why the first row has no text, or no conversation; None if it has, or is cut."""
+    try:
+        row = _first_row(text, kind, is_whole=is_whole)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # of a .json it shows that this is another language, of a .jsonl it is a bad row
+        return NotText("not JSON", "fix it") if is_json else None
+    if row is _CUT:
         return None
+    columns = cast("Row", row) if isinstance(row, dict) else {}
+    try:
+        is_text = isinstance(find_value(columns, reading.field), str | None)
+    except KeyError:
+        is_text = False
+    has_text = has_conversation(columns, reading.field) if reading.format == "chat" else is_text
+    return None if has_text else _without_text(list(columns), reading)
+
+
+def _first_row(text: str, kind: Kind, *, is_whole: bool = False) -> object:
+    """Return the first row, of a table its columns, `_CUT` if it ends behind the text.
+
+    Raises ValueError or RecursionError for what is no JSON.
+    """
+    if kind in ("csv", "tsv"):
+        lines = io.StringIO(text, newline="\n")
+        try:
+            header = next(csv.reader(lines, delimiter="\t" if kind == "tsv" else ","), [])
+        except csv.Error:
+            header = []
+        return dict.fromkeys((name.strip() for name in header), "")
+    text = text.lstrip()
+    text, end, _ = (text[1:].lstrip(), "", "") if kind == "array" else text.partition("\n")
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except json.JSONDecodeError as error:
+        is_at_end = len(text) - error.pos < _LONGEST_WORD or error.msg.startswith("Unterminated string")
+        if end or is_whole or not is_at_end:
+            raise
+        return _CUT
+
+
+def _without_text(names: Sequence[str], reading: Reading) -> NotText:
+    setting = "messages_field" if reading.format == "chat" else "text_field"
+    fix = f"set data.{setting} to one of its columns: {', '.join(names)[:200] or 'there are none'}"
+    return NotText(f"rows without {reading.field!r}", f"{fix}; or leave it out", is_promised=True)
+
+
+def _require_text_column(file: TextFile, reading: Reading) -> None:
+    """Raise NotText for a table that cannot be read, or lacks the column of text or conversations."""
+    try:
+        names = column_names(file)
+    except DataError as error:
+        raise NotText(f"damaged, or not {file.kind}", error.fix, is_promised=True) from None
+    is_chat = reading.format == "chat"
+    try:
+        require_columns(file, chat_columns(names, reading.field) if is_chat else [reading.field])
+    except DataError:
+        raise _without_text(names, reading) from None
+
+
+def _ends_with_bracket(file: TextFile, head: bytes) -> bool:
+    """Return whether a JSON array ends, as far as that is seen without reading all of it."""
+    if len(head) == HEAD_BYTES:
+        if file.compression is not None:
+            return True
+        with file.path.open("rb") as stream:
+            stream.seek(-_TAIL_BYTES, os.SEEK_END)
+            head = stream.read()
+    return head.rstrip().endswith(b"]")
 
 
 def _read_head(file: TextFile) -> bytes:
@@ -194,4 +286,5 @@ def _read_head(file: TextFile) -> bytes:
         with closing(open_stream(file.path, file.compression)) as stream:
             return stream.read(HEAD_BYTES)
     except READ_ERRORS as error:
-        raise NotText(f"damaged, or not {file.compression}", f"get it again ({str(error)[:200]})") from None
+        what, fix = f"damaged, or not {file.compression}", f"get it again ({str(error)[:200]})"
+        raise NotText(what, fix, is_promised=True) from None

@@ -169,3 +169,21 @@ def test_files_behind_a_pattern_that_are_no_text_are_left_out_and_told(write, tm
     assert "src/*.py: 1 files; left out: 1 empty, 1 binary" in caplog.text
     with pytest.raises(DataError, match=r"no text matches src/_\*.py \(left out: 1 empty\)"):
         open_text(["src/_*.py"], DataConfig())
+
+
+def test_a_pattern_leaves_rows_without_text_out_as_a_folder_does(write, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write("a.jsonl", '{"text": "x"}\n')
+    write("b.jsonl", '{"body": "x"}\n')
+    write("c.json", "[ // a comment\n]")
+    assert [(file.name, file.kind) for file in open_text(["*.json*"], DataConfig()).files] == [
+        ("a.jsonl", "jsonl"),
+        ("c.json", "text"),
+    ]
+    assert (
+        "*.json*: 1 files are left out: rows without 'text', the first: b.jsonl (fix: set data.tex" in caplog.text
+    )
+    with pytest.raises(DataError, match=r"no text matches b\*.*set data\.text_field to one of its columns: body"):
+        open_text(["b*"], DataConfig())
+    write("tokens/part-1", b"\1\0")
+    assert names("tokens/part-*", config=DataConfig(format="tokens")) == ["tokens/part-1"]

@@ -26,8 +26,8 @@ def told(caplog):
     def line(folder) -> str:
         caplog.clear()
         names(folder)
-        (record,) = caplog.records
-        return record.getMessage().removeprefix(f"{folder}: ")
+        (line,) = (record.getMessage() for record in caplog.records if record.levelname == "INFO")
+        return line.removeprefix(f"{folder}: ")
 
     return line
 
@@ -168,15 +168,45 @@ def test_a_plain_list_of_shards_is_text_and_other_manifests_are_not(tmp_path, ma
     assert is_text_artifact(tmp_path) is is_text
 
 
-def test_rows_of_other_columns_in_a_folder_are_text_and_tables_are_left_out(write, tmp_path):
+def test_rows_without_the_column_of_text_are_left_out_with_a_warning(write, tmp_path, told, caplog):
     write("package.json", '{"name": "x"}')
+    write("tsconfig.json", "[ // no JSON\n]")
+    write("cut.json", '[{"text": "x"}, {"te')
+    write("damaged.arrow", "x")
+    write("empty.parquet", "")
     write("rows.jsonl", ["x"])
     write("table.csv", "a,b\n1,2\n")
     write("t.csv.gz", "id,text\n1,x\n")
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "other.parquet")
     found = find_in_folder(tmp_path, Reading(), (), ())
     kinds = {file.name: file.kind for file in found}
-    assert kinds == {"package.json": "text", "rows.jsonl": "jsonl", "table.csv": "text", "t.csv.gz": "csv"}
+    is_read = {"rows.jsonl": "jsonl", "t.csv.gz": "csv", "package.json": "text", "tsconfig.json": "text"}
+    assert kinds == is_read
+    line = told(tmp_path)
+    assert "left out: 2 rows without 'text', 1 JSON arrays that are cut, 1 damaged, or not arrow, 1 empty" in line
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"{tmp_path}: 1 files are left out: JSON arrays that are cut, the first: {tmp_path}/cut.json "
+        "(fix: get it again)",
+        f"{tmp_path}: 1 files are left out: damaged, or not arrow, the first: {tmp_path}/damaged.arrow "
+        "(fix: it is damaged: get it again)",
+        f"{tmp_path}: 2 files are left out: rows without 'text', the first: {tmp_path}/other.parquet "
+        "(fix: set data.text_field to one of its columns: body; or leave it out)",
+    ]
+
+
+def test_folder_of_rows_without_the_column_of_text_is_refused_with_the_fix(write, tmp_path):
+    write("a.jsonl", '{"body": "x"}\n')
+    with pytest.raises(
+        DataError, match=r"left out: 1 rows without 'text'\) \(fix: .*a\.jsonl: set data\.text_field .* body"
+    ):
+        names(tmp_path)
+
+
+def test_tokens_in_a_folder_are_files_named_bin(write, tmp_path, told):
+    write("a.bin", b"\1\0")
+    write("a.idx", b"\1\0")
+    assert names(tmp_path, Reading("tokens")) == ["a.bin"]
 
 
 def test_folder_without_text_is_refused_with_what_was_left_out(write, tmp_path):
