@@ -21,6 +21,7 @@ _NEAR_SHARE = 0.8
 _MAX_VALIDATION_DOCUMENTS = 20_000
 _MAX_TRAINING_DOCUMENTS = 500_000
 _MAX_COMPARED = 200_000
+_BLOCK_DOCUMENTS = 1 << 16  # that are hashed at a time
 _MAX_ALIKE = 8  # validation documents with the same beginning that one is compared with
 _FACTORS = np.cumprod(np.full(_ENDS_TOKENS, 0x9E3779B97F4A7C15, np.uint64))
 Hashes = NDArray[np.uint64]
@@ -72,7 +73,7 @@ def _keys(head: int, tail: int, length: int) -> tuple[int | tuple[int, ...], ...
 
 
 def _shards(splits: Sequence[TokenSplit], max_documents: int) -> Iterator[tuple[Tokens, Indices, Indices]]:
-    """Yield tokens, starts and ends of the whole documents of shards; of every n-th one if there are too many."""
+    """Yield tokens, starts and ends of the whole documents of shards in blocks; of too many, every n-th shard."""
     step = -(-sum(split.num_documents for split in splits) // max_documents) or 1
     for split in splits:
         for number in range(0, len(split.shards), step):
@@ -81,7 +82,8 @@ def _shards(splits: Sequence[TokenSplit], max_documents: int) -> Iterator[tuple[
             starts = np.concatenate(([0], ends[:-1])) if ends.size else ends
             if ends.size and tokens[0] != split.delimiter_id:  # it goes on with a document
                 starts, ends = starts[1:], ends[1:]
-            yield tokens, starts, ends
+            for low in range(0, ends.size, _BLOCK_DOCUMENTS):
+                yield tokens, starts[low : low + _BLOCK_DOCUMENTS], ends[low : low + _BLOCK_DOCUMENTS]
 
 
 def _cut(tokens: Tokens, starts: Indices, ends: Indices) -> Iterator[Tokens]:

@@ -1,6 +1,7 @@
 """Copies and near copies of validation documents are counted as a plain comparison counts them."""
 
 import random
+import tracemalloc
 from itertools import accumulate
 
 import numpy as np
@@ -94,3 +95,26 @@ def test_as_many_pairs_are_compared_as_the_limit_allows(monkeypatch):
     found = count_overlap([split(texts)], split(texts))
     assert found.is_sample
     assert 0 < found.exact < 30
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 11])
+def test_counts_are_the_same_for_blocks_of_any_size(monkeypatch, size):
+    texts = [text() for _ in range(10)]
+    whole = count_overlap([split(texts, texts[:3])], split([*texts[:4], changed(texts[5], 30)]))
+    monkeypatch.setattr(overlap, "_BLOCK_DOCUMENTS", size)
+    assert count_overlap([split(texts, texts[:3])], split([*texts[:4], changed(texts[5], 30)])) == whole
+    assert (whole.exact, whole.near) == (4, 1)
+
+
+def test_memory_is_that_of_a_block_and_not_of_a_shard(monkeypatch):
+    count = 100_000
+    tokens, ends = np.tile(np.array([0, 7], np.uint16), count), np.arange(1, count + 1, dtype=np.uint64) * 2
+    training = TokenSplit("train", "id", (tokens,), (0,), tokens.size, tokens.size, document_ends=(ends,))
+    monkeypatch.setattr(overlap, "_BLOCK_DOCUMENTS", 1024)
+    tracemalloc.start()
+    try:
+        assert count_overlap([training], split([text()])).documents == 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5e6  # a hash of a whole shard takes 60 MB
