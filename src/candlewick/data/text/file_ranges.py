@@ -56,6 +56,7 @@ class TextFile:
     modified_ns: int = 0  # with the size it shows a change
     hub: tuple[HubUri, HubFile] | None = None  # where it lies on the Hub
     max_text_bytes: int = sys.maxsize  # that it may have when it is decompressed
+    index: "TextFile | None" = None  # of tokens: NAME.idx beside it, which may say where documents begin
 
     @property
     def place(self) -> Path | tuple[str, str]:
@@ -75,6 +76,8 @@ class TextFile:
             raise DataError(f"{self.path} cannot be read: {error.strerror}", "restore it") from None
         if (status.st_size, status.st_mtime_ns) != (self.bytes, self.modified_ns):
             raise DataError(f"{self.path} changed while it was being used", "start again")
+        if self.index is not None:
+            self.index.require_unchanged()
 
 
 class RowCut(NamedTuple):

@@ -113,7 +113,11 @@ def describe_file(path: Path, name: str, reading: Reading, real: Path | None = N
     status, form = path.stat(), name_format(path.name, reading)
     limit = reading.max_text_bytes(status.st_size)
     real = real or path.resolve()
-    return TextFile(name, *form, status.st_size, real, status.st_mtime_ns, max_text_bytes=limit)
+    file = TextFile(name, *form, status.st_size, real, status.st_mtime_ns, max_text_bytes=limit)
+    index = real.with_suffix(".idx")
+    if file.kind != "tokens" or index == real or not index.is_file():
+        return file
+    return replace(file, index=describe_file(index, index.name, reading, index))
 
 
 def find_format(file: TextFile, reading: Reading, *, is_named: bool) -> TextFile:

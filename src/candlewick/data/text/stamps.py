@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def hash_files(files: Sequence[TextFile]) -> list[str]:
-    """Return the SHA-256 of each local file. Raises DataError for one that changed since it was found."""
+    """Return the SHA-256 of each local file, with its index. Raises DataError for one that changed."""
     if sum(file.bytes for file in files) <= _ALWAYS_HASHED_BYTES:
         return [_hash(file) for file in files]
     path = _stamps_path(files)
@@ -41,7 +41,8 @@ def hash_files(files: Sequence[TextFile]) -> list[str]:
 
 def _hash(file: TextFile) -> str:
     file.require_unchanged()
-    return file_sha256(file.path)
+    sha256 = file_sha256(file.path)
+    return sha256 if file.index is None else json_sha256([sha256, _hash(file.index)])
 
 
 def _stamp(file: TextFile) -> str:
@@ -51,7 +52,11 @@ def _stamp(file: TextFile) -> str:
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _TOO_NEW_NS:
         return ""
     numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
-    return json_sha256([str(file.path), *numbers])
+    stamp = json_sha256([str(file.path), *numbers])
+    if file.index is None:
+        return stamp
+    index = _stamp(file.index)
+    return index and json_sha256([stamp, index])
 
 
 def _stamps_path(files: Sequence[TextFile]) -> Path | None:

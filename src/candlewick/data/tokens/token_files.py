@@ -41,10 +41,10 @@ class TokenFile:
     def open(cls, file: TextFile, dtype: str) -> "TokenFile":
         """Open a file whose headerless ids have a type. Raises DataError if it cannot be one of tokens."""
         file.require_unchanged()
-        path, index = file.path, file.path.with_suffix(".idx")
-        raw = index.read_bytes() if index.is_file() else b""
-        if raw.startswith(_MEGATRON_MAGIC):
-            return cls._open_megatron(path, index, raw)
+        path = file.path
+        raw = b"" if file.index is None else file.index.path.read_bytes()
+        if file.index is not None and raw.startswith(_MEGATRON_MAGIC):
+            return cls._open_megatron(path, file.index.path, raw)
         header = np.fromfile(path, "<i4", 3)
         if header.size == 3 and (int(header[0]), int(header[1])) in _LLMC_TYPES:
             ids = _map(path, _LLMC_TYPES[int(header[0]), int(header[1])], _LLMC_HEADER_BYTES)

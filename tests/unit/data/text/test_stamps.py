@@ -100,3 +100,17 @@ def test_file_that_changed_since_it_was_found_is_an_error(find, hashed, tmp_path
     (tmp_path / "0.txt").write_bytes(b"longer than before")
     with pytest.raises(DataError, match="changed while it was being used"):
         hash_files(files)
+
+
+def test_index_of_tokens_belongs_to_the_hash_and_to_the_stamp(find, hashed, tmp_path):
+    files = [describe_file(tmp_path / "0.txt", "0.txt", Reading("tokens")), *find()]
+    expected = hash_files(files)[0]
+    assert expected == hashlib.sha256(b"one").hexdigest()
+    for index in (b"index", b"other"):
+        hashed.clear()
+        (tmp_path / "0.idx").write_bytes(index)
+        files[0] = describe_file(tmp_path / "0.txt", "0.txt", Reading("tokens"))
+        first, again = hash_files(files)[0], hash_files(files)[0]
+        assert first == again != expected
+        assert hashed == ["0.txt", "0.idx"]
+        expected = first

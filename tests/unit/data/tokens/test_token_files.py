@@ -136,6 +136,22 @@ def test_ids_that_the_tokenizer_lacks_and_other_files_are_refused(tokenizer, tmp
             prepare(path)
 
 
+def test_another_index_is_another_dataset(tokenizer, tmp_path):
+    path = megatron(tmp_path / "m.bin", DOCUMENTS)
+    settings = config(path, validation_fraction=0.5)
+    (before,) = open_text([str(path)], settings).files
+    ids = [prepare_tokens(settings, tokenizer, tmp_path / "a")[0].id]
+    other = megatron(tmp_path / "other.bin", [[5, 6], [7, 8], [9, 10, 11, 12], [13, 14]])
+    assert other.read_bytes() == path.read_bytes()  # the same tokens in other documents
+    path.with_suffix(".idx").write_bytes(other.with_suffix(".idx").read_bytes())
+    with pytest.raises(DataError, match=r"m\.idx changed while it was being used"):
+        TokenFile.open(before, "uint16")
+    ids += [prepare_tokens(settings, tokenizer, tmp_path / "a")[0].id]
+    path.with_suffix(".idx").unlink()
+    ids += [prepare_tokens(settings, tokenizer, tmp_path / "c")[0].id]
+    assert len({*ids}) == 3
+
+
 def _without_delimiters(path):
     np.array([3, 600, 3], "<u2").tofile(path)
     return path
