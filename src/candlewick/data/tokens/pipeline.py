@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from candlewick.artifacts.build import ProgressCallback
@@ -83,6 +84,7 @@ class TextPipeline:
         self._rows = self.begin.rows  # of the files so far, counted if `max_documents` is set
         self._rows_before: dict[int, int] = {}  # a file, by its number
         self._planned = self._finished = 0  # bytes of text in tasks, about
+        self._file_ends = [*accumulate((file.bytes for file in self.corpus.files), initial=0)]
 
     def run(self) -> Continuation | None:
         """Run the tasks that are not finished, until a limit is reached; return where more tokens come from."""
@@ -226,8 +228,8 @@ class TextPipeline:
         if self.max_tokens is not None:
             self.progress(min(self.results.tokens, self.max_tokens), self.max_tokens)
             return
-        sizes = [file.bytes for file in self.corpus.files]
-        done = sum(sizes[: position.file])
+        ends = self._file_ends
+        done = ends[position.file]
         if position.part:  # pieces of this file
-            done += min(self.piece_bytes * position.part, sizes[position.file])
-        self.progress(done, sum(sizes))
+            done = min(done + self.piece_bytes * position.part, ends[position.file + 1])
+        self.progress(done, ends[-1])

@@ -246,6 +246,27 @@ def test_stream_progress_counts_tokens_of_the_budget_or_bytes_of_the_files(hub, 
     assert told[-1] == (sum(map(len, FILES.values())),) * 2
 
 
+def test_progress_looks_through_the_files_once_and_not_after_each_task(tokenizer, tmp_path, monkeypatch):
+    class Files(tuple):
+        def __iter__(self):
+            looks.append(1)
+            return super().__iter__()
+
+    (tmp_path / "a.jsonl").write_bytes(jsonl([text for n in range(9) for text in rows(n)]))
+    monkeypatch.setattr(pipeline, "map_in_order", map_here)
+    seen: list[int] = []
+    for name, shard_bytes in (("one", 1 << 24), ("many", 1 << 16)):
+        looks: list[int] = []
+        settings = config(train_shards=(str(tmp_path / "a.jsonl"),), shard_text_bytes=shard_bytes)
+        job = EncodeJob.from_config(settings, tokenizer)
+        assert job.train is not None
+        job.train.files = Files(job.train.files)
+        manifest, _ = prepare_tokens(job, tmp_path / name, progress=lambda *_: None)
+        assert (len(manifest.details["shards"]) > 4) is (name == "many")
+        seen.append(len(looks))
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "ahead"),
     [
