@@ -211,28 +211,27 @@ class _ShardJob:
         """Write the documents that are left. Defects of a file that is read again are counted once."""
         files, cursor = self.corpus.files, self.cursor
         total, done = sum(file.bytes for file in files), sum(file.bytes for file in files[: cursor.file])
-        source = Downloads(self.corpus, downloads, ahead)
-        for number, file in source.files(cursor.file, self._wants_next) if self._wants_more() else ():
-            before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
-            self.defects = replace(before)
-            documents = _join_parts(read_documents(FileRange(file), self.corpus.reading, self.defects))
-            for row, text in enumerate(documents):
-                if row < skip:
-                    continue
-                if self._write_document(text):
-                    self._save_state(number, row + 1, before)
-                if not self._wants_more():
+        with Downloads(self.corpus, downloads, ahead) as source:
+            for number, file in source.files(cursor.file, self._wants_next) if self._wants_more() else ():
+                before, skip, first_byte = self.defects, cursor.skip, cursor.text_bytes
+                self.defects = replace(before)
+                documents = _join_parts(read_documents(FileRange(file), self.corpus.reading, self.defects))
+                for row, text in enumerate(documents):
+                    if row < skip:
+                        continue
+                    if self._write_document(text):
+                        self._save_state(number, row + 1, before)
+                    if not self._wants_more():
+                        break
+                    if progress and row % _DOCUMENTS_PER_REPORT == 0:
+                        self._report(progress, done + min(cursor.text_bytes - first_byte, file.bytes), total)
+                done += file.bytes
+                cursor.file, cursor.skip = number + 1, 0
+                source.release(number + 1)
+                if progress:
+                    self._report(progress, done, total)
+                if not self._wants_more():  # before the next file is waited for
                     break
-                if progress and row % _DOCUMENTS_PER_REPORT == 0:
-                    self._report(progress, done + min(cursor.text_bytes - first_byte, file.bytes), total)
-            done += file.bytes
-            cursor.file, cursor.skip = number + 1, 0
-            source.release(number + 1)
-            if progress:
-                self._report(progress, done, total)
-            if not self._wants_more():  # before the next file is waited for
-                break
-        source.close()
         for writer in self.writers.values():
             writer.finish()
         self._save_state(len(files), 0, self.defects)

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
+from typing import Self
 
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.file_ranges import TextFile
@@ -23,13 +24,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Downloads:
-    """The files of a corpus on this disk: local ones as they are, those of the Hub in `folder` for a while."""
+    """The files of a corpus on this disk: local ones as they are, those of the Hub in `folder` for a while.
+
+    No download runs longer than the block: one that ran on would write into the folder of the next process, for
+    which the files stay after an error.
+    """
 
     corpus: Corpus
     folder: Path
     ahead: int = 1
     _pending: dict[int, Future[TextFile]] = field(default_factory=dict[int, Future[TextFile]])
     _present: list[int] = field(default_factory=list[int])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, Exception):  # an interruption ends the process, and with it its threads
+            self._wait()
 
     def files(
         self, start: int = 0, wants_next: Callable[[TextFile], bool] = lambda _: True
@@ -56,10 +70,13 @@ class Downloads:
 
     def close(self) -> None:
         """Wait for running downloads, which would write into the folder, and remove it."""
-        if self._pending:
-            logger.info("waiting for %d downloads", len(self._pending))
-            wait(self._pending.values())
+        self._wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait(self) -> None:
+        if running := [future for future in self._pending.values() if not future.done()]:
+            logger.info("waiting for %d downloads", len(running))
+            wait(running)
 
     def _place(self, number: int) -> Path:
         return self.folder / f"{number:06d}"

@@ -93,7 +93,7 @@ class TextPipeline:
         start = self._restore(journal)
         self._downloads, work = Downloads(self.corpus, downloads), partial(run_task, self.output)
         done = map_in_order(work, self._tasks(start), self.workers, self._run_alone)
-        with closing(done), journal.open("ab") as file:
+        with self._downloads, closing(done), journal.open("ab") as file:
             for task, (receipt, backend) in done:
                 self.results.add(task, receipt, backend)
                 rows = self._rows_before.get(task.next.file, self._rows)
@@ -107,7 +107,6 @@ class TextPipeline:
                 self._report(task.next)
                 if self._has_enough():
                     break
-        self._downloads.close()
         if self.results.backend == ReferenceEncoder.name:
             logger.warning("the text was encoded with the reference, which is some 40 times slower than fastokens")
         if self.max_tokens is not None and not self._has_enough():

@@ -7,6 +7,7 @@ import pytest
 from tests.hub_server import HubServer
 
 from candlewick.config import DataConfig
+from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.data.text import downloads
 from candlewick.data.text.downloads import Downloads, download
 from candlewick.data.text.find import open_text
@@ -80,8 +81,42 @@ def test_running_download_is_awaited_at_the_end(hub, tmp_path, caplog):
     assert next(source.files())[0] == 0  # the next file is on its way
     source.close()
     assert "waiting for 1 downloads" in caplog.text
-    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    assert not fetching()
     assert not (tmp_path / "to").exists()
+
+
+def fetching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fetch"]
+
+
+@pytest.mark.parametrize("error", [DataError("x", "y"), KeyboardInterrupt()])
+def test_running_download_ends_with_its_owner_after_an_error_but_not_before_an_interruption(hub, tmp_path, error):
+    hub.fail("GET .*/2.txt", "stall", "stall")
+    hub.stall_seconds = 1
+    is_interrupted = isinstance(error, KeyboardInterrupt)
+    with pytest.raises(type(error)), open_downloads(tmp_path / "to") as source:
+        for _ in source.files():
+            raise error
+    assert bool(fetching()) is is_interrupted  # then the process ends, and its threads with it
+    for thread in fetching():
+        thread.join()
+    assert [path.name for path in sorted((tmp_path / "to").glob("*/data/*.txt"))] == ["1.txt", "2.txt"]
+    with open_downloads(tmp_path / "to") as source:
+        asked = len(hub.requests)
+        assert next(source.files())[1].path.exists()
+    assert len(hub.requests) == asked  # what was downloaded is used
+    assert not (tmp_path / "to").exists()
+
+
+def test_download_ends_with_the_shards_that_an_error_ends(hub, tmp_path):
+    hub.commit("datasets/o/n", {"1.jsonl": b"no row\n", "2.jsonl": b'{"text": "x"}\n' * 200})
+    hub.fail("GET .*/2.jsonl", "stall", "stall")
+    hub.stall_seconds = 1
+    own = Outputs(tmp_path / "train", tmp_path / "val", tmp_path / "to")
+    with pytest.raises(DataError, match="row 1"):
+        write_text_shards(["hf://datasets/o/n"], own, ShardSettings(9), CONFIG)
+    assert hub.asked("GET .*/2.jsonl")
+    assert not fetching()
 
 
 def test_no_file_is_downloaded_ahead_that_is_not_wanted(hub, tmp_path):

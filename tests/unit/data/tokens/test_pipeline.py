@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -235,6 +236,16 @@ def test_stream_without_network_keeps_finished_files(hub, make):
     hub.requests.clear()
     assert make("out").id == expected
     assert "000.parquet" not in fetched(hub)
+
+
+def test_no_download_runs_on_after_an_error(hub, make):
+    hub.commit("datasets/me/web", FILES | {"data/000.jsonl": b"no row\n" * 30_000})
+    hub.fail("GET .*/000.parquet", "stall", "stall")
+    hub.stall_seconds = 1
+    with pytest.raises(DataError, match="row 1"):
+        make("out")
+    assert hub.asked("GET .*/000.parquet")
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
 
 
 def test_stream_progress_counts_tokens_of_the_budget_or_bytes_of_the_files(hub, tokenizer, tmp_path):
