@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,10 @@ def find(tmp_path, monkeypatch):
         return [describe_file(tmp_path / f"{n}.txt", f"{n}.txt", Reading()) for n in range(len(TEXTS))]
 
     return find
+
+
+def stored_at(home) -> list[Path]:
+    return [path for path in home.rglob("*") if path.is_file()]
 
 
 def age(path):
@@ -78,15 +83,29 @@ def test_file_that_changed_within_the_last_seconds_is_always_hashed(find, hashed
 @pytest.mark.parametrize("damage", [b"{", b"[]", b'{"hashes": {}, "sha256": "0"}'])
 def test_damaged_stamps_are_not_believed(find, hashed, tmp_path, damage):
     first = hash_files(find())
-    (stored,) = (tmp_path / "home").rglob("*.json")
+    (stored,) = stored_at(tmp_path / "home")
     content = stored.read_bytes()
     stored.write_bytes(damage)
     assert hash_files(find()) == first
     assert len(hashed) == 6
-    flipped = content.replace(first[0].encode(), first[1].encode())
+    flipped = content.replace(bytes.fromhex(first[0]), bytes.fromhex(first[1]))
     assert flipped != content
     stored.write_bytes(flipped)
     assert hash_files(find()) == first
+
+
+def test_as_many_stamps_are_read_as_are_written(find, hashed, tmp_path, monkeypatch):
+    bounds: list[int] = []
+    real = stamps.read_bounded
+    monkeypatch.setattr(stamps, "read_bounded", lambda path, size: bounds.append(size) or real(path, size))
+    hash_files(find())
+    (stored,) = stored_at(tmp_path / "home")
+    assert stored.stat().st_size == bounds[0] == 32 + 64 * len(TEXTS)  # whatever the number of files
+    hash_files(find())
+    assert len(hashed) == len(TEXTS)
+    stored.write_bytes(stored.read_bytes() + b"x")
+    hash_files(find())
+    assert len(hashed) == 2 * len(TEXTS)
 
 
 def test_cache_that_cannot_be_written_is_a_warning(find, hashed, tmp_path, caplog):
