@@ -112,13 +112,11 @@ def _first_files(text: Corpus, config: TokenizerConfig) -> Corpus:
 
 def tokenizer_recipe(text: Corpus, config: TokenizerConfig) -> Recipe:
     """Return what decides the result: the text, how it is read, and the settings."""
-    read = {name: getattr(text.reading, name) for name in ("format", "documents", "field", "bad_utf8", "bad_rows")}
     others = {"tokenizer_json", "vocab", "merges", "special_tokens"}
     others |= {"max_train_lines"} if config.max_train_lines is None else set()
     training = config.model_dump(mode="json", exclude=others)
-    return Recipe(
-        KIND, {"corpus": _first_files(text, config).fingerprint}, {"pattern": PATTERN, **read, **training}, VERSION
-    )
+    inputs = {"corpus": _first_files(text, config).fingerprint}
+    return Recipe(KIND, inputs, {"pattern": PATTERN, **text.reading.identity(), **training}, VERSION)
 
 
 def _train(

@@ -107,7 +107,8 @@ def write_text_shards(
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"train and validation shards both go to {outputs.train}", "give two folders")
     corpus = open_text(sources, config, settings.split)
-    reading = config.model_dump(include={"documents", "bad_utf8", "bad_rows"}) | {"field": corpus.reading.field}
+    reading = corpus.reading.identity()
+    del reading["format"]  # `format` is that of the shards
     shaping = {name: value for name, value in asdict(settings).items() if name != "mode"}
     inputs = {"corpus": corpus.fingerprint}
     recipes = {side: Recipe(KIND, inputs, {"side": side, **shaping, **reading}, VERSION) for side in folders}

@@ -1,7 +1,7 @@
 """How files become documents: the part of the settings that readers get."""
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import BLOCK_BYTES
@@ -30,6 +30,16 @@ class Reading:
         limits = config.max_document_bytes, config.max_expansion
         rules = config.bad_utf8, config.bad_rows, *limits, config.token_dtype
         return cls(config.format, config.documents, field, *rules)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the documents, for recipes: all fields but those that are named here."""
+        without_effect = {
+            "block_bytes": True,
+            "max_expansion": True,  # a text that expands more is an error
+            "max_document_bytes": self.bad_rows == "error",  # as a larger row is then
+            "token_dtype": self.format != "tokens",
+        }
+        return {name: value for name, value in asdict(self).items() if not without_effect.get(name, False)}
 
     def max_text_bytes(self, file_bytes: int) -> int:
         """Return how many bytes of text a compressed file of a size may hold."""

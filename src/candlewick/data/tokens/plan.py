@@ -41,12 +41,9 @@ class Group(NamedTuple):
 
 def dataset_settings(config: DataConfig, *, hold_out: bool = True) -> dict[str, Any]:
     """Return the settings that shape a token dataset. Without `hold_out` all text is for training."""
-    shaping = {"format", "documents", "bad_utf8", "bad_rows", "deduplicate", "shard_text_bytes"}
-    shaping |= {"token_dtype"} if config.format == "tokens" else set()
-    shaping |= {"max_document_bytes"} if config.bad_rows == "skip" else set()
     return {
-        **config.model_dump(include=shaping),
-        "field": Reading.from_config(config).field,
+        **Reading.from_config(config).identity(),
+        **config.model_dump(include={"deduplicate", "shard_text_bytes"}),
         "validation_fraction": config.validation_fraction if hold_out else None,
     }
 
