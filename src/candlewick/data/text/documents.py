@@ -90,6 +90,16 @@ def read_documents(file_range: FileRange, reading: Reading, defects: TextDefects
     reader.require_few_bad()
 
 
+def decide_utf8(file: TextFile, reading: Reading) -> bool | None:
+    """Return whether a file of plain text is UTF-8, None if it is read though it is not. Reads it whole.
+
+    For whoever cuts a file into ranges: a reader of one that does not know it reads the whole file as well.
+    """
+    if file.kind != "text" or reading.bad_utf8 != "skip":
+        return None
+    return _DocumentReader(FileRange(file), reading, TextDefects()).is_utf8()
+
+
 def count_documents(file_range: FileRange, reading: Reading, limit: int | None = None) -> int:
     """Return the number of rows that may be documents; of lines at most `limit`."""
     kind = file_range.file.kind
@@ -159,7 +169,7 @@ class _DocumentReader:
 
     def text(self) -> Iterator[Document]:
         file_range = self.file_range
-        if self.reading.bad_utf8 == "skip" and not self._is_utf8():
+        if self.reading.bad_utf8 == "skip" and not self.is_utf8():
             return
         offset, is_start = file_range.start, file_range.starts_document
         for raw, is_last in cut_into_parts(file_range.read_blocks(PART_BYTES)):
@@ -172,9 +182,11 @@ class _DocumentReader:
                 is_start = False
             offset += len(raw)
 
-    def _is_utf8(self) -> bool:
-        # the whole file is one document: one bad byte anywhere leaves it out
-        defects = TextDefects()
+    def is_utf8(self) -> bool:
+        """Return whether the whole file is UTF-8: one bad byte anywhere leaves it out, as one document."""
+        known, defects = self.file_range.is_utf8, TextDefects()
+        if known is not None and (known or self.file_range.start):
+            return known
         reader, offset = _DocumentReader(FileRange(self.file_range.file), self.reading, defects), 0
         for raw, _ in cut_into_parts(reader.file_range.read_blocks(PART_BYTES)):
             reader._decode(raw, lambda byte, first=offset: f"byte {first + byte}")

@@ -100,6 +100,7 @@ class FileRange:
     split: Split | None = None  # None: decided by the hash of each document
     duplicates: tuple[int, ...] = ()  # positions of its documents that are left out
     cut: RowCut | None = None
+    is_utf8: bool | None = None  # the whole file; None: not known, see `decide_utf8`
 
     def identity(self, content_sha256: str) -> list[object]:
         """Return all that decides the text of the range, for the key of its task."""

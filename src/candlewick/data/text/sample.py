@@ -9,11 +9,19 @@ Of a compressed file, a .csv and a JSON array, which are read from their beginni
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from itertools import accumulate, groupby
 
 from candlewick.data.text.columns import row_groups
 from candlewick.data.text.corpus import Corpus
-from candlewick.data.text.documents import Document, TextDefects, content_columns, read_documents, text_size
+from candlewick.data.text.documents import (
+    Document,
+    TextDefects,
+    content_columns,
+    decide_utf8,
+    read_documents,
+    text_size,
+)
 from candlewick.data.text.file_ranges import FileRange, TextFile, character_start
 from candlewick.data.text.reading import Reading
 
@@ -30,11 +38,12 @@ def sample_documents(corpus: Corpus, max_bytes: int) -> Iterator[Document]:
         yield from corpus.documents()
         return
     reading = replace(corpus.reading, block_bytes=_BLOCK_BYTES)
+    decide = cache(lambda number: decide_utf8(corpus.files[number], reading))
     used = 0  # files from the first on, of which no beginning is taken any more
     for first, start, size in _windows(corpus, sizes, max_bytes):
         taken, number = 0, first if start else max(first, used)
         while taken < size and number < len(sizes):  # a window may be longer than its file
-            file_range = _range_from(corpus.files[number], start, reading)
+            file_range = replace(_range_from(corpus.files[number], start, reading), is_utf8=decide(number))
             for document in read_documents(file_range, reading, TextDefects()):
                 yield document
                 taken += len(document.text.encode())

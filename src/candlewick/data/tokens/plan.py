@@ -18,7 +18,7 @@ from candlewick.artifacts.manifest import json_sha256
 from candlewick.config import DataConfig
 from candlewick.data.text.columns import row_groups
 from candlewick.data.text.corpus import Corpus, Positions, content_hash
-from candlewick.data.text.documents import content_columns, text_size
+from candlewick.data.text.documents import content_columns, decide_utf8, text_size
 from candlewick.data.text.file_ranges import MAX_PART_BYTES, FileRange, TextFile, character_start, find_last_cut
 from candlewick.data.text.reading import Reading
 from candlewick.data.tokens.dataset import VERSION
@@ -79,7 +79,11 @@ def group_files(
             yield None
             continue
         file_number, file = item
-        pieces = (piece for part in find_ranges(file) for piece in _divide(part, corpus.reading, piece_bytes))
+        parts = [*find_ranges(file)]
+        if len(parts) > 1 or file.bytes > piece_bytes:
+            is_utf8 = decide_utf8(file, corpus.reading)
+            parts = [replace(part, is_utf8=is_utf8) for part in parts]
+        pieces = (piece for part in parts for piece in _divide(part, corpus.reading, piece_bytes))
         for piece_number, (piece, size) in enumerate(pieces):
             here = Position(file_number, piece_number)
             if here < start:

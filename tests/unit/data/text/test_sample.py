@@ -114,3 +114,17 @@ def test_no_more_is_read_than_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(FileRange, "read_blocks", counted)
     found = taken(path, 16 * WINDOW)
     assert read < 2.5 * sum(map(len, found))
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff"])
+def test_windows_of_a_file_that_bad_bytes_leave_out_check_it_once(tmp_path, monkeypatch, end):
+    path = write(tmp_path / "a.txt", rows(20_000))
+    path.write_bytes(path.read_bytes() + end)
+    starts: list[int] = []
+    real = FileRange.read_blocks
+    monkeypatch.setattr(
+        FileRange, "read_blocks", lambda self, *size: starts.append(self.start) or real(self, *size)
+    )
+    found = taken(path, 16 * WINDOW, bad_utf8="skip")
+    assert bool(found) is not bool(end)
+    assert starts.count(0) == 1

@@ -5,6 +5,7 @@ from tests.prepared import plan_tasks
 
 from candlewick.config import DataConfig
 from candlewick.data.text.documents import TextDefects, read_documents
+from candlewick.data.text.file_ranges import FileRange
 from candlewick.data.text.find import open_text
 from candlewick.data.tokens.encode import Task
 from candlewick.data.tokens.plan import dataset_settings
@@ -83,6 +84,43 @@ def test_compressed_file_is_one_piece(write):
     path = write("a.txt.gz", "some words\n" * 100_000)
     tasks = tasks_of(path, hold_out=False)
     assert [piece.stop for task in tasks for piece in task.file_ranges] == [None]
+
+
+@pytest.fixture
+def num_read(monkeypatch) -> list[int]:
+    """The sizes of the blocks that were read."""
+    sizes: list[int] = []
+    real = FileRange.read_blocks
+
+    def read_blocks(self, *size):
+        for block in real(self, *size):
+            sizes.append(len(block))
+            yield block
+
+    monkeypatch.setattr(FileRange, "read_blocks", read_blocks)
+    return sizes
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3])
+def test_file_of_many_pieces_is_checked_once_for_bad_bytes(write, num_read, fraction):
+    text = "some wörds\n" * 150_000
+    path = write("a.txt", text)
+    tasks = tasks_of(path, bad_utf8="skip", validation_fraction=fraction)
+    assert len(tasks) > 20
+    assert text_of(tasks).replace("><", "") == f"<{text}>"
+    assert sum(num_read) < 5 * path.stat().st_size  # checked, read, and the text around the cuts
+    keys = [task.key for task in tasks_of(path, bad_utf8="replace", validation_fraction=fraction)]
+    assert [task.key for task in tasks] == keys
+
+
+def test_file_of_many_pieces_with_a_bad_byte_is_left_out_and_counted_once(write, num_read):
+    path = write("a.txt", b"some words\n" * 150_000 + b"\xff")
+    tasks, defects = tasks_of(path, bad_utf8="skip", validation_fraction=0.3), TextDefects()
+    pieces = [piece for task in tasks for piece in task.file_ranges]
+    assert len(pieces) > 20
+    assert [document for piece in pieces for document in read_documents(piece, tasks[0].reading, defects)] == []
+    assert (defects.documents, defects.sequences) == (1, 1)
+    assert sum(num_read) < 5 * path.stat().st_size
 
 
 def test_task_key_covers_the_text_and_the_key_of_the_settings(write):
