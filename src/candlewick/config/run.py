@@ -43,6 +43,8 @@ class CheckpointConfig(Section):
     """Save every N updates; null: never. Default: 1000 without every_n_epochs. The end and a stop always save."""
     max_keep: Count | None = 3
     """Number of newest checkpoints to keep; null: all."""
+    before_decay: bool = False
+    """Save where the learning rate begins to fall, and keep that checkpoint: a longer run can go on from it."""
     init_from: str | None = None
     """Start a new run from the weights, model and tokenizer of this checkpoint, or of `hf://OWNER/NAME@REVISION`.
     The optimizer starts fresh."""
@@ -64,6 +66,8 @@ class EvaluationConfig(Section):
     """Evaluate every N epochs; null disables epoch-based evaluation."""
     every_n_steps: Count | None = Field(default_factory=lambda values: None if values["every_n_epochs"] else 250)
     """Evaluate every N updates; null: never. Default: 250 without every_n_epochs."""
+    at_shares: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    """Evaluate after these shares of the run too, of its time if `scheduler.total_seconds` ends it."""
     at_end: bool = True
     """Evaluate after the last update, then on all of the validation text, whose figures are named `final/...`."""
     max_tokens: Count | None = 262_144
@@ -75,8 +79,8 @@ class EvaluationConfig(Section):
 class SampleConfig(Section):
     """Sample text that the model writes at every evaluation."""
 
-    prompts: tuple[str, ...] = ("",)
-    """Prompts, with one sample each; an empty prompt starts a new document."""
+    prompts: tuple[str, ...] | None = ("",)
+    """Prompts, with one sample each; an empty one starts a document. null: the first words of a held-out one."""
     max_new_tokens: Count = 64
     """Maximum number of new tokens."""
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.8

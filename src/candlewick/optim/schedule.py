@@ -72,6 +72,14 @@ def warmup_steps(config: SchedulerConfig, total_steps: int | None) -> int:
     return min(2_000, round(0.02 * total_steps))
 
 
+def has_begun_decay(config: SchedulerConfig, step: int, total_steps: int | None) -> bool:
+    """Return whether the update after `step` completed ones is in a decay that began later than the run."""
+    schedule = SCHEDULES[config.strategy]
+    if total_steps is None or not 0.0 < schedule.decay_start(config) < 1.0:
+        return False
+    return schedule.decay(config, 0.0, step, total_steps) < 1.0
+
+
 def multiplier(config: SchedulerConfig, step: int, total_steps: int | None, *, peak: float = 1.0) -> float:
     """Return the share of the peak learning rate for the update after `step` completed ones.
 

@@ -6,6 +6,7 @@ It stands apart from `runs.train` because it needs torch.
 """
 
 import logging
+import re
 from typing import Any
 
 from candlewick.checkpoint.layout import set_aside_after, write_config
@@ -31,6 +32,8 @@ from candlewick.train.state import TrainState
 from candlewick.train.trainer import Sampler
 
 _MANY_PASSES = 100.0
+_PROMPT_SEARCH, _PROMPT_TOKENS = 65_536, 24
+_PROMPT = re.compile(r"\s*(\S+\s+){,4}\S+")
 _SEALED_PASSES = 1.5  # over a text of which there may be more: up to here rounding explains them
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
         folder = plan.start.checkpoint.folder.resolve()
         if folder.parent == checkpoint_directories(plan.config, plan.run_dir)[0].resolve():
             set_aside_after(folder, plan.state.step)
-    trainer = build(plan, make_sampler(plan.config, plan.tokenizer))
+    trainer = build(plan, make_sampler(plan.config, plan.tokenizer, plan.data.validation))
     try:
         # only now: settings that the run cannot go on with must not replace its own
         write_config(plan.config, plan.run_dir, plan.start.run)
@@ -229,16 +232,30 @@ def _validation(dataset: TokenDataset, sources: list[TokenDataset]) -> TokenSpli
     return dataset.split("train" if dataset.has_split("train") and not is_source else "validation")
 
 
-def make_sampler(config: RunConfig, tokenizer: Tokenizer) -> Sampler | None:
+def sample_prompts(config: RunConfig, tokenizer: Tokenizer, validation: TokenSplit) -> tuple[str, ...]:
+    """Return the prompts of a run's samples: its own, or the first words of a document that is held out."""
+    settings = config.runtime.sample
+    if settings is None:
+        return ()
+    if settings.prompts is not None:
+        return settings.prompts
+    ids = validation.read_tokens(0, min(validation.num_tokens, _PROMPT_SEARCH)).tolist()
+    start = ids.index(validation.delimiter_id) + 1 if validation.delimiter_id in ids else 0
+    words = _PROMPT.match(tokenizer.decode(ids[start : start + _PROMPT_TOKENS]))
+    return (words[0] if words else "",)
+
+
+def make_sampler(config: RunConfig, tokenizer: Tokenizer, validation: TokenSplit) -> Sampler | None:
     """Return the function that writes samples; None: there are none. Raises ConfigError for too long a prompt."""
     settings, seed, context = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None
-    for prompt in settings.prompts:
+    prompts = sample_prompts(config, tokenizer, validation)
+    for prompt in prompts:
         if (length := 1 + len(tokenizer.encode(prompt))) > context:
             raise ConfigError(
                 f"the prompt {prompt[:40]!r} of runtime.sample has {length} tokens, the model reads {context}",
                 "shorten it, or raise model.max_position_embeddings",
             )
 
-    return lambda model: [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in settings.prompts]
+    return lambda model: [(p, sample_text(model, tokenizer, p, settings, seed=seed)) for p in prompts]

@@ -22,7 +22,13 @@ from candlewick.checkpoint.save import require_room
 from candlewick.config import DataConfig, RunConfig
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import configure_torch, find_device
-from candlewick.runs.complete import complete_plan, make_sampler, train_prepared
+from candlewick.runs.complete import (
+    complete_plan,
+    make_sampler,
+    open_training_data,
+    sample_prompts,
+    train_prepared,
+)
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
 from candlewick.runs.resolve import Request, resolve
@@ -57,7 +63,7 @@ def orchestrate(
 def _preview(prepared: PreparedRun, notify: Notify) -> dict[str, Any]:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = complete_plan(prepared)
-    make_sampler(plan.config, plan.tokenizer)
+    make_sampler(plan.config, plan.tokenizer, plan.data.validation)
     steps, parameters = plan.state.total_steps, plan.num_parameters
     require_room(plan.run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
     notify(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")
@@ -104,13 +110,15 @@ def _sample(prepared: PreparedRun, checkpoint: Path, notify: Notify) -> list[dic
     settings = runtime.sample
     if settings is None:
         return []
-    parameters = {**settings.model_dump(mode="json"), "seed": runtime.seed}
+    validation = open_training_data(prepared).validation
+    prompts = sample_prompts(prepared.config, prepared.tokenizer, validation)
+    parameters = {**settings.model_dump(mode="json"), "seed": runtime.seed, "prompts": list(prompts)}
     recipe = Recipe("samples", {"checkpoint": read_manifest(checkpoint).id}, parameters)
 
     def generate() -> list[dict[str, Any]]:
         model, tokenizer = load_for_inference(checkpoint, find_device(runtime.device))
         sample = partial(sample_text, model, tokenizer, config=settings, seed=runtime.seed)
-        return [{"prompt": prompt, "text": sample(prompt)} for prompt in settings.prompts]
+        return [{"prompt": prompt, "text": sample(prompt)} for prompt in prompts]
 
     samples, reused = build_json_once(folder / "samples.json", recipe, generate)
     notify_stage(notify, "samples", folder, reused, f"{len(samples)} of them")

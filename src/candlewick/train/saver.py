@@ -104,9 +104,14 @@ class Saver:
             )
 
     def _spared_steps(self) -> tuple[int, ...]:
-        """Return the steps that pruning spares: the best, and the last sound one if the newest is not."""
-        best, sound = self.state.best_steps, self.state.sound_step
-        return best if sound is None or sound == self.state.step else (*best, sound)
+        """Return the steps that pruning spares: the best, that before the decay, the last sound one if needed."""
+        state = self.state
+        spared = [
+            *state.best_steps,
+            state.before_decay,
+            None if state.sound_step == state.step else state.sound_step,
+        ]
+        return tuple(step for step in spared if step is not None)
 
     def require_room(self, state_bytes: int) -> None:
         """Raise MachineError if the disk cannot hold the checkpoints that are kept and one being written.
@@ -117,10 +122,12 @@ class Saver:
             return
         best, max_keep = self.runtime.evaluation.best, self.runtime.checkpoint.max_keep
         kept = (max_keep or 1) + (0 if best is None else best.max_keep or 1) + 1
+        kept += self.runtime.checkpoint.before_decay
         if self.state.total_steps is not None:  # a short run saves less often
             intervals = self.runtime.checkpoint.every_n_steps, best and self.runtime.evaluation.every_n_steps
             left = self.state.total_steps - self.state.step
-            kept = min(kept, 1 + sum(left // steps for steps in intervals if steps))
+            saves = sum(left // steps for steps in intervals if steps) + self.runtime.checkpoint.before_decay
+            kept = min(kept, 1 + saves)
         missing = max(kept - len(list_checkpoints(self.checkpoints)), 1)
         require_room(self.checkpoints, 4 * self.plan.num_parameters + state_bytes, missing)
 

@@ -34,6 +34,7 @@ class TrainState:
     evaluated_step: Steps = 0  # the last step whose regular evaluation is done
     best_loss: float | None = None  # lowest validation loss at a regular evaluation
     best_steps: tuple[Steps, ...] = ()  # the steps of the best checkpoints that are kept, the best of them last
+    before_decay: Steps | None = None  # the step of the checkpoint before the learning rate began to fall, if kept
     sound_step: Steps | None = None  # of the newest checkpoint whose training loss was below that of guessing
 
     def to_json(self) -> dict[str, Any]:

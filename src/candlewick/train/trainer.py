@@ -19,6 +19,7 @@ from candlewick.errors import (
 )
 from candlewick.model.transformer import Transformer
 from candlewick.optim.build import Optimizer
+from candlewick.optim.schedule import has_begun_decay
 from candlewick.optim.shard import local_tensor
 from candlewick.parallel.fsdp import full_tensor, unsharded
 from candlewick.train.budget import learning_rate_share, steps_from_time
@@ -62,6 +63,7 @@ class Trainer:
         self.stop = StopRequest()
         self.saver = Saver(self.plan, self.state, self.reporter)
         self.metrics: Metrics = {}  # of the last evaluation
+        self._shares_done = 0.0  # the share of the run, when evaluations by share were looked for
 
     def run(self) -> Metrics:
         """Train to the end and return the metrics of the last evaluation; none if there was none.
@@ -91,6 +93,7 @@ class Trainer:
             self._save(is_last=True)
         self.saver.link_best()
         self.saver.require_room(sum(tensor.nbytes for tensor in self.optimizer.named_state().values()))
+        self._shares_done = self._share_done()
         self._evaluate_if_due()  # a stop may have come before it
         while state.total_steps is None or state.step < state.total_steps:
             began = time.monotonic()
@@ -103,6 +106,7 @@ class Trainer:
             self._log(result, share * self.config.optimizer.learning_rate)
             state.train_seconds += time.monotonic() - began
             self._set_total_steps()
+            self._save_before_decay()
             self.stop.raise_if_asked()
             if self._is_due(runtime.log_every_n_steps) and self.saver.has_lost_folder():
                 self._save(is_last=True)
@@ -166,11 +170,32 @@ class Trainer:
                     "the run ends after %d updates, before its time: data.max_repetitions", plan.max_steps
                 )
 
+    def _save_before_decay(self) -> None:
+        """Save once when the next update is the first one of a decay, if the run keeps such a checkpoint."""
+        state = self.state
+        if not self.runtime.checkpoint.before_decay:
+            return
+        if not has_begun_decay(self.config.scheduler, state.step, state.total_steps):
+            state.before_decay = None  # of a shorter run
+        elif state.before_decay is None:
+            state.before_decay = state.step
+            self._save()
+
+    def _share_done(self) -> float:
+        """Return the share of the run that is done."""
+        seconds, total = self.config.scheduler.total_seconds, self.state.total_steps
+        if seconds is not None:
+            return self.state.train_seconds / seconds
+        assert total is not None, "it has steps, or a time"
+        return self.state.step / total
+
     def _evaluate_if_due(self) -> None:
         """Evaluate on at most max_tokens, keep the best weights, show sample text; the last weights too."""
         state, settings = self.state, self.runtime.evaluation
         is_due = settings.at_end and state.step == state.total_steps
         is_due |= self._is_due(settings.every_n_steps, settings.every_n_epochs)
+        before, self._shares_done = self._shares_done, self._share_done()
+        is_due |= any(before < share <= self._shares_done for share in settings.at_shares)
         if state.step == state.evaluated_step or not is_due:
             return
         self.reporter.end_training_interval()
