@@ -257,7 +257,7 @@ class _ShardJob:
         line = self._format_line(text)
         if line is None:
             return False
-        split = document_split(text, self.settings.validation_fraction, f"{self.settings.seed}\n")
+        split = document_split(text, self.settings.validation_fraction, self.settings.seed)
         side = "val" if split == "validation" else "train"
         self.cursor.taken += 1
         self.cursor.text_bytes += len(line)

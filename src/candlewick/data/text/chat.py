@@ -11,6 +11,7 @@ Other keys of a row or a message are not read.
 
 import json
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import NamedTuple, cast
 
 from candlewick.tokenizer.chat import ANSWER, ROLES, Role, message_text
@@ -113,5 +114,6 @@ def chat_columns(names: Sequence[str], field: str) -> list[str]:
 
 
 def chat_text(messages: list[Message]) -> str:
-    """Return a text that stands for a conversation."""
-    return "\n".join(message_text(role, content) for role, content in messages)
+    """Return the text that stands for a conversation: all that is said after its system prompt."""
+    said = dropwhile(lambda message: message.role == "system", messages)
+    return "\n".join(message_text(role, content) for role, content in said)

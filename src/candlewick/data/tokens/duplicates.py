@@ -33,10 +33,7 @@ def hash_documents(reading: Reading, file_ranges: tuple[FileRange, ...]) -> list
         for part in read_documents(file_range, reading, TextDefects()):
             if part.starts_document:
                 state = hashlib.blake2b(digest_size=16)
-            if part.role is None:
-                state.update(part.text.encode())
-            elif part.chat_text is not None:
-                state.update(part.chat_text.encode())
+            state.update((part.text if part.role is None else f"{part.text}\n").encode())
             if part.ends_document:
                 positions.append(part.position)
                 digests.append(state.digest())

@@ -22,7 +22,7 @@ from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import count_documents, row_offset, text_size
 from candlewick.data.text.downloads import Downloads
 from candlewick.data.text.file_ranges import BOM, FileRange, Split, TextFile
-from candlewick.data.text.holdout import document_split
+from candlewick.data.text.holdout import HASHED_CHARACTERS, document_split
 from candlewick.data.tokens.dataset import VERSION
 from candlewick.data.tokens.encode import (
     BEGINNING,
@@ -39,7 +39,7 @@ from candlewick.data.tokens.plan import group_files, make_task
 from candlewick.data.tokens.workers import map_in_order
 from candlewick.tokenizer.encoder import ReferenceEncoder
 
-_HEAD_BYTES = 1 << 14
+_HEAD_BYTES = len(BOM) + 4 * HASHED_CHARACTERS
 _BYTES_PER_TOKEN = 3  # seldom fewer: text is not taken for less than it has
 logger = logging.getLogger(__name__)
 

@@ -102,7 +102,7 @@ def test_holdout_keeps_copies_in_one_split_chosen_by_the_random_seed(write, tmp_
         assert val == {
             json.dumps({"text": t}, ensure_ascii=False)
             for t in TEXTS
-            if document_split(t, 0.3, f"{seed}\n") == "validation"
+            if document_split(t, 0.3, seed) == "validation"
         }
         found.append(val)
     assert found[0] == found[1] != found[2]

@@ -11,10 +11,12 @@ from candlewick.config import DataConfig
 from candlewick.data.text.documents import TextDefects, read_documents
 from candlewick.data.text.find import open_text
 from candlewick.data.text.holdout import (
+    HASHED_CHARACTERS,
     MIN_TAIL_BYTES,
     Tails,
     choose_holdout,
     document_split,
+    find_ends,
     hold_tails,
     normalize,
 )
@@ -64,26 +66,53 @@ def test_hashes_hold_out_the_share_and_a_larger_share_holds_out_a_superset():
     assert sides[0.05] < sides[0.1] < sides[0.2]
 
 
+@pytest.mark.parametrize("form", ["document {}", "{:06}", "{} words and more", "words {} and {} more", "x" * 60 + "{}"])
+@pytest.mark.parametrize("seed", [0, 17])
+def test_numbered_documents_are_spread_evenly(form, seed):
+    for share in (0.01, 0.1, 0.5):
+        held_out = sum(document_split(form.format(i, i), share, seed) == "validation" for i in range(10_000))
+        assert abs(held_out - 10_000 * share) < 4.5 * (10_000 * share * (1 - share)) ** 0.5
+
+
 def test_the_seed_decides_which_documents_are_held_out():
-    found = [
-        [document_split(f"document {i}", 0.5, seed) for i in range(100)] for seed in ("", "1\n", "1\n", "2\n")
-    ]
+    found = [[document_split(f"document {i}", 0.5, seed) for i in range(100)] for seed in (0, 1, 1, 2)]
     assert found[0] != found[1] == found[2] != found[3]
 
 
 def test_twins_fall_on_one_side():
-    """Twins differ in case, white space, punctuation, or behind the first 1,024 characters of words."""
+    """Twins differ in case, white space and punctuation, or between the first and the last 64 bytes of words."""
     body = "".join(f"Word{i}, " for i in range(400))
     for number in range(200):
         text = f"Document {number}: {body}"
         side = document_split(text, 0.5)
         for twin in (
-            text.upper(), text.replace(" ", "\n  "), text.replace(",", ";"), f"  {text}\n", text + "appended",
-            text[:1500], text.replace("Word399", "another"), f'"{text}"',
+            text.upper(), text.replace(" ", "\n  "), text.replace(",", ";"), f"  {text}\n",
+            text.replace("Word200", "another"), text[:600] + text[1500:], f'"{text}"', text.replace(" ", " " * 99),
         ):  # fmt: skip
             assert document_split(twin, 0.5) == side
     assert normalize("Ab\n C-d\t_é") == "abcdé".encode()
     assert normalize("a\ud800") == b"a?".translate(None, b"?")
+
+
+def test_white_space_is_dropped_before_the_text_is_cut():
+    """The end of a document of 2,048 spaces and a text was not hashed."""
+    for indent in (1, 300, 3000, 30_000):
+        assert find_ends(" " * indent + "a" * 70 + " " * indent + "b" * 70) == b"a" * 64 + b"\n" + b"b" * 64
+    assert find_ends("Ä" * 500 + "b" * 500) == "ä".encode() * 32 + b"\n" + b"b" * 64
+    assert [find_ends(text) for text in ("", "--", "A b", "a" * 100)] == [
+        b"\n", b"\n", b"ab\nab", b"a" * 64 + b"\n" + b"a" * 64,
+    ]  # fmt: skip
+
+
+def test_of_a_very_long_document_its_first_characters_count():
+    text = "中" * HASHED_CHARACTERS
+    assert find_ends(text + "end") == find_ends(text) != find_ends(text[:-1] + "end")
+
+
+@pytest.mark.parametrize(("head", "tail"), [("licence " * 900, ""), ("", " footer" * 900), ("a prompt " * 9, "bye " * 9)])
+def test_documents_with_a_common_beginning_or_end_fall_on_both_sides(head, tail):
+    held_out = [document_split(f"{head}{i}{tail}", 0.5) for i in range(200)].count("validation")
+    assert 70 < held_out < 130
 
 
 def test_short_texts_that_differ_have_hashes_of_their_own():
