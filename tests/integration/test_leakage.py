@@ -9,17 +9,21 @@ import io
 import json
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text, tiny_config
-from tests.prepared import prepare
+from tests.prepared import prepare, prepare_tokens
 
+from candlewick.config import DataConfig
+from candlewick.data.shards.write import Outputs, ShardSettings, write_text_shards
 from candlewick.data.text.file_ranges import Split
-from candlewick.data.text.holdout import normalize
+from candlewick.data.text.holdout import document_split, normalize
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.overlap import count_overlap
+from candlewick.errors import DataError
 from candlewick.runs.complete import open_training_data
 from candlewick.runs.prepare import PreparedRun
 from candlewick.tokenizer.bpe import Tokenizer
@@ -173,3 +177,59 @@ def test_near_copies_are_counted_and_no_exact_one(name, prepare_corpus):
     found = [count_overlap(data.train, split) for split in data.validation_splits.values()]
     assert sum(overlap.exact for overlap in found) == 0
     assert sum(overlap.near for overlap in found) > 9
+
+
+HEADER, FOOTER = make_text(1, 400), make_text(2, 400)
+
+
+def rows_of(path: Path, texts: list[str], format: str = "text") -> DataConfig:
+    path.write_bytes(jsonl(texts) if format == "text" else b"".join(chat(HEADER, text) for text in texts))
+    return DataConfig(train_shards=(str(path),), validation_fraction=0.1, num_workers=1, format=format)
+
+
+def chat(system: str, question: str) -> bytes:
+    """Return a chat with one answer to all questions."""
+    turns = {"system": system, "user": question, "assistant": FOOTER}
+    messages = [{"role": role, "content": content} for role, content in turns.items()]
+    return (json.dumps({"messages": messages}) + "\n").encode()
+
+
+@pytest.mark.parametrize("format", ["text", "chat"])
+def test_documents_with_one_long_beginning_are_on_both_sides(format, tmp_path, tokenizer, caplog):
+    texts = [f"{HEADER} {text}" if format == "text" else text for text in rows(1200)]
+    details = prepare_tokens(rows_of(tmp_path / "a.jsonl", texts, format), tokenizer, tmp_path / "out")[0].details
+    assert 80 < details["splits"]["validation"]["documents"] < 160
+    assert "share one beginning" not in caplog.text
+
+
+@pytest.mark.parametrize(("alike", "start"), [(1200, 0), (1200, 1), (900, 0), (900, 1)])
+def test_documents_with_one_beginning_and_end_are_counted(alike, start, tmp_path, tokenizer, caplog):
+    """They are on one side: which one, the footer decides."""
+    ends = [f"{FOOTER} {number}" for number in range(99)]
+    sides = [document_split(f"{HEADER} {end}", 0.1) for end in ends]
+    end = ends[sides.index("validation" if start else "train")]
+    texts = [f"{HEADER} {row} {end}" for row in range(alike)] + rows(1200 - alike)
+    config, count = (
+        rows_of(tmp_path / "a.jsonl", texts),
+        f"{alike:,} of 1,200 documents share one beginning and end",
+    )
+    if alike == 1200:
+        side = "training" if start else "validation"
+        with pytest.raises(DataError, match=f"no {side} text .*a.jsonl: {count} .*data.validation_shards"):
+            prepare_tokens(config, tokenizer, tmp_path / "out")
+    else:
+        prepare_tokens(config, tokenizer, tmp_path / "out")
+        assert f"documents are held out, some 120 were wanted: {count}" in caplog.text
+
+
+@pytest.mark.parametrize("alike", [1200, 900])
+def test_shards_of_documents_with_one_beginning_and_end_are_counted(alike, tmp_path, caplog):
+    texts = [f"{HEADER} {row} {FOOTER}" for row in range(alike)] + rows(1200 - alike)
+    config, outputs = rows_of(tmp_path / "a.jsonl", texts), Outputs(tmp_path / "train", tmp_path / "val")
+    count = f"{alike:,} of 1,200 documents share one beginning and end"
+    if alike == 1200:
+        with pytest.raises(DataError, match=f"no (training|validation) document .*a.jsonl: {count}"):
+            write_text_shards(config.train_shards, outputs, ShardSettings(validation_fraction=0.1), config)
+    else:
+        write_text_shards(config.train_shards, outputs, ShardSettings(validation_fraction=0.1), config)
+        assert f"documents are held out, some 120 were wanted: {count}" in caplog.text

@@ -14,6 +14,7 @@ too, the next process truncates the open files and continues: the bytes are the 
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
@@ -52,13 +53,14 @@ from candlewick.data.text.documents import Document, TextDefects, count_document
 from candlewick.data.text.downloads import Downloads
 from candlewick.data.text.file_ranges import FileRange, TextFile
 from candlewick.data.text.find import open_text
-from candlewick.data.text.holdout import document_split
+from candlewick.data.text.holdout import document_split, explain_share, find_ends
 from candlewick.errors import ArtifactError, ConfigError, DataError
 
 KIND, VERSION = "text", 2
 _READ_VERSIONS = (1, 2)
 _STATE = "state.json"
 _DOCUMENTS_PER_REPORT = 256
+_MAX_COUNTED_DOCUMENTS = 10_000
 logger = logging.getLogger(__name__)
 
 
@@ -135,9 +137,10 @@ def write_text_shards(
         for writer in job.writers.values():
             stack.callback(writer.close)
         job.run(downloads, ahead, progress)
+        reason = job.explain_share()
         for side in reversed(folders):  # train last: the state lies with it
             if side not in built:
-                built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources))
+                built[side] = job.publish(side, folders[side], recipes[side], " ".join(sources), reason)
         shutil.rmtree(partial, ignore_errors=True)  # if validation was all that was missing
     return [built[side] for side in folders], False
 
@@ -164,6 +167,7 @@ class _ShardJob:
     folders: dict[str, Path]
     key: str
     published: set[str]  # sides that a killed process published before the rest
+    ends: Counter[bytes] = field(default_factory=Counter[bytes])  # of the first documents
 
     def __post_init__(self) -> None:
         self.state_path = self.folders["train"] / _STATE
@@ -259,6 +263,8 @@ class _ShardJob:
             return False
         split = document_split(text, self.settings.validation_fraction, self.settings.seed)
         side = "val" if split == "validation" else "train"
+        if self.cursor.taken < _MAX_COUNTED_DOCUMENTS:
+            self.ends[find_ends(text)] += 1
         self.cursor.taken += 1
         self.cursor.text_bytes += len(line)
         if side in self.published:
@@ -285,13 +291,22 @@ class _ShardJob:
         self.cursor.newlines += len(lines) - 1
         return flat.encode() + b"\n"
 
-    def publish(self, side: str, folder: Path, recipe: Recipe, dataset: str) -> Manifest:
-        """Publish the shards of a side as `folder`. Raises DataError if there are none."""
+    def explain_share(self) -> str:
+        """Return why far more or fewer documents are held out than was asked for, if that is known, else ""."""
+        if self.published or "val" not in self.writers:
+            return ""
+        lines = {name: sum(shard["lines"] for shard in side.shards) for name, side in self.writers.items()}
+        alike = max(self.ends.values(), default=0), self.ends.total()
+        return explain_share(lines["train"], lines["val"], self.settings.validation_fraction, lambda: alike)
+
+    def publish(self, side: str, folder: Path, recipe: Recipe, dataset: str, reason: str) -> Manifest:
+        """Publish the shards of a side as `folder`. Raises DataError, with the reason, if there are none."""
         shards, settings, cursor = self.writers[side].shards, self.settings, self.cursor
         if not shards:
             more = ", read lines as documents, or hold out more (--val-ratio, data.validation_fraction)"
             kind, fix = ("training", "") if side == "train" else ("validation", more)
-            raise DataError(f"no {kind} document came out of {dataset}", f"give more text{fix}")
+            because = f": {reason}" if reason else ""
+            raise DataError(f"no {kind} document came out of {dataset}{because}", f"give more text{fix}")
         if side == "train":
             self._warn()
             self.state_path.unlink(missing_ok=True)

@@ -8,9 +8,10 @@ tails      fewer documents: the tails of files, cut after a newline; of rows the
 """
 
 import hashlib
+import logging
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -30,6 +31,7 @@ _END_BYTES = 64
 _END_CHARACTERS = 144  # have so many bytes of letters, mostly
 _LOWER = bytes(range(256)).lower()
 _IGNORED = (string.whitespace + string.punctuation).encode()
+logger = logging.getLogger(__name__)
 
 
 def document_split(text: str, share: float, seed: int = 0) -> Split:
@@ -52,6 +54,26 @@ def normalize(text: str) -> bytes:
     """Return a text in UTF-8 without case, and without white space and punctuation of ASCII."""
     encoded = text.encode() if text.isascii() else text.casefold().encode(errors="replace")
     return encoded.translate(_LOWER, _IGNORED)
+
+
+def explain_share(trained: int, held_out: int, share: float, count_alike: Callable[[], tuple[int, int]]) -> str:
+    """Return why far more or fewer documents are held out than `share`, if so many are alike, else "".
+
+    `count_alike` counts the documents with the most frequent ends, and those that it looked at. A warning says the
+    same, unless one side is empty, which is the caller's error.
+    """
+    total = trained + held_out
+    wanted = share * total
+    error = abs(held_out - wanted)
+    if error <= max(wanted / 2, 3 * wanted**0.5):
+        return ""
+    alike, looked_at = count_alike()
+    if alike * total <= error * looked_at / 2:
+        return ""
+    reason = f"{alike:,} of {looked_at:,} documents share one beginning and end"
+    if trained and held_out:
+        logger.warning("%d documents are held out, some %d were wanted: %s", held_out, wanted, reason)
+    return reason
 
 
 def choose_holdout(corpora: Sequence[Corpus]) -> Literal["hash", "tails"]:

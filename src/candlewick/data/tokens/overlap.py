@@ -1,4 +1,4 @@
-"""How many validation documents are trained on too, exactly or nearly, by their tokens.
+"""How many validation documents are trained on too, exactly or nearly, by their tokens; how many are alike.
 
     train documents --hash of the first and the last 16 tokens--> candidates --compared in full--> exact, near
 
@@ -7,8 +7,10 @@ a word changed, added or left out anywhere. Of large splits evenly spread shards
 document that goes on in the next shard is not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ _ENDS_TOKENS = 16
 _NEAR_SHARE = 0.8
 _MAX_VALIDATION_DOCUMENTS = 20_000
 _MAX_TRAINING_DOCUMENTS = 500_000
+_MAX_OPEN_SHARDS = 64
 _MAX_COMPARED = 200_000
 _BLOCK_DOCUMENTS = 1 << 16  # that are hashed at a time
 _MAX_ALIKE = 8  # validation documents with the same beginning that one is compared with
@@ -65,6 +68,21 @@ def count_overlap(training: Sequence[TokenSplit], validation: TokenSplit) -> Ove
     total = sum(split.num_documents for split in training)
     is_sample = seen < total or len(documents) < validation.num_documents or compared == _MAX_COMPARED
     return Overlap(len(documents), len(exact), len(near - exact), is_sample)
+
+
+def count_alike(folder: Path, details: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many documents share the most frequent beginning and end, and how many were looked at.
+
+    `folder` has the shards that the `details` of a manifest list.
+    """
+    shards = details["shards"][:: -(-len(details["shards"]) // _MAX_OPEN_SHARDS)]
+    paths = [folder / f"shards/{shard['name']}.bin" for shard in shards]
+    tokens = tuple(np.memmap(path, details["dtype"], "r") for path in paths)
+    ends = tuple(np.fromfile(path.with_suffix(".idx"), "<u8") for path in paths)
+    both = TokenSplit("both", "", tokens, (), 0, 0, details["delimiter"]["id"], ends)
+    hashes = [_hash_ends(*shard) for shard in _shards([both], _MAX_TRAINING_DOCUMENTS)]
+    keys = np.concatenate([heads * _FACTORS[0] + tails for heads, tails in hashes])
+    return int(np.unique(keys, return_counts=True)[1].max(initial=0)), keys.size
 
 
 def _keys(head: int, tail: int, length: int) -> tuple[int | tuple[int, ...], ...]:

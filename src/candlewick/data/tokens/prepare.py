@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +21,11 @@ from candlewick.data.text.corpus import Corpus
 from candlewick.data.text.documents import TextDefects
 from candlewick.data.text.file_ranges import SPLITS, FileRange, Split, TextFile
 from candlewick.data.text.find import open_text
-from candlewick.data.text.holdout import Holdout, Tails, choose_holdout, hold_tails
+from candlewick.data.text.holdout import Holdout, Tails, choose_holdout, explain_share, hold_tails
 from candlewick.data.tokens.dataset import KIND, VERSION, token_dtype
 from candlewick.data.tokens.duplicates import remove_duplicates
 from candlewick.data.tokens.encode import BEGINNING, Continuation, Position, Receipt, TokenOutput, receipt_entry
+from candlewick.data.tokens.overlap import count_alike
 from candlewick.data.tokens.pipeline import TaskResults, TextPipeline
 from candlewick.data.tokens.plan import dataset_settings
 from candlewick.data.tokens.token_files import hold_token_tails
@@ -163,7 +165,12 @@ def prepare_tokens(
         with interruptible(folder):
             files, details, backend = _encode(job.without_duplicates(), recipe, folder, progress)
         if job.before is None:
-            _require_text(job, details)
+            reason = ""
+            if details["holdout"] == "hash":
+                trained, held_out = (details["splits"][split]["documents"] for split in SPLITS)
+                share = recipe.config.get("share", job.config.validation_fraction)
+                reason = explain_share(trained, held_out, share, partial(count_alike, folder, details))
+            _require_text(job, details, reason)
         names = {folder / entry.name for entry in files}
         for path in folder.rglob("*"):  # left by killed runs, or by runs with other settings
             if path.is_file() and path not in names:
@@ -291,7 +298,7 @@ def _dataset_details(
     }
 
 
-def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
+def _require_text(job: EncodeJob, details: dict[str, Any], reason: str) -> None:
     is_alone = len(job.all_sources) == 1  # of several sources a small one may hold out nothing
     validation = job.train if job.hold_out and is_alone else job.validation
     sides: tuple[tuple[Split, str, Corpus | None, str], ...] = (
@@ -301,4 +308,5 @@ def _require_text(job: EncodeJob, details: dict[str, Any]) -> None:
     for split, name, text, fix in sides:
         if text is not None and not details["splits"][split]["text_bytes"]:
             names = ", ".join(file.name for file in text.files)[:200]
-            raise DataError(f"no {name} text came out of {names}", f"give more text, or {fix}")
+            because, fix = (f": {reason}", "set data.validation_shards") if reason else ("", fix)
+            raise DataError(f"no {name} text came out of {names}{because}", f"give more text, or {fix}")

@@ -9,7 +9,7 @@ import pytest
 
 from candlewick.data.tokens import overlap
 from candlewick.data.tokens.dataset import TokenSplit
-from candlewick.data.tokens.overlap import Overlap, count_overlap
+from candlewick.data.tokens.overlap import Overlap, count_alike, count_overlap
 
 choose = random.Random(5)
 
@@ -118,3 +118,19 @@ def test_memory_is_that_of_a_block_and_not_of_a_shard(monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 5e6  # a hash of a whole shard takes 60 MB
+
+
+def test_documents_with_the_same_first_and_last_tokens_are_alike(tmp_path):
+    (tmp_path / "shards").mkdir()
+    head, tail = text(16), text(16)
+    same, short = [[*head, *text(9), *tail] for _ in range(7)], [[5, 6]] * 3
+    near = [[*head, *text(20)], [*text(20), *tail], [*changed(head, 15), *tail], [*head, *changed(tail, 0)]]
+    rows = []
+    for name, documents in {"train-00000": [*same[:4], *near], "validation-00000": [*same[4:], *short]}.items():
+        shard = split(documents)
+        shard.shards[0].tofile(tmp_path / f"shards/{name}.bin")
+        shard.document_ends[0].astype("<u8").tofile(tmp_path / f"shards/{name}.idx")
+        rows.append({"name": name})
+    details = {"shards": rows, "dtype": "<u2", "delimiter": {"id": 0}}
+    assert count_alike(tmp_path, details) == (7, 14)
+    assert count_alike(tmp_path, details | {"shards": rows[1:]}) == (3, 6)
