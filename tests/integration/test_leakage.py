@@ -74,6 +74,8 @@ def appended(texts: list[str]) -> list[str]:
     return [f"{text} more" for text in texts]
 
 
+# longer than what is hashed of a document; most characters of every other one have three bytes
+LONG = [make_text(70 + number, 14_000).replace("e", "e中"[number % 2] * 2) for number in range(6)]
 BOOKS = [make_text(900 + number, 3000) for number in range(4)]
 CORPORA: dict[str, Callable[[], list[Files]]] = {
     # below 1,000 documents: the tails of files
@@ -98,13 +100,14 @@ CORPORA: dict[str, Callable[[], list[Files]]] = {
     "many rows in other cases": lambda: [{"a.jsonl": jsonl(rows(800))}, {"b.jsonl": jsonl(shouted(rows(800)))}],
     "a large and a small source": lambda: [{"a.jsonl": jsonl(rows(3000))}, {"b.jsonl": jsonl(rows(200))}],
     "long documents": lambda: [
-        files([make_text(7, 20_000), *BOOKS]),
-        {"a.jsonl.gz": gzip.compress(jsonl([*BOOKS, make_text(7, 20_000), *rows(1100)]), mtime=0)},
+        files([*LONG, *BOOKS]),
+        {"a.jsonl.gz": gzip.compress(jsonl([*BOOKS, *LONG, *rows(1100)]), mtime=0)},
     ],
 }
 SETTINGS = {
     "chats": {"format": "chat"},
     "without duplicates": {"deduplicate": True},
+    "long documents": {"validation_fraction": 0.5},
     "a large and a small source": {"validation_max_tokens": 3000, "validation_fraction": 0.1},
 }
 
