@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -185,7 +186,7 @@ def test_near_copies_are_counted_and_no_exact_one(name, prepare_corpus):
 HEADER, FOOTER = make_text(1, 400), make_text(2, 400)
 
 
-def rows_of(path: Path, texts: list[str], format: str = "text") -> DataConfig:
+def rows_of(path: Path, texts: list[str], format: Literal["text", "chat"] = "text") -> DataConfig:
     path.write_bytes(jsonl(texts) if format == "text" else b"".join(chat(HEADER, text) for text in texts))
     return DataConfig(train_shards=(str(path),), validation_fraction=0.1, num_workers=1, format=format)
 

@@ -11,8 +11,8 @@ import hashlib
 import logging
 import math
 import string
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 from zlib import crc32
@@ -103,6 +103,18 @@ class _Row:
     digest: bytes
 
 
+_Cut = tuple[tuple[FileRange, ...], int]  # the ranges of a file, and how much of it is held out
+
+
+@dataclass
+class _Held:
+    """What is held out so far: the places where texts are cut, and the sizes of rows, by their digests."""
+
+    cuts: dict[str, int] = field(default_factory=dict[str, int])
+    rows: dict[bytes, int] = field(default_factory=dict[bytes, int])
+    cut_rows: dict[bytes, int] = field(default_factory=dict[bytes, int])  # whose end is held out
+
+
 @dataclass
 class Tails:
     """What is held out of the sources of a run that have few documents, file by file."""
@@ -116,46 +128,34 @@ def hold_tails(corpora: Sequence[Corpus], share: float) -> Tails:
     """Return the ranges of each file: its beginning for training, and a tail that is held out."""
     files = [(file, corpus) for corpus in corpora for file in corpus.files]
     rows = {file: _read_rows(file, corpus) for file, corpus in files if file.kind != "text"}
-    tails, cuts, due, is_owing = Tails(), dict[str, int | None](), 0.0, True
-    held, cut_rows = set[bytes](), set[bytes]()  # digests of rows; of a cut one the end is held out
+    tails, held, due, is_owing = Tails(), _Held(), 0.0, True
     for file, corpus in files:
         if file is corpus.files[0]:
             due, is_owing = 0.0, True
-        is_last = file is corpus.files[-1]
-        size = _text_size(file) if file.kind == "text" else sum(row.size for row in rows[file])
+        size = sum(row.size for row in rows[file]) if file in rows else _text_size(file)
         due += share * size
         # the last file of a source gives something, if none before did
-        is_owed = is_owing and is_last
+        is_owed = is_owing and file is corpus.files[-1]
         wanted = max(math.ceil(due), min(MIN_TAIL_BYTES, size // 10) if is_owed else 0)
-        if file.kind == "text":
-            sha256 = content_hash(file)
-            if sha256 not in cuts:
-                tail = min(wanted, size // 2)
-                is_held = tail >= MIN_TAIL_BYTES or (tail > 0 and is_owed)
-                cuts[sha256] = _cut_near(file, size - tail) if is_held else None
-                due -= size - (cuts[sha256] or size)
-            ranges = _cut_text(file, cuts[sha256])
+        least = 1 if is_owed else MIN_TAIL_BYTES
+        if file in rows:
+            ranges, taken = _cut_rows(file, rows[file], wanted, least, corpus.reading, held)
         else:
-            ranges, taken = _cut_rows(file, rows[file], wanted, size, held)
-            last = rows[file][-1] if rows[file] and corpus.reading.format == "text" else None
-            if not taken and last is not None and last.digest not in held | cut_rows:
-                least = 1 if is_owed else MIN_TAIL_BYTES
-                ranges, taken = _cut_last_row(file, last, least, wanted, corpus.reading)
-                cut_rows |= {last.digest} if taken else set()
-            due -= taken
-        is_owing &= len(ranges) == 1 and ranges[0].split == "train"
+            ranges, taken = _cut_text(file, size, wanted, least, held)
+        due -= taken
+        is_owing &= len(ranges) == 1
         tails.ranges[file] = ranges
-    for file, file_rows in rows.items():
-        copies = held | cut_rows
-        tails.ranges[file] = tuple(_without_copies(part, file_rows, copies, tails) for part in tails.ranges[file])
-    sizes = {row.digest: row.size for file_rows in rows.values() for row in file_rows}
+    copies = held.rows | held.cut_rows
     for file, corpus in files:
-        copies = held | cut_rows if len(tails.ranges[file]) == 1 else held  # its own end is held out as well
-        # a longer file has more characters than any of these rows
-        is_short = file.kind == "text" and file.bytes <= 4 * max((sizes[digest] for digest in copies), default=0)
-        if is_short and copies.intersection(row.digest for row in _read_rows(file, corpus)):
-            tails.ranges[file] = tuple(part for part in tails.ranges[file] if part.split != "train")
-            tails.copies[file] = 1
+        train, *tail = tails.ranges[file]
+        if file in rows:
+            train = _without_copies(train, rows[file], copies)
+            tails.ranges[file], tails.copies[file] = (train, *tail), len(train.duplicates)
+        # a longer file has more characters than any of these rows; of one that is cut the end is held out as well
+        elif file.bytes <= 4 * max(copies.values(), default=0) and (held.rows if tail else copies).keys() & {
+            row.digest for row in _read_rows(file, corpus)
+        }:
+            tails.ranges[file], tails.copies[file] = tuple(tail), 1
     return tails
 
 
@@ -176,38 +176,43 @@ def _read_rows(file: TextFile, corpus: Corpus) -> list[_Row]:
     return [_Row(position, n, size, digest) for (position, size, digest), n in zip(found, nexts, strict=True)]
 
 
-def _cut_text(file: TextFile, cut: int | None) -> tuple[FileRange, ...]:
-    if cut is None:
-        return (FileRange(file, split="train"),)
-    return FileRange(file, 0, cut, split="train"), FileRange(file, cut, None, split="validation")
+def _cut_text(file: TextFile, size: int, wanted: int, least: int, held: _Held) -> _Cut:
+    """Return the ranges of a text, and how much is held out; a copy is cut at the same place and not counted."""
+    sha256, tail = content_hash(file), min(wanted, size // 2)
+    is_copy = sha256 in held.cuts
+    if not is_copy:
+        held.cuts[sha256] = _cut_near(file, size - tail) if tail >= least else size
+    cut = held.cuts[sha256]
+    if cut == size:
+        return (FileRange(file, split="train"),), 0
+    ranges = FileRange(file, 0, cut, split="train"), FileRange(file, cut, None, split="validation")
+    return ranges, 0 if is_copy else size - cut
 
 
 def _cut_rows(
-    file: TextFile, rows: Sequence[_Row], wanted: int, total: int, held: set[bytes]
-) -> tuple[tuple[FileRange, ...], int]:
-    """Return the ranges of a file with rows, and how much is held out; adds its digests to `held`."""
-    taken, first = 0, len(rows)
+    file: TextFile, rows: Sequence[_Row], wanted: int, least: int, reading: Reading, held: _Held
+) -> _Cut:
+    """Return the ranges of a file with rows, and how much is held out, which `held` gets."""
+    taken, first, total = 0, len(rows), sum(row.size for row in rows)
     while first > 0 and taken < wanted:
         size = rows[first - 1].size
         is_fitting = taken + size <= 1.5 * wanted or (not taken and size <= MIN_TAIL_BYTES)
         if not is_fitting or taken + size > total / 2:
             break
         taken, first = taken + size, first - 1
-    if not taken:
+    if taken:
+        held.rows.update((row.digest, row.size) for row in rows[first:])
+        start = rows[first].position
+        return (FileRange(file, 0, start, split="train"), FileRange(file, start, None, split="validation")), taken
+    tail = min(wanted, rows[-1].size // 2) if rows and reading.format == "text" else 0
+    if tail < least or rows[-1].digest in held.rows | held.cut_rows:
         return (FileRange(file, split="train"),), 0
-    start = rows[first].position
-    held.update(row.digest for row in rows[first:])
-    train = () if first == 0 else (FileRange(file, 0, start, split="train"),)
-    return (*train, FileRange(file, start, None, split="validation")), taken
+    return _cut_last_row(file, rows[-1], tail, reading, held)
 
 
-def _cut_last_row(
-    file: TextFile, row: _Row, least: int, wanted: int, reading: Reading
-) -> tuple[tuple[FileRange, ...], int]:
+def _cut_last_row(file: TextFile, row: _Row, tail: int, reading: Reading, held: _Held) -> _Cut:
     """Return the ranges of a file whose last row is too large to be held out: the tail of that row is."""
-    tail = min(wanted, row.size // 2)
-    if tail < least:
-        return (FileRange(file, split="train"),), 0
+    held.cut_rows[row.digest] = row.size
     text = _row_text(file, row, reading)
     cut = _nearest_end(text, len(text) - tail)
     kept, held_out = RowCut(row.position, cut, is_end=False), RowCut(row.position, cut, is_end=True)
@@ -215,14 +220,11 @@ def _cut_last_row(
     return (train, FileRange(file, row.position, row.next, split="validation", cut=held_out)), len(text) - cut
 
 
-def _without_copies(part: FileRange, rows: Sequence[_Row], held: set[bytes], tails: Tails) -> FileRange:
+def _without_copies(part: FileRange, rows: Sequence[_Row], held: Mapping[bytes, int]) -> FileRange:
     """Return a range of training text without the rows that are held out elsewhere."""
-    if part.split != "train":
-        return part
     stop, own = math.inf if part.stop is None else part.stop, None if part.cut is None else part.cut.position
-    copies = tuple(r.position for r in rows if r.position < stop and r.position != own and r.digest in held)
-    tails.copies[part.file] = len(copies)
-    return FileRange(part.file, part.start, part.stop, split=part.split, duplicates=copies, cut=part.cut)
+    copies = (r.position for r in rows if r.position < stop and r.position != own and r.digest in held)
+    return replace(part, duplicates=tuple(copies))
 
 
 def _row_text(file: TextFile, row: _Row, reading: Reading) -> str:

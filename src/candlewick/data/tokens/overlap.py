@@ -77,7 +77,8 @@ def count_alike(folder: Path, details: Mapping[str, Any]) -> tuple[int, int]:
     """
     shards = details["shards"][:: -(-len(details["shards"]) // _MAX_OPEN_SHARDS)]
     paths = [folder / f"shards/{shard['name']}.bin" for shard in shards]
-    tokens = tuple(np.memmap(path, details["dtype"], "r") for path in paths)
+    dtype: np.dtype[Any] = np.dtype(details["dtype"])
+    tokens = tuple(np.memmap(path, dtype, "r") for path in paths)
     ends = tuple(np.fromfile(path.with_suffix(".idx"), "<u8") for path in paths)
     both = TokenSplit("both", "", tokens, (), 0, 0, details["delimiter"]["id"], ends)
     hashes = [_hash_ends(*shard) for shard in _shards([both], _MAX_TRAINING_DOCUMENTS)]
