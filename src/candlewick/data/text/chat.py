@@ -11,7 +11,6 @@ Other keys of a row or a message are not read.
 
 import json
 from collections.abc import Sequence
-from itertools import dropwhile
 from typing import NamedTuple, cast
 
 from candlewick.tokenizer.chat import ANSWER, ROLES, Role, message_text
@@ -114,6 +113,5 @@ def chat_columns(names: Sequence[str], field: str) -> list[str]:
 
 
 def chat_text(messages: list[Message]) -> str:
-    """Return the text that stands for a conversation: all that is said after its system prompt."""
-    said = dropwhile(lambda message: message.role == "system", messages)
-    return "\n".join(message_text(role, content) for role, content in said)
+    """Return a text that stands for a conversation: all that is said but by the system."""
+    return "\n".join(message_text(role, content) for role, content in messages if role != "system")

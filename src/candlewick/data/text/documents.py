@@ -46,7 +46,7 @@ class Document(NamedTuple):
     starts_document: bool = True  # False: it continues the item before
     ends_document: bool = True  # False: the next item continues it
     role: Role | None = None  # of a chat message: the speaker; the text is `message_text`
-    chat_text: str | None = None  # of the conversation, after its system prompt, with its first message
+    chat_text: str | None = None  # of the conversation, without its system prompt, with its first message
 
 
 @dataclass(slots=True)

@@ -207,17 +207,13 @@ def _cut_rows(
     tail = min(wanted, rows[-1].size // 2) if rows and reading.format == "text" else 0
     if tail < least or rows[-1].digest in held.rows | held.cut_rows:
         return (FileRange(file, split="train"),), 0
-    return _cut_last_row(file, rows[-1], tail, reading, held)
-
-
-def _cut_last_row(file: TextFile, row: _Row, tail: int, reading: Reading, held: _Held) -> _Cut:
-    """Return the ranges of a file whose last row is too large to be held out: the tail of that row is."""
-    held.cut_rows[row.digest] = row.size
-    text = _row_text(file, row, reading)
+    last = rows[-1]  # it is too large to be held out: the tail of it is
+    held.cut_rows[last.digest] = last.size
+    text = _row_text(file, last, reading)
     cut = _nearest_end(text, len(text) - tail)
-    kept, held_out = RowCut(row.position, cut, is_end=False), RowCut(row.position, cut, is_end=True)
-    train = FileRange(file, 0, row.next, split="train", cut=kept)
-    return (train, FileRange(file, row.position, row.next, split="validation", cut=held_out)), len(text) - cut
+    kept, held_out = RowCut(last.position, cut, is_end=False), RowCut(last.position, cut, is_end=True)
+    train = FileRange(file, 0, last.next, split="train", cut=kept)
+    return (train, FileRange(file, last.position, last.next, split="validation", cut=held_out)), len(text) - cut
 
 
 def _without_copies(part: FileRange, rows: Sequence[_Row], held: Mapping[bytes, int]) -> FileRange:

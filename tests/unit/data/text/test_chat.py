@@ -280,3 +280,7 @@ def test_the_field_of_the_settings_comes_first():
 
 def test_chat_text_tells_speakers_apart():
     assert chat_text([USER, REPLY]) != chat_text([Message("user", "ab"), Message("assistant", "")])
+
+
+def test_chat_text_does_not_depend_on_the_system_prompt():
+    assert chat_text([Message("system", "Be brief."), USER, REPLY]) == chat_text([USER, REPLY])
