@@ -82,7 +82,7 @@ def count_alike(folder: Path, details: Mapping[str, Any]) -> tuple[int, int]:
     ends = tuple(np.fromfile(path.with_suffix(".idx"), "<u8") for path in paths)
     both = TokenSplit("both", "", tokens, (), 0, 0, details["delimiter"]["id"], ends)
     hashes = [_hash_ends(*shard) for shard in _shards([both], _MAX_TRAINING_DOCUMENTS)]
-    keys = np.concatenate([heads * _FACTORS[0] + tails for heads, tails in hashes])
+    keys = np.concatenate([np.empty(0, np.uint64), *(heads * _FACTORS[0] + tails for heads, tails in hashes)])
     return int(np.unique(keys, return_counts=True)[1].max(initial=0)), keys.size
 
 
