@@ -10,6 +10,9 @@ from candlewick.cli.environment import cache_home, save_stdin
 from candlewick.cli.output import print_note
 from candlewick.terminal import setup
 
+SWITCH: dict[str, Any] = {"action": "store_const", "const": True}
+"""How argparse reads a flag without a value: None if it is not given."""
+
 if TYPE_CHECKING:  # reading it takes time that `--help` does not have
     from candlewick.config import RunConfig
 
@@ -46,10 +49,22 @@ def load_from_arguments(args: argparse.Namespace, extra: Sequence[str] = ()) -> 
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
-    config = _with_stdin(load_with_dialect(args.config, [*args.override, *text, *extra])[0])
+    overrides = [*_plain_overrides(args), *args.override, *text, *extra]
+    config = _with_stdin(load_with_dialect(args.config, overrides)[0])
     if "log_level" in args:
         setup_logging(args, config)
     return config
+
+
+def _plain_overrides(args: argparse.Namespace) -> list[str]:
+    """Return the overrides of what `add_plain` declared, if any is given."""
+    from candlewick.config.plain_settings import PLAIN, plain_overrides
+
+    given = {name: value for name in PLAIN if (value := getattr(args, name, None)) is not None}
+    if not given:
+        return []
+    base, _ = load_with_dialect(args.config, args.override, lambda _: None)
+    return plain_overrides(given, base, args.override)
 
 
 def _with_stdin(config: "RunConfig") -> "RunConfig":
@@ -120,10 +135,49 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), "auto: the first of the others that works")
 
 
-def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str = "SOURCE") -> None:
-    """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
-    about = about or "files, folders or stdlib://; default: data.train_shards of the configuration"
-    parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
+def add_sources(parser: argparse.ArgumentParser, about: str = "") -> None:
+    """`TEXT ...`, the same in every verb that reads the text of a configuration or another one."""
+    about = (
+        about or "files, folders, patterns, hf://datasets/..., stories:// or stdlib://; default: data.train_shards"
+    )
+    parser.add_argument("sources", nargs="*", metavar="TEXT", help=about)
+
+
+def add_plain(parser: argparse.ArgumentParser) -> None:
+    """Declare the settings that everybody types as flags, `--steps N` and so on: see `config.plain_settings`."""
+    from candlewick.config.plain_settings import PLAIN
+
+    schemas, group = setting_schemas(), parser.add_argument_group("settings, over --config and its defaults")
+    for name, key in PLAIN.items():
+        about = schemas[key]["description"].partition("\n")[0].replace("%", "%%")
+        kind = argument_type(schemas[key])
+        group.add_argument(f"--{name.replace('_', '-')}", dest=name, help=f"{key}: {about}", **kind)
+
+
+def setting_schemas() -> dict[str, dict[str, Any]]:
+    """Return the schema of each setting by its key; of an optimizer's those of AdamW."""
+    from candlewick.config.schema import sections
+
+    chosen = [section for section in sections() if section.kind in (None, "algorithm: adam_w")]
+    return {f"{section.name}.{key}": field for section in chosen for key, field in section.settings.items()}
+
+
+def argument_type(field: dict[str, Any]) -> dict[str, Any]:
+    """Return how argparse reads a setting with this schema; of alternatives the first counts, null is none."""
+    kinds = field.get("anyOf", [field])
+    if {"boolean", "string"} <= {kind.get("type") for kind in kinds}:  # on, or on in that folder
+        return {"nargs": "?", "const": True, "type": absolute, "metavar": "DIR"}
+    field = kinds[0]
+    if "enum" in field:
+        return {"choices": field["enum"], "type": lambda word: word.replace("-", "_")}
+    if field["type"] == "boolean":
+        return SWITCH
+    if field["type"] == "integer":
+        return {"type": whole_number(field["minimum"]), "metavar": "N"}
+    if field["type"] == "number":
+        return {"type": float, "metavar": "X"}
+    path = {"type": absolute, "metavar": "PATH"}
+    return {**path, "action": "append"} if field["type"] == "array" else path
 
 
 def add_option(parser: argparse.ArgumentParser, flag: str, metavar: str, help_text: str, **options: Any) -> None:

@@ -9,7 +9,7 @@ from candlewick.cli.orchestrate import orchestrate_and_print
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_sources(parser, "files or folders to train on; default: source text of Python's standard library", "TEXT")
+    add_sources(parser)
     add_option(parser, "--run-dir", "DIR", "folder of the run", type=Path, default=Path("runs/demo"))
     add_override(parser)
     add_reporting(parser)

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candlewick.cli.arguments import (
-    absolute,
+    SWITCH,
     add_config,
     add_reporting,
+    add_sources,
+    argument_type,
     load_run_config,
     load_with_dialect,
+    setting_schemas,
     whole_number,
 )
 from candlewick.cli.environment import CLOUD_FOLDERS, cloud_roots, use_hub
@@ -40,14 +43,13 @@ _SEED_NOTE = "training a tokenizer counts pairs, in any order"
 
 _COUNT: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
 _NAME = {"metavar": "NAME"}
-_SWITCH: dict[str, Any] = {"action": "store_const", "const": True}
 _CLOUD = """cloud: do all but the training, in shared folders below /workspace, or where
 ORCHESTRATE_{RUNS,CACHE,TOKENIZER,TRAIN,VAL,HF_CACHE}_ROOT say"""
 _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its setting, or (kind of value, help)
     "text": {
         "--input": "data.train_shards",
         "--validation": "data.validation_shards",
-        "--stream": (_SWITCH, "read the text from a dataset on the Hub, file by file, without keeping it on disk"),
+        "--stream": (SWITCH, "read the text from a dataset on the Hub, file by file, without keeping it on disk"),
         "--dataset": (_NAME, f"dataset for --stream, OWNER/NAME[@REVISION][/PATH]; default {_DATASET}"),
         "--split": (_NAME, "split of the dataset; default train"),
         "--max-samples": (_COUNT, "maximum number of documents of the dataset"),
@@ -55,8 +57,8 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
     },
     "tokenizer": {
         "--tokenizer-json": "tokenizer.tokenizer_json",
-        "--skip-tokenizer": (_SWITCH, "train no tokenizer; requires --tokenizer-json or an existing one"),
-        "--force-retrain-tokenizer": (_SWITCH, "train a tokenizer even if there is one"),
+        "--skip-tokenizer": (SWITCH, "train no tokenizer; requires --tokenizer-json or an existing one"),
+        "--force-retrain-tokenizer": (SWITCH, "train a tokenizer even if there is one"),
         "--vocab-size": "tokenizer.vocab_size",
         "--tokenizer-max-lines": "tokenizer.max_train_lines",
         "--tokenizer-seed": ({**_COUNT, "type": whole_number(0)}, f"has no effect: {_SEED_NOTE}"),
@@ -89,15 +91,15 @@ _TABLE: dict[str, dict[str, str | tuple[dict[str, Any], str]]] = {  # flag: its 
         "--profile": ({"choices": tuple(_PROFILES)}, "profile without --config: full (default), or a small one"),
         "--run-dir": ({"type": Path, "metavar": "DIR"}, "folder of the run; default: runs/EXPERIMENT"),
         "--resume": (
-            _SWITCH,
+            SWITCH,
             "with --config, require a checkpoint to resume; else a run is resumed if there is one",
         ),
         "--mode": ({"choices": ("local", "cloud")}, _CLOUD),
         "--experiment": (_NAME, "name of the run and its folders; default: the name of the configuration"),
         "--train-shard-lines": (_COUNT, "documents per shard of training text; default 1,000,000"),
         "--validation-shard-lines": (_COUNT, "documents per shard of --validation; default: as for training"),
-        "--reuse-shards": (_SWITCH, "use existing shards after a check of their hashes"),
-        "--force-reshard": (_SWITCH, "replace existing shards"),
+        "--reuse-shards": (SWITCH, "use existing shards after a check of their hashes"),
+        "--force-reshard": (SWITCH, "replace existing shards"),
     },
 }
 _SETTINGS = {flag: key for rows in _TABLE.values() for flag, key in rows.items() if isinstance(key, str)}
@@ -115,39 +117,18 @@ _CONFLICTS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments. The value of a flag that sets a key is stored under that key."""
-    from candlewick.config.schema import sections
-
+    add_sources(parser, "the same as --input for each")
     add_config(parser)
-    # --learning-rate and --weight-decay are settings of every optimizer; the profiles have AdamW
-    chosen = [section for section in sections() if section.kind in (None, "algorithm: adam_w")]
-    schemas = {f"{section.name}.{key}": field for section in chosen for key, field in section.settings.items()}
+    schemas = setting_schemas()
     for title, rows in _TABLE.items():
         group = parser.add_argument_group(title)
         for flag, row in rows.items():
             if isinstance(row, str):
                 about = f"{row}: {schemas[row]['description']}".replace("%", "%%")
-                group.add_argument(flag, dest=row, help=about, **_argument_type(schemas[row]))
+                group.add_argument(flag, dest=row, help=about, **argument_type(schemas[row]))
             else:
                 group.add_argument(flag, help=row[1], **row[0])
     add_reporting(parser)
-
-
-def _argument_type(field: dict[str, Any]) -> dict[str, Any]:
-    """Return how argparse reads a setting with this schema; of alternatives the first counts, null is none."""
-    kinds = field.get("anyOf", [field])
-    if {"boolean", "string"} <= {kind.get("type") for kind in kinds}:  # on, or on in that folder
-        return {"nargs": "?", "const": True, "type": absolute, "metavar": "DIR"}
-    field = kinds[0]
-    if "enum" in field:
-        return {"choices": field["enum"], "type": lambda word: word.replace("-", "_")}
-    if field["type"] == "boolean":
-        return _SWITCH
-    if field["type"] == "integer":
-        return {"type": whole_number(field["minimum"]), "metavar": "N"}
-    if field["type"] == "number":
-        return {"type": float, "metavar": "X"}
-    path = {"type": absolute, "metavar": "PATH"}
-    return {**path, "action": "append"} if field["type"] == "array" else path
 
 
 def stream_overrides(dataset: str, split: str, max_samples: int | None) -> list[str]:
@@ -162,7 +143,7 @@ def flag_overrides(args: argparse.Namespace) -> list[str]:
     stream = args.dataset or _DATASET, args.split or "train", args.max_samples
     overrides = stream_overrides(*stream) if args.stream else []
     # without --input, the profile `local` reads source code, a file as one document
-    is_local_text = getattr(args, "data.train_shards") and args.profile == "local"
+    is_local_text = (args.sources or getattr(args, "data.train_shards")) and args.profile == "local"
     if is_local_text and not any(override.startswith("data.documents=") for override in args.override):
         overrides += ["data.documents=line"]  # as transformer_candle read text, and as profile full does
     for flag, key in _SETTINGS.items():
@@ -215,6 +196,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     def is_given(flag: str) -> bool:
         return getattr(args, _SETTINGS.get(flag, flag[2:].replace("-", "_"))) is not None
 
+    if args.sources and (is_given("--input") or args.stream):
+        raise ConfigError("TEXT and --input or --stream name the text twice", "give one of them")
     for first, second in _CONFLICTS:
         if is_given(first) and is_given(second):
             raise ConfigError(f"{first} and {second} contradict each other", "give one of them")

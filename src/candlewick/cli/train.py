@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from candlewick.cli import candle
-from candlewick.cli.arguments import absolute, add_config, add_reporting, load_run_config
+from candlewick.cli.arguments import absolute, add_config, add_plain, add_reporting, add_sources, load_run_config
 from candlewick.cli.output import emit_json
 from candlewick.errors import ConfigError
 
@@ -19,14 +19,15 @@ _UNITS = ("steps", "tokens", "epochs", "seconds")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    add_sources(parser)
     add_config(parser)
+    add_plain(parser)
     about = "folder of the run, for checkpoints, metrics and logs; default: runs/NAME with the name of FILE, or "
     about += "the folder of a training.yaml that `orchestrate` wrote"
     parser.add_argument("--run-dir", metavar="DIR", type=Path, help=about)
     about = "resume from the newest checkpoint in --run-dir, with its configuration unless --config is given; "
     about += "DIR is a run, or one of its checkpoints, from which it goes on; with auto, start if there is none: "
-    about += "one command for a job that is restarted. To train it longer, add a larger end: "
-    about += "--override scheduler.total_steps=N"
+    about += "one command for a job that is restarted. To train it longer, add a larger end, such as --steps N"
     parser.add_argument("--resume", metavar="DIR", nargs="?", const=True, default=False, help=about)
     about = "start from the weights, model settings and tokenizer of this checkpoint, or of "
     about += "hf://OWNER/NAME@REVISION"
@@ -67,14 +68,14 @@ def run(args: argparse.Namespace) -> None:
             print(f"validation: loss {figures['loss']:.4f}, {figures['bits_per_byte']:.4f} bits per byte")
         place = shlex.quote(str(run_dir))
         print(f"try: candlewick generate {place}")
-        print(f"train it longer: candlewick train --resume {place} --override {_twice_as_long(config)}")
+        print(f"train it longer: candlewick train --resume {place} {_twice_as_long(config)}")
 
 
 def _twice_as_long(config: "RunConfig") -> str:
-    """Return the override that doubles the length of a run."""
-    ends = {f"scheduler.total_{unit}": getattr(config.scheduler, f"total_{unit}") for unit in _UNITS}
+    """Return the flag that doubles the length of a run."""
+    ends = {unit: getattr(config.scheduler, f"total_{unit}") for unit in _UNITS}
     name, total = next((name, total) for name, total in ends.items() if total is not None)
-    return f"{name}={2 * total:g}" if isinstance(total, float) else f"{name}={2 * total}"
+    return f"--{name} {2 * total:g}" if isinstance(total, float) else f"--{name} {2 * total}"
 
 
 def _resume(args: argparse.Namespace, default_dir: Path) -> tuple[bool | Literal["auto"] | Path, Path]:
