@@ -8,23 +8,21 @@ weights, optimizer, counters, random state, rows of metrics, links to the best c
 shows are those of a run that nothing disturbed, bit by bit, and nothing unfinished is left in its folders.
 """
 
-import argparse
 import os
 import random
-import shutil
 import signal
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.faults.calls import watched_calls
+from tests.faults.campaign import Progress, Scenario, run_campaign
 from tests.faults.training import STEPS, Corpus, differences, ending, start, unfinished, whole_checkpoints
 from tests.records.runs import cases
 
@@ -114,8 +112,8 @@ class Run:
         assert code == 0, (folder / "output").read_text()[-1500:]
         return cls(name, corpus, _end(name, folder), int((folder / "calls").read_text()))
 
-    def scenario(self, seed: int, most_kills: int, folder: Path) -> int:
-        """Run it in an empty folder, killed at most so often; return how often.
+    def scenario(self, seed: int, most_kills: int, folder: Path) -> Counter[str]:
+        """Run it in an empty folder, killed at most so often; count the kills.
 
         Raises AssertionError if it does not end as it must.
         """
@@ -141,7 +139,7 @@ class Run:
         assert not unlike, f"{self._about(seed)}, after {kills} kills: the end differs in {unlike}"
         left = unfinished(folder / "run")
         assert not left, f"{self._about(seed)}, after {kills} kills: {left} are left"
-        return kills
+        return Counter({"killed and the same" if kills else "undisturbed": 1, "kills": kills})
 
     def _about(self, seed: int) -> str:
         return f"{self.name}, seed {seed}"
@@ -159,39 +157,19 @@ def _end(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> int:
-    """Run the campaign; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="how many kills")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    outcomes: Counter[str] = Counter()
-    kills, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        corpus = Corpus.write(folder / "corpus")
-        runs = list[Run]()
-        for name in CONFIGURATIONS:
-            (place := folder / name).mkdir()
-            runs.append(Run.undisturbed(name, corpus, place))
-        while kills < args.count and outcomes["different"] < 20:
-            number = outcomes.total()
-            place = folder / str(number)
-            place.mkdir()
-            try:
-                seed = args.seed + number // len(runs)
-                killed = runs[number % len(runs)].scenario(seed, min(8, args.count - kills), place)
-                kills += killed
-                outcomes["killed and the same" if killed else "undisturbed"] += 1
-            except AssertionError as error:
-                outcomes["different"] += 1
-                print(f"\n{str(error)[:2000]}", flush=True)
-            shutil.rmtree(place)
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-            print(f"\r{kills} kills; runs: {counts}; {time.monotonic() - began:.0f} s", end="", flush=True)
-    print()
-    return 1 if outcomes["different"] else 0
+def scenarios(progress: Progress) -> Iterator[tuple[str, Scenario]]:
+    """Yield the runs, one configuration after the other, until there were as many kills as wanted."""
+    corpus = Corpus.write(progress.folder / "corpus")
+    runs = list[Run]()
+    for name in CONFIGURATIONS:
+        (place := progress.folder / name).mkdir()
+        runs.append(Run.undisturbed(name, corpus, place))
+    for number in count():
+        if (left := progress.count - progress.tally["kills"]) <= 0:
+            break
+        run = runs[number % len(runs)]
+        yield run.name, partial(run.scenario, progress.seed + number // len(runs), min(8, left))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_campaign(__doc__, scenarios, 1000, "kills", seed="of the first run of each configuration")

@@ -12,14 +12,10 @@ Worker processes are threads of the process that is killed, so that kills fall b
 takes no second; in every 25th scenario they are processes.
 """
 
-import argparse
 import gzip
 import io
 import json
 import random
-import sys
-import tempfile
-import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -27,21 +23,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.faults.attempt import start
-from tests.faults.sharder import contents
-from tests.hub_server import HubServer, Request
+from tests.faults.campaign import numbered, run_campaign
+from tests.faults.disturbed import disturb, run_to_the_end, same_contents
+from tests.hub_server import HubServer
 
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.train import train_tokenizer
 
-_FAULTS = ("drop", "cut", "short", "429", "500", "502", "503")
-_OF_FILES = (*_FAULTS, "flip", "other")
 _NAME = "datasets/me/web"
 _URI = f"hf://{_NAME}"
 _WORDS = (
     "the of and to in is was that for it with as his on be at by had not are Straße 日本 naïve\u2028 \t".split(" ")
 )
-_MOST_STARTS = 60
-_GAVE_UP = ("another network", "run it again")  # bytes that stay wrong, a network that stays away
 _NOTHING = "text came out of"  # of a side: an error with faults and without
 
 
@@ -112,10 +105,10 @@ def command(choose: random.Random, hub: HubServer, folder: Path) -> list[str]:
     return ["data", "prepare", *uris, "--tokenizer", str(folder / "tokenizer"), "-q", *overrides]
 
 
-def scenario(number: int, folder: Path) -> tuple[str, int]:
-    """Run one; return how it went and how often it was killed. Raises AssertionError if anything differs."""
+def scenario(number: int, folder: Path) -> Counter[str]:
+    """Run one; count how it went, and its kills. Raises AssertionError if anything differs."""
     choose = random.Random(number)
-    chance, kills, code = choose.choice((0.1, 0.3, 0.5)), 0, None
+    chance = choose.choice((0.1, 0.3, 0.5))
     with HubServer(lfs_bytes=choose.choice((1, 5000, 10**7))) as hub:
         hub.stall_seconds = 1.0
         words = command(choose, hub, folder)
@@ -125,40 +118,22 @@ def scenario(number: int, folder: Path) -> tuple[str, int]:
             own = "--workers", str(workers), "--output", str(folder / name)
             return start([*words, *own], hub.url, folder, moment, in_threads=in_threads)
 
+        def killed(moment: int) -> int:
+            code = prepare("faulty", choose.randint(1, 3), moment)
+            if code and choose.random() < 0.2:
+                _tear(folder / "faulty.partial" / "train-journal.jsonl", choose)
+            return code
+
         code = prepare("clean", 1, 0)
         if code == 3 and _NOTHING in (folder / "output").read_text():
-            return "refused", 0
+            return Counter(refused=1)
         assert code == 0, (folder / "output").read_text()[-500:]
-        faults = random.Random(-number)
-
-        def meet(request: Request) -> str | None:
-            if faults.random() >= chance:
-                return None
-            if faults.random() < 0.02:
-                return "stall"
-            return faults.choice(_FAULTS if "/api/" in request.path else _OF_FILES)
-
-        hub.plan = meet
-        for attempted in range(_MOST_STARTS):
-            # any moment for the first ones; then only the network troubles it
-            moment = int(2 ** choose.uniform(2, 8.5)) if attempted < choose.randint(1, 6) else 0
-            code = prepare("faulty", choose.randint(1, 3), moment)
-            if code == 0:
-                break
-            said = (folder / "output").read_text()
-            (folder / "output").rename(folder / f"output-{attempted}")
-            gave_up = code in (3, 4) and any(fix in said for fix in _GAVE_UP)
-            assert code == -9 or gave_up, f"exit code {code}: {said[-500:]}"
-            kills += code == -9
-            if choose.random() < 0.2:
-                _tear(folder / "faulty.partial" / "train-journal.jsonl", choose)
-        assert code == 0, "it never ends"
-    clean, faulty = contents(folder / "clean"), contents(folder / "faulty")
-    unlike = sorted(name for name in clean.keys() | faulty.keys() if clean.get(name) != faulty.get(name))
-    assert not unlike, f"not the same: {unlike[:5]}"
+        disturb(hub, chance, -number)
+        kills = run_to_the_end(killed, choose, (2, 8.5), folder)
+    same_contents(folder / "clean", folder / "faulty")
     left = {path.name for path in folder.iterdir() if "faulty" in path.name} - {"faulty"}
     assert not left, f"left behind: {left}"
-    return "killed" if kills else "undisturbed", kills
+    return Counter({"killed" if kills else "undisturbed": 1, "kills": kills})
 
 
 def _tear(journal: Path, choose: random.Random) -> None:
@@ -167,29 +142,5 @@ def _tear(journal: Path, choose: random.Random) -> None:
         journal.write_bytes(content[: choose.randint(0, len(content))])
 
 
-def main() -> int:
-    """Run a range of scenarios; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="number of the first scenario")
-    args = parser.parse_args()
-    outcomes: Counter[str] = Counter()
-    kills, began = 0, time.monotonic()
-    for number in range(args.seed, args.seed + args.count):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                outcome, killed = scenario(number, Path(folder))
-                outcomes[outcome] += 1
-                kills += killed
-            except AssertionError as error:
-                outcomes["different"] += 1
-                print(f"\nscenario {number}: {str(error)[:1000]}", flush=True)
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-        seconds = (time.monotonic() - began) / outcomes.total()
-        print(f"\r{counts}; {kills} kills; {seconds:.2f} s each", end="", flush=True)
-    print()
-    return 1 if outcomes["different"] else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_campaign(__doc__, numbered(scenario), 300, "scenarios", seed="number of the first scenario")

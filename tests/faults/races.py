@@ -10,12 +10,8 @@ saying so. The checkpoints of the first one are whole, name it, and have the bit
 cache, in which nothing is prepared yet, both end so, and what is prepared is whole and there once.
 """
 
-import argparse
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier, Event
@@ -23,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.campaign import Progress, Scenario, run_campaign
 from tests.faults.training import (
     STEPS,
     Corpus,
@@ -205,30 +202,20 @@ def bits(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "links"} | {"state": state}
 
 
-def main() -> int:
-    """Run the campaign; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=50, help="rounds; each has a race for each folder")
-    args = parser.parse_args()
-    different, began = 0, time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        corpus = Corpus.write(Path(temporary) / "corpus")
-        (place := Path(temporary) / "alone").mkdir()
-        alone = run_alone(corpus, place)
-        for number in range(args.count):
-            for shared in SHARED:
-                (place := Path(temporary) / f"{shared} {number}").mkdir()
-                try:
-                    Race(shared, corpus, alone, place).run()
-                except AssertionError as error:
-                    different += 1
-                    print(f"\n{shared}, round {number}: {str(error)[:2000]}", flush=True)
-                shutil.rmtree(place)
-            seconds = time.monotonic() - began
-            print(f"\r{number + 1} rounds of {len(SHARED)} races, {different} different; {seconds:.0f} s", end="")
-    print()
-    return 1 if different else 0
+def scenarios(progress: Progress) -> Iterator[tuple[str, Scenario]]:
+    """Yield rounds, each with a race for each folder."""
+    corpus = Corpus.write(progress.folder / "corpus")
+    (place := progress.folder / "alone").mkdir()
+    alone = run_alone(corpus, place)
+    for number in range(progress.count):
+        for shared in SHARED:
+
+            def race(folder: Path, shared: str = shared) -> Counter[str]:
+                Race(shared, corpus, alone, folder).run()
+                return Counter([f"of {shared}"])
+
+            yield f"{shared}, round {number}", race
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_campaign(__doc__, scenarios, 50, "rounds; each has a race for each folder")

@@ -9,7 +9,6 @@ memory loads it and encodes, decodes, writes and loads it again, or raises Candl
 that dies, or hangs for a minute, breaks the law.
 """
 
-import argparse
 import faulthandler
 import json
 import logging
@@ -20,11 +19,13 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests import foreign
+from tests.faults.campaign import Progress, Scenario, run_campaign
 
 from candlewick.errors import CandlewickError
 from candlewick.tokenizer.bpe import Tokenizer
@@ -32,6 +33,7 @@ from candlewick.tokenizer.encoder import make_encoder
 
 MEMORY_BYTES = 2 << 30
 HANG_SECONDS = 60
+GOOD = ("read", "refused")
 _MESSAGE_CHARS = 5000
 _KINDS = ("candle", "candle_full", "qwen3", "llama3", "llama2", "llama2_metaspace")
 _TEXTS = ["the of", "a" * 3000 + " " * 500, "\u00e9\u0130\ufdfa <pad>\x00 \n\t", " ".join(foreign.WORDS) * 100]
@@ -271,42 +273,41 @@ def work(first: int, last: int) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def campaign(first: int, last: int) -> tuple[Counter[str], list[str]]:
-    """Return how many folders of these seeds were read and refused, and what broke the law."""
-    outcomes, broken = Counter[str](), list[str]()
+def run(first: int, last: int) -> Iterator[tuple[int, str]]:
+    """Yield the seed of each folder and its outcome: read, refused, or what broke the law."""
     while first < last:
         command = [sys.executable, "-m", "tests.faults.tokenizers", "--work", str(first), str(last)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
-        for seed, outcome in lines:
-            if outcome in ("read", "refused"):
-                outcomes[outcome] += 1
-            elif outcome != "began":
-                broken.append(f"seed {seed} {outcome}")
-        if done.returncode == 0:
-            break
-        seed = int(lines[-1][0])
-        broken.append(f"seed {seed} ended the process with {done.returncode}: {done.stderr[-1500:]}")
-        first = seed + 1
-    return outcomes, broken
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as worker,
+        ):
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                seed, outcome = line.rstrip("\n").split(" ", 1)
+                first = int(seed)
+                if outcome != "began":
+                    yield first, outcome
+            if worker.wait() == 0:
+                return
+            errors.seek(0)
+            yield first, f"ended the process with {worker.returncode}: {errors.read()[-1500:]}"
+        first += 1
 
 
-def main() -> int:
-    """Run the campaign; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000, help="how many folders")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=int, nargs=2, metavar=("FIRST", "LAST"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        work(*args.work)
-        return 0
-    first = args.seed * 1_000_000
-    outcomes, broken = campaign(first, first + args.count)
-    print("\n".join(broken))
-    print(", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())), f"{len(broken)} broke the law")
-    return 1 if broken else 0
+def scenarios(progress: Progress) -> Iterator[tuple[str, Scenario]]:
+    """Yield the judgment on each folder."""
+    first = progress.seed * 1_000_000
+    for seed, outcome in run(first, first + progress.count):
+
+        def judge(folder: Path, outcome: str = outcome) -> Counter[str]:
+            assert outcome in GOOD, outcome
+            return Counter([outcome])
+
+        yield f"seed {seed}", judge
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["--work"]:
+        work(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        run_campaign(__doc__, scenarios, 2000, "folders", seed="which millions of folders")

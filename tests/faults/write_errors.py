@@ -9,24 +9,23 @@ if it was its last save ends with exit code 4 and one line; and either it or its
 undisturbed one. `--count` takes so many of the pairs of call and error, at random.
 """
 
-import argparse
 import errno
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.faults.calls import watched_calls
+from tests.faults.campaign import Progress, Scenario, run_campaign
 from tests.faults.training import STEPS, Corpus, differences, ending, start, whole_checkpoints
 
 from candlewick.checkpoint.layout import verify_checkpoint
@@ -158,8 +157,8 @@ class Campaign:
         numbers = [(name, number + 1) for name, calls in self.calls.items() for number in range(len(calls))]
         return [(*pair, error) for pair in numbers for error in ERRORS]
 
-    def scenario(self, name: str, number: int, error: int, folder: Path) -> str:
-        """Run one; return how it went. Raises AssertionError if it is not as the law says."""
+    def scenario(self, name: str, number: int, error: int, folder: Path) -> Counter[str]:
+        """Run one; count how it went. Raises AssertionError if it is not as the law says."""
         call = self.calls[name][number - 1]
         about = f"{name}, call {number} ({call}), {errno.errorcode[error]}"
         code, said = self._start(name, folder, number, error), self._said(folder)
@@ -173,7 +172,7 @@ class Campaign:
         assert whole_checkpoints(folder / "run" / SCENES[name].places[0]), f"{about}: nothing is saved"
         unlike = differences(self.endings[name], self._end(name, folder, code))
         assert not unlike, f"{about}: the end differs in {unlike}: {said[-1500:]}"
-        return "went on" if went_on else "ended"
+        return Counter(["went on" if went_on else "ended"])
 
     def _start(self, name: str, folder: Path, number: int, error: int) -> int:
         scene = SCENES[name]
@@ -199,33 +198,15 @@ class Campaign:
         return (folder / "output").read_text()
 
 
-def main() -> int:
-    """Run the campaign; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100_000, help="how many pairs of call and error; most: all")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    outcomes: Counter[str] = Counter()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder))
-        pairs = campaign.pairs()
-        calls = ", ".join(f"{len(calls)} calls of {name}" for name, calls in campaign.calls.items())
-        print(f"{calls}: {len(pairs)} pairs of call and error")
-        for number, pair in enumerate(random.Random(args.seed).sample(pairs, min(args.count, len(pairs)))):
-            place = Path(folder) / str(number)
-            try:
-                outcomes[campaign.scenario(*pair, place)] += 1
-            except AssertionError as error:
-                outcomes["different"] += 1
-                print(f"\n{str(error)[:2000]}", flush=True)
-            shutil.rmtree(place)
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
-            seconds = (time.monotonic() - began) / outcomes.total()
-            print(f"\r{counts}; {seconds:.2f} s each", end="", flush=True)
-    print()
-    return 1 if outcomes["different"] else 0
+def scenarios(progress: Progress) -> Iterator[tuple[str, Scenario]]:
+    """Yield the runs of pairs of call and error, at random."""
+    campaign = Campaign(progress.folder)
+    pairs = campaign.pairs()
+    calls = ", ".join(f"{len(calls)} calls of {name}" for name, calls in campaign.calls.items())
+    print(f"{calls}: {len(pairs)} pairs of call and error")
+    for pair in random.Random(progress.seed).sample(pairs, min(progress.count, len(pairs))):
+        yield "a pair", partial(campaign.scenario, *pair)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_campaign(__doc__, scenarios, 100_000, "pairs of call and error; most: all", seed="which pairs")

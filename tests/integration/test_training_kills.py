@@ -20,5 +20,5 @@ def test_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(name, c
     kills = runs = 0
     while kills < KILLS:
         (folder := tmp_path / str(runs)).mkdir()
-        kills += run.scenario(runs, KILLS - kills, folder)
+        kills += run.scenario(runs, KILLS - kills, folder)["kills"]
         runs += 1
