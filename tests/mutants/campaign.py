@@ -22,12 +22,12 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.util import cache_from_source
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Lock
 
 from tests.mutants.coverage_map import CoverageMap, copy_tree, environment, key_of, pytest_command
 from tests.mutants.operators import Mutation, lines_of
@@ -106,6 +106,21 @@ class Workplace:
     coverage: CoverageMap
     stopped: Event = field(default_factory=Event)
     """Set: what runs here is killed."""
+    used: Lock = field(default_factory=Lock)
+    """Held while anything runs here."""
+
+    def stop(self) -> None:
+        """Kill what runs here, and return when nothing does any more, nor will."""
+        self.stopped.set()
+        with self.used:
+            pass
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[None]:
+        with self.used:
+            if self.stopped.is_set():
+                raise CancelledError
+            yield
 
     def attempt(self, mutant: Mutant) -> Mutant:
         """Return the mutant with its verdict. The copy is as before."""
@@ -117,12 +132,17 @@ class Workplace:
             files.append(DOCUMENTS)
             first = [name for name in self.coverage.tests if name.partition("::")[0] in files]
             order = [*first, *(name for name in order if name not in first)]
-        with _applied(mutant, self.tree):
-            failed, begun = self.run(order, files)
+        with self._use(), _applied(mutant, self.tree):
+            failed, begun = self._run(order, files)
         verdict = "survived" if failed is None else "killed"
         return replace(mutant, verdict=verdict, test=failed or "", tests=tuple(begun))
 
-    def run(self, order: Sequence[str], whole_files: Sequence[str] = ()) -> tuple[str | None, list[str]]:
+    def first_failure(self, tests: Sequence[str]) -> str | None:
+        """Return the first of these tests that fails without a mutant; None: none does."""
+        with self._use():
+            return self._run(tests)[0]
+
+    def _run(self, order: Sequence[str], whole_files: Sequence[str] = ()) -> tuple[str | None, list[str]]:
         """Run tests in this order, then the rest of whole files, up to the first failure.
 
         Returns the test that failed (None: none did), and those that began.
@@ -190,10 +210,28 @@ def _applied(mutant: Mutant, tree: Path) -> Iterator[None]:
         bytecode.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _threads_for(places: Sequence[Workplace]) -> Iterator[ThreadPoolExecutor]:
+    """Give a thread for each place: they start the processes, since a signal interrupts the main thread anywhere.
+
+    At the end nothing runs in the places. A pool that was interrupted may not know all of its threads, so the
+    places are waited for.
+    """
+    with ThreadPoolExecutor(len(places)) as pool:
+        try:
+            yield pool
+        finally:
+            for place in places:
+                place.stop()
+
+
 def attempt_all(
-    mutants: Sequence[Mutant], listed: set[tuple[str, str, str]], places: Sequence[Workplace]
+    mutants: Sequence[Mutant],
+    listed: set[tuple[str, str, str]],
+    places: Sequence[Workplace],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[Mutant]:
-    """Yield the mutants with their verdicts, in their order. As many are tried at a time as there are places."""
+    """Return the mutants with their verdicts, in their order. As many are tried at a time as there are places."""
     free: SimpleQueue[Workplace] = SimpleQueue()
     for place in places:
         free.put(place)
@@ -207,13 +245,7 @@ def attempt_all(
         finally:
             free.put(place)
 
-    with ThreadPoolExecutor(len(places)) as pool:
-        try:
-            yield from pool.map(attempt, mutants)
-        except BaseException:
-            for place in places:
-                place.stopped.set()
-            raise
+    return pool.map(attempt, mutants)
 
 
 def describe(mutant: Mutant) -> str:
@@ -239,16 +271,25 @@ def campaign(
             print(f"warning: {name} fails without a mutant too, and is left out")
         places = [Workplace(tree, coverage) for tree in trees]
         tried: list[Mutant] = []
-        for mutant in attempt_all(mutants, listed, places):
-            by = f" by {mutant.test or 'the import'}" if mutant.verdict == "killed" else ""
-            print(f"{len(tried) + 1}/{len(mutants)} {mutant.verdict}{by}: {mutant.place}", flush=True)
-            tried.append(mutant)
-        killers = sorted({mutant.test for mutant in tried if "::" in mutant.test})  # else a file was not imported
-        while (failing := places[0].run(killers)[0]) is not None:
-            print(f"warning: {failing} fails without a mutant too; what it killed counts as survived")
-            killers = [name for name in killers if name != failing]
-        innocent = {mutant.test for mutant in tried if "::" in mutant.test} - set(killers)
+        with _threads_for(places) as pool:
+            for mutant in attempt_all(mutants, listed, places, pool):
+                by = f" by {mutant.test or 'the import'}" if mutant.verdict == "killed" else ""
+                print(f"{len(tried) + 1}/{len(mutants)} {mutant.verdict}{by}: {mutant.place}", flush=True)
+                tried.append(mutant)
+            found = {mutant.test for mutant in tried if "::" in mutant.test}  # else a file was not imported
+            killers = sorted(found)
+            while (failing := pool.submit(places[0].first_failure, killers).result()) is not None:
+                print(f"warning: {failing} fails without a mutant too; what it killed counts as survived")
+                killers = [name for name in killers if name != failing]
+        innocent = found - set(killers)
         return [replace(mutant, verdict="survived") if mutant.test in innocent else mutant for mutant in tried]
+
+
+def end_on_signals() -> None:
+    """Let SIGINT and SIGTERM interrupt the main thread."""
+    # a job in the background of a shell ignores it, and so would the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def main() -> int:
@@ -259,9 +300,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, choices=(1, 2), default=PROCESSES)
     parser.add_argument("--map", type=Path, help="folder of an older coverage map, of the same src")
     args = parser.parse_args()
-    # a job in the background of a shell ignores it, and so would the tests
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_on_signals()
     seed = random.SystemRandom().randrange(1 << 32) if args.seed is None else args.seed
     mutants = choose(ROOT, [f"src/candlewick/{name}" for name in PACKAGES], args.count, seed)
     print(f"{len(mutants)} mutants, --seed {seed}", flush=True)

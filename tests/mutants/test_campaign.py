@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from tests.mutants import campaign
 from tests.mutants.campaign import EQUIVALENT, ROOT, choose, describe, read_equivalent, unit_test
-from tests.mutants.coverage_map import CoverageMap, key_of
+from tests.mutants.coverage_map import CoverageMap, copy_tree, key_of
 from tests.mutants.operators import mutations
 from tests.waiting import wait_until
 
@@ -204,19 +206,71 @@ def test_campaign_without_a_seed_prints_a_new_one(monkeypatch, capsys):
     assert len(seeds) == 2
 
 
-def test_interrupted_campaign_leaves_no_process(checkout, tmp_path):
-    root = checkout("import time\n\n\ndef test_slow(shop):\n    if shop.unseen() == 2:\n        time.sleep(600)\n")
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.mutants import campaign, test_campaign as t\n"
-        "root, folder = map(Path, sys.argv[1:])\n"
-        "campaign.campaign(root, t.mutants(root, t.UNSEEN),\n"
-        "    lambda tree: campaign.CoverageMap.make(tree, folder / 'map'), set(), 1)\n"
-    )
-    command = [sys.executable, str(script), str(root), str(tmp_path)]
+SLOW = """
+import os, time
+from pathlib import Path
+
+FOLDER = Path({folder!r})
+
+
+def test_slow(shop):
+    if shop.LIMIT == 4:
+        (FOLDER / "killed").touch()
+        raise AssertionError
+    if shop.unseen() == 2 or (FOLDER / "killed").exists():
+        (FOLDER / "told").write_text(str(os.getpid()))
+        (FOLDER / "told").rename(FOLDER / "process")
+        time.sleep(600)
+"""
+INTERRUPTED = """
+import sys
+from pathlib import Path
+
+from tests.mutants import campaign, test_campaign
+
+root, folder, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+campaign.end_on_signals()
+chosen = test_campaign.mutants(root, getattr(test_campaign, name))
+campaign.campaign(root, chosen, lambda tree: campaign.CoverageMap.make(tree, folder / "map"), set(), 1)
+"""
+
+
+def check_nothing_is_left(folder):
+    assert not list(folder.glob("mutants-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "process").read_text()), 0)
+
+
+@pytest.mark.parametrize("slow", ["UNSEEN", "CONSTANT"])  # the mutant itself, or the last check of what killed it
+def test_interrupted_campaign_leaves_no_process(slow, checkout, tmp_path):
+    root = checkout(SLOW.format(folder=str(tmp_path)))
+    # in the background of a shell SIGINT is ignored until a program asks for it
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", INTERRUPTED]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, env=environment)
-    wait_until(lambda: list(tmp_path.glob("mutants-*/0/.progress.jsonl")), "the first mutant")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) != 0
-    assert not list(tmp_path.glob("mutants-*"))
+    with subprocess.Popen([*command, str(root), str(tmp_path), slow], env=environment) as process:
+        wait_until((tmp_path / "process").exists, "the slow test")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    check_nothing_is_left(tmp_path)
+
+
+def test_campaign_that_is_interrupted_while_a_thread_starts_leaves_no_process(checkout, tmp_path, monkeypatch):
+    root = checkout(SLOW.format(folder=str(tmp_path)))
+    coverage = CoverageMap.make(copy_tree(root, tmp_path / "tree"), tmp_path / "map")
+    start, kill = threading.Thread.start, os.killpg
+
+    def interrupted_start(thread):
+        start(thread)
+        wait_until((tmp_path / "process").exists, "the slow test")
+        raise KeyboardInterrupt
+
+    def slow_kill(group, number):
+        time.sleep(0.5)  # so that who does not wait for the thread is earlier
+        kill(group, number)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    monkeypatch.setattr(os, "killpg", slow_kill)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        campaign.campaign(root, mutants(root, UNSEEN), lambda tree: coverage, set())
+    check_nothing_is_left(tmp_path)
