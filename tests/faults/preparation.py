@@ -13,15 +13,13 @@ takes no second; in every 25th scenario they are processes.
 """
 
 import gzip
-import io
 import json
 import random
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from tests.corpora import exchange, jsonl, parquet
 from tests.faults.attempt import start
 from tests.faults.campaign import numbered, run_campaign
 from tests.faults.disturbed import disturb, run_to_the_end, same_contents
@@ -55,17 +53,11 @@ def file(choose: random.Random, is_chat: bool) -> tuple[str, bytes]:
     """Return the extension and the content of a file with up to 200 kB of text."""
     documents = texts(choose, choose.choice((1, 30, 200, 500)))
     if is_chat:
-        turns = [
-            [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}] for text in documents
-        ]
-        return ".jsonl", "".join(json.dumps({"messages": messages}) + "\n" for messages in turns).encode()
+        return ".jsonl", jsonl([exchange(text, "yes") for text in documents], "messages")
     kind = choose.choice((".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz"))
     if kind == ".parquet":
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"text": documents}), buffer, row_group_size=choose.randint(20, 200))
-        return kind, buffer.getvalue()
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in documents)
-    content = ("\n".join(documents) if ".txt" in kind else rows).encode()
+        return kind, parquet(documents, choose.randint(20, 200))
+    content = "\n".join(documents).encode() if ".txt" in kind else jsonl(documents)
     return kind, gzip.compress(content, mtime=0) if kind.endswith(".gz") else content
 
 

@@ -10,14 +10,12 @@ nowhere.
 """
 
 import gzip
-import io
-import json
 import random
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from tests.corpora import jsonl, parquet
 from tests.faults.attempt import start
 from tests.faults.campaign import numbered, run_campaign
 from tests.faults.disturbed import disturb, run_to_the_end, same_contents
@@ -37,14 +35,11 @@ def dataset(choose: random.Random) -> dict[str, bytes]:
         texts[0] += "some text"
         kind = choose.choice((".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt"))
         if kind == ".parquet":
-            buffer = io.BytesIO()
-            table = pa.table({"text": texts, "id": range(len(texts))})
-            pq.write_table(table, buffer, row_group_size=choose.randint(1, 20))
-            content = buffer.getvalue()
+            content = parquet(texts, choose.randint(1, 20), id=range(len(texts)))
         elif kind == ".txt":
             content = "\n".join(text.replace("\n", " ") for text in texts).replace("\0", "").encode()
         else:
-            content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+            content = jsonl(texts)
         if kind.endswith(".gz"):
             content = gzip.compress(content, mtime=0)
         elif kind.endswith(".zst"):

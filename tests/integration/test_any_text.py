@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text
+from tests.corpora import exchange
 
 SETTINGS = {
     "model.hidden_size": 32,
@@ -70,7 +71,7 @@ def table(folder: Path) -> str:
 
 
 def chat(folder: Path) -> str:
-    rows = [[{"role": "user", "content": t[:40]}, {"role": "assistant", "content": t}] for t in TEXTS]
+    rows = [exchange(t[:40], t) for t in TEXTS]
     pq.write_table(pa.table({"messages": rows}), folder / "chat.parquet")
     return "chat.parquet"
 

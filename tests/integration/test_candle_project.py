@@ -9,6 +9,7 @@ import pytest
 from tests.candle import Candle
 from tests.candle_project import settings, write_config, write_run, write_tokenizer
 from tests.conftest import make_text
+from tests.corpora import jsonl
 
 from candlewick.cli.main import build_parser
 from candlewick.tokenizer.bpe import Tokenizer
@@ -229,7 +230,7 @@ def test_eval_of_a_fresh_import_reads_the_text_of_its_configuration(repository, 
 
 def test_download_datasets_flags_fetch_into_its_folders(hub, tmp_path, monkeypatch, run_candlewick):
     monkeypatch.chdir(tmp_path)
-    rows = "".join(json.dumps({"text": f"row {number} of a dataset"}) + "\n" for number in range(40)).encode()
+    rows = jsonl(f"row {number} of a dataset" for number in range(40))
     for name in ("Skylion007/openwebtext", "emozilla/pg19", "me/own"):
         hub.commit(f"datasets/{name}", {"train.jsonl": rows})
     words = ("--datasets", "openwebtext", "books", "--private-dataset", "me/own", "--hf-token", "hf_x")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from tests.corpora import exchange, jsonl
 from tests.prepared import newest_checkpoint
 from transformers import AutoTokenizer
 
@@ -30,11 +31,8 @@ CHATS = [CHAT, CHAT[1:], CHAT[1:3], CHAT[2:]]
 def chats(tmp_path_factory):
     path = tmp_path_factory.mktemp("chats") / "a.jsonl"
     words = ("is", "two", "who", "new", "time")
-    rows = []
-    for i in range(60):
-        turns = [("user", f"the {words[i % 5]}?"), ("assistant", f"The {words[i % 5]} is {words[i % 3]}.")]
-        rows.append([{"role": role, "content": content} for role, content in turns])
-    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    rows = [exchange(f"the {words[i % 5]}?", f"The {words[i % 5]} is {words[i % 3]}.") for i in range(60)]
+    path.write_bytes(jsonl(rows, "messages"))
     return path
 
 

@@ -4,17 +4,15 @@ python -m tests.integration.test_frozen_datasets     writes the file, for a vers
 """
 
 import gzip
-import io
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text
+from tests.corpora import chats, jsonl, parquet
 from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens
 
@@ -27,24 +25,6 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "datasets.json"
 
 def rows(seed: int, count: int, words: int = 60) -> list[str]:
     return [f"{seed} {row}: {make_text(1000 * seed + row, words)}" for row in range(count)]
-
-
-def jsonl(texts: list[str]) -> bytes:
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-def parquet(texts: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"text": texts}), buffer, row_group_size=50)
-    return buffer.getvalue()
-
-
-def chats(count: int) -> bytes:
-    turns = (
-        [{"role": "user", "content": make_text(i, 9)}, {"role": "assistant", "content": make_text(i + 7, 20)}]
-        for i in range(count)
-    )
-    return "".join(json.dumps({"messages": messages}) + "\n" for messages in turns).encode()
 
 
 HUB = {f"data/{n:03}.parquet": parquet(rows(n, 300)) for n in range(3)} | {"data/003.jsonl": jsonl(rows(3, 90))}

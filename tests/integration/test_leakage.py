@@ -5,17 +5,14 @@ others, in the same file, in other files and in other sources.
 """
 
 import gzip
-import io
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text, tiny_config
+from tests.corpora import chats, jsonl, parquet
 from tests.prepared import prepare, prepare_tokens
 
 from candlewick.config import DataConfig
@@ -36,26 +33,8 @@ def rows(count: int, first: int = 0, words: int = 30) -> list[str]:
     return [f"{row} {make_text(row, words)}" for row in range(first, first + count)]
 
 
-def jsonl(texts: list[str]) -> bytes:
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-def parquet(texts: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"text": texts}), buffer, row_group_size=50)
-    return buffer.getvalue()
-
-
 def files(texts: list[str], prefix: str = "") -> Files:
     return {f"{prefix}{number:04}.txt": text.encode() for number, text in enumerate(texts)}
-
-
-def chats(count: int, first: int = 0) -> bytes:
-    turns = (
-        [{"role": "user", "content": make_text(i, 9)}, {"role": "assistant", "content": make_text(i + 7, 20)}]
-        for i in range(first, first + count)
-    )
-    return "".join(json.dumps({"messages": messages}) + "\n" for messages in turns).encode()
 
 
 def shouted(texts: list[str]) -> list[str]:

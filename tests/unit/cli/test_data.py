@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from tests.corpora import jsonl
 from tests.hub_server import HubServer
 
 from candlewick.artifacts.manifest import read_manifest
@@ -249,7 +250,7 @@ def test_shard_reads_a_hub_dataset_with_the_flags_of_fineweb_sharder(tmp_path, h
     token = "hf_canaryCANARYcanary"
     used = {}
     monkeypatch.setattr("candlewick.cli.data.use_hub", lambda **given: used.update(given))
-    rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(40)).encode()
+    rows = jsonl(f"row {number}" for number in range(40))
     hub.commit("datasets/me/web", {"data/train-0.jsonl": rows, "data/test-0.jsonl": rows[:12]})
     words = ["data", "shard", "--dataset", "me/web", "--split", "train", "--mode", "prod", "--workers", "2"]
     words += ["--train-output", str(tmp_path / "t"), "--val-output", str(tmp_path / "v"), "--hf-token", token]

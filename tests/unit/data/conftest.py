@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import json
 import lzma
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.corpora import jsonl
 
 from candlewick.config import DataConfig
 from candlewick.data.text.file_ranges import TextFile
@@ -49,7 +49,7 @@ def write(tmp_path):
             pq.write_table(pa.table({"id": range(len(content)), "text": content}), path, row_group_size=7)
             return path
         if isinstance(content, list):
-            content = "".join(json.dumps({"text": text}) + "\n" for text in content)
+            content = jsonl(content)
         raw = content.encode() if isinstance(content, str) else content
         path.write_bytes(_COMPRESS.get(path.suffix.lower(), bytes)(raw))
         return path

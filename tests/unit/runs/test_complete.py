@@ -1,8 +1,8 @@
-import json
 import shutil
 
 import pytest
 import torch
+from tests.corpora import jsonl
 from tests.prepared import open_data, plan_run, prepare
 
 from candlewick.checkpoint.load import load_for_inference
@@ -95,8 +95,7 @@ def test_copies_of_validation_documents_are_told(tiny, tmp_path, caplog):
         "train": rows,
         "validation": [*rows[:3], "an own document of the validation text"],
     }.items():
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
+        (tmp_path / f"{name}.jsonl").write_bytes(jsonl(texts))
     shards = {f"{name}_shards": [str(tmp_path / f"{name}.jsonl")] for name in ("train", "validation")}
     plan_run(tiny(data={**shards, "cache_dir": str(tmp_path / "cache")}))
     assert "of 4 validation documents 3 are trained on too, 0 nearly" in caplog.text

@@ -1,8 +1,8 @@
-import json
 import shutil
 
 import pytest
 from tests import foreign
+from tests.corpora import exchange, jsonl
 from tests.prepared import open_data, plan_run, prepare
 
 from candlewick.artifacts.manifest import json_sha256, read_manifest
@@ -94,8 +94,8 @@ def test_validation_text_without_training_text_is_refused(tiny, text_dir):
 
 
 def test_chat_sources_add_chat_tokens_and_masks(tiny, tokens, tmp_path, cache):
-    rows = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}."}] for i in range(40)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    rows = [exchange(f"{i}?", f"{i}.") for i in range(40)]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(rows, "messages"))
     (tmp_path / "tokenizer").mkdir()
     Tokenizer.load(tokens / "tokenizer").write(tmp_path / "tokenizer")
     config = with_data(tiny, train_shards=[str(tmp_path / "a.jsonl")], format="chat")

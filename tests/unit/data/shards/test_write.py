@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.corpora import jsonl
 from tests.unit.runs.test_sharding import write_candle_shards
 
 from candlewick.artifacts import build as recipe
@@ -341,7 +342,7 @@ def test_bad_row_is_refused_with_file_and_row(write, tmp_path):
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8))
 def test_text_shards_keep_any_text_without_loss(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
-    (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, "end"]))
+    (folder / "a.jsonl").write_bytes(jsonl([*texts, "end"]))
     write_text_shards([str(folder / "a.jsonl")], outputs(folder), ShardSettings(3), CONFIG)
     found = [document.text for document in open_text([str(folder / "train")], CONFIG).documents()]
     assert found == [t for t in [*texts, "end"] if t]

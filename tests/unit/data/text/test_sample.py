@@ -1,12 +1,12 @@
 """A sample is spread evenly over a corpus, and no more than it is read."""
 
 import gzip
-import json
 from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.corpora import jsonl
 
 from candlewick.config import DataConfig
 from candlewick.data.text import sample
@@ -37,7 +37,7 @@ def write(path, texts: list[str]):
     elif path.suffix == ".csv":
         path.write_text("text\n" + "\n".join(texts) + "\n")
     else:
-        content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+        content = jsonl(texts)
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
 

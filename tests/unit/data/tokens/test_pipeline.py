@@ -1,7 +1,5 @@
 """Text of this disk and of the Hub becomes equal shards after faults, kills and restarts."""
 
-import io
-import json
 import re
 import shutil
 import threading
@@ -10,10 +8,9 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.conftest import make_text
+from tests.corpora import jsonl, parquet
 from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens as prepare
 
@@ -36,17 +33,9 @@ def rows(number: int) -> list[str]:
     return [f"{number} {row}: {make_text(100 * number + row, 200)}" for row in range(ROWS)]
 
 
-def parquet(texts: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"text": texts, "id": range(len(texts))}), buffer, row_group_size=8)
-    return buffer.getvalue()
-
-
-def jsonl(texts: list[str]) -> bytes:
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-FILES = {f"data/{n:03}.parquet": parquet(rows(n)) for n in range(3)} | {"data/003.jsonl": jsonl(rows(3))}
+FILES = {f"data/{n:03}.parquet": parquet(rows(n), 8, id=range(ROWS)) for n in range(3)} | {
+    "data/003.jsonl": jsonl(rows(3))
+}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import foreign
+from tests.corpora import jsonl
 from tests.prepared import prepare_tokens as prepare
 from tests.waiting import wait_until
 
@@ -199,8 +200,8 @@ def test_missing_tokenizer_is_refused_by_name(write, tmp_path):
 
 
 def test_error_in_a_worker_reaches_the_caller(write, tmp_path, tokenizer_dir):
-    rows = "".join(json.dumps({"text": f"row {i} " * 30}) + "\n" for i in range(1500))
-    config = config_of(write("in/a.jsonl", rows + "{oops\n"), **SMALL, num_workers=2)
+    rows = jsonl(f"row {i} " * 30 for i in range(1500))
+    config = config_of(write("in/a.jsonl", rows + b"{oops\n"), **SMALL, num_workers=2)
     with pytest.raises(DataError, match=r"a\.jsonl, row 1501: Expecting property name") as e:
         prepare(config, tokenizer_dir, tmp_path / "ds")
     assert e.value.fix
