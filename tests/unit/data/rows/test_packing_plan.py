@@ -59,6 +59,15 @@ def test_plan_packs_each_bucket_alone_whatever_the_shards(documents, cuts, lengt
     assert plan.tokens(np.arange(plan.num_rows)).tolist() == [sum(size for _, size in row) for row in found]
 
 
+def test_only_the_entries_of_a_row_are_brought_into_memory(monkeypatch):
+    plan, brought = PackingPlan(make_split([4, 9, 2, 7, 3]), 10), list[tuple[int, int]]()
+    monkeypatch.setattr(
+        packing_plan, "require_readable", lambda _, starts, length: brought.append((len(starts), length))
+    )
+    rows = rows_of(plan)
+    assert brought == [(len(rows), 2), *((1, len(row)) for row in rows)]
+
+
 def test_rows_are_those_of_earlier_versions(monkeypatch):
     monkeypatch.setattr(packing_plan, "_BUCKET_DOCUMENTS", 500)
     documents = np.random.default_rng(3).lognormal(2, 1.2, 3210).astype(int).clip(1, 300).tolist()

@@ -126,6 +126,7 @@ def test_skip_drops_all_pieces_of_a_document_with_a_bad_byte(source, monkeypatch
     assert texts(file, "skip", bad, start=0, stop=120) == []
     assert texts(file, "skip", bad, start=120) == []
     assert (bad.documents, bad.sequences) == (1, 1)
+    assert bad.examples == ["a.txt, byte 220"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from tests.prepared import plan_tasks
 
@@ -8,7 +9,7 @@ from candlewick.data.text.documents import TextDefects, read_documents
 from candlewick.data.text.file_ranges import FileRange
 from candlewick.data.text.find import open_text
 from candlewick.data.tokens.encode import Task
-from candlewick.data.tokens.plan import dataset_settings
+from candlewick.data.tokens.plan import dataset_settings, group_documents, max_shard_bytes
 
 
 def tasks_of(*paths, hold_out=True, key="0" * 64, **settings) -> list[Task]:
@@ -150,6 +151,30 @@ def test_text_that_fits_exactly_is_one_task_and_compressed_text_counts_four_time
     assert [task.text_bytes for task in tasks_of(tmp_path / "in", hold_out=False)] == [1 << 16, 1 << 15]
     packed = write("a.txt.gz", "some words\n" * 1000)
     assert tasks_of(packed, hold_out=False)[0].text_bytes == 4 * packed.stat().st_size
+
+
+def test_token_counts_as_four_bytes_of_text(tmp_path):
+    np.ones(50_000, "<u2").tofile(tmp_path / "a.bin")
+    tasks = tasks_of(tmp_path / "a.bin", format="tokens", hold_out=False)
+    assert [task.text_bytes for task in tasks] == [50_000] * 4
+
+
+def test_shards_double_at_each_512th_up_to_16_times():
+    numbers = (0, 511, 512, 1023, 1024, 1536, 2047, 2048, 2559, 2560, 1 << 40)
+    assert [max_shard_bytes(number, 10) for number in numbers] == [10, 10, 20, 20, 40, 80, 80, 160, 160, 160, 160]
+
+
+def test_groups_of_documents_cut_no_text_file_but_the_rows_of_one(write):
+    rows = [f"row {i} " + "with some words " * 20 for i in range(100)]
+    write("in/a.txt", "\n".join(rows))
+    write("in/b.txt", "short")
+    path = write("in/c.parquet", rows)
+    groups = list(group_documents(open_text([str(path.parent)], DataConfig()), 8000))
+    assert [part.file.name for part in groups[0]] == ["a.txt"]
+    assert all(part.stop is None for group in groups for part in group if part.file.kind == "text")
+    pieces = [part for group in groups for part in group if part.file.kind == "parquet"]
+    assert len(pieces) > 4
+    assert len({len(group) for group in groups[1:]} - {1, 2}) == 0
 
 
 def test_settings_that_decide_bytes_only_at_times_are_in_the_recipe_then():

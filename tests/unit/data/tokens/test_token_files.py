@@ -129,6 +129,10 @@ def test_ids_that_the_tokenizer_lacks_and_other_files_are_refused(tokenizer, tmp
     with pytest.raises(DataError, match="its header says 14"):
         prepare(path)
     path = megatron(tmp_path / "m.bin", DOCUMENTS)
+    path.write_bytes(path.read_bytes() + bytes(4))
+    with pytest.raises(DataError, match=r"m\.bin has 11 tokens, m\.idx says 10 .*get both again"):
+        prepare(path)
+    path = megatron(tmp_path / "m.bin", DOCUMENTS)
     index = path.with_suffix(".idx").read_bytes()
     for damage in (index[:40], index[:17] + b"\x07" + index[18:], index[:-9]):
         path.with_suffix(".idx").write_bytes(damage)
