@@ -175,6 +175,9 @@ def test_a_file_of_references_to_a_large_value_never_becomes_copies_of_it(tmp_pa
     assert read(file)[-1] == BIG
     with pytest.raises(DataError, match=rf"b\.parquet {GROWS}"):
         read(write_references(tmp_path / "b.parquet", 1000))
+    # though so much text is wanted, the first batch has one copy of the value
+    wanted = replace(write_references(tmp_path / "c.parquet", 1000), max_text_bytes=1 << 40)
+    assert pa.types.is_dictionary(next(read_column(FileRange(wanted), "text"))[1].type)
 
 
 @pytest.mark.parametrize("name", ARROW)

@@ -237,6 +237,14 @@ def test_last_rows_of_a_file_are_held_out_by_their_size(write, name):
     assert found == {"train": rows[:27], "validation": rows[27:]}
 
 
+@pytest.mark.parametrize(("last", "count"), [(1500, 2), (1501, 1)])
+def test_rows_are_held_out_up_to_half_as_much_again_as_wanted(write, last, count):
+    sizes = [*[1700] * 9, 3200 - last, 1500, last]  # 20,000 in all, of which 2,000 are wanted
+    sizes[0] = 20_000 - sum(sizes[1:])
+    found = held(write("a.jsonl", [f"{i:02}" + "x" * (size - 2) for i, size in enumerate(sizes)]), share=0.1)
+    assert len(found["validation"]) == count
+
+
 def test_empty_rows_at_the_end_do_not_count(write):
     rows = [f"row {i:02}" for i in range(49)]
     found = held(write("a.jsonl", [*rows, ""]), share=0.1)

@@ -13,6 +13,7 @@ from tests.conftest import make_text
 from tests.corpora import jsonl, parquet
 from tests.hub_server import HubServer
 from tests.prepared import prepare_tokens as prepare
+from tests.waiting import wait_until
 
 from candlewick.config import DataConfig
 from candlewick.data.text.downloads import Downloads
@@ -120,6 +121,20 @@ def test_max_documents_is_exact_for_a_stream(hub, make, count):
     assert splits["train"]["documents"] == count
     assert splits["validation"]["documents"] == ROWS
     assert len(set(fetched(hub)) - {"003.jsonl"}) == min(3, -(-count // ROWS))
+
+
+def test_next_file_is_fetched_ahead_until_the_tokens_may_be_enough(hub, make, monkeypatch):
+    whole = make("whole").details["splits"]["train"]["tokens"]
+    hub.requests.clear()
+    add = pipeline.TaskResults.add
+
+    def add_later(self, *told):
+        if not self.tasks:  # of the first file, which the beginning of the second one ends
+            wait_until(lambda: "002.parquet" in fetched(hub), "the third file")
+        add(self, *told)
+
+    monkeypatch.setattr(pipeline.TaskResults, "add", add_later)
+    make("more", max_tokens=2 * whole)
 
 
 class Killed(BaseException):
