@@ -17,6 +17,7 @@ import torch
 from tests.hub_server import HubServer
 from tests.prepared import dataset_folder, open_data
 
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.cli.main import main
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump
@@ -197,6 +198,15 @@ def tokens(tiny) -> Path:
 def trained_copy(trained, tmp_path) -> Path:
     """A run folder of `tiny()`, trained to its end, to damage."""
     return shutil.copytree(trained, tmp_path / "trained")
+
+
+@pytest.fixture
+def chatting(trained, tmp_path) -> Path:
+    """A copy of the trained checkpoint with a tokenizer for chats in the rows that were padding."""
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
+    (folder / "manifest.json").unlink()
+    Tokenizer.load(folder).with_chat_tokens().write(folder)
+    return folder
 
 
 @pytest.fixture

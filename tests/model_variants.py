@@ -85,3 +85,14 @@ def parameter_names() -> set[str]:
     with torch.device("meta"):
         models = [Transformer(config, 64) for field in VARIANTS for _, config in variants(field)]
     return {name for model in models for name, _ in model.named_parameters()}
+
+
+def random_model(config: ModelConfig, vocab_size: int = 64) -> Transformer:
+    """Return a model with weights that all matter: no zeros, no ones."""
+    model = Transformer(config, vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.2 * noise)
+    return model.eval()

@@ -27,6 +27,18 @@ def count_up(bounds: Sequence[int], masks: Sequence[int] | None = None, **fields
     )
 
 
+def make_split(
+    documents: Sequence[int], cuts: Sequence[int] = (), masks: Sequence[int] | None = None, dataset_id: str = "id"
+) -> TokenSplit:
+    """Return a split of documents of these lengths, in shards that begin at `cuts`; 60,000 is the delimiter."""
+    ends = np.cumsum(documents)
+    total = int(ends[-1])
+    bounds = sorted({0, total, *(cut % total for cut in cuts)})
+    spans = itertools.pairwise(bounds)
+    ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
+    return count_up(bounds, masks, delimiter_id=60_000, document_ends=ends_of_shards, dataset_id=dataset_id)
+
+
 def write_shard(
     folder: Path,
     shard: Shard,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model_variants import SAME_FUNCTION, VARIANTS, variants
+from tests.model_variants import SAME_FUNCTION, VARIANTS, random_model, variants
 from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,17 +94,6 @@ def random_shape(number: int) -> ModelConfig:
         mlp_bias=mlp == "silu" or (has_biases and choose.random() < 0.5),
         tie_word_embeddings=choose.random() < 0.5,
     )
-
-
-def random_model(config: ModelConfig) -> Transformer:
-    """A model with weights that all matter: no zeros, no ones."""
-    model = Transformer(config, 64)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.2 * noise)
-    return model.eval()
 
 
 def as_transformers_reads(model: Transformer, folder):

@@ -1,11 +1,8 @@
 import json
-import shutil
 
 import pytest
 
-from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.cli.main import main
-from candlewick.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture
@@ -90,15 +87,6 @@ def test_generate_with_a_paged_cache_gives_the_same_text(generate, trained):
     words = ("The", "--max-new-tokens", "12", "--samples", "2", "--json")
     for more in ((), ("--draft", trained)):
         assert generate(*words, *more) == generate(*words, *more, "--kv-page-size", "4")
-
-
-@pytest.fixture
-def chatting(trained, tmp_path):
-    """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
-    (folder / "manifest.json").unlink()
-    Tokenizer.load(folder).with_chat_tokens().write(folder)
-    return folder
 
 
 def test_generate_answers_a_chat_without_repeating_the_question(chatting, capsys):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.model_variants import random_model
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -16,14 +17,7 @@ SHAPE = {"hidden_size": 32, "num_layers": 2, "num_attention_heads": 4, "intermed
 
 
 def build(vocab_size: int = 50, **changes) -> Transformer:
-    """A model with weights that all matter: no zeros, no ones."""
-    model = Transformer(ModelConfig(**{**SHAPE, "max_position_embeddings": 32, **changes}), vocab_size)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.3 * noise if "norm" in name else 0.2 * noise)
-    return model.eval()
+    return random_model(ModelConfig(**{**SHAPE, "max_position_embeddings": 32, **changes}), vocab_size)
 
 
 def tokens_of(model: Transformer, batch: int = 2, length: int = 20) -> torch.Tensor:

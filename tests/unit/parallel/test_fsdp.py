@@ -2,27 +2,20 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.gradients import gradient_of
+from tests.objectives import make_objective
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from candlewick.config import ModelConfig
-from candlewick.model.initialize import initialize
-from candlewick.model.transformer import Block, Transformer
-from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import _destroy_process_group, apply_fsdp, full_tensor, unsharded
+from candlewick.model.transformer import Block
+from candlewick.parallel.fsdp import _destroy_process_group, full_tensor, unsharded
 from candlewick.train.objective import NextTokenLoss
 
 CONFIG = ModelConfig(hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16)
 
 
 def make(dtype: torch.dtype, **shape) -> NextTokenLoss:
-    """A seeded objective on the CPU, prepared for products in `dtype`."""
-    model = Transformer(CONFIG.replaced(**shape), 320)
-    model.init_buffers()
-    initialize(model, 0)
-    objective = NextTokenLoss(model, num_tokens=300)
-    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
-    return objective
+    return make_objective(CONFIG.replaced(**shape), dtype)
 
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tests.gradients import gradient_of
+from tests.objectives import make_objective
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.fsdp import FSDPModule
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -9,11 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from candlewick.config import ModelConfig
 from candlewick.model.documents import Documents
-from candlewick.model.initialize import initialize
-from candlewick.model.transformer import Transformer
-from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import apply_fsdp, full_tensor
-from candlewick.parallel.recompute import Recompute, apply_recompute
+from candlewick.parallel.fsdp import full_tensor
+from candlewick.parallel.recompute import Recompute
 from candlewick.train.objective import NextTokenLoss
 
 MODES: list[Recompute] = ["none", "block", "selective"]
@@ -25,13 +23,7 @@ def make(mode: Recompute, dtype=torch.float32, **shape) -> NextTokenLoss:
         **{"hidden_size": 32, "num_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, **shape},
         max_position_embeddings=32,
     )
-    model = Transformer(config, 320)
-    model.init_buffers()
-    initialize(model, 0)
-    objective = NextTokenLoss(model, num_tokens=300)
-    apply_recompute(model, mode)
-    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
-    return objective
+    return make_objective(config, dtype, mode)
 
 
 def outcome(objective: NextTokenLoss, documents=None) -> dict[str, torch.Tensor]:

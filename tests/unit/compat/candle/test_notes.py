@@ -10,20 +10,6 @@ from candlewick.config.load import load_config
 from candlewick.model.flops import model_size
 
 
-@pytest.fixture
-def notes():
-    return []
-
-
-@pytest.fixture
-def load(tmp_path, notes):
-    def load(text, *overrides):
-        (tmp_path / "old.yaml").write_text(text)
-        return load_config(tmp_path / "old.yaml", overrides, notes.append, CandleDialect())
-
-    return load
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "there", "here"),
     [

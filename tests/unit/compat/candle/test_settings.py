@@ -12,20 +12,6 @@ from candlewick.config.tree import flatten
 from candlewick.errors import ConfigError
 
 
-@pytest.fixture
-def notes():
-    return []
-
-
-@pytest.fixture
-def load(tmp_path, notes):
-    def load(text, *overrides):
-        (tmp_path / "old.yaml").write_text(text)
-        return load_config(tmp_path / "old.yaml", overrides, notes.append, CandleDialect())
-
-    return load
-
-
 def settle(data):
     def report(key, what):
         raise AssertionError((key, what))

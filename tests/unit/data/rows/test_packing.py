@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.token_splits import count_up
+from tests.token_splits import make_split
 
 from candlewick.data.rows import packing_plan
 from candlewick.data.rows.chunking import ChunkedRows
@@ -15,16 +15,6 @@ from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import DataError
 
 DELIMITER = 60_000
-
-
-def make_split(documents: list[int], cuts: list[int] | None = None, masks=None) -> TokenSplit:
-    """Documents of these lengths, of tokens 0, 1, 2, ... without a delimiter; shards that begin at `cuts`."""
-    ends = np.cumsum(documents)
-    total = int(ends[-1])
-    bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
-    spans = itertools.pairwise(bounds)
-    ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
-    return count_up(bounds, masks, delimiter_id=DELIMITER, document_ends=ends_of_shards)
 
 
 def rooms_of_plain_bfd(lengths: list[int], capacity: int) -> list[int]:

@@ -1,5 +1,4 @@
 import hashlib
-import itertools
 import tracemalloc
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.token_splits import count_up
+from tests.token_splits import make_split
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.data.rows import packing_plan
@@ -15,16 +14,6 @@ from candlewick.data.rows.packing import PackedRows
 from candlewick.data.rows.packing_plan import PackingPlan, pack
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import ArtifactError, DataError
-
-
-def make_split(documents: list[int], cuts: list[int] | None = None, dataset_id: str = "id") -> TokenSplit:
-    """Documents of these lengths, in shards that begin at `cuts`."""
-    ends = np.cumsum(documents)
-    total = int(ends[-1])
-    bounds = sorted({0, total, *(cut % total for cut in cuts or [])})
-    spans = itertools.pairwise(bounds)
-    ends_of_shards = tuple((ends[(ends > low) & (ends <= high)] - low).astype(np.uint64) for low, high in spans)
-    return count_up(bounds, delimiter_id=60_000, document_ends=ends_of_shards, dataset_id=dataset_id)
 
 
 def rows_of(plan: PackingPlan) -> list[list[tuple[int, int]]]:

@@ -2,16 +2,13 @@ import copy
 
 import pytest
 import torch
+from tests.objectives import make_objective
 from torch import nn
 
 from candlewick.config import AdamWConfig, ModelConfig
 from candlewick.data.rows.loader import Batch, GlobalBatch
-from candlewick.model.initialize import initialize
-from candlewick.model.transformer import Transformer
 from candlewick.optim.build import build_optimizer
-from candlewick.parallel.device import Distributed
-from candlewick.parallel.fsdp import apply_fsdp
-from candlewick.parallel.recompute import Recompute, apply_recompute
+from candlewick.parallel.recompute import Recompute
 from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.monitor.trackers import METRICS, metric_of
 from candlewick.train.objective import NextTokenLoss
@@ -24,13 +21,7 @@ def make(dtype=torch.float32, recompute: Recompute = "none", tied=True) -> NextT
     config = ModelConfig(
         hidden_size=32, num_layers=2, num_attention_heads=2, max_position_embeddings=16, tie_word_embeddings=tied
     )
-    model = Transformer(config, 320)
-    model.init_buffers()
-    initialize(model, 0)
-    objective = NextTokenLoss(model, num_tokens=300)
-    apply_recompute(model, recompute)
-    apply_fsdp(objective, model.model.layers, Distributed(0, 1, torch.device("cpu"), dtype))
-    return objective
+    return make_objective(config, dtype, recompute)
 
 
 def observed(objective: NextTokenLoss, rows: int = 2) -> dict[str, float]:
