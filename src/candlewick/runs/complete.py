@@ -7,6 +7,7 @@ It stands apart from `runs.train` because it needs torch.
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from candlewick.checkpoint.layout import set_aside_after, write_config
@@ -45,7 +46,8 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
         folder = plan.start.checkpoint.folder.resolve()
         if folder.parent == checkpoint_directories(plan.config, plan.run_dir)[0].resolve():
             set_aside_after(folder, plan.state.step)
-    trainer = build(plan, make_sampler(plan.config, plan.tokenizer, plan.data.validation))
+    prompts = sample_prompts(plan.config, plan.tokenizer, plan.data.validation)
+    trainer = build(plan, make_sampler(plan.config, plan.tokenizer, prompts))
     try:
         # only now: settings that the run cannot go on with must not replace its own
         write_config(plan.config, plan.run_dir, plan.start.run)
@@ -245,12 +247,11 @@ def sample_prompts(config: RunConfig, tokenizer: Tokenizer, validation: TokenSpl
     return (words[0] if words else "",)
 
 
-def make_sampler(config: RunConfig, tokenizer: Tokenizer, validation: TokenSplit) -> Sampler | None:
+def make_sampler(config: RunConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> Sampler | None:
     """Return the function that writes samples; None: there are none. Raises ConfigError for too long a prompt."""
     settings, seed, context = config.runtime.sample, config.runtime.seed, config.model.max_position_embeddings
     if settings is None:
         return None
-    prompts = sample_prompts(config, tokenizer, validation)
     for prompt in prompts:
         if (length := 1 + len(tokenizer.encode(prompt))) > context:
             raise ConfigError(

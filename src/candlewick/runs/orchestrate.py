@@ -63,7 +63,7 @@ def orchestrate(
 def _preview(prepared: PreparedRun, notify: Notify) -> dict[str, Any]:
     """Check what training would check first; return its updates (None: time decides), size and command."""
     plan = complete_plan(prepared)
-    make_sampler(plan.config, plan.tokenizer, plan.data.validation)
+    make_sampler(plan.config, plan.tokenizer, sample_prompts(plan.config, plan.tokenizer, plan.data.validation))
     steps, parameters = plan.state.total_steps, plan.num_parameters
     require_room(plan.run_dir, 8 * parameters)  # at least: float32 of the weight, and of one moment
     notify(f"ready      {parameters:,} parameters, {'a time budget' if steps is None else f'{steps:,} updates'}")

@@ -42,9 +42,9 @@ def test_token_dataset_of_another_folder_serves_as_validation(tiny, tokens, text
 
 def test_sampler_follows_the_sample_settings(tiny, trained):
     model, tokenizer = load_for_inference(trained, torch.device("cpu"))
-    assert make_sampler(tiny(runtime={"sample": None}), tokenizer) is None
+    assert make_sampler(tiny(runtime={"sample": None}), tokenizer, ()) is None
     config = tiny(runtime={"seed": 3, "sample": {"prompts": ["", "The "], "max_new_tokens": 5}})
-    sampler = make_sampler(config, tokenizer)
+    sampler = make_sampler(config, tokenizer, ("", "The "))
     assert sampler is not None
     found = sampler(model)
     assert found == [
