@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +19,17 @@ CLOUD_FOLDERS = {
     "HF_CACHE": "/workspace/hf_cache",
 }
 """The folders of `--mode cloud`, which the environment may move."""
+
+
+def shown_program() -> str:
+    """Return how this program is called from here: its name if the shell finds it, else its path."""
+    called = Path(sys.argv[0])
+    found = shutil.which("candlewick")
+    if found is not None and (called.name != "candlewick" or Path(found).samefile(called)):
+        return "candlewick"
+    if called.name == "candlewick" and called.is_file():
+        return shlex.quote(os.path.relpath(called))
+    return f"{shlex.quote(sys.executable)} -m candlewick"
 
 
 def cache_home() -> Path:

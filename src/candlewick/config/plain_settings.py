@@ -25,6 +25,13 @@ PLAIN = {
     "hidden": "model.hidden_size",
     "vocab_size": "tokenizer.vocab_size",
 }
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden": 64, "layers": 1},
+    "small": {"hidden": 128, "layers": 2},
+    "medium": {"hidden": 256, "layers": 4},
+    "large": {"hidden": 384, "layers": 8},
+}
+"""Width and layers by `--size`."""
 _END = "scheduler.total_"
 
 

@@ -120,13 +120,13 @@ class Reporter:
         self.log(state.step, metrics)
         kind = next(iter(metrics)).partition("/")[0]
         figures = (
-            f"loss {metrics[f'{kind}/loss']:.4f}  perplexity {metrics[f'{kind}/perplexity']:.2f}  "
-            f"accuracy {metrics[f'{kind}/accuracy']:.1%}  {metrics[f'{kind}/bits_per_byte']:.4f} bits per byte"
+            f"{metrics[f'{kind}/bits_per_byte']:.4f} bits per byte, loss {metrics[f'{kind}/loss']:.4f}, "
+            f"perplexity {metrics[f'{kind}/perplexity']:.2f}"
         )
         sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
-        figures += "".join(f"  {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
-        about = " (all of it)" if kind == "final" else ""
-        self._show_and_log(f"step {state.step:,}  validation{about}: {figures}")
+        figures += "".join(f", {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
+        about = "all held-out text" if kind == "final" else "held-out text"
+        self._show_and_log(f"step {state.step:,}  {about}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
         """Record and show what the model wrote."""
@@ -135,10 +135,7 @@ class Reporter:
             name, whole = f"sample/{number}", prompt + text
             if not self._metrics.has(state.step, {name: whole}):
                 self._track(lambda tracker, name=name, whole=whole: tracker.text(state.step, name, whole))
-            shown = "\n".join("    | " + line for line in whole.splitlines())
-            self._show(
-                lambda display, shown=shown: display.message(f"step {state.step:,}  the model writes:\n{shown}")
-            )
+            self._show(lambda display, whole=whole: display.sample(whole))
 
     def checkpoint(self, state: TrainState, folder: Path) -> None:
         """Report a checkpoint that was saved."""

@@ -8,6 +8,7 @@
 The plain lines come at most every few seconds; the newest one is never left out.
 """
 
+import textwrap
 import time
 from collections.abc import Mapping
 
@@ -59,6 +60,12 @@ class Display:
             self._print_line()
         if self._enabled:
             self._console.print(Text(printable(text)), soft_wrap=True)
+
+    def sample(self, text: str) -> None:
+        """Show what a model wrote, wrapped between words behind a margin."""
+        width = max(20, self._console.width - 6)
+        lines = (line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, width) or [""])
+        self.message("\n".join(f"    | {line}" for line in lines))
 
     def stop(self) -> None:
         """Show the newest figures if they were not shown, and end."""
