@@ -70,9 +70,13 @@ class MachineError(CandlewickError):
 
 
 class RunInterrupted(CandlewickError):
-    """A run was stopped on request, after saving; `--resume` goes on."""
+    """A run was stopped on request, after saving; `--resume` goes on.
+
+    `words` are those of the command that does, if it is not the one that was stopped.
+    """
 
     exit_code = 5
+    words: tuple[str, ...] = ()
 
 
 class RunDiverged(CandlewickError):

@@ -61,8 +61,9 @@ def test_signal_ends_the_step_saves_and_the_run_resumes(start, tmp_path, number)
     assert process.returncode == 5, err
     (folder,) = list_checkpoints(run_dir / "checkpoints")
     step = int(folder.name.removeprefix("step_"))
-    (line,) = (line for line in err.splitlines() if line.startswith("error:"))
-    assert f"stopped by {number.name} at step {step}; all of it is saved (fix: go on with --resume)" in line
+    (line,) = (line for line in err.splitlines() if line.startswith("stopped"))
+    assert f"stopped by {number.name} at step {step}, all saved. To go on: " in line
+    assert f"train --resume {run_dir}" in line
     assert read_metrics(run_dir / "metrics.jsonl")[-1]["step"] == step
     more = ["--override", f"scheduler.total_steps={step + 2}"]
     assert main(["train", "--resume", "--run-dir", str(run_dir), *more]) == 0
@@ -101,7 +102,7 @@ def test_signal_during_an_evaluation_stops_inside_it_and_the_resumed_run_equals_
 
     monkeypatch.setattr(evaluate, "validation_batches", stop_in_the_middle)
     step = 4 if share == 1 else 8
-    with pytest.raises(RunInterrupted, match=f"SIGTERM at step {step}; all of it is saved"):
+    with pytest.raises(RunInterrupted, match=f"SIGTERM at step {step}, all saved"):
         run_training(config, tmp_path / "run", resume=False)
     monkeypatch.undo()
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step_{step:09d}"

@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import os
+import shlex
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -16,8 +17,8 @@ from typing import Any, NoReturn
 from candlewick import __version__
 from candlewick.cli import candle
 from candlewick.cli.arguments import as_sentence
-from candlewick.cli.environment import adopt_hub_token, shorten_openmp_spin
-from candlewick.errors import CandlewickError
+from candlewick.cli.environment import adopt_hub_token, shorten_openmp_spin, shown_program
+from candlewick.errors import CandlewickError, RunInterrupted
 
 VERBS = {
     "demo": "go from text to a trained model in one command, in a few minutes, without network",
@@ -42,6 +43,9 @@ class _Parser(argparse.ArgumentParser):
 
     intermixing = False
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - overloaded there
         self, args: Any = None, namespace: Any = None
     ) -> Any:
@@ -50,9 +54,22 @@ class _Parser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self.intermixing = True  # it calls this method again for each of its two passes
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self.intermixing = False
+        if unknown:
+            self._refuse(unknown[0])
+        return found, unknown
+
+    def _refuse(self, word: str) -> NoReturn:
+        """Write an error for a word that this parser does not know, with the flag that it may stand for."""
+        if not word.startswith("-"):
+            self.error(f"{word!r} is one word too many")
+        flag = word.partition("=")[0]
+        matches = difflib.get_close_matches(flag.replace("_", "-"), self._option_string_actions, 1)
+        hint = f"did you mean {matches[0]}? " if matches else ""
+        sys.stderr.write(f"error: there is no flag {flag} (fix: {hint}see `{self.prog} --help`)\n")
+        raise SystemExit(2)
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"error: {message} (fix: see `{self.prog} --help`)\n")
@@ -81,7 +98,7 @@ def build_parser(*loaded_verbs: str | None) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     verb = next((word for word in words if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         matches = difflib.get_close_matches(verb, VERBS, 1)
@@ -95,6 +112,9 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+    except RunInterrupted as error:
+        _tell(f"{' '.join(error.problem.split())}. To go on: {shown_program()} {shlex.join(error.words or words)}")
+        return error.exit_code
     except CandlewickError as error:
         error = candle.explain(error)
         _tell(f"error: {' '.join(str(error).split())}")

@@ -28,7 +28,7 @@ from candlewick.cli.arguments import (
     setting_schemas,
     whole_number,
 )
-from candlewick.cli.environment import CLOUD_FOLDERS, cloud_roots, use_hub
+from candlewick.cli.environment import CLOUD_FOLDERS, cloud_roots, shown_program, use_hub
 from candlewick.cli.output import emit_json, escape_for_terminal, print_note, print_stage
 from candlewick.errors import ConfigError
 
@@ -269,4 +269,4 @@ def orchestrate_and_print(
     for sample in result.get("samples", ()):
         print(f"\nthe model writes:\n{escape_for_terminal(sample['prompt'] + sample['text'])}")
     if "command" in result:
-        print(f"next: {shlex.join(result['command'])}")
+        print(f"next: {shown_program()} {shlex.join(result['command'][1:])}")

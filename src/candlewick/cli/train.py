@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from candlewick.cli import candle
 from candlewick.cli.arguments import absolute, add_config, add_plain, add_reporting, add_sources, load_run_config
+from candlewick.cli.environment import shown_program
 from candlewick.cli.output import emit_json
-from candlewick.errors import ConfigError
+from candlewick.errors import ConfigError, RunInterrupted
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
@@ -60,15 +61,20 @@ def run(args: argparse.Namespace) -> None:
 
     from candlewick.runs.train import run_training
 
-    result = run_training(config, run_dir, resume=resume)
+    try:
+        result = run_training(config, run_dir, resume=resume)
+    except RunInterrupted as error:
+        if "--resume" in error.fix:
+            error.words = ("train", "--resume", str(run_dir))
+        raise
     if not emit_json(args, result):
         print(f"done: {result['steps']:,} steps, {result['tokens']:,} tokens")
         figures = {name.partition("/")[2]: figure for name, figure in result["metrics"].items()}
         if figures:
             print(f"validation: loss {figures['loss']:.4f}, {figures['bits_per_byte']:.4f} bits per byte")
-        place = shlex.quote(str(run_dir))
-        print(f"try: candlewick generate {place}")
-        print(f"train it longer: candlewick train --resume {place} {_twice_as_long(config)}")
+        place, program = shlex.quote(str(run_dir)), shown_program()
+        print(f"try: {program} generate {place}")
+        print(f"train it longer: {program} train --resume {place} {_twice_as_long(config)}")
 
 
 def _twice_as_long(config: "RunConfig") -> str:

@@ -26,7 +26,7 @@ PLAIN = {
     "vocab_size": "tokenizer.vocab_size",
 }
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"hidden": 64, "layers": 1},
+    "tiny": {"hidden": 64, "layers": 2},
     "small": {"hidden": 128, "layers": 2},
     "medium": {"hidden": 256, "layers": 4},
     "large": {"hidden": 384, "layers": 8},

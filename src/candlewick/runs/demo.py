@@ -5,9 +5,8 @@ one is trained. A run that ended goes on, if it is given more time, from the che
 fell.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,26 +14,25 @@ from candlewick.checkpoint.layout import list_checkpoints, step_folder
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig, SchedulerConfig
 from candlewick.config.plain_settings import SIZES, plain_overrides
+from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError
 from candlewick.runs.prepare import PreparedRun, describe_run, prepare_run
+from candlewick.runs.report.stages import read_stages
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import hold_run
-from candlewick.train.monitor.trackers import read_metrics
-from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows
+from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows, num_parameters
 
 _UNITS = ("steps", "tokens", "epochs", "seconds")
 _FEWEST_UPDATES = 500  # of a run; with fewer a smaller model writes better
-_MEASURED_UPDATES = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What a run could do at one of its evaluations."""
-
-    step: int
-    seconds: float  # of training
-    bits_per_byte: float
-    text: str | None  # a sample with its prompt
+def introduce(config: RunConfig, run_dir: Path) -> str:
+    """Return what is going to happen: with which text, how large a model, for how long, and where."""
+    size = num_parameters(config.model, config.tokenizer.vocab_size)
+    units = {"seconds": "seconds of training", "steps": "updates", "tokens": "tokens", "epochs": "passes"}
+    unit, value = _end(config.scheduler)
+    model = f"{size / 1e6:.1f} million parameters, {value:,g} {units[unit]}, on {count_cores()} cores"
+    return f"text   {', '.join(config.data.train_shards)}\nmodel  {model}\nrun    {run_dir}"
 
 
 def run_demo(
@@ -102,6 +100,8 @@ def _end(scheduler: SchedulerConfig) -> tuple[str, float]:
 
 def fit_to_machine(prepared: PreparedRun, tell: Callable[[str], None]) -> PreparedRun:
     """Return a new run with a time budget with the largest model up to its own that can learn something in it."""
+    from candlewick.train.speed import seconds_per_update  # noqa: PLC0415 - it needs torch
+
     seconds = prepared.config.scheduler.total_seconds
     if seconds is None:
         return prepared
@@ -109,7 +109,7 @@ def fit_to_machine(prepared: PreparedRun, tell: Callable[[str], None]) -> Prepar
     config = prepared.config
     smaller = [size for size in SIZES.values() if size["hidden"] < config.model.hidden_size]
     for size in reversed(smaller):
-        updates = seconds / _seconds_per_update(config, embedding_rows(config.model, prepared.tokenizer))
+        updates = seconds / seconds_per_update(config, embedding_rows(config.model, prepared.tokenizer))
         if updates >= _FEWEST_UPDATES:
             break
         changes = dict(override.split("=") for override in plain_overrides(size, config))
@@ -119,47 +119,3 @@ def fit_to_machine(prepared: PreparedRun, tell: Callable[[str], None]) -> Prepar
             f"{config.model.num_layers} layers of {config.model.hidden_size}"
         )
     return replace(prepared, config=config)
-
-
-def _seconds_per_update(config: RunConfig, vocab_size: int) -> float:
-    """Make a few updates of a model of this size on random tokens, and return how long the fastest one takes."""
-    import torch  # noqa: PLC0415 - the text is prepared without it
-
-    from candlewick.data.rows.loader import Batch, GlobalBatch  # noqa: PLC0415
-    from candlewick.model.transformer import Transformer  # noqa: PLC0415
-    from candlewick.optim.build import build_optimizer  # noqa: PLC0415
-    from candlewick.parallel.device import configure_torch, find_device  # noqa: PLC0415
-    from candlewick.train.objective import NextTokenLoss  # noqa: PLC0415
-    from candlewick.train.step import train_step  # noqa: PLC0415
-
-    device = find_device(config.runtime.device)
-    configure_torch(config.runtime, device)
-    with device:
-        model = Transformer(config.model, vocab_size)
-        tokens = torch.randint(
-            vocab_size, (config.data.micro_batch_size, config.sequence_length), dtype=torch.int32
-        )
-    objective, optimizer = NextTokenLoss(model, num_tokens=vocab_size), build_optimizer(model, config.optimizer)
-    passes = max(1, (config.data.global_batch_size or 0) // config.data.micro_batch_size)
-    batch = GlobalBatch((Batch(tokens, tokens),) * passes, passes * tokens.numel())
-    times: list[float] = []
-    for _ in range(_MEASURED_UPDATES):
-        began = time.perf_counter()
-        train_step(objective, optimizer, batch, None).loss.item()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def read_stages(run_dir: Path) -> list[Stage]:
-    """Return the evaluations of a run in order; of a step that was evaluated twice the figure of all its text."""
-    stages: dict[int, Stage] = {}
-    seconds = 0.0
-    for row in read_metrics(run_dir / "metrics.jsonl"):
-        step, seconds = row["step"], row.get("perf/training_seconds") or seconds
-        bits = row.get("final/bits_per_byte") or row.get("eval/bits_per_byte")
-        if bits is not None:
-            text = stages[step].text if step in stages else None
-            stages[step] = Stage(step, seconds, bits, text)
-        elif "sample/0" in row and step in stages:
-            stages[step] = replace(stages[step], text=row["sample/0"])
-    return list(stages.values())

@@ -95,7 +95,12 @@ class RunPlan:
     @property
     def num_parameters(self) -> int:
         """Return the stored numbers of the model; a tied embedding counts once."""
-        return model_size(self.config.model, self.vocab_size).total
+        return num_parameters(self.config.model, self.vocab_size)
+
+
+def num_parameters(model: ModelConfig, vocab_size: int) -> int:
+    """Return the stored numbers of a model; a tied embedding counts once."""
+    return model_size(model, vocab_size).total
 
 
 def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path | None]:

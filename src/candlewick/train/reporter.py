@@ -125,8 +125,8 @@ class Reporter:
         )
         sets = {name: loss for name, loss in metrics.items() if name.count("/") == 2 and name.endswith("/loss")}
         figures += "".join(f", {name.split('/')[1]} {loss:.4f}" for name, loss in sets.items())
-        about = "all held-out text" if kind == "final" else "held-out text"
-        self._show_and_log(f"step {state.step:,}  {about}: {figures}")
+        about = " (all of it)" if kind == "final" else ""
+        self._show_and_log(f"step {state.step:,}  validation{about}: {figures}")
 
     def samples(self, state: TrainState, samples: list[tuple[str, str]]) -> None:
         """Record and show what the model wrote."""

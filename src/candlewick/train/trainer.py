@@ -82,7 +82,7 @@ class Trainer:
             except StopAskedError:
                 self._save(is_last=True)
                 raise RunInterrupted(
-                    f"stopped by {self.stop.signal_name} at step {self.state.step}; all of it is saved",
+                    f"stopped by {self.stop.signal_name} at step {self.state.step}, all saved",
                     "go on with --resume",
                 ) from None
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 import sys
 
 import pytest
@@ -289,7 +290,7 @@ def test_shard_exits_5_on_ctrl_c_and_the_same_command_continues(text, tmp_path, 
 
     monkeypatch.setattr(ShardWriter, "add", stop)
     assert main(words) == 5
-    assert "run it again to go on" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f" candlewick {shlex.join(words)}\n")
     assert len(list((tmp_path / "out" / "train.partial").glob("train_*.jsonl"))) >= 4
     assert main(words) == 0
     assert len(written) == 30 + 60 - 28  # four shards of seven were finished

@@ -43,7 +43,13 @@ def test_help_names_every_verb(capsys):
         (["tran"], "did you mean `train`?"),
         (["zzz"], "see `candlewick --help`"),
         (["train", "--bogus"], "--bogus"),
-        ([], "VERB"),
+        (["train", "--step", "3"], "did you mean --steps? see `candlewick train --help`"),
+        (
+            ["generate", "x", "--max_new_tokens=3"],
+            "there is no flag --max_new_tokens (fix: did you mean --max-new-tok",
+        ),
+        (["data", "shard", "--replce"], "did you mean --replace? see `candlewick data shard --help`"),
+        (["generate", "x", "y", "z"], "'z' is one word too many"),
     ],
 )
 def test_wrong_command_line_prints_one_line_and_exits_2(words, said, capsys):
@@ -71,13 +77,29 @@ def _raising(error, monkeypatch):
         (CheckpointError("a b", "c"), 3),
         (ArtifactError("a b", "c"), 3),
         (MachineError("a b", "c"), 4),
-        (RunInterrupted("a b", "c"), 5),
         (RunDiverged("a b", "c"), 6),
     ],
 )
 def test_candlewick_error_prints_one_line_and_exits_with_its_code(error, code, monkeypatch, capsys):
     assert _raising(error, monkeypatch) == code
     assert capsys.readouterr().err == "error: a b (fix: c)\n"
+
+
+def test_interruption_is_no_error_and_prints_the_command_that_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["candlewick"])
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/candlewick")
+    monkeypatch.setattr("pathlib.Path.samefile", lambda *_: True)
+    stop = RunInterrupted("stopped, all saved", "go on with --resume")
+    assert _raising(stop, monkeypatch) == 5
+    assert capsys.readouterr().err == "stopped, all saved. To go on: candlewick doctor\n"
+    stop.words = ("train", "--resume", "my run")
+    assert _raising(stop, monkeypatch) == 5
+    assert capsys.readouterr().err.endswith("To go on: candlewick train --resume 'my run'\n")
+
+
+def test_no_word_at_all_shows_the_overview(capsys):
+    assert cli.main([]) == 0
+    assert "go from text to a trained model" in capsys.readouterr().out
 
 
 def test_names_in_an_error_command_no_terminal(monkeypatch, capsys):

@@ -76,8 +76,8 @@ def test_reporter_writes_a_row_and_a_line_per_event(tmp_path, shown):
     assert {name for row in rows for name in row} - {"step", "sample/0", "sample/1"} <= METRICS.keys()
     text = shown.getvalue()
     assert "loss 3.2500" in text
-    assert "step 1  validation: loss 2.5000  perplexity 12.18  accuracy 25.0%  1.9000 bits per byte" in text
-    assert "step 4  validation (all of it): loss" in text
+    assert "step 1  validation: 1.9000 bits per byte, loss 2.5000, perplexity 12.18" in text
+    assert "step 4  validation (all of it): 1.9000 bits" in text
     assert "    | def f():\n    |   ␛[31mpass" in text
     assert "saved" in text
 
@@ -130,7 +130,7 @@ def test_reporter_shows_further_validation_sets_after_the_main_one(tmp_path, sho
     with reporter.running(state):
         reporter.evaluation(state, {**METRICS_OF_EVALUATION, **further})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, **METRICS_OF_EVALUATION, **further}]
-    assert "1.9000 bits per byte  code 1.2500\n" in shown.getvalue()
+    assert "perplexity 12.18, code 1.2500\n" in shown.getvalue()
 
 
 def test_reporter_records_statistics_and_the_loss_scale(tmp_path, shown):
@@ -187,7 +187,7 @@ def test_only_the_loss_of_a_further_validation_set_stands_in_the_line(tmp_path, 
     reporter, state = make(tmp_path), TrainState(step=1)
     with reporter.running(state):
         reporter.evaluation(state, {**METRICS_OF_EVALUATION, "eval/code/tokens": 7.0, "eval/a/loss": 1.0})
-    assert shown.getvalue().endswith("1.9000 bits per byte  a 1.0000\n")
+    assert shown.getvalue().endswith("perplexity 12.18, a 1.0000\n")
 
 
 def test_tensorboard_rows_of_later_steps_are_purged_and_flushed_as_asked(tmp_path, shown, monkeypatch):
