@@ -131,7 +131,7 @@ def as_sentence(text: str) -> str:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """`CHECKPOINT` and `--device`, the same in every verb that loads a model."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint folder or run folder")
+    parser.add_argument("checkpoint", metavar="RUN", help="run, one of its checkpoints, or hf://OWNER/NAME")
     add_choice(parser, "--device", ("auto", "cuda", "mps", "cpu"), "auto: the first of the others that works")
 
 

@@ -17,7 +17,7 @@ how to install it:
   tcsh        candlewick completion tcsh > ~/.candlewick.tcsh, and `source ~/.candlewick.tcsh` in ~/.tcshrc
   powershell  candlewick completion powershell > candlewick.ps1, and `. PATH/candlewick.ps1` in $PROFILE
 """
-_PATHS = {"CHECKPOINT", "DATASET", "FILE", "FIRST", "PATH", "SECOND", "SOURCE", "TEXT"}
+_PATHS = {"CHECKPOINT", "DATASET", "FILE", "FIRST", "PATH", "RUN", "SECOND", "SOURCE", "TEXT"}
 _FUNCTIONS = {  # what shtab has no word for: words beside files, and keys that no space follows
     "bash": """\
 _candlewick_keys() { compgen -W '{keys}' -- "$1"; }

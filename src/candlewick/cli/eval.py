@@ -19,10 +19,13 @@ def run(args: argparse.Namespace) -> None:
     from candlewick.cli.environment import cache_home
     from candlewick.config import DataConfig
     from candlewick.runs.evaluate import evaluate_checkpoint
+    from candlewick.runs.start import find_model
 
     setup_logging(args)
     data = DataConfig(train_shards=tuple(args.sources), cache_dir=cache_home())
-    metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_tokens=args.max_tokens)
+    metrics = evaluate_checkpoint(
+        find_model(args.checkpoint)[1], data, device=args.device, max_tokens=args.max_tokens
+    )
     if not emit_json(args, metrics):
         for name, value in metrics.items():
             print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")

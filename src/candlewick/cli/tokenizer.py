@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    about = "tokenizer.json, or its folder" + ("; default: the tokenizer of --config" if nargs else "")
+    about = "tokenizer.json, its folder, a run or a checkpoint" + (
+        "; default: the tokenizer of --config" if nargs else ""
+    )
     parser.add_argument("tokenizer", metavar="DIR", type=Path, nargs=nargs, help=about)
 
 

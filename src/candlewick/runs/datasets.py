@@ -18,7 +18,7 @@ from candlewick.data.tokens.cache import CachedFolder, list_cache, remove_cached
 from candlewick.data.tokens.dataset import TokenDataset, is_token_dataset, verify_shards
 from candlewick.data.tokens.prepare import EncodeJob, prepare_tokens
 from candlewick.errors import ConfigError, DataError
-from candlewick.runs.sources import open_tokenizer
+from candlewick.runs.sources import find_tokenizer, open_tokenizer
 from candlewick.terminal import bytes_progress
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -38,7 +38,7 @@ def prepare_dataset(
     """
     if config.data.mixture:
         raise ConfigError("a mixture is prepared one source at a time", "name one; `train` prepares all of them")
-    loaded = Tokenizer.load(tokenizer) if tokenizer else open_tokenizer(config.tokenizer)
+    loaded = Tokenizer.load(find_tokenizer(tokenizer)) if tokenizer else open_tokenizer(config.tokenizer)
     if loaded is None:
         raise ConfigError("no tokenizer is named", "give --tokenizer DIR; `candlewick tokenizer train` makes one")
     job = EncodeJob.from_config(config.data, loaded)

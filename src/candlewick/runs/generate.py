@@ -15,6 +15,7 @@ from candlewick.generate.batch import Job, generate_texts
 from candlewick.generate.engine import Engine, stream_text
 from candlewick.generate.speculative import SpeculativeEngine
 from candlewick.parallel.device import find_device
+from candlewick.runs.start import find_model
 from candlewick.terminal import track
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.chat import encode_chat
@@ -48,11 +49,11 @@ class TextGenerator:
 
     @classmethod
     def load(
-        cls, checkpoint: Path, device: str, *, draft: Path | None, draft_tokens: int, page_size: int | None
+        cls, checkpoint: str | Path, device: str, *, draft: Path | None, draft_tokens: int, page_size: int | None
     ) -> Self:
         """Load a checkpoint, and a draft model. Raises CheckpointError unless both have the same tokenizer."""
         torch_device = find_device(device)
-        model, tokenizer = load_for_inference(checkpoint, torch_device)
+        model, tokenizer = load_for_inference(find_model(str(checkpoint))[1], torch_device)
         if draft is None:
             return cls(Engine(model, tokenizer.vocab_size, page_size), tokenizer)
         draft_model, other = load_for_inference(draft, torch_device)

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from candlewick.artifacts.manifest import read_manifest
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.config import DataConfig, RunConfig, TokenizerConfig
 from candlewick.data.text.corpus import Corpus
 from candlewick.data.tokens.cache import is_cached
 from candlewick.data.tokens.dataset import is_token_dataset
 from candlewick.data.tokens.plan import dataset_settings
 from candlewick.data.tokens.prepare import is_limited, misses_tokens
-from candlewick.errors import ConfigError, DataError
+from candlewick.errors import CheckpointError, ConfigError, DataError
 from candlewick.hub import SCHEME, parse_uri
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.files import read_special_tokens
@@ -105,10 +106,22 @@ def dataset_tokenizer(data: DataConfig) -> Path | None:
     return next((folder / "tokenizer" for folder in datasets if folder is not None), None)
 
 
+def find_tokenizer(path: Path) -> Path:
+    """Return where the tokenizer lies that a path names: a file, its folder, a run or a checkpoint."""
+    if not path.is_dir() or any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return path
+    if (path / "tokenizer").is_dir():  # of a token dataset, or of a run that keeps its data
+        return path / "tokenizer"
+    try:
+        return find_checkpoints(path)[0]
+    except CheckpointError:
+        return path
+
+
 def open_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
     """Return the tokenizer that a configuration names, None if it names none. Raises TokenizerError."""
     if config.tokenizer_json is not None:
-        tokenizer = Tokenizer.load(config.tokenizer_json)
+        tokenizer = Tokenizer.load(find_tokenizer(config.tokenizer_json))
         if config.special_tokens is not None:
             read_special_tokens(config.special_tokens, tokenizer.special_tokens)
         return tokenizer

@@ -6,10 +6,12 @@ from tests.corpora import exchange, jsonl
 from tests.prepared import open_data, plan_run, prepare
 
 from candlewick.artifacts.manifest import json_sha256, read_manifest
+from candlewick.checkpoint.layout import list_checkpoints
 from candlewick.config import TokenizerConfig
 from candlewick.errors import ConfigError, DataError, TokenizerError
 from candlewick.runs.sources import (
     all_sources,
+    find_tokenizer,
     open_tokenizer,
     source_dataset,
     text_sources,
@@ -147,3 +149,15 @@ def test_tokenizer_of_a_configuration_is_opened(tmp_path):
 def test_prepared_tokens_of_a_name_that_no_source_has_are_left_out(tiny, tmp_path):
     config = tiny().replaced(data={"prepared": {"another": tmp_path}})
     assert without_lost_datasets(config).data.prepared == {}
+
+
+def test_run_and_its_folders_and_checkpoints_name_a_tokenizer(trained, tokens, tmp_path):
+    checkpoint = list_checkpoints(trained / "checkpoints")[-1]
+    for path in (trained, trained / "checkpoints", checkpoint):
+        assert find_tokenizer(path) == checkpoint
+    assert find_tokenizer(tokens) == tokens / "tokenizer"
+    assert find_tokenizer(tokens / "tokenizer") == tokens / "tokenizer"
+    assert find_tokenizer(checkpoint / "tokenizer.json") == checkpoint / "tokenizer.json"
+    assert find_tokenizer(tmp_path) == tmp_path  # reading it says what is missing
+    config = TokenizerConfig(tokenizer_json=trained)
+    assert open_tokenizer(config).sha256 == Tokenizer.load(checkpoint).sha256

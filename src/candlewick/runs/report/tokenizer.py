@@ -6,7 +6,7 @@ from typing import Any
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.config import TokenizerConfig
 from candlewick.errors import ConfigError, DataError
-from candlewick.runs.sources import open_tokenizer
+from candlewick.runs.sources import find_tokenizer, open_tokenizer
 from candlewick.tokenizer.artifact import KIND, measure
 from candlewick.tokenizer.bpe import Tokenizer
 
@@ -16,7 +16,7 @@ def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | N
 
     Raises TokenizerError, ConfigError if the settings name none, DataError for a text that is not UTF-8.
     """
-    tokenizer = Tokenizer.load(source) if isinstance(source, Path) else source
+    tokenizer = Tokenizer.load(find_tokenizer(source)) if isinstance(source, Path) else source
     if isinstance(tokenizer, TokenizerConfig):
         tokenizer = open_tokenizer(tokenizer)
     if tokenizer is None:
@@ -49,14 +49,14 @@ def inspect_tokenizer(source: Path | TokenizerConfig | Tokenizer, text: Path | N
 
 def encode_text(folder: Path, text: str) -> dict[str, Any]:
     """Return the `ids` of a text and the text of each, `pieces`. Raises TokenizerError."""
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = Tokenizer.load(find_tokenizer(folder))
     ids = tokenizer.encode(text)
     return {"ids": ids, "pieces": [tokenizer.token_bytes(i).decode(errors="replace") for i in ids]}
 
 
 def decode_ids(folder: Path, ids: list[int]) -> dict[str, Any]:
     """Return `ids` and their `text`, with special tokens by name. Raises TokenizerError."""
-    return {"ids": ids, "text": Tokenizer.load(folder).decode(ids, skip_special=False)}
+    return {"ids": ids, "text": Tokenizer.load(find_tokenizer(folder)).decode(ids, skip_special=False)}
 
 
 def decode_utf8(content: bytes, where: str) -> str:
