@@ -41,18 +41,30 @@ _OTHER_NAMES: dict[str, Name] = {  # of nanoGPT, the Trainer of transformers, li
     **dict.fromkeys(("lr", "max_lr"), ("optimizer", "learning_rate")),
     **dict.fromkeys(("n_layer", "n_layers", "num_hidden_layers"), ("model", "num_layers")),
     **dict.fromkeys(("n_head", "n_heads"), ("model", "num_attention_heads")),
+    **dict.fromkeys(("n_query_groups", "n_kv_heads", "n_kv_head"), ("model", "num_key_value_heads")),
+    **dict.fromkeys(("dropout", "resid_pdrop"), ("model", "residual_dropout")),
+    "attn_pdrop": ("model", "attn_dropout"),
+    **dict.fromkeys(("padded_vocab_size", "vocab"), ("model", "vocab_size")),
+    **dict.fromkeys(("dataset", "dataset_name", "train_data_path"), ("data", "train_shards")),
+    **dict.fromkeys(("val_data_path", "eval_dataset"), ("data", "validation_shards")),
     **dict.fromkeys(("n_embd", "d_model", "dim"), ("model", "hidden_size")),
     **dict.fromkeys(("block_size", "context_length", "max_seq_length"), ("model", "max_position_embeddings")),
     **dict.fromkeys(("seq_len", "seq_length"), ("data", "sequence_length")),
     **dict.fromkeys(("batch_size", "per_device_train_batch_size"), ("data", "micro_batch_size")),
-    "train_batch_size": ("data", "global_batch_size"),
+    **dict.fromkeys(("train_batch_size", "gradient_accumulation_steps"), ("data", "global_batch_size")),
     **dict.fromkeys(("max_steps", "max_iters", "num_train_steps"), ("scheduler", "total_steps")),
     **dict.fromkeys(("num_train_epochs", "max_epochs", "epochs"), ("scheduler", "total_epochs")),
-    "warmup_iters": ("scheduler", "warmup_steps"),
+    "max_tokens": ("scheduler", "total_tokens"),
+    **dict.fromkeys(("warmup_iters", "lr_warmup_steps"), ("scheduler", "warmup_steps")),
+    **dict.fromkeys(("lr_scheduler_type", "lr_decay_style"), ("scheduler", "strategy")),
+    **dict.fromkeys(("log_interval", "logging_steps"), ("runtime", "log_every_n_steps")),
+    "save_total_limit": ("runtime", "checkpoint", "max_keep"),
+    "init_from": ("runtime", "checkpoint", "init_from"),
+    **dict.fromkeys(("gradient_checkpointing", "activation_checkpointing"), ("runtime", "recompute")),
     **dict.fromkeys(("grad_clip", "clip_grad_norm"), ("optimizer", "max_grad_norm")),
     **dict.fromkeys(("eval_interval", "eval_steps"), ("runtime", "evaluation", "every_n_steps")),
     **dict.fromkeys(("save_interval", "save_steps"), ("runtime", "checkpoint", "every_n_steps")),
-    "dtype": ("runtime", "precision"),
+    **dict.fromkeys(("dtype", "bf16", "fp16", "torch_dtype"), ("runtime", "precision")),
 }
 _OTHER_WORDS = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "adamw": "adam_w"}
 _EXTENDS: Name = ("extends",)
@@ -200,7 +212,9 @@ def _explain_unknown(name: Name, tree: dict[str, Any]) -> str:
         kind = DISCRIMINATORS[name[:-1]]
         value = look_up(tree, (*name[:-1], kind))
         return f"is a key of another {kind}{'' if value is None else f' than {value}'}"
-    suggestions = find_nearest(name)
+    inner = look_up(tree, name)  # of an unknown section that another program has, its first key says what is meant
+    known = [key for key in inner if key in _OTHER_NAMES] if isinstance(inner, dict) else []
+    suggestions = [_OTHER_NAMES[known[0]]] if known else find_nearest(name)
     return f"unknown key, did you mean {format_key(suggestions[0])}?" if suggestions else "unknown key"
 
 

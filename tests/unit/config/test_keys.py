@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,9 @@ from candlewick.config.keys import (
     name_of,
     resolve_path,
 )
+from candlewick.config.load import load_config
 from candlewick.config.yaml import format_key
+from candlewick.errors import ConfigError
 
 TAGS = [get_args(kind)[1] for kind in get_args(RunConfig.model_fields["optimizer"].annotation)]
 ALGORITHMS = ", ".join(repr(tag.tag) for tag in TAGS)
@@ -231,3 +234,19 @@ def test_extends_is_a_key_of_files_only():
 def test_sections_with_free_keys_are_dicts():
     for name in (("optimizer", "learning_rate_scales"), ("data", "validation_sets")):
         assert key_types()[name] == {dict}
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("optimizer.lr=1", "optimizer.learning_rate"),
+        ("training.max_iters=5", "scheduler.total_steps"),
+        ("gradient_accumulation_steps=4", "data.global_batch_size"),
+        ("train.n_layer=4", "model.num_layers"),
+        ("bf16=true", "runtime.precision"),
+        ("logging_steps=4", "runtime.log_every_n_steps"),
+    ],
+)
+def test_key_of_another_program_is_answered_with_ours(override, meant):
+    with pytest.raises(ConfigError, match=rf"unknown key, did you mean {re.escape(meant)}\?"):
+        load_config(None, [override])
