@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--format", choices=("yaml", "toml", "json"), help="output format; default yaml")
     form.add_argument("--origins", action="store_true", help="print which file and line set each setting")
 
-    add_action(actions, "list", _list, "list the shipped profiles")
+    add_action(actions, "list", _list, "list the shipped profiles with their size, memory and time")
     add_action(actions, "schema", _schema, "print the JSON schema of a configuration, for editors")
 
     explain = add_action(actions, "explain", _explain, "explain a setting: meaning, type, default, value, readers")
@@ -53,13 +53,12 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from candlewick.config.load import profiles, read_profile
+    from candlewick.runs.report.profiles import as_json, format_profiles, list_profiles
 
-    heads = {name: read_profile(name).partition("\n")[0].removeprefix("# ") for name in profiles()}
-    if emit_json(args, heads):
-        return
-    for name, head in heads.items():
-        print(f"{name:<16}{head}")
+    rows = list_profiles()
+    if not emit_json(args, as_json(rows)):
+        print(format_profiles(rows))
+        print("\ntrain one: candlewick train --config PROFILE TEXT")
 
 
 def _schema(args: argparse.Namespace) -> None:

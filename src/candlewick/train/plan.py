@@ -13,7 +13,7 @@ from candlewick.data.rows.batches import BatchSchedule
 from candlewick.data.rows.row_order import RowOrder
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import ConfigError
-from candlewick.model.flops import model_size
+from candlewick.model.flops import flops_per_token, model_size
 from candlewick.tokenizer.bpe import Tokenizer
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ class RunPlan:
 def num_parameters(model: ModelConfig, vocab_size: int) -> int:
     """Return the stored numbers of a model; a tied embedding counts once."""
     return model_size(model, vocab_size).total
+
+
+def flops_of_a_token(model: ModelConfig, vocab_size: int, sequence_length: int) -> int:
+    """Return the FLOPs of training on one token, forward and backward: see `model.flops`."""
+    return flops_per_token(model, vocab_size, sequence_length).strict
 
 
 def checkpoint_directories(config: RunConfig, run_dir: Path) -> tuple[Path, Path | None]:
