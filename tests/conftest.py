@@ -17,6 +17,7 @@ import torch
 from tests.hub_server import HubServer
 from tests.prepared import dataset_folder, open_data
 
+from candlewick.checkpoint.layout import find_checkpoints
 from candlewick.cli.main import main
 from candlewick.config import RunConfig
 from candlewick.config.tree import dump
@@ -176,6 +177,15 @@ def trained(text_dir, cache, tmp_path_factory) -> Path:
     """The run folder of `tiny()`, trained to its end. For reading only."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     run_training(tiny_config(text_dir, cache), folder, resume=False)
+    return folder
+
+
+@pytest.fixture
+def chatting(trained, tmp_path) -> Path:
+    """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
+    (folder / "manifest.json").unlink()
+    Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder
 
 

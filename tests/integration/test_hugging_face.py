@@ -267,7 +267,7 @@ def test_transformers_generates_from_a_checkpoint_folder(folder):
 
 
 def test_transformers_takes_a_number_of_new_tokens_without_a_warning(trained, tmp_path, caplog):
-    """With max_length in generation_config.json it warned at each call, also of a model that another's came with."""
+    """With max_length in generation_config.json it warned at each call."""
     checkpoint = Checkpoint.open(trained, need={"weights"})
     inherited = {**checkpoint.generation, "max_length": 32}
     for number, entries in enumerate(({}, inherited)):

@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,15 +18,6 @@ def load(checkpoint, draft=None, draft_tokens=4, page_size=None):
 @pytest.fixture
 def generator(trained):
     return load(trained)
-
-
-@pytest.fixture
-def chatting(trained, tmp_path):
-    """A copy of the trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
-    (folder / "manifest.json").unlink()
-    Tokenizer.load(folder).with_chat_tokens().write(folder)
-    return folder
 
 
 def test_results_come_in_the_order_of_prompts_and_seeds(generator):
