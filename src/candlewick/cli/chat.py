@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         if chat.conversation.is_chat
         else "was not trained on chats: it continues your text"
     )
-    _tell(f"The model {about}. /help shows the commands.")
+    _tell(f"The model {about}. /help for commands.")
     while (line := _read_line()) is not None:
         try:
             if line.startswith("/"):
@@ -73,13 +73,13 @@ def _tell(text: str) -> None:
 
 def _read_line() -> str | None:
     """Return the next line; None at the end of the input, or after a second Ctrl-C."""
-    for _ in range(2):
+    for note in ("once more, Ctrl-D or /quit to end", ""):
         try:
             return input("> " if sys.stdin.isatty() else "")
         except EOFError:
             break
         except KeyboardInterrupt:
-            _tell("\nonce more, Ctrl-D or /quit to end")
+            _tell(f"\n{note}")
     return None
 
 
@@ -108,11 +108,14 @@ class _Chat:
 
     def _remarks(self, stop: str | None) -> str:
         """Return what else there is to say about the last answer."""
-        is_chat, left_out = self.conversation.is_chat, self.conversation.num_left_out
-        remarks = {None: "stopped", "context": "the context is full", "length": "cut off (--max-new-tokens)"}
-        remark = "the text ended, the next line begins a new one" if stop == "end" and not is_chat else None
-        remark = remarks.get(stop, remark) if is_chat or stop != "length" else None
-        forgotten = f"the oldest {left_out:,} {'turns' if is_chat else 'tokens'} left out" if left_out else None
+        remarks: dict[str | None, str]
+        if self.conversation.is_chat:
+            unit = "turn"
+            remarks = {None: "stopped", "context": "the context is full", "length": "cut off at --max-new-tokens"}
+        else:
+            unit, remarks = "token", {"end": "the text ended, the next line begins a new one"}
+        remark, left_out = remarks.get(stop), self.conversation.num_left_out
+        forgotten = f"the first {left_out:,} {unit}{'s' * (left_out > 1)} left out" if left_out else None
         return "".join(f"; {text}" for text in (remark, forgotten) if text)
 
     def command(self, line: str) -> None:
