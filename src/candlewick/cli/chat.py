@@ -113,7 +113,8 @@ class _Chat:
             unit = "turn"
             remarks = {None: "stopped", "context": "the context is full", "length": "cut off at --max-new-tokens"}
         else:
-            unit, remarks = "token", {"end": "the text ended, the next line begins a new one"}
+            unit = "token"
+            remarks = {"end": "the text ended, the next line begins a new one"}
         remark, left_out = remarks.get(stop), self.conversation.num_left_out
         forgotten = f"the first {left_out:,} {unit}{'s' * (left_out > 1)} left out" if left_out else None
         return "".join(f"; {text}" for text in (remark, forgotten) if text)

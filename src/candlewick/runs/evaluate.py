@@ -9,6 +9,7 @@ from candlewick.config.load import load_config
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import CheckpointError
+from candlewick.model.transformer import Transformer
 from candlewick.parallel.device import find_device
 from candlewick.runs.complete import open_training_data
 from candlewick.runs.prepare import prepare_run
@@ -35,11 +36,26 @@ def evaluate_checkpoint(
     Of a token dataset the validation split is read. Raises CheckpointError, DataError, MachineError.
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
-    model = build_model(checkpoint, find_device(device))
+    return evaluate_model(checkpoint, build_model(checkpoint, find_device(device)), data, max_tokens=max_tokens)
+
+
+def evaluate_model(
+    checkpoint: Checkpoint,
+    model: Transformer,
+    data: DataConfig,
+    *,
+    max_tokens: int | None = None,
+    is_plain: bool = False,
+) -> dict[str, float]:
+    """Evaluate the model of a checkpoint as `evaluate_checkpoint` does.
+
+    With `is_plain`, `data.train_shards` are files of plain text, one document each, whatever the run reads.
+    """
     config = _find_config(checkpoint)
     if sources := data.train_shards:
         only = {"validation_shards": sources, "validation_sets": {}, "prepared": {}, "prepared_from": {}}
         others = {"train_shards": (), "mixture": (), "cache_dir": data.cache_dir}
+        others |= {"format": "text", "documents": "file"} if is_plain else {}
         config = config.replaced(data={**only, **others})
     elif not all_sources(config.data):
         raise CheckpointError(
