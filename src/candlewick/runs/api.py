@@ -8,6 +8,7 @@ Paths may be text or `Path`; relative ones start at the current folder. Text to 
 CandlewickError.
 """
 
+import difflib
 import json
 import logging
 import re
@@ -23,6 +24,7 @@ from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
 from candlewick.config.plain_settings import plain_overrides
+from candlewick.errors import ConfigError
 from candlewick.generate.continuing import ContinuingEngine
 from candlewick.generate.engine import Engine, TextGeneration
 from candlewick.parallel.device import find_device
@@ -200,6 +202,11 @@ class Model:
         return Evaluation(**{name: metrics[f"eval/{name}"] for name in names}, tokens=tokens)
 
     def _sampling(self, given: Mapping[str, Any]) -> SampleConfig:
+        names = Sampling.__annotations__
+        if unknown := next((name for name in given if name not in names), None):
+            matches = difflib.get_close_matches(unknown, names, 1)
+            fix = f"did you mean {matches[0]}?" if matches else f"give {', '.join(names)}"
+            raise ConfigError(f"there is no setting {unknown!r} of sampling", fix)
         return self._generator.sampling({"max_new_tokens": 256, **given})
 
 
