@@ -64,6 +64,7 @@ def test_lines_about_more_tries_fit_80_columns(repo, tmp_path, caplog):
     server, opened, waits = repo
     stream = io.StringIO()
     (handler,) = logging.getLogger("huggingface_hub").handlers
+    assert isinstance(handler, logging.StreamHandler)
     before = handler.setStream(stream)
     address = f"hf://datasets/{'o' * 40}/{'n' * 40}"
     server.commit(address.removeprefix("hf://"), {"a.txt": b"a"})

@@ -37,6 +37,7 @@ from candlewick.runs.prepare import prepare_tokenizer
 from candlewick.runs.start import find_model
 from candlewick.runs.tokenizer import holds_tokenizer
 from candlewick.tokenizer.bpe import Tokenizer
+from candlewick.train.objective import NextTokenLoss
 
 Text = str | Path | Sequence[str | Path]
 Message = Mapping[str, str]
@@ -196,7 +197,8 @@ class Model:
             else:
                 sources = () if text is None else _absolute(text)
             data = DataConfig(train_shards=sources, cache_dir=Path(folder, "cache"))
-            metrics = evaluate_model(self._checkpoint, self._model, data, max_tokens=max_tokens, is_plain=is_plain)
+            objective = NextTokenLoss(self._model, num_tokens=self.tokenizer.vocab_size)
+            metrics = evaluate_model(self._checkpoint, objective, data, max_tokens=max_tokens, is_plain=is_plain)
         names = ("loss", "perplexity", "bits_per_byte", "accuracy")
         tokens = int(metrics["eval/tokens"])
         return Evaluation(**{name: metrics[f"eval/{name}"] for name in names}, tokens=tokens)

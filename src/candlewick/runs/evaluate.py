@@ -9,7 +9,6 @@ from candlewick.config.load import load_config
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
 from candlewick.errors import CheckpointError
-from candlewick.model.transformer import Transformer
 from candlewick.parallel.device import find_device
 from candlewick.runs.complete import open_training_data
 from candlewick.runs.prepare import prepare_run
@@ -36,18 +35,20 @@ def evaluate_checkpoint(
     Of a token dataset the validation split is read. Raises CheckpointError, DataError, MachineError.
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
-    return evaluate_model(checkpoint, build_model(checkpoint, find_device(device)), data, max_tokens=max_tokens)
+    model = build_model(checkpoint, find_device(device))
+    objective = NextTokenLoss(model, num_tokens=checkpoint.tokenizer.vocab_size)
+    return evaluate_model(checkpoint, objective, data, max_tokens=max_tokens)
 
 
 def evaluate_model(
     checkpoint: Checkpoint,
-    model: Transformer,
+    objective: NextTokenLoss,
     data: DataConfig,
     *,
     max_tokens: int | None = None,
     is_plain: bool = False,
 ) -> dict[str, float]:
-    """Evaluate the model of a checkpoint as `evaluate_checkpoint` does.
+    """Evaluate the loaded model of a checkpoint as `evaluate_checkpoint` does.
 
     With `is_plain`, `data.train_shards` are files of plain text, one document each, whatever the run reads.
     """
@@ -70,9 +71,9 @@ def evaluate_model(
     # all of a text was prepared for validation alone; of a token dataset it is what that held out
     split = prepared.datasets["validation"].split("validation") if sources else None
     return evaluate_sets(
-        NextTokenLoss(model, num_tokens=checkpoint.tokenizer.vocab_size),
+        objective,
         open_training_data(prepared).validation_splits if split is None else {"": split},
         config.data,
-        sequence_length=config.data.sequence_length or model.config.max_position_embeddings,
+        sequence_length=config.data.sequence_length or checkpoint.shape[0].max_position_embeddings,
         max_tokens=max_tokens,
     )
