@@ -275,7 +275,7 @@ def test_transformers_takes_a_number_of_new_tokens_without_a_warning(trained, tm
         shutil.copytree(checkpoint.folder, folder)
         written = generation_config([0], 0, (), entries)
         (folder / "generation_config.json").write_text(json.dumps(written))
-        theirs = AutoModelForCausalLM.from_pretrained(folder)
+        theirs: Any = AutoModelForCausalLM.from_pretrained(folder)
         with caplog.at_level("WARNING", "transformers"):
             theirs.generate(torch.tensor([[0, 40, 41]]), max_new_tokens=2)
     assert not [record.getMessage() for record in caplog.records]
