@@ -180,6 +180,15 @@ def trained(text_dir, cache, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def chatting(trained, tmp_path) -> Path:
+    """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
+    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
+    (folder / "manifest.json").unlink()
+    Tokenizer.load(folder).with_chat_tokens().write(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def orchestrated(text_dir, cache, tmp_path_factory) -> Path:
     """The run folder of the whole path with `tiny()`. For reading only."""

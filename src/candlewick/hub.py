@@ -5,7 +5,8 @@
 
 `huggingface_hub` reads HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_DOWNLOAD_TIMEOUT, and repeats listings, HEAD
 requests and streams that break off. This module repeats the request for the commit, a GET that ends in 5xx, and
-downloads with wrong bytes. Permanent errors (no network, 401, 403, 404) fail at once. No message has a token.
+downloads with wrong bytes. Permanent errors (401, 403, 404) fail at once, and so does a network that is not there;
+if it was there before, after a second try. No message has a token.
 """
 
 import hashlib
@@ -33,8 +34,9 @@ _URI = re.compile(
 _COMMIT = re.compile("[0-9a-f]{40}")
 _QUERY = re.compile(r"\?\S+")  # the query of an address may carry a signature: it is never logged
 # errors that a repetition cannot mend; LocalEntryNotFoundError is a HEAD that huggingface_hub has repeated
-_FINAL = re.compile(r"HTTP 4(?!08|29)|\w*Connect|HFValidation|LocalEntry")
+_FINAL = re.compile(r"HTTP 4(?!08|29)|NoNetwork|HFValidation|LocalEntry")
 _FINAL_IN_DOWNLOADS = re.compile(rf"{_FINAL.pattern}|HTTP 4|\w*Timeout")  # huggingface_hub repeats this GET
+_NO_NETWORK = ("ConnectError", "ConnectTimeout", "ProxyError")  # refused, no such name, no way through a proxy
 _FINAL_IN_LISTINGS = re.compile("(?!JSON)")  # all but a truncated answer: huggingface_hub repeats the others
 _UNSAFE_SUFFIXES = (".py", ".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".so")
 _Result = TypeVar("_Result")
@@ -221,14 +223,19 @@ def _request_with_retries(address: str, request: Callable[[], _Result], final: r
             if pause is None or final.match(reason):
                 raise _error_for_user(address, error) from None
             asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "0")
-        logger.warning("%s: %s; trying again", address, reason)
-        time.sleep(max(pause, float(asked)))
+        seconds = max(pause, float(asked))
+        name = re.sub("@[0-9a-f]{40}", "", address)[-20:]
+        logger.warning("%s again in %.0f s: %s", name, seconds, reason[:20].strip(": "))  # on 80 columns
+        time.sleep(seconds)
 
 
 def _error_for_user(address: str, error: BaseException) -> CandlewickError:
     if isinstance(error, FileNotFoundError):  # LocalEntryNotFoundError: the file is not in the cache either
         error = error.__cause__ or error
     reason = _describe_error(error)
+    if reason.startswith("NoNetwork"):
+        why = re.sub(r"^NoNetwork: (\[Errno [-\d]+\] )?", "", reason)
+        return MachineError(f"{address}: the Hub cannot be reached: {why}", "check the network or HF_ENDPOINT")
     if reason == "HTTP 404":
         return DataError(f"{address} is not on the Hub (HTTP 404)", "check the name, the revision and the path")
     if isinstance(error, _WrongBytes):
@@ -236,7 +243,7 @@ def _error_for_user(address: str, error: BaseException) -> CandlewickError:
         return DataError(f"{address}: {error}", fix)
     if reason.startswith("HFValidation"):
         return DataError(f"{address} is not a name on the Hub ({reason})", "check the name of the repository")
-    if _FINAL.match(reason) and "Connect" not in reason:
+    if _FINAL.match(reason):
         page = address.split("@", maxsplit=1)[0].replace("hf://", "https://huggingface.co/")
         fix = f"check the name; if it is gated, accept its terms at {page}; set HF_TOKEN to a token with access"
         return DataError(f"{address}: the Hub refuses access ({reason})", fix)
@@ -256,21 +263,51 @@ def _describe_error(error: BaseException) -> str:
     return _QUERY.sub("?...", text)
 
 
+def _shorten_record(record: logging.LogRecord) -> bool:
+    """Put a record of `huggingface_hub` on a line of 80 columns, without queries; return whether it is shown."""
+    text = _QUERY.sub("?...", record.getMessage())
+    if " thrown while requesting " in text:  # the next record, or the error, says what follows from it
+        return False
+    if found := re.search(r"([\d.]+)s\b.*\[Retry (\d+)/(\d+)\]", text):
+        text = f"the Hub does not answer, again in {float(found[1]):.0f} s (try {found[2]} of {found[3]})"
+    elif found := re.match(r"Error while downloading from \S+: (.*)\nTrying to resume", text):
+        text = f"a download broke off, it goes on: {found[1][:30]}"
+    record.msg, record.args = text, None
+    return True
+
+
 @cache
 def _configure_library() -> None:
-    """Bound every wait of `huggingface_hub`, keep queries of addresses out of its log, and hide its bars."""
+    """Bound every wait of `huggingface_hub`, its tries without a network, and its log; hide its bars."""
     from huggingface_hub import constants  # noqa: PLC0415
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # noqa: PLC0415 # pyright: ignore
     from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
-
-    def without_query(record: logging.LogRecord) -> bool:
-        record.msg, record.args = _QUERY.sub("?...", record.getMessage()), None
-        return True
 
     disable_progress_bars()
     session = huggingface_hub.get_session()  # loads the module that makes the handlers of its log
     for handler in logging.getLogger("huggingface_hub").handlers:
-        handler.addFilter(without_query)
-    client, hooks = type(session), session.event_hooks["request"]
+        handler.addFilter(_shorten_record)
+    hooks = session.event_hooks["request"]
+
+    class NoNetwork(OfflineModeIsEnabled):
+        """The library takes it for no reason to try again, and reads what is in its cache."""
+
+    class Client(type(session)):
+        was_answered = False
+
+        def send(self, request: Any, **options: Any) -> Any:
+            try:
+                response = super().send(request, **options)
+            except HTTPError as error:
+                if not type(error).__name__.startswith(_NO_NETWORK):
+                    raise
+                if not Client.was_answered:
+                    raise NoNetwork(str(error)) from None
+                Client.was_answered = False
+                time.sleep(WAIT_SECONDS[0])
+                return self.send(request, **options)
+            Client.was_answered = True
+            return response
 
     def limit(request: Any) -> None:
         timeouts = request.extensions.get("timeout", {})
@@ -287,4 +324,4 @@ def _configure_library() -> None:
             response.headers["Retry-After"] = str(min(int(seconds[1]), LONGEST_WAIT_SECONDS))
 
     events = {"request": [*hooks, limit], "response": [limit_pause]}
-    huggingface_hub.set_client_factory(lambda: client(event_hooks=events, follow_redirects=True, timeout=None))
+    huggingface_hub.set_client_factory(lambda: Client(event_hooks=events, follow_redirects=True, timeout=None))

@@ -89,7 +89,7 @@ def error_console() -> "Console":
     def drop() -> None:
         console.quiet = True
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)  # in a notebook plain lines
     console.on_broken_pipe = drop
     return console
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import unicodedata
 from collections import defaultdict
 from typing import Any
@@ -12,6 +13,7 @@ from tests.model_variants import SAME_FUNCTION, VARIANTS, random_model, variants
 from tests.prepared import newest_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from candlewick.checkpoint.generation import generation_config
 from candlewick.checkpoint.huggingface import model_type, to_hf_config, to_hf_tensors
 from candlewick.checkpoint.load import load_for_inference, load_weights, read_resized_weights
 from candlewick.checkpoint.open import Checkpoint
@@ -251,3 +253,18 @@ def test_transformers_generates_from_a_checkpoint_folder(folder):
     for _ in range(written.shape[1] - prompt.shape[1]):
         tokens = torch.cat([tokens, ours(tokens)[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(written, tokens)
+
+
+def test_transformers_takes_a_number_of_new_tokens_without_a_warning(trained, tmp_path, caplog):
+    """With max_length in generation_config.json it warned at each call."""
+    checkpoint = Checkpoint.open(trained, need={"weights"})
+    inherited = {**checkpoint.generation, "max_length": 32}
+    for number, entries in enumerate(({}, inherited)):
+        folder = tmp_path / str(number)
+        shutil.copytree(checkpoint.folder, folder)
+        written = generation_config([0], 0, (), entries)
+        (folder / "generation_config.json").write_text(json.dumps(written))
+        theirs: Any = AutoModelForCausalLM.from_pretrained(folder)
+        with caplog.at_level("WARNING", "transformers"):
+            theirs.generate(torch.tensor([[0, 40, 41]]), max_new_tokens=2)
+    assert not [record.getMessage() for record in caplog.records]

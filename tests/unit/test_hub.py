@@ -225,13 +225,13 @@ def test_retry_after_of_the_server_is_kept_within_bounds(server, repo, waits):
 
 
 @pytest.mark.parametrize("uri", ["hf://o/n", f"hf://datasets/o/n@{'a' * 40}"])
-def test_missing_network_raises_at_once_in_one_line(waits, monkeypatch, capfd, caplog, uri):
+def test_missing_network_raises_after_at_most_two_tries_in_one_line(waits, monkeypatch, capfd, caplog, uri):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # discard: nobody listens there
-    with pytest.raises(MachineError, match=r"could not be read from the Hub: ConnectError.*check the network"):
+    with pytest.raises(MachineError, match=r"the Hub cannot be reached: Connection refused .fix: check"):
         open_repo(uri)
-    assert not waits
+    assert waits in ([], [1.0])
     assert not caplog.records
     assert not capfd.readouterr().err
 

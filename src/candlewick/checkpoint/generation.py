@@ -1,6 +1,7 @@
 """generation_config.json: how a model wants to be sampled, and which tokens end a text.
 
-Entries of a model that a run starts from, or that is imported, are kept; the ids are written anew.
+Entries of a model that a run starts from, or that is imported, are kept, but for max_length; the ids are written
+anew.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 from candlewick.checkpoint.huggingface import read_json_file
 
-_GENERATION_IDS = {"bos_token_id", "eos_token_id", "pad_token_id"}
+_WRITTEN_ANEW = {"bos_token_id", "eos_token_id", "pad_token_id"}
+_LENGTH = "max_length"  # with it, transformers warns at each call with max_new_tokens
 SAMPLING_FIELDS = {"do_sample", "temperature", "top_k", "top_p", "min_p"}
 """Entries of generation_config.json that say how tokens are drawn."""
 
@@ -23,7 +25,7 @@ def generation_config(
     `unused_ids` are those of rows of the embedding that no token has: they are never drawn. `inherited` are the
     entries of the model that this one comes from; without a word of sampling, ours are written.
     """
-    kept = {name: value for name, value in inherited.items() if name not in _GENERATION_IDS}
+    kept = {name: value for name, value in inherited.items() if name not in {*_WRITTEN_ANEW, _LENGTH}}
     sampling = {} if SAMPLING_FIELDS & kept.keys() else {"do_sample": True, "temperature": 0.8, "top_k": 40}
     return {
         **({"suppress_tokens": list(unused_ids)} if unused_ids else {}),

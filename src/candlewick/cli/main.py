@@ -28,6 +28,7 @@ VERBS = {
     "data": "fetch, shard, clean and encode text; verify and inspect the results",
     "import": "convert a candle or Hugging Face checkpoint",
     "generate": "generate text with a checkpoint",
+    "chat": "talk with a model, or let it continue what you type",
     "eval": "measure loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "measure where a training step spends time and memory",
     "compare": "compare the settings, losses and speed of two runs",

@@ -30,8 +30,8 @@ def generate_texts(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the index of each job and its result, in the order in which batches end.
 
-    A result has `text`, `seed`, `finish` ("stop" or "length"), and with a draft model `acceptance_rate`. With a
-    number of `alternatives` it also has `tokens`: each token, and the likeliest at its position, with their
+    A result has `text`, `seed`, `num_tokens`, `stop` (a StopReason), and with a draft model `acceptance_rate`.
+    With a number of `alternatives` it also has `tokens`: each token, and the likeliest at its position, with their
     log-probabilities in nats before penalty, temperature and truncation. Raises ConfigError, before the first
     text, for a prompt that is empty or longer than the model's context.
     """
@@ -50,20 +50,21 @@ def _generate_batch(
     engine: Engine, tokenizer: Tokenizer, jobs: Sequence[Job], config: SampleConfig, alternatives: int | None
 ) -> list[dict[str, Any]]:
     texts = [make_text_stream(tokenizer, config) for _ in jobs]
-    results: list[dict[str, Any]] = [{"text": "", "seed": job.seed} for job in jobs]
+    results: list[dict[str, Any]] = [{"text": "", "seed": job.seed, "num_tokens": 0} for job in jobs]
     with closing(engine.steps([job.ids for job in jobs], config, [job.seed for job in jobs])) as steps:
         for step in steps:
             for row, (text, result) in enumerate(zip(texts, results, strict=True)):
-                if not text.is_stopped:
+                if not text.stop:
+                    result["num_tokens"] += 1
                     result["text"] += text.push(step.ids[row])
                     if alternatives is not None:
                         scores = _token_scores(step.logits[row], step.ids[row], alternatives, tokenizer)
                         result.setdefault("tokens", []).append(scores)
-            if all(text.is_stopped for text in texts):
+            if all(text.stop for text in texts):
                 break
     for text, result in zip(texts, results, strict=True):
-        result["finish"] = "stop" if text.is_stopped else "length"
-        result["text"] += "" if text.is_stopped else text.flush()
+        result["text"] += "" if text.stop else text.flush()
+        result["stop"] = text.stop or engine.stop_at(result["num_tokens"], config)
         if engine.acceptance_rate is not None:
             result["acceptance_rate"] = engine.acceptance_rate
     return results

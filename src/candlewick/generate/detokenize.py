@@ -9,6 +9,7 @@ previous ones. Of several stop texts, the one that is complete first ends the te
 """
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 
 class TextStream:
@@ -20,13 +21,14 @@ class TextStream:
         self._decode, self._stop_ids, self._stops = decode, stop_ids, stops
         self._tokens: list[int] = []
         self._pending = ""
-        self.is_stopped = False
+        self.stop: Literal["end", "text"] | None = None
+        """What it stopped at: a stop token, a stop text; None: nothing yet."""
 
     def push(self, token: int) -> str:
         """Add a token; return the text that later tokens cannot change. Once stopped, push no more."""
         if token in self._stop_ids:
             text = self.flush()
-            self.is_stopped = True
+            self.stop = self.stop or "end"
             return text
         self._tokens.append(token)
         text = self._decode(self._tokens)
@@ -38,14 +40,14 @@ class TextStream:
     def flush(self) -> str:
         """Return the pending text, after the last token."""
         text = self._release(self._decode(self._tokens) if self._tokens else "")
-        return text if self.is_stopped else text + self._pending
+        return text if self.stop else text + self._pending
 
     def _release(self, text: str) -> str:
         """Add text to the pending text; return it up to a stop text, or up to what may become one."""
         text = self._pending + text
         matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if matches:
-            self.is_stopped = True
+            self.stop = "text"
             return text[: min(matches)[1]]
         longest = max(map(len, self._stops), default=1) - 1
         tails = (text[-length:] for length in range(min(longest, len(text)), 0, -1))

@@ -11,6 +11,7 @@ the iterator ends the text earlier.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from candlewick.generate.sampling import sample
 from candlewick.model.cache import KVCache
 from candlewick.model.transformer import Transformer
 from candlewick.tokenizer.bpe import Tokenizer
+
+StopReason = Literal["end", "text", "length", "context"]
+"""Why a text stops: a token that ends it, a stop text, `max_new_tokens`, or the end of the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,22 @@ class Engine:
         rows, length = tokens.shape
         seen = torch.zeros(rows, self.num_tokens, dtype=torch.bool, device=self.device).scatter_(1, tokens, True)
         with eval_mode(self.model):
-            cache = self.model.new_cache(rows, length + count - 1, self.page_size)
+            cache = self.make_cache(tokens, length + count - 1)
+            tokens = tokens[:, cache.length :]
             for _ in range(count):
                 logits = self.forward(tokens, cache)[:, 0]
                 ids = sample(logits, config, generators, seen)
                 yield Step(ids.tolist(), logits)
                 tokens = ids[:, None]
                 seen.scatter_(1, tokens, True)
+
+    def make_cache(self, tokens: Tensor, max_tokens: int) -> KVCache:
+        """Return a cache for up to `max_tokens` tokens; what is in it are the first of `tokens` (B, T)."""
+        return self.model.new_cache(len(tokens), max_tokens, self.page_size)
+
+    def stop_at(self, num_tokens: int, config: SampleConfig) -> StopReason:
+        """Return why a text of so many new tokens stopped, if no token of it says so."""
+        return "length" if num_tokens == config.max_new_tokens else "context"
 
     @torch.no_grad()  # not inference_mode: a sharded model gathers weights that training uses later
     def forward(self, tokens: Tensor, cache: KVCache, last: int = 1) -> Tensor:
@@ -105,22 +118,45 @@ def make_text_stream(tokenizer: Tokenizer, config: SampleConfig) -> TextStream:
     )
 
 
-def stream_text(
-    engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, *, seed: int
-) -> Iterator[str]:
-    """Yield the text after a prompt of ids, piece by piece. Raises ConfigError as `Engine.steps` does."""
-    text = make_text_stream(tokenizer, config)
-    with closing(engine.steps([prompt], config, [seed])) as steps:
-        for step in steps:
-            if new_text := text.push(step.ids[0]):
-                yield new_text
-            if text.is_stopped:
-                return
-    if new_text := text.flush():
-        yield new_text
+class TextGeneration:
+    """The text after a prompt of ids, piece by piece; meanwhile its number of tokens, at the end why it stopped.
+
+    Raises ConfigError as `Engine.validate_prompt` does.
+    """
+
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, *, seed: int
+    ) -> None:
+        engine.validate_prompt(prompt)
+        self.num_tokens = 0
+        self.stop: StopReason | None = None
+        self._pieces = self._generate(engine, tokenizer, prompt, config, seed)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def close(self) -> None:
+        """End the text where it is."""
+        self._pieces.close()
+
+    def _generate(
+        self, engine: Engine, tokenizer: Tokenizer, prompt: Sequence[int], config: SampleConfig, seed: int
+    ) -> Generator[str]:
+        text = make_text_stream(tokenizer, config)
+        with closing(engine.steps([prompt], config, [seed])) as steps:
+            for step in steps:
+                self.num_tokens += 1
+                if new_text := text.push(step.ids[0]):
+                    yield new_text
+                if text.stop:
+                    self.stop = text.stop
+                    return
+        self.stop = engine.stop_at(self.num_tokens, config)
+        if new_text := text.flush():
+            yield new_text
 
 
 def sample_text(model: Transformer, tokenizer: Tokenizer, prompt: str, config: SampleConfig, *, seed: int) -> str:
     """Return the text that the model generates after a prompt, which starts a document."""
     ids = [tokenizer.delimiter_id, *tokenizer.encode(prompt)]
-    return "".join(stream_text(Engine(model, tokenizer.vocab_size), tokenizer, ids, config, seed=seed))
+    return "".join(TextGeneration(Engine(model, tokenizer.vocab_size), tokenizer, ids, config, seed=seed))

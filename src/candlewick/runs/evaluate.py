@@ -36,10 +36,27 @@ def evaluate_checkpoint(
     """
     checkpoint = Checkpoint.open(path, need={"weights"})
     model = build_model(checkpoint, find_device(device))
+    objective = NextTokenLoss(model, num_tokens=checkpoint.tokenizer.vocab_size)
+    return evaluate_model(checkpoint, objective, data, max_tokens=max_tokens)
+
+
+def evaluate_model(
+    checkpoint: Checkpoint,
+    objective: NextTokenLoss,
+    data: DataConfig,
+    *,
+    max_tokens: int | None = None,
+    is_plain: bool = False,
+) -> dict[str, float]:
+    """Evaluate the loaded model of a checkpoint as `evaluate_checkpoint` does.
+
+    With `is_plain`, `data.train_shards` are files of plain text, one document each, whatever the run reads.
+    """
     config = _find_config(checkpoint)
     if sources := data.train_shards:
         only = {"validation_shards": sources, "validation_sets": {}, "prepared": {}, "prepared_from": {}}
         others = {"train_shards": (), "mixture": (), "cache_dir": data.cache_dir}
+        others |= {"format": "text", "documents": "file"} if is_plain else {}
         config = config.replaced(data={**only, **others})
     elif not all_sources(config.data):
         raise CheckpointError(
@@ -54,9 +71,9 @@ def evaluate_checkpoint(
     # all of a text was prepared for validation alone; of a token dataset it is what that held out
     split = prepared.datasets["validation"].split("validation") if sources else None
     return evaluate_sets(
-        NextTokenLoss(model, num_tokens=checkpoint.tokenizer.vocab_size),
+        objective,
         open_training_data(prepared).validation_splits if split is None else {"": split},
         config.data,
-        sequence_length=config.data.sequence_length or model.config.max_position_embeddings,
+        sequence_length=config.data.sequence_length or checkpoint.shape[0].max_position_embeddings,
         max_tokens=max_tokens,
     )

@@ -12,7 +12,7 @@ from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import SampleConfig
 from candlewick.errors import CheckpointError, ConfigError, DataError
 from candlewick.generate.batch import Job, generate_texts
-from candlewick.generate.engine import Engine, stream_text
+from candlewick.generate.engine import Engine, TextGeneration
 from candlewick.generate.speculative import SpeculativeEngine
 from candlewick.parallel.device import find_device
 from candlewick.runs.start import find_model
@@ -49,9 +49,18 @@ class TextGenerator:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, device: str, *, draft: Path | None, draft_tokens: int, page_size: int | None
+        cls,
+        checkpoint: str | Path,
+        device: str,
+        *,
+        draft: Path | None = None,
+        draft_tokens: int = 4,
+        page_size: int | None = None,
     ) -> Self:
-        """Load a checkpoint, and a draft model. Raises CheckpointError unless both have the same tokenizer."""
+        """Load a checkpoint, a run's or hf://OWNER/NAME, and a draft model.
+
+        Raises CheckpointError unless both have the same tokenizer.
+        """
         torch_device = find_device(device)
         model, tokenizer = load_for_inference(find_model(str(checkpoint))[1], torch_device)
         if draft is None:
@@ -81,9 +90,9 @@ class TextGenerator:
             logger.info("sampling as generation_config.json says: %s", words)
         return config.replaced(**given)
 
-    def stream(self, prompt: str, config: SampleConfig, seed: int, *, is_chat: bool) -> Iterator[str]:
-        """Yield the text after one prompt piece by piece. Raises ConfigError for a prompt that is too long."""
-        return stream_text(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
+    def stream(self, prompt: str, config: SampleConfig, seed: int, *, is_chat: bool) -> TextGeneration:
+        """Return the text after one prompt, which comes piece by piece. Raises ConfigError if it is too long."""
+        return TextGeneration(self.engine, self.tokenizer, self._encode(prompt, is_chat), config, seed=seed)
 
     def generate(
         self,

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -52,9 +53,11 @@ class StopRequest:
     def listening(self) -> Generator["StopRequest"]:
         """Catch the signals inside the block, and give them back to their former handlers after it.
 
-        A signal that the process was told to ignore, as nohup does with SIGHUP, stays ignored.
+        A signal that the process was told to ignore, as nohup does with SIGHUP, stays ignored. A thread catches
+        none.
         """
-        caught = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        signals = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        caught = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
         former = {number: signal.signal(number, self.on_signal) for number in caught}
         try:
             yield self

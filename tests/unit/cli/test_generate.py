@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -29,7 +30,13 @@ def test_generate_depends_on_the_seed_except_at_temperature_0(generate):
 def test_generate_json_has_the_result(generate):
     words = ("The", "--max-new-tokens", "4", "--seed", "5", "--top-k", "0")
     result = json.loads(generate(*words, "--json"))
-    assert result == {"prompt": "The", "text": generate(*words)[3:-1], "seed": 5, "finish": "length"}
+    assert result == {
+        "prompt": "The",
+        "text": generate(*words)[3:-1],
+        "seed": 5,
+        "num_tokens": 4,
+        "stop": "length",
+    }
 
 
 def test_generate_ends_before_a_stop_text_and_applies_a_repetition_penalty(generate, core_row):
@@ -38,8 +45,19 @@ def test_generate_ends_before_a_stop_text_and_applies_a_repetition_penalty(gener
     missed = len(stopped["text"]) - text.index(text[5:8])
     core_row("runtime.sample.stop", "the whole text cut at its first place; characters", abs(missed), 0)
     assert text.startswith(stopped["text"])
-    assert stopped["finish"] == "stop"
+    assert stopped["stop"] == "text"
     assert json.loads(generate("The", "--json", "--repetition-penalty", "5"))["text"] != text
+
+
+def test_generate_says_how_fast_it_was_and_when_the_context_is_full(trained, run_candlewick):
+    words = ("generate", trained, "The", "--max-new-tokens")
+    full = "stopped: the context of 32 tokens is full"
+    assert re.fullmatch(rf"{full}\n[\d,.]+ tokens/s\n", run_candlewick(*words, "90", "--stop", "?!?").err)
+    assert re.fullmatch(r"[\d,.]+ tokens/s\n", run_candlewick(*words, "3").err)
+    assert run_candlewick(*words, "90", "--quiet").err == ""
+    shown = run_candlewick(*words, "90", "--samples", "2", "--json")
+    assert [result["stop"] for result in json.loads(shown.out)] == ["context"] * 2
+    assert f"{full} in 2 of 2 texts\n" in shown.err
 
 
 def test_generate_samples_use_consecutive_seeds(generate):
@@ -151,9 +169,8 @@ def test_generate_output_file_keeps_first_texts_after_a_stop_and_old_ones_after_
     trained, tmp_path, monkeypatch
 ):
     def interrupted(*_):
-        yield 1, {"text": "b"}
-        yield 0, {"text": "a"}
-        yield 3, {"text": "d"}
+        for number, text in ((1, "b"), (0, "a"), (3, "d")):
+            yield number, {"text": text, "stop": "end", "num_tokens": 1}
         raise KeyboardInterrupt
 
     (tmp_path / "p.txt").write_text("A\nB\nC\nD\n")

@@ -4,7 +4,7 @@ import torch
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
 from candlewick.generate.batch import Job, generate_texts
-from candlewick.generate.engine import Engine, stream_text
+from candlewick.generate.engine import Engine, TextGeneration
 from candlewick.generate.speculative import SpeculativeEngine
 
 CONFIG = SampleConfig(temperature=1.2, top_k=None, max_new_tokens=12)
@@ -21,9 +21,10 @@ def test_batch_writes_the_text_of_each_job_run_singly(model, letters, max_rows, 
     engine = Engine(model, 20)
     for index, result in results(engine, letters).items():
         job = JOBS[index]
-        assert result["text"] == "".join(stream_text(engine, letters, job.ids, CONFIG, seed=job.seed))
+        assert result["text"] == "".join(TextGeneration(engine, letters, job.ids, CONFIG, seed=job.seed))
         assert result["seed"] == job.seed
-        assert result["finish"] == ("length" if len(result["text"]) == 12 else "stop")
+        assert result["stop"] == ("length" if len(result["text"]) == 12 else "end")
+        assert result["num_tokens"] == len(result["text"]) + (result["stop"] == "end")
 
 
 def test_jobs_of_one_prompt_length_share_batches_up_to_max_rows(model, letters, monkeypatch):
@@ -41,7 +42,7 @@ def test_batch_ends_when_every_row_has_stopped(model, letters):
     config = CONFIG.replaced(stop=tuple("abcdefghijklmnopqrs"))
     engine = Engine(model, 20)
     assert {r["text"] for r in results(engine, letters, config=config).values()} == {""}
-    assert {r["finish"] for r in results(engine, letters, config=config).values()} == {"stop"}
+    assert {r["stop"] for r in results(engine, letters, config=config).values()} <= {"text", "end"}
 
 
 def test_logprobs_are_those_of_the_model_before_temperature(model, letters):

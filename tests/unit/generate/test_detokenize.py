@@ -21,7 +21,7 @@ def pieces(tokens, decode, **settings) -> list[str]:
     out = []
     for token in tokens:
         out.append(text.push(token))
-        if text.is_stopped:
+        if text.stop:
             return out
     return [*out, text.flush()]
 
@@ -81,7 +81,7 @@ def test_text_stream_holds_only_a_prefix_of_a_stop_text(text, stops):
     shown, stream = "", TextStream(decode, stops=stops)
     for number, byte in enumerate(text.encode(), start=1):
         shown += stream.push(byte)
-        if stream.is_stopped:
+        if stream.stop:
             return
         held = text[len(shown) : number]
         assert not held or any(stop.startswith(held) for stop in stops)

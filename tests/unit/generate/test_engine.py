@@ -3,7 +3,7 @@ import torch
 
 from candlewick.config import SampleConfig
 from candlewick.errors import ConfigError
-from candlewick.generate.engine import Engine, sample_text, stream_text
+from candlewick.generate.engine import Engine, TextGeneration, sample_text
 
 GREEDY = SampleConfig(temperature=0.0, max_new_tokens=40)
 HOT = SampleConfig(temperature=2.0, top_k=None, max_new_tokens=20)
@@ -126,7 +126,7 @@ def test_engine_refuses_an_empty_or_too_long_prompt(model, prompt, fix):
 
 
 def text_of(model, letters, config, prompt=(0, 1, 2)):
-    return list(stream_text(Engine(model, 20), letters, prompt, config, seed=0))
+    return list(TextGeneration(Engine(model, 20), letters, prompt, config, seed=0))
 
 
 def test_text_ends_before_the_delimiter(model, letters):
@@ -148,6 +148,24 @@ def test_text_ends_before_a_stop_text(model, letters):
     stops = GREEDY.replaced(stop=("?", text[3:5]))
     assert "".join(text_of(model, letters, stops)) == text[: text.index(text[3:5])]
     assert sample_text(model, letters, "ab", stops, seed=0) == text[: text.index(text[3:5])]
+
+
+def test_generation_says_why_it_stopped_and_how_many_tokens_it_took(model, letters):
+    def end_of(config, prompt=(0, 1, 2)):
+        generation = TextGeneration(Engine(model, 20), letters, prompt, config, seed=0)
+        text = "".join(generation)
+        return generation.stop, generation.num_tokens - len(text)
+
+    text = "".join(text_of(model, letters, GREEDY))
+    assert end_of(GREEDY.replaced(max_new_tokens=3)) == ("length", 0)
+    assert end_of(GREEDY.replaced(stop=(text[1],)))[0] == "text"
+    letters.stop_ids = ()
+    assert end_of(GREEDY)[0] == "context"
+    letters.stop_ids = tuple(letters.encode(text[0]))
+    assert end_of(GREEDY) == ("end", 1)
+    generation = TextGeneration(Engine(model, 20), letters, (0, 1), GREEDY, seed=0)
+    generation.close()
+    assert (list(generation), generation.stop) == ([], None)
 
 
 def test_text_held_for_a_stop_text_is_emitted_at_the_end(model, letters):

@@ -29,7 +29,7 @@ from candlewick.data.tokens.overlap import count_alike
 from candlewick.data.tokens.pipeline import TaskResults, TextPipeline
 from candlewick.data.tokens.plan import dataset_settings
 from candlewick.data.tokens.token_files import hold_token_tails
-from candlewick.data.tokens.workers import count_cores, require_no_import
+from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError, DataError
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.tokenizer.special import DELIMITER
@@ -158,7 +158,6 @@ def prepare_tokens(
 
     Raises DataError for text that cannot be used, ArtifactError if something else is at `output`, RunInterrupted.
     """
-    require_no_import()
     recipe = job.recipe()
 
     def build(folder: Path) -> Manifest:

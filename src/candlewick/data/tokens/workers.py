@@ -4,13 +4,16 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Self, TypeVar
 
 from candlewick.errors import MachineError
@@ -26,15 +29,6 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def require_no_import() -> None:
-    """Raise MachineError in a worker process that imports the script of its parent, and so runs it again."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise MachineError(
-            "text is prepared while a worker process imports the script",
-            "put the call below `if __name__ == '__main__':`",
-        )
 
 
 def map_in_order(
@@ -77,6 +71,17 @@ def _take(pending: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
         ) from None
 
 
+@contextmanager
+def _hidden_script() -> Generator[None]:
+    """Let processes that start now not import the script of this one: without a main guard it would run again."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 class _Pool:
     """Worker processes that are replaced from time to time; those that are left are ended with the block."""
 
@@ -96,7 +101,8 @@ class _Pool:
             context = multiprocessing.get_context("spawn")
             self._pools.append(ProcessPoolExecutor(self._workers, context, start_worker))
         self._submitted += 1
-        return self._pools[-1].submit(function, item)
+        with _hidden_script():
+            return self._pools[-1].submit(function, item)
 
     def __exit__(self, *_: object) -> None:
         # what runs has no receipt yet, so there is nothing to wait for
