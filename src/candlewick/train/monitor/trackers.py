@@ -207,9 +207,14 @@ class TensorBoardTracker:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file. Raises DataError when it is missing."""
+    return list(iterate_metrics(path))
+
+
+def iterate_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a metrics file, which may not fit the memory. Raises DataError when it is missing."""
     if not path.is_file():
         raise DataError(f"{path} is missing: no run has logged there", "give the run folder's metrics.jsonl")
-    return [row for row, _ in _rows(path)]
+    yield from (row for row, _ in _rows(path))
 
 
 def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
