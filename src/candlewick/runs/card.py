@@ -1,7 +1,7 @@
 """The card of a run: README.md in its folder and in each checkpoint, as the Hugging Face Hub shows it.
 
-YAML between two lines of `---` for the Hub's search, then Markdown for people, all from the files of the run. It is
-in no manifest: checkpoints that are equal stay equal. Paths on this machine are left out, since cards are made to be
+YAML between two lines of `---` for the Hub's search, then Markdown for people, all from the files of the run. It
+is in no manifest: equal checkpoints stay equal. Paths on this machine are left out, since cards are made to be
 published, and text of others is escaped.
 """
 

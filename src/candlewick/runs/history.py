@@ -143,8 +143,8 @@ class RunHistory:
         pairs = ((name, curve.last) for name, curve in self.figures.items() if name.startswith(f"{kind}/"))
         return kind, {name.partition("/")[2]: value for name, value in pairs if value is not None}
 
-    def smoothed(self, window_tokens: float) -> Curve:
-        """Return the mean training loss over so many tokens up to each step."""
+    def smoothed(self, window_tokens: float | NDArray[np.float64]) -> Curve:
+        """Return the mean training loss over so many tokens, one number or one for each loss, up to each step."""
         loss = self.figure("train/loss").finite
         tokens = self.tokens_at(loss.steps)
         sums = np.cumsum([0.0, *loss.values])
