@@ -107,7 +107,7 @@ def tiny_config(text_dir: Path, cache: Path, **sections) -> RunConfig:
             "checkpoint": {"every_n_steps": 5},
             "evaluation": {"every_n_steps": 4, "max_tokens": 256},
             "sample": {"max_new_tokens": 8},
-            "logging": {"enable_stdout": False},
+            "logging": {"enable_stdout": False, "tensorboard": False},
         },
     }
     for name, values in sections.items():

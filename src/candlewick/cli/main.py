@@ -29,6 +29,8 @@ VERBS = {
     "generate": "generate text with a checkpoint",
     "eval": "measure loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "measure where a training step spends time and memory",
+    "report": "write runs as one HTML page: curves, samples, settings, origins",
+    "runs": "list the runs of a folder",
     "compare": "compare the settings, losses and speed of two runs",
     "config": "show, explain and compare configurations",
     "completion": "print a completion script for a shell",

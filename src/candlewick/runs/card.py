@@ -71,8 +71,8 @@ def card(history: RunHistory, folder: Path, checkpoint: Path) -> str:
 
 def front_matter(history: RunHistory, *, is_portable: bool) -> str:
     """Return the metadata as YAML, each value as the JSON that it also is."""
-    parent, sources = history.config.runtime.checkpoint.init_from, _sources(history)
-    datasets = sorted({parse_uri(uri).name for uri in sources if uri.startswith(SCHEME)})
+    parent = history.config.runtime.checkpoint.init_from
+    datasets = sorted({parse_uri(uri).name for uri in history.record.sources if uri.startswith(SCHEME)})
     metadata: dict[str, Any] = {
         "library_name": "transformers" if is_portable else "candlewick",
         "pipeline_tag": "text-generation",
@@ -111,14 +111,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _sources(history: RunHistory) -> list[str]:
-    """Return where the text is from: of this machine the last part of each path."""
-    named = dict.fromkeys(uri for text in history.record.text.values() for uri in text.sources)
-    return [uri if "://" in uri else Path(uri).name for uri in named]
-
-
 def _introduction(history: RunHistory) -> str:
-    parameters, sources = history.record.parameters, ", ".join(map(escaped, _sources(history)))
+    parameters, sources = history.record.parameters, ", ".join(map(escaped, history.record.sources))
     size = f"of {parameters:,} parameters " if parameters else ""
     return f"A language model {size}trained with Candlewick on {sources or 'text that its run does not name'}."
 

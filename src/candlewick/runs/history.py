@@ -24,7 +24,7 @@ from candlewick.config import RunConfig
 from candlewick.config.load import load_config
 from candlewick.train.monitor.trackers import METRICS, iterate_metrics, metric_of
 
-RECORD = "run.json"
+RECORD, METRICS_FILE = "run.json", "metrics.jsonl"
 _UNITS = ("steps", "tokens", "epochs", "seconds")
 
 
@@ -55,6 +55,12 @@ class RunRecord(BaseModel):
     tokenizer: str = ""
     text: dict[str, TextRecord] = {}
     starts: list[dict[str, str | int | float | None]] = []
+
+    @property
+    def sources(self) -> list[str]:
+        """Where the text is from: of places on this machine the last part of the path."""
+        named = dict.fromkeys(uri for text in self.text.values() for uri in text.sources)
+        return [uri if "://" in uri else Path(uri).name for uri in named]
 
 
 class Curve(NamedTuple):
@@ -104,10 +110,13 @@ class RunHistory:
     samples: Mapping[int, list[str]] = field(default_factory=dict[int, list[str]])  # by step
 
     @classmethod
-    def read(cls, folder: Path) -> "RunHistory":
-        """Read a run folder. Raises ConfigError or DataError for a folder that is no run's."""
+    def read(cls, folder: Path, *, last_bytes: int | None = None) -> "RunHistory":
+        """Read a run folder, with `last_bytes` only so much of its metrics.
+
+        Raises ConfigError or DataError for a folder that is no run's.
+        """
         config = load_config(folder / "config.yaml")
-        figures, samples = read_figures(iterate_metrics(folder / "metrics.jsonl"))
+        figures, samples = read_figures(iterate_metrics(folder / METRICS_FILE, last_bytes))
         newest = newest_checkpoint(folder, config)
         return cls(folder, config, read_record(folder), read_state(newest), newest, figures, samples)
 

@@ -25,10 +25,12 @@ document.querySelectorAll(".chart").forEach((figure, number) => {
     plot.addEventListener("pointermove", (event) => {
       const box = plot.getBoundingClientRect();
       const at = ((event.clientX - box.left) / box.width) * chart.ends[axis];
-      const place = chart.series[0][axis][nearest(chart.series[0][axis], at)];
+      const near = chart.series.map((series) => series[axis][nearest(series[axis], at)]);
+      const place = near.reduce((best, other) => (Math.abs(other - at) < Math.abs(best - at) ? other : best));
       cursor.style.visibility = "visible";
       cursor.style.left = `${(100 * place) / chart.ends[axis]}%`;
-      const words = chart.series.map((series) => {
+      const there = chart.series.filter(({ [axis]: places }) => places[0] <= place && place <= places.at(-1));
+      const words = there.map((series) => {
         const word = document.createElement("span");
         word.className = `color-${series.color}`;
         word.textContent = `${series.label} ${show(series.y[nearest(series[axis], place)])}`;

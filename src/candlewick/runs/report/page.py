@@ -119,15 +119,14 @@ def _summary(histories: Sequence[RunHistory]) -> str:
         return f"<p>{len(histories)} runs of Candlewick, one over the other</p>"
     (history,) = histories
     start = (history.record.starts or [{}])[-1]
-    named = dict.fromkeys(uri for text in history.record.text.values() for uri in text.sources)
-    parts = [" and ".join(_line(uri if "://" in uri else Path(uri).name) for uri in named)]
+    parts = [_line(", ".join(history.record.sources))]
     parts += [_line(history.state.get("device", start.get("device") or "")), _time(start)]
     return f"<p>{' · '.join(part for part in parts if part)}</p>"
 
 
 def _time(start: Mapping[str, Any]) -> str:
     """Return the minute of a start, which is in UTC."""
-    return _line(str(start.get("time") or "")[:16].replace("T", " "))
+    return f"<time>{_line(str(start.get('time') or '')[:16].replace('T', ' '))}</time>"
 
 
 def _figures(history: RunHistory) -> dict[str, str]:
