@@ -163,7 +163,8 @@ def test_names_of_others_are_escaped(trained, tmp_path):
     assert data.datasets == ["o/n"]
     body = text.partition("\n---\n")[2]
     assert "<script" not in body.replace("\\<script", "")
-    assert "\x1b" not in text and "\u202e" not in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
     assert "````\n```\n# x\n````" in body
     rows = [line for line in body.splitlines() if "alert" in line and line.startswith("|")]
     assert rows

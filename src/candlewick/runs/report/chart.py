@@ -100,7 +100,7 @@ class Chart:
 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Return round numbers at equal distances, `about` so many, the first at or below `low`, the last above."""
-    span = high - low or abs(high) or 1.0
+    span = max(high - low, 1e-3 * max(abs(low), abs(high))) or 1.0  # less would give equal labels
     power = 10.0 ** math.floor(math.log10(span / about))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power * about >= span * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -19,7 +19,7 @@ import numpy as np
 from candlewick.artifacts.manifest import replace_durable
 from candlewick.config import RunConfig
 from candlewick.config.tree import differences
-from candlewick.errors import CandlewickError
+from candlewick.errors import CandlewickError, DataError
 from candlewick.runs.history import Curve, RunHistory, planned_end
 from candlewick.runs.report.chart import AXES, STYLES, Chart, Series, Style, short
 from candlewick.runs.report.compare import SMOOTHED_SHARE
@@ -30,7 +30,7 @@ MAX_BYTES = 1_000_000
 _MAX_POINTS, _MAX_TEXT = 14_000, 150_000  # of all curves; characters of all samples, and of each other section
 _COLORS = 6  # of page.css
 _PLACES = ("data.prepared", "data.cache_dir")  # that nobody chose
-_MAX_CURVE_POINTS, _MAX_SAMPLES, _MAX_CHARS = 800, 8, 2_000
+_MAX_CURVE_POINTS, _MAX_SAMPLES, _MAX_CHARS, _MAX_LINE, _MAX_HALVINGS = 800, 8, 2_000, 300, 8
 _LINES = (  # title, unit, figure, whether the axis begins at zero, divisor
     ("Bits per byte", "of held-out text", "eval/bits_per_byte", False, 1.0),
     ("Learning rate", "", "optim/learning_rate", True, 1.0),
@@ -43,11 +43,15 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write the report of run folders to a file, atomically. Raises ConfigError or DataError for other folders."""
+    """Write the report of run folders to a file, atomically.
+
+    Raises ConfigError or DataError for a folder that is no run's, and for so many runs that no page can show them.
+    """
     histories = [RunHistory.read(folder) for folder in folders]
-    budget = 1.0
-    while len(text := page(histories, budget).encode(errors="replace")) > MAX_BYTES:
-        budget /= 2
+    pages = (page(histories, 0.5**halvings).encode(errors="replace") for halvings in range(_MAX_HALVINGS))
+    text = next((text for text in pages if len(text) <= MAX_BYTES), None)
+    if text is None:
+        raise DataError(f"the report would be larger than {MAX_BYTES:,} bytes", "give fewer runs")
     replace_durable(output, text)
 
 
@@ -93,7 +97,7 @@ def _source(content: str) -> str:
 
 def _line(value: object) -> str:
     """Return a value as HTML of one line, with signs in the place of what does not print."""
-    text = str(value)[:_MAX_CHARS]
+    text = str(value)[:_MAX_LINE]
     return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
@@ -284,7 +288,7 @@ def _origins(histories: Sequence[RunHistory], budget: float) -> Iterator[str]:
             rows = [[_line(s), *(_number(n.get(c), ",d") for c in counted)] for s, n in text.splits.items()]
             yield _table(("Split", "Documents", "Bytes", "Tokens"), rows, 3)
             yield from _files(text.files.values(), int(200 * budget) // len(histories))
-        starts = record.starts[-20:]
+        starts = record.starts[-max(1, int(20 * budget) // len(histories)) :]
         rows = [
             [
                 *(_time(start), _line(start.get("step") or 0), _line(start.get("tool") or "")),
@@ -298,7 +302,9 @@ def _origins(histories: Sequence[RunHistory], budget: float) -> Iterator[str]:
 def _files(sides: Iterable[Any], most: int) -> Iterator[str]:
     for side in sides:
         files = side.files[:most]
-        rows = [[_line(name[-200:]), f"<code>{_line(sha[:16])}</code>", f"{size:,}"] for name, size, sha in files]
+        rows = [
+            [_line(name[-_MAX_LINE:]), f"<code>{_line(sha[:16])}</code>", f"{size:,}"] for name, size, sha in files
+        ]
         about = f"{side.num_files:,} files, {short(side.bytes)} bytes"
         about += f"; the first {len(files)}" if len(files) < side.num_files else ""
         table = _table(("File", "Hash (first 16 digits)", "Bytes"), rows, 1)
