@@ -54,7 +54,7 @@ def orchestrate(
         metrics = _evaluate(prepared, checkpoint, tokens, notify)
         samples = _sample(prepared, checkpoint, notify)
         if (report := write_report_of_run(run_dir)) is not None:
-            notify(f"report     made: {report}")
+            notify(f"report     written: {report}")
         return result | {"metrics": metrics, "samples": samples}
 
 

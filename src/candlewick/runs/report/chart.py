@@ -19,6 +19,7 @@ AXES: tuple[Axis, ...] = ("step", "tokens")
 STYLES: tuple[Style, ...] = ("raw", "line", "dots")
 _PREFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _SIZE = 1000
+_LEAST_SPAN = 1e-30
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Chart:
 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Return round numbers at equal distances, `about` so many, the first at or below `low`, the last above."""
-    span = max(high - low, 1e-3 * max(abs(low), abs(high))) or 1.0  # less would give equal labels
+    span = max(high - low, 1e-2 * max(abs(low), abs(high)))  # less would give equal labels
+    span = span if span > _LEAST_SPAN else 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power * about >= span * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

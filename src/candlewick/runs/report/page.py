@@ -302,9 +302,7 @@ def _origins(histories: Sequence[RunHistory], budget: float) -> Iterator[str]:
 def _files(sides: Iterable[Any], most: int) -> Iterator[str]:
     for side in sides:
         files = side.files[:most]
-        rows = [
-            [_line(name[-_MAX_LINE:]), f"<code>{_line(sha[:16])}</code>", f"{size:,}"] for name, size, sha in files
-        ]
+        rows = [[_line(name), f"<code>{_line(sha[:16])}</code>", f"{size:,}"] for name, size, sha in files]
         about = f"{side.num_files:,} files, {short(side.bytes)} bytes"
         about += f"; the first {len(files)}" if len(files) < side.num_files else ""
         table = _table(("File", "Hash (first 16 digits)", "Bytes"), rows, 1)
