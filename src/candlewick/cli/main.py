@@ -18,6 +18,7 @@ from candlewick.cli import candle
 from candlewick.cli.arguments import as_sentence
 from candlewick.cli.environment import adopt_hub_token, shorten_openmp_spin
 from candlewick.errors import CandlewickError
+from candlewick.terminal import one_line
 
 VERBS = {
     "demo": "go from text to a trained model in one command, in a few minutes, without network",
@@ -125,9 +126,8 @@ def _tell(line: str) -> None:
 
     Names and values in it may be a stranger's, and must not command a terminal.
     """
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     with suppress(OSError):
-        sys.stderr.write(f"{shown}\n")
+        sys.stderr.write(f"{one_line(line)}\n")
         sys.stderr.flush()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from candlewick.cli.arguments import add_json
 from candlewick.cli.output import emit_json
+from candlewick.terminal import one_line
 
 if TYPE_CHECKING:
     from candlewick.runs.report.table import RunRow
@@ -67,7 +68,7 @@ def format_runs(rows: "Sequence[RunRow]", width: int | None) -> list[str]:
     for row, values in zip(rows, cells, strict=True):
         lines.append(line(values))
         if row.problem is not None:
-            problem = f"  {_printable(row.problem)}"
+            problem = f"  {one_line(row.problem)}"
             lines.append(problem if width is None else _cut(problem, width))
     return lines
 
@@ -76,13 +77,13 @@ def _cells(row: "RunRow") -> dict[str, str]:
     total = "?" if row.total_steps is None else f"{row.total_steps:,}"
     seconds, unit = next((pair for pair in _UNITS if row.age_seconds >= pair[0]), _UNITS[-1])
     return {
-        "name": _printable(row.name),
+        "name": one_line(row.name),
         "state": row.state,
         "bits/byte": "" if row.bits_per_byte is None else f"{row.bits_per_byte:.3f}",
         "steps": "" if row.state == "damaged" else f"{row.steps:,}/{total}",
         "age": f"{row.age_seconds // seconds:.0f} {unit}",
         "size": _size(row.parameters),
-        "text": _cut(_printable(", ".join(row.text)), 40),
+        "text": _cut(one_line(", ".join(row.text)), 40),
     }
 
 
@@ -91,10 +92,6 @@ def _size(parameters: int | None) -> str:
         return ""
     size, letter = next((pair for pair in _SIZES if parameters >= pair[0]), _SIZES[-1])
     return f"{parameters / size:.3g}{letter}"
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _cut(text: str, width: int) -> str:

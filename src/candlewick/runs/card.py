@@ -22,7 +22,7 @@ from candlewick.config.tree import differences
 from candlewick.errors import CandlewickError
 from candlewick.hub import SCHEME, parse_uri
 from candlewick.runs.history import Curve, RunHistory, planned_end
-from candlewick.terminal import printable
+from candlewick.terminal import one_line, printable
 
 CARD = "README.md"
 _BARS = "▁▂▃▄▅▆▇█"
@@ -87,11 +87,6 @@ def front_matter(history: RunHistory, *, is_portable: bool) -> str:
         results = [{"task": task, "dataset": dataset, "metrics": metrics}]
         metadata["model-index"] = [{"name": one_line(history.name), "results": results}]
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in metadata.items())
-
-
-def one_line(text: str) -> str:
-    """Return text with a sign in the place of line ends and of all else that does not print."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def escaped(text: str) -> str:

@@ -23,7 +23,7 @@ from candlewick.errors import CandlewickError, DataError
 from candlewick.runs.history import Curve, RunHistory, planned_end
 from candlewick.runs.report.chart import AXES, STYLES, Chart, Series, Style, short
 from candlewick.runs.report.compare import SMOOTHED_SHARE
-from candlewick.terminal import printable
+from candlewick.terminal import one_line, printable
 
 REPORT = "report.html"
 MAX_BYTES = 1_000_000
@@ -96,9 +96,8 @@ def _source(content: str) -> str:
 
 
 def _line(value: object) -> str:
-    """Return a value as HTML of one line, with signs in the place of what does not print."""
-    text = str(value)[:_MAX_LINE]
-    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
+    """Return a value as HTML of one line, cut if it is long."""
+    return escape(one_line(str(value)[:_MAX_LINE]))
 
 
 def _section(title: str, parts: Iterable[str]) -> str:
