@@ -108,7 +108,7 @@ def tiny_config(text_dir: Path, cache: Path, **sections) -> RunConfig:
             "checkpoint": {"every_n_steps": 5},
             "evaluation": {"every_n_steps": 4, "max_tokens": 256},
             "sample": {"max_new_tokens": 8},
-            "logging": {"enable_stdout": False},
+            "logging": {"enable_stdout": False, "tensorboard": False},
         },
     }
     for name, values in sections.items():
@@ -177,15 +177,6 @@ def trained(text_dir, cache, tmp_path_factory) -> Path:
     """The run folder of `tiny()`, trained to its end. For reading only."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     run_training(tiny_config(text_dir, cache), folder, resume=False)
-    return folder
-
-
-@pytest.fixture
-def chatting(trained, tmp_path) -> Path:
-    """The trained checkpoint with a tokenizer for chats in the rows that were padding."""
-    folder = shutil.copytree(find_checkpoints(trained)[0], tmp_path / "chatting")
-    (folder / "manifest.json").unlink()
-    Tokenizer.load(folder).with_chat_tokens().write(folder)
     return folder
 
 

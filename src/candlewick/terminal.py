@@ -139,3 +139,8 @@ def _print_lines(label: str) -> Callable[[int, int], None]:
 def printable(text: str) -> str:
     """Return text that cannot command a terminal: symbols replace control characters except newline and tab."""
     return text.translate(_CONTROL)
+
+
+def one_line(text: str) -> str:
+    """Return text for one line: a sign replaces line ends, commands, and what turns the direction."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -117,3 +117,7 @@ def test_counted_items_show_a_bar_on_a_terminal_only(monkeypatch, is_terminal):
     monkeypatch.setattr(rich.console, "Console", lambda **_: console)
     assert list(terminal.track(iter("abc"), "texts", 3)) == ["a", "b", "c"]
     assert ("texts" in file.getvalue()) is is_terminal
+
+
+def test_one_line_has_a_sign_for_each_character_that_does_not_print():
+    assert terminal.one_line("a\n\x1b[31m\u202e\ud800\u2028é漢") == "a\ufffd\ufffd[31m\ufffd\ufffd\ufffdé漢"

@@ -179,6 +179,25 @@ def hold_folder(folder: Path, fix: str) -> Generator[None]:
             return
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder, see `hold_folder`."""
+    path = folder / "LOCK"
+    try:
+        owner = json.loads(read_bounded(path, 200))
+        if owner["host"] == socket.gethostname():
+            os.kill(owner["pid"], 0)  # most locks are old, and trying one could keep another process out of it
+    except PermissionError:
+        pass  # it lives, and is somebody else's
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def interruptible(partial: Path) -> Generator[None]:
     """Turn SIGINT and SIGTERM into RunInterrupted, which names the folder of the finished work."""

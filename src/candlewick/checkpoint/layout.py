@@ -43,7 +43,7 @@ BEST_JSON = "best.json"
 OPTIMIZER, STATE = "training/optimizer.safetensors", "training/state.json"
 _STEP = re.compile(r"step_\d{9}")
 _LINK = re.compile(r"\.tmp-(best|step_\d{9})")  # that was not renamed yet
-_TEMPORARY = re.compile(r"\.\w+\.(yaml|toml|json|txt)\.\d+\.tmp")  # of `replace_durable`
+_TEMPORARY = re.compile(r"\.\w+\.(yaml|toml|json|txt|md|html)\.\d+\.tmp")  # of `replace_durable`
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from candlewick.cli import candle
 from candlewick.cli.arguments import as_sentence
 from candlewick.cli.environment import adopt_hub_token, shorten_openmp_spin, shown_program
 from candlewick.errors import CandlewickError, RunInterrupted
+from candlewick.terminal import one_line
 
 VERBS = {
     "demo": "go from text to a trained model in one command, in a few minutes, without network",
@@ -31,6 +32,8 @@ VERBS = {
     "chat": "talk with a model, or let it continue what you type",
     "eval": "measure loss, perplexity, accuracy and bits per byte of a checkpoint",
     "profile": "measure where a training step spends time and memory",
+    "report": "write runs as one HTML page: curves, samples, settings, origins",
+    "runs": "list the runs of a folder",
     "compare": "compare the settings, losses and speed of two runs",
     "config": "show, explain and compare configurations",
     "completion": "print a completion script for a shell",
@@ -144,9 +147,8 @@ def _tell(line: str) -> None:
 
     Names and values in it may be a stranger's, and must not command a terminal.
     """
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     with suppress(OSError):
-        sys.stderr.write(f"{shown}\n")
+        sys.stderr.write(f"{one_line(line)}\n")
         sys.stderr.flush()
 
 

@@ -13,7 +13,6 @@ import json
 import shlex
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,8 +221,6 @@ def run(args: argparse.Namespace) -> None:
     _check_flags(args)
     # transformer_candle's command line and files resume a run if there is one
     requires_run = args.resume and args.config and not candle.is_candle(args.config)
-    if args.config is None and find_spec("tensorboard") is not None:  # as there; an override still wins
-        args.override = ["runtime.logging.tensorboard=true", *args.override]
     args.config = args.config or _PROFILES[args.profile or "full"]
     name = args.experiment or Path(args.config).stem
     roots = cloud_roots() if args.mode == "cloud" else {}

@@ -102,8 +102,9 @@ class LoggingConfig(Section):
 
     enable_stdout: bool = True
     """Show progress on the terminal."""
-    tensorboard: bool | Path = False
-    """Write TensorBoard files: true writes to RUN/tensorboard, a path to that folder."""
+    tensorboard: bool | Path | None = None
+    """Write TensorBoard files: true writes to RUN/tensorboard, a path to that folder; null: true if the package
+    tensorboard is installed."""
     tensorboard_flush_every_n: Count | None = None
     """Flush TensorBoard's files every N rows; null: every 10 seconds."""
     level: Literal["debug", "info", "warning", "error"] = "info"

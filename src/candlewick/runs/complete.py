@@ -8,6 +8,7 @@ It stands apart from `runs.train` because it needs torch.
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from candlewick.checkpoint.layout import set_aside_after, write_config
@@ -20,6 +21,7 @@ from candlewick.data.tokens.overlap import count_overlap
 from candlewick.errors import ConfigError, DataError
 from candlewick.generate.engine import sample_text
 from candlewick.parallel.device import find_distributed
+from candlewick.runs.card import write_cards
 from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.record import write_record
 from candlewick.runs.sources import training_sources
@@ -47,12 +49,15 @@ def train_prepared(prepared: PreparedRun) -> dict[str, Any]:
         if folder.parent == checkpoint_directories(plan.config, plan.run_dir)[0].resolve():
             set_aside_after(folder, plan.state.step)
     prompts = sample_prompts(plan.config, plan.tokenizer, plan.data.validation)
-    trainer = build(plan, make_sampler(plan.config, plan.tokenizer, prompts))
+    sampler, describe = make_sampler(plan.config, plan.tokenizer, prompts), partial(write_cards, plan.run_dir)
+    trainer = build(plan, sampler, describe)
     try:
         # only now: settings that the run cannot go on with must not replace its own
         write_config(plan.config, plan.run_dir, plan.start.run)
         write_record(prepared, plan)
         metrics = trainer.run()
+        if trainer.saver.newest is not None:  # its card knows the last evaluation now
+            describe(trainer.saver.newest)
     finally:
         trainer.loader.close()
     state = trainer.state

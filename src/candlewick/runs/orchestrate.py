@@ -1,8 +1,8 @@
 """The whole path in one call: tokenizer, shards, training, evaluation, samples.
 
-    RUN/  tokenizer/  tokens/  ...  checkpoints/  best  result/  evaluation/  samples/
+    RUN/  tokenizer/  tokens/  ...  checkpoints/  best  result/  evaluation/  samples/  report.html
 
-Each is an artifact of the ids before it, and is made only when its manifest does not match.
+Each folder is an artifact of the ids before it, and is made only when its manifest does not match.
 """
 
 import json
@@ -31,6 +31,7 @@ from candlewick.runs.complete import (
 )
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.prepare import PreparedRun, describe_run, notify_stage, prepare_run
+from candlewick.runs.report.page import write_report_of_run
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.sharding import Notify
 from candlewick.runs.start import result_settings
@@ -57,7 +58,10 @@ def orchestrate(
         checkpoint = _train(prepared, tokens, notify)
         configure_torch(config.runtime, find_device(config.runtime.device))  # also if nothing was left to train
         metrics = _evaluate(prepared, checkpoint, tokens, notify)
-        return result | {"metrics": metrics, "samples": _sample(prepared, checkpoint, notify)}
+        samples = _sample(prepared, checkpoint, notify)
+        if (report := write_report_of_run(run_dir)) is not None:
+            notify(f"report     written: {report}")
+        return result | {"metrics": metrics, "samples": samples}
 
 
 def _preview(prepared: PreparedRun, notify: Notify) -> dict[str, Any]:

@@ -20,11 +20,11 @@ import torch
 from candlewick.artifacts.manifest import json_sha256, provenance, read_bounded, replace_durable
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.data.tokens.workers import count_cores
+from candlewick.runs.history import RECORD
 from candlewick.runs.prepare import PreparedRun
 from candlewick.runs.sources import all_sources
 from candlewick.train.plan import Resume, RunPlan
 
-NAME = "run.json"
 _MAX_STARTS = 100  # which are kept beside the first one
 _TOKEN = re.compile(r"hf_\w{6,}")
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 def write_record(prepared: PreparedRun, plan: RunPlan) -> None:
     """Write `run.json`, or add a start to it. Raises OSError."""
-    path, sources = plan.run_dir / NAME, all_sources(plan.config.data)
+    path, sources = plan.run_dir / RECORD, all_sources(plan.config.data)
     before = _read_starts(path) if isinstance(plan.start, Resume) else []
     content = {
         "run": plan.start.run,

@@ -24,6 +24,7 @@ from candlewick.train.monitor.telemetry import Telemetry, measure_peak_flops
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import Fresh, Resume, RunPlan
 from candlewick.train.reporter import Reporter
+from candlewick.train.saver import Describer
 from candlewick.train.state import numerics_fingerprint, restore_random_state
 from candlewick.train.trainer import Sampler, Trainer
 
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @oom_as_machine_error()
-def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
+def build(plan: RunPlan, sampler: Sampler | None = None, describe: Describer | None = None) -> Trainer:
     """Make the Trainer of a plan. Raises CheckpointError and MachineError."""
     config, device = plan.config, plan.device
     configure_torch(config.runtime, device.device)
@@ -57,6 +58,7 @@ def build(plan: RunPlan, sampler: Sampler | None = None) -> Trainer:
         loader=loader,
         reporter=Reporter(config.runtime, plan.run_dir, telemetry, loader, resume_step, plan.tokenizer.vocab_size),
         sampler=sampler,
+        describe=describe,
     )
 
 

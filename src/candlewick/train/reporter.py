@@ -9,10 +9,12 @@ import logging
 import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-from candlewick.config import RuntimeConfig
+from candlewick.config import LoggingConfig, RuntimeConfig
 from candlewick.data.rows.loader import Loader
+from candlewick.errors import MachineError
 from candlewick.terminal import progress_enabled
 from candlewick.train.loss_scale import LEAST
 from candlewick.train.monitor.display import Display
@@ -44,18 +46,27 @@ class Reporter:
         self._display = Display(None, enabled=self._is_shown)
         self._metrics = JsonlTracker(run_dir / "metrics.jsonl", resume_step=resume_step)
         self._trackers: list[JsonlTracker | TensorBoardTracker] = [self._metrics]
-        if tensorboard := runtime.logging.tensorboard:
-            folder = run_dir / "tensorboard" if tensorboard is True else tensorboard
-            if (
-                tensorboard is True and resume_step is None
-            ):  # those of a run that ended before its first checkpoint
-                for events in folder.glob("events.out.tfevents.*"):
-                    events.unlink()
-            every = runtime.logging.tensorboard_flush_every_n
-            self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
+        self._add_tensorboard(runtime.logging, run_dir, resume_step)
         self._num_tokens = num_tokens
         self._told = set[int]()
         self._failing: list[JsonlTracker | TensorBoardTracker] = []
+
+    def _add_tensorboard(self, logging_config: LoggingConfig, run_dir: Path, resume_step: int | None) -> None:
+        """Report to TensorBoard too, if the settings or the installed packages say so."""
+        setting = logging_config.tensorboard
+        if setting is False or (setting is None and find_spec("tensorboard") is None):
+            return
+        folder = setting if isinstance(setting, Path) else run_dir / "tensorboard"
+        every = logging_config.tensorboard_flush_every_n
+        if not isinstance(setting, Path) and resume_step is None:
+            for events in folder.glob("events.out.tfevents.*"):  # of a run that ended before its first checkpoint
+                events.unlink()
+        try:
+            self._trackers.append(TensorBoardTracker(folder, resume_step=resume_step, flush_every=every))
+        except MachineError as error:
+            if setting is not None:
+                raise
+            logger.warning("TensorBoard is installed and does not work, so it gets no files: %s", error.problem)
 
     @contextmanager
     def running(self, state: TrainState) -> Generator[None]:

@@ -20,14 +20,19 @@ from candlewick.train.plan import RunPlan, checkpoint_directories
 from candlewick.train.reporter import Reporter
 from candlewick.train.state import TrainState
 
+Describer = Callable[[Path], None]
+"""Writes what a person reads about a checkpoint, in whose folder it is; it raises nothing."""
+
 logger = logging.getLogger(__name__)
 
 
 class Saver:
     """Writes the checkpoints of a run, and keeps the counters of its state that say which are the best."""
 
-    def __init__(self, plan: RunPlan, state: TrainState, reporter: Reporter) -> None:
-        self.plan, self.state, self.reporter = plan, state, reporter
+    def __init__(
+        self, plan: RunPlan, state: TrainState, reporter: Reporter, describe: Describer | None = None
+    ) -> None:
+        self.plan, self.state, self.reporter, self._describe = plan, state, reporter, describe
         self.runtime = plan.config.runtime
         self.checkpoints, self.best = checkpoint_directories(plan.config, plan.run_dir)
         start = plan.start.checkpoint
@@ -70,6 +75,8 @@ class Saver:
                 prune(self.checkpoints, folder, max_keep, self._spared_steps(), self.plan.start.run)
         except OSError as error:
             logger.warning("older checkpoints could not be removed: %s", error)
+        if self._describe is not None:
+            self._describe(folder)
         self.reporter.checkpoint(self.state, folder)
 
     def has_lower_loss(self, loss: float) -> bool:

@@ -31,7 +31,7 @@ from candlewick.train.monitor.statistics import record_update_statistics
 from candlewick.train.objective import NextTokenLoss
 from candlewick.train.plan import RunPlan
 from candlewick.train.reporter import Reporter
-from candlewick.train.saver import Saver
+from candlewick.train.saver import Describer, Saver
 from candlewick.train.state import TrainState, numerics_fingerprint, random_state
 from candlewick.train.step import StepResult, train_step
 
@@ -55,13 +55,14 @@ class Trainer:
     loader: Loader
     reporter: Reporter
     sampler: Sampler | None
+    describe: Describer | None = None
 
     def __post_init__(self) -> None:
         self.config, self.runtime = self.plan.config, self.plan.config.runtime
         self.splits = self.plan.data.validation_splits
         self.guard = NonFiniteGuard(self.runtime.max_nonfinite_steps)
         self.stop = StopRequest()
-        self.saver = Saver(self.plan, self.state, self.reporter)
+        self.saver = Saver(self.plan, self.state, self.reporter, self.describe)
         self.metrics: Metrics = {}  # of the last evaluation
         self._shares_done = 0.0  # the share of the run, when evaluations by share were looked for
 

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from candlewick.artifacts.build import (
     exclusive_build,
     find_built,
     hold_folder,
+    is_held,
     require_same,
 )
 from candlewick.artifacts.manifest import Manifest, publish, staging, write_durable
@@ -203,3 +205,41 @@ def test_an_artifact_that_was_made_otherwise_is_refused_with_what_differs(thing,
         require_same(folder, Recipe("thing", RECIPE.inputs, RECIPE.config, version=2))
     with pytest.raises(ArtifactError, match="tokens aaaaaaaaaaaaaaaaaaaa, now None"):
         require_same(folder, Recipe("thing", {}, RECIPE.config))
+
+
+def test_lock_is_held_while_its_block_runs(tmp_path):
+    run = tmp_path / "run"
+    assert not is_held(run)
+    with hold_folder(run, "wait"):
+        (run / "kept").touch()
+        assert is_held(run)
+        with pytest.raises(CheckpointError, match="in use"), hold_folder(run, "wait"):
+            pass
+    assert (run / "LOCK").is_file()
+    assert not is_held(run)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"pid": "x", "host": 1}', "x" * 300, '{"pid": 1e99, "host": HOST}']
+)
+def test_lock_of_another_shape_is_not_held(tmp_path, text):
+    (tmp_path / "LOCK").write_text(text.replace("HOST", json.dumps(socket.gethostname())))
+    assert not is_held(tmp_path)
+
+
+def test_lock_of_a_process_that_is_gone_is_not_tried(tmp_path, monkeypatch):
+    """Trying it could keep out a process that takes it at this moment."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / "LOCK").write_text(json.dumps({"pid": process.pid, "host": socket.gethostname()}))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("it was tried"))
+    assert not is_held(tmp_path)
+
+
+def test_lock_of_a_living_process_or_another_machine_is_tried(tmp_path):
+    for owner in ({"pid": os.getpid(), "host": socket.gethostname()}, {"pid": 1, "host": "elsewhere"}):
+        (tmp_path / "LOCK").write_text(json.dumps(owner))
+        assert not is_held(tmp_path)
+        with (tmp_path / "LOCK").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert is_held(tmp_path)

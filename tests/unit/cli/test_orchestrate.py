@@ -122,23 +122,17 @@ def test_flag_sets_its_setting_and_wins_over_overrides(given, words, settings):
 @pytest.mark.parametrize(
     ("words", "board"),
     [
-        ("", True),  # as transformer_candle had it, if the package is there
+        ("", None),  # on if the package is there, as transformer_candle had it
         ("--tensorboard", True),
         ("--tensorboard board", "board"),
         ("--override runtime.logging.tensorboard=false", False),
-        ("--config orchestrate", False),
         ("--config orchestrate --tensorboard", True),
     ],
 )
-def test_tensorboard_is_on_without_a_configuration_and_takes_a_folder(given, tmp_path, words, board):
+def test_tensorboard_flag_takes_a_folder(given, tmp_path, words, board):
     assert given(*words.split()).config.runtime.logging.tensorboard == (
         tmp_path / board if board == "board" else board
     )
-
-
-def test_tensorboard_stays_off_where_the_package_is_missing(given, monkeypatch):
-    monkeypatch.setattr("candlewick.cli.orchestrate.find_spec", lambda _: None)
-    assert given().config.runtime.logging.tensorboard is False
 
 
 def test_eval_batches_flag_becomes_tokens_of_batches_as_large_as_an_update(given):

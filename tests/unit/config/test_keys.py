@@ -41,7 +41,7 @@ def test_key_types_lists_sections_leaves_and_every_variant():
     assert types["data", "mixture", "weight"] == {int}
     assert types["data", "validation_sets", "*"] == {tuple, str}
     assert ("optimizer", "learning_rate_scales", "head") in types
-    assert types["runtime", "logging", "tensorboard"] == {bool, Path}
+    assert types["runtime", "logging", "tensorboard"] == {bool, Path, type(None)}
 
 
 def test_what_may_be_null_or_is_a_list_entry():

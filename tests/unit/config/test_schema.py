@@ -98,7 +98,7 @@ def test_groups_list_every_section_and_variant():
         ("optimizer", "algorithm", "`muon`", "`muon`"),
         ("tokenizer", "tokenizer_json", "path or null", "`null`"),
         ("tokenizer", "vocab_size", "integer ≥ 258, ≤ 1,048,576", "`32000`"),
-        ("runtime.logging", "tensorboard", "true or false or path", "`false`"),
+        ("runtime.logging", "tensorboard", "true or false or path or null", "`null`"),
     ],
 )
 def test_type_and_default_of_a_setting_are_described_in_words(name, key, words, default):

@@ -56,7 +56,7 @@ configs = some(
         seed=st.integers(0, (1 << 63) - 1), deterministic=st.booleans(),
         sample=st.none() | some(prompts=st.lists(text, max_size=3), top_k=st.none() | counts),
         evaluation=some(best=st.none() | some(directory=st.none() | paths), every_n_steps=st.none() | counts),
-        logging=some(tensorboard=st.booleans() | paths),
+        logging=some(tensorboard=st.none() | st.booleans() | paths),
     ),
 )  # fmt: skip
 

@@ -67,8 +67,15 @@ def test_orchestrate_repeated_reuses_every_stage(tiny, orchestrated):
     result = orchestrate(tiny(), orchestrated, said)
     assert said.reused() == STAGES
     assert said.made() == []
+    assert said[-1] == f"report     written: {orchestrated / 'report.html'}"
     changed = [p.name for p, time in files.items() if p.stat().st_mtime_ns != time]
-    assert sorted(changed) == [*["LOCK"] * 2, "special_tokens.txt", "training.toml", "training.yaml"]
+    assert sorted(changed) == [
+        *["LOCK"] * 2,
+        "report.html",
+        "special_tokens.txt",
+        "training.toml",
+        "training.yaml",
+    ]
     assert result["samples"][0]["prompt"] == ""
     assert 0 < result["metrics"]["eval/bits_per_byte"] < 8
 

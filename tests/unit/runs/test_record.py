@@ -8,12 +8,12 @@ import pytest
 
 from candlewick.artifacts.manifest import file_sha256, json_sha256
 from candlewick.config.seal import read_run_id
-from candlewick.runs.record import NAME
+from candlewick.runs.history import RECORD
 from candlewick.runs.train import run_training
 
 
 def read(run_dir) -> dict[str, Any]:
-    record = json.loads((run_dir / NAME).read_bytes())
+    record = json.loads((run_dir / RECORD).read_bytes())
     assert record.pop("sha256") == json_sha256(record)
     return record
 
@@ -61,14 +61,14 @@ def test_record_keeps_the_first_and_the_newest_starts(started):
     run_dir = started()
     record = read(run_dir)
     record["starts"] = [{"step": number} for number in range(150)]
-    (run_dir / NAME).write_text(json.dumps({**record, "sha256": json_sha256(record)}))
+    (run_dir / RECORD).write_text(json.dumps({**record, "sha256": json_sha256(record)}))
     steps = [start["step"] for start in read(started(resume=True, steps=3))["starts"]]
     assert steps == [0, *range(51, 150), 2]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"sha256": 1}', None])
 def test_damaged_record_is_told_and_written_anew(started, caplog, damage):
-    path = started() / NAME
+    path = started() / RECORD
     path.write_text(damage if damage is not None else path.read_text().replace('"step": 0', '"step": 1'))
     assert [start["step"] for start in read(started(resume=True, steps=3))["starts"]] == [2]
     assert "was damaged or edited: the earlier starts" in caplog.text

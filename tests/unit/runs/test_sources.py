@@ -160,4 +160,6 @@ def test_run_and_its_folders_and_checkpoints_name_a_tokenizer(trained, tokens, t
     assert find_tokenizer(checkpoint / "tokenizer.json") == checkpoint / "tokenizer.json"
     assert find_tokenizer(tmp_path) == tmp_path  # reading it says what is missing
     config = TokenizerConfig(tokenizer_json=trained)
-    assert open_tokenizer(config).sha256 == Tokenizer.load(checkpoint).sha256
+    opened = open_tokenizer(config)
+    assert opened is not None
+    assert opened.sha256 == Tokenizer.load(checkpoint).sha256

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,7 @@ def shown(monkeypatch) -> io.StringIO:
 
 def make(run_dir, *, resume_step=None, **logging) -> Reporter:
     telemetry = Telemetry(FlopsPerToken(1_000_000, 1_000_000), 1e12, device=torch.device("cpu"))
-    runtime = RuntimeConfig(logging=LoggingConfig(**logging))
+    runtime = RuntimeConfig(logging=LoggingConfig(**{"tensorboard": False, **logging}))
     loader: Any = SimpleNamespace(epoch=0.5, wait_seconds=0.0)
     return Reporter(runtime, run_dir, telemetry, loader, resume_step, 300)
 
@@ -323,3 +324,21 @@ def test_loss_scale_at_its_least_is_told_once(tmp_path, shown, caplog):
             reporter.step(state, {"train/loss": 3.0}, replace(result(3.0), loss_scale=torch.tensor(scale)), 0.02)
     (record,) = caplog.records
     assert record.getMessage().startswith("step 2: the loss scale of fp16 fell to 1, its least: set runtime.prec")
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_tensorboard_is_on_by_itself_where_it_is_installed(tmp_path, shown, monkeypatch, is_installed):
+    monkeypatch.setattr(reporter_module, "find_spec", lambda _: object() if is_installed else None)
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it would raise
+    reporter, state = make(tmp_path, tensorboard=None), TrainState(step=1)
+    with reporter.running(state):
+        reporter.evaluation(state, METRICS_OF_EVALUATION)
+    assert bool(list(tmp_path.glob("tensorboard/events.out.tfevents.*"))) == is_installed
+
+
+def test_tensorboard_that_is_installed_and_broken_is_a_warning(tmp_path, shown, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with make(tmp_path, tensorboard=None).running(TrainState()):
+        pass
+    assert "TensorBoard is installed and does not work" in caplog.text

@@ -145,3 +145,12 @@ def test_save_of_a_run_whose_folder_is_gone_is_not_claimed_if_it_fails(monkeypat
     monkeypatch.setattr(saver_module, "save", fail)
     with pytest.raises(OSError, match="Input/output error"):
         stage.trainer.run()
+
+
+def test_each_checkpoint_is_described_once_it_is_whole_and_a_failed_save_is_not(monkeypatch):
+    stage, described = Stage(monkeypatch), []
+    stage.trainer.saver._describe = described.append
+    stage.trainer.run()
+    saved = [event for event in stage.events if event.startswith("save ")]
+    assert len(described) == len(saved) > 1
+    assert described[-1] == stage.trainer.saver.newest

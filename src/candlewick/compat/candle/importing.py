@@ -120,7 +120,7 @@ def _run_config(config: RunConfig, model: ModelConfig, output: Path) -> RunConfi
     runtime = {  # paths into the folder of the old run go
         "checkpoint": {"directory": None, "init_from": None},
         "evaluation": {"best": best and best.replaced(directory=None)},
-        "logging": {"tensorboard": bool(tensorboard)},
+        "logging": {"tensorboard": True if isinstance(tensorboard, Path) else tensorboard},
     }
     try:
         return config.replaced(model=model, tokenizer=tokenizer | {"special_tokens": None}, runtime=runtime)

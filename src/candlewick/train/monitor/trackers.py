@@ -158,7 +158,7 @@ class TensorBoardTracker:
             records = importlib.import_module("torch.utils.tensorboard").RecordWriter
             self._summary: Any = importlib.import_module("torch.utils.tensorboard.summary")
             self._events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
-        except ImportError as error:
+        except (ImportError, TypeError) as error:  # the latter from a protobuf that does not fit
             raise MachineError(
                 f"runtime.logging.tensorboard needs the package tensorboard: {error}",
                 "pip install 'candlewick[tensorboard]', or set runtime.logging.tensorboard=false",
@@ -207,9 +207,15 @@ class TensorBoardTracker:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file. Raises DataError when it is missing."""
+    return list(iterate_metrics(path))
+
+
+def iterate_metrics(path: Path, last_bytes: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a metrics file, or those in its last bytes. Raises DataError when it is missing."""
     if not path.is_file():
         raise DataError(f"{path} is missing: no run has logged there", "give the run folder's metrics.jsonl")
-    return [row for row, _ in _rows(path)]
+    start = 0 if last_bytes is None else max(0, path.stat().st_size - last_bytes)
+    yield from (row for row, _ in _rows(path, start))
 
 
 def _cut(path: Path, resume_step: int) -> list[dict[str, Any]]:
@@ -252,11 +258,17 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _rows(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield (row, offset after its line). Skip malformed lines; warn about the first one that a row follows."""
+def _rows(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield (row, offset after its line), from the first line at or after `start` on.
+
+    Skip malformed lines; warn about the first one that a row follows.
+    """
     offset = damaged = 0
     has_warned = has_checksums = False
     with path.open("rb") as file:
+        if start:
+            file.seek(start - 1)
+            offset = start - 1 + len(file.readline(_MAX_LINE_BYTES))
         for number, line in enumerate(_lines(file), start=1):
             offset += len(line)
             row, has_checksum = _parse(line, needs_checksum=has_checksums)

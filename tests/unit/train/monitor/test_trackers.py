@@ -19,7 +19,14 @@ from tensorboard.backend.event_processing import event_accumulator as accumulato
 
 from candlewick.errors import DataError, MachineError
 from candlewick.train.monitor import trackers
-from candlewick.train.monitor.trackers import METRICS, JsonlTracker, TensorBoardTracker, metric_of, read_metrics
+from candlewick.train.monitor.trackers import (
+    METRICS,
+    JsonlTracker,
+    TensorBoardTracker,
+    iterate_metrics,
+    metric_of,
+    read_metrics,
+)
 
 
 def write(path: Path, steps: range, resume_step: int | None = None) -> None:
@@ -303,3 +310,19 @@ def test_line_that_is_longer_than_any_row_is_read_in_pieces(tmp_path: Path, monk
     monkeypatch.setattr(trackers, "_MAX_LINE_BYTES", 100)
     path.write_bytes(path.read_bytes() + b'{"step": 3, "x": "' + b"a" * 1000 + b'"}\n')
     assert [row["step"] for row in read_metrics(path)] == [1, 2]
+
+
+def test_rows_in_the_last_bytes_of_a_file_are_whole_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    for step in range(1, 20):
+        tracker.log(step, {"train/loss": float(step)})
+    tracker.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in range(len(lines)):
+        last_bytes = len(b"".join(lines[number:]))
+        for more, first in ((0, number + 1), (1, number + 1), (-1, number + 2)):
+            rows = list(iterate_metrics(path, last_bytes + more))
+            assert [row["step"] for row in rows] == list(range(first, 20))
+    assert list(iterate_metrics(path, 10**9)) == read_metrics(path)
+    assert not caplog.records
