@@ -71,12 +71,15 @@ def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path) -> None:
     print(f"\n{format_stages(stages, width)}")
     if curve := plot_losses(run_dir, width):
         print(f"\n{curve}")
+    if (run_dir / "report.html").is_file():
+        print(f"\nreport: {run_dir / 'report.html'}")
     program, place = shown_program(), shlex.quote(str(run_dir))
     text = "".join(f"{shlex.quote(source)} " for source in config.data.train_shards if "://" not in source)
     own = "" if run_dir == Path("runs/demo") else f" --run-dir {place}"
     seconds = config.scheduler.total_seconds
     print("\ntry:")
-    print(f"  {program} generate {place}")
+    print(f"  {program} chat {place}")
+    print(f"  {program} generate {place} --samples 3")
     if seconds is not None:
         print(f"  {program} demo {text}--seconds {4 * seconds:g}{own}    # trains it longer")
     print(f"  {program} demo YOUR_TEXT.txt")

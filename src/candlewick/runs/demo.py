@@ -17,6 +17,7 @@ from candlewick.config.plain_settings import SIZES, plain_overrides
 from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError
 from candlewick.runs.prepare import PreparedRun, describe_run, prepare_run
+from candlewick.runs.report.page import write_report_of_run
 from candlewick.runs.report.stages import read_stages
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import hold_run
@@ -55,6 +56,7 @@ def run_demo(
             from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - it needs torch
 
             train_prepared(prepared)
+        report = write_report_of_run(run_dir)
     stages = read_stages(run_dir)
     last = stages[-1] if stages else None
     return {
@@ -63,6 +65,7 @@ def run_demo(
         "train_seconds": last and last.seconds,
         "bits_per_byte": last and last.bits_per_byte,
         "stages": stages,
+        "report": report and str(report),
     }
 
 

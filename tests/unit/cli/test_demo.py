@@ -39,10 +39,12 @@ def test_demo_tells_what_it_does_and_shows_what_the_model_wrote_over_time(demo, 
 
 def test_commands_that_the_demo_prints_work(demo, tmp_path, capsys):
     commands = re.findall(
-        r"^  .*candlewick ((?:generate|demo) .*?)(?: +#.*)?$", demo("--run-dir", "runs/mine"), re.MULTILINE
+        r"^  .*candlewick ((?:generate|chat|demo) .*?)(?: +#.*)?$", demo("--run-dir", "runs/mine"), re.MULTILINE
     )
-    generate, *_ = commands
+    chat, generate, *_ = commands
+    assert chat == "chat runs/mine"
     assert main([*generate.split(), "--max-new-tokens", "3"]) == 0
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     assert "demo YOUR_TEXT.txt" in commands
 
 
