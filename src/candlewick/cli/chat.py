@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,13 @@ def run(args: argparse.Namespace) -> None:
     given = sampling_arguments(args)
     generator = TextGenerator.load(args.checkpoint, args.device)
     chat = _Chat(Conversation(generator, args.system), generator.sampling(given), args.seed)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     if sys.stdin.isatty():
         with suppress(ImportError):
             import_module("readline")  # gives `input` a line editor and a history
-    about = (
-        "answers your messages"
-        if chat.conversation.is_chat
-        else "was not trained on chats: it continues your text"
-    )
+    is_chat = chat.conversation.is_chat
+    about = "answers your messages" if is_chat else "was not trained on chats: it continues your text"
     _tell(f"The model {about}. /help for commands.")
     while (line := _read_line()) is not None:
         try:
@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> None:
                 if line.split()[0] == "/quit":
                     return
                 chat.command(line)
-            elif line or not chat.conversation.is_chat:
+            elif line or not is_chat:
                 chat.answer(line)
         except (CandlewickError, OSError) as error:
-            if not sys.stdin.isatty():
+            if isinstance(error, BrokenPipeError) or not sys.stdin.isatty():
                 raise
             _tell(f"error: {error}")
 

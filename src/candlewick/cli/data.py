@@ -195,8 +195,8 @@ def _fetch(args: argparse.Namespace) -> None:
             print(f"{result.dataset.name:<24}{state:<12}{summary}")
     if failed := [result for result in results if result.manifest is None]:
         raise DataError(
-            f"{len(failed)} of {len(results)} datasets could not be fetched: {failed[0].problem}",
-            "run it again: finished datasets are kept",
+            f"{len(failed)} of {len(results)} datasets could not be fetched",
+            "do what their lines say, and run it again: finished datasets are kept",
         )
 
 

@@ -72,20 +72,23 @@ class Engine:
         self, tokens: Tensor, config: SampleConfig, count: int, generators: list[torch.Generator]
     ) -> Generator[Step]:
         rows, length = tokens.shape
-        seen = torch.zeros(rows, self.num_tokens, dtype=torch.bool, device=self.device).scatter_(1, tokens, True)
+        cache = self.model.new_cache(rows, length + count - 1, self.page_size)
+        yield from self.decode(tokens, cache, config, count, generators)
+
+    def decode(
+        self, tokens: Tensor, cache: KVCache, config: SampleConfig, count: int, generators: list[torch.Generator]
+    ) -> Generator[Step]:
+        """Yield `count` tokens after the prompts (B, T), of which the first may be in the cache already."""
+        seen = torch.zeros(len(tokens), self.num_tokens, dtype=torch.bool, device=self.device)
+        seen.scatter_(1, tokens, True)
+        tokens = tokens[:, cache.length :]
         with eval_mode(self.model):
-            cache = self.make_cache(tokens, length + count - 1)
-            tokens = tokens[:, cache.length :]
             for _ in range(count):
                 logits = self.forward(tokens, cache)[:, 0]
                 ids = sample(logits, config, generators, seen)
                 yield Step(ids.tolist(), logits)
                 tokens = ids[:, None]
                 seen.scatter_(1, tokens, True)
-
-    def make_cache(self, tokens: Tensor, max_tokens: int) -> KVCache:
-        """Return a cache for up to `max_tokens` tokens; what is in it are the first of `tokens` (B, T)."""
-        return self.model.new_cache(len(tokens), max_tokens, self.page_size)
 
     def stop_at(self, num_tokens: int, config: SampleConfig) -> StopReason:
         """Return why a text of so many new tokens stopped, if no token of it says so."""

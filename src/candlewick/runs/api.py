@@ -23,7 +23,7 @@ from candlewick.checkpoint.load import build_model
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import DataConfig, RunConfig, SampleConfig
 from candlewick.config.load import load_config
-from candlewick.config.plain_settings import plain_overrides
+from candlewick.config.plain_settings import PLAIN, plain_overrides
 from candlewick.errors import ConfigError
 from candlewick.generate.continuing import ContinuingEngine
 from candlewick.generate.engine import Engine, TextGeneration
@@ -40,8 +40,8 @@ from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.objective import NextTokenLoss
 
 Text = str | Path | Sequence[str | Path]
-Message = Mapping[str, str]
-"""{"role": "user", "content": "..."}; roles are system, user, assistant and tool."""
+Messages = str | Sequence[Mapping[str, str]]
+"""A message of the user, or {"role": "user", "content": "..."}, ...; roles: system, user, assistant, tool."""
 
 logger = logging.getLogger(__name__)
 
@@ -147,29 +147,14 @@ class Model:
 
     @overload
     def chat(
-        self,
-        messages: str | Sequence[Message],
-        *,
-        stream: Literal[False] = False,
-        seed: int = 0,
-        **sampling: Unpack[Sampling],
+        self, messages: Messages, *, stream: Literal[False] = False, seed: int = 0, **sampling: Unpack[Sampling]
     ) -> str: ...
     @overload
     def chat(
-        self,
-        messages: str | Sequence[Message],
-        *,
-        stream: Literal[True],
-        seed: int = 0,
-        **sampling: Unpack[Sampling],
+        self, messages: Messages, *, stream: Literal[True], seed: int = 0, **sampling: Unpack[Sampling]
     ) -> Iterator[str]: ...
     def chat(
-        self,
-        messages: str | Sequence[Message],
-        *,
-        stream: bool = False,
-        seed: int = 0,
-        **sampling: Unpack[Sampling],
+        self, messages: Messages, *, stream: bool = False, seed: int = 0, **sampling: Unpack[Sampling]
     ) -> str | Iterator[str]:
         """Return the answer to a message of the user, or to a conversation; with `stream` yield it piece by piece.
 
@@ -189,13 +174,12 @@ class Model:
         be read, CheckpointError if nothing is given and the run's text is not known.
         """
         with TemporaryDirectory(prefix="candlewick-") as folder:
-            is_plain = isinstance(text, str) and not _names_place(text)
-            if is_plain:
-                file = Path(folder, "text.txt")
-                file.write_bytes(str(text).encode(errors="surrogatepass"))
-                sources = (str(file),)
-            else:
-                sources = () if text is None else _absolute(text)
+            is_plain = False
+            if isinstance(text, str) and not _names_place(text):
+                is_plain, file = True, Path(folder, "text.txt")
+                file.write_bytes(text.encode(errors="surrogatepass"))
+                text = file
+            sources = () if text is None else _absolute(text)
             data = DataConfig(train_shards=sources, cache_dir=Path(folder, "cache"))
             objective = NextTokenLoss(self._model, num_tokens=self.tokenizer.vocab_size)
             metrics = evaluate_model(self._checkpoint, objective, data, max_tokens=max_tokens, is_plain=is_plain)
@@ -236,8 +220,8 @@ def train(
     Ctrl-C.
     """
     given: dict[str, object] = {**settings}
-    ends = ("steps", "seconds", "epochs", "tokens")
-    if config == "demo" and not any(given.get(end) for end in ends) and not _names_end(overrides):
+    ends = [key for name, key in PLAIN.items() if given.get(name) is not None] + list(overrides or ())
+    if config == "demo" and not any(key.startswith("scheduler.total_") for key in ends):
         given["seconds"] = _SECONDS
     run_config = _load_config(config, {"data.train_shards": _absolute(text), **(overrides or {})}, given)
     result = orchestrate(run_config, Path(run_dir).expanduser(), logger.info)
@@ -251,14 +235,17 @@ def prepare(
     output: str | Path,
     tokenizer: str | Path | None = None,
     *,
+    vocab_size: int | None = None,
     overrides: Mapping[str, object] | None = None,
-    **settings: Unpack[Settings],
 ) -> PreparedText:
     """Encode text into the token dataset `output`, from which runs train; it is not made again.
 
     `tokenizer` is a folder, a run, a checkpoint or hf://OWNER/NAME; without it one of `vocab_size` tokens is
     trained on the text. Raises ConfigError, DataError for text of no use, ArtifactError for another folder.
     """
+    if tokenizer is not None and vocab_size is not None:
+        raise ConfigError("a tokenizer that is given has its own vocab_size", "give one of them")
+    settings = {"vocab_size": vocab_size}
     config = _load_config(None, {"data.train_shards": _absolute(text), **(overrides or {})}, settings)
     with TemporaryDirectory(prefix="candlewick-") as folder:
         if tokenizer is None:
@@ -300,7 +287,3 @@ def _names_place(text: str) -> bool:
         return bool(_PLACE.fullmatch(text)) or (len(text) < 4096 and Path(text).exists())
     except (OSError, ValueError):
         return False
-
-
-def _names_end(overrides: Mapping[str, object] | None) -> bool:
-    return any(key.startswith("scheduler.total_") for key in overrides or ())

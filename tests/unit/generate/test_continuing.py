@@ -44,6 +44,17 @@ def test_a_turn_computes_only_what_is_new(model, monkeypatch):
     assert sizes[0] == 1  # a prompt that was read: its last token again
 
 
+def test_a_turn_that_begins_before_the_last_one_ended_changes_neither(model):
+    engine, plain = ContinuingEngine(model, 20), Engine(model, 20)
+    turn(engine, [1, 2, 3])
+    first = engine.steps([[1, 2, 3, 4]], GREEDY, [0])
+    found = [next(first).ids[0]]
+    assert turn(engine, [1, 2, 3, 5]) == turn(plain, [1, 2, 3, 5])
+    found += [step.ids[0] for step in first]
+    assert found == turn(plain, [1, 2, 3, 4])
+    assert turn(engine, [1, 2, 3, 4, 6]) == turn(plain, [1, 2, 3, 4, 6])
+
+
 def test_a_turn_that_was_interrupted_leaves_a_cache_that_is_right(model, monkeypatch):
     engine = ContinuingEngine(model, 20)
     steps = engine.steps([[1, 2, 3]], GREEDY, [0])

@@ -218,6 +218,8 @@ def test_text_is_prepared_once_with_a_tokenizer_of_its_own_or_another(text_dir, 
     of_run = candlewick.prepare([text_dir / "00.txt"], tmp_path / "run", trained)
     of_folder = candlewick.prepare(text_dir / "00.txt", str(tmp_path / "folder"), str(model.path))
     assert of_run.id == of_folder.id != own.id
+    with pytest.raises(ConfigError, match="a tokenizer that is given has its own vocab_size"):
+        candlewick.prepare(text_dir, tmp_path / "both", trained, vocab_size=300)
     tokenizer = json.loads((tmp_path / "run" / "tokenizer" / "tokenizer.json").read_text())
     assert tokenizer == json.loads(model.tokenizer.json_bytes)
 
