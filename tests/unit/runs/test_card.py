@@ -189,6 +189,9 @@ def test_base_model_is_that_of_the_hub(history):
     config = history.config.replaced(runtime={"checkpoint": {"init_from": "hf://owner/name@abc"}})
     other = type(history)(**{**vars(history), "config": config})
     assert yaml.safe_load(front_matter(other, is_portable=True))["base_model"] == "owner/name"
+    text = card(other, other.folder, other.checkpoint)
+    assert "from the weights of hf\\://owner/name\\@abc on." in text
+    assert "tokens per parameter" not in text
 
 
 def test_sparkline_goes_from_the_lowest_to_the_highest_bar():
