@@ -109,7 +109,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def _introduction(history: RunHistory) -> str:
     parameters, sources = history.record.parameters, ", ".join(map(escaped, history.record.sources))
     size = f"of {parameters:,} parameters " if parameters else ""
-    return f"A language model {size}trained with Candlewick on {sources or 'text that its run does not name'}."
+    parent = history.config.runtime.checkpoint.init_from
+    known = escaped(parent) if parent and parent.startswith(SCHEME) else "another checkpoint"
+    begin = f", from the weights of {known} on" if parent else ""
+    return (
+        f"A language model {size}trained with Candlewick on {sources or 'text that its run does not name'}{begin}."
+    )
 
 
 def _text(history: RunHistory) -> Iterator[str]:
@@ -132,7 +137,7 @@ def _text(history: RunHistory) -> Iterator[str]:
 def _recipe(history: RunHistory, model: dict[str, Any]) -> Iterator[str]:
     counters, config, start = history.counters, history.config, (history.record.starts or [{}])[-1]
     total, tokens = history.total_steps, counters.get("tokens", history.figure("data/tokens").last or 0)
-    cores = start.get("cores")
+    cores, torch = start.get("cores"), f"torch {start['torch']}" if "torch" in start else ""
     machine = (history.state.get("device"), start.get("processor"), cores and f"{cores} cores")
     rows = {
         "class": model["architectures"][0],
@@ -145,7 +150,7 @@ def _recipe(history: RunHistory, model: dict[str, Any]) -> Iterator[str]:
         "optimizer": f"{config.optimizer.algorithm}, learning rate {config.optimizer.learning_rate:g}",
         "time in training": f"{counters.get('train_seconds', 0):,.0f} s",
         "machine": ", ".join(escaped(str(name)) for name in machine if name),
-        "program": ", ".join(escaped(f"{name} {start[name]}") for name in ("tool", "torch") if name in start),
+        "program": ", ".join(escaped(name) for name in (str(start.get("tool", "")), torch) if name),
     }
     yield _table(("", ""), rows.items())
     if settings := published_settings(config):
@@ -241,12 +246,12 @@ def _limits(history: RunHistory) -> Iterator[str]:
     size = sum(splits.get("train", {}).get("text_bytes") or 0 for splits in sources)
     if history.config.data.format != "chat":
         yield "It is a base model: it continues text, and was not taught to follow instructions or to answer."
-    about = f"All that it knows is from {size / 1e6:,.1f} MB of text" if size else "It knows no more than its text"
     yield (
-        f"{about}; what it writes may be wrong, and may repeat that text, with the faults and the views in it. "
-        f"Nothing filters it. It reads at most {history.config.model.max_position_embeddings:,} tokens at once."
+        f"It was trained on {f'{size / 1e6:,.1f} MB of ' if size else ''}text. What it writes may be wrong, and "
+        "may repeat that text, with the faults and the views in it. Nothing filters it. It reads at most "
+        f"{history.config.model.max_position_embeddings:,} tokens at once."
     )
-    if tokens and parameters:
+    if tokens and parameters and history.config.runtime.checkpoint.init_from is None:
         yield (
             f"It read {tokens / parameters:,.2g} tokens per parameter; about {_TOKENS_PER_PARAMETER} are the best "
             "use of a training budget (arXiv:2203.15556). Beside the figures above, nothing was measured."

@@ -10,7 +10,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -171,18 +171,22 @@ def read_figures(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Curve], dict
     """Return the figures of rows of metrics, and the samples by step."""
     columns: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
     samples: dict[int, dict[str, str]] = defaultdict(dict)
-    known: dict[str, bool] = {}
     for row in rows:
         step = _as_float(row["step"])
         for name, value in row.items():
             if name.startswith("sample/") and isinstance(value, str):
                 samples[row["step"]][name] = value
-            elif known.setdefault(name, metric_of(name) in METRICS) and isinstance(value, int | float | None):
+            elif (value is None or isinstance(value, (int, float))) and _is_metric(name):
                 steps, values = columns[name]
                 steps.append(step)
                 values.append(_as_float(value))
     figures = {name: Curve(*(np.array(column, np.float64) for column in pair)) for name, pair in columns.items()}
     return figures, {step: list(texts.values()) for step, texts in samples.items()}
+
+
+@lru_cache(maxsize=1000)
+def _is_metric(name: str) -> bool:
+    return metric_of(name) in METRICS
 
 
 def _as_float(value: float | None) -> float:

@@ -1,7 +1,9 @@
 import json
 import logging
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -11,7 +13,7 @@ from candlewick.artifacts.manifest import json_sha256, read_manifest
 from candlewick.checkpoint.layout import list_checkpoints, verify_checkpoint
 from candlewick.runs import card as cards
 from candlewick.runs.card import CARD, card, escaped, front_matter, sparkline, write_cards
-from candlewick.runs.history import RECORD, RunHistory
+from candlewick.runs.history import RECORD, RunHistory, RunRecord
 from candlewick.runs.train import run_training
 
 HOSTILE = "a|b`c\n# <script>alert(1)</script>[x](javascript:1)~~*_$$\x1b[31m\u202e"
@@ -38,7 +40,7 @@ def test_run_and_each_checkpoint_have_a_card_that_the_hub_library_loads(trained)
     folders = [trained, *list_checkpoints(trained / "checkpoints")]
     assert len(folders) > 2
     for folder in folders:
-        data = huggingface_hub.ModelCard.load(folder / CARD).data
+        data: Any = huggingface_hub.ModelCard.load(folder / CARD).data
         assert (data.library_name, data.pipeline_tag, data.tags) == (
             "transformers",
             "text-generation",
@@ -48,7 +50,7 @@ def test_run_and_each_checkpoint_have_a_card_that_the_hub_library_loads(trained)
 
 def test_metadata_comes_back_from_the_hub_library_as_it_was(history):
     text = front_matter(history, is_portable=True)
-    data = huggingface_hub.ModelCard(f"---\n{text}---\n").data
+    data: Any = huggingface_hub.ModelCard(f"---\n{text}---\n").data
     assert data.to_dict() == yaml.safe_load(text)
     assert yaml.safe_load(data.to_yaml()) == yaml.safe_load(text)
     values = {result.metric_type: result.metric_value for result in data.eval_results or ()}
@@ -155,11 +157,11 @@ def test_names_of_others_are_escaped(trained, tmp_path):
     record["text"] = {HOSTILE: {**record["text"]["tokens"], "sources": [HOSTILE, "hf://datasets/o/n@abc"]}}
     for side in record["text"][HOSTILE]["files"].values():
         side["files"] = [[HOSTILE, 1, HOSTILE]]
-    hostile = type(history)(
-        **{**vars(history), "record": type(history.record)(**record), "samples": {4: ["```\n# x"]}}
-    )
+    assert history.checkpoint is not None
+    record = RunRecord.model_validate(record)
+    hostile = replace(history, record=record, samples={4: ["```\n# x"]})
     text = card(hostile, trained, history.checkpoint)
-    data = huggingface_hub.ModelCard(text).data
+    data: Any = huggingface_hub.ModelCard(text).data
     assert data.datasets == ["o/n"]
     body = text.partition("\n---\n")[2]
     assert "<script" not in body.replace("\\<script", "")
@@ -187,8 +189,12 @@ def test_damaged_record_and_state_leave_a_card(run):
 
 def test_base_model_is_that_of_the_hub(history):
     config = history.config.replaced(runtime={"checkpoint": {"init_from": "hf://owner/name@abc"}})
-    other = type(history)(**{**vars(history), "config": config})
+    other = replace(history, config=config)
     assert yaml.safe_load(front_matter(other, is_portable=True))["base_model"] == "owner/name"
+    assert other.checkpoint is not None
+    text = card(other, other.folder, other.checkpoint)
+    assert "from the weights of hf\\://owner/name\\@abc on." in text
+    assert "tokens per parameter" not in text
 
 
 def test_sparkline_goes_from_the_lowest_to_the_highest_bar():

@@ -66,7 +66,7 @@ def test_impossible_data_settings_are_refused(tiny, tokens, text_dir, settings, 
 
 def test_run_folder_holds_config_metrics_and_checkpoints(tiny, trained):
     assert {path.name for path in trained.iterdir()} - {"log.txt"} == {  # the first record makes the log
-        *("LOCK", "best", "checkpoints", "config.yaml", "metrics.jsonl", "run.json")
+        *("LOCK", "README.md", "best", "checkpoints", "config.yaml", "metrics.jsonl", "run.json")
     }
     assert load_config(trained / "config.yaml") == prepare(tiny()).config
     assert [folder.name for folder in list_checkpoints(trained / "checkpoints")] == [

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candlewick.runs.report.chart import Chart, Series, short, ticks
+from candlewick.runs.report.chart import Chart, Series, Style, short, ticks
 
 
-def line(values, style="line", color="0", label="loss"):
+def line(values, style: Style = "line", color="0", label="loss"):
     steps = np.arange(1.0, len(values) + 1)
     return Series(label, style, color, steps, steps * 100, np.array(values, float))
 
