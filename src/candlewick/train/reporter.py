@@ -51,13 +51,13 @@ class Reporter:
         self._told = set[int]()
         self._failing: list[JsonlTracker | TensorBoardTracker] = []
 
-    def _add_tensorboard(self, logging_config: LoggingConfig, run_dir: Path, resume_step: int | None) -> None:
+    def _add_tensorboard(self, settings: LoggingConfig, run_dir: Path, resume_step: int | None) -> None:
         """Report to TensorBoard too, if the settings or the installed packages say so."""
-        setting = logging_config.tensorboard
+        setting = settings.tensorboard
         if setting is False or (setting is None and find_spec("tensorboard") is None):
             return
         folder = setting if isinstance(setting, Path) else run_dir / "tensorboard"
-        every = logging_config.tensorboard_flush_every_n
+        every = settings.tensorboard_flush_every_n
         if not isinstance(setting, Path) and resume_step is None:
             for events in folder.glob("events.out.tfevents.*"):  # of a run that ended before its first checkpoint
                 events.unlink()

@@ -90,6 +90,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
 }
 
 NEEDS = {
+    "runtime.evaluation.best.max_keep": ("runtime.evaluation.best={}",),
     "tokenizer.special_tokens": ("tokenizer.tokenizer_json=/t.json",),
     "model.mlp": ("model.qk_norm=false",),
     "scheduler.strategy": ("scheduler.strategy=constant", "scheduler.decay_fraction=0.4"),
