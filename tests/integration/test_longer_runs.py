@@ -104,7 +104,7 @@ def test_rows_of_a_longer_run_are_those_of_the_shorter_and_then_new_ones(config,
 def test_longer_run_equals_one_that_was_killed_while_it_prepared_more(config, tmp_path, monkeypatch):
     for name in ("whole", "killed"):
         train(config(8, cache_dir=str(tmp_path / name)), tmp_path / f"run-{name}", resume=False)
-    whole = train(config(20, cache_dir=str(tmp_path / "whole")), tmp_path / "run-whole")
+    whole = train(config(40, cache_dir=str(tmp_path / "whole")), tmp_path / "run-whole")
     plain, left = ShardMaker.run, [1]
 
     def run(self, *args):
@@ -117,8 +117,8 @@ def test_longer_run_equals_one_that_was_killed_while_it_prepared_more(config, tm
         patch.setattr(ShardMaker, "run", run)
         patch.setattr("candlewick.data.tokens.pipeline.map_in_order", map_here)
         with pytest.raises(BaseException, match="preparation stopped"):
-            run_training(config(20, cache_dir=str(tmp_path / "killed")), tmp_path / "run-killed", resume=True)
-    killed = train(config(20, cache_dir=str(tmp_path / "killed")), tmp_path / "run-killed")
+            run_training(config(40, cache_dir=str(tmp_path / "killed")), tmp_path / "run-killed", resume=True)
+    killed = train(config(40, cache_dir=str(tmp_path / "killed")), tmp_path / "run-killed")
     assert dataset(killed).id == dataset(whole).id
     last = [list_checkpoints(tmp_path / f"run-{name}" / "checkpoints")[-1] for name in ("whole", "killed")]
     assert len({(folder / "model.safetensors").read_bytes() for folder in last}) == 1
