@@ -122,7 +122,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def add_sources(parser: argparse.ArgumentParser, about: str = "", metavar: str = "SOURCE") -> None:
     """`SOURCE ...`, the same in every verb that reads the text of a configuration or another one."""
-    about = about or "files, folders or stdlib://; default: data.train_shards of the configuration"
+    about = about or "files, folders, stories:// or stdlib://; default: data.train_shards of the configuration"
     parser.add_argument("sources", nargs="*", metavar=metavar, help=about)
 
 

@@ -25,4 +25,5 @@ def run(args: argparse.Namespace) -> None:
     metrics = evaluate_checkpoint(args.checkpoint, data, device=args.device, max_tokens=args.max_tokens)
     if not emit_json(args, metrics):
         for name, value in metrics.items():
-            print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")
+            about = "  (the least that any model can reach on these documents)" if name.endswith("/floor") else ""
+            print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}{about}")
