@@ -1,6 +1,6 @@
 """The grammar of the stories as a model: its exact probability of each next byte, and a count of derivations.
 
-    python -m tests.stories --count 100000     # each story has exactly one derivation
+python -m tests.stories --count 100000     # each story has exactly one derivation
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """Evaluate a checkpoint that lies on the disk, on any text or token dataset."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np

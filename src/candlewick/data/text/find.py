@@ -64,7 +64,9 @@ def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -
         if uri.startswith(STORIES):
             return [find_stories(uri, config.cache_dir)]
     if "://" in uri:
-        raise DataError(f"{uri} is not a source of format {config.format}", f"give a file, a folder, {STORIES} or {STDLIB}")
+        raise DataError(
+            f"{uri} is not a source of format {config.format}", f"give a file, a folder, {STORIES} or {STDLIB}"
+        )
     path, reading = Path(uri).expanduser(), Reading.from_config(config)
     if path.is_dir():
         return find_in_folder(path, reading, config.include, config.exclude)

@@ -11,7 +11,9 @@ from candlewick.errors import ConfigError, DataError
 
 
 def texts(uri, cache):
-    return [document.text for document in open_text([uri], DataConfig(cache_dir=cache, text_field="x")).documents()]
+    return [
+        document.text for document in open_text([uri], DataConfig(cache_dir=cache, text_field="x")).documents()
+    ]
 
 
 def test_the_documents_are_the_stories_in_order(tmp_path):
@@ -38,7 +40,9 @@ def test_stories_are_written_once(tmp_path, monkeypatch):
     assert read_manifest(folder, "stories").config == {"count": 5, "seed": 0}
 
 
-@pytest.mark.parametrize("uri", ["stories://0", "stories://x", "stories://5@", "stories://-1", "stories://9999999999"])
+@pytest.mark.parametrize(
+    "uri", ["stories://0", "stories://x", "stories://5@", "stories://-1", "stories://9999999999"]
+)
 def test_another_uri_is_refused(uri, tmp_path):
     with pytest.raises(DataError, match=r"names no stories \(fix: write stories://, or stories://COUNT@SEED"):
         open_text([uri], DataConfig(cache_dir=tmp_path))
