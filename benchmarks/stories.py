@@ -26,7 +26,7 @@ from candlewick.data.stories.grammar import Item, Rule, load_grammar
 from candlewick.data.stories.parse import derivations
 from candlewick.generate.engine import sample_text
 
-WORD = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*")
+WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")
 SENTENCE_END = re.compile(r'[.!?]"?(?= [A-Z"]|$)')
 
 
@@ -78,7 +78,7 @@ def is_consistent(text: str) -> bool:
 
 
 def score(texts: Sequence[str], training: frozenset[str]) -> dict[str, float]:
-    """Return the shares of known words, of sentences that parse, of stories without contradiction, and of copies."""
+    """Return the shares of known words, sentences that parse, stories without contradiction, and copies."""
     texts = [whole_sentences(text) for text in texts]
     words = [word.lower() for text in texts for word in WORD.findall(text)]
     sentences = [any(derivations(part, _sentences())) for text in texts for part in split_sentences(text)]

@@ -129,7 +129,7 @@ class OracleModel(NextByteModel):
 
 
 class NGramModel(NextByteModel):
-    """The bytes that followed the last `order` - 1 bytes in `texts`, each order interpolated with the one below."""
+    """The bytes that followed the last `order` - 1 bytes in `texts`, interpolated with the orders below."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], order: int) -> None:
         super().__init__(tokenizer)

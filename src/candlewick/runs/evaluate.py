@@ -82,7 +82,7 @@ def evaluate_checkpoint(
 
 
 def story_floor(split: TokenSplit, tokenizer: Tokenizer) -> float | None:
-    """Return the bits per byte of the grammar itself on a split of stories; None, and a warning, for other text."""
+    """Return the bits per byte of the grammar itself on a split of stories; for other text warn, return None."""
     tokens = split.read_tokens(0, split.num_tokens)
     documents = np.split(tokens, np.flatnonzero(tokens == split.delimiter_id))
     bits = [story_bits(tokenizer.decode(document.tolist())) for document in documents if document.size]

@@ -6,11 +6,18 @@ the bits that its choices read. Each is followed to its end: there is one deriva
 
 from collections.abc import Iterator, Mapping
 from math import log2
-from typing import Union
+from typing import NamedTuple, Union
 
-from candlewick.data.stories.grammar import Item, Rule, code_length, load_grammar
+from candlewick.data.stories.grammar import Item, Rule, Word, code_length, load_grammar
 
 _Rest = Union[tuple[Item, "_Rest"], None]  # noqa: UP007 - the next item, and those after it
+
+
+class _Hypothesis(NamedTuple):
+    position: int
+    rest: _Rest
+    facts: Mapping[str, int]
+    bits: int
 
 
 def story_bits(text: str) -> float | None:
@@ -21,36 +28,42 @@ def story_bits(text: str) -> float | None:
 
 def derivations(text: str, rule: Rule, facts: Mapping[str, int] | None = None) -> Iterator[int]:
     """Yield the bits of each derivation of `text` from `rule`, where `facts` hold."""
-    hypotheses: list[tuple[int, _Rest, Mapping[str, int], int]] = [(0, (rule, None), facts or {}, 0)]
+    hypotheses = [_Hypothesis(0, (rule, None), facts or {}, 0)]
     while hypotheses:
         position, rest, known, bits = hypotheses.pop()
         while rest is not None:
             item, rest = rest
-            if isinstance(item, str):
-                if not text.startswith(item, position):
-                    break
-                position += len(item)
-            elif isinstance(item, Rule):
-                count = len(item.ways)
-                for choice, way in enumerate(item.ways):
-                    if isinstance(first := way[0], str) and not text.startswith(first, position):
-                        continue
-                    later = rest
-                    for part in reversed(way):
-                        later = part, later
-                    hypotheses.append((position, later, known, bits + code_length(count, choice)))
+            if isinstance(item, Rule):
+                hypotheses += _choose_way(text, item, _Hypothesis(position, rest, known, bits))
                 break
-            elif item.fact is not None and item.fact in known:
-                if not text.startswith(said := item.texts[known[item.fact]], position):
+            if isinstance(item, Word):
+                choice = known.get(item.fact) if item.fact is not None else None
+                if choice is None:
+                    hypotheses += _choose_word(text, item, _Hypothesis(position, rest, known, bits))
                     break
-                position += len(said)
-            else:
-                for choice in item.by_key.get(text[position : position + item.key_length], ()):
-                    if text.startswith(said := item.texts[choice], position):
-                        chosen = known if item.fact is None else {**known, item.fact: choice}
-                        cost = bits + code_length(len(item.texts), choice)
-                        hypotheses.append((position + len(said), rest, chosen, cost))
+                item = item.texts[choice]
+            if not text.startswith(item, position):
                 break
+            position += len(item)
         else:
             if position == len(text):
                 yield bits
+
+
+def _choose_way(text: str, rule: Rule, before: _Hypothesis) -> Iterator[_Hypothesis]:
+    position, rest, facts, bits = before
+    for choice, way in enumerate(rule.ways):
+        if isinstance(first := way[0], str) and not text.startswith(first, position):
+            continue
+        later = rest
+        for item in reversed(way):
+            later = item, later
+        yield _Hypothesis(position, later, facts, bits + code_length(len(rule.ways), choice))
+
+
+def _choose_word(text: str, word: Word, before: _Hypothesis) -> Iterator[_Hypothesis]:
+    position, rest, facts, bits = before
+    for choice in word.by_key.get(text[position : position + word.key_length], ()):
+        if text.startswith(said := word.texts[choice], position):
+            known = facts if word.fact is None else {**facts, word.fact: choice}
+            yield _Hypothesis(position + len(said), rest, known, bits + code_length(len(word.texts), choice))

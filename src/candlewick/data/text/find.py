@@ -58,15 +58,8 @@ def open_text(
 def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -> list[TextFile]:
     if uri.startswith(SCHEME):
         return _find_on_hub(uri, config, split, open_repo)
-    if config.format == "text":
-        if uri == STDLIB:
-            return _find_stdlib()
-        if uri.startswith(STORIES):
-            return [find_stories(uri, config.cache_dir)]
     if "://" in uri:
-        raise DataError(
-            f"{uri} is not a source of format {config.format}", f"give a file, a folder, {STORIES} or {STDLIB}"
-        )
+        return _find_own(uri, config)
     path, reading = Path(uri).expanduser(), Reading.from_config(config)
     if path.is_dir():
         return find_in_folder(path, reading, config.include, config.exclude)
@@ -84,6 +77,17 @@ def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -
     if not by_place:
         raise DataError(f"no file matches {uri}", "check the pattern; ** stands for folders at any depth")
     return _open_matches(uri, list(by_place.values()), reading)
+
+
+def _find_own(uri: str, config: DataConfig) -> list[TextFile]:
+    """Return text that Candlewick brings along. Raises DataError for another URI or format."""
+    if config.format == "text" and uri == STDLIB:
+        return _find_stdlib()
+    if config.format == "text" and uri.startswith(STORIES):
+        return [find_stories(uri, config.cache_dir)]
+    raise DataError(
+        f"{uri} is not a source of format {config.format}", f"give a file, a folder, {STORIES} or {STDLIB}"
+    )
 
 
 def _open_file(path: Path, name: str, reading: Reading) -> TextFile:

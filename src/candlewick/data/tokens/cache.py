@@ -1,4 +1,4 @@
-"""The cache of token datasets, tokenizers, plans of rows and stories: what lies in it, since when, and its removal.
+"""The cache of token datasets, tokenizers, plans of rows and stories: what lies in it, and its removal.
 
     CACHE/tokens-0123456789abcdef/   CACHE/tokenizer-.../   CACHE/rows-.../   CACHE/tokens-....partial/
 

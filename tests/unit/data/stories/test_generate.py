@@ -1,6 +1,7 @@
 """A story is a function of seed and number, and reads like one."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -18,10 +19,10 @@ sys.stdout.write(hashlib.sha256(stories.encode()).hexdigest())
 
 
 def test_stories_are_the_same_bytes_everywhere():
-    assert hashlib.sha256("".join(STORIES).encode()).hexdigest() == "SHA0"
+    assert hashlib.sha256("".join(STORIES).encode()).hexdigest() == "315a29d20d0405839c5793cd4b92ede4e109bfedac3cdc3992e1bab394957174"
     expected = hashlib.sha256("".join(reversed(STORIES)).encode()).hexdigest()
     run = subprocess.run(
-        [sys.executable, "-c", CODE], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
     )
     assert run.stdout == expected
 

@@ -53,14 +53,11 @@ def test_other_text_is_no_story(change):
 
 
 def test_a_contradiction_is_no_story():
-    names = next(way for way in load_grammar().rules["Opening"].ways if len(way) > 3)
-    assert names
     for number in range(50):
         story = write_story(5, number)
-        name = next((name for name in ("Tom", "Ben", "Mia", "Eva") if story.count(name) > 1), None)
-        if name is not None:
-            first, _, rest = story.partition(name)
-            assert story_bits(first + name + rest.replace(name, "Gus", 1)) is None
+        assert story_bits(story.replace("he ", "they ")) is None
+        if " boy " in story:
+            assert story_bits(story.replace(" boy ", " girl ")) is None
 
 
 def test_a_sentence_is_parsed_from_the_facts_that_hold():
