@@ -19,10 +19,17 @@ sys.stdout.write(hashlib.sha256(stories.encode()).hexdigest())
 
 
 def test_stories_are_the_same_bytes_everywhere():
-    assert hashlib.sha256("".join(STORIES).encode()).hexdigest() == "c7ebb4468eb5eb4475051cb54f15dda508641ed12ce7e1e13cf94f638428fa50"
+    assert (
+        hashlib.sha256("".join(STORIES).encode()).hexdigest()
+        == "c7ebb4468eb5eb4475051cb54f15dda508641ed12ce7e1e13cf94f638428fa50"
+    )
     expected = hashlib.sha256("".join(reversed(STORIES)).encode()).hexdigest()
     run = subprocess.run(
-        [sys.executable, "-c", CODE], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CODE],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout == expected
 
