@@ -21,9 +21,9 @@ import torch
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import SampleConfig
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.grammar import Item, Rule, load_grammar
-from candlewick.data.stories.parse import derivations
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.grammar import Item, Rule, load_grammar
+from candlewick.data.text.stories.parse import derivations
 from candlewick.generate.engine import sample_text
 
 WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.grammar import Item, Rule, code_length, load_grammar
-from candlewick.data.stories.parse import derivations
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.grammar import Item, Rule, code_length, load_grammar
+from candlewick.data.text.stories.parse import derivations
 from candlewick.tokenizer.bpe import Tokenizer
 
 END = 256

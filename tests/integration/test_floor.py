@@ -5,9 +5,9 @@ from tests.prepared import prepare_tokens
 from tests.stories import NGramModel, OracleModel
 
 from candlewick.config import DataConfig
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.parse import story_bits
 from candlewick.data.text.find import open_text
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.parse import story_bits
 from candlewick.data.tokens.dataset import TokenDataset
 from candlewick.runs.evaluate import evaluate_checkpoint, story_floor
 from candlewick.runs.train import run_training

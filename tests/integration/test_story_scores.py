@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from candlewick.data.stories.generate import write_story
+from candlewick.data.text.stories.generate import write_story
 
 STORIES = [write_story(6, number) for number in range(60)]
 

@@ -11,8 +11,8 @@ from candlewick.config import DataConfig, RunConfig
 from candlewick.config.load import load_config
 from candlewick.config.seal import read_run_id
 from candlewick.data.rows.batches import BatchSchedule
-from candlewick.data.stories.parse import story_bits
-from candlewick.data.text.stories import STORIES
+from candlewick.data.text.stories.parse import story_bits
+from candlewick.data.text.stories.source import STORIES
 from candlewick.data.tokens.dataset import TokenSplit
 from candlewick.errors import CheckpointError
 from candlewick.parallel.device import find_device

@@ -9,8 +9,8 @@ from tests.prepared import dataset_folder, open_data
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.parse import story_bits
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.parse import story_bits
 from candlewick.errors import CheckpointError, DataError
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.train import run_training

@@ -26,7 +26,7 @@ from candlewick.data.text.folders import find_in_folder
 from candlewick.data.text.formats import NotText, describe_file, find_format, name_format
 from candlewick.data.text.hub_files import choose_files
 from candlewick.data.text.reading import Reading
-from candlewick.data.text.stories import STORIES, find_stories
+from candlewick.data.text.stories.source import STORIES, find_stories
 from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo, parse_uri
 

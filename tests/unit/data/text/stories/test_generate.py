@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 
-from candlewick.data.stories.generate import write_story
+from candlewick.data.text.stories.generate import write_story
 
 STORIES = [write_story(0, number) for number in range(500)]
 CODE = """
 import hashlib, sys
-from candlewick.data.stories.generate import write_story
+from candlewick.data.text.stories.generate import write_story
 stories = "".join(write_story(0, number) for number in reversed(range(500)))
 sys.stdout.write(hashlib.sha256(stories.encode()).hexdigest())
 """

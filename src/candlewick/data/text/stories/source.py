@@ -5,9 +5,9 @@ from pathlib import Path
 
 from candlewick.artifacts.build import Recipe, build_once
 from candlewick.artifacts.manifest import Manifest, json_sha256, provenance, publish, staging, write_durable
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.grammar import load_grammar
 from candlewick.data.text.file_ranges import TextFile
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.grammar import load_grammar
 from candlewick.errors import ConfigError, DataError
 
 STORIES = "stories://"

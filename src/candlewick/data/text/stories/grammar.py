@@ -59,7 +59,7 @@ def code_length(count: int, choice: int) -> int:
 def load_grammar() -> Grammar:
     """Read the grammar."""
     words, plots = (
-        (files("candlewick.data.stories") / name).read_text("utf-8") for name in ("words.txt", "plots.txt")
+        (files("candlewick.data.text.stories") / name).read_text("utf-8") for name in ("words.txt", "plots.txt")
     )
     forms = {name: form for block in _blocks(words) for name, form in _read_list(block)}
     rules = {head: Rule(head) for head, *_ in _blocks(plots)}

@@ -7,7 +7,7 @@ Stories are independent draws, equal in every process and on every machine. None
 
 from hashlib import shake_256
 
-from candlewick.data.stories.grammar import Item, Word, load_grammar
+from candlewick.data.text.stories.grammar import Item, Word, load_grammar
 
 RANDOM_BYTES = 128  # more than the longest story reads
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from candlewick.data.stories.generate import RANDOM_BYTES, write_story
-from candlewick.data.stories.grammar import Item, Rule, Word, code_length, load_grammar
-from candlewick.data.stories.parse import story_bits
+from candlewick.data.text.stories.generate import RANDOM_BYTES, write_story
+from candlewick.data.text.stories.grammar import Item, Rule, Word, code_length, load_grammar
+from candlewick.data.text.stories.parse import story_bits
 
 WORD = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*")
 RULES = load_grammar().rules

@@ -4,9 +4,9 @@ import pytest
 
 from candlewick.artifacts.manifest import read_manifest
 from candlewick.config import DataConfig
-from candlewick.data.stories.generate import write_story
-from candlewick.data.text import stories
 from candlewick.data.text.find import open_text
+from candlewick.data.text.stories import source as stories
+from candlewick.data.text.stories.generate import write_story
 from candlewick.errors import ConfigError, DataError
 
 

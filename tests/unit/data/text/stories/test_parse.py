@@ -2,9 +2,9 @@
 
 import pytest
 
-from candlewick.data.stories.generate import write_story
-from candlewick.data.stories.grammar import Rule, Word, code_length, load_grammar
-from candlewick.data.stories.parse import derivations, story_bits
+from candlewick.data.text.stories.generate import write_story
+from candlewick.data.text.stories.grammar import Rule, Word, code_length, load_grammar
+from candlewick.data.text.stories.parse import derivations, story_bits
 
 
 def draw(rule: Rule, random, facts: dict[str, int]) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from math import log2
 from typing import NamedTuple, Union
 
-from candlewick.data.stories.grammar import Item, Rule, Word, code_length, load_grammar
+from candlewick.data.text.stories.grammar import Item, Rule, Word, code_length, load_grammar
 
 _Rest = Union[tuple[Item, "_Rest"], None]  # noqa: UP007 - the next item, and those after it
 
