@@ -7,6 +7,7 @@
 #   make core   the tests, then docs/core.md        make fuzz    100,000 random configurations (COUNT=, SEED=)
 #   make faults     every campaign of tests/faults: downloads, hostile files, calls that fail, kills, races (COUNT=, SEED=)
 #   make mutants   break 60 lines, one at a time, and list the changes that no test notices (COUNT=, SEED=)
+#   make stories   100,000 stories of our grammar have one derivation each (COUNT=)
 #   make interpreters   the unit tests on Python 3.11 and 3.13, where they are found
 #   make records     losses and weights of 40 runs, bit by bit, of BASE= (feef26f) and of the working tree
 #   make readers     transformers, vLLM, mlx-lm, lm-eval and TRL read our checkpoints (READERS=their environments, LOG=)
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
-.PHONY: demo test core fuzz faults mutants interpreters quick records readers check format bench attention gpu docs
+.PHONY: demo test core fuzz faults mutants stories interpreters quick records readers check format bench attention gpu docs
 
 demo: $(VENV)/.demo
 	@$(BIN)/candlewick demo
@@ -53,6 +54,9 @@ mutants: COUNT = 60
 mutants: SEED =
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants.campaign --count $(COUNT) $(if $(SEED),--seed $(SEED))
+
+stories: $(VENV)/.dev
+	$(BIN)/python -m tests.stories --count $(COUNT)
 
 interpreters: $(VENV)/.dev
 	.ci/interpreters 3.11 3.13

@@ -18,7 +18,7 @@ from candlewick.cli.arguments import (
     add_logging,
     add_option,
     add_sources,
-    load_from_arguments,
+    load_run_config,
     setup_logging,
 )
 from candlewick.cli.environment import cache_home, use_hub
@@ -39,7 +39,7 @@ _RAW, _FETCHED, _PROCESSED = (Path("data") / name for name in ("raw", "raw_hf", 
 _DESCRIPTION = """Write documents as text shards, with a manifest that holds the hash of every shard. No document
 is lost or cut short silently. After an interruption, the same command continues with the next document and
 writes the same bytes."""
-_SOURCE = "file, folder, stdlib://, or hf://datasets/OWNER/NAME@REVISION[/PATH]; repeatable"
+_SOURCE = "file, folder, stories://, stdlib://, or hf://datasets/OWNER/NAME@REVISION[/PATH]; repeatable"
 _MODE = """smoke (default with --dataset): 20,000 documents or --take, a tenth held out; prod (default with
 --source): all documents, none held out; split: all documents, --val-ratio of them held out"""
 _FORMAT = 'jsonl: a {"text": ...} per line, lossless; text: a document per line, in which line ends become spaces'
@@ -74,7 +74,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from candlewick.runs.datasets import prepare_dataset
 
     workers = [f"data.num_workers={args.workers}"] if args.workers else []
-    config = load_from_arguments(args, workers)
+    config = load_run_config(args, workers)
     result = prepare_dataset(config, args.output, args.tokenizer, replace_other=args.replace)
     if emit_json(args, result):
         return
@@ -123,7 +123,7 @@ def _shard(args: argparse.Namespace) -> None:
     settings = ShardSettings(
         args.lines_per_shard, take, share, args.seed, args.format, args.gzip, args.split, mode
     )
-    config = DataConfig(documents=args.documents, text_field=args.text_field)
+    config = DataConfig(documents=args.documents, text_field=args.text_field, cache_dir=cache_home())
     root = args.output or _ROOT
     folders = args.train_output or root / "train", args.val_output or root / "val"
     outputs = Outputs(*folders, replaces_other=args.replace)

@@ -28,4 +28,5 @@ def run(args: argparse.Namespace) -> None:
     )
     if not emit_json(args, metrics):
         for name, value in metrics.items():
-            print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}")
+            about = "  (the least that any model can reach on these documents)" if name.endswith("/floor") else ""
+            print(f"{name.removeprefix('eval/'):>28}  {value:,.4f}{about}")

@@ -13,6 +13,7 @@ from candlewick.cli.arguments import (
     add_output,
     add_sources,
     load_from_arguments,
+    load_run_config,
 )
 from candlewick.cli.output import emit_json, escape_for_terminal
 from candlewick.errors import ConfigError
@@ -65,7 +66,7 @@ def _train(args: argparse.Namespace) -> None:
 def _train_configured(args: argparse.Namespace) -> tuple[Any, bool]:
     from candlewick.runs.prepare import prepare_tokenizer
 
-    config = load_from_arguments(args)
+    config = load_run_config(args)
     if args.output is None:
         raise ConfigError("there is no folder to write the tokenizer to", "give --output DIR")
     return prepare_tokenizer(config, args.output, replace_other=args.replace)

@@ -41,7 +41,7 @@ class MixtureSource(Section):
     """One source of a mixture."""
 
     shards: tuple[str, ...] = Field(min_length=1)
-    """Training text: files, folders, `hf://datasets/...`, `stdlib://`, or one prepared token dataset."""
+    """Training text: files, folders, `hf://datasets/...`, `stories://`, `stdlib://`, or one token dataset."""
     weight: Annotated[int, Field(ge=1, lt=1 << 32)] = 1
     """Relative weight: this source provides `weight` of every (sum of all weights) rows. 0.7, 0.3: 7, 3."""
 
@@ -59,7 +59,7 @@ class DataConfig(Section):
     """Which text a run reads, and how the text becomes batches."""
 
     train_shards: tuple[str, ...] = ()
-    """Training text: files, folders, `hf://datasets/...`, `stdlib://`, or one prepared token dataset."""
+    """Training text: files, folders, `hf://datasets/...`, `stories://`, `stdlib://`, or one token dataset."""
     mixture: tuple[MixtureSource, ...] = ()
     """Weighted training sources, in place of train_shards. Each source is shuffled and repeated on its own."""
     validation_shards: tuple[str, ...] = ()

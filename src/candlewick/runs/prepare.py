@@ -215,7 +215,8 @@ def prepare_tokenizer(config: RunConfig, output: Path, *, replace_other: bool = 
     )
     if not texts:
         raise ConfigError(
-            "there is no text to train on", "name files, folders or stdlib://, or a --config that names some"
+            "there is no text to train on",
+            "name files, folders, stories:// or stdlib://, or a --config that names some",
         )
     text = training_text(config.data, texts)
     if not replace_other:

@@ -128,7 +128,7 @@ def resolve(config: RunConfig, run_dir: Path, request: Request) -> PreparePlan:
     if not training_sources(config.data):
         raise ConfigError(
             "there is no text to train on",
-            "set data.train_shards, for example [stdlib://]; orchestrate also takes --input PATH or --stream",
+            "set data.train_shards, for example [stories://]; orchestrate also takes --input PATH or --stream",
         )
     if newest is not None and newest.config is not None:
         config = without_lost_datasets(_with_former_budget(config, newest.config, batches))

@@ -29,6 +29,16 @@ def test_eval_reads_all_of_several_text_files(evaluate, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("manifest.json"))
 
 
+def test_eval_prints_the_floor_of_stories(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    figures = json.loads(evaluate("--json", "stories://9@2"))
+    assert figures["eval/above_floor"] == figures["eval/bits_per_byte"] - figures["eval/floor"]
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in evaluate("stories://9@2").splitlines()}
+    floor = f"{figures['eval/floor']:.4f}"
+    assert lines["floor"] == f"{floor}  (the least that any model can reach on these documents)"
+    assert lines["above_floor"] == f"{figures['eval/above_floor']:.4f}"
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
 def test_eval_refuses_max_tokens_below_one(trained, run_candlewick, number):
     assert "--max-tokens" in run_candlewick("eval", trained, "--max-tokens", number, code=2).err

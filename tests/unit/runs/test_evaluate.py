@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.prepared import dataset_folder, open_data
+from tests.stories import total_bits
 
 from candlewick.checkpoint.load import load_for_inference
 from candlewick.config import DataConfig
+from candlewick.data.text.stories.generate import write_story
 from candlewick.errors import CheckpointError, DataError
 from candlewick.runs.evaluate import evaluate_checkpoint
 from candlewick.runs.train import run_training
@@ -116,3 +118,21 @@ def test_evaluate_refuses_settings_of_another_version(trained_copy):
     (folder / "training/state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="holds settings that this version does not read"):
         evaluate(folder)
+
+
+def test_the_floor_of_stories_stands_beside_bits_per_byte(trained, cache, caplog):
+    found = evaluate(trained, "stories://12@3", cache=cache)
+    stories = [write_story(3, number) for number in range(12)]
+    bits = total_bits(stories)
+    assert found["eval/floor"] == pytest.approx(bits / sum(len(story) for story in stories), abs=1e-12)
+    assert found["eval/above_floor"] == found["eval/bits_per_byte"] - found["eval/floor"] > 1
+    assert "no floor" not in caplog.text
+
+
+def test_text_that_is_not_all_stories_has_no_floor(trained, cache, tmp_path, monkeypatch, caplog):
+    (tmp_path / "a.txt").write_text("one, two, " * 50)
+    assert "eval/floor" not in evaluate(trained, "stories://12@3", str(tmp_path / "a.txt"), cache=cache)
+    assert "eval/floor" not in evaluate(trained)
+    monkeypatch.setattr("candlewick.runs.evaluate.story_bits", lambda text: None if "Once" in text else 200.0)
+    assert "eval/floor" not in evaluate(trained, "stories://12@3", cache=cache)
+    assert "of 12 documents are no stories of this version: there is no floor" in caplog.text

@@ -99,7 +99,7 @@ def write_text_shards(
     ahead: int = 1,
     progress: ProgressCallback | None = None,
 ) -> tuple[list[Manifest], bool]:
-    """Write the text of `sources` (files, folders, stdlib://, hf://datasets/...) as shards.
+    """Write the text of `sources` (files, folders, stories://, stdlib://, hf://datasets/...) as shards.
 
     `ahead` files of the Hub are downloaded while one is read. Returns the manifests, train first, and whether all
     were there already. Raises ConfigError for equal outputs, DataError for text that cannot be used, ArtifactError

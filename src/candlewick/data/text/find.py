@@ -1,5 +1,6 @@
 """Find the files of text that a URI names.
 
+    stories://           stories that are written on the spot, see `data.text.stories`
     stdlib://            the standard library of the running interpreter: real text on every machine
     hf://datasets/...    files of the Hub, see `data.text.hub_files`
     notes.md             a file, whatever its name: `data.text.formats` says how it is read
@@ -24,6 +25,7 @@ from candlewick.data.text.folders import find_in_folder
 from candlewick.data.text.formats import LeftOut, NotText, describe_file, find_format, name_format
 from candlewick.data.text.hub_files import choose_files
 from candlewick.data.text.reading import Reading
+from candlewick.data.text.stories.source import STORIES, find_stories
 from candlewick.errors import DataError
 from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo, parse_uri
 
@@ -41,7 +43,7 @@ def open_text(
     Raises DataError for a file that is missing, empty or not text, MachineError without a network.
     """
     if not uris:
-        raise DataError("no text was given", "name files, folders or stdlib:// (data.train_shards in a config)")
+        raise DataError("no text was given", "name files, folders or stories:// (data.train_shards in a config)")
     files = [file for uri in uris for file in _find_files(uri, config, split or config.hub_split, open_repo)]
     seen: set[Path | tuple[str, str]] = set()
     for file in files:
@@ -55,10 +57,8 @@ def open_text(
 def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -> list[TextFile]:
     if uri.startswith(SCHEME):
         return _find_on_hub(uri, config, split, open_repo)
-    if uri == STDLIB and config.format == "text":
-        return _find_stdlib()
     if "://" in uri:
-        raise DataError(f"{uri} is not a source of format {config.format}", f"give a file, a folder or {STDLIB}")
+        return _find_own(uri, config)
     path, reading = Path(uri).expanduser(), Reading.from_config(config)
     if path.is_dir():
         return find_in_folder(path, reading, config.include, config.exclude)
@@ -76,6 +76,17 @@ def _find_files(uri: str, config: DataConfig, split: str, open_repo: OpenRepo) -
     if not by_place:
         raise DataError(f"no file matches {uri}", "check the pattern; ** stands for folders at any depth")
     return _open_matches(uri, list(by_place.values()), reading)
+
+
+def _find_own(uri: str, config: DataConfig) -> list[TextFile]:
+    """Return text that Candlewick brings along. Raises DataError for another URI or format."""
+    if config.format == "text" and uri == STDLIB:
+        return _find_stdlib()
+    if config.format == "text" and uri.startswith(STORIES):
+        return [find_stories(uri, config.cache_dir)]
+    raise DataError(
+        f"{uri} is not a source of format {config.format}", f"give a file, a folder, {STORIES} or {STDLIB}"
+    )
 
 
 def _open_file(path: Path, name: str, reading: Reading) -> TextFile:

@@ -1,4 +1,4 @@
-"""The cache of token datasets, tokenizers and plans of rows: what lies in it, since when, and its removal.
+"""The cache of token datasets, tokenizers, plans of rows and stories: what lies in it, and its removal.
 
     CACHE/tokens-0123456789abcdef/   CACHE/tokenizer-.../   CACHE/rows-.../   CACHE/tokens-....partial/
 
@@ -19,7 +19,7 @@ from typing import Any, Self
 from candlewick.artifacts.manifest import MANIFEST, read_manifest
 from candlewick.errors import ArtifactError, DataError
 
-_PREFIXES = ("tokens-", "tokenizer-", "rows-")
+_PREFIXES = ("tokens-", "tokenizer-", "rows-", "stories-")
 _REMOVED = ".del-"
 _MAX_NAMES = 3
 
