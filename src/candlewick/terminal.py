@@ -136,6 +136,11 @@ def _print_lines(label: str) -> Callable[[int, int], None]:
     return report
 
 
+def shown_path(path: Path) -> Path:
+    """Return a path as a person here would type it: relative to the current folder, if it lies below that."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+
+
 def printable(text: str) -> str:
     """Return text that cannot command a terminal: symbols replace control characters except newline and tab."""
     return text.translate(_CONTROL)

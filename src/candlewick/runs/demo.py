@@ -21,6 +21,7 @@ from candlewick.runs.report.page import write_report_of_run
 from candlewick.runs.report.stages import read_stages
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import hold_run
+from candlewick.terminal import shown_path
 from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows, num_parameters
 
 _UNITS = ("steps", "tokens", "epochs", "seconds")
@@ -44,6 +45,7 @@ def run_demo(
     `tell` receives a line for each decision and each stage. Raises ConfigError for a run that was trained longer
     before, and any other CandlewickError.
     """
+    run_dir = run_dir.resolve()
     with hold_run(config, run_dir):
         config, resume, about = _find_start(config, run_dir, is_size_given=is_size_given)
         tell(about)
@@ -75,24 +77,25 @@ def _find_start(
     """Return the config, what to go on from (None: nothing is left to do), and a line that says so."""
     directory, _ = checkpoint_directories(config, run_dir)
     if not list_checkpoints(directory):
-        return config, "if_available", f"new run in {run_dir}"
+        return config, "if_available", f"new run in {shown_path(run_dir)}"
     newest = Checkpoint.newest(directory, need={"weights", "optimizer"})
     assert newest.config is not None, "a checkpoint of a run has one"
     if not is_size_given:  # which the speed of the machine may have decided
         config = config.replaced(model=newest.config.model)
     counters = newest.state["counters"]
+    where = shown_path(run_dir)
     step, (unit, wanted), (old_unit, had) = counters["step"], _end(config.scheduler), _end(newest.config.scheduler)
     if step != counters["total_steps"]:
-        return config, "if_available", f"going on in {run_dir} after step {step:,}"
+        return config, "if_available", f"going on in {where} after step {step:,}"
     if (unit, wanted) == (old_unit, had):
-        return config, None, f"{run_dir} is finished: {step:,} steps; --{unit} {2 * wanted:g} trains it longer"
+        return config, None, f"{where} is finished: {step:,} steps; --{unit} {2 * wanted:g} trains it longer"
     if unit == old_unit and wanted < had:
-        problem = f"{run_dir} was trained for {had:g} {unit} already"
+        problem = f"{where} was trained for {had:g} {unit} already"
         raise ConfigError(problem, f"give a larger --{unit}, or another --run-dir")
     before = counters.get("before_decay")
     if before is not None and (folder := step_folder(directory, before)).is_dir():
-        return config, folder, f"going on in {run_dir} from step {before:,}, before its learning rate fell"
-    return config, "if_available", f"going on in {run_dir} after step {step:,}"
+        return config, folder, f"going on in {where} from step {before:,}, before its learning rate fell"
+    return config, "if_available", f"going on in {where} after step {step:,}"
 
 
 def _end(scheduler: SchedulerConfig) -> tuple[str, float]:

@@ -36,6 +36,7 @@ from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.sharding import Notify
 from candlewick.runs.start import result_settings
 from candlewick.runs.train import hold_run
+from candlewick.terminal import shown_path
 from candlewick.train.plan import Resume, checkpoint_directories
 
 
@@ -60,7 +61,7 @@ def orchestrate(
         metrics = _evaluate(prepared, checkpoint, tokens, notify)
         samples = _sample(prepared, checkpoint, notify)
         if (report := write_report_of_run(run_dir)) is not None:
-            notify(f"report     written: {report}")
+            notify(f"report     written: {shown_path(report)}")
         return result | {"metrics": metrics, "samples": samples}
 
 
@@ -86,12 +87,12 @@ def _train(prepared: PreparedRun, tokens: Mapping[str, str], notify: Notify) -> 
     if find_built(folder, recipe) is not None:
         checkpoint = directory / json.loads(read_bounded(folder / "result.json"))["checkpoint"]
         if checkpoint.is_dir():
-            notify(f"training   reused, up to date: {checkpoint}")
+            notify(f"training   reused, up to date: {shown_path(checkpoint)}")
             return checkpoint
     outcome = train_prepared(prepared)
     newest = list_checkpoints(directory)[-1]
     result, _ = build_json_once(folder / "result.json", recipe, lambda: {**outcome, "checkpoint": newest.name})
-    notify(f"training   made: {newest} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
+    notify(f"training   made: {shown_path(newest)} ({result['steps']:,} steps, {result['tokens']:,} tokens)")
     return newest
 
 

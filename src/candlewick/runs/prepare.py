@@ -48,7 +48,7 @@ from candlewick.runs.tokenizer import (
     remove_tokenizer,
     tokenizer_recipe,
 )
-from candlewick.terminal import bytes_progress
+from candlewick.terminal import bytes_progress, shown_path
 from candlewick.tokenizer.artifact import KIND, VERSION
 from candlewick.tokenizer.bpe import Tokenizer
 from candlewick.train.plan import Resume, Start
@@ -118,7 +118,7 @@ def _is_former(folder: Path, recipe: Recipe) -> bool:
 
 def notify_stage(notify: Notify, name: str, folder: Path, reused: bool, figures: str) -> None:
     """Report that a stage made its folder, or that its folder was up to date."""
-    notify(f"{name:<10} {'reused, up to date' if reused else 'made'}: {folder} ({figures})")
+    notify(f"{name:<10} {'reused, up to date' if reused else 'made'}: {shown_path(folder)} ({figures})")
 
 
 def _make_dataset(
@@ -196,7 +196,7 @@ def _make_tokenizer(plan: PreparePlan, texts: Mapping[str, Corpus], notify: Noti
         touch(folder)
         tokenizer = Tokenizer.load(folder)
     if choice.reason == "named":
-        notify(f"tokenizer  given: {folder}")
+        notify(f"tokenizer  given: {shown_path(folder)}")
     else:
         notify_stage(notify, "tokenizer", folder, reused, f"{tokenizer.vocab_size:,} tokens")
     if choice.copy_to is not None and choice.copy_to != folder:

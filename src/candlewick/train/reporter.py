@@ -15,7 +15,7 @@ from pathlib import Path
 from candlewick.config import LoggingConfig, RuntimeConfig
 from candlewick.data.rows.loader import Loader
 from candlewick.errors import MachineError
-from candlewick.terminal import progress_enabled
+from candlewick.terminal import progress_enabled, shown_path
 from candlewick.train.loss_scale import LEAST
 from candlewick.train.monitor.display import Display
 from candlewick.train.monitor.telemetry import Telemetry
@@ -151,7 +151,7 @@ class Reporter:
     def checkpoint(self, state: TrainState, folder: Path) -> None:
         """Report a checkpoint that was saved."""
         self._telemetry.charge("saving")
-        self._show_and_log(f"step {state.step:,}  saved {folder}")
+        self._show_and_log(f"step {state.step:,}  saved {shown_path(folder)}")
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Record figures of an update without showing them, unless an earlier start of the run did."""

@@ -64,7 +64,7 @@ def test_finished_run_goes_on_from_the_checkpoint_before_its_decay(demo, tmp_pat
 
 def test_demo_json_has_the_result(demo, tmp_path):
     result = json.loads(demo("--json", "--run-dir", "mine"))
-    assert result["run_dir"] == "mine"
+    assert result["run_dir"] == str(tmp_path / "mine")
     assert result["steps"] == 4
     assert result["bits_per_byte"] == result["stages"][-1]["bits_per_byte"]
 
