@@ -57,7 +57,7 @@ What a changed setting means for a run that goes on. `make docs` writes this pag
 
 ```sh
 candlewick train --resume runs/mine                                              # from its newest checkpoint
-candlewick train --resume runs/mine --override scheduler.total_steps=20000       # train it longer
+candlewick train --resume runs/mine --steps 20000       # train it longer
 candlewick train --resume runs/mine/checkpoints/step_000004000                   # back to an earlier one
 candlewick train --config mine.yaml --run-dir runs/mine --resume auto            # start it, or go on
 candlewick orchestrate --config mine.yaml --run-dir runs/mine --steps 20000      # it goes on by itself

@@ -28,7 +28,7 @@ MAX_FUNCTION_LINES = 59
 MAX_BUILD_LINES = 160
 MAX_ROOMS = 20
 MAX_ARROWS = 80
-MAX_CODE_LINES = 16_500  # docs/decisions/0005-size.md
+MAX_CODE_LINES = 18_400  # docs/decisions/0005-size.md
 READS_ENVIRONMENT = {"parallel/env.py", "cli/environment.py"}
 GROWTH_SITES = re.compile(r"(utils?|common|helpers?|misc|base|manager|core)$")
 

@@ -141,6 +141,11 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
 
 
+def shown_source(uri: str) -> str:
+    """Return an address of text as a person here would type it."""
+    return uri if "://" in uri else str(shown_path(Path(uri)))
+
+
 def printable(text: str) -> str:
     """Return text that cannot command a terminal: symbols replace control characters except newline and tab."""
     return text.translate(_CONTROL)

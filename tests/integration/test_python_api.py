@@ -69,6 +69,6 @@ def test_cells_of_the_notebook_run_one_after_the_other(folder):
     cells = [cell for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
     code = "\n".join("".join(cell["source"]) for cell in cells)
     assert "seconds=SECONDS" in code
-    shown = run(code.replace('"stdlib://"', '"notes"').replace("Python's", "the"), folder)
+    shown = run(code.replace('"stories://"', '"notes"'), folder)
     assert re.search(r"held out: [\d.]+ bits per byte\nEvaluation\(loss=", shown)
     assert re.search(r"^ +3 +[\d.]+ #+$", shown, re.MULTILINE)

@@ -18,6 +18,7 @@ from candlewick.cli.arguments import (
 )
 from candlewick.cli.environment import shown_program
 from candlewick.cli.output import emit_json, print_stage
+from candlewick.terminal import shown_source
 
 if TYPE_CHECKING:
     from candlewick.config import RunConfig
@@ -56,14 +57,14 @@ def run(args: argparse.Namespace) -> None:
     result = run_demo(config, run_dir, tell, is_size_given=is_size_given)
     stages: list[Stage] = result["stages"]
     if not emit_json(args, result | {"stages": [_as_json(stage) for stage in stages]}):
-        _show(stages, config, run_dir)
+        _show(stages, config, run_dir, is_named=args.run_dir is not None)
 
 
 def _as_json(stage: "Stage") -> dict[str, Any]:
     return {name: getattr(stage, name) for name in ("step", "seconds", "bits_per_byte", "text")}
 
 
-def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path) -> None:
+def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path, *, is_named: bool) -> None:
     """Print what the model wrote over time, its curve, and what to do next."""
     from candlewick.runs.report.stages import format_stages, plot_losses
 
@@ -74,8 +75,9 @@ def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path) -> None:
     if (run_dir / "report.html").is_file():
         print(f"\nreport: {run_dir / 'report.html'}")
     program, place = shown_program(), shlex.quote(str(run_dir))
-    text = "".join(f"{shlex.quote(source)} " for source in config.data.train_shards if "://" not in source)
-    own = "" if run_dir == Path("runs/demo") else f" --run-dir {place}"
+    sources = () if config.data.train_shards == ("stories://",) else config.data.train_shards
+    text = "".join(f"{shlex.quote(shown_source(source))} " for source in sources)
+    own = f" --run-dir {place}" if is_named else ""
     seconds = config.scheduler.total_seconds
     print("\ntry:")
     print(f"  {program} chat {place}")

@@ -21,7 +21,7 @@ from candlewick.runs.report.page import write_report_of_run
 from candlewick.runs.report.stages import read_stages
 from candlewick.runs.resolve import Request, resolve
 from candlewick.runs.train import hold_run
-from candlewick.terminal import shown_path
+from candlewick.terminal import shown_path, shown_source
 from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows, num_parameters
 
 _UNITS = ("steps", "tokens", "epochs", "seconds")
@@ -34,7 +34,7 @@ def introduce(config: RunConfig, run_dir: Path) -> str:
     units = {"seconds": "seconds of training", "steps": "updates", "tokens": "tokens", "epochs": "passes"}
     unit, value = _end(config.scheduler)
     model = f"{size / 1e6:.1f} million parameters, {value:,g} {units[unit]}, on {count_cores()} cores"
-    return f"text   {', '.join(config.data.train_shards)}\nmodel  {model}\nrun    {run_dir}"
+    return f"text   {', '.join(map(shown_source, config.data.train_shards))}\nmodel  {model}\nrun    {run_dir}"
 
 
 def run_demo(

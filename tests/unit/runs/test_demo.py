@@ -39,8 +39,10 @@ def test_run_with_a_number_of_updates_keeps_its_model(tiny, text_dir):
     assert fit_to_machine(prepared, print) is prepared
 
 
-def test_introduction_says_text_size_length_and_place(tiny, text_dir, tmp_path):
+def test_introduction_says_text_size_length_and_place(tiny, text_dir, tmp_path, monkeypatch):
     text = introduce(tiny(scheduler={"total_seconds": 90.0, "total_steps": None}), tmp_path).splitlines()
     assert text[0] == f"text   {text_dir}"
+    monkeypatch.chdir(text_dir.parent)
+    assert introduce(tiny(), tmp_path).startswith(f"text   {text_dir.name}\n")
     assert " million parameters, 90 seconds of training, on " in text[1]
     assert text[2] == f"run    {tmp_path}"

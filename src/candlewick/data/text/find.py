@@ -32,7 +32,10 @@ from candlewick.hub import SCHEME, HubRepo, HubUri, open_repo, parse_uri
 OpenRepo = Callable[[HubUri], HubRepo]
 STDLIB = "stdlib://"
 logger = logging.getLogger(__name__)
-_EXCLUDED_MODULES = {"test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"}
+_EXCLUDED_MODULES = {
+    *("test", "tests", "idlelib", "lib2to3", "ensurepip", "site-packages", "__pycache__"),
+    *("encodings", "pydoc_data", "stringprep", "entities.py"),  # tables, generated
+}
 
 
 def open_text(
