@@ -49,6 +49,8 @@ def load_from_arguments(args: argparse.Namespace, extra: Sequence[str] = ()) -> 
     """Load what `add_config` and `add_sources` declared, then `extra` overrides; set up logging."""
     sources = [absolute(source) for source in getattr(args, "sources", ())]
     text = [f"data.train_shards={json.dumps(sources, ensure_ascii=False)}"] if sources else []
+    if (column := getattr(args, "text_column", None)) is not None:
+        text.append(f"data.text_field={json.dumps(column, ensure_ascii=False)}")
     overrides = [*_plain_overrides(args), *args.override, *text, *extra]
     config = _with_stdin(load_with_dialect(args.config, overrides)[0])
     if "log_level" in args:
@@ -136,7 +138,14 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sources(parser: argparse.ArgumentParser, about: str = "") -> None:
-    """`TEXT ...`, the same in every verb that reads the text of a configuration or another one."""
+    """`TEXT ...` and `--text-column`, the same in every verb that reads the text of a configuration or another."""
+    add_text(parser, about)
+    about = "column or field with the text, of .csv, .jsonl, .parquet and so on; default text"
+    parser.add_argument("--text-column", metavar="NAME", help=about)
+
+
+def add_text(parser: argparse.ArgumentParser, about: str = "") -> None:
+    """`TEXT ...` alone."""
     about = (
         about or "files, folders, patterns, hf://datasets/..., stories:// or stdlib://; default: data.train_shards"
     )

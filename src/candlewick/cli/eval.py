@@ -2,14 +2,14 @@
 
 import argparse
 
-from candlewick.cli.arguments import add_checkpoint, add_count, add_reporting, add_sources, setup_logging
+from candlewick.cli.arguments import add_checkpoint, add_count, add_reporting, add_text, setup_logging
 from candlewick.cli.output import emit_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_checkpoint(parser)
-    add_sources(parser, "text, or a token dataset (its validation split); default: validation text of the run")
+    add_text(parser, "text, or a token dataset (its validation split); default: validation text of the run")
     add_count(parser, "--max-tokens", "maximum number of tokens, spread over the text; default: all")
     add_reporting(parser)
 

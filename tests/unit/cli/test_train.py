@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,21 @@ def test_resume_auto_without_a_run_and_a_configuration_is_refused(tmp_path, run_
     err = run_candlewick("train", "--run-dir", str(tmp_path / "run"), "--resume", "auto", code=2).err
     assert "does not exist, so there is nothing to resume" in err
     assert "--config for a run that starts" in err
+
+
+def test_text_column_and_plain_flags_are_settings_of_the_run(short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{number},A sentence of row {number} with some words\n" for number in range(300))
+    Path("notes.csv").write_text(f"id,body\n{rows}")
+    words = ["--text-column", "body", "--steps", "3", "--lr", "0.01", "--context", "16", "--layers", "1"]
+    assert main(["train", "notes.csv", "--config", short, "--run-dir", "run", *words]) == 0
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert config.data.train_shards == (str(tmp_path / "notes.csv"),)
+    assert config.data.text_field == "body"
+    assert (config.scheduler.total_steps, config.optimizer.learning_rate) == (3, 0.01)
+    assert (config.sequence_length, config.model.num_layers) == (16, 1)
+
+
+def test_two_ends_of_a_run_are_refused(short, capsys):
+    assert main(["train", "--config", short, "--steps", "3", "--seconds", "4"]) == 2
+    assert "steps and seconds are 2 ends of a run (fix: give one of them)" in capsys.readouterr().err
