@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from candlewick.config import RunConfig
     from candlewick.runs.report.stages import Stage
 
+_FULL = 0.8  # of its time, of a run that used it up
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -82,6 +84,8 @@ def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path, *, is_named
     print("\ntry:")
     print(f"  {program} chat {place}")
     print(f"  {program} generate {place} --samples 3")
-    if seconds is not None:
+    if (
+        seconds is not None and stages and stages[-1].seconds > _FULL * seconds
+    ):  # else the text was too small for it
         print(f"  {program} demo {text}--seconds {4 * seconds:g}{own}    # trains it longer")
     print(f"  {program} demo YOUR_TEXT.txt")
