@@ -169,6 +169,6 @@ def remove_leftovers(directory: Path) -> None:
             folder.rename(directory / name)
         elif prefix in (".tmp", ".old", ".del") and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
-    for path in directory.glob(".*"):
+    for path in (*directory.glob(".*"), *directory.glob("step_*/.*")):  # and beside the card of a checkpoint
         if (_LINK.fullmatch(path.name) and path.is_symlink()) or _TEMPORARY.fullmatch(path.name):
             path.unlink()

@@ -59,19 +59,23 @@ def run(args: argparse.Namespace) -> None:
     result = run_demo(config, run_dir, tell, is_size_given=is_size_given)
     stages: list[Stage] = result["stages"]
     if not emit_json(args, result | {"stages": [_as_json(stage) for stage in stages]}):
-        _show(stages, config, run_dir, is_named=args.run_dir is not None)
+        _show(stages, config, run_dir, result["floor"], is_named=args.run_dir is not None)
 
 
 def _as_json(stage: "Stage") -> dict[str, Any]:
     return {name: getattr(stage, name) for name in ("step", "seconds", "bits_per_byte", "text")}
 
 
-def _show(stages: "list[Stage]", config: "RunConfig", run_dir: Path, *, is_named: bool) -> None:
+def _show(
+    stages: "list[Stage]", config: "RunConfig", run_dir: Path, floor: float | None, *, is_named: bool
+) -> None:
     """Print what the model wrote over time, its curve, and what to do next."""
     from candlewick.runs.report.stages import format_stages, plot_losses
 
     width = min(shutil.get_terminal_size().columns, 100)
     print(f"\n{format_stages(stages, width)}")
+    if floor is not None:
+        print(f"{floor:>29.3f}  the least that any model can reach on these stories")
     if curve := plot_losses(run_dir, width):
         print(f"\n{curve}")
     if (run_dir / "report.html").is_file():

@@ -14,12 +14,14 @@ from candlewick.checkpoint.layout import list_checkpoints, step_folder
 from candlewick.checkpoint.open import Checkpoint
 from candlewick.config import RunConfig, SchedulerConfig
 from candlewick.config.plain_settings import SIZES, plain_overrides
+from candlewick.data.text.stories.source import STORIES
 from candlewick.data.tokens.workers import count_cores
 from candlewick.errors import ConfigError
 from candlewick.runs.prepare import PreparedRun, describe_run, prepare_run
 from candlewick.runs.report.page import write_report_of_run
 from candlewick.runs.report.stages import read_stages
 from candlewick.runs.resolve import Request, resolve
+from candlewick.runs.sources import all_sources
 from candlewick.runs.train import hold_run
 from candlewick.terminal import shown_path, shown_source
 from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows, num_parameters
@@ -45,7 +47,7 @@ def run_demo(
     `tell` receives a line for each decision and each stage. Raises ConfigError for a run that was trained longer
     before, and any other CandlewickError.
     """
-    run_dir = run_dir.resolve()
+    run_dir, floor = run_dir.resolve(), None
     with hold_run(config, run_dir):
         config, resume, about = _find_start(config, run_dir, is_size_given=is_size_given)
         tell(about)
@@ -58,6 +60,7 @@ def run_demo(
             from candlewick.runs.complete import train_prepared  # noqa: PLC0415 - it needs torch
 
             train_prepared(prepared)
+            floor = _floor(prepared)
         report = write_report_of_run(run_dir)
     stages = read_stages(run_dir)
     last = stages[-1] if stages else None
@@ -66,9 +69,20 @@ def run_demo(
         "steps": last and last.step,
         "train_seconds": last and last.seconds,
         "bits_per_byte": last and last.bits_per_byte,
+        "floor": floor,
         "stages": stages,
         "report": report and str(report),
     }
+
+
+def _floor(prepared: PreparedRun) -> float | None:
+    """Return the least bits per byte that any model can reach on the held-out text, if it is of stories://."""
+    from candlewick.runs.complete import open_training_data  # noqa: PLC0415 - they need torch
+    from candlewick.runs.evaluate import story_floor  # noqa: PLC0415
+
+    sources = (uri for uris in all_sources(prepared.config.data).values() for uri in uris)
+    is_known = all(uri.startswith(STORIES) for uri in sources)
+    return story_floor(open_training_data(prepared).validation, prepared.tokenizer) if is_known else None
 
 
 def _find_start(

@@ -124,6 +124,10 @@ def test_remove_leftovers_removes_links_and_settings_that_were_not_renamed_yet_a
         (tmp_path / name).symlink_to("gone")
     for name in (".config.yaml.12.tmp", ".best.json.7.tmp", ".mine.12.tmp", ".config.yaml.tmp", ".tmp-other"):
         (tmp_path / name).write_text("x")
+    (_checkpoint(tmp_path / "run", 3) / ".README.md.7.tmp").write_text("a card that was being written")
+    remove_leftovers(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("step_*/.*"))
+    shutil.rmtree(tmp_path / "run")
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".mine.12.tmp", ".config.yaml.tmp", ".tmp-other"}
 

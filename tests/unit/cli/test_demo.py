@@ -84,3 +84,13 @@ def test_first_line_comes_before_torch_and_the_text(tmp_path):
     assert done.stdout.startswith("text   ")
     assert Path(done.stdout.splitlines()[0].split()[1]).name == "x.txt"
     assert "torch" not in done.stderr.replace("no torch", "")
+
+
+def test_demo_of_stories_shows_the_floor_of_what_is_held_out(tmp_path, monkeypatch, run_candlewick):
+    monkeypatch.chdir(tmp_path)
+    words = ["stories://400", *SMALL, "--vocab-size", "600", "--override", "data.validation_fraction=0.1"]
+    out = run_candlewick("demo", *words, "--run-dir", "a").out
+    (floor,) = re.findall(
+        r"^ +(\d\.\d{3})  the least that any model can reach on these stories$", out, re.MULTILINE
+    )
+    assert 0.4 < float(floor) < 0.5
