@@ -179,13 +179,13 @@ def _require_columns(file: TextFile, schema: Any, columns: Sequence[str]) -> Non
             if index < 0:
                 raise DataError(
                     f"{file.path} has no column {column!r}, only {', '.join(schema.names)[:200]}",
-                    "set data.text_field to the column with the text",
+                    "name the column with the text: --text-column NAME, or data.text_field",
                 )
             kind = kind.field(index).type
         if len(columns) == 1 and not _is_text(kind) and not _is_list(kind):
             raise DataError(
                 f"{file.path}: column {column!r} holds {kind}, not text",
-                "set data.text_field to the column with the text",
+                "name the column with the text: --text-column NAME, or data.text_field",
             )
 
 

@@ -107,7 +107,7 @@ def read_table(file_range: FileRange, field: str, max_row_bytes: int) -> Iterato
     if field not in header:
         raise DataError(
             f"{file.path} has no column {field!r}, only {', '.join(header)[:200]}",
-            "set data.text_field to the column with the text",
+            "name the column with the text: --text-column NAME, or data.text_field",
         )
     column, number = header.index(field), 0
     while file_range.stop is None or number < file_range.stop:
