@@ -12,6 +12,7 @@ from tests.conftest import make_text
 from tests.corpora import jsonl
 
 from candlewick.cli.main import build_parser
+from candlewick.terminal import shown_path
 from candlewick.tokenizer.bpe import Tokenizer
 
 WORDS = ("orchestrate", "--override", "runtime.sample=null", "--override", "runtime.device=cpu")
@@ -67,7 +68,7 @@ def test_tokenizer_of_transformer_candle_is_reused(orchestrated, text, tmp_path,
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for words in (("--skip-tokenizer",), ()):
         shown = orchestrated(mode, *words).out
-        assert f"tokenizer  reused, up to date: {folder}" in shown
+        assert f"tokenizer  reused, up to date: {shown_path(folder)}" in shown
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     dataset = Tokenizer.load(tmp_path / "run" / "tokens" / "tokenizer")
     assert dataset.sha256 == Tokenizer.load(folder).sha256
@@ -79,7 +80,7 @@ def test_tokenizer_of_transformer_candle_is_retrained_on_request(orchestrated, t
     folder = write_tokenizer(tmp_path / "run" / "tokenizer", text.read_text(), manifest)
     shown = orchestrated(mode, "--force-retrain-tokenizer").out
     place = folder if mode == "local" else tmp_path / "TOKENIZER" / "e"
-    assert f"tokenizer  made: {place}" in shown
+    assert f"tokenizer  made: {shown_path(place)}" in shown
     assert json.loads((folder / "manifest.json").read_bytes())["kind"] == "tokenizer"
     assert not Tokenizer.load(folder).missing_bytes
 
@@ -95,7 +96,7 @@ def test_folder_with_other_files_is_not_removed_for_a_new_tokenizer(orchestrated
 @pytest.mark.parametrize("manifest", ["library", "orchestrator"])
 def test_shared_tokenizer_of_transformer_candle_is_copied_into_the_run(orchestrated, text, tmp_path, manifest):
     shared = write_tokenizer(tmp_path / "TOKENIZER" / "e", text.read_text(), manifest)
-    assert f"tokenizer  reused, up to date: {shared}" in orchestrated("cloud", "--skip-tokenizer").out
+    assert f"tokenizer  reused, up to date: {shown_path(shared)}" in orchestrated("cloud", "--skip-tokenizer").out
     assert Tokenizer.load(tmp_path / "run" / "tokenizer").sha256 == Tokenizer.load(shared).sha256
 
 
@@ -191,7 +192,7 @@ def test_its_pod_shards_prepares_and_trains_with_its_own_file(
     assert "done: 3 steps" in said.out
     assert f"train_0000.txt is not there: {tmp_path}/TRAIN/runpod-1b/train_0000.jsonl is read" in said.err
     assert not (tmp_path / "own").exists()
-    assert f"tokens     reused, up to date: {run / 'tokens'}" in (run / "log.txt").read_text()
+    assert f"tokens     reused, up to date: {shown_path(run / 'tokens')}" in (run / "log.txt").read_text()
     assert (run / "metrics.jsonl").is_file()
 
 
@@ -214,7 +215,7 @@ def test_shipped_profile_finds_the_tokens_of_cloud_mode_in_its_run_folder(
     run = tmp_path / "RUNS" / "runpod_1b"
     words = ("train", "--config", "runpod_1b", "--run-dir", run, *FAST, *small)
     run_candlewick(*words, *(word for key, path in moved.items() for word in ("--override", f"{key}={path}")))
-    assert f"tokens     reused, up to date: {run / 'tokens'}" in (run / "log.txt").read_text()
+    assert f"tokens     reused, up to date: {shown_path(run / 'tokens')}" in (run / "log.txt").read_text()
     assert not (tmp_path / "own").exists()
 
 
