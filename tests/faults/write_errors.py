@@ -166,7 +166,7 @@ class Campaign:
         went_on = code == (5 if SCENES[name].stops else 0)
         ended = code == _ENDED or (code == _NOT_READ and call == "open to read")
         assert went_on or ended, f"{about}: exit code {code}: {said[-500:]}"
-        errors = sum(line.startswith("error:") for line in said.splitlines())
+        errors = sum(line.startswith(("error:", "stopped by ")) for line in said.splitlines())
         is_told = call != "write to the terminal"  # whose failure may be that of this line
         assert errors == (1 if code and is_told else min(code, errors, 1)), f"{about}: {said[-500:]}"
         assert whole_checkpoints(folder / "run" / SCENES[name].places[0]), f"{about}: nothing is saved"

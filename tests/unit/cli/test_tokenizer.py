@@ -69,7 +69,7 @@ def test_train_on_too_little_text_prints_no_held_out_figure(run, tmp_path, capsy
 
 def test_train_without_text_exits_with_the_fix(fails, tmp_path):
     err = fails(2, "train", "--output", tmp_path / "tok")
-    assert "there is no text to train on (fix: name files, folders or stdlib://" in err
+    assert "there is no text to train on (fix: name files, folders, stories:// or stdlib://" in err
     assert "does not exist" in fails(3, "train", tmp_path / "nothing.txt", "--output", tmp_path / "tok")
 
 
