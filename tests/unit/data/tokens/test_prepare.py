@@ -291,7 +291,7 @@ class TestStopping:
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 5
-        assert "error: preparation stopped; what is finished is kept in" in errors
+        assert "preparation stopped; what is finished is kept in" in errors
         assert "Traceback" not in errors
         assert list((tmp_path / "ds.partial").glob("shards/0*.json"))
 
