@@ -4,9 +4,10 @@ import argparse
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from candlewick.cli.arguments import (
     add_option,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from candlewick.config import RunConfig
     from candlewick.runs.report.stages import Stage
 
-_FULL = 0.8  # of its time, of a run that used it up
+_FULL = 0.5  # of its time, of a run that used it up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +59,8 @@ def run(args: argparse.Namespace) -> None:
     tell(introduce(config, run_dir))
     result = run_demo(config, run_dir, tell, is_size_given=is_size_given)
     stages: list[Stage] = result["stages"]
-    if not emit_json(args, result | {"stages": [_as_json(stage) for stage in stages]}):
+    if not emit_json(args, result | {"stages": [asdict(stage) for stage in stages]}):
         _show(stages, config, run_dir, result["floor"], is_named=args.run_dir is not None)
-
-
-def _as_json(stage: "Stage") -> dict[str, Any]:
-    return {name: getattr(stage, name) for name in ("step", "seconds", "bits_per_byte", "text")}
 
 
 def _show(

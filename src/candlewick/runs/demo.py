@@ -27,6 +27,7 @@ from candlewick.terminal import shown_path, shown_source
 from candlewick.train.plan import Resume, checkpoint_directories, embedding_rows, num_parameters
 
 _UNITS = ("steps", "tokens", "epochs", "seconds")
+_USED = 0.5  # of its time: a run that ended before that had no more text
 _FEWEST_UPDATES = 500  # of a run; with fewer a smaller model writes better
 
 
@@ -106,6 +107,10 @@ def _find_start(
     if unit == old_unit and wanted < had:
         problem = f"{where} was trained for {had:g} {unit} already"
         raise ConfigError(problem, f"give a larger --{unit}, or another --run-dir")
+    limit, is_same = config.data.max_repetitions, config.data.max_repetitions == newest.config.data.max_repetitions
+    if is_same and limit is not None and old_unit == "seconds" and counters["train_seconds"] < _USED * had:
+        about = f"its text was read {limit:g} times (data.max_repetitions); give it more text"
+        return config, None, f"{where} is finished: {about}"
     before = counters.get("before_decay")
     if before is not None and (folder := step_folder(directory, before)).is_dir():
         return config, folder, f"going on in {where} from step {before:,}, before its learning rate fell"
